@@ -1,0 +1,58 @@
+"""graphnn: neural architectures as graphs of modules with loops closed through delays."""
+
+from graphnn.functions import (
+    along,
+    argmax,
+    attend,
+    clip_gradient,
+    cosine,
+    delay,
+    dot,
+    first,
+    index,
+    last,
+    length,
+    logsumexp,
+    lookup,
+    max,
+    mean,
+    rename,
+    reverse,
+    roll,
+    softmax,
+    sum,
+    until,
+)
+from graphnn.graph import Graph
+from graphnn.model import Compiled, compile
+from graphnn.value import State, Value
+
+__version__ = "0.1.0"
+__all__ = [
+    "Compiled",
+    "Graph",
+    "State",
+    "Value",
+    "along",
+    "argmax",
+    "attend",
+    "clip_gradient",
+    "compile",
+    "cosine",
+    "delay",
+    "dot",
+    "first",
+    "index",
+    "last",
+    "length",
+    "logsumexp",
+    "lookup",
+    "max",
+    "mean",
+    "rename",
+    "reverse",
+    "roll",
+    "softmax",
+    "sum",
+    "until",
+]

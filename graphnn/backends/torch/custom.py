@@ -1,0 +1,191 @@
+"""Loops as torch operators: known to autograd, to torch.compile and to autocast.
+
+`graphnn::loop` runs a loop's generated forward, `graphnn::loop_backward` its derived backward; both
+find their program by a key that is a hash of its source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.functions import Function, write
+from graphnn.errors import DoubleBackwardError
+from graphnn.ir import IR
+from graphnn.planner.arrange import settle
+from graphnn.planner.differentiate import Derived, differentiate
+from graphnn.planner.loopir import LoopIR
+from graphnn.planner.merge import merge
+from graphnn.planner.simplify import simplify
+
+PROGRAMS: dict[str, LoopProgram] = {}
+
+
+class LoopProgram:
+    """A loop's generated functions: forward, forward that saves for backward, backward.
+
+    `passes` are applied to the derived graph as they were to the graph itself.
+    """
+
+    def __init__(self, loop: LoopIR, passes: frozenset[str], recompute: bool = False):
+        self.loop, self.passes, self.recompute = loop, passes, recompute
+        self.moving = [i for i in loop.reads if loop.ir[i].dtype.is_floating_point]
+        self.derived = self.derive(self.moving)
+        self.extra = [i for i in self.derived.saved if i not in loop.results]
+        self.infer = self._forward(loop.results, "")
+        self.train = self._forward([*loop.results, *self.extra], "_saving")
+        self._backwards: dict[Any, Function] = {}
+        full = self.backward((True,) * len(loop.reads), (True,) * len(loop.results))
+        text = self.infer.source + self.train.source + full.source
+        self.key = f"{loop.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if "opaque" in text:  # the functions called are not in the text
+            self.key += f" {id(self)}"
+        PROGRAMS[self.key] = self
+
+    def derive(self, wanted: Sequence[int]) -> Derived:
+        """The gradient graph for these reads, after the same passes as the forward."""
+        derived = differentiate(self.loop, wanted, self.recompute)
+        derived.ir = self._planned(derived.ir)
+        return derived
+
+    def _planned(self, ir: IR) -> IR:
+        if not ir.outputs:
+            return ir
+        if "simplify" in self.passes:
+            ir = simplify(ir)
+        if "merge" in self.passes:
+            ir = merge(ir)
+        return settle(ir)
+
+    def _forward(self, results: Sequence[int], suffix: str) -> Function:
+        ir, name = self.loop.ir, _identifier(self.loop.name)
+        title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
+        likes = [(i, ir[i]) for i in results]
+        return write(ir, f"{name}{suffix}", self.loop.reads, likes, title)
+
+    def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
+        """The backward for the reads that want a gradient, given those of some results."""
+        key = (tuple(wanted), tuple(present))
+        if key not in self._backwards:
+            self._backwards[key] = self._backward(*key)
+        return self._backwards[key]
+
+    def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Function:
+        loop = self.loop
+        results = [i for i, p in zip(loop.results, present, strict=True) if p]
+        part = LoopIR(loop.name, loop.loop, loop.ir, loop.reads, results)
+        chosen = [i for i, w in zip(loop.reads, wanted, strict=True) if w]
+        derived = differentiate(part, chosen, self.recompute)
+        ir = self._planned(derived.ir)
+        # the saved values of the complete backward are what the forward handed out
+        reads = [*loop.reads, *loop.results, *self.extra]
+        reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
+        outs = []
+        for i in chosen:
+            if loop.ir[i].dtype.is_floating_point:
+                outs.append((self._gradient(ir, i), loop.ir[i]))
+        name = f"{_identifier(loop.name)}_backward"
+        title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
+        return write(ir, name, reads, outs, title)
+
+    def _gradient(self, ir: IR, i: int) -> int:
+        if f"d{i}" in ir.outputs:
+            return ir.outputs[f"d{i}"]
+        from graphnn.ops.expr import const
+
+        return const(ir, 0.0).id
+
+    def floating(self) -> list[bool]:
+        """Which reads can have a gradient."""
+        return [self.loop.ir[i].dtype.is_floating_point for i in self.loop.reads]
+
+
+def _identifier(name: str) -> str:
+    from graphnn.backends.torch.nodes import Scope
+
+    return Scope(IR()).fresh(name)
+
+
+def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """Run a loop; under autocast in its dtype, as torch runs its own recurrent layers."""
+    kind = tensors[0].device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        tensors = [t.to(dtype) if t.dtype == torch.float32 else t for t in tensors]
+    train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    results = torch.ops.graphnn.loop(tensors, program.key, sizes, train)
+    return results[: len(program.loop.results)]  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::loop", mutates_args=())
+def _loop(tensors: list[Tensor], key: str, sizes: list[int], train: bool) -> list[Tensor]:
+    program = PROGRAMS[key]
+    function = program.train if train else program.infer
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return function.call(tensors, sizes)
+
+
+@_loop.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int], train: bool) -> list[Tensor]:
+    program = PROGRAMS[key]
+    return (program.train if train else program.infer).shapes(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::loop_backward", mutates_args=())
+def _loop_backward(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return PROGRAMS[key].backward(wanted, present).call(tensors, sizes)
+
+
+@_loop_backward.register_fake
+def _(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    return PROGRAMS[key].backward(wanted, present).shapes(tensors, sizes)
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    tensors, ctx.key, ctx.sizes, train = inputs
+    ctx.set_materialize_grads(False)
+    floating = PROGRAMS[ctx.key].floating()
+    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
+    if train:
+        ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    program, count = PROGRAMS[ctx.key], len(PROGRAMS[ctx.key].loop.results)
+    present = [g is not None for g in grads[:count]]
+    flows = [g.contiguous() for g in grads[:count] if g is not None]
+    found: list[Any] = [None] * len(ctx.wanted)
+    if any(present) and any(ctx.wanted):
+        tensors = [*ctx.saved_tensors, *flows]
+        made = iter(
+            torch.ops.graphnn.loop_backward(tensors, ctx.key, ctx.sizes, ctx.wanted, present)
+        )
+        found = [next(made) if w else None for w in ctx.wanted]
+    del program
+    return found, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise DoubleBackwardError(
+        f"the loop '{ctx.key.split(' ')[0]}' has no second derivative on this backend",
+        got="a backward through its backward (create_graph=True)",
+        wanted="first derivatives",
+        fix="compile with backend='reference' for second derivatives",
+    )
+
+
+def _remember(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.key = inputs[1]
+
+
+_loop.register_autograd(_backward, setup_context=_setup)
+_loop_backward.register_autograd(_no_second_derivative, setup_context=_remember)

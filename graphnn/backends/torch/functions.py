@@ -1,0 +1,142 @@
+"""Writing and loading functions: a graph with `given` values in, chosen values out."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from graphnn.backends.torch import runtime
+from graphnn.backends.torch.loops import INDENT, LoopWriter
+from graphnn.backends.torch.nodes import Scope, dtype_text, express, size_name
+from graphnn.ir import IR, Node
+from graphnn.ops.table import OPS
+from graphnn.planner.fuse import fuse
+from graphnn.planner.partition import Whole, partition
+
+Tensor = torch.Tensor
+ALIASING = ("view", "rename", "along")
+
+
+@dataclass
+class Function:
+    """A generated function: `call(tensors, sizes)`, its source, and the form of its results."""
+
+    name: str
+    source: str
+    call: Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
+    axes: tuple[str, ...]
+    floating: int | None
+    results: list[tuple[tuple[str, ...], tuple[int, ...], torch.dtype | None]]
+
+    def shapes(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the results' shapes: what tracing needs to know."""
+        known = dict(zip(self.axes, sizes, strict=True))
+        like = tensors[0]
+        default = like.dtype if self.floating is None else tensors[self.floating].dtype
+        return [
+            like.new_empty([*(known[a] for a in axes), *shape], dtype=dtype or default)
+            for axes, shape, dtype in self.results
+        ]
+
+
+def load(source: str, name: str, objects: dict[str, Any]) -> Any:
+    """Compile generated source so that tracebacks and debuggers can show it."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    file = f"<graphnn {name} {digest}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    namespace: dict[str, Any] = {
+        "torch": torch, "F": F, "runtime": runtime, "inf": float("inf"), "nan": float("nan"),
+        **objects,
+    }
+    exec(compile(source, file, "exec"), namespace)
+    return namespace[name]
+
+
+def write(
+    ir: IR, name: str, reads: Sequence[int], results: Sequence[tuple[int, Node]], title: str
+) -> Function:
+    """A function of the `given` nodes `reads`.
+
+    It returns a value for each pair in `results`: a node, and the node whose form it is to have.
+    """
+    likes = [like for _, like in results]
+    ir = fuse(_with_outputs(ir, [i for i, _ in results]))
+    wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
+    scope = Scope(ir)
+    names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
+    axes = tuple(a for a in ir.axes)
+    body = ["device = tensors[0].device"]
+    body.append(f"{_unpacked(names)} = tensors")
+    body.append(f"{_unpacked([size_name(a) for a in axes])} = sizes")
+    floating = _first_floating(ir, reads)
+    kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
+    body.append(f"dtype = {kind}")
+    body += regions(scope, set(wanted))
+    returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
+    for k, text in enumerate(returned):
+        if text in returned[:k] or text in names:
+            returned[k] = f"{text}.clone()"
+    lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
+    lines += [INDENT + line for line in body]
+    lines.append(f"{INDENT}return [{', '.join(returned)}]")
+    source = "\n".join(lines) + "\n"
+    forms = [
+        (ir.layout(like.axes), like.shape, None if like.dtype == ir.floating else like.dtype)
+        for like in likes
+    ]
+    return Function(name, source, load(source, name, scope.objects), axes, floating, forms)
+
+
+def _with_outputs(ir: IR, results: Sequence[int]) -> IR:
+    new = ir.copy()
+    new.outputs = {f"r{k}": i for k, i in enumerate(results)}
+    return new
+
+
+def _first_floating(ir: IR, reads: Sequence[int]) -> int | None:
+    found = (k for k, i in enumerate(reads) if i in ir.nodes and ir[i].dtype == ir.floating)
+    return next(found, None)
+
+
+def _unpacked(names: Sequence[str]) -> str:
+    return ", ".join(names) + ("," if len(names) == 1 else "")
+
+
+def _returned(scope: Scope, i: int, like: Node) -> str:
+    """A result in the axes and shape of `like`, in memory of its own."""
+    node = scope.ir[i]
+    sizes = [size_name(a) for a in scope.axes(like)] + [str(n) for n in like.shape]
+    if node.op in ("const", "size"):
+        kind = dtype_text(scope.ir, like.dtype)
+        return f"torch.full(({', '.join(sizes)},), {scope.var(i)}, dtype={kind}, device=device)"
+    if node.axes != like.axes or node.shape != like.shape:
+        wide = scope.aligned(i, scope.axes(like), len(like.shape))
+        return f"{wide}.expand({', '.join(sizes)}).clone()"
+    aliases = OPS[node.op].family in ALIASING or node.op in ("cast", "detach")
+    return f"{scope.var(i)}.clone()" if aliases else scope.var(i)
+
+
+def regions(scope: Scope, keep: set[int]) -> list[str]:
+    """The lines of a whole graph: operations over whole axes, and loops, in order."""
+    lines: list[str] = []
+    ir, users = scope.ir, scope.ir.users()
+    for region in partition(ir):
+        if isinstance(region, Whole):
+            for i in region.nodes:
+                node = ir[i]
+                if node.op in ("const", "size", "given") or i in scope.names:
+                    continue
+                text = express(scope, node)
+                where = f"  # {node.site}" if node.site else ""
+                lines.append(f"{scope.declare(node)} = {text}{where}")
+        else:
+            inside = set(region.nodes)
+            read = {i for i in inside if any(u not in inside for u in users[i])}
+            lines += LoopWriter(scope, region, read | (inside & keep)).write()
+    return lines

@@ -1,0 +1,316 @@
+"""Writing a loop as a Python `for` over preallocated buffers.
+
+What is read outside lies in whole-axis buffers, written a step at a time by `out=`; the rest in
+buffers of one step. All views are made before the loop, so that a step is nothing but arithmetic.
+"""
+
+from __future__ import annotations
+
+from graphnn.backends.torch.nodes import (
+    SCALAR_SECOND,
+    Scope,
+    dtype_text,
+    express,
+    is_linear,
+    is_transposed,
+    pointwise,
+    size_name,
+)
+from graphnn.ir import Node
+from graphnn.ops.table import OPS
+from graphnn.planner.partition import Loop, Whole
+
+INDENT = "    "
+
+
+class LoopWriter:
+    """Writes one loop. `outer` is the scope around it; `keep` are the nodes that scope reads."""
+
+    def __init__(self, outer: Scope, loop: Loop, keep: set[int]):
+        self.ir, self.loop, self.outer = outer.ir, loop, outer
+        self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
+        self.before: list[str] = []
+        self.step: list[str] = []
+        self.sources: dict[str, str] = {}
+        self.whole: dict[int, str] = {}
+        self.fixed: set[int] = set()
+        self.buffers: list[str] = []
+        self.copies: list[tuple[str, int]] = []
+        self.next_of = {d: self.ir.closings[d] for d in loop.states}
+        self.keep = keep | set(self.next_of.values())
+
+    def write(self) -> list[str]:
+        """The lines of the loop, unindented; `outer` afterwards knows the kept values."""
+        self._enter()
+        self._join_buffers()
+        for region in self.loop.body:
+            if isinstance(region, Whole):
+                for i in region.nodes:
+                    self._node(self.ir[i])
+            else:
+                self._inner(region)
+        return self._assemble()
+
+    def _enter(self) -> None:
+        """Step variables for what comes from outside, and for the states."""
+        inside = set(self.loop.nodes)
+        reads = dict.fromkeys(j for i in self.loop.nodes for j in self.ir[i].inputs)
+        starts = {j for d in self.loop.states for j in self.ir[d].inputs}
+        for j in reads:
+            node = self.ir[j]
+            if j in inside or self.loop.axis not in node.axes or node.op == "const":
+                continue
+            self.s.names[j] = self.s.fresh(f"{self.outer.var(j)}_t")
+            self.sources[self.s.names[j]] = self._steps(self.outer.var(j), node)
+            self.whole[j] = self.outer.var(j)
+        for d in self.loop.states:
+            self.s.declare(self.ir[d])
+        del starts
+
+    def _steps(self, whole: str, node: Node) -> str:
+        dim = self.outer.axes(node).index(self.loop.axis)
+        return f"{whole}.unbind({dim})" + ("[::-1]" if self.loop.reverse else "")
+
+    def _sizes(self, scope: Scope, node: Node) -> str:
+        sizes = [size_name(a) for a in scope.axes(node)] + [str(n) for n in node.shape]
+        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+    def _allocate(self, scope: Scope, node: Node, name: str) -> None:
+        kind = dtype_text(self.ir, node.dtype)
+        sizes = self._sizes(scope, node)
+        self.before.append(f"{name} = torch.empty({sizes}, dtype={kind}, device=device)")
+
+    def _sequence(self, node: Node) -> str:
+        """A whole-axis buffer for a node; returns the variable of its step."""
+        name = self.s.fresh(f"{node.name or node.op}_all")
+        self._allocate(self.outer, node, name)
+        self.buffers.append(name)
+        return self._sequence_in(node, name)
+
+    def _sequence_in(self, node: Node, whole: str) -> str:
+        self.outer.names[node.id] = whole
+        self.whole[node.id] = whole
+        step = self.s.fresh(node.name or node.op)
+        self.sources[step] = self._steps(whole, node)
+        return step
+
+    def _storage(self, node: Node) -> str:
+        """The buffer that a node's result is written into at each step."""
+        if node.id in self.keep:
+            name = self._sequence(node)
+        else:
+            name = self.s.fresh(node.name or node.op)
+            self._allocate(self.s, node, name)
+            self.fixed.add(node.id)
+        self.s.names[node.id] = name
+        return name
+
+    def _join_buffers(self) -> None:
+        """The parts of a concatenation are written straight into their places in it."""
+        inside = set(self.loop.nodes)
+        self.placed: set[int] = set()
+        for i in self.loop.nodes:
+            node = self.ir[i]
+            if node.op != "cat" or not self._top(i):
+                continue
+            parts = [self.ir[j] for j in node.inputs]
+            own = [
+                p for p in parts
+                if p.id in inside and self._top(p.id) and self._writes_out(p)
+                and p.axes == node.axes and p.dtype == node.dtype and p.id not in self.placed
+                and p.id not in self.next_of.values() and node.inputs.count(p.id) == 1
+            ]
+            if any(p.id in self.keep for p in own):
+                self.keep.add(i)
+            self._storage(node)
+            self._place(node, parts, {p.id for p in own})
+            self.placed.add(i)
+
+    def _place(self, node: Node, parts: list[Node], own: set[int]) -> None:
+        start, dim = 0, node.attrs["dim"]
+        for part in parts:
+            stop = start + part.shape[dim]
+            cut = ", ".join(["...", f"{start}:{stop}", *[":"] * (len(node.shape) - dim - 1)])
+            name = self.s.fresh(part.name or part.op)
+            if node.id in self.whole:
+                whole = f"{self.whole[node.id]}[{cut}]"
+                self.sources[name] = self._steps(whole, node)
+                if part.id in own:
+                    self.whole[part.id] = self.outer.names[part.id] = whole
+            else:
+                self.before.append(f"{name} = {self.s.names[node.id]}[{cut}]")
+                if part.id in own:
+                    self.fixed.add(part.id)
+            if part.id in own:
+                self.s.names[part.id] = name
+                self.placed.add(part.id)
+            else:
+                self.copies.append((name, part.id))
+            start = stop
+
+    def _top(self, i: int) -> bool:
+        """Whether a node is computed in this loop's own step, not in a loop within it."""
+        return any(isinstance(r, Whole) and i in r.nodes for r in self.loop.body)
+
+    def _writes_out(self, node: Node) -> bool:
+        """Whether torch can write this operation's result into a given buffer."""
+        if node.op in ("product", "affine"):
+            return self._two_dimensional(node)
+        return OPS[node.op].family == "pointwise" and bool(OPS[node.op].out)
+
+    def _two_dimensional(self, node: Node) -> bool:
+        a, b = (self.ir[i] for i in node.inputs[-2:])
+        sub = node.attrs["sub"]
+        known = is_linear(self.s, a, b, sub) or is_transposed(self.s, a, b, sub)
+        contract = node.attrs["contract"] - set(self.s.dropped)
+        return known and not contract and len(self.s.axes(a)) == 1 and len(a.shape) == 1
+
+    def _node(self, node: Node) -> None:
+        if node.id in self.loop.states or OPS[node.op].family == "source":
+            return
+        if node.op == "cat":
+            self._finish_cat(node)
+        elif self._writes_out(node):
+            name = self.s.names.get(node.id) if node.id in self.placed else None
+            self._comment(node, self._out(node, name or self._storage(node)))
+        elif OPS[node.op].family == "view" and self._hoisted(node):
+            pass
+        else:
+            name = self.s.fresh(node.name or node.op)
+            self._comment(node, f"{name} = {express(self.s, node)}")
+            self.s.names[node.id] = name
+        if node.id in self.keep and node.id not in self.whole:
+            step = self._sequence(node)
+            self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+
+    def _comment(self, node: Node, line: str) -> None:
+        where = f"  # {node.site}" if node.site else ""
+        self.step.append(f"{line}{where}")
+
+    def _finish_cat(self, node: Node) -> None:
+        mine = set(node.inputs)
+        for name, i in [c for c in self.copies if c[1] in mine]:
+            self.step.append(f"{name}.copy_({self.s.full(i, node)})")
+        self.copies = [c for c in self.copies if c[1] not in mine]
+
+    def _hoisted(self, node: Node) -> bool:
+        """Make a view before the loop, where its base stays in place from step to step."""
+        base = node.inputs[0]
+        if node.op == "slice" and base in self.whole and node.id not in self.keep:
+            whole = Scope(self.ir, self.outer.dropped, self.outer)
+            whole.names[base] = self.whole[base]
+            name = self.s.fresh(node.name or node.op)
+            self.whole[node.id] = express(whole, node)
+            self.sources[name] = self._steps(self.whole[node.id], node)
+            self.s.names[node.id] = name
+            return True
+        if base not in self.fixed or node.op not in ("slice", "permute", "expand"):
+            return False
+        name = self.s.fresh(node.name or node.op)
+        self.before.append(f"{name} = {express(self.s, node)}")
+        self.s.names[node.id] = name
+        self.fixed.add(node.id)
+        return True
+
+    def _out(self, node: Node, out: str) -> str:
+        if node.op in ("product", "affine"):
+            return self._product_out(node, out)
+        if any(self.ir[i].op == "const" for i in node.inputs):
+            return self._with_scalars(node, out)
+        return pointwise(self.s, node, OPS[node.op].out, out)
+
+    def _with_scalars(self, node: Node, out: str) -> str:
+        """Numbers that torch wants as tensors are made once, before the loop."""
+        template, fills = OPS[node.op].out, []
+        for k, i in enumerate(node.inputs):
+            x = self.ir[i]
+            if x.op == "const" and not (k == 1 and node.op in SCALAR_SECOND):
+                name = self.s.fresh("number")
+                kind = dtype_text(self.ir, node.dtype if node.dtype != bool else x.dtype)
+                value = self.s.var(i)
+                self.before.append(
+                    f"{name} = torch.full((), {value}, dtype={kind}, device=device)"
+                )
+                fills.append(name)
+            else:
+                fills.append(self.s.aligned(i, self.s.axes(node), len(node.shape)))
+        return template.format(*fills, out=out)
+
+    def _product_out(self, node: Node, out: str) -> str:
+        a, b = (self.ir[i] for i in node.inputs[-2:])
+        weight = self.s.var(b.id)
+        if is_linear(self.s, a, b, node.attrs["sub"]):
+            turned = self.s.fresh(f"{weight}_T")
+            self.before.append(f"{turned} = {weight}.t()")
+            weight = turned
+        if node.op == "product":
+            return f"torch.mm({self.s.var(a.id)}, {weight}, out={out})"
+        c = self.s.aligned(node.inputs[0], self.s.axes(node), len(node.shape))
+        return f"torch.addmm({c}, {self.s.var(a.id)}, {weight}, out={out})"
+
+    def _inner(self, loop: Loop) -> None:
+        """A loop within the step."""
+        inside = set(loop.nodes)
+        users = self.ir.users()
+        read = {i for i in inside if any(u not in inside for u in users[i])}
+        writer = LoopWriter(self.s, loop, read | (inside & self.keep))
+        self.step += writer.write()
+        for i in sorted(inside & self.keep):
+            step = self._sequence(self.ir[i])
+            self.step.append(f"{step}.copy_({self.s.names[i]})")
+
+    def _starts(self) -> list[str]:
+        """Each state's first values, then what its steps wrote: one list a state."""
+        lines = []
+        for d in self.loop.states:
+            node, after = self.ir[d], self.next_of[d]
+            count = abs(node.attrs["steps"])
+            slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
+            first = ", ".join(dict.fromkeys(self._initial(node, i) for i in slots))
+            first = ", ".join(self._initial(node, i) for i in slots)
+            whole = self._steps(self.whole[after], self.ir[after])
+            self.sources[self.s.names[d]] = f"[{first}, *{whole}]"
+        return lines
+
+    def _initial(self, node: Node, init: int) -> str:
+        sizes, kind = self._sizes(self.s, node), dtype_text(self.ir, node.dtype)
+        source = self.ir[init]
+        if source.op == "const":
+            value = self.s.var(init)
+            return f"torch.full({sizes}, {value}, dtype={kind}, device=device)"
+        text = self.outer.aligned(init, self.s.axes(node), len(node.shape))
+        return f"{text}.expand({sizes})"
+
+    def _assemble(self) -> list[str]:
+        self._starts()
+        used = {k: v for k, v in self.sources.items() if _mentions(self.step, k)}
+        if not used:
+            used = self.sources
+        variables, lists = list(used), list(used.values())
+        lines = list(self.before)
+        stop = self.loop.stop
+        if stop is not None:
+            lines.append("done = 0")
+        lines.append(f"for {', '.join(variables)} in zip(")
+        lines += [f"{INDENT}{text}," for text in lists]
+        lines.append("):" if len(lists) > 1 else "):")
+        if len(variables) == 1:
+            place = next(k for k, x in enumerate(lines) if x.startswith("for "))
+            lines[place] = f"for ({variables[0]},) in zip("
+        lines += [INDENT + line for line in self.step]
+        if stop is not None:
+            running = self.s.names[self.ir.closings[stop]]
+            lines += [
+                f"{INDENT}done += 1",
+                f"{INDENT}if not {running}.any():",
+                f"{INDENT * 2}break",
+                f"runtime.hold([{', '.join(self.buffers)}], done)",
+            ]
+        return lines
+
+
+def _mentions(lines: list[str], name: str) -> bool:
+    import re
+
+    pattern = re.compile(rf"\b{re.escape(name)}\b")
+    return any(pattern.search(line) for line in lines)

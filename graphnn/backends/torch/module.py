@@ -1,0 +1,172 @@
+"""Writing the whole model: operations over whole axes as torch calls, each loop as one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphnn.backends.draws import draw, random_nodes
+from graphnn.backends.torch import custom
+from graphnn.backends.torch.custom import LoopProgram
+from graphnn.backends.torch.functions import load
+from graphnn.backends.torch.loops import INDENT
+from graphnn.backends.torch.nodes import Scope, express, literal, size_name
+from graphnn.ir import BATCH, IR, Node
+from graphnn.planner.fuse import fuse
+from graphnn.planner.loopir import extract
+from graphnn.planner.partition import Loop, Whole, partition
+
+Tensor = torch.Tensor
+
+
+@dataclass
+class Program:
+    """A model's generated code: `main(parameters, inputs, lengths, sizes, device)`."""
+
+    source: str
+    main: Callable[..., list[Tensor]]
+    parameters: list[Node]
+    loops: list[LoopProgram]
+    outputs: list[str]
+
+    def sources(self) -> str:
+        """All generated code, readable: the model, then each loop forward and backward."""
+        parts = [self.source]
+        for loop in self.loops:
+            parts.append(loop.train.source)
+            parts.append(
+                loop.backward((True,) * len(loop.loop.reads), (True,) * len(loop.loop.results)).source
+            )
+        return "\n\n".join(parts)
+
+
+def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> Program:
+    """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs."""
+    users = ir.users()
+    kept = set(ir.outputs.values())
+    loops = [r for r in partition(ir) if isinstance(r, Loop)]
+    inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
+    programs = []
+    for n, loop in enumerate(loops):
+        outside = {
+            i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])
+        }
+        programs.append(LoopProgram(extract(ir, loop, outside), passes))
+    return _Writer(fuse(ir), order, training, programs).write()
+
+
+class _Writer:
+    def __init__(self, ir: IR, order: list[str], training: bool, programs: list[LoopProgram]):
+        self.ir, self.order, self.training, self.programs = ir, order, training, programs
+        self.s = Scope(ir)
+        self.lines: list[str] = []
+        self.parameters = [n for n in ir if n.op in ("parameter", "tensor")]
+
+    def write(self) -> Program:
+        s = self.s
+        self._sources()
+        called = iter(self.programs)
+        for region in partition(self.ir):
+            if isinstance(region, Whole):
+                self._whole(region)
+            else:
+                self._call(next(called))
+        outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
+        head = ["def main(parameters, inputs, lengths, sizes, device):"]
+        head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
+        body = [*self.lines, f"return [{', '.join(outs)}]"]
+        source = "\n".join([*head, *[INDENT + line for line in body]]) + "\n"
+        objects = {
+            **s.objects,
+            **{f"loop_{k}": p for k, p in enumerate(self.programs)},
+            "call": custom.call,
+            "draw": draw,
+        }
+        main = load(source, "main", objects)
+        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs))
+
+    def _sources(self) -> None:
+        s, add = self.s, self.lines.append
+        add(f"dtype = {self.ir.floating}")
+        for axis in self.ir.axes:
+            add(f"{size_name(axis)} = sizes[{axis!r}]")
+        if self.parameters:
+            names = [s.declare(n) for n in self.parameters]
+            add(f"{', '.join(names)}{',' * (len(names) == 1)} = parameters")
+        drawn = {n.id for n in random_nodes(self.ir, self.training)}
+        for node in random_nodes(self.ir, self.training):
+            add(f"{s.declare(node)} = {self._draw(node)}")
+        for node in self.ir:
+            if node.op == "input":
+                add(f"{s.declare(node)} = {self._input(node)}")
+            elif node.op == "length":
+                axis = self.ir.axes[node.attrs["axis"]].copy_of or node.attrs["axis"]
+                name = s.fresh(f"length_{axis}")
+                s.names[node.id] = name
+                add(f"{name} = lengths[{axis!r}]")
+            elif node.op == "random" and node.id not in drawn:
+                sizes = [size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape]
+                text = f"torch.ones(({', '.join(sizes)},), dtype=dtype, device=device)"
+                add(f"{s.declare(node)} = {text}")
+
+    def _draw(self, node: Node) -> str:
+        """Drawn in the user's order of axes, as every backend does, then put into memory order."""
+        canonical = [a for a in self.order if a in node.axes]
+        sizes = [size_name(a) for a in canonical] + [str(n) for n in node.shape]
+        text = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+        kind, p = node.attrs["kind"], literal(node.attrs["p"])
+        return f"draw({kind!r}, {p}, {text}, dtype, device)" + self._permuted(canonical, node)
+
+    def _permuted(self, given: list[str], node: Node) -> str:
+        wanted = self.s.axes(node)
+        if tuple(given) == wanted:
+            return ""
+        dims = [given.index(a) for a in wanted]
+        dims += [len(given) + d for d in range(len(node.shape))]
+        return f".permute({', '.join(map(str, dims))})"
+
+    def _input(self, node: Node) -> str:
+        batched = [BATCH] if node.attrs.get("batched", True) else []
+        given = [*batched, *node.attrs["over"]]
+        return f"inputs[{node.attrs['key']!r}]" + self._permuted(given, node)
+
+    def _whole(self, region: Whole) -> None:
+        for i in region.nodes:
+            node = self.ir[i]
+            if i in self.s.names or node.op in ("const", "size"):
+                continue
+            where = f"  # {node.site}" if node.site else ""
+            text = express(self.s, node)
+            self.lines.append(f"{self.s.declare(node)} = {text}{where}")
+
+    def _call(self, program: LoopProgram) -> None:
+        names = [self.s.declare(self.ir[i]) for i in program.loop.results]
+        tensors = ", ".join(self.s.var(i) for i in program.loop.reads)
+        sizes = ", ".join(size_name(a) for a in program.infer.axes)
+        number = self.programs.index(program)
+        targets = f"{', '.join(names)}{',' * (len(names) == 1)}"
+        self.lines.append(f"{targets} = call(loop_{number}, [{tensors}], [{sizes}])")
+
+    def _output(self, node: Node) -> str:
+        """(batch, *axes in the user's order, *shape), the batch always there."""
+        present = {*node.axes, BATCH}
+        wanted = [a for a in self.order if a in present]
+        if node.op in ("const", "size"):
+            sizes = ", ".join(size_name(a) for a in wanted)
+            value = self.s.var(node.id)
+            kind = "dtype" if node.dtype == self.ir.floating else str(node.dtype)
+            if node.op == "size":
+                return f"{value}.expand({sizes})"
+            return f"torch.full(({sizes},), {value}, dtype={kind}, device=device)"
+        axes = tuple(a for a in self.ir.layout(present))
+        text = self.s.aligned(node.id, axes, len(node.shape))
+        if BATCH not in node.axes:
+            sizes = [size_name(a) for a in axes] + [str(n) for n in node.shape]
+            text = f"{text}.expand({', '.join(sizes)})"
+        if tuple(wanted) == axes:
+            return text
+        dims = [axes.index(a) for a in wanted] + [len(axes) + d for d in range(len(node.shape))]
+        return f"{text}.permute({', '.join(map(str, dims))})"

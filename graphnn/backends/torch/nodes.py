@@ -1,0 +1,408 @@
+"""Writing one operation on batched tensors as a torch expression.
+
+A value lies in memory as its axes, in the graph's order, then its shape. Inside a loop the loop's
+axis is gone (`dropped`): a value is there what it is at one step.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from graphnn.ir import IR, Node
+from graphnn.ops.product import split_sub
+from graphnn.ops.table import OPS
+
+
+class Scope:
+    """The variables of a piece of generated code, and the objects its source refers to."""
+
+    def __init__(self, ir: IR, dropped: tuple[str, ...] = (), outer: Scope | None = None):
+        self.ir, self.dropped = ir, dropped
+        self.names: dict[int, str] = {} if outer is None else dict(outer.names)
+        self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
+        self.objects: dict[str, Any] = {} if outer is None else outer.objects
+
+    def axes(self, node: Node) -> tuple[str, ...]:
+        """The axes that a value has as dimensions here."""
+        return tuple(a for a in self.ir.layout(node.axes) if a not in self.dropped)
+
+    def rank(self, node: Node) -> int:
+        """How many dimensions a value has here."""
+        return len(self.axes(node)) + len(node.shape)
+
+    def fresh(self, wanted: str) -> str:
+        """A variable name not used yet, as close to the wanted one as Python allows."""
+        base = re.sub(r"\W+", "_", wanted).strip("_") or "v"
+        base = f"v_{base}" if base[0].isdigit() else base
+        name, count = base, 2
+        while name in self.taken:
+            name, count = f"{base}_{count}", count + 1
+        self.taken.add(name)
+        return name
+
+    def declare(self, node: Node) -> str:
+        """A variable for a node's value."""
+        self.names[node.id] = self.fresh(node.name or node.op)
+        return self.names[node.id]
+
+    def object(self, value: Any, wanted: str) -> str:
+        """A name under which the source finds a Python object."""
+        for name, known in self.objects.items():
+            if known is value:
+                return name
+        name = self.fresh(wanted)
+        self.objects[name] = value
+        return name
+
+    def var(self, i: int) -> str:
+        """The variable, or the literal, of a node."""
+        node = self.ir[i]
+        if i not in self.names and node.op == "const":
+            return literal(node.attrs["value"])
+        if i not in self.names and node.op == "size":
+            return f"torch.full((), {size_name(node.attrs['axis'])}, device=device)"
+        return self.names[i]
+
+    def aligned(self, i: int, axes: Sequence[str], rank: int) -> str:
+        """A value as it broadcasts against dimensions `axes` followed by a shape of `rank`."""
+        node = self.ir[i]
+        if node.op in ("const", "size"):
+            return self.var(i)
+        have = self.axes(node)
+        index = [":" if a in have else "None" for a in axes]
+        index += ["None"] * (rank - len(node.shape)) + [":"] * len(node.shape)
+        while index and index[0] == "None":
+            index.pop(0)
+        while index and index[-1] == ":":
+            index.pop()
+        if not index:
+            return self.var(i)
+        return f"{self.var(i)}[{', '.join(index)}]"
+
+    def full(self, i: int, node: Node) -> str:
+        """A value expanded to all the dimensions of `node`'s axes (its own shape kept)."""
+        source, axes = self.ir[i], self.axes(node)
+        text = self.aligned(i, axes, len(source.shape))
+        if self.axes(source) == axes:
+            return text
+        if source.op in ("const", "size"):
+            text = f"torch.as_tensor({text}, device=device)"
+        sizes = [size_name(a) for a in axes] + [str(n) for n in source.shape]
+        return f"{text}.expand({', '.join(sizes)})"
+
+
+RESERVED = (
+    "torch F device dtype runtime tensors sizes inf nan loop call t done sum max min abs main steps "
+    "range zip list reversed params inputs lengths state draw program None True False"
+).split()
+
+
+def size_name(axis: str) -> str:
+    """The variable that holds the length of an axis."""
+    return "n_" + re.sub(r"\W+", "_", axis)
+
+
+# torch functions that take a Python number as their second operand
+SCALAR_SECOND = frozenset("add sub mul div pow lt le gt ge eq ne remainder floor_divide".split())
+
+
+def literal(value: Any) -> str:
+    """A Python number as source."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return repr(value)
+
+
+def dtype_text(ir: IR, dtype: torch.dtype) -> str:
+    """The floating dtype of the graph is a variable: autocast runs the same code in another."""
+    return "dtype" if dtype == ir.floating else str(dtype)
+
+
+def express(s: Scope, node: Node) -> str:
+    """The expression that computes `node` from variables in scope."""
+    writer = WRITERS.get(node.op)
+    if writer is not None:
+        return writer(s, node)
+    family = OPS[node.op].family
+    if family == "pointwise":
+        return pointwise(s, node, OPS[node.op].torch)
+    if family == "axis":
+        return _axis(s, node)
+    raise AssertionError(f"operation '{node.op}' has no torch code")
+
+
+def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
+    """A pointwise operation from its template."""
+    axes, rank = s.axes(node), len(node.shape)
+    operands = [s.aligned(i, axes, rank) for i in node.inputs]
+    calls = "(" in template.partition("{")[0][1:]
+    for k, i in enumerate(node.inputs):
+        bare = s.ir[i].op == "const" and not (k == 1 and node.op in SCALAR_SECOND)
+        if bare and calls and node.op != "where":
+            kind = dtype_text(s.ir, s.ir[i].dtype)
+            operands[k] = f"torch.full((), {operands[k]}, dtype={kind}, device=device)"
+    attrs = {k: literal(v) for k, v in node.attrs.items() if isinstance(v, (int, float))}
+    if "dtype" in node.attrs:
+        attrs["dtype"] = dtype_text(s.ir, node.attrs["dtype"])
+    text = template.format(*operands, out=out, **attrs)
+    return text[1:-1] if not out and text.startswith("(") and _wrapped(text) else text
+
+
+def _wrapped(text: str) -> bool:
+    depth = 0
+    for k, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return k == len(text) - 1
+    return False
+
+
+def _axis(s: Scope, node: Node) -> str:
+    axis = node.attrs["axis"]
+    first, *rest = [s.ir[i] for i in node.inputs]
+    axes = tuple(
+        a
+        for a in s.ir.layout(frozenset().union(*(s.ir[i].axes for i in node.inputs)) | {axis})
+        if a not in s.dropped
+    )
+    x = s.aligned(first.id, axes, len(first.shape))
+    if axis not in s.axes(first):
+        sizes = [size_name(a) if a == axis else "-1" for a in axes] + ["-1"] * len(first.shape)
+        missing = len(axes) + len(first.shape) - s.rank(first)
+        x = f"{x}[{'None, ' * missing}...].expand({', '.join(sizes)})" if missing else x
+    parts = [x, str(axes.index(axis))]
+    parts += [s.aligned(r.id, axes, len(first.shape)) for r in rest]
+    for k in ("shift", "position", "k"):
+        if k in node.attrs:
+            parts.append(f"{k}={node.attrs[k]}")
+    return f"runtime.{node.op}({', '.join(parts)})"
+
+
+def _reshape(s: Scope, node: Node) -> str:
+    x, k = s.var(node.inputs[0]), len(s.axes(node))
+    sizes = [f"*{x}.shape[:{k}]"] * bool(k) + [str(n) for n in node.shape]
+    return f"{x}.reshape({', '.join(sizes)})" if sizes else f"{x}.reshape(())"
+
+
+def _permute(s: Scope, node: Node) -> str:
+    k = len(s.axes(node))
+    dims = [*range(k), *(k + d for d in node.attrs["dims"])]
+    return f"{s.var(node.inputs[0])}.permute({', '.join(map(str, dims))})"
+
+
+def _expand(s: Scope, node: Node) -> str:
+    axes = s.axes(node)
+    x = s.aligned(node.inputs[0], axes, len(node.shape))
+    if s.ir[node.inputs[0]].op in ("const", "size"):
+        x = f"torch.as_tensor({x}, device=device)"
+    sizes = [size_name(a) for a in axes] + [str(n) for n in node.shape]
+    return f"{x}.expand({', '.join(sizes)})" if sizes else x
+
+
+def _slice(s: Scope, node: Node) -> str:
+    a, rank = node.attrs, len(node.shape)
+    step = f":{a['step']}" if a["step"] != 1 else ""
+    index = [f"{a['start']}:{a['stop']}{step}", *[":"] * (rank - a["dim"] - 1)]
+    lead = ["..."] if len(s.axes(node)) + a["dim"] else []
+    return f"{s.var(node.inputs[0])}[{', '.join(lead + index)}]"
+
+
+def _flip(s: Scope, node: Node) -> str:
+    return f"{s.var(node.inputs[0])}.flip({node.attrs['dim'] - len(node.shape)})"
+
+
+def _pad(s: Scope, node: Node) -> str:
+    a = node.attrs
+    dim = a["dim"] - len(node.shape)
+    return (
+        f"runtime.place({s.var(node.inputs[0])}, {dim}, {a['start']}, {a['step']}, {a['size']})"
+    )
+
+
+def _cat(s: Scope, node: Node) -> str:
+    parts = ", ".join(s.full(i, node) for i in node.inputs)
+    return f"torch.cat(({parts}), {node.attrs['dim'] - len(node.shape)})"
+
+
+def _take(s: Scope, node: Node) -> str:
+    table, index = node.inputs
+    padding = node.attrs["padding_idx"]
+    more = f", {padding}" if padding is not None else ""
+    return f"F.embedding({s.var(index)}, {s.var(table)}{more})"
+
+
+def _put_rows(s: Scope, node: Node) -> str:
+    g, index = (s.ir[i] for i in node.inputs)
+    wide = Node(-1, "", (), {}, (), g.axes | index.axes, g.dtype)
+    return (
+        f"runtime.put_rows({s.full(g.id, wide)}, {s.full(index.id, wide)}, "
+        f"{node.attrs['rows']}, {node.attrs['padding_idx']})"
+    )
+
+
+def _reduce(s: Scope, node: Node) -> str:
+    x = s.ir[node.inputs[0]]
+    dims = ", ".join(str(d - len(x.shape)) for d in node.attrs["dims"])
+    return f"{s.var(x.id)}.{node.op}(({dims},))"
+
+
+def _along_dim(s: Scope, node: Node) -> str:
+    x = s.ir[node.inputs[0]]
+    return f"{s.var(x.id)}.{node.op}({node.attrs['dim'] - len(x.shape)})"
+
+
+def _rename(s: Scope, node: Node) -> str:
+    x = s.ir[node.inputs[0]]
+    before = [node.attrs["axes"].get(a, a) for a in s.axes(x)]
+    after = s.axes(node)
+    if tuple(before) == after:
+        return s.var(x.id)
+    dims = [before.index(a) for a in after] + [len(after) + d for d in range(len(node.shape))]
+    return f"{s.var(x.id)}.permute({', '.join(map(str, dims))})"
+
+
+def _delay(s: Scope, node: Node) -> str:
+    """A delay outside any loop: the whole sequence shifted."""
+    axes, rank = s.axes(node), len(node.shape)
+    source = s.full(s.ir.closings[node.id], node)
+    inits = ", ".join(s.aligned(i, axes, rank) for i in node.inputs)
+    return (
+        f"runtime.shift({source}, {axes.index(node.attrs['axis'])}, {node.attrs['steps']}, "
+        f"[{inits}])"
+    )
+
+
+def _final(s: Scope, node: Node) -> str:
+    """A final state: read off the whole sequence of what closes it."""
+    a, like = node.attrs, s.ir[node.attrs["delay"]]
+    axes, rank = s.axes(like), len(like.shape)
+    after, *rest = node.inputs
+    inits = rest[: len(rest) - a["ragged"]]
+    parts = [
+        s.full(after, like), str(axes.index(a["axis"])), str(a["steps"]),
+        "[" + ", ".join(s.aligned(i, axes, rank) for i in inits) + "]", str(rank),
+    ]
+    if a["ragged"]:
+        parts.append(s.aligned(rest[-1], axes, rank))
+    return f"runtime.final({', '.join(parts)})"
+
+
+def _index(s: Scope, node: Node) -> str:
+    return f"torch.arange({size_name(node.attrs['axis'])}, device=device)"
+
+
+def _opaque(s: Scope, node: Node) -> str:
+    axes = s.axes(node)
+    operands = []
+    for i in node.inputs:
+        moves = bool(s.axes(s.ir[i]))
+        if s.ir[i].op in ("const", "size"):
+            operands.append(f"(torch.as_tensor({s.var(i)}, device=device), False)")
+        else:
+            operands.append(f"({s.full(i, node) if moves else s.var(i)}, {moves})")
+    keys = ("function", "arrange", "count", "wanted")
+    attrs = {k: node.attrs[k] for k in keys if k in node.attrs}
+    run = OPS[node.op].run
+    assert run is not None
+
+    def call(*tensors: torch.Tensor) -> Any:
+        return run(*tensors, **attrs)
+
+    name = s.object(call, f"{node.op}_{node.attrs['called']}")
+    sizes = ", ".join(size_name(a) for a in axes)
+    return f"runtime.opaque({name}, [{', '.join(operands)}], ({sizes}{',' * bool(axes)}))"
+
+
+def _pick(s: Scope, node: Node) -> str:
+    return f"{s.var(node.inputs[0])}[{node.attrs['which']}]"
+
+
+def is_linear(s: Scope, a: Node, b: Node, sub: str) -> bool:
+    """x Wᵀ over the last dimension, by a weight without axes."""
+    left, right, out = split_sub(sub)
+    plain = len(right) == 2 and bool(left) and left[-1] == right[1] and out == left[:-1] + right[0]
+    return plain and not s.axes(b) and bool(s.rank(a))
+
+
+def is_transposed(s: Scope, a: Node, b: Node, sub: str) -> bool:
+    """x W over the last dimension: the gradient of a linear map to its input."""
+    left, right, out = split_sub(sub)
+    plain = len(right) == 2 and bool(left) and left[-1] == right[0] and out == left[:-1] + right[1]
+    return plain and not s.axes(b) and bool(s.rank(a))
+
+
+def _product(s: Scope, node: Node) -> str:
+    a, b = (s.ir[i] for i in node.inputs[-2:])
+    sub, contract = node.attrs["sub"], node.attrs["contract"] - set(s.dropped)
+    if not contract and is_linear(s, a, b, sub):
+        return f"F.linear({s.var(a.id)}, {s.var(b.id)})"
+    if not contract and is_transposed(s, a, b, sub):
+        return f"torch.matmul({s.var(a.id)}, {s.var(b.id)})"
+    if _is_outer(s, a, b, sub, contract):
+        rows, columns = a.shape[-1], b.shape[-1]
+        return (
+            f"{s.var(a.id)}.reshape(-1, {rows}).t() @ {s.var(b.id)}.reshape(-1, {columns})"
+        )
+    return _einsum(s, node, a, b)
+
+
+def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) -> bool:
+    """Σ over everything of an outer product: the gradient of a linear map to its weight."""
+    left, right, out = split_sub(sub)
+    same = s.axes(a) == s.axes(b) and set(s.axes(a)) == contract
+    plain = bool(left) and bool(right) and left[:-1] == right[:-1]
+    return same and plain and out == left[-1] + right[-1] and left[-1] != right[-1]
+
+
+def _einsum(s: Scope, node: Node, a: Node, b: Node) -> str:
+    left, right, out = split_sub(node.attrs["sub"])
+    free = iter(c for c in string.ascii_letters if c not in left + right + out)
+    axes = sorted({*s.axes(a), *s.axes(b)}, key=list(s.ir.axes).index)
+    letter = {axis: next(free) for axis in axes}
+
+    def spell(n: Node, dims: str) -> str:
+        return "".join(letter[x] for x in s.axes(n)) + dims
+
+    equation = f"{spell(a, left)},{spell(b, right)}->{spell(node, out)}"
+    return f"torch.einsum('{equation}', {s.var(a.id)}, {s.var(b.id)})"
+
+
+def _affine(s: Scope, node: Node) -> str:
+    c, a, b = (s.ir[i] for i in node.inputs)
+    if is_linear(s, a, b, node.attrs["sub"]) and not s.axes(c) and c.shape == b.shape[:1]:
+        return f"F.linear({s.var(a.id)}, {s.var(b.id)}, {s.var(c.id)})"
+    return f"{s.aligned(c.id, s.axes(node), len(node.shape))} + {_product(s, node)}"
+
+
+WRITERS: dict[str, Callable[[Scope, Node], str]] = {
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "slice": _slice,
+    "flip": _flip,
+    "pad": _pad,
+    "cat": _cat,
+    "take": _take,
+    "put_rows": _put_rows,
+    "sum": _reduce,
+    "amax": _reduce,
+    "logsumexp": _reduce,
+    "argmax": _along_dim,
+    "softmax": _along_dim,
+    "rename": _rename,
+    "along": lambda s, node: s.var(node.inputs[0]),
+    "delay": _delay,
+    "final": _final,
+    "index": _index,
+    "opaque": _opaque,
+    "vjp": _opaque,
+    "pick": _pick,
+    "product": _product,
+    "affine": _affine,
+}

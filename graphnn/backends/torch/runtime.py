@@ -1,0 +1,192 @@
+"""What generated code calls: operations over an axis of batched tensors, shifts, opaque calls.
+
+Each takes whole tensors; `d` is the dimension of the axis. `length` broadcasts against the tensor
+with size 1 at `d`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from graphnn.ops.pointwise import clip_gradient
+from graphnn.ops.views import run_put_rows as put_rows
+
+__all__ = ["clip_gradient", "put_rows"]
+Tensor = torch.Tensor
+
+
+def places(x: Tensor, d: int) -> Tensor:
+    """0, 1, 2 … along dimension `d`, broadcasting against `x`."""
+    line = torch.arange(x.shape[d], device=x.device)
+    return line.reshape([-1 if i == d else 1 for i in range(x.dim())])
+
+
+def lifted(length: Tensor, x: Tensor) -> Tensor:
+    """`length` with as many dimensions as `x` (leading ones of size 1 are left out in the code)."""
+    return length.reshape((1,) * (x.dim() - length.dim()) + tuple(length.shape))
+
+
+def filled(x: Tensor, d: int, length: Tensor | None, value: float) -> Tensor:
+    """`x` with `value` beyond each example's length."""
+    return x if length is None else torch.where(places(x, d) < length, x, value)
+
+
+def axis_sum(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    return filled(x, d, length, 0).sum(d)
+
+
+def axis_max(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    if length is None:
+        return x.amax(d)
+    top = filled(x, d, length, float("-inf")).amax(d)
+    return torch.where(lifted(length, x).squeeze(d) > 0, top, 0)
+
+
+def axis_argmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    return filled(x, d, length, float("-inf")).argmax(d)
+
+
+def axis_softmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    if length is None:
+        return torch.softmax(x, d)
+    soft = torch.softmax(filled(x, d, length, torch.finfo(x.dtype).min), d)
+    return filled(soft, d, length, 0)
+
+
+def axis_logsumexp(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    return torch.logsumexp(filled(x, d, length, float("-inf")), d)
+
+
+def _gather(x: Tensor, d: int, index: Tensor) -> Tensor:
+    index = index.expand([n if i == d else x.shape[i] for i, n in enumerate(index.shape)])
+    return x.gather(d, index)
+
+
+def _broad(x: Tensor, like: Tensor) -> Tensor:
+    """`x` over every dimension that `like` has."""
+    return x.expand(torch.broadcast_shapes(x.shape, like.shape))
+
+
+def axis_reverse(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
+    if length is None:
+        return x.flip(d)
+    length = lifted(length, x)
+    x = _broad(x, length)
+    line = places(x, d)
+    return _gather(x, d, torch.where(line < length, length - 1 - line, line))
+
+
+def axis_roll(x: Tensor, d: int, length: Tensor | None = None, *, shift: int) -> Tensor:
+    if length is None:
+        return x.roll(shift, d)
+    length = lifted(length, x)
+    x = _broad(x, length)
+    line = places(x, d)
+    moved = (line - shift) % length.clamp(min=1)
+    return _gather(x, d, torch.where(line < length, moved, line))
+
+
+def axis_at(x: Tensor, d: int, length: Tensor | None = None, *, position: int) -> Tensor:
+    """The value at a position, from the end where negative; zero where there is none."""
+    if length is None:
+        if not -x.shape[d] <= position < x.shape[d]:
+            return torch.zeros_like(x.select(d, 0))
+        return x.select(d, position % x.shape[d])
+    length = lifted(length, x)
+    x = _broad(x, length)
+    place = length + position if position < 0 else torch.full_like(length, position)
+    there = (place >= 0) & (place < length)
+    picked = _gather(x, d, torch.where(there, place, 0))
+    return torch.where(there, picked, torch.zeros_like(picked)).squeeze(d)
+
+
+def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tensor:
+    """True at the `k` largest; ties go to the earlier position."""
+    order = filled(x, d, length, float("-inf")).argsort(dim=d, descending=True, stable=True)
+    chosen = order.argsort(dim=d, stable=True) < k
+    return chosen if length is None else chosen & (places(x, d) < length)
+
+
+def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:
+    """`x` of `steps` positions ago along `d`; `inits` are read first, in their order."""
+    n, count = x.shape[d], abs(steps)
+    slots = list(inits) * (count if len(inits) == 1 else 1)
+    edge = [_slot(x, d, value) for value in slots[: min(count, n)]]
+    if steps > 0:
+        return torch.cat([*edge, x.narrow(d, 0, max(n - count, 0))], d)
+    # looking ahead, the slot read first belongs to the last position
+    kept = x.narrow(d, min(count, n), max(n - count, 0))
+    return torch.cat([kept, *reversed(edge)], d)
+
+
+def _slot(x: Tensor, d: int, value: Any) -> Tensor:
+    shape = list(x.shape)
+    shape[d] = 1
+    if not isinstance(value, Tensor):
+        return x.new_full(shape, value)
+    return value.to(x.dtype).expand(shape)
+
+
+def final(
+    x: Tensor, d: int, steps: int, inits: Sequence[Any], rank: int, length: Any = None
+) -> Tensor:
+    """What a delay would read after the last position: without `d`, its slots before the shape."""
+    if abs(steps) == 1 and length is None:
+        return x.select(d, -1 if steps > 0 else 0)
+    slots = list(inits) * (abs(steps) if len(inits) == 1 else 1)
+    start = [_slot(x, d, value) for value in slots]
+    line = torch.cat([*start, x if steps > 0 else x.flip(d)], d)
+    count, n = abs(steps), x.shape[d]
+    if length is None or steps < 0:
+        read = [line.select(d, n + k) for k in range(count)]
+    else:
+        length = lifted(length, line)
+        read = [_gather(line, d, length + k).squeeze(d) for k in range(count)]
+    return read[0] if count == 1 else torch.stack(read, read[0].dim() - rank)
+
+
+def opaque(
+    call: Callable[..., Any], operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
+) -> list[Tensor]:
+    """`call` of one example at one position, over all of them at once by vmap.
+
+    `operands` have the leading dimensions `sizes` where flagged; results have them too.
+    """
+    flat = [x.reshape(-1, *x.shape[len(sizes) :]) if moves else x for x, moves in operands]
+    moving = [i for i, (_, moves) in enumerate(operands) if moves]
+    if not sizes or not moving:
+        return list(call(*flat))
+
+    def one(*rows: Tensor) -> Any:
+        full = list(flat)
+        for i, row in zip(moving, rows, strict=True):
+            full[i] = row
+        return call(*full)
+
+    count = flat[moving[0]].shape[0]
+    if count == 0:
+        sample = one(*[flat[i].new_zeros(flat[i].shape[1:]) for i in moving])
+        return [r.new_zeros((*sizes, *r.shape)) for r in sample]
+    results = torch.vmap(one, randomness="different")(*[flat[i] for i in moving])
+    return [r.reshape(*sizes, *r.shape[1:]) for r in results]
+
+
+def place(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:
+    """`x` at `start, start + step, …` among `size` zeros along `dim` (counted from the end)."""
+    shape = list(x.shape)
+    shape[dim] = size
+    out = x.new_zeros(shape)
+    stop = start + (x.shape[dim] - 1) * step + 1
+    index: list[Any] = [slice(None)] * x.dim()
+    index[dim] = slice(start, stop, step)
+    out[tuple(index)] = x
+    return out
+
+
+def hold(buffers: Sequence[Tensor], done: int) -> None:
+    """After an early stop: the steps not taken repeat the last one."""
+    for buffer in buffers:
+        buffer[done:] = buffer[done - 1]

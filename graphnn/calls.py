@@ -1,0 +1,224 @@
+"""A call of a compiled model: what was given, checked against what the graph declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from graphnn.errors import (
+    InputDeviceError,
+    InputDtypeError,
+    InputShapeError,
+    LengthsError,
+    MissingInputError,
+    StateError,
+    UnknownInputError,
+)
+from graphnn.ir import BATCH, IR, Node
+
+Tensor = torch.Tensor
+
+
+@dataclass
+class Call:
+    """The tensors of one call and the sizes of its axes."""
+
+    inputs: dict[str, Tensor]
+    sizes: dict[str, int]
+    lengths: dict[str, Tensor]
+    state: dict[str, Tensor]
+    device: torch.device
+    keep: list[str] = field(default_factory=list)
+
+
+def declared(ir: IR) -> dict[str, Node]:
+    """The inputs of a graph, by name, in the order of their declaration."""
+    return {n.attrs["key"]: n for n in ir if n.op == "input"}
+
+
+def read(
+    ir: IR,
+    inputs: Mapping[str, Any],
+    lengths: Mapping[str, Any] | None,
+    state: Mapping[str, Tensor] | None,
+    device: torch.device | None,
+) -> Call:
+    """Check a call. Raises the CallError that says what does not fit."""
+    wanted = declared(ir)
+    for name in inputs:
+        if name not in wanted:
+            raise UnknownInputError(
+                f"'{ir.name}' has no input '{name}'",
+                got=name,
+                wanted=f"inputs {list(wanted)}",
+                fix="check the spelling against g.input(...)",
+            )
+    for name, node in wanted.items():
+        if inputs.get(name) is None:
+            raise MissingInputError(
+                f"input '{name}' was not given",
+                node=name,
+                site=node.site,
+                got=f"inputs {list(inputs)}",
+                wanted=f"{name}: a tensor {_form(ir, node)}",
+                fix=f"call model({name}=...)",
+            )
+    sizes = {name: axis.length for name, axis in ir.axes.items() if axis.length is not None}
+    for name, node in wanted.items():
+        device = _input(ir, node, inputs[name], sizes, device)
+    if BATCH not in sizes:
+        sizes[BATCH] = 1
+    for axis in ir.axes.values():
+        if axis.copy_of:
+            sizes[axis.name] = sizes[axis.copy_of]
+    device = device or torch.device("cpu")
+    ragged = {a: _lengths(ir, a, n, sizes, device) for a, n in (lengths or {}).items()}
+    return Call(
+        {k: inputs[k] for k in wanted}, sizes, ragged, _state(ir, state or {}, sizes), device
+    )
+
+
+def _form(ir: IR, node: Node) -> str:
+    shape = ", ".join(["batch", *node.attrs["over"], *map(str, node.shape)])
+    return f"({shape}) of {node.dtype}"
+
+
+def _input(
+    ir: IR, node: Node, tensor: Any, sizes: dict[str, int], device: torch.device | None
+) -> torch.device:
+    name, axes = node.attrs["key"], (BATCH, *node.attrs["over"])
+    if not isinstance(tensor, Tensor):
+        raise InputShapeError(
+            f"input '{name}' is not a tensor",
+            node=name,
+            site=node.site,
+            got=type(tensor).__name__,
+            wanted=_form(ir, node),
+            fix="wrap it with torch.as_tensor(...)",
+        )
+    shape = tuple(tensor.shape)
+    if len(shape) != len(axes) + len(node.shape) or shape[len(axes) :] != node.shape:
+        raise InputShapeError(
+            f"input '{name}' has the wrong shape",
+            node=name,
+            site=node.site,
+            got=shape,
+            wanted=_form(ir, node),
+            fix="the batch comes first, then the named axes, then the declared shape",
+        )
+    for axis, size in zip(axes, shape, strict=False):
+        if sizes.setdefault(axis, size) != size:
+            raise InputShapeError(
+                f"input '{name}' disagrees about the length of '{axis}'",
+                node=name,
+                site=node.site,
+                got=f"{axis} = {size} in {shape}",
+                wanted=f"{axis} = {sizes[axis]}, as declared or as other inputs have it",
+                fix="give tensors of one batch and of equal axes, padded and with lengths={...}",
+            )
+        if size == 0 and axis != BATCH:
+            raise InputShapeError(
+                f"axis '{axis}' of input '{name}' has no position",
+                node=name,
+                site=node.site,
+                got=shape,
+                wanted=f"{axis} of 1 or more",
+                fix="pad to one position and say so with lengths={...}",
+            )
+    if tensor.dtype != node.dtype and not _autocast_reads(tensor, node):
+        raise InputDtypeError(
+            f"input '{name}' has the wrong dtype",
+            node=name,
+            site=node.site,
+            got=tensor.dtype,
+            wanted=node.dtype,
+            fix=f"{name}.to({node.dtype}), or move the model: model.to({tensor.dtype})"
+            if node.dtype.is_floating_point and tensor.dtype.is_floating_point
+            else f"{name}.to({node.dtype})",
+        )
+    if device is not None and tensor.device != device:
+        raise InputDeviceError(
+            f"input '{name}' is on another device than the model",
+            node=name,
+            site=node.site,
+            got=tensor.device,
+            wanted=device,
+            fix=f"{name}.to('{device}'), or model.to('{tensor.device}')",
+        )
+    return tensor.device
+
+
+def _autocast_reads(tensor: Tensor, node: Node) -> bool:
+    """Under autocast an earlier layer may hand over its lower precision."""
+    return (
+        node.dtype.is_floating_point
+        and tensor.dtype.is_floating_point
+        and torch.is_autocast_enabled(tensor.device.type)
+    )
+
+
+def _lengths(
+    ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch.device
+) -> Tensor:
+    brought = {a for n in declared(ir).values() for a in n.attrs["over"]}
+    if axis not in brought:
+        raise LengthsError(
+            f"lengths are given for '{axis}', which no input has",
+            got=axis,
+            wanted=f"axes among {sorted(brought)}",
+            fix="check the spelling against g.input(..., over=...)",
+        )
+    n, size, batch = torch.as_tensor(given, device=device), sizes[axis], sizes[BATCH]
+    if n.dtype not in (torch.int64, torch.int32) or tuple(n.shape) != (batch,):
+        raise LengthsError(
+            f"lengths of '{axis}' have the wrong form",
+            got=f"{tuple(n.shape)} of {n.dtype}",
+            wanted=f"({batch},) of torch.int64, one number an example",
+            fix="lengths={'" + axis + "': torch.tensor([...])}",
+        )
+    if not torch.compiler.is_compiling() and n.numel():
+        low, high = int(n.min()), int(n.max())
+        if low < 0 or high > size:
+            raise LengthsError(
+                f"lengths of '{axis}' are out of range",
+                got=f"from {low} to {high}",
+                wanted=f"0 to {size}, the padded length",
+                fix="count positions, not indices; pad the input up to the longest",
+            )
+    return n.to(torch.int64)
+
+
+def _state(ir: IR, state: Mapping[str, Tensor], sizes: dict[str, int]) -> dict[str, Tensor]:
+    delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"]}
+    for name, tensor in state.items():
+        if name.startswith("@"):
+            continue
+        if name not in delays:
+            raise StateError(
+                f"'{ir.name}' has no state '{name}'",
+                got=name,
+                wanted=f"states among {list(delays)}",
+                fix="pass what return_state=True or initial_state() gave",
+            )
+        shape = state_shape(ir, delays[name], sizes)
+        if tuple(tensor.shape) != shape:
+            raise StateError(
+                f"state '{name}' has the wrong shape",
+                node=name,
+                site=delays[name].site,
+                got=tuple(tensor.shape),
+                wanted=shape,
+                fix="the batch comes first, then axes, then delay slots where more than one, then shape",
+            )
+    return dict(state)
+
+
+def state_shape(ir: IR, node: Node, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a delay's carried value: (batch, *axes, [slots,] *shape)."""
+    axis, steps = node.attrs["axis"], abs(node.attrs["steps"])
+    axes = [a for a in ir.layout(node.axes) if a not in (BATCH, axis)]
+    slots = [steps] if steps > 1 else []
+    return (sizes[BATCH], *(sizes[a] for a in axes), *slots, *node.shape)

@@ -1,0 +1,351 @@
+"""The functions of the vocabulary that torch lacks: everything over a named axis, and the idioms.
+
+All take values; `over` names the axis. Positions beyond an example's length take no part.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from graphnn.errors import AxisError, DtypeError, GraphError, ShapeError
+from graphnn.graph import Graph, graph_of
+from graphnn.ir import BATCH, Axis
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.product import einsum
+from graphnn.ops.sources import index_of
+from graphnn.sites import user_site
+from graphnn.value import Value
+
+
+def _expr(v: Value) -> Expr:
+    return Expr(v.graph.ir, v.id)
+
+
+def _need_axis(v: Value, axis: str) -> None:
+    if axis not in v.graph.ir.axes:
+        v.graph.missing_axis(axis)
+    if axis not in v.axes:
+        raise AxisError(
+            f"'{v.label}' does not vary over '{axis}'",
+            node=v.label,
+            site=user_site(),
+            got=f"axes {v.axes}",
+            wanted=f"a value with the axis '{axis}'",
+            fix="name one of its axes, or combine it with a value that has this one",
+        )
+
+
+def _over(op: str, v: Value, axis: str, **attrs: Any) -> Value:
+    _need_axis(v, axis)
+    v.graph.ir.here = ("", user_site())
+    result = make(op, _expr(v), *v.graph.ragged(axis), axis=axis, **attrs)
+    v.graph.ir.here = ("", None)
+    return Value(v.graph, result.id)
+
+
+def softmax(v: Value, over: str) -> Value:
+    """Soft choice along an axis: non-negative, sums to one over each example's positions."""
+    return _over("axis_softmax", v, over)
+
+
+def sum(v: Value, over: str) -> Value:
+    """Sum along an axis."""
+    return _over("axis_sum", v, over)
+
+
+def mean(v: Value, over: str) -> Value:
+    """Mean along an axis, over the positions each example has (zero where it has none)."""
+    total = sum(v, over)
+    count = torch.clamp(length(over, graph=v.graph), min=1).to(v.dtype)
+    return total / count.reshape((1,) * total.ndim)
+
+
+def max(v: Value, over: str) -> Value:
+    """Largest along an axis."""
+    return _over("axis_max", v, over)
+
+
+def logsumexp(v: Value, over: str) -> Value:
+    """log Σ exp along an axis."""
+    return _over("axis_logsumexp", v, over)
+
+
+def argmax(v: Value, over: str) -> Value:
+    """Position of the largest along an axis (int64; the first of equals)."""
+    return _over("axis_argmax", v, over)
+
+
+def last(v: Value, over: str) -> Value:
+    """The value at each example's last position (zero where it has none)."""
+    return _over("axis_at", v, over, position=-1)
+
+
+def first(v: Value, over: str) -> Value:
+    """The value at the first position (zero where an example has none)."""
+    return _over("axis_at", v, over, position=0)
+
+
+def reverse(v: Value, over: str) -> Value:
+    """The same positions in reverse order, within each example's length."""
+    return _over("axis_reverse", v, over)
+
+
+def roll(v: Value, shift: int, over: str) -> Value:
+    """Circular shift along an axis: the value at position i moves to i + shift."""
+    return _over("axis_roll", v, over, shift=shift)
+
+
+def _current(graph: Graph | None) -> Graph:
+    found = graph or Graph.current()
+    if found is None:
+        raise GraphError(
+            "there is no graph being built",
+            site=user_site(),
+            fix="call this while building a graph, or pass graph=g",
+        )
+    return found
+
+
+def index(axis: str, graph: Graph | None = None) -> Value:
+    """The position along an axis: 0, 1, 2 … (int64, shape ())."""
+    g = _current(graph)
+    if axis not in g.ir.axes:
+        g.missing_axis(axis)
+    return Value(g, index_of(g.ir, axis).id)
+
+
+def length(axis: str, graph: Graph | None = None) -> Value:
+    """How many positions each example has along an axis (int64, shape ())."""
+    g = _current(graph)
+    return Value(g, g.length(axis).id)
+
+
+def rename(v: Value, **axes: str) -> Value:
+    """`rename(v, time="past")`: the same values over a second copy of an axis."""
+    ir = v.graph.ir
+    for old, new in axes.items():
+        _need_axis(v, old)
+        if new in v.axes:
+            raise AxisError(
+                f"'{v.label}' varies over '{new}' already",
+                node=v.label,
+                site=user_site(),
+                got=f"rename {old} -> {new}",
+                wanted="a name the value does not have",
+                fix="choose another name for the copy",
+            )
+        root = ir.axes[old].copy_of or old
+        present = ir.axes.get(new)
+        if present is not None and new != root and present.copy_of != root:
+            raise AxisError(
+                f"axis '{new}' exists and is no copy of '{old}'",
+                node=v.label,
+                site=user_site(),
+                got=f"rename {old} -> {new}",
+                wanted=f"a new name, or an earlier copy of '{root}'",
+                fix="choose another name for the copy",
+            )
+        if present is None:
+            ir.axes[new] = Axis(new, ir.axes[root].length, copy_of=root, site=user_site())
+    ir.here = ("", user_site())
+    return Value(v.graph, make("rename", _expr(v), axes=dict(axes)).id)
+
+
+def along(tensor: Value | torch.Tensor, axis: str, graph: Graph | None = None) -> Value:
+    """A parameter or tensor whose first dimension is an axis: (n, *shape) becomes (*shape) over it.
+
+    The axis must have been declared with that length (`g.axis`). The result has no batch.
+    """
+    g = tensor.graph if isinstance(tensor, Value) else _current(graph)
+    v = g.value(tensor)
+    if axis not in g.ir.axes:
+        g.missing_axis(axis)
+    declared = g.ir.axes[axis].length
+    if not v.shape or v.axes or declared not in (None, v.shape[0]):
+        raise ShapeError(
+            f"this tensor cannot lie along '{axis}'",
+            node=v.label,
+            site=user_site(),
+            got=f"shape {tuple(v.shape)}, axes {v.axes}",
+            wanted=f"a first dimension of {declared}, and no axes yet",
+            fix=f"declare g.axis('{axis}', {v.shape[0] if v.shape else 'n'})",
+        )
+    node = make("along", _expr(v), axis=axis)
+    return Value(g, node.id)
+
+
+def dot(a: Value, b: Value) -> Value:
+    """Dot product over the last dimension; leading dimensions match."""
+    graph = graph_of((a, b), {})
+    x, y = _expr(graph.value(a)), _expr(graph.value(b))
+    if x.shape != y.shape or not x.shape:
+        raise ShapeError(
+            "gn.dot needs two values of one shape",
+            site=user_site(),
+            got=f"{x.shape} and {y.shape}",
+            wanted="equal shapes with at least one dimension",
+            fix="reshape or map one of them first",
+        )
+    lead = string.ascii_lowercase[: len(x.shape) - 1]
+    graph.ir.here = ("", user_site())
+    return Value(graph, einsum(f"{lead}z,{lead}z->{lead}", x, y).id)
+
+
+def cosine(a: Value, b: Value, eps: float = 1e-8) -> Value:
+    """Cosine of the angle over the last dimension; each norm is at least `eps`."""
+
+    def norm(v: Value) -> Any:
+        return torch.sqrt(torch.clamp(dot(v, v), min=eps * eps))
+
+    return dot(a, b) / (norm(a) * norm(b))
+
+
+def clip_gradient(v: Value, bound: float) -> Value:
+    """`v`, whose gradient is clamped elementwise to [-bound, bound]."""
+    v.graph.ir.here = ("", user_site())
+    return Value(v.graph, make("clip_gradient", _expr(v), bound=float(bound)).id)
+
+
+def delay(v: Value, steps: int = 1, over: str = "time", init: Any = None) -> Value:
+    """`v` of `steps` positions ago (ahead, where negative); `init` as in `g.state`."""
+    _need_axis(v, over)
+    if steps == 0:
+        return v
+    carried = [a for a in v.axes if a != over]
+    name = v.graph.unique(f"delay({v.label})")
+    state = v.graph.state(name, tuple(v.shape), over, carried, init, steps, v.dtype)
+    state.next = v
+    return Value(v.graph, state.id)
+
+
+def until(condition: Value, over: str) -> None:
+    """Stop the loop along `over`, for each example, after the first step where this holds.
+
+    Positions beyond take no part in reductions, `gn.last` gives the value at the last step taken,
+    and `gn.length(over)` says how many steps that was. The axis's length is the most it may take.
+    Call it before reducing over the axis.
+    """
+    _need_axis(condition, over)
+    g, site = condition.graph, user_site()
+    if condition.dtype != torch.bool or condition.shape != ():
+        raise DtypeError(
+            "gn.until needs one truth value at each position",
+            node=condition.label,
+            site=site,
+            got=f"{condition.dtype} of shape {tuple(condition.shape)}",
+            wanted="torch.bool of shape ()",
+            fix="compare: gn.until(total > 0.99, over=…)",
+        )
+    if over in g.ir.until or over in g._lengths:
+        raise AxisError(
+            f"gn.until comes too late: '{over}' was reduced over, or stopped, before",
+            node=condition.label,
+            site=site,
+            got=f"a stop condition for '{over}'",
+            wanted="one gn.until an axis, before any reduction over it",
+            fix="move gn.until up to where the condition is computed",
+        )
+    others = [a for a in condition.axes if a != over]
+    alive = g.state(g.unique(f"running({over})"), (), over, others, True, dtype=torch.bool)
+    alive.next = alive & ~condition
+    g.ir.until[over] = alive.id
+    count = make("axis_sum", make("cast", _expr(alive), dtype=torch.int64), axis=over)
+    g._lengths[over] = count.id
+
+
+Score = str | Callable[[Value, Value], Value]
+
+
+def _score(query: Value, keys: Value, score: Score, weight: Any, scale: float | None) -> Value:
+    if callable(score):
+        return score(query, keys)
+    if score == "dot":
+        width = query.shape[-1]
+        return dot(query, keys) * (width**-0.5 if scale is None else scale)
+    if score == "additive" and weight is not None:
+        return torch.matmul(torch.tanh(query + keys), weight)
+    raise GraphError(
+        f"gn.attend has no score {score!r}" if score != "additive" else "an additive score needs v",
+        site=user_site(),
+        got=f"score={score!r}, weight={weight!r}",
+        wanted="'dot', 'additive' with weight=v of shape (width,), or a function of query and key",
+        fix="pass score=lambda q, k: ... for any other",
+    )
+
+
+def attend(
+    query: Value,
+    keys: Value,
+    values: Value | None = None,
+    *,
+    over: str,
+    score: Score = "dot",
+    weight: Any = None,
+    scale: float | None = None,
+    mask: Value | None = None,
+    causal: bool = False,
+    heads: int = 1,
+    with_weights: bool = False,
+) -> Any:
+    """Attention: Σ_over softmax(score(query, key)) value.
+
+    `query`, `keys` (and `values`, keys by default) have shape (width,); with `heads` each is cut
+    into that many equal parts. Where the query itself varies over `over` (self-attention), the
+    keys get a second copy of the axis, named `<over>_key`. `score` is "dot" (scaled by
+    1/√width unless `scale` is given), "additive" (v·tanh(q + k), `weight` = v; Bahdanau et al.
+    2015, eq. for e_ij), or a function of query and key. `mask` is true where attending is allowed;
+    `causal` allows only positions up to the query's own. With `with_weights`, also the weights.
+    """
+    values = keys if values is None else values
+    axis = over
+    if over in query.axes:
+        axis = f"{over}_key"
+        keys, values = rename(keys, **{over: axis}), rename(values, **{over: axis})
+    if heads > 1:
+        query, keys, values = (v.reshape(heads, -1) for v in (query, keys, values))
+    logits = _score(query, keys, score, weight, scale)
+    if causal:
+        if axis == over:
+            raise AxisError(
+                f"causal attention needs a query that varies over '{over}'",
+                node=query.label,
+                site=user_site(),
+                got=f"axes {query.axes}",
+                wanted=f"the axis '{over}'",
+                fix="drop causal=True: a state attends only to what is there already",
+            )
+        allowed = index(axis, query.graph) <= index(over, query.graph)
+        mask = allowed if mask is None else mask & allowed
+    if mask is not None:
+        logits = torch.where(mask, logits, float("-inf"))
+    weights = softmax(logits, axis)
+    spread = weights if values.ndim == weights.ndim else weights.unsqueeze(-1)
+    mixed = sum(spread * values, axis)
+    mixed = mixed.reshape(-1) if heads > 1 else mixed
+    return (mixed, weights) if with_weights else mixed
+
+
+def lookup(
+    address: Value,
+    keys: Value,
+    values: Value,
+    *,
+    over: str = "slot",
+    topk: int | None = None,
+    sharpness: Any = 1.0,
+) -> Value:
+    """Associative memory: α_i = k_iᵀx, c = softmax(sharpness α), s = Σ c_i v_i.
+
+    `topk` keeps only the k best matching slots (exactly; ties to the earlier slot).
+    """
+    match = dot(address, keys) * sharpness
+    if topk is not None:
+        best = _over("axis_top", match, over, k=topk)
+        match = torch.where(best, match, float("-inf"))
+    weights = softmax(match, over)
+    return sum(weights.reshape((1,) * values.ndim) * values, over)
+

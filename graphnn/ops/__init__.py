@@ -1,0 +1,23 @@
+"""The table of primitive operations: what each computes, how it is written in torch, its derivative.
+
+`table` holds the rows, one module a family fills them, `expr` builds graphs of them by formula and
+`torch_names` says which torch functions they are.
+"""
+
+from graphnn.ops import axis, pointwise, product, reduce, sources, views
+from graphnn.ops.expr import Expr, const, make
+from graphnn.ops.table import OPS, Op
+
+__all__ = [
+    "OPS",
+    "Expr",
+    "Op",
+    "axis",
+    "const",
+    "make",
+    "pointwise",
+    "product",
+    "reduce",
+    "sources",
+    "views",
+]

@@ -1,0 +1,213 @@
+"""Operations over a named axis: reductions, soft choices, and reorderings along it.
+
+`run(x, length)` gets `x` as (n, *shape), the axis first, and optionally how many of its positions
+this example has; what lies beyond takes no part. An example with no position at all gives zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.sources import index_of, size_of
+from graphnn.ops.table import KEEPS_AXIS, row
+
+Length = torch.Tensor | None
+
+
+def _valid(x: torch.Tensor, length: Length) -> torch.Tensor | None:
+    if length is None:
+        return None
+    places = torch.arange(x.shape[0], device=x.device)
+    return (places < length).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _fill(x: torch.Tensor, length: Length, value: float) -> torch.Tensor:
+    valid = _valid(x, length)
+    return x if valid is None else torch.where(valid, x, value)
+
+
+def _sum(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    return _fill(x, length, 0).sum(0)
+
+
+def _max(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    if length is None:
+        return x.amax(0)
+    return torch.where(length > 0, _fill(x, length, float("-inf")).amax(0), 0)
+
+
+def _argmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    return (x if length is None else _fill(x, length, float("-inf"))).argmax(0)
+
+
+def _softmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    if length is None:
+        return torch.softmax(x, 0)
+    filled = _fill(x, length, float("-inf"))
+    top = filled.detach().amax(0)
+    e = torch.exp(filled - torch.where(torch.isfinite(top), top, 0))
+    total = e.sum(0)
+    return e / torch.where(total == 0, 1, total)
+
+
+def _logsumexp(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    return torch.logsumexp(_fill(x, length, float("-inf")), 0)
+
+
+def _reverse(x: torch.Tensor, length: Length = None) -> torch.Tensor:
+    n = x.shape[0]
+    places = torch.arange(n, device=x.device)
+    last = n if length is None else length
+    return x[torch.where(places < last, last - 1 - places, places)]
+
+
+def _roll(x: torch.Tensor, length: Length = None, *, shift: int) -> torch.Tensor:
+    n = x.shape[0]
+    places = torch.arange(n, device=x.device)
+    last = torch.tensor(n, device=x.device) if length is None else length
+    return x[torch.where(places < last, (places - shift) % last.clamp(min=1), places)]
+
+
+def _at(x: torch.Tensor, length: Length = None, *, position: int) -> torch.Tensor:
+    last = torch.tensor(x.shape[0], device=x.device) if length is None else length
+    place = last + position if position < 0 else torch.full_like(last, position)
+    there = (place >= 0) & (place < last)
+    picked = x[torch.where(there, place, 0).reshape(1)].squeeze(0)
+    return torch.where(there, picked, torch.zeros_like(picked))
+
+
+def _top(x: torch.Tensor, length: Length = None, *, k: int) -> torch.Tensor:
+    """True at the `k` largest; ties go to the earlier position."""
+    filled = x if length is None else _fill(x, length, float("-inf"))
+    order = torch.argsort(filled, dim=0, descending=True, stable=True)
+    rank = torch.argsort(order, dim=0, stable=True)
+    chosen = rank < k
+    valid = _valid(x, length)
+    return chosen if valid is None else chosen & valid
+
+
+def _result_axes(keep: bool) -> Any:
+    def axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+        union = frozenset().union(*operands)
+        return union | {attrs["axis"]} if keep else union - {attrs["axis"]}
+
+    return axes
+
+
+def _only_valid(g: Expr, axis: str, rest: Sequence[Expr]) -> Expr:
+    """`g` at the positions an example has, zero beyond: a sum's gradient."""
+    if not rest:
+        return g
+    return make("where", make("lt", index_of(g.ir, axis), rest[0]), g, 0.0)
+
+
+def _sum_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    return (_only_valid(g, y.node.attrs["axis"], rest), *([None] * len(rest)))
+
+
+def _max_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    axis = y.node.attrs["axis"]
+    best = make("cast", make("eq", x, y), dtype=x.dtype)
+    best = _only_valid(best, axis, rest)
+    count = make("maximum", make("axis_sum", best, axis=axis), 1.0)
+    return (best * (g / count), *([None] * len(rest)))
+
+
+def _softmax_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    inner = make("axis_sum", g * y, axis=y.node.attrs["axis"])
+    return (y * (g - inner), *([None] * len(rest)))
+
+
+def _logsumexp_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    return (_only_valid(g * make("exp", x - y), y.node.attrs["axis"], rest), *([None] * len(rest)))
+
+
+def _reverse_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    return (make("axis_reverse", g, *rest, axis=y.node.attrs["axis"]), *([None] * len(rest)))
+
+
+def _roll_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    axis, shift = y.node.attrs["axis"], y.node.attrs["shift"]
+    return (make("axis_roll", g, *rest, axis=axis, shift=-shift), *([None] * len(rest)))
+
+
+def _at_grad(g: Expr, y: Expr, x: Expr, *rest: Expr) -> Any:
+    axis, position = y.node.attrs["axis"], y.node.attrs["position"]
+    end = rest[0] if rest else size_of(g.ir, axis)
+    place = end + position if position < 0 else position
+    here = make("eq", index_of(g.ir, axis), place)
+    return (make("where", here, g, 0.0), *([None] * len(rest)))
+
+
+def _no_grad(g: Expr, y: Expr, *xs: Expr) -> Any:
+    return [None] * len(xs)
+
+
+_ROWS: dict[str, tuple[Any, Any, int]] = {
+    "axis_sum": (_sum, _sum_grad, 1),
+    "axis_max": (_max, _max_grad, 1),
+    "axis_argmax": (_argmax, _no_grad, 1),
+    "axis_logsumexp": (_logsumexp, _logsumexp_grad, 9),
+    "axis_softmax": (_softmax, _softmax_grad, 10),
+    "axis_reverse": (_reverse, _reverse_grad, 0),
+    "axis_roll": (_roll, _roll_grad, 0),
+    "axis_at": (_at, _at_grad, 0),
+    "axis_top": (_top, _no_grad, 4),
+}
+for _name, (_run, _grad, _flops) in _ROWS.items():
+    row(
+        _name,
+        "axis",
+        _run,
+        grad=_grad,
+        axes=_result_axes(_name in KEEPS_AXIS),
+        private=frozenset({"axis"}),
+        flops=_flops,
+    )
+
+
+def _renamed(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    return frozenset(attrs["axes"].get(a, a) for a in operands[0])
+
+
+def _rename_grad(g: Expr, y: Expr, x: Expr) -> Any:
+    back = {new: old for old, new in y.node.attrs["axes"].items()}
+    return (make("rename", g, axes=back),)
+
+
+row(
+    "rename",
+    "rename",
+    lambda x: x,
+    grad=_rename_grad,
+    axes=_renamed,
+    private=frozenset({"axes"}),
+)
+
+
+def _along_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    return operands[0] | {attrs["axis"]}
+
+
+# the first dimension of a tensor without axes becomes an axis; outside loops only, where torch's
+# own autograd has the derivative
+row(
+    "along",
+    "along",
+    lambda x: x[0],
+    axes=_along_axes,
+    private=frozenset({"axis"}),
+)
+
+
+def _final_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    return frozenset().union(*operands) - {attrs["axis"]}
+
+
+# what a delay would read after the last position; inputs: its next value, its initial values, and
+# the lengths where ragged
+row("final", "final", axes=_final_axes)

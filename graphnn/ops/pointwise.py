@@ -1,0 +1,200 @@
+"""Pointwise operations: one number in, one out, with torch's broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.table import row
+
+_TWO_OVER_ROOT_PI = 1.1283791670955126
+
+
+def _unary(name: str, grad: Callable[[Expr, Expr, Expr], Any] | None, flops: int = 1) -> None:
+    run = getattr(torch, name)
+    row(
+        name,
+        "pointwise",
+        run,
+        grad=None if grad is None else (lambda g, y, x: (grad(g, y, x),)),
+        torch=f"torch.{name}({{0}})",
+        out=f"torch.{name}({{0}}, out={{out}})",
+        flops=flops,
+    )
+
+
+def _binary(name: str, grad: Callable[..., Any] | None, infix: str = "", flops: int = 1) -> None:
+    row(
+        name,
+        "pointwise",
+        getattr(torch, name),
+        grad=grad,
+        torch=f"({{0}} {infix} {{1}})" if infix else f"torch.{name}({{0}}, {{1}})",
+        out=f"torch.{name}({{0}}, {{1}}, out={{out}})",
+        flops=flops,
+    )
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+_UNARY: dict[str, tuple[Callable[[Expr, Expr, Expr], Any], int]] = {
+    "neg": (lambda g, y, x: -g, 1),
+    "exp": (lambda g, y, x: g * y, 8),
+    "log": (lambda g, y, x: g / x, 8),
+    "log1p": (lambda g, y, x: g / (x + 1), 8),
+    "expm1": (lambda g, y, x: g * (y + 1), 8),
+    "sqrt": (lambda g, y, x: g / (y * 2), 4),
+    "rsqrt": (lambda g, y, x: g * (y * y * y) * -0.5, 4),
+    "abs": (lambda g, y, x: g * make("sign", x), 1),
+    "sign": (_nothing, 1),
+    "tanh": (lambda g, y, x: make("tanh_grad", g, y), 10),
+    "sigmoid": (lambda g, y, x: make("sigmoid_grad", g, y), 10),
+    "relu": (lambda g, y, x: make("where", make("gt", y, 0), g, 0.0), 1),
+    "sin": (lambda g, y, x: g * make("cos", x), 10),
+    "cos": (lambda g, y, x: -(g * make("sin", x)), 10),
+    "erf": (lambda g, y, x: g * make("exp", -(x * x)) * _TWO_OVER_ROOT_PI, 10),
+    "reciprocal": (lambda g, y, x: -(g * y * y), 4),
+    "square": (lambda g, y, x: g * x * 2, 1),
+    "floor": (_nothing, 1),
+    "ceil": (_nothing, 1),
+    "round": (_nothing, 1),
+    "logical_not": (_nothing, 1),
+    "isnan": (_nothing, 1),
+}
+for _name, (_grad, _flops) in _UNARY.items():
+    _unary(_name, _grad, _flops)
+row("isnan", "pointwise", torch.isnan, grad=lambda g, y, x: (None,), torch="torch.isnan({0})")
+
+
+def _pow_grad(g: Expr, y: Expr, x: Expr, p: Expr) -> Any:
+    to_x = g * p * make("pow", x, p - 1)
+    if p.node.op == "const":
+        return to_x, None
+    log = make("log", make("where", make("gt", x, 0), x, 1.0))
+    return to_x, g * y * log
+
+
+def _pick_grad(better: str) -> Callable[..., Any]:
+    """Maximum and minimum share the gradient where both are equal, as torch does."""
+
+    def grad(g: Expr, y: Expr, a: Expr, b: Expr) -> Any:
+        above = make("cast", make(better, a, b), dtype=y.dtype)
+        first = above + make("cast", make("eq", a, b), dtype=y.dtype) * 0.5
+        return g * first, g * (1 - first)
+
+    return grad
+
+
+_binary("add", lambda g, y, a, b: (g, g), "+")
+_binary("sub", lambda g, y, a, b: (g, -g), "-")
+_binary("mul", lambda g, y, a, b: (g * b, g * a), "*")
+_binary("div", lambda g, y, a, b: (g / b, -(g * y / b)), "/", 4)
+_binary("pow", _pow_grad, "**", 16)
+_binary("maximum", _pick_grad("gt"))
+_binary("minimum", _pick_grad("lt"))
+for _name, _sign in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
+    _binary(_name, lambda g, y, a, b: (None, None), _sign)
+for _name in ("logical_and", "logical_or", "logical_xor"):
+    _binary(_name, lambda g, y, a, b: (None, None))
+_binary("remainder", lambda g, y, a, b: (g, None))
+_binary("floor_divide", lambda g, y, a, b: (None, None))
+
+row(
+    "where",
+    "pointwise",
+    lambda c, a, b: torch.where(c, a, b),
+    grad=lambda g, y, c, a, b: (None, make("where", c, g, 0.0), make("where", c, 0.0, g)),
+    torch="torch.where({0}, {1}, {2})",
+)
+
+
+def _run_tanh_grad(g: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return g * (1 - y * y)
+
+
+def _run_sigmoid_grad(g: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return g * y * (1 - y)
+
+
+# ATen's own kernels do these in one pass over memory; both sides must have one shape and dtype,
+# which the emitter checks, writing the formula out otherwise
+row(
+    "tanh_grad",
+    "pointwise",
+    _run_tanh_grad,
+    grad=lambda d, r, g, y: (make("tanh_grad", d, y), d * g * y * -2),
+    torch="torch.ops.aten.tanh_backward({0}, {1})",
+    out="torch.ops.aten.tanh_backward.grad_input({0}, {1}, grad_input={out})",
+    flops=3,
+)
+row(
+    "sigmoid_grad",
+    "pointwise",
+    _run_sigmoid_grad,
+    grad=lambda d, r, g, y: (make("sigmoid_grad", d, y), d * g * (1 - y * 2)),
+    torch="torch.ops.aten.sigmoid_backward({0}, {1})",
+    out="torch.ops.aten.sigmoid_backward.grad_input({0}, {1}, grad_input={out})",
+    flops=3,
+)
+
+
+def _cast_grad(g: Expr, y: Expr, x: Expr) -> Any:
+    return (make("cast", g, dtype=x.dtype) if x.dtype.is_floating_point else None,)
+
+
+row(
+    "cast",
+    "pointwise",
+    lambda x, dtype: x.to(dtype),
+    grad=_cast_grad,
+    torch="{0}.to({dtype})",
+)
+
+
+def _clip_grad(g: Expr, y: Expr, x: Expr) -> Any:
+    bound = y.node.attrs["bound"]
+    return (make("maximum", make("minimum", g, bound), -bound),)
+
+
+class ClipGradient(torch.autograd.Function):
+    """The identity whose gradient is clamped to [-bound, bound], for eager tensors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, bound: float) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:  # type: ignore[override]
+        return g.clamp(-ctx.bound, ctx.bound), None
+
+
+def clip_gradient(x: torch.Tensor, bound: float) -> torch.Tensor:
+    """`x`; its gradient is clamped elementwise to [-bound, bound]."""
+    return ClipGradient.apply(x, bound)  # type: ignore[no-any-return]
+
+
+row(
+    "clip_gradient",
+    "pointwise",
+    lambda x, bound: x if x.device.type == "meta" else clip_gradient(x, bound),
+    grad=_clip_grad,
+    torch="runtime.clip_gradient({0}, {bound})",
+)
+row(
+    "detach",
+    "pointwise",
+    lambda x: x.detach(),
+    grad=lambda g, y, x: (None,),
+    torch="{0}.detach()",
+)

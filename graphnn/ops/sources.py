@@ -1,0 +1,87 @@
+"""Operations without operands, the delay, and functions that have no row of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphnn.ir import BATCH, IR
+from graphnn.ops.expr import Expr
+from graphnn.ops.table import build, row
+
+
+def _given_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    raise AssertionError("a source says its axes itself")
+
+
+for _name in ("input", "parameter", "tensor", "const", "index", "size", "length", "random", "given"):
+    row(_name, "source", axes=_given_axes)
+row("delay", "delay", axes=_given_axes)
+
+
+def index_of(ir: IR, axis: str) -> Expr:
+    """The position along an axis: 0, 1, 2 …"""
+    return Expr(
+        ir,
+        build(
+            ir,
+            "index",
+            (),
+            {"axis": axis},
+            shape=(),
+            dtype=torch.int64,
+            axes=frozenset({axis}),
+            name="",
+        ),
+    )
+
+
+def size_of(ir: IR, axis: str) -> Expr:
+    """How many positions an axis has, padding included."""
+    none: frozenset[str] = frozenset()
+    node = build(
+        ir, "size", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=none, name=""
+    )
+    return Expr(ir, node)
+
+
+def length_of(ir: IR, axis: str) -> Expr:
+    """How many positions of an axis each example has."""
+    every = frozenset({BATCH})
+    node = build(
+        ir, "length", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=every, name=""
+    )
+    return Expr(ir, node)
+
+
+def call_opaque(
+    *tensors: torch.Tensor, function: Any, arrange: Any, kwargs: Any = None
+) -> list[torch.Tensor]:
+    """Call a torch function that has no row; `arrange` puts the tensors back into its arguments."""
+    args, keywords = arrange(tensors)
+    result = function(*args, **keywords)
+    return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+def call_vjp(
+    *tensors: torch.Tensor, function: Any, arrange: Any, count: int, wanted: tuple[int, ...]
+) -> list[torch.Tensor]:
+    """The derivative of an opaque call: gradients of its results (first `count`) to its inputs."""
+    grads, args = tensors[:count], tensors[count:]
+
+    def run(*moving: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        full = list(args)
+        for place, tensor in zip(wanted, moving, strict=True):
+            full[place] = tensor
+        results = call_opaque(*full, function=function, arrange=arrange)
+        return tuple(r for r in results if r.dtype.is_floating_point)
+
+    _, pull = torch.func.vjp(run, *[args[i] for i in wanted])
+    return list(pull(tuple(grads)))
+
+
+row("opaque", "opaque", call_opaque)
+row("vjp", "opaque", call_vjp)
+row("pick", "pick", lambda results, which: results[which])

@@ -1,0 +1,139 @@
+"""The rows of the table, and the inference of shape, dtype and axes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphnn.errors import ShapeError
+from graphnn.ir import IR, Node
+from graphnn.sites import Site
+
+Signature = tuple[tuple[int, ...], torch.dtype]
+Axes = frozenset[str]
+
+
+def _union(axes: Sequence[Axes], attrs: dict[str, Any]) -> Axes:
+    return frozenset().union(*axes)
+
+
+def contracted(axes: Sequence[Axes], attrs: dict[str, Any]) -> Axes:
+    """Axes of an operation that sums over the named axes in its attribute `contract`."""
+    return _union(axes, attrs) - attrs["contract"]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One primitive.
+
+    `run(*tensors, **attrs)` is the meaning, on one example at one position; operations of the
+    family `axis` get their first argument with the axis as its first dimension. `grad(g, y, *xs)`
+    gives, as expressions, what flows to each input (None: nothing). `torch` and `out` are the
+    templates by which the torch backend writes the batched operation.
+    """
+
+    name: str
+    family: str
+    run: Callable[..., Any] | None = None
+    grad: Callable[..., Sequence[Any]] | None = None
+    torch: str = ""
+    out: str = ""
+    axes: Callable[[Sequence[Axes], dict[str, Any]], Axes] = _union
+    private: frozenset[str] = frozenset()
+    flops: int = 1
+
+
+OPS: dict[str, Op] = {}
+
+
+def row(name: str, family: str, run: Callable[..., Any] | None = None, **fields: Any) -> Op:
+    """Add a row to the table."""
+    OPS[name] = Op(name, family, run, **fields)
+    return OPS[name]
+
+
+# operations over a named axis whose result still varies over it
+KEEPS_AXIS = frozenset({"axis_softmax", "axis_reverse", "axis_roll", "axis_top"})
+_INFERRED: dict[Any, Signature] = {}
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_key(v) for v in value)
+    return value
+
+
+def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
+    """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
+    public = {k: v for k, v in attrs.items() if k not in op.private}
+    args = [
+        n.attrs["value"] if n.op == "const" else (n.shape, n.dtype) for n in operands
+    ]
+    # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
+    typed = [(type(a), a) for a in args]
+    key = (op.name, _key(typed), _key(sorted(public.items(), key=lambda item: item[0])))
+    if key not in _INFERRED:
+        tensors = [
+            torch.empty((2,) * (op.family == "axis" and i == 0) + a[0], dtype=a[1], device="meta")
+            if isinstance(a, tuple)
+            else a
+            for i, a in enumerate(args)
+        ]
+        if all(not isinstance(t, torch.Tensor) for t in tensors) and tensors:
+            tensors = [torch.tensor(t, device="meta") for t in tensors]
+        result = op.run(*tensors, **public)  # type: ignore[misc]
+        skip = int(op.name in KEEPS_AXIS)
+        _INFERRED[key] = (tuple(result.shape)[skip:], result.dtype)
+    return _INFERRED[key]
+
+
+def build(
+    ir: IR,
+    op_name: str,
+    inputs: Sequence[int],
+    attrs: dict[str, Any],
+    *,
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+    axes: Axes | None = None,
+    name: str | None = None,
+    site: Site | None = None,
+) -> int:
+    """Add a node, inferring what is not given. Raises ShapeError naming the user's line."""
+    op = OPS[op_name]
+    operands = [ir[i] for i in inputs]
+    if shape is None or dtype is None:
+        try:
+            inferred = _infer(op, operands, attrs)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise ShapeError(
+                f"'{op_name}' cannot be applied to these shapes: {_first_line(error)}",
+                node=name or ir.here[0] or None,
+                site=site or ir.here[1],
+                got=", ".join(f"{n.label} {tuple(n.shape)} {n.dtype}" for n in operands),
+                wanted="shapes of one example at one position: no batch, no named axis",
+                fix="compare each value's `.shape`; batch and time are implied, never written",
+            ) from None
+        shape = inferred[0] if shape is None else shape
+        dtype = inferred[1] if dtype is None else dtype
+    if axes is None:
+        axes = op.axes([n.axes for n in operands], attrs)
+    node = Node(
+        ir.fresh(),
+        op_name,
+        tuple(inputs),
+        attrs,
+        tuple(shape),
+        axes,
+        dtype,
+        ir.here[0] if name is None else name,
+        site or ir.here[1],
+    )
+    return ir.insert(node)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,167 @@
+"""Which primitives a torch function is: the entry of every torch call on a symbolic value.
+
+`call` finds the function's decomposition by name, or keeps it as an opaque node that torch itself
+runs. Decompositions live in `torch_math` and `torch_shapes`, one small function each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from graphnn.errors import ShapeError, UnsupportedError
+from graphnn.ops import torch_math, torch_shapes
+from graphnn.ops.expr import Expr
+from graphnn.ops.table import build
+from graphnn.sites import user_site
+
+HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
+Handler = Callable[..., Any]
+
+
+def _collect() -> dict[Any, Handler]:
+    """Every public spelling of each decomposed function: torch.tanh, Tensor.tanh, F.tanh …"""
+    found: dict[Any, Handler] = {}
+    for name, handler in {**torch_math.HANDLERS, **torch_shapes.HANDLERS}.items():
+        for home in HOMES:
+            function = getattr(home, name, None)
+            if callable(function):
+                found.setdefault(function, handler)
+    return found
+
+
+TABLE = _collect()
+MIXES_EXAMPLES = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
+
+
+def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+    """Add to `graph` what `function(*args, **kwargs)` computes; returns values."""
+    name = getattr(function, "__name__", str(function))
+    site = user_site()
+    if kwargs.get("out") is not None or name.endswith("_") and not name.endswith("__"):
+        raise UnsupportedError(
+            f"a symbolic value cannot be written in place ({name})",
+            site=site,
+            fix="use the result of the operation instead of out= or a trailing underscore",
+        )
+    if function in MIXES_EXAMPLES:
+        raise UnsupportedError(
+            f"{name} mixes the examples of a batch, and a graph says one example",
+            site=site,
+            got=name,
+            wanted="an operation on one example",
+            fix="use nn.LayerNorm or nn.GroupNorm",
+        )
+    before = graph.ir.here
+    graph.ir.here = (_module_name(graph, args, kwargs), site)
+    try:
+        handler = TABLE.get(function)
+        exprs_args, exprs_kwargs = tree_map(lambda x: _enter(graph, x), (args, kwargs))
+        result = NotImplemented
+        if handler is not None:
+            result = handler(*exprs_args, **exprs_kwargs)
+        if result is NotImplemented:
+            result = _opaque(graph, function, exprs_args, exprs_kwargs)
+    finally:
+        graph.ir.here = before
+    return tree_map(lambda x: _leave(graph, x), result)
+
+
+def _module_name(graph: Any, args: Any, kwargs: Any) -> str:
+    """`enc` for a call that uses the parameter `enc.weight`."""
+    for leaf in tree_flatten((args, kwargs))[0]:
+        if isinstance(leaf, torch.Tensor) and (key := graph._parameters.get(id(leaf))):
+            return key.rpartition(".")[0] or key
+    return ""
+
+
+def _enter(graph: Any, x: Any) -> Any:
+    from graphnn.value import Value
+
+    if isinstance(x, Value):
+        return Expr(graph.ir, x.id)
+    return graph._tensor(x) if isinstance(x, torch.Tensor) else x
+
+
+def _leave(graph: Any, x: Any) -> Any:
+    from graphnn.value import Value
+
+    return Value(graph, x.id) if isinstance(x, Expr) else x
+
+
+class Arrange:
+    """Puts tensors back into the arguments of an opaque call."""
+
+    def __init__(self, leaves: list[Any], spec: Any, places: list[int]):
+        self.leaves, self.spec, self.places = leaves, spec, places
+
+    def __call__(self, tensors: Any) -> Any:
+        leaves = list(self.leaves)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            leaves[place] = tensor
+        return tree_unflatten(leaves, self.spec)
+
+
+def _opaque(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+    """A node that torch runs as it stands, one example at a time by vmap."""
+    leaves, spec = tree_flatten((args, kwargs))
+    places = [i for i, x in enumerate(leaves) if isinstance(x, Expr)]
+    operands = [leaves[i] for i in places]
+    arrange = Arrange([None if isinstance(x, Expr) else x for x in leaves], spec, places)
+    name = getattr(function, "__name__", str(function))
+    result = _on_meta(function, arrange, operands, name, graph.ir.here)
+    parts = [result] if isinstance(result, torch.Tensor) else list(result)
+    node = build(
+        graph.ir,
+        "opaque",
+        [x.id for x in operands],
+        {
+            "function": function,
+            "arrange": arrange,
+            "called": name,
+            "outs": tuple((tuple(r.shape), r.dtype) for r in parts),
+        },
+        shape=(),
+        dtype=next((r.dtype for r in parts if r.dtype.is_floating_point), parts[0].dtype),
+        name=graph.ir.here[0] or name,
+    )
+    picked = [
+        Expr(
+            graph.ir,
+            build(graph.ir, "pick", (node,), {"which": i}, shape=tuple(r.shape), dtype=r.dtype),
+        )
+        for i, r in enumerate(parts)
+    ]
+    if isinstance(result, torch.Tensor):
+        return picked[0]
+    return type(result)(picked) if type(result) in (tuple, list) else tuple(picked)
+
+
+def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, here: Any) -> Any:
+    tensors = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in operands]
+    try:
+        args, kwargs = arrange(tensors)
+        result = function(*args, **kwargs)
+    except Exception as error:
+        raise ShapeError(
+            f"'{name}' cannot be applied to these shapes: {str(error).splitlines()[0]}",
+            node=here[0] or None,
+            site=here[1],
+            got=", ".join(f"{x.node.label} {x.shape} {x.dtype}" for x in operands),
+            wanted="shapes of one example at one position that the function takes",
+            fix="compare each value's `.shape`; batch and time are implied, never written",
+        ) from None
+    parts = [result] if isinstance(result, torch.Tensor) else result
+    if not isinstance(parts, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in parts):
+        raise UnsupportedError(
+            f"'{name}' does not return tensors",
+            site=here[1],
+            got=type(result).__name__,
+            wanted="a tensor, or a tuple or list of tensors",
+            fix="call it outside the graph, or on plain numbers",
+        )
+    return result

@@ -1,0 +1,45 @@
+"""arrange: the order of axes in memory: those that loops run over first, then the batch.
+
+One step of a loop is then one contiguous block.
+"""
+
+from __future__ import annotations
+
+from graphnn.ir import BATCH, IR
+from graphnn.planner.loopir import whole_views
+from graphnn.planner.partition import Loop, Whole, loops, partition
+
+
+def arrange(ir: IR) -> IR:
+    """The same graph with its axes in memory order, and loops that hand out only what they compute."""
+    order: list[str] = []
+    for loop in loops(partition(ir)):
+        _nest(loop, order)
+    rest = [a for a in ir.axes if a not in order and a != BATCH]
+    new = ir.copy()
+    new.axes = {a: ir.axes[a] for a in (*order, BATCH, *rest)}
+    return settle(new)
+
+
+def settle(ir: IR) -> IR:
+    """Views and states of loops, outer then inner, that are read outside are made again there."""
+    level = loops(partition(ir))
+    ir = whole_views(ir, level)
+    inner = [loop for outer in loops(partition(ir)) for loop in _inside(outer)]
+    return whole_views(ir, inner) if inner else ir
+
+
+def _inside(loop: Loop) -> list[Loop]:
+    found = []
+    for region in loop.body:
+        if not isinstance(region, Whole):
+            found += [region, *_inside(region)]
+    return found
+
+
+def _nest(loop: Loop, order: list[str]) -> None:
+    if loop.axis not in order:
+        order.append(loop.axis)
+    for region in loop.body:
+        if not isinstance(region, Whole):
+            _nest(region, order)

@@ -1,0 +1,332 @@
+"""differentiate: the backward of a loop, as a graph that goes through the same passes.
+
+A delay of d steps becomes a delay of -d steps for gradients, so the derived graph has the same loop
+run in reverse. Weight gradients are products summed over every axis the weight lacks; nothing in
+the loop needs them, so they leave it as one product each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr, const, make, reshape
+from graphnn.ops.table import OPS, build
+from graphnn.planner.loopir import LoopIR, given
+from graphnn.planner.rewrite import keep, reachable
+
+FREE = ("view", "rename")
+CHEAP = ("pointwise",)
+
+
+@dataclass
+class Derived:
+    """The gradient graph of a loop.
+
+    Its `given` nodes have the ids of the loop's own values (`saved`: those the loop computes) and,
+    for gradients of results, the ids in `cotangents`. `ir.outputs["d<i>"]` is the gradient of the
+    value `i` that the loop reads.
+    """
+
+    ir: IR
+    cotangents: dict[int, int]
+    saved: list[int]
+    recomputed: list[int]
+
+
+def differentiate(loop: LoopIR, wanted: Iterable[int], recompute: bool = False) -> Derived:
+    """The gradients of the values `wanted` among `loop.reads`.
+
+    With `recompute`, pointwise values are computed again in the backward instead of being saved.
+    """
+    return _Adjoint(loop, set(wanted), recompute).run()
+
+
+class _Adjoint:
+    def __init__(self, loop: LoopIR, wanted: set[int], recompute: bool):
+        self.loop, self.wanted, self.recompute = loop, wanted, recompute
+        self.old = loop.ir
+        self.new = loop.ir.empty()
+        self.parts: dict[int, list[Expr]] = {}
+        self.slices: dict[int, list[tuple[Node, Expr]]] = {}
+        self.forward: dict[int, int] = {}
+        self.anti: dict[int, Expr] = {}
+        self.live = self._differentiable()
+
+    def _differentiable(self) -> set[int]:
+        """The nodes through which a gradient flows to something wanted."""
+        live = {i for i in self.wanted if self.old[i].dtype.is_floating_point}
+        while True:
+            more = set(live)
+            for node in self.old:
+                if not node.dtype.is_floating_point or node.op == "detach":
+                    continue
+                reads = [*node.inputs]
+                if node.id in self.old.closings:
+                    reads.append(self.old.closings[node.id])
+                if any(j in more for j in reads):
+                    more.add(node.id)
+            if more == live:
+                return live
+            live = more
+
+    def value(self, i: int) -> Expr:
+        """The forward value `i` in the gradient graph: given, or computed again where it is cheap."""
+        if i not in self.forward:
+            node = self.old[i]
+            family = OPS[node.op].family
+            again = family in FREE or (self.recompute and family in CHEAP)
+            again = again or node.op in ("const", "index", "size", "length", "given")
+            if node.op == "delay":
+                self.forward[i] = self._delayed(node)
+            elif again:
+                inputs = tuple(self.value(j).id for j in node.inputs)
+                self.forward[i] = self.new.insert(replace(node, inputs=inputs))
+            else:
+                self.forward[i] = self.new.insert(given(node))
+        return Expr(self.new, self.forward[i])
+
+    def _delayed(self, node: Node) -> int:
+        """A state, read off the saved sequence that closes it."""
+        self.forward[node.id] = node.id
+        inputs = tuple(self.value(j).id for j in node.inputs)
+        after = self.value(self.old.closings[node.id])
+        self.new.insert(replace(node, inputs=inputs))
+        self.new.closings[node.id] = after.id
+        return node.id
+
+    def run(self) -> Derived:
+        cotangents = {}
+        for i in self.loop.results:
+            if i in self.live:
+                source = replace(
+                    given(self.old[i]), id=self.new.fresh(), attrs={"key": ("d", i)},
+                    name=f"d_{self.old[i].label}",
+                )
+                cotangents[i] = self.new.insert(source)
+                self._flow(i, Expr(self.new, source.id))
+        for node in self.old:
+            if node.op == "delay" and node.id in self.live:
+                self._open(node)
+        for node in reversed(list(self.old)):
+            if node.id in self.live:
+                self._back(node)
+        self._close()
+        outputs = {f"d{i}": self._total(i) for i in sorted(self.wanted) if i in self.live}
+        self.new.outputs = {k: x.id for k, x in outputs.items() if x is not None}
+        ir = _ordered(self.new)
+        used = reachable(ir, ir.outputs.values())
+        ir = keep(ir, used)
+        saved = [n.id for n in ir if n.op == "given" and n.attrs["key"] in self._computed()]
+        again = [i for i, j in self.forward.items() if j in used and self.old[i].op != "given"
+                 and self.new[j].op not in ("given", "const", "index", "size", "length")]
+        cotangents = {i: c for i, c in cotangents.items() if c in used}
+        return Derived(ir, cotangents, saved, again)
+
+    def _computed(self) -> set[int]:
+        return {n.id for n in self.old if n.op != "given"}
+
+    def _open(self, node: Node) -> None:
+        """What flows through a delay arrives at its source `steps` positions earlier."""
+        zero = const(self.new, 0.0)
+        steps = -node.attrs["steps"]
+        i = build(
+            self.new,
+            "delay",
+            [zero.id],
+            {"axis": node.attrs["axis"], "steps": steps, "key": ""},
+            shape=node.shape,
+            dtype=node.dtype,
+            axes=node.axes,
+            name=f"d_{node.label}",
+            site=node.site,
+        )
+        self.anti[node.id] = Expr(self.new, i)
+        self._flow(self.old.closings[node.id], self.anti[node.id])
+
+    def _close(self) -> None:
+        """Close the gradients' delays, and give the initial values what the first steps read."""
+        for i, anti in self.anti.items():
+            total = self._total(i)
+            closed = const(self.new, 0.0) if total is None else total
+            self.new.closings[anti.id] = self._filled(closed, self.old[i]).id
+
+    def _filled(self, x: Expr, like: Node) -> Expr:
+        """`x` in the full shape of `like` (a gradient may be narrower than its value)."""
+        if x.shape != like.shape:
+            x = make("expand", x, shape=like.shape)
+        return x
+
+    def _flow(self, i: int, g: Expr | None) -> None:
+        """Add a contribution to the gradient of node `i`, summed over what `i` lacks."""
+        if g is None or i not in self.live:
+            return
+        self.parts.setdefault(i, []).append(self.fit(g, self.old[i]))
+
+    def fit(self, g: Expr, like: Node) -> Expr:
+        """`g` summed over the axes and dimensions along which `like` was broadcast."""
+        for axis in self.new.layout(g.axes - like.axes):
+            g = make("axis_sum", g, axis=axis)
+        extra = len(g.shape) - len(like.shape)
+        dims = [d for d in range(len(g.shape)) if d < extra]
+        ones = [
+            d + extra for d, n in enumerate(like.shape)
+            if extra >= 0 and n == 1 and g.shape[d + extra] != 1
+        ]
+        if dims or ones:
+            g = reshape(make("sum", g, dims=tuple(dims + ones)), like.shape)
+        if g.dtype != like.dtype:
+            g = make("cast", g, dtype=like.dtype)
+        return g
+
+    def _total(self, i: int) -> Expr | None:
+        """The gradient of node `i`: the sum of its contributions."""
+        parts = list(self.parts.get(i, ()))
+        cuts = self.slices.get(i, [])
+        if cuts:
+            parts += self._assembled(self.old[i], cuts)
+        if not parts:
+            return None
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        self.parts[i], self.slices[i] = [total], []
+        return total
+
+    def _assembled(self, node: Node, cuts: list[tuple[Node, Expr]]) -> list[Expr]:
+        """Gradients of slices, side by side where they make up the whole, else each among zeros."""
+        merged: dict[tuple[int, int, int, int], Expr] = {}
+        for cut, g in cuts:
+            a = cut.attrs
+            span = (a["dim"], a["start"], a["stop"], a["step"])
+            g = self._filled(g, cut)
+            merged[span] = merged[span] + g if span in merged else g
+        spans = sorted(merged)
+        joined = len({s[0] for s in spans}) == 1 and all(s[3] == 1 for s in spans)
+        joined = joined and all(a[2] == b[1] for a, b in zip(spans, spans[1:], strict=False))
+        dim = spans[0][0]
+        if joined and spans[0][1] == 0 and spans[-1][2] == node.shape[dim]:
+            pieces = [merged[s] for s in spans]
+            return [pieces[0] if len(pieces) == 1 else make("cat", *pieces, dim=dim)]
+        return [
+            make("pad", g, dim=d, start=start, step=step, size=node.shape[d])
+            for (d, start, _, step), g in merged.items()
+        ]
+
+    def _back(self, node: Node) -> None:
+        self.new.here = (f"d_{node.name}" if node.name else "", node.site)
+        if node.op == "delay":
+            self._back_delay(node)
+        elif node.op == "slice":
+            g = self._total(node.id)
+            if g is not None and node.inputs[0] in self.live:
+                self.slices.setdefault(node.inputs[0], []).append((node, g))
+        elif node.op == "opaque":
+            self._back_opaque(node)
+        elif node.op not in ("given", "pick") and node.inputs:
+            self._back_row(node)
+        self.new.here = ("", None)
+
+    def _back_row(self, node: Node) -> None:
+        g = self._total(node.id)
+        row = OPS[node.op]
+        if g is None:
+            return
+        if row.grad is None:
+            raise AssertionError(f"operation '{node.op}' has no derivative")
+        y = _Lazy(self, node.id)
+        flows = row.grad(g, y, *[_Lazy(self, i) for i in node.inputs])
+        if flows is None:
+            return
+        for i, flow in zip(node.inputs, flows, strict=True):
+            if flow is not None and i in self.live:
+                self._flow(i, flow)
+
+    def _back_delay(self, node: Node) -> None:
+        """Initial values receive what the first |steps| positions read."""
+        g = self._total(node.id)
+        axis, steps = node.attrs["axis"], node.attrs["steps"]
+        if g is None:
+            return
+        for slot in range(abs(steps)):
+            i = node.inputs[slot if len(node.inputs) > 1 else 0]
+            position = slot if steps > 0 else -1 - slot
+            if i in self.live:
+                self._flow(i, make("axis_at", self._over(g, axis), axis=axis, position=position))
+
+    def _over(self, g: Expr, axis: str) -> Expr:
+        return g if axis in g.axes else g + make("cast", _index(self.new, axis) * 0, dtype=g.dtype)
+
+    def _back_opaque(self, node: Node) -> None:
+        """A function without a row: torch derives it, step by step."""
+        picks = {
+            n.attrs["which"]: n
+            for n in self.old
+            if n.op == "pick" and n.inputs[0] == node.id
+        }
+        outs = [k for k, (_, dtype) in enumerate(node.attrs["outs"]) if dtype.is_floating_point]
+        grads, any_flow = [], False
+        for k in outs:
+            g = self._total(picks[k].id) if k in picks else None
+            any_flow = any_flow or g is not None
+            grads.append(g if g is not None else self._zeros(node, k))
+        wanted = tuple(k for k, i in enumerate(node.inputs) if i in self.live)
+        if not any_flow or not wanted:
+            return
+        grads = [self._filled(g, picks[k]) if k in picks else g for k, g in zip(outs, grads)]
+        operands = [*grads, *[self.value(i) for i in node.inputs]]
+        attrs = {k: node.attrs[k] for k in ("function", "arrange", "called")}
+        vjp = build(
+            self.new,
+            "vjp",
+            [x.id for x in operands],
+            {**attrs, "count": len(grads), "wanted": wanted, "outs": ()},
+            shape=(),
+            dtype=node.dtype,
+        )
+        for which, k in enumerate(wanted):
+            x = self.old[node.inputs[k]]
+            pick = build(
+                self.new, "pick", (vjp,), {"which": which}, shape=x.shape, dtype=x.dtype
+            )
+            self._flow(x.id, Expr(self.new, pick))
+
+    def _zeros(self, node: Node, k: int) -> Expr:
+        shape, dtype = node.attrs["outs"][k]
+        zero = make("cast", const(self.new, 0.0), dtype=dtype)
+        return make("expand", zero, shape=shape)
+
+
+class _Lazy(Expr):
+    """A forward value in a derivative's formula: saved only if the formula really uses it."""
+
+    __slots__ = ("adjoint", "old_id")
+
+    def __init__(self, adjoint: _Adjoint, old_id: int):
+        self.adjoint, self.old_id = adjoint, old_id
+        self.ir = adjoint.new
+
+    @property
+    def id(self) -> int:  # type: ignore[override]
+        return self.adjoint.value(self.old_id).id
+
+    @property
+    def node(self) -> Node:
+        return self.adjoint.old[self.old_id]
+
+
+def _index(ir: IR, axis: str) -> Any:
+    from graphnn.ops.sources import index_of
+
+    return index_of(ir, axis)
+
+
+def _ordered(ir: IR) -> IR:
+    """Nodes in an order in which each finds its operands (saved values may come late)."""
+    from graphnn.planner.loopir import _merge_orders
+
+    new = ir.copy()
+    new.nodes = _merge_orders(ir.nodes, {})
+    return new

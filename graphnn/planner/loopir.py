@@ -1,0 +1,125 @@
+"""One loop as a graph of its own: what the kernels of a loop, forward and backward, are made from.
+
+Values from outside become `given` nodes; what is needed outside becomes outputs, named after the
+node that makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from graphnn.ir import IR, Node
+from graphnn.ops.table import OPS
+from graphnn.planner.partition import Loop
+
+
+@dataclass
+class LoopIR:
+    """A loop cut out of its graph.
+
+    `ir` has a `given` node for each value in `reads` (same id as in the graph it came from);
+    `results` are the nodes whose values over the whole axis are needed outside.
+    """
+
+    name: str
+    loop: Loop
+    ir: IR
+    reads: list[int]
+    results: list[int]
+
+
+def given(node: Node) -> Node:
+    """`node` as something that comes from outside."""
+    return replace(node, op="given", inputs=(), attrs={"key": node.id})
+
+
+def extract(ir: IR, loop: Loop, outside: set[int]) -> LoopIR:
+    """Cut a loop out; `outside` are the nodes read by anything that is not in it."""
+    inside = set(loop.nodes)
+    cut = ir.empty()
+    reads: list[int] = []
+    for i in loop.nodes:
+        for j in ir[i].inputs:
+            if j not in inside and j not in cut.nodes:
+                source = ir[j]
+                if source.op in ("const", "size"):
+                    cut.insert(source)
+                    continue
+                cut.insert(given(source))
+                reads.append(j)
+    for i in loop.nodes:
+        cut.insert(ir[i])
+    cut.closings = {d: s for d, s in ir.closings.items() if d in inside}
+    cut.until = {a: i for a, i in ir.until.items() if i in inside}
+    results = [i for i in loop.nodes if i in outside]
+    cut.outputs = {f"v{i}": i for i in results}
+    return LoopIR(_name(ir, loop), loop, cut, reads, results)
+
+
+def _name(ir: IR, loop: Loop) -> str:
+    named = [ir[i].name for i in loop.states if ir[i].name]
+    return "_".join(dict.fromkeys(named)) or f"loop_{loop.states[0]}"
+
+
+def whole_views(ir: IR, loops: list[Loop]) -> IR:
+    """Views and states of a loop that something outside reads are made again outside, from their base.
+
+    A loop then hands out only values that its steps really compute.
+    """
+    home = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
+    if not home:
+        return ir
+    new = ir.copy()
+    order: dict[int, Node] = {}
+    twin: dict[int, int] = {}
+
+    def outside(i: int) -> int:
+        """The node to read from outside in place of `i`."""
+        node = ir[i]
+        copied = OPS[node.op].family in ("view", "rename")
+        state = node.op == "delay" and node.attrs["axis"] == loops[home[i]].axis
+        if not copied and not state:
+            return i
+        if i not in twin:
+            fresh = new.fresh()
+            twin[i] = fresh
+            inputs = tuple(outside(j) if home.get(j) == home[i] else j for j in node.inputs)
+            order[fresh] = replace(node, id=fresh, inputs=inputs)
+            if state:
+                new.closings[fresh] = ir.closings[i]
+        return twin[i]
+
+    nodes: dict[int, Node] = {}
+    for node in ir:
+        swap = {
+            j: outside(j) for j in node.inputs if j in home and home.get(node.id) != home[j]
+        }
+        nodes[node.id] = (
+            replace(node, inputs=tuple(swap.get(j, j) for j in node.inputs)) if swap else node
+        )
+    new.outputs = {k: outside(i) if i in home else i for k, i in ir.outputs.items()}
+    for delay, source in ir.closings.items():
+        if source in home and home.get(delay) != home[source]:
+            new.closings[delay] = outside(source)
+    for fresh, source in list(new.closings.items()):
+        if fresh in order and source in home:
+            new.closings[fresh] = outside(source)
+    new.nodes = _merge_orders(nodes, order)
+    return new
+
+
+def _merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, Node]:
+    """All nodes, each behind its operands."""
+    pool = {**nodes, **extra}
+    done: dict[int, Node] = {}
+    for root in pool:
+        stack = [root]
+        while stack:
+            i = stack[-1]
+            missing = [j for j in pool[i].inputs if j not in done]
+            if i in done or not missing:
+                stack.pop()
+                done.setdefault(i, pool[i])
+            else:
+                stack.extend(missing)
+    return done

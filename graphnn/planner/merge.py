@@ -1,0 +1,158 @@
+"""merge: many small operations on one value become one large one.
+
+Linear maps of the same value become one product (four gates, one product); then pointwise
+operations on neighbouring slices of the same values become one operation on the longer slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.product import split_sub
+from graphnn.ops.table import OPS
+from graphnn.planner.rewrite import rewrite, tidy
+from graphnn.planner.simplify import simplify
+from graphnn.planner.split import home_loops
+
+Group = list[Node]
+ROUNDS = 8
+
+
+def merge(ir: IR) -> IR:
+    """Merge products, then whatever pointwise work became neighbouring by it."""
+    ir = _apply(tidy(ir), _product_key, _join_products)
+    for _ in range(ROUNDS):
+        before = len(ir)
+        ir = simplify(_apply(tidy(ir), _slice_key, _join_slices))
+        if len(ir) >= before:
+            break
+    return ir
+
+
+def _apply(
+    ir: IR,
+    key: Callable[[IR, Node], Any],
+    join: Callable[[IR, Callable[[int], Expr], Group], dict[int, Expr]],
+) -> IR:
+    """Join the nodes that share a key, at the place of the first of them."""
+    home = home_loops(ir)
+    groups: dict[Any, Group] = {}
+    for node in ir:
+        found = key(ir, node)
+        if found is not None:
+            groups.setdefault((home.get(node.id), found), []).append(node)
+    member = {n.id: group for group in groups.values() if len(group) > 1 for n in group}
+    done: dict[int, Expr] = {}
+    moved: dict[int, int] = {}
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        if node.id in member and node.id not in done:
+            done.update(join(ir, lambda i: Expr(new, moved[i]), member[node.id]))
+        return done.get(node.id)
+
+    return rewrite(ir, rule, moved)
+
+
+def _product_key(ir: IR, node: Node) -> Any:
+    """Linear maps of one value by weights: x Wᵀ, the outputs of which can lie side by side."""
+    if node.op != "product" or node.attrs["contract"]:
+        return None
+    weight = ir[node.inputs[1]]
+    left, right, out = split_sub(node.attrs["sub"])
+    free = [c for c in right if c not in left]
+    if weight.axes or len(free) != 1 or right[0] != free[0] or out[-1] != free[0]:
+        return None
+    return (node.inputs[0], node.attrs["sub"], weight.shape[1:], weight.dtype)
+
+
+def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+    weights = [at(n.inputs[1]) for n in group]
+    joined = make("cat", *weights, dim=0, name="")
+    whole = make("product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset())
+    return _slices(whole, [(n.id, w.shape[0]) for n, w in zip(group, weights, strict=True)])
+
+
+def _slices(whole: Expr, sizes: list[tuple[int, int]]) -> dict[int, Expr]:
+    dim, start, parts = len(whole.shape) - 1, 0, {}
+    for i, size in sizes:
+        name = whole.ir.here[0]
+        parts[i] = make(
+            "slice", whole, dim=dim, start=start, stop=start + size, step=1, name=name
+        )
+        start += size
+    return parts
+
+
+def _last_slice(node: Node) -> tuple[int, int] | None:
+    a = node.attrs
+    if node.op == "slice" and a["dim"] == len(node.shape) - 1 and a["step"] == 1:
+        return a["start"], a["stop"]
+    return None
+
+
+def _slice_key(ir: IR, node: Node) -> Any:
+    """Pointwise work on slices at one place of their bases; weights may differ from slice to slice."""
+    if OPS[node.op].family != "pointwise" or node.op == "detach" or not node.shape:
+        return None
+    shape, place, described = node.shape, None, []
+    for x in ir.operands(node):
+        span = _last_slice(x)
+        if span is not None and x.shape == shape and x.axes:
+            if place not in (None, span):
+                return None
+            place = span
+            described.append(("slice", x.inputs[0]))
+        elif x.op == "const":
+            described.append(("const", x.id))
+        elif not x.axes and x.shape == shape[-1:]:
+            described.append(("weight", x.dtype))
+        else:
+            return None
+    if place is None:
+        return None
+    attrs = tuple(sorted(node.attrs.items(), key=str))
+    return (node.op, tuple(described), attrs, len(shape))
+
+
+def _span(ir: IR, node: Node) -> tuple[int, int]:
+    return next(s for s in map(_last_slice, ir.operands(node)) if s is not None)
+
+
+def _join_slices(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+    """One operation for each run of neighbouring slices."""
+    ordered = sorted(group, key=lambda n: _span(ir, n))
+    done: dict[int, Expr] = {}
+    run: Group = []
+    for node in [*ordered, None]:
+        if run and (node is None or _span(ir, run[-1])[1] != _span(ir, node)[0]):
+            if len(run) > 1:
+                done.update(_join_run(ir, at, run))
+            run = []
+        if node is not None:
+            run.append(node)
+    return done
+
+
+def _join_run(ir: IR, at: Callable[[int], Expr], run: Group) -> dict[int, Expr]:
+    start, stop = _span(ir, run[0])[0], _span(ir, run[-1])[1]
+    operands: list[Expr] = []
+    for position, x in enumerate(ir.operands(run[0])):
+        if x.op == "const":
+            operands.append(at(x.id))
+        elif not x.axes:
+            parts = [at(n.inputs[position]) for n in run]
+            operands.append(make("cat", *parts, dim=0, name=""))
+        else:
+            base = at(x.inputs[0])
+            dim = len(base.shape) - 1
+            whole = (start, stop) == (0, base.shape[dim])
+            operands.append(
+                base
+                if whole
+                else make("slice", base, dim=dim, start=start, stop=stop, step=1, name="")
+            )
+    merged = make(run[0].op, *operands, **run[0].attrs)
+    return _slices(merged, [(n.id, n.shape[-1]) for n in run])

@@ -1,0 +1,66 @@
+"""The order of the passes, and the plan they make."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from graphnn.ir import IR, verify
+from graphnn.planner.arrange import arrange
+from graphnn.planner.mask import mask
+from graphnn.planner.merge import merge
+from graphnn.planner.partition import Region, partition
+from graphnn.planner.simplify import simplify
+from graphnn.planner.split import split
+from graphnn.planner.states import finals, resume
+
+# the passes that may be switched off: with and without them a graph means the same
+SWITCHABLE: dict[str, Callable[[IR], IR]] = {
+    "simplify": simplify,
+    "split": split,
+    "merge": merge,
+}
+ORDER = ("simplify", "split", "simplify", "merge")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a plan is specialised on: which lengths and states a call gives, and which it wants."""
+
+    ragged: frozenset[str] = frozenset()
+    resumed: frozenset[str] = frozenset()
+    finals: bool = False
+
+
+@dataclass
+class Plan:
+    """A planned graph. `ir` is final, `regions` its parts in order, `order` the user's axes."""
+
+    ir: IR
+    regions: list[Region]
+    order: list[str]
+    passes: frozenset[str]
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -> Plan:
+    """Run the passes. `carried` are the delays whose final values the call may want."""
+    start = time.perf_counter()
+    order = list(ir.axes)
+    ir = _step(ir, "states", lambda g: resume(g, variant.resumed))
+    if variant.finals:
+        ir = _step(ir, "finals", lambda g: finals(g, carried, variant.ragged))
+    ir = _step(ir, "mask", lambda g: mask(g, variant.ragged))
+    for name in ORDER:
+        if name in passes:
+            ir = _step(ir, name, SWITCHABLE[name])
+    ir = _step(ir, "arrange", arrange)
+    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start)
+
+
+def _step(ir: IR, name: str, run: Callable[[IR], IR]) -> IR:
+    ir = run(ir)
+    verify(ir, name)
+    return ir

@@ -1,0 +1,38 @@
+"""trace: run the user's `graph(g)` and keep what it drew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphnn.errors import GraphError
+from graphnn.graph import Graph
+from graphnn.ir import IR
+
+
+@dataclass
+class Trace:
+    """A drawn graph and the constant tensors it uses, by the key of their nodes."""
+
+    ir: IR
+    constants: dict[int, torch.Tensor]
+
+
+def trace(source: nn.Module | Graph) -> Trace:
+    """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands."""
+    if isinstance(source, Graph):
+        return Trace(source.ir.copy(), dict(source.constants))
+    draw: Any = getattr(source, "graph", None)
+    if not callable(draw):
+        raise GraphError(
+            f"{type(source).__name__} cannot be compiled",
+            got=f"{type(source).__name__}, without a graph(self, g) method",
+            wanted="a graphnn.Graph, or a module whose graph(self, g) draws one",
+            fix="add `def graph(self, g): …` with g.input(...) and g.output(...)",
+        )
+    g = Graph(type(source).__name__.lower(), source)
+    draw(g)
+    return Trace(g.ir.copy(), dict(g.constants))

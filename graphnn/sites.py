@@ -1,0 +1,36 @@
+"""Where in the user's own code a node was made: the file and line that errors and plans name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_EXAMPLES = _HERE + "examples" + os.sep
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A line of a file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line}"
+
+
+def user_site() -> Site | None:
+    """The innermost frame that is neither graphnn's nor torch's: the line the user wrote."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        ours = file.startswith(_HERE) and not file.startswith(_EXAMPLES)
+        if not ours and not file.startswith(_TORCH) and not file.startswith("<frozen"):
+            return Site(file, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,253 @@
+"""Symbolic values: what flows through a graph, with the behaviour of tensors.
+
+A `Value` stands for one example at one position. Any torch function applied to it adds a node to
+its graph; `shape` and `dtype` are those of the result, `axes` the named axes it varies over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
+from graphnn.ir import BATCH, Node
+from graphnn.sites import user_site
+
+if TYPE_CHECKING:
+    from graphnn.graph import Graph
+
+
+def _refuse(what: str, fix: str) -> Any:
+    def method(self: Value, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"a symbolic value cannot {what}", node=self.label, site=user_site(), fix=fix
+        )
+
+    return method
+
+
+def _operator(function: Any, reverse: bool = False) -> Any:
+    def method(self: Value, *others: Any) -> Any:
+        args = (*others, self) if reverse else (self, *others)
+        return self.graph.apply(function, args, {})
+
+    return method
+
+
+_DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
+_CHANGE = "write the operation without the trailing underscore and use its result"
+
+
+class Value:
+    """A value of one example at one position. Made by a `Graph`, never by hand."""
+
+    def __init__(self, graph: Graph, id: int):
+        self.graph, self.id = graph, id
+
+    @property
+    def node(self) -> Node:
+        """The node that makes this value."""
+        return self.graph.ir[self.id]
+
+    @property
+    def label(self) -> str:
+        """The name errors and plans use."""
+        return self.node.label
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of one example at one position: no batch, no named axis."""
+        return torch.Size(self.node.shape)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The named axes this value varies over, in the order the graph met them."""
+        return tuple(a for a in self.graph.ir.layout(self.node.axes) if a != BATCH)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The element type."""
+        return self.node.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Rank of `shape`."""
+        return len(self.node.shape)
+
+    device = property(lambda self: torch.device("meta"))
+    requires_grad = property(lambda self: self.dtype.is_floating_point)
+    is_nested = is_sparse = is_quantized = is_cuda = False
+    layout = torch.strided
+
+    @property
+    def T(self) -> Value:
+        """Dimensions in reverse order."""
+        return self.permute(*reversed(range(self.ndim)))
+
+    @property
+    def mT(self) -> Value:
+        """The last two dimensions exchanged."""
+        return self.transpose(-1, -2)
+
+    def dim(self) -> int:
+        """Rank of `shape`."""
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or its size along `dim`."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """How many numbers one example has at one position."""
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is a floating one."""
+        return self.dtype.is_floating_point
+
+    def is_contiguous(self, **_: Any) -> bool:
+        """Always true: memory layout is the planner's business."""
+        return True
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"len() of {self.label}, whose shape is ()")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter([self[i] for i in range(len(self))])
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(torch.Tensor, name, None)
+        if method is None or name.startswith("__") or not callable(method):
+            raise AttributeError(f"a graphnn Value has no attribute '{name}'")
+        if name.endswith("_"):
+            return lambda *a, **k: _refuse(f"be changed in place ({name})", _CHANGE)(self)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.graph.apply(method, (self, *args), kwargs)
+
+        return call
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        _refuse("be assigned to by index", "build the result with torch.cat or torch.where")(self)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        from graphnn.graph import graph_of
+
+        return graph_of(args, kwargs or {}).apply(function, args, kwargs or {})
+
+    def __repr__(self) -> str:
+        return f"Value({self.label}, shape={tuple(self.shape)}, axes={self.axes})"
+
+    __hash__ = object.__hash__
+    __bool__ = _refuse("decide a Python `if`", _DECIDE)
+    __float__ = _refuse("become a Python number", _DECIDE)
+    __int__ = _refuse("become a Python number", _DECIDE)
+    __index__ = _refuse("become a Python number", _DECIDE)
+    item = _refuse("become a Python number", _DECIDE)
+    tolist = _refuse("become a Python list", _DECIDE)
+    numpy = _refuse("become an array", "call the compiled model on tensors")
+    backward = _refuse("run backward", "call .backward() on what the compiled model returns")
+    __add__ = _operator(torch.add)
+    __radd__ = _operator(torch.add, True)
+    __sub__ = _operator(torch.sub)
+    __rsub__ = _operator(torch.sub, True)
+    __mul__ = _operator(torch.mul)
+    __rmul__ = _operator(torch.mul, True)
+    __truediv__ = _operator(torch.div)
+    __rtruediv__ = _operator(torch.div, True)
+    __floordiv__ = _operator(torch.floor_divide)
+    __mod__ = _operator(torch.remainder)
+    __pow__ = _operator(torch.pow)
+    __rpow__ = _operator(torch.pow, True)
+    __matmul__ = _operator(torch.matmul)
+    __rmatmul__ = _operator(torch.matmul, True)
+    __neg__ = _operator(torch.neg)
+    __abs__ = _operator(torch.abs)
+    __invert__ = _operator(torch.logical_not)
+    __and__ = _operator(torch.logical_and)
+    __rand__ = _operator(torch.logical_and, True)
+    __or__ = _operator(torch.logical_or)
+    __ror__ = _operator(torch.logical_or, True)
+    __xor__ = _operator(torch.logical_xor)
+    __lt__ = _operator(torch.lt)
+    __le__ = _operator(torch.le)
+    __gt__ = _operator(torch.gt)
+    __ge__ = _operator(torch.ge)
+    __eq__ = _operator(torch.eq)  # type: ignore[assignment]
+    __ne__ = _operator(torch.ne)  # type: ignore[assignment]
+    __getitem__ = _operator(torch.Tensor.__getitem__)
+
+
+class State(Value):
+    """A value of `delay` positions ago, closed by `state.next = value`."""
+
+    @property
+    def next(self) -> Value:
+        """The value that this state takes at the next position."""
+        ir = self.graph.ir
+        if self.id not in ir.closings:
+            raise UnsupportedError(
+                f"state '{self.label}' has no next value yet",
+                node=self.label,
+                site=self.node.site,
+                fix=f"assign {self.label}.next = value before reading it",
+            )
+        return Value(self.graph, ir.closings[self.id])
+
+    @next.setter
+    def next(self, value: Any) -> None:
+        ir, name = self.graph.ir, self.label
+        if self.id in ir.closings:
+            raise StateClosedTwiceError(
+                f"state '{name}' is closed twice",
+                node=name,
+                site=user_site(),
+                got=f"a second `.next` (the first is {ir[ir.closings[self.id]].label})",
+                wanted="one `.next = value` a state",
+                fix="use a second state, or combine the two values before closing",
+            )
+        closed = self.graph.value(value)
+        if closed.node.shape != self.node.shape and closed.node.shape == ():
+            closed = closed.expand(self.node.shape)
+        self._check(closed)
+        ir.closings[self.id] = closed.id
+
+    def _check(self, value: Value) -> None:
+        name = self.label
+        if value.shape != self.shape:
+            raise ShapeError(
+                f"the next value of state '{name}' has another shape than the state",
+                node=name,
+                site=user_site(),
+                got=f"{tuple(value.shape)} from {value.label}",
+                wanted=f"{tuple(self.shape)}, as declared at {self.node.site}",
+                fix=f"declare g.state('{name}', shape={tuple(value.shape)}, …) or map the value",
+            )
+        if value.dtype != self.dtype:
+            raise DtypeError(
+                f"the next value of state '{name}' has another dtype than the state",
+                node=name,
+                site=user_site(),
+                got=f"{value.dtype} from {value.label}",
+                wanted=f"{self.dtype}",
+                fix=f"declare the state with dtype={value.dtype}, or cast with .to({self.dtype})",
+            )
+        if extra := value.node.axes - self.node.axes:
+            from graphnn.errors import AxisError
+
+            raise AxisError(
+                f"the next value of state '{name}' varies over axes the state does not carry",
+                node=name,
+                site=user_site(),
+                got=f"axes {value.axes} from {value.label}",
+                wanted=f"no more than {self.axes}",
+                fix=f"declare g.state('{name}', …, along={tuple(sorted(extra))}), or reduce over "
+                "them first (gn.sum, gn.last …)",
+            )
