@@ -282,7 +282,7 @@ def cut_samples(
         if text in samples or text in known:
             continue
         broken = break_one(text, draw)
-        if broken and broken[0] not in samples:
+        if broken and broken[0] not in samples and broken[0] not in known:
             samples[text] = Sample(text, True, nesting(text), broken[1])
             samples[broken[0]] = Sample(broken[0], False, nesting(text), broken[1])
     if len(samples) < count:
@@ -300,7 +300,7 @@ def load_samples(
     lengths: tuple[int, int] = (32, 160),
     seed: int = 0,
 ) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out samples; no file gives to both, no text is in both. Counts are to be even."""
+    """Training and held-out samples, an even number of each; no file gives to both."""
     files = read_files(find_files(folder), seed)
     if len(files) < 2:
         raise ValueError(f"found {len(files)} C files in {folder or 'the installed packages'}")

@@ -17,6 +17,7 @@ from graphnn.graph import Graph
 from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.check import check
+from graphnn.planner.choose import Target
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan
 from graphnn.planner.states import FINAL
@@ -147,7 +148,8 @@ class Compiled(nn.Module):
     def _run(self, call: calls.Call, finals: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if self.backend == "reference":
             return self._reference(call, finals)
-        variant = Variant(frozenset(call.lengths), frozenset(call.state), finals)
+        target = Target(call.device.type, torch.compiler.is_compiling())
+        variant = Variant(frozenset(call.lengths), frozenset(call.state), finals, target)
         program = self._program(variant)
         parameters = [self._lookup(n, call.device) for n in program.parameters]
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}

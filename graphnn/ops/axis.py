@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from graphnn.ir import BATCH
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.sources import index_of, size_of
 from graphnn.ops.table import KEEPS_AXIS, row
@@ -211,3 +212,14 @@ def _final_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> fr
 # what a delay would read after the last position; inputs: its next value, its initial values, and
 # the lengths where ragged
 row("final", "final", axes=_final_axes)
+
+
+def _given(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    """Axes that a pass gave: no operand is ever replaced by one with more."""
+    return frozenset().union(*operands) | {attrs["axis"], BATCH}
+
+
+# z(t) = a(t) z(t-1) + b(t) over a whole axis; inputs a, b and the initial z
+row("scan", "scan", axes=_given)
+# torch's own LSTM, GRU or RNN over a whole axis
+row("aten", "aten", axes=_given)

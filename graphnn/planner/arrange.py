@@ -15,6 +15,8 @@ def arrange(ir: IR) -> IR:
     order: list[str] = []
     for loop in loops(partition(ir)):
         _nest(loop, order)
+    order += [n.attrs["axis"] for n in ir if n.op in ("scan", "aten")]
+    order = list(dict.fromkeys(order))
     rest = [a for a in ir.axes if a not in order and a != BATCH]
     new = ir.copy()
     new.axes = {a: ir.axes[a] for a in (*order, BATCH, *rest)}

@@ -8,8 +8,11 @@ from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops
 
 
-def fuse(ir: IR) -> IR:
-    """The last pass before code is written: sums with a product become `affine` nodes."""
+def fuse(ir: IR, in_loops: bool = True) -> IR:
+    """The last pass before code is written: sums with a product become `affine` nodes.
+
+    Loops that are still to be differentiated are left as they are (`in_loops` false).
+    """
     users, home = ir.users(), home_loops(ir)
     outputs = set(ir.outputs.values())
 
@@ -24,6 +27,8 @@ def fuse(ir: IR) -> IR:
 
     def rule(new: IR, node: Node) -> Expr | None:
         old = ir[node.id] if node.id in ir.nodes else node
+        if not in_loops and old.id in home:
+            return None
         if node.op != "add" or (side := product_of(old)) is None:
             return None
         product, c = new[node.inputs[side]], Expr(new, node.inputs[1 - side])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from graphnn.ir import IR, verify
 from graphnn.planner.arrange import arrange
+from graphnn.planner.choose import Decision, Target, choose
+from graphnn.planner.hoist import hoist
 from graphnn.planner.mask import mask
 from graphnn.planner.merge import merge
 from graphnn.planner.partition import Region, partition
@@ -16,12 +18,14 @@ from graphnn.planner.split import split
 from graphnn.planner.states import finals, resume
 
 # the passes that may be switched off: with and without them a graph means the same
-SWITCHABLE: dict[str, Callable[[IR], IR]] = {
+PASSES: dict[str, Callable[[IR], IR]] = {
     "simplify": simplify,
     "split": split,
+    "hoist": hoist,
     "merge": merge,
 }
-ORDER = ("simplify", "split", "simplify", "merge")
+BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("merge",)
+SWITCHABLE = (*PASSES, "match", "scan")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Variant:
     ragged: frozenset[str] = frozenset()
     resumed: frozenset[str] = frozenset()
     finals: bool = False
+    target: Target = Target()
 
 
 @dataclass
@@ -42,7 +47,7 @@ class Plan:
     order: list[str]
     passes: frozenset[str]
     seconds: float
-    notes: list[str] = field(default_factory=list)
+    decisions: list[Decision]
 
 
 def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -> Plan:
@@ -53,11 +58,16 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     if variant.finals:
         ir = _step(ir, "finals", lambda g: finals(g, carried, variant.ragged))
     ir = _step(ir, "mask", lambda g: mask(g, variant.ragged))
-    for name in ORDER:
+    for name in BEFORE:
         if name in passes:
-            ir = _step(ir, name, SWITCHABLE[name])
+            ir = _step(ir, name, PASSES[name])
+    ir, decisions = choose(ir, variant.target, passes)
+    verify(ir, "choose")
+    for name in AFTER:
+        if name in passes:
+            ir = _step(ir, name, PASSES[name])
     ir = _step(ir, "arrange", arrange)
-    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start)
+    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions)
 
 
 def _step(ir: IR, name: str, run: Callable[[IR], IR]) -> IR:

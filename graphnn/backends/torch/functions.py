@@ -6,20 +6,29 @@ import hashlib
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from graphnn.backends.torch import runtime
+from graphnn.backends.torch.aten import recurrent
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import Scope, dtype_text, express, size_name
+from graphnn.backends.torch.scans import scan
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Whole, partition
 
 Tensor = torch.Tensor
+# what generated code finds under the name `runtime`
+CALLED = SimpleNamespace(
+    **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
+    scan=scan,
+    recurrent=recurrent,
+)
 ALIASING = ("view", "rename", "along")
 
 
@@ -51,7 +60,7 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
     file = f"<graphnn {name} {digest}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, Any] = {
-        "torch": torch, "F": F, "runtime": runtime, "inf": float("inf"), "nan": float("nan"),
+        "torch": torch, "F": F, "runtime": CALLED, "inf": float("inf"), "nan": float("nan"),
         **objects,
     }
     exec(compile(source, file, "exec"), namespace)

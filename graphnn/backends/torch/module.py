@@ -45,6 +45,7 @@ class Program:
 
 def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs."""
+    ir = fuse(ir, in_loops=False)
     users = ir.users()
     kept = set(ir.outputs.values())
     loops = [r for r in partition(ir) if isinstance(r, Loop)]
@@ -55,7 +56,7 @@ def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> P
             i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])
         }
         programs.append(LoopProgram(extract(ir, loop, outside), passes))
-    return _Writer(fuse(ir), order, training, programs).write()
+    return _Writer(ir, order, training, programs).write()
 
 
 class _Writer:

@@ -92,7 +92,7 @@ class Scope:
         if self.axes(source) == axes:
             return text
         if source.op in ("const", "size"):
-            text = f"torch.as_tensor({text}, device=device)"
+            text = as_tensor(self, source)
         sizes = [size_name(a) for a in axes] + [str(n) for n in source.shape]
         return f"{text}.expand({', '.join(sizes)})"
 
@@ -122,6 +122,14 @@ def literal(value: Any) -> str:
 def dtype_text(ir: IR, dtype: torch.dtype) -> str:
     """The floating dtype of the graph is a variable: autocast runs the same code in another."""
     return "dtype" if dtype == ir.floating else str(dtype)
+
+
+def as_tensor(s: Scope, node: Node) -> str:
+    """A number as a tensor."""
+    if node.op == "size":
+        return s.var(node.id)
+    kind = dtype_text(s.ir, node.dtype)
+    return f"torch.full((), {s.var(node.id)}, dtype={kind}, device=device)"
 
 
 def express(s: Scope, node: Node) -> str:
@@ -200,7 +208,7 @@ def _expand(s: Scope, node: Node) -> str:
     axes = s.axes(node)
     x = s.aligned(node.inputs[0], axes, len(node.shape))
     if s.ir[node.inputs[0]].op in ("const", "size"):
-        x = f"torch.as_tensor({x}, device=device)"
+        x = as_tensor(s, s.ir[node.inputs[0]])
     sizes = [size_name(a) for a in axes] + [str(n) for n in node.shape]
     return f"{x}.expand({', '.join(sizes)})" if sizes else x
 
@@ -280,7 +288,8 @@ def _delay(s: Scope, node: Node) -> str:
 
 def _final(s: Scope, node: Node) -> str:
     """A final state: read off the whole sequence of what closes it."""
-    a, like = node.attrs, s.ir[node.attrs["delay"]]
+    a = node.attrs
+    like = Node(-1, "", (), {}, a["state_shape"], a["state_axes"], node.dtype)
     axes, rank = s.axes(like), len(like.shape)
     after, *rest = node.inputs
     inits = rest[: len(rest) - a["ragged"]]
@@ -303,7 +312,7 @@ def _opaque(s: Scope, node: Node) -> str:
     for i in node.inputs:
         moves = bool(s.axes(s.ir[i]))
         if s.ir[i].op in ("const", "size"):
-            operands.append(f"(torch.as_tensor({s.var(i)}, device=device), False)")
+            operands.append(f"({as_tensor(s, s.ir[i])}, False)")
         else:
             operands.append(f"({s.full(i, node) if moves else s.var(i)}, {moves})")
     keys = ("function", "arrange", "count", "wanted")
@@ -317,6 +326,41 @@ def _opaque(s: Scope, node: Node) -> str:
     name = s.object(call, f"{node.op}_{node.attrs['called']}")
     sizes = ", ".join(size_name(a) for a in axes)
     return f"runtime.opaque({name}, [{', '.join(operands)}], ({sizes}{',' * bool(axes)}))"
+
+
+def _scan(s: Scope, node: Node) -> str:
+    axes, rank = s.axes(node), len(node.shape)
+    a, b, start = node.inputs
+    d = axes.index(node.attrs["axis"])
+    wide = [_spread(s, i, node) for i in (a, b)]
+    rest = tuple(x for x in axes if x != node.attrs["axis"])
+    first = s.aligned(start, rest, rank)
+    return f"runtime.scan({wide[0]}, {wide[1]}, {first}, {d}, {node.attrs['reverse']})"
+
+
+def _spread(s: Scope, i: int, node: Node) -> str:
+    """A value in all the dimensions of `node`, axes and shape."""
+    sizes = ", ".join([size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape])
+    if s.ir[i].op in ("const", "size"):
+        return f"torch.full(({sizes},), {s.var(i)}, dtype=dtype, device=device)"
+    if s.axes(s.ir[i]) == s.axes(node) and s.ir[i].shape == node.shape:
+        return s.var(i)
+    return f"{s.aligned(i, s.axes(node), len(node.shape))}.expand({sizes})"
+
+
+def _aten(s: Scope, node: Node) -> str:
+    a = node.attrs
+    x, *rest = node.inputs
+    length = "None"
+    if a["ragged"]:
+        length = f"{s.var(rest.pop())}.reshape(-1, 1)"
+    states, weights = rest[:-4], rest[-4:]
+    starts = ", ".join(s.var(i) for i in states)
+    given = ", ".join(s.var(i) for i in weights)
+    return (
+        f"runtime.recurrent({a['kind']!r}, {s.var(x)}, [{starts}], [{given}], {a['reverse']}, "
+        f"{length})"
+    )
 
 
 def _pick(s: Scope, node: Node) -> str:
@@ -403,6 +447,8 @@ WRITERS: dict[str, Callable[[Scope, Node], str]] = {
     "opaque": _opaque,
     "vjp": _opaque,
     "pick": _pick,
+    "scan": _scan,
+    "aten": _aten,
     "product": _product,
     "affine": _affine,
 }

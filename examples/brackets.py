@@ -1,0 +1,217 @@
+"""Is this piece of C well-formed? Four networks with loops learn to say, from real C source.
+
+Brackets in strings, character literals and comments do not count, so a network has to remember
+both where it is and what is still open. Run `python examples/brackets.py --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import graphnn as gn
+from graphnn.examples import bracket_report as report
+from graphnn.examples import bracket_timing as timing
+from graphnn.examples.c_source import VOCABULARY, Batch, Sample, collate, load_samples
+
+EMBEDDED = 32
+
+
+class Checker(nn.Module):
+    """Characters in, one number out: above zero means well-formed. A cell does the reading."""
+
+    def __init__(self, reading: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, EMBEDDED)
+        self.judge = nn.Linear(reading, 1)
+
+    def graph(self, g: gn.Graph) -> None:
+        char = g.input("char", shape=(), over="time", dtype=torch.long)
+        reading = self.cell(g, self.embed(char))
+        g.output("whole", self.judge(gn.last(reading, over="time")).squeeze(-1))
+
+    def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
+        """From x (EMBEDDED,) at each character to what is read so far (reading,)."""
+        raise NotImplementedError
+
+
+class Elman(Checker):
+    """z(t) = tanh(W x(t) + U z(t-1) + b)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.step = nn.Linear(EMBEDDED + hidden, hidden)
+        # An orthogonal U keeps lengths, which is as kind a start as this network can have.
+        nn.init.orthogonal_(self.step.weight.data[:, EMBEDDED:])
+
+    def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
+        z = g.state("z", shape=(self.step.out_features,), over="time")
+        z.next = torch.tanh(self.step(torch.cat([x, z])))
+        return z.next
+
+
+class LSTM(Checker):
+    """Hochreiter and Schmidhuber's cell with a forget gate, out of the library."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.lstm = gn.nn.LSTM(EMBEDDED, hidden)
+
+    def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
+        return self.lstm(x)
+
+
+class GRU(Checker):
+    """Cho's cell as first published: the reset gate acts before the product."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.gru = gn.nn.GRU(EMBEDDED, hidden, reset="before")
+
+    def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
+        return self.gru(x)
+
+
+class Turtles(Checker):
+    """Turtles walk a plane as the text is read; a text is whole if they end where they began.
+
+    A character turns each turtle and moves it on, half of the turn before the move and half
+    after, so that the opposite turn and stride lead exactly back: an opening bracket is a move
+    and its closing bracket the same move undone. Moves of different kinds do not commute, which
+    tells ([)] from ([]). Nothing fades or grows on the way, however long it is. A small gated
+    `mode` decides which characters the turtles obey (none inside a comment); `low` remembers the
+    least heading there was, because )( leads home too.
+    """
+
+    def __init__(self, hidden: int, turtles: int = 16) -> None:
+        mode = hidden // 2
+        super().__init__(mode + 4 * turtles)
+        self.sizes = [mode, mode, turtles]
+        self.steer = nn.Linear(EMBEDDED + mode + 4 * turtles, sum(self.sizes))
+        self.turn = nn.Linear(EMBEDDED, turtles, bias=False)
+        self.stride = nn.Linear(EMBEDDED, turtles, bias=False)
+        for move in (self.turn, self.stride):
+            nn.init.normal_(move.weight, std=0.01)  # at first all stay near home, where they see
+
+    def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
+        mode = g.state("mode", shape=(self.sizes[0],), over="time")
+        heading, east, north, low = (
+            g.state(name, shape=(self.sizes[2],), over="time")
+            for name in ("heading", "east", "north", "low")
+        )
+        view = torch.cat([mode, heading.cos(), heading.sin(), east.tanh(), north.tanh()])
+        update, content, awake = self.steer(torch.cat([x, view])).split(self.sizes)
+        mode.next = mode + torch.sigmoid(update) * (torch.tanh(content) - mode)
+
+        turn, stride = torch.sigmoid(awake) * self.turn(x), torch.sigmoid(awake) * self.stride(x)
+        course = heading + turn / 2
+        east.next = east + stride * torch.cos(course)
+        north.next = north + stride * torch.sin(course)
+        heading.next = heading + turn
+        low.next = torch.minimum(low, heading.next)
+        away = [heading.next.cos(), east.next.tanh() ** 2, north.next.tanh() ** 2, low.next.tanh()]
+        return torch.cat([mode.next, *away])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the comparison, and the learning rate that suits it."""
+
+    name: str
+    build: Callable[[int], Checker]
+    rate: float
+
+
+ENTRIES = (
+    Entry("Elman", Elman, 1e-3),
+    Entry("LSTM", LSTM, 6e-3),
+    Entry("GRU", GRU, 6e-3),
+    Entry("turtles", Turtles, 6e-3),
+)
+
+
+class Course:
+    """Batches for training: short texts at first, longer ones later, like lengths together."""
+
+    def __init__(self, samples: list[Sample], size: int, seed: int) -> None:
+        self.samples = sorted(samples, key=lambda sample: len(sample.text))
+        self.lengths = [len(sample.text) for sample in self.samples]
+        self.size, self.draw = size, random.Random(seed)
+
+    def batch(self, done: float) -> Batch:
+        """A batch for when the fraction `done` of the training is over."""
+        shortest, longest = self.lengths[self.size - 1] + 8, self.lengths[-1]
+        limit = shortest + (longest - shortest) * min(1.0, done / 0.75)
+        known = bisect.bisect_right(self.lengths, limit)
+        start = self.draw.randint(0, known - self.size)
+        return collate(self.samples[start : start + self.size])
+
+
+def train(
+    model: gn.Compiled, course: Course, steps: int, rate: float, tick: Callable[[float], None]
+) -> None:
+    """Adam on the log loss; `tick` gets each step's loss."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    for step in range(steps):
+        done = step / steps
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - done))
+        batch = course.batch(done)
+        answers = report.ask(model, batch)
+        loss = F.binary_cross_entropy_with_logits(answers, batch.whole.to(answers.device))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        tick(loss.item())
+
+
+def train_all(
+    samples: list[Sample], options: argparse.Namespace, console: Console
+) -> dict[str, report.Trained]:
+    """Each network trained on the same batches, under a bar that shows its running loss."""
+    trained = {}
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        TextColumn("{task.completed:5.0f} steps, loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for entry in ENTRIES:
+            torch.manual_seed(options.seed)
+            model = gn.compile(entry.build(options.hidden).to(options.device))
+            bar = progress.add_task(entry.name, total=options.steps, loss=0.7)
+            begin = time.perf_counter()
+            train(
+                model,
+                Course(samples, 32, options.seed),
+                options.steps,
+                entry.rate,
+                _ticker(progress, bar),
+            )
+            seconds = time.perf_counter() - begin
+            trained[entry.name] = report.Trained(model, seconds)
+    return trained
+
+
+def _ticker(progress: Progress, bar: int) -> Callable[[float], None]:
+    """Moves a bar on by one and shows the running mean of the losses given."""
+    mean = 0.7
+
+    def tick(loss: float) -> None:
+        nonlocal mean
+        mean += 0.02 * (loss - mean)
+        progress.update(bar, advance=1, loss=mean)
+
+    return tick

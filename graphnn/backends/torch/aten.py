@@ -1,0 +1,79 @@
+"""Torch's own recurrent layers, called with weights that a graph's formula was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from graphnn.backends.torch.runtime import axis_reverse
+
+Tensor = torch.Tensor
+
+
+def recurrent(
+    kind: str, x: Tensor, states: list[Any], weights: list[Tensor], reverse: bool, length: Any
+) -> list[Tensor]:
+    """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
+
+    Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
+    states (batch, hidden).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        with torch.autocast(x.device.type, enabled=False):
+            lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
+            return recurrent(
+                kind, x.to(dtype), lower, [w.to(dtype) for w in weights], reverse, length
+            )
+    hidden = weights[1].shape[1]
+    start = [_start(s, x, hidden) for s in states]
+    if x.shape[1] == 0:
+        return _empty(x, start, weights)
+    if reverse:
+        x = axis_reverse(x, 0, length)
+    run = getattr(torch, kind)
+    states_in = [s.unsqueeze(0) for s in start]
+    given: Any = states_in if kind == "lstm" else states_in[0]
+    if length is None:
+        y, *final = run(x, given, weights, True, 1, 0.0, True, False, False)
+    else:
+        y, final = _ragged(run, x, given, weights, length.reshape(-1), start)
+    if reverse:
+        y = axis_reverse(y, 0, length)
+    return [y, *[f.squeeze(0) for f in final]]
+
+
+def _ragged(
+    run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Packed sequences; an example of length 0 keeps its initial state and gives zeros."""
+    packed = pack_padded_sequence(x, length.clamp(min=1).cpu(), enforce_sorted=False)
+    order, back = packed.sorted_indices, packed.unsorted_indices
+    several = isinstance(given, list)
+    ordered = [g.index_select(1, order) for g in (given if several else [given])]
+    data, *final = run(
+        packed.data, packed.batch_sizes, ordered if several else ordered[0], weights,
+        True, 1, 0.0, True, False,
+    )
+    y, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
+    there = (length > 0).unsqueeze(-1)
+    y = torch.where(there, y, 0)
+    kept = [
+        torch.where(there, f.index_select(1, back).squeeze(0), s) for f, s in zip(final, start)
+    ]
+    return y, kept
+
+
+def _start(value: Any, x: Tensor, hidden: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        return x.new_full((x.shape[1], hidden), value)
+    return value.to(x.dtype).expand(x.shape[1], hidden).contiguous()
+
+
+def _empty(x: Tensor, start: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """A batch of none: ATen refuses it, gradients are zeros."""
+    tie = x.sum() * 0 + sum((w.sum() * 0 for w in weights), x.new_zeros(()))
+    y = x.new_zeros(x.shape[0], 0, start[0].shape[1]) + tie
+    return [y, *[s + tie for s in start]]

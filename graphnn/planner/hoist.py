@@ -1,0 +1,52 @@
+"""hoist: in a sum inside a loop, the terms from outside are added up outside.
+
+`(W x(t) + U z(t-1)) + b` becomes `(W x(t) + b) + U z(t-1)`, whose first part leaves the loop.
+"""
+
+from __future__ import annotations
+
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr
+from graphnn.planner.rewrite import rewrite
+from graphnn.planner.split import home_loops
+
+
+def hoist(ir: IR) -> IR:
+    """Regroup sums of three and more terms by where they come from."""
+    home, users = home_loops(ir), ir.users()
+    moved: dict[int, int] = {}
+
+    def joins(i: int, root: Node) -> bool:
+        """Whether node `i` is a sum that only continues the sum `root`."""
+        node = ir[i]
+        same = node.op == "add" and home.get(i) == home[root.id]
+        return same and len(users[i]) == 1 and i not in ir.outputs.values()
+
+    def terms(node: Node, root: Node) -> list[int]:
+        found: list[int] = []
+        for i in node.inputs:
+            found += terms(ir[i], root) if joins(i, root) else [i]
+        return found
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        old = ir.nodes.get(node.id)
+        if old is None or old.op != "add" or old.id not in home:
+            return None
+        found = terms(old, old)
+        outside = [i for i in found if i not in home]
+        if len(outside) < 2 or len(outside) == len(found):
+            return None
+        inside = [i for i in found if i in home]
+        # weights among themselves first: their sum costs nothing
+        outside.sort(key=lambda i: len(ir[i].axes))
+        total = _sum([Expr(new, moved[i]) for i in outside])
+        return total + _sum([Expr(new, moved[i]) for i in inside])
+
+    return rewrite(ir, rule, moved)
+
+
+def _sum(parts: list[Expr]) -> Expr:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
