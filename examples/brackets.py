@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import graphnn as gn
@@ -215,3 +215,60 @@ def _ticker(progress: Progress, bar: int) -> Callable[[float], None]:
         progress.update(bar, advance=1, loss=mean)
 
     return tick
+
+
+def show(
+    trained: dict[str, report.Trained], held_out: list[Sample], far: list[Sample], console: Console
+) -> None:
+    """All the tables; `far` are samples of one length, for the gradient flow."""
+    answers = {name: report.examine(found.model, held_out) for name, found in trained.items()}
+    console.print(report.accuracy_table(trained, answers))
+    console.print(report.bucket_table(answers, "distance", report.DISTANCES))
+    console.print(report.bucket_table(answers, "depth", report.DEPTHS))
+    flows = {name: trained[name].model for name in ("Elman", "LSTM")}
+    console.print(report.flow_table(flows, far))
+
+
+def samples_of_length(folder: Path | None, length: int, seed: int) -> list[Sample]:
+    """Some samples of exactly `length` characters."""
+    found, _ = load_samples(folder, 64, 2, (length, length), seed)
+    return [sample for sample in found if len(sample.text) == length]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add = found.add_argument
+    add("--data", type=Path, help="a folder of .c and .h files (else headers found installed)")
+    add("--samples", type=int, default=20_000, help="training samples to cut (%(default)s)")
+    add("--steps", type=int, default=2_000, help="training steps a network (%(default)s)")
+    add("--hidden", type=int, default=64, help="width of the networks (%(default)s)")
+    add("--length", type=int, default=160, help="longest text, in characters (%(default)s)")
+    add("--seed", type=int, default=0, help="of data, weights and order (%(default)s)")
+    add("--device", default="cpu", help="where to run: cpu, cuda (%(default)s)")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Cuts the data, trains the four networks, and prints what they know, cost and plan."""
+    options = parser().parse_args(argv)
+    console = Console()
+    lengths = (min(16, options.length), options.length)
+    train, held_out = load_samples(options.data, options.samples, 2_000, lengths, options.seed)
+    console.print(f"{len(train):,} texts to train on, {len(held_out):,} of other files held out:")
+    for sample in held_out[:2]:
+        console.print(f"  {'whole ' if sample.whole else 'broken'} {sample.text!r}", markup=False)
+    trained = train_all(train, options, console)
+    show(trained, held_out, samples_of_length(options.data, 200, options.seed), console)
+    console.print(trained["turtles"].model.explain(), markup=False, highlight=False)
+    fresh = {entry.name: entry.build(options.hidden) for entry in ENTRIES}
+    console.print(timing.timing_table(fresh, options.hidden))
+
+
+def demo(quick: bool = True) -> None:
+    """The whole program; `quick` takes less than two minutes on two processor cores."""
+    main(["--steps", "800"] if quick else [])
+
+
+if __name__ == "__main__":
+    main()

@@ -151,7 +151,7 @@ class Reference:
     def _over_axis(self, node: Node, place: dict[str, int], key: Key) -> Any:
         axis = node.attrs["axis"]
         if node.op in KEEPS_AXIS and key[2] != "all":
-            return self.values[self.needs(key)[0]].select(BATCH in node.axes, place[axis])
+            return self.values[self.needs(key)[0]].select(int(BATCH in node.axes), place[axis])
         first, *rest = self.ir.operands(node)
         keys = self.needs(key)
         rows = [self.values[k] for k in keys[: self.sizes[axis]]]

@@ -26,11 +26,29 @@ def _unary(name: str, grad: Callable[[Expr, Expr, Expr], Any] | None, flops: int
     )
 
 
+def _of_tensors(name: str) -> Callable[..., torch.Tensor]:
+    """A torch function that takes no plain numbers, made to take them."""
+    function = getattr(torch, name)
+
+    def run(a: Any, b: Any) -> torch.Tensor:
+        like = a if isinstance(a, torch.Tensor) else b
+        a, b = (
+            x if isinstance(x, torch.Tensor) else torch.full_like(like, x)
+            for x in (a, b)
+        )
+        return function(a, b)  # type: ignore[no-any-return]
+
+    return run
+
+
+TENSORS_ONLY = frozenset({"maximum", "minimum", "logical_and", "logical_or", "logical_xor"})
+
+
 def _binary(name: str, grad: Callable[..., Any] | None, infix: str = "", flops: int = 1) -> None:
     row(
         name,
         "pointwise",
-        getattr(torch, name),
+        _of_tensors(name) if name in TENSORS_ONLY else getattr(torch, name),
         grad=grad,
         torch=f"({{0}} {infix} {{1}})" if infix else f"torch.{name}({{0}}, {{1}})",
         out=f"torch.{name}({{0}}, {{1}}, out={{out}})",

@@ -6,6 +6,7 @@ after it; both become part of the whole-axis regions.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,17 +90,16 @@ def _schedule(
         if place[a] != place[b] and place[b] not in feeds[place[a]]:
             feeds[place[a]].add(place[b])
             waits[place[b]] += 1
-    ready = sorted(
-        (g for g in range(len(groups)) if not waits[g]), key=lambda g: order[groups[g][0]]
-    )
+    first = [order[group[0]] for group in groups]
+    ready: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    for g in range(len(groups)):
+        if not waits[g]:
+            heapq.heappush(ready[looped[g]], (first[g], g))
     regions: list[Region] = []
-    while ready:
-        single = next((g for g in ready if not looped[g]), None)
-        chosen = ready[0] if single is None else single
-        ready.remove(chosen)
+    while ready[False] or ready[True]:
+        _, chosen = heapq.heappop(ready[False] or ready[True])
         if looped[chosen]:
-            nodes = sorted(groups[chosen], key=order.__getitem__)
-            regions.append(_loop(ir, nodes))
+            regions.append(_loop(ir, sorted(groups[chosen], key=order.__getitem__)))
         elif regions and isinstance(regions[-1], Whole):
             regions[-1].nodes.append(groups[chosen][0])
         else:
@@ -107,10 +107,7 @@ def _schedule(
         for g in feeds[chosen]:
             waits[g] -= 1
             if not waits[g]:
-                ready.append(g)
-    for region in regions:
-        if isinstance(region, Whole):
-            region.nodes.sort(key=lambda i: order[i])
+                heapq.heappush(ready[looped[g]], (first[g], g))
     return regions
 
 

@@ -1,0 +1,22 @@
+"""Settings of the whole suite: one thread, a fixed hypothesis profile, tests importable as `tests.x`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
