@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.nn import functional as F
 
@@ -205,7 +205,7 @@ def train_all(
     return trained
 
 
-def _ticker(progress: Progress, bar: int) -> Callable[[float], None]:
+def _ticker(progress: Progress, bar: TaskID) -> Callable[[float], None]:
     """Moves a bar on by one and shows the running mean of the losses given."""
     mean = 0.7
 

@@ -1,5 +1,7 @@
 """graphnn: neural architectures as graphs of modules with loops closed through delays."""
 
+from graphnn import nn
+from graphnn.flow import gradient_flow
 from graphnn.functions import (
     along,
     argmax,
@@ -25,6 +27,7 @@ from graphnn.functions import (
 )
 from graphnn.graph import Graph
 from graphnn.model import Compiled, compile
+from graphnn.unroll import unroll
 from graphnn.value import State, Value
 
 __version__ = "0.1.0"
@@ -42,6 +45,7 @@ __all__ = [
     "delay",
     "dot",
     "first",
+    "gradient_flow",
     "index",
     "last",
     "length",
@@ -49,10 +53,12 @@ __all__ = [
     "lookup",
     "max",
     "mean",
+    "nn",
     "rename",
     "reverse",
     "roll",
     "softmax",
     "sum",
+    "unroll",
     "until",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,42 @@ class Call:
 def declared(ir: IR) -> dict[str, Node]:
     """The inputs of a graph, by name, in the order of their declaration."""
     return {n.attrs["key"]: n for n in ir if n.op == "input"}
+
+
+def named(ir: IR, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs by name; positional ones in the order of their declaration."""
+    names = list(declared(ir))
+    if len(args) > len(names):
+        raise UnknownInputError(
+            f"'{ir.name}' takes {len(names)} inputs",
+            got=f"{len(args)} positional arguments",
+            wanted=f"inputs {names}",
+            fix="give each input by name",
+        )
+    for name in names[: len(args)]:
+        if name in inputs:
+            raise UnknownInputError(
+                f"input '{name}' was given twice",
+                got="a positional and a keyword argument",
+                wanted="each input once",
+                fix=f"drop one, or give all by name: model({name}=...)",
+            )
+    return {**dict(zip(names, args)), **inputs}
+
+
+def states(ir: IR, names: bool | Sequence[str]) -> frozenset[str]:
+    """The states meant by a list of names, or by True."""
+    known = [n.attrs["key"] for n in ir if n.op == "delay"]
+    if isinstance(names, bool):
+        return frozenset(known) if names else frozenset()
+    if unknown := set(names) - set(known):
+        raise StateError(
+            f"'{ir.name}' has no state {sorted(unknown)}",
+            got=list(names),
+            wanted=f"states among {known}",
+            fix="check the spelling against g.state(...)",
+        )
+    return frozenset(names)
 
 
 def read(

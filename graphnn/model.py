@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphnn import calls
+from graphnn import calls, explain, streaming
 from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
-from graphnn.errors import BackendError, StepError
+from graphnn.errors import BackendError
 from graphnn.graph import Graph
 from graphnn.ir import BATCH, IR, Node
-from graphnn.ops.table import OPS
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
 from graphnn.planner.partition import carried
-from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan
-from graphnn.planner.states import FINAL
+from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
+from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.trace import Trace, trace
+from graphnn.value import Value
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "reference")
@@ -130,37 +130,65 @@ class Compiled(nn.Module):
         lengths: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
         return_state: bool = False,
+        record: bool | Sequence[str] = False,
         **inputs: Any,
     ) -> Any:
         """Run the graph on (batch, *axes, *shape) tensors, one a declared input.
 
         `lengths` gives each example's number of positions along an axis; `state` what states start
-        from; with `return_state` the result is (outputs, final states). One output is returned as
-        a tensor, several as a dict. Raises a CallError that names what does not fit.
+        from. One output is returned as a tensor, several as a dict; with `return_state` the final
+        states follow it, with `record` the sequences of the states it names (True: of all). Raises
+        a CallError that names what does not fit.
         """
         ir = self.ir
-        inputs = {**dict(zip(calls.declared(ir), args, strict=False)), **inputs}
-        call = calls.read(ir, inputs, lengths, state, self._device())
-        outputs, final = self._run(call, return_state)
+        call = calls.read(
+            ir, calls.named(ir, args, inputs), lengths, state, self._device()
+        )
+        names = calls.states(ir, record)
+        outputs, final, sequences = self._run(call, return_state, names, frozenset())
         value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return (value, final) if return_state else value
+        extras = [x for x, asked in ((final, return_state), (sequences, record)) if asked]
+        return (value, *extras) if extras else value
 
-    def _run(self, call: calls.Call, finals: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        if self.backend == "reference":
-            return self._reference(call, finals)
+    def _run(
+        self, call: calls.Call, finals: bool, recorded: frozenset[str], probed: frozenset[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         target = Target(call.device.type, torch.compiler.is_compiling())
-        variant = Variant(frozenset(call.lengths), frozenset(call.state), finals, target)
+        given = frozenset(call.state)
+        variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
+        run = self._run_reference if self.backend == "reference" else self._run_torch
+        values = run(call, variant)
+        split: tuple[dict[str, Tensor], ...] = ({}, {}, {})
+        for name, value in values.items():
+            kind = 1 if name.startswith(FINAL) else 2 if name.startswith(RECORD) else 0
+            split[kind][name[len(("", FINAL, RECORD)[kind]) :]] = value
+        outputs, final, sequences = split
+        return outputs, {**final, **self._positions(call, finals)}, sequences
+
+    def _run_torch(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
         program = self._program(variant)
         parameters = [self._lookup(n, call.device) for n in program.parameters]
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
-        outputs, final = {}, {}
-        for name, value in zip(program.outputs, values, strict=True):
-            if name.startswith(FINAL):
-                final[name[len(FINAL) :]] = value
-            else:
-                outputs[name] = value
-        return outputs, {**final, **self._positions(call, finals)}
+        return dict(zip(program.outputs, values, strict=True))
+
+    def _run_reference(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
+        run = self._evaluation(call, requested(self.ir, variant))
+        ir = run.ir
+        keep = [ir[i].attrs["key"] for i in carried(ir)] if variant.finals else []
+        return reference.evaluate(run, keep)
+
+    def _evaluation(self, call: calls.Call, ir: IR) -> reference.Reference:
+        return reference.Reference(
+            ir,
+            lambda n: self._lookup(n, call.device),
+            call.inputs,
+            call.sizes,
+            call.lengths,
+            call.state,
+            self.training,
+            call.device,
+        )
 
     def _positions(self, call: calls.Call, finals: bool) -> dict[str, Tensor]:
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
@@ -171,24 +199,6 @@ class Compiled(nn.Module):
             if self.ir.axes[a].length is None and self.ir.axes[a].copy_of is None
         }
 
-    def _reference(
-        self, call: calls.Call, finals: bool
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        ir = self.ir
-        run = reference.Reference(
-            ir,
-            lambda n: self._lookup(n, call.device),
-            call.inputs,
-            call.sizes,
-            call.lengths,
-            call.state,
-            self.training,
-            call.device,
-        )
-        keep = [ir[i].attrs["key"] for i in carried(ir)] if finals else []
-        outputs, final = reference.evaluate(run, keep)
-        return outputs, {**final, **self._positions(call, finals)}
-
     def _lookup(self, node: Node, device: torch.device) -> Tensor:
         key = node.attrs["key"]
         if node.op == "tensor":
@@ -198,9 +208,54 @@ class Compiled(nn.Module):
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
 
-    def initial_state(self, batch: int = 1) -> dict[str, Tensor]:
-        """The states before the first position, to stream from with `step`."""
-        raise StepError("not yet")
+    def initial_state(self, batch: int = 1, over: str | None = None) -> dict[str, Tensor]:
+        """The states before the first position, (batch, *axes, *shape) by name, for `step`.
+
+        States that start from what inputs say are left out: the first step computes them.
+        """
+        axis = streaming.stream_axis(self.ir, over)
+        device = self._device() or torch.device("cpu")
+        sizes = {a: x.length for a, x in self.ir.axes.items() if x.length is not None}
+        call = calls.Call({}, {**sizes, BATCH: batch}, {}, {}, device)
+        run = self._evaluation(call, streaming.without_axis(self.ir, axis))
+        return streaming.initial(self.ir, run, axis)
+
+    def step(
+        self, state: Mapping[str, Tensor], over: str | None = None, **inputs: Tensor
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Advance by one position: (outputs, states), from the states of the step before.
+
+        Inputs that vary over the axis are given for one position, (batch, *shape); others whole.
+        Raises StepError where the graph needs more than this and earlier positions.
+        """
+        axis = streaming.stream_axis(self.ir, over)
+        wanted = calls.declared(self.ir)
+        widened = {
+            name: x.unsqueeze(1 + wanted[name].attrs["over"].index(axis))
+            if name in wanted and axis in wanted[name].attrs["over"]
+            else x
+            for name, x in inputs.items()
+        }
+        call = calls.read(self.ir, widened, None, state, self._device())
+        outputs, final, _ = self._run(call, True, frozenset(), frozenset())
+        for name, value in outputs.items():
+            axes = Value.order(self.ir, self.ir.outputs[name])
+            if axis in axes:
+                outputs[name] = value.squeeze(1 + axes.index(axis))
+        kept = {n.attrs["key"] for n in self.ir if n.op == "delay" and n.attrs["axis"] == axis}
+        carried_on = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
+        value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return value, carried_on
+
+    def explain(self, **variant: Any) -> str:
+        """What runs before, in and after each loop, how, and why.
+
+        `lengths=("time",)` explains a call that gives lengths for these axes.
+        """
+        ragged = frozenset(variant.pop("lengths", ()))
+        planned = self._planned(Variant(ragged, **variant))
+        program = None if self.backend == "reference" else self._program(Variant(ragged, **variant))
+        return explain.explain(planned, program, self.backend)
 
 
 def compile(

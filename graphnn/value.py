@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
-from graphnn.ir import BATCH, Node
+from graphnn.ir import BATCH, IR, Node
 from graphnn.sites import user_site
 
 if TYPE_CHECKING:
@@ -64,7 +64,12 @@ class Value:
     @property
     def axes(self) -> tuple[str, ...]:
         """The named axes this value varies over, in the order the graph met them."""
-        return tuple(a for a in self.graph.ir.layout(self.node.axes) if a != BATCH)
+        return self.order(self.graph.ir, self.id)
+
+    @staticmethod
+    def order(ir: IR, id: int) -> tuple[str, ...]:
+        """The axes of a node in the order its output tensor has them."""
+        return tuple(a for a in ir.layout(ir[id].axes) if a != BATCH)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -123,7 +123,7 @@ class _Builder:
     def weight(self, *shape: int) -> gn.Value:
         self.fresh += 1
         seed = torch.Generator().manual_seed(self.fresh)
-        start = torch.randn(*shape, generator=seed, dtype=torch.float64) * 0.5
+        start = torch.randn(shape, generator=seed, dtype=torch.float64) * 0.5
         return self.g.parameter(f"w{self.fresh}", start)
 
     def linear(self, v: gn.Value, width: int) -> gn.Value:

@@ -15,6 +15,7 @@ from graphnn.backends.draws import draw, random_nodes
 from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.table import KEEPS_AXIS, OPS
 from graphnn.planner.partition import carried
+from graphnn.planner.states import FINAL
 
 Tensor = torch.Tensor
 Place = tuple[tuple[str, int], ...]
@@ -213,6 +214,17 @@ class Reference:
             value = value.expand(self.sizes[BATCH], *value.shape)
         return value.reshape(self.sizes[BATCH], *sizes, *node.shape)
 
+    def initial(self, node: Node, axes: list[str], slot: int) -> Tensor:
+        """What a delay reads in its step `slot`, at all places of `axes`."""
+        rows = []
+        for place in _places(axes, self.sizes):
+            for x in self.ir.operands(node):
+                if x.op != "const":
+                    self.value(x, place)
+            rows.append(self._initial(node, place, slot))
+        sizes = [self.sizes[a] for a in axes]
+        return torch.stack(rows, 1).reshape(self.sizes[BATCH], *sizes, *node.shape)
+
     def final(self, node: Node) -> Tensor:
         """What a delay would read next, after the last position: (batch, *axes, [slots,] *shape)."""
         axis, steps = node.attrs["axis"], node.attrs["steps"]
@@ -268,14 +280,15 @@ def _batched(function: Callable[..., Any], operands: list[tuple[Any, bool]]) -> 
         return function(*full)
 
     if values[moving[0]].shape[0] == 0:
-        return _empty(one, [values[i] for i in moving])
+        return _empty(one, [values[i] for i in moving], values)
     return torch.vmap(one, randomness="different")(*[values[i] for i in moving])
 
 
-def _empty(one: Callable[..., Any], rows: list[Tensor]) -> Any:
+def _empty(one: Callable[..., Any], rows: list[Tensor], values: list[Any]) -> Any:
     """The result for a batch of none: vmap cannot run there, one example of zeros tells the shape."""
     sample = one(*[r.new_zeros(r.shape[1:]) for r in rows])
-    tie = sum((r.sum() * 0 for r in rows if r.is_floating_point()), torch.zeros(()))
+    tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    tie = sum((v.sum() * 0 for v in tensors), torch.zeros((), device=rows[0].device))
 
     def none(x: Tensor) -> Tensor:
         out = x.new_zeros(0, *x.shape)
@@ -284,7 +297,7 @@ def _empty(one: Callable[..., Any], rows: list[Tensor]) -> Any:
     return [none(x) for x in sample] if isinstance(sample, (list, tuple)) else none(sample)
 
 
-def evaluate(reference: Reference, keep: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def evaluate(reference: Reference, keep: list[str]) -> dict[str, Tensor]:
     """All outputs, zero beyond each example's length, and the final states that `keep` names."""
     ir, outputs = reference.ir, {}
     for name, i in ir.outputs.items():
@@ -300,8 +313,7 @@ def evaluate(reference: Reference, keep: list[str]) -> tuple[dict[str, Tensor], 
                 valid = valid.reshape(*shape, *[1] * (value.dim() - len(shape)))
                 value = torch.where(valid, value, torch.zeros_like(value))
         outputs[name] = value
-    states = {}
     for i in carried(ir):
         if ir[i].attrs["key"] in keep:
-            states[ir[i].attrs["key"]] = reference.final(ir[i])
-    return outputs, states
+            outputs[FINAL + ir[i].attrs["key"]] = reference.final(ir[i])
+    return outputs

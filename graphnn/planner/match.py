@@ -293,6 +293,13 @@ def _rows(new: IR, moved: dict[int, int], pieces: list[Piece]) -> Expr:
 
 def _bias(new: IR, moved: dict[int, int], pieces: list[list[Piece]], size: int) -> Expr:
     """The sum of each gate's biases, one gate under the other."""
+    counts = {len(terms) for terms in pieces}
+    if len(counts) == 1 and counts != {0}:  # whole vectors first: their slices join up again
+        columns = [_rows(new, moved, list(column)) for column in zip(*pieces, strict=True)]
+        total = columns[0]
+        for column in columns[1:]:
+            total = total + column
+        return total
     parts = []
     for terms in pieces:
         rows = [_rows(new, moved, [t]) for t in terms]

@@ -15,7 +15,7 @@ from graphnn.planner.merge import merge
 from graphnn.planner.partition import Region, partition
 from graphnn.planner.simplify import simplify
 from graphnn.planner.split import split
-from graphnn.planner.states import finals, resume
+from graphnn.planner.states import finals, probe, record, resume
 
 # the passes that may be switched off: with and without them a graph means the same
 PASSES: dict[str, Callable[[IR], IR]] = {
@@ -24,7 +24,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
     "hoist": hoist,
     "merge": merge,
 }
-BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("merge",)
+BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("simplify", "merge")
 SWITCHABLE = (*PASSES, "match", "scan")
 
 
@@ -35,6 +35,8 @@ class Variant:
     ragged: frozenset[str] = frozenset()
     resumed: frozenset[str] = frozenset()
     finals: bool = False
+    recorded: frozenset[str] = frozenset()
+    probed: frozenset[str] = frozenset()
     target: Target = Target()
 
 
@@ -54,6 +56,7 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     """Run the passes. `carried` are the delays whose final values the call may want."""
     start = time.perf_counter()
     order = list(ir.axes)
+    ir = requested(ir, variant)
     ir = _step(ir, "states", lambda g: resume(g, variant.resumed))
     if variant.finals:
         ir = _step(ir, "finals", lambda g: finals(g, carried, variant.ragged))
@@ -68,6 +71,11 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
             ir = _step(ir, name, PASSES[name])
     ir = _step(ir, "arrange", arrange)
     return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions)
+
+
+def requested(ir: IR, variant: Variant) -> IR:
+    """The graph with what a call asks for besides its outputs: sequences and probes of states."""
+    return record(probe(ir, variant.probed), variant.recorded)
 
 
 def _step(ir: IR, name: str, run: Callable[[IR], IR]) -> IR:

@@ -84,3 +84,31 @@ def finals(ir: IR, wanted: list[int], ragged: frozenset[str]) -> IR:
         )
         new.outputs[FINAL + node.attrs["key"]] = made
     return new
+
+
+RECORD = "sequence of "
+
+
+def record(ir: IR, names: frozenset[str]) -> IR:
+    """Add an output for the whole sequence of each state named."""
+    new = ir.copy()
+    for node in ir:
+        if node.op == "delay" and node.attrs["key"] in names:
+            new.outputs[RECORD + node.attrs["key"]] = new.closings[node.id]
+    return new
+
+
+def probe(ir: IR, names: frozenset[str]) -> IR:
+    """Add an input to each state named, where its gradient at each position can be read."""
+    delays = [n for n in ir if n.op == "delay" and n.attrs["key"] in names]
+    sources = {ir.closings[d.id]: d for d in reversed(delays)}
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        delay = sources.get(node.id)
+        if delay is None:
+            return None
+        value = Expr(new, new.insert(node))
+        # the sum's node comes after `node` under a new id, so every reader reads the sum
+        return value + _input(new, delay, f"probe {delay.attrs['key']}", delay.shape, delay.axes)
+
+    return rewrite(ir, rule)

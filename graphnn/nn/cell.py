@@ -1,0 +1,105 @@
+"""Cells: the mathematics of one step. `Recurrent` stacks a cell in layers and directions.
+
+A cell is an `nn.Module` with two attributes, `sizes` (the states it carries, by name) and
+`output_size`, and a `forward(x, **states)` that returns by name the next value of each state and
+the output, "h". It may return more: what it returns, `with_states=True` shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from graphnn.nn.noise import locked_dropout
+from graphnn.value import State, Value
+
+
+class Cell(nn.Module):
+    """What every cell has.
+
+    Parameters
+    ----------
+    sizes : the states it carries and the width of each, such as {"h": 64, "c": 64}
+    output_size : the width of the output "h"
+    """
+
+    def __init__(self, sizes: dict[str, int], output_size: int):
+        super().__init__()
+        self.sizes, self.output_size = sizes, output_size
+
+
+class GatedCell(Cell):
+    """A cell of maps W x + b and U h + b, its parameters named and laid out as in `torch.nn`.
+
+    weight_ih (Σ parts, input), weight_hh (Σ parts, past), bias_ih and bias_hh (Σ parts). `parts`
+    are the rows that are used (and normalised) together: all gates in an LSTM, in a GRU the gates
+    and the candidate. Each part is made of gates of width `hidden_size`.
+
+    Parameters
+    ----------
+    layer_norm : normalise each product W x and U h by its own mean and deviation over a part, then
+        scale it (Ba et al. 2016, arXiv:1607.06450, supplementary eq. 20-29)
+    recurrent_dropout : probability of dropping a unit of h before U, by one mask for the whole
+        sequence (Gal & Ghahramani 2016, arXiv:1512.05287)
+    orthogonal : start each gate's block of U as a (semi-)orthogonal matrix, which keeps the norm of
+        what passes through it (Saxe et al. 2014; Arjovsky et al. 2016)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        parts: Sequence[int],
+        sizes: dict[str, int],
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        orthogonal: bool = False,
+    ):
+        super().__init__(sizes, sizes["h"])
+        self.hidden_size, self.parts = hidden_size, tuple(parts)
+        self.recurrent_dropout, self.orthogonal = recurrent_dropout, orthogonal
+        rows = sum(parts)
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(rows, sizes["h"]))
+        for name in ("bias_ih", "bias_hh"):
+            self.register_parameter(name, nn.Parameter(torch.empty(rows)) if bias else None)
+        self.norm_ih = nn.ModuleList(_norm(layer_norm, n) for n in parts)
+        self.norm_hh = nn.ModuleList(_norm(layer_norm, n) for n in parts)
+
+    def reset_parameters(self) -> None:
+        """Uniform within ±1/√hidden, as `torch.nn` does; U orthogonal where asked."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+        if self.orthogonal:
+            with torch.no_grad():
+                for block in self.weight_hh.split(self.hidden_size):
+                    nn.init.orthogonal_(block)
+
+    def dropped(self, h: State) -> Value:
+        """The past as U sees it: with the sequence's dropout mask while training."""
+        return locked_dropout(h, self.recurrent_dropout, self.training, h.node.attrs["axis"])
+
+    def from_input(self, x: Value, part: int = 0) -> Value:
+        """W x + b, (input,) -> (parts[part],)."""
+        return self._map(x, self.weight_ih, self.bias_ih, self.norm_ih, part)
+
+    def from_past(self, h: Value, part: int = 0) -> Value:
+        """U h + b, (past,) -> (parts[part],)."""
+        return self._map(h, self.weight_hh, self.bias_hh, self.norm_hh, part)
+
+    def _map(self, v: Value, weight: Any, bias: Any, norm: Any, part: int) -> Value:
+        # a parameter is cut as a value of the graph: cut as a tensor it would be a constant
+        weight = v.graph.value(weight).split(self.parts)[part]
+        y = norm[part](F.linear(v, weight))
+        return y if bias is None else y + v.graph.value(bias).split(self.parts)[part]
+
+
+def _norm(on: bool, size: int) -> nn.Module:
+    return nn.LayerNorm(size, bias=False) if on else nn.Identity()
