@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,33 @@ Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "reference")
 
 
+_numbers = itertools.count()
+_PROGRAMS: dict[int, Program] = {}
+_MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _program_of(
+    number: int,
+    ragged: tuple[str, ...],
+    given: tuple[str, ...],
+    finals: bool,
+    recorded: tuple[str, ...],
+    probed: tuple[str, ...],
+    device: str,
+    traced: bool,
+) -> int:
+    """The place in `_PROGRAMS` of a model's program: a constant to torch.compile."""
+    sets = (frozenset(x) for x in (ragged, given))
+    wanted = (frozenset(x) for x in (recorded, probed))
+    model = _MODELS[number]
+    program = model._program(Variant(*sets, finals, *wanted, Target(device, traced)))
+    if program not in model._places:
+        model._places[program] = next(_numbers)
+        _PROGRAMS[model._places[program]] = program
+    return model._places[program]  # type: ignore[no-any-return]
+
+
 class Compiled(nn.Module):
     """A graph made callable. Made by `gn.compile`.
 
@@ -48,15 +77,25 @@ class Compiled(nn.Module):
         self._traced()
 
     def _forget(self) -> None:
+        """Drop what was planned; under a number of its own the model is found while traced."""
+        self.__dict__["_number"] = next(_numbers)
+        _MODELS[self._number] = self
+        for place in self.__dict__.get("_places", {}).values():
+            _PROGRAMS.pop(place, None)
+        self.__dict__["_places"] = {}
         self.__dict__["_traces"] = {}
         self.__dict__["_plans"] = {}
         self.__dict__["_programs"] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_traces", "_plans", "_programs"):
+        for name in ("_traces", "_plans", "_programs", "_places"):
             state[name] = {}
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget()
 
     def train(self, mode: bool = True) -> Compiled:
         """Training or evaluation mode, of the source's modules too."""
@@ -166,7 +205,14 @@ class Compiled(nn.Module):
         return outputs, {**final, **self._positions(call, finals)}, sequences
 
     def _run_torch(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
-        program = self._program(variant)
+        # by number and plain values: torch.compile then takes the program as a constant
+        sets = [tuple(sorted(x)) for x in (call.lengths, call.state)]
+        wanted = [tuple(sorted(x)) for x in (variant.recorded, variant.probed)]
+        place = _program_of(
+            self._number, *sets, variant.finals, *wanted, call.device.type,
+            torch.compiler.is_compiling(),
+        )
+        program = _PROGRAMS[place]
         parameters = [self._lookup(n, call.device) for n in program.parameters]
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)

@@ -1,1 +1,51 @@
-"""Library modules over values."""
+"""Library modules: called on values, and plain graph code. Reading one shows how to write one.
+
+`RNN`, `LSTM`, `GRU` and the other recurrent modules are each a cell, the mathematics of one step,
+put in layers and directions by `Recurrent`. The planner knows none of them by name.
+"""
+
+from graphnn.nn.cell import Cell, GatedCell
+from graphnn.nn.conv import TemporalConv
+from graphnn.nn.gru import GRU, GRUCell
+from graphnn.nn.hyper import Hyper
+from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
+from graphnn.nn.linear import SRU, MinGRU, MinGRUCell, SRUCell
+from graphnn.nn.lstm import LSTM, LSTMCell
+from graphnn.nn.multiplicative import (
+    Multiplicative,
+    MultiplicativeLSTM,
+    MultiplicativeLSTMCell,
+    MultiplicativeRNN,
+    MultiplicativeRNNCell,
+)
+from graphnn.nn.noise import LockedDropout, locked_dropout, zoneout
+from graphnn.nn.recurrent import Recurrent
+from graphnn.nn.rnn import RNN, RNNCell
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SRU",
+    "Cell",
+    "GRUCell",
+    "GatedCell",
+    "Hyper",
+    "HyperLSTM",
+    "HyperLSTMCell",
+    "LSTMCell",
+    "LockedDropout",
+    "MinGRU",
+    "MinGRUCell",
+    "Multiplicative",
+    "MultiplicativeLSTM",
+    "MultiplicativeLSTMCell",
+    "MultiplicativeRNN",
+    "MultiplicativeRNNCell",
+    "RNNCell",
+    "Recurrent",
+    "SRUCell",
+    "TemporalConv",
+    "locked_dropout",
+    "zoneout",
+]

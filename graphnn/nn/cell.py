@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphnn.nn.noise import locked_dropout
-from graphnn.value import State, Value
+from graphnn.nn.types import State, Value
 
 
 class Cell(nn.Module):
@@ -43,12 +43,15 @@ class GatedCell(Cell):
     Parameters
     ----------
     layer_norm : normalise each product W x and U h by its own mean and deviation over a part, then
-        scale it (Ba et al. 2016, arXiv:1607.06450, supplementary eq. 20-29)
+        scale it (Ba et al. 2016, arXiv:1607.06450, supplementary material)
     recurrent_dropout : probability of dropping a unit of h before U, by one mask for the whole
         sequence (Gal & Ghahramani 2016, arXiv:1512.05287)
     orthogonal : start each gate's block of U as a (semi-)orthogonal matrix, which keeps the norm of
         what passes through it (Saxe et al. 2014; Arjovsky et al. 2016)
     """
+
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
 
     def __init__(
         self,
@@ -69,8 +72,8 @@ class GatedCell(Cell):
         self.weight_hh = nn.Parameter(torch.empty(rows, sizes["h"]))
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(name, nn.Parameter(torch.empty(rows)) if bias else None)
-        self.norm_ih = nn.ModuleList(_norm(layer_norm, n) for n in parts)
-        self.norm_hh = nn.ModuleList(_norm(layer_norm, n) for n in parts)
+        self.norm_ih = _norms(parts) if layer_norm else None
+        self.norm_hh = _norms(parts) if layer_norm else None
 
     def reset_parameters(self) -> None:
         """Uniform within ±1/√hidden, as `torch.nn` does; U orthogonal where asked."""
@@ -97,9 +100,10 @@ class GatedCell(Cell):
     def _map(self, v: Value, weight: Any, bias: Any, norm: Any, part: int) -> Value:
         # a parameter is cut as a value of the graph: cut as a tensor it would be a constant
         weight = v.graph.value(weight).split(self.parts)[part]
-        y = norm[part](F.linear(v, weight))
+        y = F.linear(v, weight)
+        y = y if norm is None else norm[part](y)
         return y if bias is None else y + v.graph.value(bias).split(self.parts)[part]
 
 
-def _norm(on: bool, size: int) -> nn.Module:
-    return nn.LayerNorm(size, bias=False) if on else nn.Identity()
+def _norms(parts: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.LayerNorm(size, bias=False) for size in parts)

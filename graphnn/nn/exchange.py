@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from graphnn.errors import UnsupportedError
 from graphnn.nn.recurrent import Recurrent
 
+# options that only say how weights start
+STARTS = frozenset({"orthogonal", "forget_bias"})
+
 
 class TorchRecurrent(Recurrent):
-    """A recurrent module that `torch.nn` has too, for all of its layers and directions."""
+    """A recurrent module that `torch.nn` has too, with all of its layers and directions.
 
-    torch_class: ClassVar[type[nn.RNNBase]]
+    `shared` are the options that the torch module takes under the same name, `fixed` those with
+    which alone it computes the same.
+    """
 
-    @classmethod
-    def torch_options(cls, module: Any) -> dict[str, Any]:
-        """The options of the cell that a torch module was made with."""
-        return {}
-
-    def torch_arguments(self) -> dict[str, Any]:
-        """What the torch module is made with besides sizes, from this one's options.
-
-        Raises UnsupportedError where no torch module computes the same.
-        """
-        unmatched = {k: v for k, v in self.options.items() if v and k not in _ONLY_AT_THE_START}
-        unmatched |= {"zoneout": self.zoneout} if self.zoneout else {}
-        if unmatched:
-            self._refuse(", ".join(f"{k}={v!r}" for k, v in unmatched.items()))
-        return {}
-
-    def _refuse(self, got: str) -> None:
-        raise UnsupportedError(
-            f"torch.nn.{self.torch_class.__name__} cannot compute what this module does",
-            got=got,
-            wanted="a module without options that torch lacks",
-            fix="keep this one: gn.compile makes it a torch module as it is",
-        )
+    torch_class: ClassVar[Any]
+    shared: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def from_torch(cls, module: nn.RNNBase, **options: Any) -> Self:
         """A module of the same sizes, weights and dtype as a torch one; `options` may be added."""
+        known = {**cls.fixed, **{name: getattr(module, name) for name in cls.shared}}
         made = cls(
             module.input_size,
             module.hidden_size,
@@ -51,7 +37,7 @@ class TorchRecurrent(Recurrent):
             module.bidirectional,
             module.dropout,
             module.bias,
-            **{**cls.torch_options(module), **options},
+            **{**known, **options},
         )
         weight = next(module.parameters())
         made.to(weight.device, weight.dtype).load_torch(module)
@@ -59,18 +45,23 @@ class TorchRecurrent(Recurrent):
 
     def load_torch(self, module: nn.RNNBase) -> None:
         """Copy the weights of a torch module; parameters that torch lacks keep their values."""
-        result = self.load_state_dict(_renamed(module.state_dict()), strict=False)
-        if result.unexpected_keys:
+        theirs = module.state_dict()
+        weights = dict(zip(_own_names(theirs), theirs.values()))
+        if unknown := set(weights) - set(self.state_dict()):
             raise UnsupportedError(
                 f"this {type(self).__name__} has no place for some of the torch module's weights",
-                got=f"weights {result.unexpected_keys}",
+                got=f"weights {sorted(unknown)}",
                 wanted="a module of the same layers, directions, bias and projection",
                 fix=f"make it with {type(self).__name__}.from_torch(module)",
             )
+        self.load_state_dict({**self.state_dict(), **weights})
 
     def to_torch(self) -> nn.RNNBase:
-        """The torch module of the same weights, with batch_first=True."""
-        weight = next(self.parameters())
+        """The torch module of the same weights, with batch_first=True.
+
+        Raises UnsupportedError where an option is on that torch lacks.
+        """
+        self._check_torch_has_it()
         made = self.torch_class(
             self.input_size,
             self.hidden_size,
@@ -79,23 +70,26 @@ class TorchRecurrent(Recurrent):
             batch_first=True,
             dropout=self.dropout,
             bidirectional=self.bidirectional,
-            **self.torch_arguments(),
-        ).to(weight.device, weight.dtype)
-        own = self.state_dict()
-        made.load_state_dict({k: own[n] for k, n in zip(made.state_dict(), _names(made))})
-        return made.train(self.training)
+            **{k: self.options[k] for k in self.shared if k in self.options},
+        )
+        weight, names, own = next(self.parameters()), list(made.state_dict()), self.state_dict()
+        made.load_state_dict({k: own[n] for k, n in zip(names, _own_names(names))})
+        made.to(weight.device, weight.dtype).train(self.training)
+        return made  # type: ignore[no-any-return]
+
+    def _check_torch_has_it(self) -> None:
+        used = {**self.options, "zoneout": self.zoneout}
+        same = STARTS | {*self.shared, *(k for k, v in self.fixed.items() if used.get(k) == v)}
+        if extra := {k: v for k, v in used.items() if v and k not in same}:
+            raise UnsupportedError(
+                f"torch.nn.{self.torch_class.__name__} cannot compute what this module does",
+                got=", ".join(f"{k}={v!r}" for k, v in extra.items()),
+                wanted="a module without the options that torch lacks",
+                fix="keep this module: gn.compile makes a torch module of the graph that uses it",
+            )
 
 
-# options that only say how weights start
-_ONLY_AT_THE_START = frozenset({"orthogonal", "forget_bias"})
-
-
-def _names(module: nn.RNNBase) -> list[str]:
-    """For each weight of a torch module its name here."""
-    parts = (name.rpartition("_l") for name in module.state_dict())
+def _own_names(weights: Iterable[str]) -> list[str]:
+    """The names here of a torch module's weights."""
+    parts = (name.rpartition("_l") for name in weights)
     return [f"l{cell}.{weight}" for weight, _, cell in parts]
-
-
-def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    parts = {name: name.rpartition("_l") for name in weights}
-    return {f"l{cell}.{weight}": weights[name] for name, (weight, _, cell) in parts.items()}

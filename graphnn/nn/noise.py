@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphnn.nn.axes import sequence_axis
-from graphnn.value import Value
+from graphnn.nn.types import Value
 
 
 def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
@@ -23,7 +23,7 @@ def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
 def zoneout(before: Value, after: Value, p: float, training: bool) -> Value:
     """Each unit of a state keeps its former value with probability `p` at each step.
 
-    Krueger et al. 2017 (arXiv:1606.01305), eq. 2. Written with dropout, which the authors note is
+    Krueger et al. 2017 (arXiv:1606.01305). Written with dropout, which the authors note is
     the same: h(t-1) + (1 - p) dropout(h(t) - h(t-1)). In evaluation that is the expectation
     p h(t-1) + (1 - p) h(t).
     """

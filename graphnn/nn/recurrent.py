@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphnn.errors import UnsupportedError
-from graphnn.ir import BATCH
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.cell import Cell
 from graphnn.nn.noise import zoneout
+from graphnn.nn.types import Value
 from graphnn.sites import user_site
-from graphnn.value import Value
 
 
 class Recurrent(nn.Module):
@@ -85,34 +84,28 @@ class Recurrent(nn.Module):
         over, init = sequence_axis(x, over), dict(init or {})
         states: dict[str, Value] = {}
         for layer in range(self.num_layers):
-            if layer:
-                x = F.dropout(x, self.dropout, self.training)
-            runs = [self._run(x, name, over, init) for name in self._directions(layer)]
-            x = torch.cat([run[_named("h", name)] for name, run in runs], -1)
-            for _, run in runs:
-                states |= run
+            x = F.dropout(x, self.dropout if layer else 0.0, self.training)
+            runs = {name: self._run(x, name, over, init) for name in self._directions(layer)}
+            x = torch.cat([run["h"] for run in runs.values()], -1)
+            states |= {_named(s, name): v for name, run in runs.items() for s, v in run.items()}
         self._check(init, states)
         return (x, states) if with_states else x
 
-    def _run(
-        self, x: Value, name: str, over: str, init: Mapping[str, Any]
-    ) -> tuple[str, dict[str, Value]]:
-        """One cell over the axis: its states are declared, the cell is applied, the loop closed."""
+    def _run(self, x: Value, name: str, over: str, init: Mapping[str, Any]) -> dict[str, Value]:
+        """One cell over the axis: declare its states, apply it, close the loop."""
         cell, g, delay = getattr(self, name), x.graph, -1 if name.endswith("reverse") else 1
         starts = {state: init.get(_named(state, name)) for state in cell.sizes}
-        axes = {a for v in (x, *starts.values()) if isinstance(v, Value) for a in v.axes}
-        before = {
-            state: g.state(
-                g.unique(f"{g.name_of(self)}.{_named(state, name)}"),
-                (size,), over, g.ir.layout(axes - {over, BATCH}), starts[state], delay,
-            )
-            for state, size in cell.sizes.items()
-        }  # fmt: skip
-        after = cell(x, **before)
-        for state, past in before.items():
-            after[state] = zoneout(past, after[state], self._zoneout(state), self.training)
-            past.next = after[state]
-        return name, {_named(state, name): value for state, value in after.items()}
+        axes = {axis for v in (x, *starts.values()) for axis in getattr(v, "axes", ())}
+        past = {}
+        for state, size in cell.sizes.items():
+            unique = g.unique(f"{g.name_of(self)}.{_named(state, name)}")
+            along = g.ir.layout(axes - {over})
+            past[state] = g.state(unique, size, over, along, starts[state], delay)
+        now: dict[str, Value] = cell(x, **past)
+        for state, before in past.items():
+            now[state] = zoneout(before, now[state], self._zoneout(state), self.training)
+            before.next = now[state]
+        return now
 
     def _zoneout(self, state: str) -> float:
         rates = self.zoneout
@@ -141,5 +134,5 @@ class Recurrent(nn.Module):
 
 
 def _named(state: str, cell: str) -> str:
-    """"c" of the cell l0, "c_l1" of l1, "c_l0_reverse" of l0_reverse."""
+    """The state "c" of the cell l0 is "c"; of l1 "c_l1"; of l0_reverse "c_l0_reverse"."""
     return state if cell == "l0" else f"{state}_{cell}"

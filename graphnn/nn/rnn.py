@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from graphnn.nn.cell import GatedCell
 from graphnn.nn.exchange import TorchRecurrent
-from graphnn.value import State, Value
+from graphnn.nn.types import State, Value
 
 
 class RNNCell(GatedCell):
-    """h = tanh(W x + U h' + b), or relu in place of tanh (Elman 1990).
+    """h = tanh(W x + U h' + b), or relu in place of tanh (Elman 1990); h' is h(t-1).
 
     Parameters
     ----------
@@ -46,29 +44,17 @@ class RNNCell(GatedCell):
         self.reset_parameters()
 
     def past(self, x: Value, h: State) -> Value:
-        """What U is applied to."""
+        """What U is applied to: (past,)."""
         return self.dropped(h)
 
     def forward(self, x: Value, h: State) -> dict[str, Value]:
-        """(input,), (hidden,) -> h (hidden,)."""
+        """(input,) and the state (hidden,) -> its next value."""
         return {"h": self.activation(self.from_input(x) + self.from_past(self.past(x, h)))}
 
 
 class RNN(TorchRecurrent):
-    """Elman network over a sequence, `nn.RNN`'s equal: see `Recurrent` and `RNNCell`."""
+    """Elman network over a sequence, `nn.RNN`'s equal. See `Recurrent`; options of `RNNCell`."""
 
     cell = RNNCell
     torch_class = nn.RNN
-
-    @classmethod
-    def torch_options(cls, module: Any) -> dict[str, Any]:
-        return {"nonlinearity": module.nonlinearity}
-
-    def torch_arguments(self) -> dict[str, Any]:
-        options = dict(self.options)
-        nonlinearity = self.options.pop("nonlinearity", "tanh")
-        try:
-            super().torch_arguments()
-        finally:
-            self.options = options
-        return {"nonlinearity": nonlinearity}
+    shared = ("nonlinearity",)

@@ -89,8 +89,8 @@ def write(
     body += regions(scope, set(wanted))
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
-        if text in returned[:k] or text in names:
-            returned[k] = f"{text}.clone()"
+        if text in returned[:k] or text.removesuffix(".contiguous()") in names:
+            returned[k] = f"runtime.own({text})"
     lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
     lines += [INDENT + line for line in body]
     lines.append(f"{INDENT}return [{', '.join(returned)}]")
@@ -126,9 +126,12 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
         return f"torch.full(({', '.join(sizes)},), {scope.var(i)}, dtype={kind}, device=device)"
     if node.axes != like.axes or node.shape != like.shape:
         wide = scope.aligned(i, scope.axes(like), len(like.shape))
-        return f"{wide}.expand({', '.join(sizes)}).clone()"
+        return f"runtime.own({wide}.expand({', '.join(sizes)}))"
+    text = scope.var(i)
     aliases = OPS[node.op].family in ALIASING or node.op in ("cast", "detach")
-    return f"{scope.var(i)}.clone()" if aliases else scope.var(i)
+    if aliases or "[" in text:
+        return f"runtime.own({text})"
+    return f"{text}.contiguous()"
 
 
 def regions(scope: Scope, keep: set[int]) -> list[str]:

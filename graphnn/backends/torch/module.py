@@ -22,7 +22,7 @@ from graphnn.planner.partition import Loop, Whole, partition
 Tensor = torch.Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """A model's generated code: `main(parameters, inputs, lengths, sizes, device)`."""
 

@@ -186,6 +186,11 @@ def place(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:
     return out
 
 
+def own(x: Tensor) -> Tensor:
+    """A contiguous copy: what an operator returns may share memory with nothing."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def hold(buffers: Sequence[Tensor], done: int) -> None:
     """After an early stop: the steps not taken repeat the last one."""
     for buffer in buffers:
