@@ -196,9 +196,7 @@ def _autocast_reads(tensor: Tensor, node: Node) -> bool:
     )
 
 
-def _lengths(
-    ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch.device
-) -> Tensor:
+def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch.device) -> Tensor:
     brought = {a for n in declared(ir).values() for a in n.attrs["over"]}
     if axis not in brought:
         raise LengthsError(
@@ -247,7 +245,7 @@ def _state(ir: IR, state: Mapping[str, Tensor], sizes: dict[str, int]) -> dict[s
                 site=delays[name].site,
                 got=tuple(tensor.shape),
                 wanted=shape,
-                fix="the batch comes first, then axes, then delay slots where more than one, then shape",
+                fix="the batch first, then axes, then delay slots where several, then the shape",
             )
     return dict(state)
 

@@ -43,8 +43,11 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
 
 
 def _outside(text: str) -> str:
-    return text.split(":")[0] + ":" + text.split(":")[1].split(" has ")[0] + (
-        " has no row in the operations table: torch runs it over the whole axis by vmap"
+    return (
+        text.split(":")[0]
+        + ":"
+        + text.split(":")[1].split(" has ")[0]
+        + (" has no row in the operations table: torch runs it over the whole axis by vmap")
     )
 
 
@@ -120,12 +123,12 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
 
 def _state(ir: IR, node: Node) -> str:
     inits = [ir[i] for i in node.inputs]
-    start = ", ".join(
-        str(n.attrs["value"]) if n.op == "const" else n.label for n in inits
-    )
+    start = ", ".join(str(n.attrs["value"]) if n.op == "const" else n.label for n in inits)
     steps = node.attrs["steps"]
     ago = f"{abs(steps)} {'back' if steps > 0 else 'ahead'}"
-    return f"{node.label} {tuple(node.shape)}, {ago}, starts from {start}  {node.site or ''}".rstrip()
+    return (
+        f"{node.label} {tuple(node.shape)}, {ago}, starts from {start}  {node.site or ''}".rstrip()
+    )
 
 
 def _body(ir: IR, loop: Loop, plan: Plan) -> list[str]:
@@ -152,7 +155,9 @@ def _backward(program: LoopProgram) -> list[str]:
     kept = ", ".join(f"{n.label} {tuple(n.shape)}" for n in saved) or "nothing"
     width = sum(_numbers(n) for n in saved)
     lines = [f"  saved for backward: {kept}: {width} numbers an example and position"]
-    again = [forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")]
+    again = [
+        forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
+    ]
     lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
     lines.append("  backward: the loop run the other way; outside it, each as one operation:")
     from graphnn.planner.partition import partition
@@ -178,4 +183,3 @@ def _direct(plan: Plan) -> list[str]:
             lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
             lines.append(f"  why: {d.reason}")
     return lines
-

@@ -50,7 +50,9 @@ def gradient_flow(
         name: _norms(probe if g is None else g, dim, g is None)
         for (name, (probe, dim)), g in zip(probes.items(), grads, strict=True)
     }
-    shared = {name: first[ir.closings[n.id]] for name, n in delays.items() if ir.closings[n.id] in first}
+    shared = {
+        name: first[ir.closings[n.id]] for name, n in delays.items() if ir.closings[n.id] in first
+    }
     return {name: norms[source] for name, source in shared.items()}
 
 

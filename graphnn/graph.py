@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from graphnn.errors import AxisError, ForeignValueError, NameTakenError, ShapeError, UnsupportedError
+from graphnn.errors import (
+    AxisError,
+    ForeignValueError,
+    NameTakenError,
+    ShapeError,
+    UnsupportedError,
+)
 from graphnn.ir import BATCH, IR, Axis
 from graphnn.ops.expr import Expr, const
 from graphnn.ops.sources import length_of
@@ -250,9 +256,7 @@ class Graph:
             )
         return [self._init(name, v, shape, axes) for v in given]
 
-    def _init(
-        self, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]
-    ) -> Value:
+    def _init(self, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]) -> Value:
         if isinstance(init, str):
             if init != "normal":
                 raise UnsupportedError(
@@ -285,7 +289,9 @@ class Graph:
             )
         return value
 
-    def random(self, kind: str, shape: tuple[int, ...], axes: frozenset[str], p: float = 0) -> Value:
+    def random(
+        self, kind: str, shape: tuple[int, ...], axes: frozenset[str], p: float = 0
+    ) -> Value:
         """Random numbers drawn once a call: `normal`, `uniform`, or a `dropout` mask."""
         return self._source("random", "", shape, axes, self.ir.floating, kind=kind, p=p)
 
@@ -376,6 +382,15 @@ class Graph:
                 wanted="parameters of the compiled module, or of one registered with g.module",
                 fix="make the module in __init__, or wrap it: net = g.module('net', net)",
             )
+        if key is None and tensor.grad_fn is not None:
+            raise UnsupportedError(
+                "a tensor computed from parameters outside the graph is used",
+                site=user_site(),
+                got=f"the result of {tensor.grad_fn.name()}, of shape {tuple(tensor.shape)}, which "
+                "would stay as it is now while the parameters train",
+                wanted="a parameter as it stands, or what is computed of its value in the graph",
+                fix="start from a value: w = g.value(self.weight), then w[:3], torch.exp(w) …",
+            )
         index = key or f"constant {id(tensor)}"
         if index not in self._nodes:
             if key is None:
@@ -403,7 +418,7 @@ class Graph:
         return Expr(self.ir, self._lengths[axis])
 
     def ragged(self, axis: str) -> tuple[Expr, ...]:
-        """What an operation over `axis` takes besides its operand: lengths where they may differ."""
+        """What an operation over `axis` takes beside its operand: lengths that may differ."""
         fixed = self.ir.axes[axis].length is not None if axis in self.ir.axes else False
         return () if fixed and axis not in self.ir.until else (self.length(axis),)
 

@@ -129,9 +129,7 @@ class IR:
 
     def empty(self) -> IR:
         """A graph with the same axes, name and ids to come, and no nodes."""
-        return IR(
-            self.name, axes=dict(self.axes), floating=self.floating, counter=self.counter
-        )
+        return IR(self.name, axes=dict(self.axes), floating=self.floating, counter=self.counter)
 
     def alone(self, delay: int) -> bool:
         """Whether a delay has the same initial value in all of its slots."""

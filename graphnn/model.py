@@ -46,14 +46,14 @@ def _program_of(
     traced: bool,
 ) -> int:
     """The place in `_PROGRAMS` of a model's program: a constant to torch.compile."""
-    sets = (frozenset(x) for x in (ragged, given))
-    wanted = (frozenset(x) for x in (recorded, probed))
+    sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
+    target = Target(device, traced)
     model = _MODELS[number]
-    program = model._program(Variant(*sets, finals, *wanted, Target(device, traced)))
+    program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target))
     if program not in model._places:
         model._places[program] = next(_numbers)
         _PROGRAMS[model._places[program]] = program
-    return model._places[program]  # type: ignore[no-any-return]
+    return model._places[program]
 
 
 class Compiled(nn.Module):
@@ -62,6 +62,14 @@ class Compiled(nn.Module):
     It has the parameters, buffers and submodules of its source under the same names, so
     `state_dict`, optimizers, `to`, `train` and the wrappers of torch work on it as on any module.
     """
+
+    _source: nn.Module | Graph
+    _owner: nn.Module
+    _number: int
+    _traces: dict[Any, Trace]
+    _plans: dict[Any, Plan]
+    _programs: dict[Any, Program]
+    _places: dict[Program, int]
 
     def __init__(
         self, source: nn.Module | Graph, backend: str, passes: frozenset[str], recompute: bool
@@ -127,7 +135,7 @@ class Compiled(nn.Module):
             traced = trace(self._source)
             traced.ir = check(traced.ir)
             self._traces[mode] = traced
-        return self._traces[mode]  # type: ignore[no-any-return]
+        return self._traces[mode]
 
     @property
     def ir(self) -> IR:
@@ -144,7 +152,7 @@ class Compiled(nn.Module):
         if key not in self._plans:
             ir = self.ir
             self._plans[key] = plan(ir, variant, carried(ir), self._passes)
-        return self._plans[key]  # type: ignore[no-any-return]
+        return self._plans[key]
 
     def _program(self, variant: Variant) -> Program:
         key = (self._mode(), variant)
@@ -153,7 +161,7 @@ class Compiled(nn.Module):
             self._programs[key] = torch_backend.build(
                 planned.ir, planned.order, self.training, planned.passes
             )
-        return self._programs[key]  # type: ignore[no-any-return]
+        return self._programs[key]
 
     def source(self) -> str:
         """The code generated for a call without lengths."""
@@ -180,9 +188,7 @@ class Compiled(nn.Module):
         a CallError that names what does not fit.
         """
         ir = self.ir
-        call = calls.read(
-            ir, calls.named(ir, args, inputs), lengths, state, self._device()
-        )
+        call = calls.read(ir, calls.named(ir, args, inputs), lengths, state, self._device())
         names = calls.states(ir, record)
         outputs, final, sequences = self._run(call, return_state, names, frozenset())
         value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
@@ -209,7 +215,11 @@ class Compiled(nn.Module):
         sets = [tuple(sorted(x)) for x in (call.lengths, call.state)]
         wanted = [tuple(sorted(x)) for x in (variant.recorded, variant.probed)]
         place = _program_of(
-            self._number, *sets, variant.finals, *wanted, call.device.type,
+            self._number,
+            *sets,
+            variant.finals,
+            *wanted,
+            call.device.type,
             torch.compiler.is_compiling(),
         )
         program = _PROGRAMS[place]
@@ -290,8 +300,8 @@ class Compiled(nn.Module):
                 outputs[name] = value.squeeze(1 + axes.index(axis))
         kept = {n.attrs["key"] for n in self.ir if n.op == "delay" and n.attrs["axis"] == axis}
         carried_on = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
-        value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return value, carried_on
+        result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return result, carried_on
 
     def explain(self, **variant: Any) -> str:
         """What runs before, in and after each loop, how, and why.

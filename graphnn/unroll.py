@@ -103,7 +103,10 @@ class _Unroller:
 
     def _copy(self, i: int, p: int | None) -> Expr:
         node = self.old[i]
-        self.new.here = (f"{node.name}[{p}]" if node.name and p is not None else node.name, node.site)
+        self.new.here = (
+            f"{node.name}[{p}]" if node.name and p is not None else node.name,
+            node.site,
+        )
         if node.op == "delay" and node.attrs["axis"] == self.axis:
             return self._filled(self.made[self._needs((i, p))[0]], node)
         if OPS[node.op].family == "axis" and node.attrs["axis"] == self.axis:

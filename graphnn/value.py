@@ -4,6 +4,7 @@ A `Value` stands for one example at one position. Any torch function applied to 
 its graph; `shape` and `dtype` are those of the result, `axes` the named axes it varies over.
 """
 
+# mypy: disable-error-code="override,assignment,return-value"
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -40,7 +41,14 @@ _DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.u
 _CHANGE = "write the operation without the trailing underscore and use its result"
 
 
-class Value:
+# to type checkers a value is a tensor: what torch functions take and give
+if TYPE_CHECKING:
+    _Base = torch.Tensor
+else:
+    _Base = object
+
+
+class Value(_Base):
     """A value of one example at one position. Made by a `Graph`, never by hand."""
 
     def __init__(self, graph: Graph, id: int):

@@ -185,7 +185,8 @@ class Reference:
         if key in self.state:
             given = self.state[key]
             axes = [a for a in self.ir.layout(node.axes - {axis}) if a != BATCH]
-            picked = given[(slice(None), *(outside[a] for a in axes))]
+            index = tuple(outside[a] for a in axes)
+            picked = given[(slice(None), *index)]
             return picked if abs(steps) == 1 else picked[:, slot]
         init = self.ir.operands(node)[0 if self.ir.alone(node.id) else slot]
         if init.op == "const":
@@ -226,7 +227,7 @@ class Reference:
         return torch.stack(rows, 1).reshape(self.sizes[BATCH], *sizes, *node.shape)
 
     def final(self, node: Node) -> Tensor:
-        """What a delay would read next, after the last position: (batch, *axes, [slots,] *shape)."""
+        """What a delay reads after the last position: (batch, *axes, [slots,] *shape)."""
         axis, steps = node.attrs["axis"], node.attrs["steps"]
         others = [a for a in self.ir.layout(node.axes) if a not in (BATCH, axis)]
         slots = [self._final_slot(node, axis, steps, others, k) for k in range(abs(steps))]
@@ -285,7 +286,7 @@ def _batched(function: Callable[..., Any], operands: list[tuple[Any, bool]]) -> 
 
 
 def _empty(one: Callable[..., Any], rows: list[Tensor], values: list[Any]) -> Any:
-    """The result for a batch of none: vmap cannot run there, one example of zeros tells the shape."""
+    """The result for a batch of none, which vmap refuses: an example of zeros has its shape."""
     sample = one(*[r.new_zeros(r.shape[1:]) for r in rows])
     tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
     tie = sum((v.sum() * 0 for v in tensors), torch.zeros((), device=rows[0].device))

@@ -1,4 +1,4 @@
-"""The table of primitive operations: what each computes, how it is written in torch, its derivative.
+"""The table of primitive operations: meaning, derivative, and how torch writes each.
 
 `table` holds the rows, one module a family fills them, `expr` builds graphs of them by formula and
 `torch_names` says which torch functions they are.

@@ -32,10 +32,7 @@ def _of_tensors(name: str) -> Callable[..., torch.Tensor]:
 
     def run(a: Any, b: Any) -> torch.Tensor:
         like = a if isinstance(a, torch.Tensor) else b
-        a, b = (
-            x if isinstance(x, torch.Tensor) else torch.full_like(like, x)
-            for x in (a, b)
-        )
+        a, b = (x if isinstance(x, torch.Tensor) else torch.full_like(like, x) for x in (a, b))
         return function(a, b)  # type: ignore[no-any-return]
 
     return run

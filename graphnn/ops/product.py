@@ -57,6 +57,7 @@ def einsum(equation: str, a: Expr, b: Expr) -> Expr:
     """A two-operand einsum over the shapes of one example at one position."""
     return make("product", a, b, sub=equation, contract=frozenset())
 
+
 # c + product(a, b), made just before code is written: one call instead of two
 row(
     "affine",

@@ -16,7 +16,17 @@ def _given_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> fr
     raise AssertionError("a source says its axes itself")
 
 
-for _name in ("input", "parameter", "tensor", "const", "index", "size", "length", "random", "given"):
+for _name in (
+    "input",
+    "parameter",
+    "tensor",
+    "const",
+    "index",
+    "size",
+    "length",
+    "random",
+    "given",
+):
     row(_name, "source", axes=_given_axes)
 row("delay", "delay", axes=_given_axes)
 
@@ -41,18 +51,14 @@ def index_of(ir: IR, axis: str) -> Expr:
 def size_of(ir: IR, axis: str) -> Expr:
     """How many positions an axis has, padding included."""
     none: frozenset[str] = frozenset()
-    node = build(
-        ir, "size", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=none, name=""
-    )
+    node = build(ir, "size", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=none, name="")
     return Expr(ir, node)
 
 
 def length_of(ir: IR, axis: str) -> Expr:
     """How many positions of an axis each example has."""
     every = frozenset({BATCH})
-    node = build(
-        ir, "length", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=every, name=""
-    )
+    node = build(ir, "length", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=every, name="")
     return Expr(ir, node)
 
 
@@ -71,14 +77,14 @@ def call_vjp(
     """The derivative of an opaque call: gradients of its results (first `count`) to its inputs."""
     grads, args = tensors[:count], tensors[count:]
 
-    def run(*moving: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def run(*moving: torch.Tensor) -> Any:
         full = list(args)
         for place, tensor in zip(wanted, moving, strict=True):
             full[place] = tensor
         results = call_opaque(*full, function=function, arrange=arrange)
         return tuple(r for r in results if r.dtype.is_floating_point)
 
-    _, pull = torch.func.vjp(run, *[args[i] for i in wanted])
+    pull = torch.func.vjp(run, *[args[i] for i in wanted])[1]
     return list(pull(tuple(grads)))
 
 

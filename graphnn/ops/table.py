@@ -69,9 +69,7 @@ def _key(value: Any) -> Any:
 def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
     public = {k: v for k, v in attrs.items() if k not in op.private}
-    args = [
-        n.attrs["value"] if n.op == "const" else (n.shape, n.dtype) for n in operands
-    ]
+    args = [n.attrs["value"] if n.op == "const" else (n.shape, n.dtype) for n in operands]
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]
     key = (op.name, _key(typed), _key(sorted(public.items(), key=lambda item: item[0])))

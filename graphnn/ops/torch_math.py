@@ -53,7 +53,12 @@ for _name in _UNARY.split():
     HANDLERS[_name] = _unary(_ALIAS.get(_name, _name))
 for _name in _BINARY.split():
     HANDLERS[_name] = _binary(_name)
-for _name, _op in {"greater": "gt", "less": "lt", "greater_equal": "ge", "less_equal": "le"}.items():
+for _name, _op in {
+    "greater": "gt",
+    "less": "lt",
+    "greater_equal": "ge",
+    "less_equal": "le",
+}.items():
     HANDLERS[_name] = _binary(_op)
 
 
@@ -288,7 +293,9 @@ def _mean(x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) ->
 
 
 @names("var")
-def _var(x: Expr, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, **rest: Any) -> Any:
+def _var(
+    x: Expr, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, **rest: Any
+) -> Any:
     if rest or isinstance(dim, bool):
         return NotImplemented
     centred = x - _mean(x, dim, True)

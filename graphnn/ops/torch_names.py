@@ -42,7 +42,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     """Add to `graph` what `function(*args, **kwargs)` computes; returns values."""
     name = getattr(function, "__name__", str(function))
     site = user_site()
-    if kwargs.get("out") is not None or name.endswith("_") and not name.endswith("__"):
+    if kwargs.get("out") is not None or (name.endswith("_") and not name.endswith("__")):
         raise UnsupportedError(
             f"a symbolic value cannot be written in place ({name})",
             site=site,

@@ -169,7 +169,9 @@ def _roll(x: Expr, shifts: Any, dims: Any = None) -> Any:
 @names("cat", "concat", "concatenate")
 def _cat(tensors: Sequence[Expr], dim: int = 0) -> Any:
     parts = list(tensors)
-    return parts[0] if len(parts) == 1 else make("cat", *parts, dim=dim % len(parts[0].shape or (1,)))
+    return (
+        parts[0] if len(parts) == 1 else make("cat", *parts, dim=dim % len(parts[0].shape or (1,)))
+    )
 
 
 @names("stack")

@@ -32,9 +32,7 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 def _slice_grad(g: Expr, y: Expr, x: Expr) -> Any:
     a = y.node.attrs
-    return (
-        make("pad", g, dim=a["dim"], start=a["start"], step=a["step"], size=x.shape[a["dim"]]),
-    )
+    return (make("pad", g, dim=a["dim"], start=a["start"], step=a["step"], size=x.shape[a["dim"]]),)
 
 
 def _pad_grad(g: Expr, y: Expr, x: Expr) -> Any:
@@ -52,7 +50,12 @@ def _cat_grad(g: Expr, y: Expr, *xs: Expr) -> Any:
     return parts
 
 
-row("reshape", "view", lambda x, shape: x.reshape(shape), grad=lambda g, y, x: (reshape(g, x.shape),))
+row(
+    "reshape",
+    "view",
+    lambda x, shape: x.reshape(shape),
+    grad=lambda g, y, x: (reshape(g, x.shape),),
+)
 row(
     "permute",
     "view",
@@ -61,9 +64,12 @@ row(
 )
 row("expand", "view", lambda x, shape: x.expand(shape), grad=lambda g, y, x: (g,))
 row("slice", "view", run_slice, grad=_slice_grad)
-row("flip", "view", lambda x, dim: x.flip(dim), grad=lambda g, y, x: (
-    make("flip", g, dim=y.node.attrs["dim"]),
-))
+row(
+    "flip",
+    "view",
+    lambda x, dim: x.flip(dim),
+    grad=lambda g, y, x: (make("flip", g, dim=y.node.attrs["dim"]),),
+)
 row("pad", "join", run_pad, grad=_pad_grad)
 row("cat", "join", lambda *xs, dim: torch.cat(xs, dim), grad=_cat_grad)
 

@@ -11,7 +11,7 @@ from graphnn.planner.partition import Loop, Whole, loops, partition
 
 
 def arrange(ir: IR) -> IR:
-    """The same graph with its axes in memory order, and loops that hand out only what they compute."""
+    """The graph with its axes in memory order; loops hand out only what they compute."""
     order: list[str] = []
     for loop in loops(partition(ir)):
         _nest(loop, order)

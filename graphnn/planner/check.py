@@ -87,7 +87,14 @@ def _without_wires(ir: IR) -> IR:
         inputs = tuple(follow(j) for j in node.inputs)
         done.insert(
             Node(
-                i, node.op, inputs, node.attrs, node.shape, node.axes, node.dtype, node.name,
+                i,
+                node.op,
+                inputs,
+                node.attrs,
+                node.shape,
+                node.axes,
+                node.dtype,
+                node.name,
                 node.site,
             )
         )

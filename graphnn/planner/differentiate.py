@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from graphnn.ir import IR, Node
@@ -73,7 +74,7 @@ class _Adjoint:
             live = more
 
     def value(self, i: int) -> Expr:
-        """The forward value `i` in the gradient graph: given, or computed again where it is cheap."""
+        """The forward value `i` in the gradient graph: given, or computed again if cheap."""
         if i not in self.forward:
             node = self.old[i]
             family = OPS[node.op].family
@@ -102,7 +103,9 @@ class _Adjoint:
         for i in self.loop.results:
             if i in self.live:
                 source = replace(
-                    given(self.old[i]), id=self.new.fresh(), attrs={"key": ("d", i)},
+                    given(self.old[i]),
+                    id=self.new.fresh(),
+                    attrs={"key": ("d", i)},
                     name=f"d_{self.old[i].label}",
                 )
                 cotangents[i] = self.new.insert(source)
@@ -120,8 +123,13 @@ class _Adjoint:
         used = reachable(ir, ir.outputs.values())
         ir = keep(ir, used)
         saved = [n.id for n in ir if n.op == "given" and n.attrs["key"] in self._computed()]
-        again = [i for i, j in self.forward.items() if j in used and self.old[i].op != "given"
-                 and self.new[j].op not in ("given", "const", "index", "size", "length")]
+        again = [
+            i
+            for i, j in self.forward.items()
+            if j in used
+            and self.old[i].op != "given"
+            and self.new[j].op not in ("given", "const", "index", "size", "length")
+        ]
         cotangents = {i: c for i, c in cotangents.items() if c in used}
         return Derived(ir, cotangents, saved, again)
 
@@ -172,7 +180,8 @@ class _Adjoint:
         extra = len(g.shape) - len(like.shape)
         dims = [d for d in range(len(g.shape)) if d < extra]
         ones = [
-            d + extra for d, n in enumerate(like.shape)
+            d + extra
+            for d, n in enumerate(like.shape)
             if extra >= 0 and n == 1 and g.shape[d + extra] != 1
         ]
         if dims or ones:
@@ -205,7 +214,7 @@ class _Adjoint:
             merged[span] = merged[span] + g if span in merged else g
         spans = sorted(merged)
         joined = len({s[0] for s in spans}) == 1 and all(s[3] == 1 for s in spans)
-        joined = joined and all(a[2] == b[1] for a, b in zip(spans, spans[1:], strict=False))
+        joined = joined and all(a[2] == b[1] for a, b in pairwise(spans))
         dim = spans[0][0]
         if joined and spans[0][1] == 0 and spans[-1][2] == node.shape[dim]:
             pieces = [merged[s] for s in spans]
@@ -261,11 +270,7 @@ class _Adjoint:
 
     def _back_opaque(self, node: Node) -> None:
         """A function without a row: torch derives it, step by step."""
-        picks = {
-            n.attrs["which"]: n
-            for n in self.old
-            if n.op == "pick" and n.inputs[0] == node.id
-        }
+        picks = {n.attrs["which"]: n for n in self.old if n.op == "pick" and n.inputs[0] == node.id}
         outs = [k for k, (_, dtype) in enumerate(node.attrs["outs"]) if dtype.is_floating_point]
         grads, any_flow = [], False
         for k in outs:
@@ -288,9 +293,7 @@ class _Adjoint:
         )
         for which, k in enumerate(wanted):
             x = self.old[node.inputs[k]]
-            pick = build(
-                self.new, "pick", (vjp,), {"which": which}, shape=x.shape, dtype=x.dtype
-            )
+            pick = build(self.new, "pick", (vjp,), {"which": which}, shape=x.shape, dtype=x.dtype)
             self._flow(x.id, Expr(self.new, pick))
 
     def _zeros(self, node: Node, k: int) -> Expr:

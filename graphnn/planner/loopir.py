@@ -62,7 +62,7 @@ def _name(ir: IR, loop: Loop) -> str:
 
 
 def whole_views(ir: IR, loops: list[Loop]) -> IR:
-    """Views and states of a loop that something outside reads are made again outside, from their base.
+    """Views and states of a loop that are read outside are made again there, from their base.
 
     A loop then hands out only values that its steps really compute.
     """
@@ -91,9 +91,7 @@ def whole_views(ir: IR, loops: list[Loop]) -> IR:
 
     nodes: dict[int, Node] = {}
     for node in ir:
-        swap = {
-            j: outside(j) for j in node.inputs if j in home and home.get(node.id) != home[j]
-        }
+        swap = {j: outside(j) for j in node.inputs if j in home and home.get(node.id) != home[j]}
         nodes[node.id] = (
             replace(node, inputs=tuple(swap.get(j, j) for j in node.inputs)) if swap else node
         )

@@ -20,9 +20,9 @@ def mask(ir: IR, ragged: frozenset[str]) -> IR:
     def rule(new: IR, node: Node) -> Expr | None:
         if node.op == "length" and _root(new, node.attrs["axis"]) not in ragged:
             return size_of(new, node.attrs["axis"])
-        if OPS[node.op].family == "axis" and len(node.inputs) == 2:
-            if new[node.inputs[1]].op == "size":
-                return make(node.op, Expr(new, node.inputs[0]), **node.attrs)
+        even = OPS[node.op].family == "axis" and len(node.inputs) == 2
+        if even and new[node.inputs[1]].op == "size":
+            return make(node.op, Expr(new, node.inputs[0]), **node.attrs)
         if node.op == "input":
             return _zero_padded(new, node, ragged)
         return None

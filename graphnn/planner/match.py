@@ -140,7 +140,7 @@ def _lstm(ir: IR, loop: Loop) -> Match | None:
             continue
         o = read.gate_of("sigmoid")(out[1])
         for forget, write in (total.inputs, total.inputs[::-1]):
-            f = read.product(forget, lambda i, c=c: i if i == c else None)
+            f = read.product(forget, _only(c))
             g = read.product(write, read.gate_of("tanh"))
             if f is None or g is None:
                 continue
@@ -174,7 +174,7 @@ def _gru(ir: IR, loop: Loop) -> Match | None:
     if total is None:
         return None
     for keep_, new in (total.inputs, total.inputs[::-1]):
-        kept = read.product(keep_, lambda i: i if i == h else None)
+        kept = read.product(keep_, _only(h))
         candidate = read.product(new, lambda i: i if read.is_(i, "tanh") else None)
         if kept is None or candidate is None:
             continue
@@ -185,6 +185,10 @@ def _gru(ir: IR, loop: Loop) -> Match | None:
         if gate_z is not None and parts is not None:
             return Match("gru", loop, [parts[0], gate_z, parts[1]], [h], {h_next}, ragged)
     return None
+
+
+def _only(wanted: int) -> Callable[[int], int | None]:
+    return lambda i: i if i == wanted else None
 
 
 def _is_one(node: Node) -> bool:
@@ -285,9 +289,7 @@ def _rows(new: IR, moved: dict[int, int], pieces: list[Piece]) -> Expr:
     for i, (start, stop) in pieces:
         whole = Expr(new, moved[i])
         cut = (start, stop) == (0, whole.shape[0])
-        parts.append(
-            whole if cut else make("slice", whole, dim=0, start=start, stop=stop, step=1)
-        )
+        parts.append(whole if cut else make("slice", whole, dim=0, start=start, stop=stop, step=1))
     return parts[0] if len(parts) == 1 else make("cat", *parts, dim=0)
 
 

@@ -71,7 +71,9 @@ def _product_key(ir: IR, node: Node) -> Any:
 def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
     weights = [at(n.inputs[1]) for n in group]
     joined = make("cat", *weights, dim=0, name="")
-    whole = make("product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset())
+    whole = make(
+        "product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset()
+    )
     return _slices(whole, [(n.id, w.shape[0]) for n, w in zip(group, weights, strict=True)])
 
 
@@ -79,9 +81,7 @@ def _slices(whole: Expr, sizes: list[tuple[int, int]]) -> dict[int, Expr]:
     dim, start, parts = len(whole.shape) - 1, 0, {}
     for i, size in sizes:
         name = whole.ir.here[0]
-        parts[i] = make(
-            "slice", whole, dim=dim, start=start, stop=start + size, step=1, name=name
-        )
+        parts[i] = make("slice", whole, dim=dim, start=start, stop=start + size, step=1, name=name)
         start += size
     return parts
 
@@ -94,10 +94,11 @@ def _last_slice(node: Node) -> tuple[int, int] | None:
 
 
 def _slice_key(ir: IR, node: Node) -> Any:
-    """Pointwise work on slices at one place of their bases; weights may differ from slice to slice."""
+    """Pointwise work on slices at one place of their bases; weights may differ by slice."""
     if OPS[node.op].family != "pointwise" or node.op == "detach" or not node.shape:
         return None
-    shape, place, described = node.shape, None, []
+    shape, place = node.shape, None
+    described: list[tuple[str, object]] = []
     for x in ir.operands(node):
         span = _last_slice(x)
         if span is not None and x.shape == shape and x.axes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphnn.ir import IR, verify
 from graphnn.planner.arrange import arrange
@@ -37,7 +37,7 @@ class Variant:
     finals: bool = False
     recorded: frozenset[str] = frozenset()
     probed: frozenset[str] = frozenset()
-    target: Target = Target()
+    target: Target = field(default_factory=Target)
 
 
 @dataclass

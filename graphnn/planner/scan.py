@@ -15,7 +15,7 @@ Affine = tuple[Expr, Expr]
 
 
 def scannable(ir: IR, loop: Loop) -> bool:
-    """Whether a loop is affine in its one state: products and sums with values from outside only."""
+    """Whether a loop is affine in its one state: products and sums with outside values only."""
     if len(loop.states) != 1 or loop.stop is not None:
         return False
     (z,) = loop.states
@@ -39,11 +39,9 @@ def _affine(node: Node, inside: set[int]) -> bool:
     return node.op == "where" and not moving[0]
 
 
-def scan(ir: IR, skip: frozenset[int] = frozenset()) -> IR:
-    """Replace every scannable outermost loop by a `scan` node (loops over states in `skip` stay)."""
-    found = [
-        loop for loop in loops(partition(ir)) if scannable(ir, loop) and loop.states[0] not in skip
-    ]
+def scan(ir: IR) -> IR:
+    """Replace every scannable outermost loop by a `scan` node."""
+    found = [loop for loop in loops(partition(ir)) if scannable(ir, loop)]
     if not found:
         return ir
     home = {i: loop for loop in found for i in loop.nodes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from graphnn.ir import IR, Node
@@ -134,12 +135,11 @@ def _cat(ir: IR, node: Node) -> Expr | int | None:
     parts = [ir[i] for i in node.inputs]
     first, dim = parts[0], node.attrs["dim"]
     if any(
-        p.op != "slice" or p.attrs["dim"] != dim or p.attrs["step"] != 1
-        or p.inputs != first.inputs
+        p.op != "slice" or p.attrs["dim"] != dim or p.attrs["step"] != 1 or p.inputs != first.inputs
         for p in parts
     ):
         return None
-    if any(a.attrs["stop"] != b.attrs["start"] for a, b in zip(parts, parts[1:], strict=False)):
+    if any(a.attrs["stop"] != b.attrs["start"] for a, b in pairwise(parts)):
         return None
     base = Expr(ir, first.inputs[0])
     start, stop = first.attrs["start"], parts[-1].attrs["stop"]

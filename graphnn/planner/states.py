@@ -33,9 +33,7 @@ def resume(ir: IR, given: frozenset[str]) -> IR:
     return rewrite(ir, rule) if given else ir
 
 
-def _input(
-    new: IR, node: Node, key: str, shape: tuple[int, ...], axes: frozenset[str]
-) -> Expr:
+def _input(new: IR, node: Node, key: str, shape: tuple[int, ...], axes: frozenset[str]) -> Expr:
     over = tuple(a for a in new.layout(axes) if a != BATCH)
     made = build(
         new,

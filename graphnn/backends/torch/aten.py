@@ -54,15 +54,20 @@ def _ragged(
     several = isinstance(given, list)
     ordered = [g.index_select(1, order) for g in (given if several else [given])]
     data, *final = run(
-        packed.data, packed.batch_sizes, ordered if several else ordered[0], weights,
-        True, 1, 0.0, True, False,
+        packed.data,
+        packed.batch_sizes,
+        ordered if several else ordered[0],
+        weights,
+        True,
+        1,
+        0.0,
+        True,
+        False,
     )
     y, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
     there = (length > 0).unsqueeze(-1)
     y = torch.where(there, y, 0)
-    kept = [
-        torch.where(there, f.index_select(1, back).squeeze(0), s) for f, s in zip(final, start)
-    ]
+    kept = [torch.where(there, f.index_select(1, back).squeeze(0), s) for f, s in zip(final, start)]
     return y, kept
 
 

@@ -60,7 +60,11 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
     file = f"<graphnn {name} {digest}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, Any] = {
-        "torch": torch, "F": F, "runtime": CALLED, "inf": float("inf"), "nan": float("nan"),
+        "torch": torch,
+        "F": F,
+        "runtime": CALLED,
+        "inf": float("inf"),
+        "nan": float("nan"),
         **objects,
     }
     exec(compile(source, file, "exec"), namespace)

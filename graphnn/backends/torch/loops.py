@@ -6,6 +6,8 @@ buffers of one step. All views are made before the loop, so that a step is nothi
 
 from __future__ import annotations
 
+import torch
+
 from graphnn.backends.torch.nodes import (
     SCALAR_SECOND,
     Scope,
@@ -55,7 +57,6 @@ class LoopWriter:
         """Step variables for what comes from outside, and for the states."""
         inside = set(self.loop.nodes)
         reads = dict.fromkeys(j for i in self.loop.nodes for j in self.ir[i].inputs)
-        starts = {j for d in self.loop.states for j in self.ir[d].inputs}
         for j in reads:
             node = self.ir[j]
             if j in inside or self.loop.axis not in node.axes or node.op == "const":
@@ -65,7 +66,6 @@ class LoopWriter:
             self.whole[j] = self.outer.var(j)
         for d in self.loop.states:
             self.s.declare(self.ir[d])
-        del starts
 
     def _steps(self, whole: str, node: Node) -> str:
         dim = self.outer.axes(node).index(self.loop.axis)
@@ -115,10 +115,16 @@ class LoopWriter:
                 continue
             parts = [self.ir[j] for j in node.inputs]
             own = [
-                p for p in parts
-                if p.id in inside and self._top(p.id) and self._writes_out(p)
-                and p.axes == node.axes and p.dtype == node.dtype and p.id not in self.placed
-                and p.id not in self.next_of.values() and node.inputs.count(p.id) == 1
+                p
+                for p in parts
+                if p.id in inside
+                and self._top(p.id)
+                and self._writes_out(p)
+                and p.axes == node.axes
+                and p.dtype == node.dtype
+                and p.id not in self.placed
+                and p.id not in self.next_of.values()
+                and node.inputs.count(p.id) == 1
             ]
             if any(p.id in self.keep for p in own):
                 self.keep.add(i)
@@ -226,11 +232,9 @@ class LoopWriter:
             x = self.ir[i]
             if x.op == "const" and not (k == 1 and node.op in SCALAR_SECOND):
                 name = self.s.fresh("number")
-                kind = dtype_text(self.ir, node.dtype if node.dtype != bool else x.dtype)
+                kind = dtype_text(self.ir, x.dtype if node.dtype == torch.bool else node.dtype)
                 value = self.s.var(i)
-                self.before.append(
-                    f"{name} = torch.full((), {value}, dtype={kind}, device=device)"
-                )
+                self.before.append(f"{name} = torch.full((), {value}, dtype={kind}, device=device)")
                 fills.append(name)
             else:
                 fills.append(self.s.aligned(i, self.s.axes(node), len(node.shape)))
@@ -259,18 +263,15 @@ class LoopWriter:
             step = self._sequence(self.ir[i])
             self.step.append(f"{step}.copy_({self.s.names[i]})")
 
-    def _starts(self) -> list[str]:
+    def _starts(self) -> None:
         """Each state's first values, then what its steps wrote: one list a state."""
-        lines = []
         for d in self.loop.states:
             node, after = self.ir[d], self.next_of[d]
             count = abs(node.attrs["steps"])
             slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
-            first = ", ".join(dict.fromkeys(self._initial(node, i) for i in slots))
             first = ", ".join(self._initial(node, i) for i in slots)
             whole = self._steps(self.whole[after], self.ir[after])
             self.sources[self.s.names[d]] = f"[{first}, *{whole}]"
-        return lines
 
     def _initial(self, node: Node, init: int) -> str:
         sizes, kind = self._sizes(self.s, node), dtype_text(self.ir, node.dtype)
@@ -293,7 +294,7 @@ class LoopWriter:
             lines.append("done = 0")
         lines.append(f"for {', '.join(variables)} in zip(")
         lines += [f"{INDENT}{text}," for text in lists]
-        lines.append("):" if len(lists) > 1 else "):")
+        lines.append("):")
         if len(variables) == 1:
             place = next(k for k, x in enumerate(lines) if x.startswith("for "))
             lines[place] = f"for ({variables[0]},) in zip("

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -38,7 +37,9 @@ class Program:
         for loop in self.loops:
             parts.append(loop.train.source)
             parts.append(
-                loop.backward((True,) * len(loop.loop.reads), (True,) * len(loop.loop.results)).source
+                loop.backward(
+                    (True,) * len(loop.loop.reads), (True,) * len(loop.loop.results)
+                ).source
             )
         return "\n\n".join(parts)
 
@@ -52,9 +53,7 @@ def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> P
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     programs = []
     for n, loop in enumerate(loops):
-        outside = {
-            i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])
-        }
+        outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
         programs.append(LoopProgram(extract(ir, loop, outside), passes))
     return _Writer(ir, order, training, programs).write()
 
@@ -165,8 +164,8 @@ class _Writer:
         axes = tuple(a for a in self.ir.layout(present))
         text = self.s.aligned(node.id, axes, len(node.shape))
         if BATCH not in node.axes:
-            sizes = [size_name(a) for a in axes] + [str(n) for n in node.shape]
-            text = f"{text}.expand({', '.join(sizes)})"
+            wide = [size_name(a) for a in axes] + [str(n) for n in node.shape]
+            text = f"{text}.expand({', '.join(wide)})"
         if tuple(wanted) == axes:
             return text
         dims = [axes.index(a) for a in wanted] + [len(axes) + d for d in range(len(node.shape))]

@@ -97,10 +97,10 @@ class Scope:
         return f"{text}.expand({', '.join(sizes)})"
 
 
-RESERVED = (
-    "torch F device dtype runtime tensors sizes inf nan loop call t done sum max min abs main steps "
-    "range zip list reversed params inputs lengths state draw program None True False"
-).split()
+RESERVED = frozenset(
+    "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
+    "range zip list reversed parameters inputs lengths draw None True False".split()
+)
 
 
 def size_name(axis: str) -> str:
@@ -109,7 +109,9 @@ def size_name(axis: str) -> str:
 
 
 # torch functions that take a Python number as their second operand
-SCALAR_SECOND = frozenset("add sub mul div pow lt le gt ge eq ne remainder floor_divide".split())
+SCALAR_SECOND = frozenset(
+    ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "remainder")
+)
 
 
 def literal(value: Any) -> str:
@@ -228,9 +230,7 @@ def _flip(s: Scope, node: Node) -> str:
 def _pad(s: Scope, node: Node) -> str:
     a = node.attrs
     dim = a["dim"] - len(node.shape)
-    return (
-        f"runtime.place({s.var(node.inputs[0])}, {dim}, {a['start']}, {a['step']}, {a['size']})"
-    )
+    return f"runtime.place({s.var(node.inputs[0])}, {dim}, {a['start']}, {a['step']}, {a['size']})"
 
 
 def _cat(s: Scope, node: Node) -> str:
@@ -294,8 +294,11 @@ def _final(s: Scope, node: Node) -> str:
     after, *rest = node.inputs
     inits = rest[: len(rest) - a["ragged"]]
     parts = [
-        s.full(after, like), str(axes.index(a["axis"])), str(a["steps"]),
-        "[" + ", ".join(s.aligned(i, axes, rank) for i in inits) + "]", str(rank),
+        s.full(after, like),
+        str(axes.index(a["axis"])),
+        str(a["steps"]),
+        "[" + ", ".join(s.aligned(i, axes, rank) for i in inits) + "]",
+        str(rank),
     ]
     if a["ragged"]:
         parts.append(s.aligned(rest[-1], axes, rank))
@@ -390,9 +393,7 @@ def _product(s: Scope, node: Node) -> str:
         return f"torch.matmul({s.var(a.id)}, {s.var(b.id)})"
     if _is_outer(s, a, b, sub, contract):
         rows, columns = a.shape[-1], b.shape[-1]
-        return (
-            f"{s.var(a.id)}.reshape(-1, {rows}).t() @ {s.var(b.id)}.reshape(-1, {columns})"
-        )
+        return f"{s.var(a.id)}.reshape(-1, {rows}).t() @ {s.var(b.id)}.reshape(-1, {columns})"
     return _einsum(s, node, a, b)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: what graphnn takes, beside what a user would pick instead, in one run."""

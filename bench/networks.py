@@ -1,0 +1,186 @@
+"""The networks that are timed: each as a graph, and as what a user would run instead.
+
+`peer(net)` is the contender on the same weights: torch's own layer, or the plain loop over time.
+Every input is (time, batch, feature) for the peers and (batch, time, feature) for graphnn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import graphnn as gn
+
+Peer = Callable[[Tensor], Tensor]
+
+
+class Layer(nn.Module):
+    """One of torch's recurrent layers, written out as a graph from its own weights."""
+
+    def __init__(self, kind: type[nn.RNNBase], size: int):
+        super().__init__()
+        self.layer = kind(size, size)
+
+    def linear(self, which: str, v: gn.Value) -> gn.Value:
+        """The layer's linear map of the input (`ih`) or of the state (`hh`)."""
+        weight = getattr(self.layer, f"weight_{which}_l0")
+        return torch.nn.functional.linear(v, weight, getattr(self.layer, f"bias_{which}_l0"))
+
+    def peer(self) -> Peer:
+        """torch's own layer."""
+        return lambda x: self.layer(x)[0]
+
+    def open(self, g: gn.Graph) -> tuple[gn.Value, gn.State]:
+        """The input and the state h."""
+        size = self.layer.hidden_size
+        return g.input("x", (size,), over="time"), g.state("h", (size,))
+
+
+class RNN(Layer):
+    """h = tanh(W x + b + U h' + c)."""
+
+    def __init__(self, size: int):
+        super().__init__(nn.RNN, size)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        x, h = self.open(g)
+        h.next = torch.tanh(self.linear("ih", x) + self.linear("hh", h))
+        g.output("y", h.next)
+
+
+class LSTM(Layer):
+    """The LSTM of `nn.LSTM`."""
+
+    def __init__(self, size: int):
+        super().__init__(nn.LSTM, size)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        x, h = self.open(g)
+        c = g.state("c", tuple(h.shape))
+        i, f, u, o = (self.linear("ih", x) + self.linear("hh", h)).chunk(4)
+        c.next = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(u)
+        h.next = torch.sigmoid(o) * torch.tanh(c.next)
+        g.output("y", h.next)
+
+
+class GRU(Layer):
+    """The GRU of `nn.GRU`, reset after the product."""
+
+    def __init__(self, size: int):
+        super().__init__(nn.GRU, size)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        x, h = self.open(g)
+        xr, xz, xn = self.linear("ih", x).chunk(3)
+        hr, hz, hn = self.linear("hh", h).chunk(3)
+        r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        n = torch.tanh(xn + r * hn)
+        h.next = (1 - z) * n + z * h
+        g.output("y", h.next)
+
+
+class Cell(nn.Module):
+    """A user's own cell: one function of input and states, run as a graph or in a plain loop."""
+
+    states: tuple[str, ...] = ("h",)
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """The next states; the first is the output. Works on tensors and on values alike."""
+        raise AssertionError
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw the loop around the cell."""
+        x = g.input("x", (self.size,), over="time")
+        states = [g.state(name, (self.size,)) for name in self.states]
+        for state, value in zip(states, self.cell(x, *states)):
+            state.next = value
+        g.output("y", states[0].next)
+
+    def peer(self) -> Peer:
+        """The eager loop."""
+
+        def run(x: Tensor) -> Tensor:
+            states = tuple(x.new_zeros(x.shape[1], self.size) for _ in self.states)
+            outputs = []
+            for x_t in x:
+                states = self.cell(x_t, *states)
+                outputs.append(states[0])
+            return torch.stack(outputs)
+
+        return run
+
+
+class ResetBeforeGRU(Cell):
+    """The GRU of Cho et al. 2014: the reset gate acts before the product."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.gates = nn.Linear(2 * size, 2 * size)
+        self.candidate = nn.Linear(2 * size, size)
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        (h,) = states
+        r, z = torch.sigmoid(self.gates(torch.cat([x, h], -1))).chunk(2, -1)
+        n = torch.tanh(self.candidate(torch.cat([x, r * h], -1)))
+        return (z * h + (1 - z) * n,)
+
+
+class MultiplicativeIntegration(Cell):
+    """An LSTM whose gates see a * Wx * Uh + b * Uh + c * Wx + d (Wu et al. 2016, eq. 4)."""
+
+    states = ("h", "c")
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.w = nn.Linear(size, 4 * size, bias=False)
+        self.u = nn.Linear(size, 4 * size, bias=False)
+        self.a, self.b, self.c = (nn.Parameter(torch.ones(4 * size)) for _ in range(3))
+        self.d = nn.Parameter(torch.zeros(4 * size))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        h, c = states
+        wx, uh = self.w(x), self.u(h)
+        i, f, o, z = (self.a * wx * uh + self.b * uh + self.c * wx + self.d).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class TwoSpeeds(Cell):
+    """A fast and a slow state that gate each other; nobody has published it."""
+
+    states = ("fast", "slow")
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.drive = nn.Linear(3 * size, size)
+        self.open = nn.Linear(2 * size, size)
+        self.write = nn.Linear(size, size)
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        fast, slow = states
+        fast = torch.tanh(self.drive(torch.cat([x, fast, slow], -1)))
+        gate = torch.sigmoid(self.open(torch.cat([x, fast], -1)) - 1)
+        slow = slow + gate * (self.write(fast) - slow)
+        return fast * torch.sigmoid(slow), slow
+
+
+NETWORKS: dict[str, type[Layer] | type[Cell]] = {
+    "LSTM": LSTM,
+    "GRU": GRU,
+    "RNN": RNN,
+    "reset-before GRU": ResetBeforeGRU,
+    "multiplicative integration": MultiplicativeIntegration,
+    "two speeds": TwoSpeeds,
+}

@@ -1,0 +1,118 @@
+"""The command line: `graphnn demo`, `graphnn explain FILE:NAME`, `graphnn source FILE:NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from graphnn.errors import GraphnnError
+from graphnn.graph import Graph
+from graphnn.model import Compiled, compile
+
+EXAMPLES = """examples:
+  graphnn demo                        train four networks on C source, explain and time them
+  graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
+  graphnn source cells.py:model       the code generated for it, forward and backward
+
+NAME is a graph, a module, a compiled model, or a class or function that makes one without
+arguments. The file is run as Python: name only files you trust.
+"""
+
+
+class Refused(Exception):
+    """Bad input on the command line: one line says what."""
+
+
+def load(spec: str) -> Compiled:
+    """The compiled model that FILE:NAME means."""
+    file, colon, name = spec.rpartition(":")
+    path = pathlib.Path(file)
+    if not colon or not name.isidentifier():
+        raise Refused(f"'{spec}' is not of the form FILE:NAME")
+    if not path.is_file():
+        raise Refused(f"there is no file '{file}'")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None:
+        raise Refused(f"'{file}' is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    found.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise Refused(f"'{file}' has no '{name}'")
+    return _compiled(getattr(module, name), name)
+
+
+def _compiled(thing: Any, name: str) -> Compiled:
+    if callable(thing) and not isinstance(thing, nn.Module):
+        try:
+            thing = thing()
+        except TypeError as error:
+            raise Refused(f"'{name}' cannot be made without arguments: {error}") from None
+    if isinstance(thing, Compiled):
+        return thing
+    if isinstance(thing, (nn.Module, Graph)):
+        return compile(thing)
+    raise Refused(f"'{name}' is a {type(thing).__name__}, no graph, module or model")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from graphnn.examples import brackets
+
+    brackets.demo()
+
+
+def _explain(args: argparse.Namespace) -> None:
+    print(load(args.what).explain())
+
+
+def _source(args: argparse.Namespace) -> None:
+    print(load(args.what).source())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="graphnn",
+        description="Neural architectures as graphs with loops, planned and compiled.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("demo", help="the main job, small: two minutes on two cores").set_defaults(
+        run=_demo
+    )
+    for name, run, text in (
+        ("explain", _explain, "say how a network is run, and why"),
+        ("source", _source, "print the code generated for a network"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("what", metavar="FILE:NAME")
+        command.set_defaults(run=run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for a refused graph, 2 for bad input."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except Refused as error:
+        print(f"graphnn: {error}", file=sys.stderr)
+        return 2
+    except GraphnnError as error:
+        print(f"graphnn: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
