@@ -21,12 +21,16 @@ class Layer(nn.Module):
 
     def __init__(self, kind: type[nn.RNNBase], size: int):
         super().__init__()
-        self.layer = kind(size, size)
+        layer = kind(size, size)
+        for name, parameter in layer.named_parameters():
+            self.register_parameter(name, parameter)
+        # beside the modules, not among them: torch.compile refuses any module that has an nn.RNN
+        self.__dict__["layer"] = layer
 
     def linear(self, which: str, v: gn.Value) -> gn.Value:
         """The layer's linear map of the input (`ih`) or of the state (`hh`)."""
-        weight = getattr(self.layer, f"weight_{which}_l0")
-        return torch.nn.functional.linear(v, weight, getattr(self.layer, f"bias_{which}_l0"))
+        weight, bias = (getattr(self, f"{kind}_{which}_l0") for kind in ("weight", "bias"))
+        return torch.nn.functional.linear(v, weight, bias)
 
     def peer(self) -> Peer:
         """torch's own layer."""

@@ -1,6 +1,6 @@
 """graphnn: neural architectures as graphs of modules with loops closed through delays."""
 
-from graphnn import nn
+from graphnn import errors, nn
 from graphnn.flow import gradient_flow
 from graphnn.functions import (
     along,
@@ -44,6 +44,7 @@ __all__ = [
     "cosine",
     "delay",
     "dot",
+    "errors",
     "first",
     "gradient_flow",
     "index",

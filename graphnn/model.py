@@ -159,7 +159,7 @@ class Compiled(nn.Module):
         if key not in self._programs:
             planned = self._planned(variant)
             self._programs[key] = torch_backend.build(
-                planned.ir, planned.order, self.training, planned.passes
+                planned.ir, planned.order, self.training, planned.passes, self._recompute
             )
         return self._programs[key]
 

@@ -54,6 +54,7 @@ class _Adjoint:
         self.slices: dict[int, list[tuple[Node, Expr]]] = {}
         self.forward: dict[int, int] = {}
         self.anti: dict[int, Expr] = {}
+        self.closes = set(self.old.closings.values())
         self.live = self._differentiable()
 
     def _differentiable(self) -> set[int]:
@@ -78,7 +79,8 @@ class _Adjoint:
         if i not in self.forward:
             node = self.old[i]
             family = OPS[node.op].family
-            again = family in FREE or (self.recompute and family in CHEAP)
+            # what closes a state is always saved: computing it again would be the loop again
+            again = family in FREE or (self.recompute and family in CHEAP and i not in self.closes)
             again = again or node.op in ("const", "index", "size", "length", "given")
             if node.op == "delay":
                 self.forward[i] = self._delayed(node)

@@ -69,12 +69,24 @@ def _product_key(ir: IR, node: Node) -> Any:
 
 
 def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+    users = ir.users()
+    # gates with one activation side by side, so that it becomes one call
+    group = sorted(group, key=lambda n: _activation(ir, users, n))
     weights = [at(n.inputs[1]) for n in group]
     joined = make("cat", *weights, dim=0, name="")
     whole = make(
         "product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset()
     )
     return _slices(whole, [(n.id, w.shape[0]) for n, w in zip(group, weights, strict=True)])
+
+
+def _activation(ir: IR, users: dict[int, list[int]], node: Node) -> str:
+    """The operation that a linear map's value ends in, sums apart."""
+    while len(users[node.id]) == 1:
+        node = ir[users[node.id][0]]
+        if node.op != "add":
+            return node.op
+    return ""
 
 
 def _slices(whole: Expr, sizes: list[tuple[int, int]]) -> dict[int, Expr]:

@@ -44,7 +44,8 @@ class Program:
         return "\n\n".join(parts)
 
 
-def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> Program:
+def build(ir: IR, order: list[str], training: bool, passes: frozenset[str], recompute: bool
+) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs."""
     ir = fuse(ir, in_loops=False)
     users = ir.users()
@@ -54,7 +55,7 @@ def build(ir: IR, order: list[str], training: bool, passes: frozenset[str]) -> P
     programs = []
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
-        programs.append(LoopProgram(extract(ir, loop, outside), passes))
+        programs.append(LoopProgram(extract(ir, loop, outside), passes, recompute))
     return _Writer(ir, order, training, programs).write()
 
 
