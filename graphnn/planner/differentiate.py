@@ -19,7 +19,6 @@ from graphnn.planner.loopir import LoopIR, given
 from graphnn.planner.rewrite import keep, reachable
 
 FREE = ("view", "rename")
-CHEAP = ("pointwise",)
 
 
 @dataclass
@@ -55,6 +54,7 @@ class _Adjoint:
         self.forward: dict[int, int] = {}
         self.anti: dict[int, Expr] = {}
         self.closes = set(self.old.closings.values())
+        self.users = self.old.users()
         self.live = self._differentiable()
 
     def _differentiable(self) -> set[int]:
@@ -79,8 +79,7 @@ class _Adjoint:
         if i not in self.forward:
             node = self.old[i]
             family = OPS[node.op].family
-            # what closes a state is always saved: computing it again would be the loop again
-            again = family in FREE or (self.recompute and family in CHEAP and i not in self.closes)
+            again = family in FREE or (self.recompute and not self._must_save(i))
             again = again or node.op in ("const", "index", "size", "length", "given")
             if node.op == "delay":
                 self.forward[i] = self._delayed(node)
@@ -90,6 +89,24 @@ class _Adjoint:
             else:
                 self.forward[i] = self.new.insert(given(node))
         return Expr(self.new, self.forward[i])
+
+    def _must_save(self, i: int) -> bool:
+        """Whether computing a value again would take a product, or the loop itself.
+
+        Of a chain that starts at a product the last value is saved: as large, and less to do.
+        """
+        if i in self.closes or OPS[self.old[i].op].family != "pointwise":
+            return True
+        for j in self.old[i].inputs:
+            while OPS[self.old[j].op].family in FREE:
+                j = self.old[j].inputs[0]
+            family = OPS[self.old[j].op].family
+            if family == "pointwise":
+                if j not in self.closes and len(self.users[j]) == 1 and self._must_save(j):
+                    return True
+            elif family not in ("source", "delay"):
+                return True
+        return False
 
     def _delayed(self, node: Node) -> int:
         """A state, read off the saved sequence that closes it."""
