@@ -21,7 +21,7 @@ RIVALS = ("graphnn", "torch.nn", "eager loop")
 
 
 def elman_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last z (batch, hidden), as the graph in brackets.py."""
+    """x (batch, time, embedded) to the last z (batch, hidden)."""
     z = x.new_zeros(len(x), net.step.out_features)
     for now in x.unbind(1):
         z = torch.tanh(net.step(torch.cat([now, z], 1)))
@@ -29,7 +29,7 @@ def elman_loop(net: Any, x: Tensor) -> Tensor:
 
 
 def turtles_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last reading, as the graph in brackets.py."""
+    """x (batch, time, embedded) to the last reading (batch, reading)."""
     mode = x.new_zeros(len(x), net.sizes[0])
     heading = east = north = low = x.new_zeros(len(x), net.sizes[2])
     for now in x.unbind(1):
@@ -47,73 +47,72 @@ def turtles_loop(net: Any, x: Tensor) -> Tensor:
 
 
 def lstm_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last h (batch, hidden), with nn.LSTM's weights."""
-    h = c = x.new_zeros(len(x), net.hidden_size)
+    """x (batch, time, embedded) to the last h (batch, hidden)."""
+    cell = net.lstm.l0
+    h = c = x.new_zeros(len(x), cell.hidden_size)
     for now in x.unbind(1):
-        gates = F.linear(now, net.weight_ih_l0, net.bias_ih_l0)
-        gates = gates + F.linear(h, net.weight_hh_l0, net.bias_hh_l0)
-        i, f, g, o = gates.chunk(4, 1)
+        gates = F.linear(now, cell.weight_ih, cell.bias_ih)
+        i, f, g, o = (gates + F.linear(h, cell.weight_hh, cell.bias_hh)).chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
     return h
 
 
 def gru_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last h (batch, hidden), the reset before the product.
-
-    The weights are laid out as nn.GRU's, whose own reset comes after the product.
-    """
-    h, n = x.new_zeros(len(x), net.hidden_size), 2 * net.hidden_size
-    u, b = net.weight_hh_l0, net.bias_hh_l0
+    """x (batch, time, embedded) to the last h (batch, hidden), the reset before the product."""
+    cell = net.gru.l0
+    h, cut = x.new_zeros(len(x), cell.hidden_size), 2 * cell.hidden_size
+    u, b = cell.weight_hh, cell.bias_hh
     for now in x.unbind(1):
-        reset, update, new = F.linear(now, net.weight_ih_l0, net.bias_ih_l0).chunk(3, 1)
-        r, z = F.linear(h, u[:n], b[:n]).chunk(2, 1)
-        r, z = torch.sigmoid(reset + r), torch.sigmoid(update + z)
-        h = z * h + (1 - z) * torch.tanh(new + F.linear(r * h, u[n:], b[n:]))
+        gates, new = F.linear(now, cell.weight_ih, cell.bias_ih).tensor_split([cut], 1)
+        r, z = torch.sigmoid(gates + F.linear(h, u[:cut], b[:cut])).chunk(2, 1)
+        h = z * h + (1 - z) * torch.tanh(new + F.linear(r * h, u[cut:], b[cut:]))
     return h
 
 
-def timing_table(
-    checkers: Mapping[str, Any], hidden: int, batch: int = 32, steps: int = 100
-) -> Table:
+LOOPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "Elman": elman_loop,
+    "LSTM": lstm_loop,
+    "GRU": gru_loop,
+    "turtles": turtles_loop,
+}
+
+
+def eager(name: str, checker: Any, char: Tensor) -> Tensor:
+    """What a checker answers (batch,) to texts of one length, char (batch, time), step by step."""
+    answers: Tensor = checker.judge(LOOPS[name](checker, checker.embed(char))).squeeze(-1)
+    return answers
+
+
+def library(name: str, checker: Any) -> Run | None:
+    """The same by torch.nn, which has neither a reset-before GRU nor turtles."""
+    if name == "LSTM":
+        net = checker.lstm.to_torch()
+    elif name == "Elman":
+        net = nn.RNN(checker.embed.embedding_dim, checker.step.out_features, batch_first=True)
+    else:
+        return None
+    return lambda char: checker.judge(net(checker.embed(char))[0][:, -1]).squeeze(-1)
+
+
+def timing_table(checkers: Mapping[str, Any], batch: int = 32, steps: int = 100) -> Table:
     """Forward and backward of each checker of brackets.py, in milliseconds, beside its rivals."""
     table = Table(title=f"Forward and backward, ms ({batch} texts of {steps} characters)")
-    for column in ("network", "graphnn", "torch.nn", "eager loop", "loop / graphnn"):
+    for column in ("network", *RIVALS, "eager loop / graphnn"):
         table.add_column(column, justify="left" if column == "network" else "right")
     char = torch.randint(1, VOCABULARY, (batch, steps))
     for name, checker in checkers.items():
-        mine: Run = partial(_call, gn.compile(checker.train()))
-        runs = {"graphnn": mine, **_rivals(name, checker, hidden)}
-        spent = _medians({rival: partial(_step, run, char) for rival, run in runs.items()})
+        runs = (_graphnn(checker), library(name, checker), partial(eager, name, checker))
+        named = {rival: run for rival, run in zip(RIVALS, runs) if run is not None}
+        spent = _medians({rival: partial(_step, run, char) for rival, run in named.items()})
         shown = [f"{1000 * spent[rival]:.1f}" if rival in spent else "-" for rival in RIVALS]
         table.add_row(name, *shown, f"{spent['eager loop'] / spent['graphnn']:.1f}x")
     return table
 
 
-def _rivals(name: str, checker: Any, hidden: int) -> dict[str, Run]:
-    """The same network by other means; torch.nn has no reset-before GRU and no turtles."""
-    embedded = checker.embed.embedding_dim
-
-    def loop(net: Any, unrolled: Callable[[Any, Tensor], Tensor]) -> Run:
-        return lambda char: checker.judge(unrolled(net, checker.embed(char)))
-
-    def module(net: nn.RNNBase) -> Run:
-        return lambda char: checker.judge(net(checker.embed(char))[0][:, -1])
-
-    if name == "turtles":
-        return {"eager loop": loop(checker, turtles_loop)}
-    if name == "Elman":
-        rnn = nn.RNN(embedded, hidden, batch_first=True)
-        return {"torch.nn": module(rnn), "eager loop": loop(checker, elman_loop)}
-    if name == "GRU":
-        return {"eager loop": loop(nn.GRU(embedded, hidden), gru_loop)}
-    lstm = nn.LSTM(embedded, hidden, batch_first=True)
-    return {"torch.nn": module(lstm), "eager loop": loop(lstm, lstm_loop)}
-
-
-def _call(model: gn.Compiled, char: Tensor) -> Tensor:
-    answers: Tensor = model(char=char)
-    return answers
+def _graphnn(checker: Any) -> Run:
+    model = gn.compile(checker)
+    return lambda char: model(char=char)
 
 
 def _step(run: Run, char: Tensor) -> None:

@@ -66,7 +66,7 @@ class LSTM(Checker):
 
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
-        self.lstm = gn.nn.LSTM(EMBEDDED, hidden)
+        self.lstm = gn.nn.LSTM(EMBEDDED, hidden, forget_bias=1.0)
 
     def cell(self, g: gn.Graph, x: gn.Value) -> gn.Value:
         return self.lstm(x)
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(trained, held_out, samples_of_length(options.data, 200, options.seed), console)
     console.print(trained["turtles"].model.explain(), markup=False, highlight=False)
     fresh = {entry.name: entry.build(options.hidden) for entry in ENTRIES}
-    console.print(timing.timing_table(fresh, options.hidden))
+    console.print(timing.timing_table(fresh))
 
 
 def demo(quick: bool = True) -> None:

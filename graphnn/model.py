@@ -80,7 +80,9 @@ class Compiled(nn.Module):
             self.__dict__[kept] = owner.__dict__[kept]
         self.__dict__["_source"], self.__dict__["_owner"] = source, owner
         self.training = owner.training
-        self.backend, self._passes, self._recompute = backend, passes, recompute
+        # "auto" is the fastest backend there is: torch
+        self.backend = "torch" if backend == "auto" else backend
+        self._passes, self._recompute = passes, recompute
         self._forget()
         self._traced()
 

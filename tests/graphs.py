@@ -291,7 +291,7 @@ LOCAL: dict[str, Callable[[_Builder, gn.Value, gn.Value, int], gn.Value]] = {
     "split": _split,
     "outer": _outer,
     "bilinear": _bilinear,
-    "stack": lambda p, a, b, k: torch.stack([_row(a), _row(b) + 0 * _row(a)]).sum(k % 2) * 0.3,
+    "stack": lambda p, a, b, k: torch.stack([_row(a + b), _row(b + a) * 0.5]).sum(k % 2) * 0.3,
     "where": lambda p, a, b, k: torch.where(a > 0.1234, b, a * 0.5),
     "extremum": lambda p, a, b, k: (torch.maximum if k % 2 else torch.minimum)(a, b - 0.2345),
     "reduce": lambda p, a, b, k: (
@@ -441,14 +441,17 @@ def results(
     outputs, finals = model(**inputs, lengths=lengths, state=state, return_state=True)
     outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
     values = {**outputs, **{f"final {k}": v for k, v in finals.items()}}
-    floats = [v for v in values.values() if v.is_floating_point() and v.requires_grad]
-    loss = sum((v * numbers(v, k)).sum() for k, v in enumerate(floats))
+    floats = [v for v in values.values() if v.is_floating_point()]
+    loss = torch.stack([(v * numbers(v, k)).sum() for k, v in enumerate(floats)]).sum()
     sources = {**inputs, **(state or {}), **dict(model.named_parameters())}
     sources = {k: v for k, v in sources.items() if v.requires_grad}
-    if isinstance(loss, Tensor):
+    for name, source in sources.items():
+        values[f"gradient of {name}"] = torch.zeros_like(source)
+    if loss.requires_grad:
         grads = torch.autograd.grad(loss, list(sources.values()), allow_unused=True)
-        for (name, source), g in zip(sources.items(), grads, strict=True):
-            values[f"gradient of {name}"] = torch.zeros_like(source) if g is None else g
+        for name, g in zip(sources, grads, strict=True):
+            if g is not None:
+                values[f"gradient of {name}"] = g
     return {k: v.detach() for k, v in values.items()}, finals
 
 

@@ -67,6 +67,13 @@ class Recurrent(nn.Module):
         """The names of a layer's cells: l0 and l0_reverse."""
         return [f"l{layer}", f"l{layer}_reverse"][: 1 + self.bidirectional]
 
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        """The width of every state, by name, in the order of `torch.nn`: layer by layer."""
+        names = [name for layer in range(self.num_layers) for name in self._directions(layer)]
+        cells = {name: getattr(self, name) for name in names}
+        return {_named(s, name): n for name, cell in cells.items() for s, n in cell.sizes.items()}
+
     def forward(
         self,
         x: Value,
@@ -81,14 +88,14 @@ class Recurrent(nn.Module):
         where not given). A final state is `gn.last(states["c"], over=…)`, in reverse
         `gn.first(states["c_l0_reverse"], over=…)`.
         """
-        over, init = sequence_axis(x, over), dict(init or {})
+        over, init = sequence_axis(x, over), init or {}
+        self._check(init)
         states: dict[str, Value] = {}
         for layer in range(self.num_layers):
             x = F.dropout(x, self.dropout if layer else 0.0, self.training)
             runs = {name: self._run(x, name, over, init) for name in self._directions(layer)}
             x = torch.cat([run["h"] for run in runs.values()], -1)
             states |= {_named(s, name): v for name, run in runs.items() for s, v in run.items()}
-        self._check(init, states)
         return (x, states) if with_states else x
 
     def _run(self, x: Value, name: str, over: str, init: Mapping[str, Any]) -> dict[str, Value]:
@@ -111,13 +118,13 @@ class Recurrent(nn.Module):
         rates = self.zoneout
         return rates.get(state, 0.0) if isinstance(rates, Mapping) else rates
 
-    def _check(self, init: Mapping[str, Any], states: Mapping[str, Value]) -> None:
-        if unknown := sorted(set(init) - set(states)):
+    def _check(self, init: Mapping[str, Any]) -> None:
+        if unknown := sorted(set(init) - set(self.state_sizes)):
             raise UnsupportedError(
                 f"{type(self).__name__} has no state {unknown[0]!r} to start",
                 site=user_site(),
                 got=f"init for {unknown}",
-                wanted=f"states among {list(states)}",
+                wanted=f"states among {list(self.state_sizes)}",
                 fix="'h' is the first layer's, 'h_l1' the second's, 'h_l0_reverse' runs backwards",
             )
 

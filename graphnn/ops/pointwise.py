@@ -13,6 +13,10 @@ from graphnn.ops.table import row
 _TWO_OVER_ROOT_PI = 1.1283791670955126
 
 
+# torch.relu alone cannot write into a given tensor
+_OUT = {"relu": "torch.clamp_min({0}, 0, out={out})"}
+
+
 def _unary(name: str, grad: Callable[[Expr, Expr, Expr], Any] | None, flops: int = 1) -> None:
     run = getattr(torch, name)
     row(
@@ -21,7 +25,7 @@ def _unary(name: str, grad: Callable[[Expr, Expr, Expr], Any] | None, flops: int
         run,
         grad=None if grad is None else (lambda g, y, x: (grad(g, y, x),)),
         torch=f"torch.{name}({{0}})",
-        out=f"torch.{name}({{0}}, out={{out}})",
+        out=_OUT.get(name, f"torch.{name}({{0}}, out={{out}})"),
         flops=flops,
     )
 

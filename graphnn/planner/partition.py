@@ -60,19 +60,23 @@ def carried(ir: IR) -> list[int]:
 
 def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
     """Regions of the nodes `ids`, the delays in `cut` being given from outside."""
-    chosen = set(ids)
-    net = nx.DiGraph()
-    net.add_nodes_from(ids)
-    for i in ids:
-        node = ir[i]
-        net.add_edges_from((j, i) for j in node.inputs if j in chosen and i not in cut)
-        if i in ir.closings and i not in cut and ir.closings[i] in chosen:
-            net.add_edge(ir.closings[i], i)
+    net = dependencies(ir, ids, cut)
     groups = [sorted(c) for c in nx.strongly_connected_components(net)]
     place = {i: n for n, group in enumerate(groups) for i in group}
     looped = [len(g) > 1 or net.has_edge(g[0], g[0]) for g in groups]
     order = {i: n for n, i in enumerate(ids)}
     return _schedule(ir, net, groups, place, looped, order)
+
+
+def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) -> nx.DiGraph:
+    """Who reads whom among `ids`, delays reading what closes them; those in `cut` read nothing."""
+    chosen = set(ids)
+    net = nx.DiGraph()
+    net.add_nodes_from(ids)
+    edges = [(j, i) for i in ids if i not in cut for j in ir[i].inputs if j in chosen]
+    edges += [(s, d) for d, s in ir.closings.items() if d in chosen - cut and s in chosen]
+    net.add_edges_from(edges)
+    return net
 
 
 def _schedule(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import c_source
+from graphnn.examples import c_source
 
 SOURCE = """\
 /* a comment with an opener ( and

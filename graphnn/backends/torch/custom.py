@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,22 +34,31 @@ class LoopProgram:
 
     def __init__(self, loop: LoopIR, passes: frozenset[str], recompute: bool = False):
         self.loop, self.passes, self.recompute = loop, passes, recompute
-        self.moving = [i for i in loop.reads if loop.ir[i].dtype.is_floating_point]
-        self.derived = self.derive(self.moving)
+        moving = [i for i in loop.reads if loop.ir[i].dtype.is_floating_point]
+        self.derived = self._derive(loop.results, moving)
         self.extra = [i for i in self.derived.saved if i not in loop.results]
-        self.infer = self._forward(loop.results, "")
         self.train = self._forward([*loop.results, *self.extra], "_saving")
+        self._infer: Function | None = None
         self._backwards: dict[Any, Function] = {}
-        full = self.backward((True,) * len(loop.reads), (True,) * len(loop.results))
-        text = self.infer.source + self.train.source + full.source
+        full = tuple(self.floating()), (True,) * len(loop.results)
+        self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
+        text = self.train.source + self._backwards[full].source + str(loop.results)
         self.key = f"{loop.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
         if "opaque" in text:  # the functions called are not in the text
             self.key += f" {id(self)}"
         PROGRAMS[self.key] = self
 
-    def derive(self, wanted: Sequence[int]) -> Derived:
-        """The gradient graph for these reads, after the same passes as the forward."""
-        derived = differentiate(self.loop, wanted, self.recompute)
+    @property
+    def infer(self) -> Function:
+        """The forward that saves nothing, written when it is first wanted."""
+        if self._infer is None:
+            self._infer = self._forward(self.loop.results, "")
+        return self._infer
+
+    def _derive(self, results: Sequence[int], wanted: Sequence[int]) -> Derived:
+        """The gradient graph from `results` to `wanted`, after the same passes as the forward."""
+        part = replace(self.loop, results=list(results))
+        derived = differentiate(part, wanted, self.recompute)
         derived.ir = self._planned(derived.ir)
         return derived
 
@@ -69,25 +79,26 @@ class LoopProgram:
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
-        key = (tuple(wanted), tuple(present))
+        able = zip(wanted, self.floating(), strict=True)
+        key = (tuple(w and f for w, f in able), tuple(present))
         if key not in self._backwards:
             self._backwards[key] = self._backward(*key)
         return self._backwards[key]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Function:
-        loop = self.loop
-        results = [i for i, p in zip(loop.results, present, strict=True) if p]
-        part = LoopIR(loop.name, loop.loop, loop.ir, loop.reads, results)
-        chosen = [i for i, w in zip(loop.reads, wanted, strict=True) if w]
-        derived = differentiate(part, chosen, self.recompute)
-        ir = self._planned(derived.ir)
+        results = [i for i, p in zip(self.loop.results, present, strict=True) if p]
+        chosen = [i for i, w in zip(self.loop.reads, wanted, strict=True) if w]
+        chosen = [i for i in chosen if self.loop.ir[i].dtype.is_floating_point]
+        return self._write_backward(self._derive(results, chosen), chosen, results)
+
+    def _write_backward(
+        self, derived: Derived, wanted: Sequence[int], results: Sequence[int]
+    ) -> Function:
+        loop, ir = self.loop, derived.ir
         # the saved values of the complete backward are what the forward handed out
         reads = [*loop.reads, *loop.results, *self.extra]
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
-        outs = []
-        for i in chosen:
-            if loop.ir[i].dtype.is_floating_point:
-                outs.append((self._gradient(ir, i), loop.ir[i]))
+        outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
         title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
         return write(ir, name, reads, outs, title)
