@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from graphnn.errors import AxisError, DtypeError, GraphError, ShapeError
-from graphnn.graph import Graph, graph_of
+from graphnn.graph import Graph
 from graphnn.ir import Axis
+from graphnn.names import graph_of
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import einsum
 from graphnn.ops.sources import index_of

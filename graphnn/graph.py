@@ -12,16 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from graphnn.errors import (
-    AxisError,
-    ForeignValueError,
-    NameTakenError,
-    ShapeError,
-    UnsupportedError,
-)
-from graphnn.ir import BATCH, IR, Axis
+from graphnn.errors import AxisError, NameTakenError, ShapeError, UnsupportedError
+from graphnn.ir import BATCH, IR
+from graphnn.names import RESERVED, Names, graph_of
 from graphnn.ops.expr import Expr, const
 from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
@@ -29,29 +23,8 @@ from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
 from graphnn.value import State, Value
 
-RESERVED = frozenset({"lengths", "state", "return_state", "record", "self", BATCH})
 
-
-def graph_of(args: Any, kwargs: Any) -> Graph:
-    """The one graph that the values among these arguments belong to."""
-    graphs = {id(v.graph): v.graph for v in tree_leaves((args, kwargs)) if isinstance(v, Value)}
-    if len(graphs) > 1:
-        names = " and ".join(f"'{g.ir.name}'" for g in graphs.values())
-        raise ForeignValueError(
-            f"values of different graphs meet: {names}",
-            site=user_site(),
-            got=f"values of {names}",
-            wanted="values of one graph",
-            fix="build both on one graph, or compile them apart and feed one's output to the other",
-        )
-    return next(iter(graphs.values()))
-
-
-def _names(over: str | Sequence[str]) -> tuple[str, ...]:
-    return (over,) if isinstance(over, str) else tuple(over)
-
-
-class Graph:
+class Graph(Names):
     """A network being declared.
 
     `name` appears in plans and errors. `module` owns the parameters; without one the graph makes
@@ -82,67 +55,6 @@ class Graph:
         for found in (self.owner.named_parameters(), self.owner.named_buffers()):
             for name, tensor in found:
                 self._parameters.setdefault(id(tensor), name)
-
-    def _take(self, name: str, what: str) -> str:
-        if not isinstance(name, str) or not name or name in RESERVED:
-            raise NameTakenError(
-                f"'{name}' cannot name {what}",
-                site=user_site(),
-                got=repr(name),
-                wanted=f"a non-empty string that is none of {', '.join(sorted(RESERVED))}",
-                fix="choose another name",
-            )
-        if name in self._taken:
-            raise NameTakenError(
-                f"the name '{name}' is used twice",
-                site=user_site(),
-                got=f"a second '{name}'",
-                wanted="names of inputs, states and outputs that differ",
-                fix="choose another name",
-            )
-        self._taken.add(name)
-        return name
-
-    def unique(self, name: str) -> str:
-        """`name`, with a number behind it where it is taken: for library modules used twice."""
-        count, tried = 2, name
-        while tried in self._taken:
-            tried, count = f"{name}_{count}", count + 1
-        return tried
-
-    def name_of(self, module: nn.Module) -> str:
-        """The name under which a module is registered here, or its class's name."""
-        for name, candidate in self.owner.named_modules():
-            if candidate is module and name:
-                return name
-        return type(module).__name__.lower()
-
-    def _axes(self, over: str | Sequence[str], declare: bool) -> tuple[str, ...]:
-        for axis in _names(over):
-            if axis == BATCH:
-                raise AxisError(
-                    "'batch' is implied and cannot be named",
-                    site=user_site(),
-                    got="the axis 'batch'",
-                    wanted="named axes besides the batch",
-                    fix="leave it out: every input has the batch first",
-                )
-            if axis not in self.ir.axes:
-                if not declare:
-                    self.missing_axis(axis)
-                self.ir.axes[axis] = Axis(axis, site=user_site())
-        return _names(over)
-
-    def missing_axis(self, axis: str) -> None:
-        """Raise the error of an axis nobody declared."""
-        known = [a for a in self.ir.axes if a != BATCH]
-        raise AxisError(
-            f"there is no axis '{axis}' in this graph",
-            site=user_site(),
-            got=repr(axis),
-            wanted=f"one of {known}" if known else "an axis that an input brings",
-            fix=f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
-        )
 
     def input(
         self,

@@ -151,7 +151,7 @@ class Value(_Base):
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        from graphnn.graph import graph_of
+        from graphnn.names import graph_of
 
         return graph_of(args, kwargs or {}).apply(function, args, kwargs or {})
 

@@ -185,7 +185,7 @@ class Reference:
         if key in self.state:
             given = self.state[key]
             axes = [a for a in self.ir.layout(node.axes - {axis}) if a != BATCH]
-            index = (slice(None), *(outside[a] for a in axes))
+            index: Any = (slice(None), *(outside[a] for a in axes))
             picked = given[index]
             return picked if abs(steps) == 1 else picked[:, slot]
         init = self.ir.operands(node)[0 if self.ir.alone(node.id) else slot]

@@ -1,12 +1,11 @@
 """Which primitives a torch function is: the entry of every torch call on a symbolic value.
 
 `call` finds the function's decomposition by name, or keeps it as an opaque node that torch itself
-runs. Decompositions live in `torch_math` and `torch_shapes`, one small function each.
+runs. Decompositions live in `torch_math`, `torch_sums` and `torch_shapes`, one small function each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,19 +13,19 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from graphnn.errors import ShapeError, UnsupportedError
-from graphnn.ops import torch_math, torch_shapes
+from graphnn.ops import torch_math, torch_shapes, torch_sums  # noqa: F401  they fill the register
 from graphnn.ops.expr import Expr
+from graphnn.ops.handlers import HANDLERS
 from graphnn.ops.table import build
 from graphnn.sites import user_site
 
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
-Handler = Callable[..., Any]
 
 
-def _collect() -> dict[Any, Handler]:
+def _collect() -> dict[Any, Any]:
     """Every public spelling of each decomposed function: torch.tanh, Tensor.tanh, F.tanh …"""
-    found: dict[Any, Handler] = {}
-    for name, handler in {**torch_math.HANDLERS, **torch_shapes.HANDLERS}.items():
+    found: dict[Any, Any] = {}
+    for name, handler in HANDLERS.items():
         for home in HOMES:
             function = getattr(home, name, None)
             if callable(function):

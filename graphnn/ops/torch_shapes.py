@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from graphnn.ops.expr import Expr, make, reshape
-
-HANDLERS: dict[str, Callable[..., Any]] = {}
-
-
-def names(*spelled: str) -> Callable[[Any], Any]:
-    """Register a handler under these names."""
-
-    def register(handler: Any) -> Any:
-        HANDLERS.update(dict.fromkeys(spelled, handler))
-        return handler
-
-    return register
+from graphnn.ops.handlers import names
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:

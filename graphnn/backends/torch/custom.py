@@ -116,7 +116,7 @@ class LoopProgram:
 
 
 def _identifier(name: str) -> str:
-    from graphnn.backends.torch.nodes import Scope
+    from graphnn.backends.torch.scope import Scope
 
     return Scope(IR()).fresh(name)
 

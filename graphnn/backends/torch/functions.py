@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
 from graphnn.backends.torch.loops import INDENT, LoopWriter
-from graphnn.backends.torch.nodes import Scope, dtype_text, express, size_name
+from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scans import scan
+from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.fuse import fuse

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from graphnn.backends.torch.nodes import (
-    SCALAR_SECOND,
-    Scope,
-    dtype_text,
-    express,
-    is_linear,
-    is_transposed,
-    pointwise,
-    size_name,
-)
+from graphnn.backends.torch.nodes import express, is_linear, is_transposed, pointwise
+from graphnn.backends.torch.scope import SCALAR_SECOND, Scope, dtype_text, size_name
 from graphnn.ir import Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole

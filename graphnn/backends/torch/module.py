@@ -12,7 +12,8 @@ from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import load
 from graphnn.backends.torch.loops import INDENT
-from graphnn.backends.torch.nodes import Scope, express, literal, size_name
+from graphnn.backends.torch.nodes import express
+from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import extract
@@ -44,7 +45,8 @@ class Program:
         return "\n\n".join(parts)
 
 
-def build(ir: IR, order: list[str], training: bool, passes: frozenset[str], recompute: bool
+def build(
+    ir: IR, order: list[str], training: bool, passes: frozenset[str], recompute: bool
 ) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs."""
     ir = fuse(ir, in_loops=False)

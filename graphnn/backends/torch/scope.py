@@ -1,0 +1,131 @@
+"""The variables of generated code: names, sizes, and how a value lines up with others.
+
+A value lies in memory as its axes, in the graph's order, then its shape. Inside a loop the loop's
+axis is gone (`dropped`): a value is there what it is at one step.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphnn.ir import IR, Node
+
+
+class Scope:
+    """The variables of a piece of generated code, and the objects its source refers to."""
+
+    def __init__(self, ir: IR, dropped: tuple[str, ...] = (), outer: Scope | None = None):
+        self.ir, self.dropped = ir, dropped
+        self.names: dict[int, str] = {} if outer is None else dict(outer.names)
+        self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
+        self.objects: dict[str, Any] = {} if outer is None else outer.objects
+
+    def axes(self, node: Node) -> tuple[str, ...]:
+        """The axes that a value has as dimensions here."""
+        return tuple(a for a in self.ir.layout(node.axes) if a not in self.dropped)
+
+    def rank(self, node: Node) -> int:
+        """How many dimensions a value has here."""
+        return len(self.axes(node)) + len(node.shape)
+
+    def fresh(self, wanted: str) -> str:
+        """A variable name not used yet, as close to the wanted one as Python allows."""
+        base = re.sub(r"\W+", "_", wanted).strip("_") or "v"
+        base = f"v_{base}" if base[0].isdigit() else base
+        name, count = base, 2
+        while name in self.taken:
+            name, count = f"{base}_{count}", count + 1
+        self.taken.add(name)
+        return name
+
+    def declare(self, node: Node) -> str:
+        """A variable for a node's value."""
+        self.names[node.id] = self.fresh(node.name or node.op)
+        return self.names[node.id]
+
+    def object(self, value: Any, wanted: str) -> str:
+        """A name under which the source finds a Python object."""
+        for name, known in self.objects.items():
+            if known is value:
+                return name
+        name = self.fresh(wanted)
+        self.objects[name] = value
+        return name
+
+    def var(self, i: int) -> str:
+        """The variable, or the literal, of a node."""
+        node = self.ir[i]
+        if i not in self.names and node.op == "const":
+            return literal(node.attrs["value"])
+        if i not in self.names and node.op == "size":
+            return f"torch.full((), {size_name(node.attrs['axis'])}, device=device)"
+        return self.names[i]
+
+    def aligned(self, i: int, axes: Sequence[str], rank: int) -> str:
+        """A value as it broadcasts against dimensions `axes` followed by a shape of `rank`."""
+        node = self.ir[i]
+        if node.op in ("const", "size"):
+            return self.var(i)
+        have = self.axes(node)
+        index = [":" if a in have else "None" for a in axes]
+        index += ["None"] * (rank - len(node.shape)) + [":"] * len(node.shape)
+        while index and index[0] == "None":
+            index.pop(0)
+        while index and index[-1] == ":":
+            index.pop()
+        if not index:
+            return self.var(i)
+        return f"{self.var(i)}[{', '.join(index)}]"
+
+    def full(self, i: int, node: Node) -> str:
+        """A value expanded to all the dimensions of `node`'s axes (its own shape kept)."""
+        source, axes = self.ir[i], self.axes(node)
+        text = self.aligned(i, axes, len(source.shape))
+        if self.axes(source) == axes:
+            return text
+        if source.op in ("const", "size"):
+            text = as_tensor(self, source)
+        sizes = [size_name(a) for a in axes] + [str(n) for n in source.shape]
+        return f"{text}.expand({', '.join(sizes)})"
+
+
+RESERVED = frozenset(
+    "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
+    "range zip list reversed parameters inputs lengths draw None True False".split()
+)
+
+
+def size_name(axis: str) -> str:
+    """The variable that holds the length of an axis."""
+    return "n_" + re.sub(r"\W+", "_", axis)
+
+
+# torch functions that take a Python number as their second operand
+SCALAR_SECOND = frozenset(
+    ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "remainder")
+)
+
+
+def literal(value: Any) -> str:
+    """A Python number as source."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return repr(value)
+
+
+def dtype_text(ir: IR, dtype: torch.dtype) -> str:
+    """The floating dtype of the graph is a variable: autocast runs the same code in another."""
+    return "dtype" if dtype == ir.floating else str(dtype)
+
+
+def as_tensor(s: Scope, node: Node) -> str:
+    """A number as a tensor."""
+    if node.op == "size":
+        return s.var(node.id)
+    kind = dtype_text(s.ir, node.dtype)
+    return f"torch.full((), {s.var(node.id)}, dtype={kind}, device=device)"
