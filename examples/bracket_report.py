@@ -112,16 +112,16 @@ def flow_table(models: Mapping[str, gn.Compiled], samples: list[Sample]) -> Tabl
     batch = collate(samples)
     steps = batch.char.shape[1]
     table = Table(title=f"Gradient of the loss at each state over {steps} steps (log scale)")
-    for column in ("network", "state", f"step 1 to {steps}", "first", "last", "first / last"):
-        table.add_column(column, justify="right" if "first" in column else "left")
+    for column in ("network", "state", f"step 1 to step {steps}", "first / last"):
+        table.add_column(column, justify="right" if column == "first / last" else "left")
     flows = {name: _flow(model, batch) for name, model in models.items()}
     norms = torch.cat([norm for flow in flows.values() for norm in flow.values()])
     top = norms.max().clamp(min=1e-30).log10().item()
     for name, flow in flows.items():
         for state, norm in flow.items():
             first, last = norm[0].item(), norm[-1].item()
-            ratio = f"{first / last:.1e}" if last else "-"
-            table.add_row(name, state, _bars(norm, top), f"{first:.1e}", f"{last:.1e}", ratio)
+            ratio = f"{first / last:.0e}" if last else "-"
+            table.add_row(name, state, _bars(norm, top), ratio)
     return table
 
 
@@ -136,7 +136,7 @@ def _flow(model: gn.Compiled, batch: Batch) -> dict[str, Tensor]:
     return {state: norm.cpu() for state, norm in flow.items()}
 
 
-def _bars(norm: Tensor, top: float, width: int = 50, decades: float = 8.0) -> str:
+def _bars(norm: Tensor, top: float, width: int = 40, decades: float = 8.0) -> str:
     """norm (time,) as a row of bars: full height is 10^top, none is `decades` below that."""
     means = torch.stack([part.mean() for part in norm.tensor_split(min(width, len(norm)))])
     height = (means.clamp(min=1e-30).log10() - top) / decades + 1

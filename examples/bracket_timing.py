@@ -30,17 +30,18 @@ def elman_loop(net: Any, x: Tensor) -> Tensor:
 
 def turtles_loop(net: Any, x: Tensor) -> Tensor:
     """x (batch, time, embedded) to the last reading (batch, reading)."""
-    mode = x.new_zeros(len(x), net.sizes[0])
-    heading = east = north = low = x.new_zeros(len(x), net.sizes[2])
+    mode = x.new_zeros(len(x), net.mode)
+    heading = east = north = low = x.new_zeros(len(x), net.turtles)
     for now in x.unbind(1):
         view = torch.cat([mode, heading.cos(), heading.sin(), east.tanh(), north.tanh()], 1)
-        update, content, awake = net.steer(torch.cat([now, view], 1)).split(net.sizes, 1)
-        mode = mode + torch.sigmoid(update) * (torch.tanh(content) - mode)
-        turn, stride = torch.sigmoid(awake) * net.turn(now), torch.sigmoid(awake) * net.stride(now)
-        course = heading + turn / 2
+        content, gates = net.steer(torch.cat([now, view], 1)).tensor_split([net.mode], 1)
+        update, awake = torch.sigmoid(gates).tensor_split([net.mode], 1)
+        mode = mode + update * (torch.tanh(content) - mode)
+        half, stride = awake * (net.turn(now) / 2), awake * net.stride(now)
+        course = heading + half
         east = east + stride * torch.cos(course)
         north = north + stride * torch.sin(course)
-        heading = heading + turn
+        heading = course + half
         low = torch.minimum(low, heading)
     away = [heading.cos(), east.tanh() ** 2, north.tanh() ** 2, low.tanh()]
     return torch.cat([mode, *away], 1)
@@ -92,6 +93,7 @@ def library(name: str, checker: Any) -> Run | None:
         net = nn.RNN(checker.embed.embedding_dim, checker.step.out_features, batch_first=True)
     else:
         return None
+    net.to(checker.judge.weight.device)
     return lambda char: checker.judge(net(checker.embed(char))[0][:, -1]).squeeze(-1)
 
 
@@ -100,8 +102,8 @@ def timing_table(checkers: Mapping[str, Any], batch: int = 32, steps: int = 100)
     table = Table(title=f"Forward and backward, ms ({batch} texts of {steps} characters)")
     for column in ("network", *RIVALS, "eager loop / graphnn"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    char = torch.randint(1, VOCABULARY, (batch, steps))
     for name, checker in checkers.items():
+        char = torch.randint(1, VOCABULARY, (batch, steps), device=checker.judge.weight.device)
         runs = (_graphnn(checker), library(name, checker), partial(eager, name, checker))
         named = {rival: run for rival, run in zip(RIVALS, runs) if run is not None}
         spent = _medians({rival: partial(_step, run, char) for rival, run in named.items()})
@@ -117,6 +119,8 @@ def _graphnn(checker: Any) -> Run:
 
 def _step(run: Run, char: Tensor) -> None:
     run(char).sum().backward()
+    if char.is_cuda:
+        torch.cuda.synchronize()
 
 
 def _medians(runs: Mapping[str, Callable[[], None]], rounds: int = 7) -> dict[str, float]:

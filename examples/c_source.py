@@ -275,7 +275,7 @@ def cut_samples(
     """
     quarry = Quarry(files, lengths[1])
     samples: dict[str, Sample] = {}
-    for _ in range(60 * count):
+    for _ in range(20 * count):
         if len(samples) >= count:
             break
         text = quarry.draw(lengths, draw)
@@ -331,13 +331,8 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def batches(samples: list[Sample], size: int, draw: random.Random | None = None) -> Iterator[Batch]:
-    """Every sample once, texts of like length together; `draw` decides ties and the order."""
-    order = list(samples)
-    if draw is not None:
-        draw.shuffle(order)
-    order.sort(key=lambda sample: len(sample.text))
-    groups = [order[at : at + size] for at in range(0, len(order), size)]
-    if draw is not None:
-        draw.shuffle(groups)
-    yield from map(collate, groups)
+def batches(samples: list[Sample], size: int) -> Iterator[Batch]:
+    """Every sample once, texts of like length together, the shortest first."""
+    order = sorted(samples, key=lambda sample: len(sample.text))
+    for start in range(0, len(order), size):
+        yield collate(order[start : start + size])

@@ -1,8 +1,21 @@
 """Cells: the mathematics of one step. `Recurrent` stacks a cell in layers and directions.
 
-A cell is an `nn.Module` with two attributes, `sizes` (the states it carries, by name) and
-`output_size`, and a `forward(x, **states)` that returns by name the next value of each state and
-the output, "h". It may return more: what it returns, `with_states=True` shows.
+A cell says which states it carries, and its `forward(x, **states)` returns by name the next value
+of each and the output, "h" (which may be a state, and may come with more: all that is returned can
+be had of `Recurrent` by `with_states=True`). A cell of one's own, in any number of layers:
+
+    class LeakyCell(gn.nn.Cell):
+        def __init__(self, input_size, hidden_size, bias=True, keep=0.9):
+            super().__init__({"h": hidden_size}, hidden_size)
+            self.map, self.keep = nn.Linear(input_size, hidden_size, bias), keep
+
+        def forward(self, x, h):
+            return {"h": self.keep * h + (1 - self.keep) * torch.relu(self.map(x))}
+
+    class Leaky(gn.nn.Recurrent):
+        cell = LeakyCell
+
+    h = Leaky(28, 64, num_layers=2, bidirectional=True, keep=0.8)(x)
 """
 
 from __future__ import annotations
@@ -98,11 +111,15 @@ class GatedCell(Cell):
         return self._map(h, self.weight_hh, self.bias_hh, self.norm_hh, part)
 
     def _map(self, v: Value, weight: Any, bias: Any, norm: Any, part: int) -> Value:
-        # a parameter is cut as a value of the graph: cut as a tensor it would be a constant
-        weight = v.graph.value(weight).split(self.parts)[part]
-        y = F.linear(v, weight)
+        y = F.linear(v, self._rows(v, weight, part))
         y = y if norm is None else norm[part](y)
-        return y if bias is None else y + v.graph.value(bias).split(self.parts)[part]
+        return y if bias is None else y + self._rows(v, bias, part)
+
+    def _rows(self, v: Value, parameter: nn.Parameter, part: int) -> Any:
+        if len(self.parts) == 1:
+            return parameter
+        # cut as a value of the graph: cut as a tensor, it would be a constant
+        return v.graph.value(parameter).split(self.parts)[part]
 
 
 def _norms(parts: Sequence[int]) -> nn.ModuleList:

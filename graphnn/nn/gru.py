@@ -62,8 +62,8 @@ class GRUCell(GatedCell):
     def forward(self, x: Value, h: State) -> dict[str, Value]:
         """(input,) and the state (hidden,) -> its next value."""
         past = self.dropped(h)
-        gates = self.from_input(x, GATES) + self.from_past(past, GATES)
-        r, z = torch.sigmoid(gates).chunk(2, -1)
+        r, z = (self.from_input(x, GATES) + self.from_past(past, GATES)).chunk(2, -1)
+        r, z = torch.sigmoid(r), torch.sigmoid(z)
         if self.reset == "before":
             recalled = self.from_past(r * past, NEW)
         else:

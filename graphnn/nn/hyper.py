@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from graphnn.nn.types import Value
 
@@ -37,35 +38,46 @@ class Hyper(nn.Module):
         with torch.no_grad():
             self.weights.bias.copy_(start)
         # a form to be filled: in a tuple, torch does not register it and its parameters
-        self._form = (copy.deepcopy(module).to("meta"),)
+        self._form = (_without_numbers(copy.deepcopy(module)),)
 
     def forward(self, *args: Any, z: Value, **kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` gives with the weights w(z); z is of shape (size,)."""
-        module, start = self._form[0], 0
-        weights: Value = self.weights(z)
-        filled = {}
-        for name, form in module.named_parameters():
-            part = weights[start : start + form.numel()]
-            filled[name], start = part.reshape(tuple(form.shape)), start + form.numel()
-        with _filled(module, filled):
+        module = self._form[0]
+        places = list(module.parameters())
+        parts = self.weights(z).split([p.numel() for p in places])
+        values = {id(p): part.reshape(p.shape) for p, part in zip(places, parts)}
+        with _filled(module, values):
             return module(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, of the module whose weights are computed too."""
+        self._form[0].train(mode)
+        return super().train(mode)
 
     def extra_repr(self) -> str:
         return f"{self._form[0]}, {self.weights.in_features}"
 
 
+def _put(module: nn.Module, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        path, _, last = name.rpartition(".")
+        module.get_submodule(path)._parameters[last] = value
+
+
+def _without_numbers(module: nn.Module) -> nn.Module:
+    """The module with parameters that are shapes alone; those it uses twice stay one."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    shapes = {id(p): nn.Parameter(p.detach().to("meta")) for p in named.values()}
+    _put(module, {name: shapes[id(p)] for name, p in named.items()})
+    return module
+
+
 @contextmanager
-def _filled(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """`module` with values in the place of its parameters."""
-    before = dict(module.named_parameters())
-
-    def put(tensors: dict[str, Any]) -> None:
-        for name, tensor in tensors.items():
-            path, _, last = name.rpartition(".")
-            module.get_submodule(path)._parameters[last] = tensor
-
-    put(values)
+def _filled(module: nn.Module, values: Mapping[int, Any]) -> Iterator[None]:
+    """The module with values in the place of its parameters, by their identity."""
+    before = dict(module.named_parameters(remove_duplicate=False))
+    _put(module, {name: values[id(p)] for name, p in before.items()})
     try:
         yield
     finally:
-        put(before)
+        _put(module, before)

@@ -162,6 +162,33 @@ row(
 )
 
 
+# c + a b and a + w (b - a), in one call
+row(
+    "addcmul",
+    "pointwise",
+    lambda c, a, b: c + a * b,
+    grad=lambda g, y, c, a, b: (g, g * b, g * a),
+    torch="torch.addcmul({0}, {1}, {2})",
+    out="torch.addcmul({0}, {1}, {2}, out={out})",
+    flops=2,
+)
+
+
+def _lerp_grad(g: Expr, y: Expr, a: Expr, b: Expr, w: Expr) -> Any:
+    return g * (1 - w), g * w, g * (b - a)
+
+
+row(
+    "lerp",
+    "pointwise",
+    lambda a, b, w: a + w * (b - a),
+    grad=_lerp_grad,
+    torch="torch.lerp({0}, {1}, {2})",
+    out="torch.lerp({0}, {1}, {2}, out={out})",
+    flops=3,
+)
+
+
 def _cast_grad(g: Expr, y: Expr, x: Expr) -> Any:
     return (make("cast", g, dtype=x.dtype) if x.dtype.is_floating_point else None,)
 

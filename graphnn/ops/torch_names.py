@@ -137,7 +137,7 @@ def _opaque(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     ]
     if isinstance(result, torch.Tensor):
         return picked[0]
-    return type(result)(picked) if type(result) in (tuple, list) else tuple(picked)
+    return type(result)(picked)  # a tuple, a list, or one of torch.return_types
 
 
 def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, here: Any) -> Any:

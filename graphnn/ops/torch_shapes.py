@@ -195,11 +195,18 @@ def _getitem(x: Expr, index: Any) -> Any:
 
 
 @names("embedding")
-def _embedding(a: Any, b: Any, padding_idx: int | None = None, *rest: Any, **kwargs: Any) -> Any:
+def _embedding(
+    a: Any,
+    b: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
     """Both orders: F.embedding(index, weight) and torch.embedding(weight, index)."""
     index, weight = (b, a) if a.dtype.is_floating_point else (a, b)
-    unusual = any(r for r in rest) or any(v for v in kwargs.values())
-    if unusual or weight.axes:
+    if max_norm is not None or scale_grad_by_freq or sparse or weight.axes:
         return NotImplemented
     padding = None if padding_idx is None or padding_idx == -1 else padding_idx % weight.shape[0]
     return make("take", weight, index, padding_idx=padding)

@@ -111,10 +111,19 @@ def _linear(x: Expr, weight: Expr, bias: Expr | None = None) -> Any:
     return y if bias is None else y + bias
 
 
-@names("matmul", "mm", "bmm", "mv", "dot", "inner", "__matmul__")
+@names("matmul", "mm", "bmm", "mv", "dot", "__matmul__")
 def _matmul(a: Expr, b: Expr) -> Any:
     equation = matmul_equation(a.shape, b.shape)
     return NotImplemented if equation is None else einsum(equation, a, b)
+
+
+@names("inner")
+def _inner(a: Expr, b: Expr) -> Any:
+    if not a.shape or not b.shape:
+        return make("mul", a, b)
+    left = string.ascii_lowercase[: len(a.shape) - 1]
+    right = string.ascii_uppercase[: len(b.shape) - 1]
+    return einsum(f"{left}z,{right}z->{left}{right}", a, b)
 
 
 def matmul_equation(a: tuple[int, ...], b: tuple[int, ...]) -> str | None:

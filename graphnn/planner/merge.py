@@ -131,7 +131,8 @@ def _slice_key(ir: IR, node: Node) -> Any:
 
 
 def _span(ir: IR, node: Node) -> tuple[int, int]:
-    return next(s for s in map(_last_slice, ir.operands(node)) if s is not None)
+    spans = (_last_slice(x) for x in ir.operands(node) if x.axes and x.shape == node.shape)
+    return next(s for s in spans if s is not None)
 
 
 def _join_slices(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:

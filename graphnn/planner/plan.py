@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from graphnn.ir import IR, verify
 from graphnn.planner.arrange import arrange
 from graphnn.planner.choose import Decision, Target, choose
+from graphnn.planner.contract import contract
 from graphnn.planner.hoist import hoist
 from graphnn.planner.mask import mask
 from graphnn.planner.merge import merge
@@ -23,9 +24,10 @@ PASSES: dict[str, Callable[[IR], IR]] = {
     "split": split,
     "hoist": hoist,
     "merge": merge,
+    "contract": contract,
 }
-BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("simplify", "merge")
-SWITCHABLE = (*PASSES, "match", "scan")
+BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("simplify", "merge", "contract")
+SWITCHABLE = (*PASSES, "match", "scan", "factor")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the tests of library modules share: a graph around a module, and a comparison of gradients."""
+"""What the tests of library modules share: a graph around a module, a comparison of gradients."""
 
 from __future__ import annotations
 
@@ -79,9 +79,14 @@ def close(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float) ->
         assert error <= tolerance, f"{name}: relative error {error:.2e}"
 
 
-def agree(net: nn.Module, lengths: Any = None, seed: int | None = None, **inputs: Tensor) -> Outputs:
+def agree(
+    net: nn.Module, lengths: Any = None, seed: int | None = None, **inputs: Tensor
+) -> Outputs:
     """Backends "torch" and "reference" give the same to 1e-12; returns what they give."""
-    wanted = {**{k: v for k, v in inputs.items() if v.requires_grad}, **dict(net.named_parameters())}
+    wanted = {
+        **{k: v for k, v in inputs.items() if v.requires_grad},
+        **dict(net.named_parameters()),
+    }
     results = []
     for backend in ("torch", "reference"):
         model = gn.compile(net, backend=backend)

@@ -67,13 +67,13 @@ def gru_before(p: P, x: Tensor, h: Tensor) -> dict[str, Tensor]:
 
 def layer_norm_gru(p: P, x: Tensor, h: Tensor, after: bool = True) -> dict[str, Tensor]:
     n = h.shape[1]
-    gates = normalised(x @ p["weight_ih"][: 2 * n].T, p["norm_ih.0.weight"])
-    gates = gates + normalised(h @ p["weight_hh"][: 2 * n].T, p["norm_hh.0.weight"])
-    gates = gates + (p["bias_ih"] + p["bias_hh"])[: 2 * n]
+    w, u, b, c = p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"]
+    gates = normalised(x @ w[: 2 * n].T, p["norm_ih.0.weight"]) + b[: 2 * n]
+    gates = gates + normalised(h @ u[: 2 * n].T, p["norm_hh.0.weight"]) + c[: 2 * n]
     r, z = gates.sigmoid().tensor_split(2, 1)
-    fresh = normalised(x @ p["weight_ih"][2 * n :].T, p["norm_ih.1.weight"]) + p["bias_ih"][2 * n :]
+    fresh = normalised(x @ w[2 * n :].T, p["norm_ih.1.weight"]) + b[2 * n :]
     seen = h if after else r * h
-    old = normalised(seen @ p["weight_hh"][2 * n :].T, p["norm_hh.1.weight"]) + p["bias_hh"][2 * n :]
+    old = normalised(seen @ u[2 * n :].T, p["norm_hh.1.weight"]) + c[2 * n :]
     new = (fresh + (r * old if after else old)).tanh()
     return {"h": z * h + (1 - z) * new}
 
@@ -120,7 +120,8 @@ def min_gru(p: P, x: Tensor, h: Tensor) -> dict[str, Tensor]:
 
 
 def sru(p: P, x: Tensor, c: Tensor, alpha: float = 1.0) -> dict[str, Tensor]:
-    f, r = x @ p["forget.weight"].T + p["forget.bias"], x @ p["highway.weight"].T + p["highway.bias"]
+    f = x @ p["forget.weight"].T + p["forget.bias"]
+    r = x @ p["highway.weight"].T + p["highway.bias"]
     if "weight_cf" in p:
         f, r = f + p["weight_cf"] * c, r + p["weight_cr"] * c
     c = f.sigmoid() * c + (1 - f.sigmoid()) * (x @ p["candidate.weight"].T)

@@ -18,7 +18,9 @@ from graphnn.backends.torch.functions import Function, write
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
 from graphnn.planner.arrange import settle
+from graphnn.planner.contract import contract
 from graphnn.planner.differentiate import Derived, differentiate
+from graphnn.planner.factor import factor
 from graphnn.planner.loopir import LoopIR
 from graphnn.planner.merge import merge
 from graphnn.planner.simplify import simplify
@@ -69,6 +71,10 @@ class LoopProgram:
             ir = simplify(ir)
         if "merge" in self.passes:
             ir = merge(ir)
+        if "factor" in self.passes:
+            ir = factor(ir)
+        if "contract" in self.passes:
+            ir = contract(ir)
         return settle(ir)
 
     def _forward(self, results: Sequence[int], suffix: str) -> Function:

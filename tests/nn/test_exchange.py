@@ -1,0 +1,123 @@
+"""Weights to `torch.nn` and back, and the errors where there is no way."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import graphnn as gn
+from graphnn.errors import UnsupportedError
+from tests.nn.common import Over, close, doubles, shuffled
+
+WIDTH, HIDDEN = 5, 6
+MODULES = {
+    "lstm": nn.LSTM(WIDTH, HIDDEN, 3, bidirectional=True, dropout=0.3),
+    "lstm_projected": nn.LSTM(WIDTH, HIDDEN, 2, proj_size=3),
+    "lstm_without_bias": nn.LSTM(WIDTH, HIDDEN, bias=False),
+    "gru": nn.GRU(WIDTH, HIDDEN, 2, bidirectional=True),
+    "rnn": nn.RNN(WIDTH, HIDDEN, 2),
+    "relu": nn.RNN(WIDTH, HIDDEN, nonlinearity="relu"),
+}
+CLASSES = {"LSTM": gn.nn.LSTM, "GRU": gn.nn.GRU, "RNN": gn.nn.RNN}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_there_and_back(name: str) -> None:
+    theirs = MODULES[name].double().eval()
+    own = CLASSES[type(theirs).__name__].from_torch(theirs)
+    assert not own.training
+    back = own.to_torch()
+    assert repr(back).replace(", batch_first=True", "") == repr(theirs)
+    assert not back.training
+    for (key, a), (other, b) in zip(theirs.state_dict().items(), back.state_dict().items()):
+        assert key == other and torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        gn.nn.LSTM(WIDTH, HIDDEN, 2, True, forget_bias=1.0, orthogonal=True),
+        gn.nn.GRU(WIDTH, HIDDEN, reset="after"),
+        gn.nn.RNN(WIDTH, HIDDEN, nonlinearity="relu"),
+    ],
+    ids=["lstm", "gru", "rnn"],
+)
+def test_to_torch_computes_the_same(own: gn.nn.RNN) -> None:
+    x = doubles(2, 4, WIDTH)
+    y = gn.compile(Over(own.double(), WIDTH))(x=x)["y"]
+    close({"y": y}, {"y": own.to_torch()(x)[0]}, 1e-10)
+
+
+def test_both_forms_of_gru_exchange_with_torch() -> None:
+    theirs = nn.GRU(WIDTH, HIDDEN)
+    own = gn.nn.GRU(WIDTH, HIDDEN, reset="before")
+    own.load_torch(theirs)
+    assert torch.equal(own.l0.weight_hh, theirs.weight_hh_l0)
+    assert gn.nn.GRU.from_torch(theirs, reset="before").l0.reset == "before"
+
+
+def test_parameters_torch_lacks_keep_their_values() -> None:
+    own = shuffled(gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True))
+    before = own.l0.weight_ci.clone()
+    own.load_torch(nn.LSTM(WIDTH, HIDDEN))
+    assert torch.equal(own.l0.weight_ci, before)
+
+
+@pytest.mark.parametrize(
+    "own, named",
+    [
+        (gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True), "peepholes=True"),
+        (gn.nn.LSTM(WIDTH, HIDDEN, zoneout=0.1), "zoneout=0.1"),
+        (gn.nn.GRU(WIDTH, HIDDEN), "reset='before'"),
+        (gn.nn.RNN(WIDTH, HIDDEN, layer_norm=True), "layer_norm=True"),
+    ],
+    ids=["peepholes", "zoneout", "reset", "layer_norm"],
+)
+def test_what_torch_cannot_compute(own: gn.nn.LSTM, named: str) -> None:
+    with pytest.raises(UnsupportedError, match="cannot compute what this module does") as error:
+        own.to_torch()
+    assert named in str(error.value)
+
+
+def test_a_torch_module_that_does_not_fit() -> None:
+    with pytest.raises(UnsupportedError, match="has no place for") as error:
+        gn.nn.LSTM(WIDTH, HIDDEN).load_torch(nn.LSTM(WIDTH, HIDDEN, 2))
+    assert "l1.weight_ih" in str(error.value)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        gn.nn.LSTM(WIDTH, HIDDEN).load_torch(nn.LSTM(WIDTH, HIDDEN + 1))
+
+
+def test_multiplicative_there_and_back() -> None:
+    theirs = nn.Bilinear(3, 4, 5, bias=False).double()
+    back = gn.nn.Multiplicative.from_torch(theirs).to_torch()
+    assert repr(back) == repr(theirs) and torch.equal(back.weight, theirs.weight)
+
+
+def test_temporal_conv_there_and_back() -> None:
+    theirs = nn.Conv1d(3, 4, 5, dilation=2).double()
+    back = gn.nn.TemporalConv.from_torch(theirs).to_torch()
+    assert repr(back) == repr(theirs)
+    assert torch.equal(back.weight, theirs.weight) and torch.equal(back.bias, theirs.bias)
+    with pytest.raises(ValueError, match="groups=1"):
+        gn.nn.TemporalConv.from_torch(nn.Conv1d(4, 4, 3, groups=2))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        gn.nn.LSTM(WIDTH, HIDDEN, 2, True, zoneout={"c": 0.5}, layer_norm=True),
+        gn.nn.HyperLSTM(WIDTH, HIDDEN),
+        gn.nn.Hyper(nn.Linear(WIDTH, HIDDEN), 3),
+        gn.nn.SRU(WIDTH, HIDDEN),
+    ],
+    ids=["lstm", "hyper_lstm", "hyper", "sru"],
+)
+def test_copies_and_pickles(module: nn.Module) -> None:
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert repr(other) == repr(module)
+        for (a, p), (b, q) in zip(module.state_dict().items(), other.state_dict().items()):
+            assert a == b and torch.equal(p, q)

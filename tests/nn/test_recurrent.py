@@ -1,0 +1,213 @@
+"""Layers, directions, names of states, initial states, axes, initialisation, and the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import graphnn as gn
+from graphnn.errors import AxisError, UnsupportedError
+from tests.nn.common import LENGTHS, Over, agree, doubles, shuffled
+
+WIDTH, HIDDEN = 5, 6
+
+
+class Drawn(nn.Module):
+    """A network from a function that draws it with one module."""
+
+    def __init__(self, module: nn.Module, draw: Callable[[gn.Graph, Any], None]):
+        super().__init__()
+        self.rnn, self.start, self.draw = module, nn.Parameter(torch.randn(HIDDEN)), draw
+
+    def graph(self, g: gn.Graph) -> None:
+        self.draw(g, self)
+
+
+def sequence(g: gn.Graph, over: Any = "time") -> gn.Value:
+    return g.input("x", (WIDTH,), over=over)
+
+
+def test_names_of_states() -> None:
+    lstm = gn.nn.LSTM(WIDTH, HIDDEN, 2, bidirectional=True, proj_size=3)
+    names = ["h", "c", "h_l0_reverse", "c_l0_reverse", "h_l1", "c_l1"]
+    names += ["h_l1_reverse", "c_l1_reverse"]
+    assert list(lstm.state_sizes) == names
+    assert set(lstm.state_sizes.values()) == {3, HIDDEN}
+
+    def draw(g: gn.Graph, net: Any) -> None:
+        y, states = net.rnn(sequence(g), with_states=True)
+        assert list(states) == names and y.shape == (6,) and states["c_l1"].shape == (HIDDEN,)
+        assert y.axes == states["c"].axes == ("time",)
+        g.output("y", y)
+
+    _, final = gn.compile(Drawn(lstm, draw))(x=torch.randn(2, 3, WIDTH), return_state=True)
+    assert set(final) == {f"rnn.{name}" for name in names}
+
+
+def test_one_module_called_twice_shares_its_weights() -> None:
+    def draw(g: gn.Graph, net: Any) -> None:
+        once = net.rnn(sequence(g))
+        g.output("y", net.rnn(once))
+
+    net = Drawn(shuffled(gn.nn.GRU(WIDTH, WIDTH)), draw).double()
+    agree(net, LENGTHS, x=doubles(3, 4, WIDTH))
+    _, final = gn.compile(net)(x=doubles(3, 4, WIDTH), return_state=True)
+    assert set(final) == {"rnn.h", "rnn.h_2"}
+
+
+def test_initial_states_of_every_kind() -> None:
+    constant = torch.linspace(-1, 1, HIDDEN, dtype=torch.float64)
+
+    def draw(g: gn.Graph, net: Any) -> None:
+        x = sequence(g)
+        value = torch.tanh(gn.mean(x, over="time").sum() * g.value(net.start))
+        for name, init in {"number": 0.5, "tensor": constant, "learned": net.start}.items():
+            g.output(name, net.rnn(x, init={"h": init, "c_l0_reverse": value}))
+
+    agree(
+        Drawn(shuffled(gn.nn.LSTM(WIDTH, HIDDEN, bidirectional=True)), draw).double(),
+        LENGTHS,
+        x=doubles(3, 4, WIDTH),
+    )
+
+
+def test_other_axes_are_carried() -> None:
+    def draw(g: gn.Graph, net: Any) -> None:
+        x = sequence(g, ("source", "time"))
+        y, states = net.rnn(x, over="time", with_states=True)
+        assert states["h_l0_reverse"].axes == ("source", "time")
+        g.output("y", y)
+        g.output("across", net.rnn(x, over="source"))
+
+    net = Drawn(shuffled(gn.nn.GRU(WIDTH, 3, bidirectional=True)), draw).double()
+    x = doubles(3, 2, 4, WIDTH)
+    agree(net, LENGTHS, x=x)
+    model = gn.compile(Over(net.rnn, WIDTH))
+    whole = gn.compile(net)(x=x)
+    assert torch.allclose(whole["y"][:, 1], model(x=x[:, 1])["y"], atol=1e-12)
+    assert torch.allclose(whole["across"][:, :, 2], model(x=x[:, :, 2])["y"], atol=1e-12)
+
+
+def test_an_axis_that_only_the_start_has() -> None:
+    def draw(g: gn.Graph, net: Any) -> None:
+        starts = g.input("starts", (HIDDEN,), over="beam")
+        y = net.rnn(sequence(g), over="time", init={"h": starts})
+        assert set(y.axes) == {"time", "beam"}
+        g.output("y", y)
+
+    net = Drawn(shuffled(gn.nn.GRU(WIDTH, HIDDEN)), draw).double()
+    agree(net, LENGTHS, x=doubles(3, 4, WIDTH), starts=doubles(3, 2, HIDDEN))
+
+
+class Leaky(gn.nn.Cell):
+    """A cell of a user's own: h = a h' + (1 - a) relu(W x)."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, keep: float = 0.5):
+        super().__init__({"h": hidden_size}, hidden_size)
+        self.map, self.keep = nn.Linear(input_size, hidden_size, bias), keep
+
+    def forward(self, x: Any, h: Any) -> dict[str, Any]:
+        return {"h": self.keep * h + (1 - self.keep) * F.relu(self.map(x))}
+
+
+class LeakyLayers(gn.nn.Recurrent):
+    cell = Leaky
+
+
+def test_a_cell_of_ones_own() -> None:
+    layers = LeakyLayers(WIDTH, HIDDEN, num_layers=2, bidirectional=True, keep=0.9, zoneout=0.2)
+    assert layers.l1_reverse.map.in_features == 2 * HIDDEN and layers.l1.keep == 0.9
+    agree(Over(shuffled(layers), WIDTH, init=False), LENGTHS, seed=1, x=doubles(3, 4, WIDTH))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        gn.nn.LSTM(WIDTH, HIDDEN, 2),
+        gn.nn.GRU(WIDTH, HIDDEN),
+        gn.nn.SRU(WIDTH, HIDDEN),
+        gn.nn.TemporalConv(WIDTH, HIDDEN, 3, dilation=2),
+    ],
+    ids=["lstm", "gru", "sru", "temporal_conv"],
+)
+def test_streamed_a_step_at_a_time(module: nn.Module) -> None:
+    model, x = gn.compile(Over(shuffled(module), WIDTH)), doubles(2, 6, WIDTH)
+    whole = model(x=x)
+    state, rows = model.initial_state(2), []
+    for t in range(6):
+        y, state = model.step(state, x=x[:, t])
+        rows.append(y["y"] if isinstance(y, dict) else y)
+    expected = whole["y"] if isinstance(whole, dict) else whole
+    assert torch.allclose(torch.stack(rows, 1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("coupled, rows", [(False, slice(6, 12)), (True, slice(0, 6))])
+def test_forget_bias(coupled: bool, rows: slice) -> None:
+    cell = gn.nn.LSTM(WIDTH, HIDDEN, coupled=coupled, forget_bias=2.0).l0
+    assert (cell.bias_ih[rows] == 2).all() and (cell.bias_hh[rows] == 0).all()
+    assert cell.bias_ih.abs().max() == 2 and (cell.bias_ih != 2).sum() == len(cell.bias_ih) - 6
+    hyper = gn.nn.HyperLSTM(WIDTH, HIDDEN, coupled=coupled, forget_bias=2.0).l0
+    assert (hyper.offset[rows] == 2).all() and hyper.offset.sum() == 12
+
+
+@pytest.mark.parametrize("made", [gn.nn.RNN, gn.nn.LSTM, gn.nn.GRU, gn.nn.MultiplicativeLSTM])
+def test_orthogonal_start(made: Any) -> None:
+    cell = made(WIDTH, HIDDEN, orthogonal=True).l0
+    for block in cell.weight_hh.split(HIDDEN):
+        assert torch.allclose(block @ block.T, torch.eye(HIDDEN), atol=1e-5)
+
+
+def test_starts_as_torch_does() -> None:
+    for module in (gn.nn.LSTM(WIDTH, 100), gn.nn.GRU(WIDTH, 100), gn.nn.RNN(WIDTH, 100)):
+        for p in module.parameters():
+            assert 0.09 < p.abs().max() <= 0.1
+
+
+@pytest.mark.parametrize(
+    "draw, error, message",
+    [
+        (
+            lambda g, net: net.rnn(sequence(g, ("time", "source"))),
+            AxisError,
+            "which axis of 'x' to run along is not clear",
+        ),
+        (
+            lambda g, net: net.rnn(sequence(g), over="tim"),
+            AxisError,
+            "there is no axis 'tim'",
+        ),
+        (
+            lambda g, net: net.rnn(sequence(g), init={"z": 0.0}),
+            UnsupportedError,
+            "GRU has no state 'z' to start",
+        ),
+        (
+            lambda g, net: net.rnn(torch.zeros(2, 3, WIDTH)),
+            UnsupportedError,
+            "is called on values, while a graph is drawn",
+        ),
+    ],
+    ids=["several_axes", "unknown_axis", "unknown_state", "a_tensor"],
+)
+def test_errors(draw: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message) as raised:
+        gn.compile(Drawn(gn.nn.GRU(WIDTH, HIDDEN), draw))
+    assert "test_recurrent.py" in str(raised.value) and raised.value.fix
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(TypeError, match="peephole"):
+        gn.nn.LSTM(WIDTH, HIDDEN, peephole=True)
+    with pytest.raises(ValueError, match="'before' or 'after'"):
+        gn.nn.GRU(WIDTH, HIDDEN, reset="during")
+
+
+def test_shown_as_text() -> None:
+    text = repr(gn.nn.GRU(WIDTH, HIDDEN, 2, True, zoneout=0.1, reset="after"))
+    assert "5, 6, num_layers=2, bidirectional=True, zoneout=0.1, reset='after'" in text
+    assert "num_layers" not in repr(gn.nn.MinGRU(WIDTH, HIDDEN))
