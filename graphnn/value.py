@@ -89,7 +89,12 @@ class Value(_Base):
         """Rank of `shape`."""
         return len(self.node.shape)
 
-    device = property(lambda self: torch.device("meta"))
+    @property
+    def device(self) -> torch.device:
+        """Where the graph's parameters are: what a module makes beside a value goes there."""
+        found = next(self.graph.owner.parameters(), None)
+        return torch.device("cpu") if found is None else found.device
+
     requires_grad = property(lambda self: self.dtype.is_floating_point)
     is_nested = is_sparse = is_quantized = is_cuda = False
     layout = torch.strided

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: one thread, a fixed hypothesis profile, tests importable as `tests.x`."""
+"""Settings of the whole suite: one thread, a fixed hypothesis profile, imports as `tests.x`."""
 
 from __future__ import annotations
 

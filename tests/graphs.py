@@ -189,7 +189,8 @@ class _Builder:
     def step(self, step: Step, section: Section, before: int) -> None:
         pool = self.pool
         a, b = pool[-1 - step.a % len(pool)], pool[-1 - step.b % len(pool)]
-        inside = bool(section.states) and -1 - step.a % len(pool) >= before - len(pool)
+        late = min(step.a % len(pool), step.b % len(pool)) < len(pool) - before
+        inside = bool(section.states) and late  # may depend on this loop's states
         if step.op in OVER_AXIS:
             allowed = [x for x in a.axes if not (inside and x == section.axis)]
             if allowed:
@@ -295,19 +296,29 @@ LOCAL: dict[str, Callable[[_Builder, gn.Value, gn.Value, int], gn.Value]] = {
     "where": lambda p, a, b, k: torch.where(a > 0.1234, b, a * 0.5),
     "extremum": lambda p, a, b, k: (torch.maximum if k % 2 else torch.minimum)(a, b - 0.2345),
     "reduce": lambda p, a, b, k: (
-        _row(a).mean(), _row(a).sum(0, keepdim=True) * 0.3, _row(a).logsumexp(0), _row(a).var(0, correction=0)
+        _row(a).mean(),
+        _row(a).sum(0, keepdim=True) * 0.3,
+        _row(a).logsumexp(0),
+        _row(a).var(0, correction=0),
     )[k % 4],
     "views": lambda p, a, b, k: (
-        _row(a).flip(0), _row(a).roll(1, 0), _row(a)[-1], _row(a)[None].t()[:, 0], _row(a)[..., :2]
+        _row(a).flip(0),
+        _row(a).roll(1, 0),
+        _row(a)[-1],
+        _row(a)[None].t()[:, 0],
+        _row(a)[..., :2],
     )[k % 5],
     "opaque": lambda p, a, b, k: (
         torch.cumsum(_row(a), 0) * 0.3 if k % 2 else torch.logcumsumexp(_row(a), 0) * 0.3
     ),
-    "place": lambda p, a, b, k: torch.tanh(
-        a + 0.1 * gn.index(AXES[k % 2], graph=p.g).to(a.dtype)
-    ) if _known(p, AXES[k % 2]) else a,
-    "long": lambda p, a, b, k: a / (1 + gn.length(AXES[k % 2], graph=p.g))
-    if _known(p, AXES[k % 2]) else a,
+    "place": lambda p, a, b, k: (
+        torch.tanh(a + 0.1 * gn.index(AXES[k % 2], graph=p.g).to(a.dtype))
+        if _known(p, AXES[k % 2])
+        else a
+    ),
+    "long": lambda p, a, b, k: (
+        a / (1 + gn.length(AXES[k % 2], graph=p.g)) if _known(p, AXES[k % 2]) else a
+    ),
 }
 
 
@@ -350,7 +361,9 @@ INITS = ("zero", "number", "parameter", "slots", "computed", "along")
 OVER = ((), ("time",), ("time", "source"), ("source", "time"), ("source",))
 
 _numbers = st.integers(0, 11)
-_steps = st.builds(Step, st.sampled_from([*LOCAL, *OVER_AXIS, "delay"]), _numbers, _numbers, _numbers)
+_steps = st.builds(
+    Step, st.sampled_from([*LOCAL, *OVER_AXIS, "delay"]), _numbers, _numbers, _numbers
+)
 _memories = st.builds(
     Memory,
     width=st.integers(0, 3),
@@ -409,9 +422,7 @@ def tensors(recipe: Recipe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The inputs and lengths of a call, always the same numbers for a recipe."""
     seed = torch.Generator().manual_seed(7)
     sizes = dict(zip(("time", "source"), recipe.sizes))
-    inputs = {
-        "words": torch.randint(0, WORDS, (recipe.batch, sizes["time"]), generator=seed)
-    }
+    inputs = {"words": torch.randint(0, WORDS, (recipe.batch, sizes["time"]), generator=seed)}
     for k, (width, over) in enumerate(recipe.inputs):
         shape = [recipe.batch, *(sizes[a] for a in over), *_shape(width)]
         x = torch.randn(shape, generator=seed, dtype=torch.float64) * 0.7
@@ -466,7 +477,7 @@ def given_state(finals: dict[str, Tensor]) -> dict[str, Tensor]:
 def assert_same(wanted: dict[str, Tensor], got: dict[str, Tensor], tolerance: float) -> None:
     """The same names, shapes and dtypes, and numbers within tolerance × max(1, largest)."""
     assert wanted.keys() == got.keys()
-    wrong = [t for t in map(lambda n: _difference(n, wanted[n], got[n], tolerance), wanted) if t]
+    wrong = [t for n in wanted if (t := _difference(n, wanted[n], got[n], tolerance))]
     assert not wrong, "\n" + "\n".join(wrong)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphnn.planner.plan import SWITCHABLE
-from tests.graphs import Drawn, Recipe, compare, recipes, tensors
+from tests.graphs import Drawn, Memory, Recipe, Section, Step, compare, recipes, tensors
 
 SKIPS = [(), *[(name,) for name in SWITCHABLE], tuple(SWITCHABLE)]
 
@@ -28,3 +28,106 @@ def test_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
 @settings(max_examples=3000)
 def test_many_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
     check(recipe, skip)
+
+
+ONE = ((0, ("time",)),)
+
+# what hypothesis found before, by its cause
+FOUND: dict[str, Recipe] = {
+    "an empty example, looking ahead: its final state is its first": Recipe(
+        ONE, (Section(ahead=True, states=(Memory(0),)),), sizes=(2, 1), ragged=("time",)
+    ),
+    "examples shorter than the delay, looking ahead": Recipe(
+        ONE, (Section(ahead=True, states=(Memory(0, 3),)),), sizes=(4, 1), ragged=("time",)
+    ),
+    "final states at padded positions of a carried axis": Recipe(
+        ((0, ("source",)), *ONE),
+        (Section(states=(Memory(0, along=("source",)),)),),
+        ragged=("source",),
+    ),
+    "a state closed by another state": Recipe(
+        ONE, (Section(states=(Memory(2), Memory(2))),), batch=1, sizes=(1, 1)
+    ),
+    "gradients of several delay slots": Recipe(
+        ONE, (Section(states=(Memory(0, 3),)),), batch=1, sizes=(2, 1), given=True
+    ),
+    "weights that are used before others": Recipe(
+        ONE,
+        (
+            Section(states=(Memory(0, along=("slot",), init="computed"),)),
+            Section(states=(Memory(0, along=("slot",), init="computed"), Memory(0))),
+        ),
+        outputs=((6, True),),
+        batch=1,
+        sizes=(1, 1),
+    ),
+    "a loop that reads nothing": Recipe(
+        ONE,
+        (
+            Section(
+                states=(Memory(2, 3, init="number", close=7),),
+                steps=(
+                    Step("linear"),
+                    Step("opaque", a=1),
+                    Step("linear", k=1),
+                    Step("linear"),
+                ),
+            ),
+        ),
+        batch=1,
+        sizes=(1, 1),
+    ),
+    "a state closed by a value of fewer axes": Recipe(
+        ONE,
+        (
+            Section(
+                states=(Memory(0, along=("slot",), init="parameter"),),
+                steps=(Step("linear", k=1), Step("linear"), Step("axis_mean", a=2)),
+            ),
+        ),
+        sizes=(3, 1),
+    ),
+    "a closing of fewer axes, two delays": Recipe(
+        ONE,
+        (
+            Section(
+                states=(Memory(2, 2, along=("slot",)),),
+                steps=(
+                    Step("linear", k=1),
+                    Step("linear", k=1),
+                    Step("linear", k=1),
+                    Step("axis_sum", a=4),
+                ),
+            ),
+        ),
+        batch=1,
+        sizes=(1, 1),
+    ),
+    "a fixed axis whose length loses the batch": Recipe(
+        ONE, (Section(steps=(Step("long", k=1),)),), outputs=((0, False), (0, False)), sizes=(1, 1)
+    ),
+    "a mean over a fixed axis without a batch, before a loop": Recipe(
+        ONE,
+        (
+            Section(
+                states=(Memory(0),),
+                steps=(Step("axis_mean", a=1), Step("two", b=2), Step("weighted")),
+            ),
+        ),
+        sizes=(1, 1),
+    ),
+    "numbers chosen by `where` have the model's dtype": Recipe(
+        ONE,
+        (Section(states=(Memory(0),), steps=(Step("sub"),)),),
+        outputs=((9, False),),
+        batch=1,
+        sizes=(1, 1),
+        ragged=("time",),
+    ),
+}
+
+
+@pytest.mark.parametrize("skip", [(), tuple(SWITCHABLE)], ids=["passes", "none"])
+@pytest.mark.parametrize("name", FOUND)
+def test_found(name: str, skip: tuple[str, ...]) -> None:
+    check(FOUND[name], skip)

@@ -53,7 +53,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
             site=site,
             got=name,
             wanted="an operation on one example",
-            fix="use nn.LayerNorm or nn.GroupNorm",
+            fix="use nn.LayerNorm or nn.RMSNorm",
         )
     before = graph.ir.here
     graph.ir.here = (_module_name(graph, args, kwargs), site)

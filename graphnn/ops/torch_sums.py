@@ -196,6 +196,23 @@ def _layer_norm(
     return y if bias is None else y + bias
 
 
+@names("group_norm")
+def _group_norm(
+    x: Expr,
+    num_groups: int,
+    weight: Expr | None = None,
+    bias: Expr | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    if len(x.shape) < 2 or x.shape[1] % num_groups:
+        return NotImplemented
+    grouped = reshape(x, (x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
+    y = reshape(_layer_norm(grouped, grouped.shape[2:], eps=eps), x.shape)
+    channels = (x.shape[1], *[1] * (len(x.shape) - 2))
+    y = y if weight is None else y * reshape(weight, channels)
+    return y if bias is None else y + reshape(bias, channels)
+
+
 @names("rms_norm")
 def _rms_norm(x: Expr, normalized_shape: Any, weight: Expr | None = None, eps: Any = None) -> Any:
     dims = tuple(range(len(x.shape) - len(tuple(normalized_shape)), len(x.shape)))

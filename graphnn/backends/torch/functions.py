@@ -16,6 +16,7 @@ from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
+from graphnn.backends.torch.products import linear, outer
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
@@ -27,6 +28,8 @@ Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
 CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
+    linear=linear,
+    outer=outer,
     scan=scan,
     recurrent=recurrent,
 )

@@ -275,13 +275,18 @@ def _product(s: Scope, node: Node) -> str:
     a, b = (s.ir[i] for i in node.inputs[-2:])
     sub, contract = node.attrs["sub"], node.attrs["contract"] - set(s.dropped)
     if not contract and is_linear(s, a, b, sub):
-        return f"F.linear({s.var(a.id)}, {s.var(b.id)})"
+        return f"{_linear(s)}({s.var(a.id)}, {s.var(b.id)})"
     if not contract and is_transposed(s, a, b, sub):
         return f"torch.matmul({s.var(a.id)}, {s.var(b.id)})"
     if _is_outer(s, a, b, sub, contract):
-        rows, columns = a.shape[-1], b.shape[-1]
-        return f"{s.var(a.id)}.reshape(-1, {rows}).t() @ {s.var(b.id)}.reshape(-1, {columns})"
+        left, right = (f"{s.var(n.id)}.reshape(-1, {n.shape[-1]})" for n in (a, b))
+        return f"runtime.outer({left}, {right})"
     return _einsum(s, node, a, b)
+
+
+def _linear(s: Scope) -> str:
+    """Over whole axes products are large, and worth a choice of library."""
+    return "F.linear" if s.dropped else "runtime.linear"
 
 
 def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) -> bool:
@@ -308,7 +313,7 @@ def _einsum(s: Scope, node: Node, a: Node, b: Node) -> str:
 def _affine(s: Scope, node: Node) -> str:
     c, a, b = (s.ir[i] for i in node.inputs)
     if is_linear(s, a, b, node.attrs["sub"]) and not s.axes(c) and c.shape == b.shape[:1]:
-        return f"F.linear({s.var(a.id)}, {s.var(b.id)}, {s.var(c.id)})"
+        return f"{_linear(s)}({s.var(a.id)}, {s.var(b.id)}, {s.var(c.id)})"
     return f"{s.aligned(c.id, s.axes(node), len(node.shape))} + {_product(s, node)}"
 
 
