@@ -245,8 +245,10 @@ class Reference:
             starts = [self._initial(node, {**place, axis: 0}, j) for j in range(abs(steps))]
             line = starts + line if steps > 0 else starts + line[::-1]
             table = torch.stack(line)
-            if steps > 0 and axis in self.lengths:
+            if axis in self.lengths:
                 places = self.lengths[axis] + k
+                if steps < 0:
+                    places = torch.where(places < -steps, places, size + k)
                 rows.append(table[places, torch.arange(len(places), device=self.device)])
             else:
                 rows.append(table[size + k])
@@ -304,17 +306,25 @@ def evaluate(reference: Reference, keep: list[str]) -> dict[str, Tensor]:
     for name, i in ir.outputs.items():
         node = ir[i]
         value = reference.whole(node)
-        axes = [a for a in ir.layout(node.axes) if a != BATCH]
-        for position, axis in enumerate(axes):
-            root = ir.axes[axis].copy_of or axis
-            if root in reference.lengths:
-                places = torch.arange(value.shape[1 + position], device=value.device)
-                valid = places < reference.lengths[root].unsqueeze(1)
-                shape = [valid.shape[0], *[1] * position, valid.shape[1]]
-                valid = valid.reshape(*shape, *[1] * (value.dim() - len(shape)))
-                value = torch.where(valid, value, torch.zeros_like(value))
+        value = _padded(reference, value, node.axes)
         outputs[name] = value
     for i in carried(ir):
         if ir[i].attrs["key"] in keep:
-            outputs[FINAL + ir[i].attrs["key"]] = reference.final(ir[i])
+            kept = ir[i].axes - {ir[i].attrs["axis"]}
+            outputs[FINAL + ir[i].attrs["key"]] = _padded(reference, reference.final(ir[i]), kept)
     return outputs
+
+
+def _padded(reference: Reference, value: Tensor, over: frozenset[str]) -> Tensor:
+    """`value`, zero beyond each example's lengths."""
+    ir = reference.ir
+    axes = [a for a in ir.layout(over) if a != BATCH]
+    for position, axis in enumerate(axes):
+        root = ir.axes[axis].copy_of or axis
+        if root in reference.lengths:
+            places = torch.arange(value.shape[1 + position], device=value.device)
+            valid = places < reference.lengths[root].unsqueeze(1)
+            shape = [valid.shape[0], *[1] * position, valid.shape[1]]
+            valid = valid.reshape(*shape, *[1] * (value.dim() - len(shape)))
+            value = torch.where(valid, value, torch.zeros_like(value))
+    return value

@@ -206,7 +206,7 @@ row(
 
 
 def _final_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
-    return frozenset().union(*operands) - {attrs["axis"]}
+    return attrs["state_axes"] - {attrs["axis"]}
 
 
 # what a delay would read after the last position; inputs: its next value, its initial values, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,9 @@ def _pow_grad(g: Expr, y: Expr, x: Expr, p: Expr) -> Any:
     to_x = g * p * make("pow", x, p - 1)
     if p.node.op == "const":
         return to_x, None
+    if x.node.op == "const":
+        base = x.node.attrs["value"]
+        return None, g * y * (math.log(base) if base > 0 else 0.0)
     log = make("log", make("where", make("gt", x, 0), x, 1.0))
     return to_x, g * y * log
 

@@ -90,4 +90,17 @@ def call_vjp(
 
 row("opaque", "opaque", call_opaque)
 row("vjp", "opaque", call_vjp)
-row("pick", "pick", lambda results, which: results[which])
+
+
+def _picked_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
+    """Those of the operand; final states are `without` the axis of the loop."""
+    return operands[0] - {attrs.get("without")}
+
+
+row(
+    "pick",
+    "pick",
+    lambda results, which: results[which],
+    axes=_picked_axes,
+    private=frozenset({"without"}),
+)

@@ -264,6 +264,8 @@ class _Adjoint:
             return
         if row.grad is None:
             raise AssertionError(f"operation '{node.op}' has no derivative")
+        if node.op not in ("product", "affine"):
+            g = self._widened(g, node, node.inputs)
         y = _Lazy(self, node.id)
         flows = row.grad(g, y, *[_Lazy(self, i) for i in node.inputs])
         if flows is None:
@@ -278,11 +280,19 @@ class _Adjoint:
         axis, steps = node.attrs["axis"], node.attrs["steps"]
         if g is None:
             return
+        g = self._widened(g, node, node.inputs)
         for slot in range(abs(steps)):
             i = node.inputs[slot if len(node.inputs) > 1 else 0]
             position = slot if steps > 0 else -1 - slot
             if i in self.live:
                 self._flow(i, make("axis_at", self._over(g, axis), axis=axis, position=position))
+
+    def _widened(self, g: Expr, node: Node, inputs: Iterable[int]) -> Expr:
+        """`g` over the axes of `node` that an input lacks: it is summed over them."""
+        lacking = [node.axes - self.old[i].axes for i in inputs if i in self.live]
+        for axis in self.new.layout(frozenset().union(*lacking) - g.axes):
+            g = self._over(g, axis)
+        return g
 
     def _over(self, g: Expr, axis: str) -> Expr:
         return g if axis in g.axes else g + make("cast", _index(self.new, axis) * 0, dtype=g.dtype)

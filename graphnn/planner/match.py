@@ -273,7 +273,7 @@ def _pick(new: IR, source: Expr, which: int, like: Node, axes: frozenset[str]) -
         new,
         "pick",
         (source.id,),
-        {"which": which},
+        {"which": which, "without": new[source.id].attrs["axis"] if which else None},
         shape=like.shape,
         dtype=like.dtype,
         axes=axes,

@@ -64,6 +64,15 @@ def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
     groups = [sorted(c) for c in nx.strongly_connected_components(net)]
     place = {i: n for n, group in enumerate(groups) for i in group}
     looped = [len(g) > 1 or net.has_edge(g[0], g[0]) for g in groups]
+    for i in ids:
+        # the parts of a result with several are picked where it is made
+        if ir[i].op == "pick" and (home := place[ir[i].inputs[0]]) != place[i] and looped[home]:
+            groups[place[i]].remove(i)
+            groups[home].append(i)
+            place[i] = home
+    kept = [n for n, g in enumerate(groups) if g]
+    groups, looped = [groups[n] for n in kept], [looped[n] for n in kept]
+    place = {i: n for n, group in enumerate(groups) for i in group}
     order = {i: n for n, i in enumerate(ids)}
     return _schedule(ir, net, groups, place, looped, order)
 

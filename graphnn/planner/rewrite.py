@@ -15,8 +15,6 @@ Rule = Callable[[IR, Node], Expr | int | None]
 
 def remake(ir: IR, node: Node, inputs: tuple[int, ...]) -> Node:
     """`node` reading other operands; its axes follow theirs."""
-    if inputs == node.inputs and all(i in ir.nodes for i in inputs):
-        return node
     op = OPS[node.op]
     axes = node.axes
     if op.family not in ("source", "delay"):
@@ -81,8 +79,11 @@ def tidy(ir: IR) -> IR:
     A pass may then join any weights at any node.
     """
     new = ir.copy()
-    fixed = {i: n for i, n in ir.nodes.items() if not n.axes}
-    rest = {i: n for i, n in ir.nodes.items() if n.axes}
+    fixed: dict[int, Node] = {}
+    for i, n in ir.nodes.items():
+        if not n.axes and all(j in fixed for j in n.inputs):
+            fixed[i] = n
+    rest = {i: n for i, n in ir.nodes.items() if i not in fixed}
     sources = {i: n for i, n in rest.items() if OPS[n.op].family == "source"}
     new.nodes = {**fixed, **sources, **{i: n for i, n in rest.items() if i not in sources}}
     if not _ordered(new):

@@ -109,7 +109,9 @@ def _where(choice: Expr, a: Expr, b: Expr) -> Expr:
         gap = a.node.attrs["value"] - b.node.attrs["value"]
         flag = make("cast", choice, dtype=choice.ir.floating)
         return flag * gap + b.node.attrs["value"]
-    return make("where", choice, a, b)
+    chosen = make("where", choice, a, b)
+    floating = choice.ir.floating  # two numbers alone would have torch's default dtype
+    return chosen if chosen.dtype == floating else make("cast", chosen, dtype=floating)
 
 
 def _scan(new: IR, z: Node, pair: Affine, moved: dict[int, int]) -> Expr:

@@ -60,7 +60,7 @@ def finals(ir: IR, wanted: list[int], ragged: frozenset[str]) -> IR:
         node = new[i]
         axis, steps = node.attrs["axis"], node.attrs["steps"]
         inputs = [new.closings[i], *node.inputs]
-        if uneven := axis in ragged and steps > 0:
+        if uneven := axis in ragged:
             inputs.append(length_of(new, axis).id)
         slots = () if abs(steps) == 1 else (abs(steps),)
         made = build(

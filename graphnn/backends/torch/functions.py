@@ -89,7 +89,8 @@ def write(
     names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
     axes = tuple(a for a in ir.axes)
     body = ["device = tensors[0].device"]
-    body.append(f"{_unpacked(names)} = tensors")
+    if names:
+        body.append(f"{_unpacked(names)} = tensors")
     body.append(f"{_unpacked([size_name(a) for a in axes])} = sizes")
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)

@@ -164,6 +164,11 @@ class LoopWriter:
         return known and not contract and len(self.s.axes(a)) == 1 and len(a.shape) == 1
 
     def _node(self, node: Node) -> None:
+        if node.id in self.loop.states and node.id in self.next_of.values():
+            # one state is the next value of another: keep what this step read of it
+            step = self._sequence(node)
+            self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+            return
         if node.id in self.loop.states or OPS[node.op].family == "source":
             return
         if node.op == "cat":
@@ -263,6 +268,8 @@ class LoopWriter:
             slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
             first = ", ".join(self._initial(node, i) for i in slots)
             whole = self._steps(self.whole[after], self.ir[after])
+            if self.ir[after].axes != node.axes:
+                whole = self._steps(self.outer.full(after, node), node)
             self.sources[self.s.names[d]] = f"[{first}, *{whole}]"
 
     def _initial(self, node: Node, init: int) -> str:

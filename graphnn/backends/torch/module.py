@@ -148,6 +148,7 @@ class _Writer:
     def _call(self, program: LoopProgram) -> None:
         names = [self.s.declare(self.ir[i]) for i in program.loop.results]
         tensors = ", ".join(self.s.var(i) for i in program.loop.reads)
+        tensors = tensors or "torch.empty((0,), dtype=dtype, device=device)"
         sizes = ", ".join(size_name(a) for a in program.infer.axes)
         number = self.programs.index(program)
         targets = f"{', '.join(names)}{',' * (len(names) == 1)}"

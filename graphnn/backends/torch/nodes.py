@@ -41,6 +41,9 @@ def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
     calls = "(" in template.partition("{")[0][1:]
     for k, i in enumerate(node.inputs):
         bare = s.ir[i].op == "const" and not (k == 1 and node.op in SCALAR_SECOND)
+        if node.op == "where" and k == 2 and all(s.ir[j].op == "const" for j in node.inputs[1:]):
+            kind = dtype_text(s.ir, node.dtype)
+            operands[k] = f"torch.full((), {operands[k]}, dtype={kind}, device=device)"
         if bare and calls and node.op != "where":
             kind = dtype_text(s.ir, s.ir[i].dtype)
             operands[k] = f"torch.full((), {operands[k]}, dtype={kind}, device=device)"
@@ -69,10 +72,12 @@ def _axis(s: Scope, node: Node) -> str:
         if a not in s.dropped
     )
     x = s.aligned(first.id, axes, len(first.shape))
-    if axis not in s.axes(first):
+    have = s.axes(first)
+    missing = next((k for k, a in enumerate(axes) if a in have), len(axes))
+    x = f"{x}[{'None, ' * missing}...]" if missing else x
+    if axis not in have:
         sizes = [size_name(a) if a == axis else "-1" for a in axes] + ["-1"] * len(first.shape)
-        missing = len(axes) + len(first.shape) - s.rank(first)
-        x = f"{x}[{'None, ' * missing}...].expand({', '.join(sizes)})" if missing else x
+        x = f"{x}.expand({', '.join(sizes)})"
     parts = [x, str(axes.index(axis))]
     parts += [s.aligned(r.id, axes, len(first.shape)) for r in rest]
     for k in ("shift", "position", "k"):

@@ -94,7 +94,7 @@ def axis_at(x: Tensor, d: int, length: Tensor | None = None, *, position: int) -
     if length is None:
         if not -x.shape[d] <= position < x.shape[d]:
             return torch.zeros_like(x.select(d, 0))
-        return x.select(d, position % x.shape[d])
+        return x.select(d, position % x.shape[d]).clone()
     length = lifted(length, x)
     x = _broad(x, length)
     place = length + position if position < 0 else torch.full_like(length, position)
@@ -140,11 +140,19 @@ def final(
     start = [_slot(x, d, value) for value in slots]
     line = torch.cat([*start, x if steps > 0 else x.flip(d)], d)
     count, n = abs(steps), x.shape[d]
-    if length is None or steps < 0:
+    if length is None:
         read = [line.select(d, n + k) for k in range(count)]
     else:
         length = lifted(length, line)
+        line = _broad(line, length)
         read = [_gather(line, d, length + k).squeeze(d) for k in range(count)]
+        if steps < 0:
+            # the last slots written are the first positions, where the example has them
+            early = [(length + k < count).squeeze(d) for k in range(count)]
+            read = [
+                torch.where(e, r, line.select(d, n + k))
+                for k, (e, r) in enumerate(zip(early, read))
+            ]
     return read[0] if count == 1 else torch.stack(read, read[0].dim() - rank)
 
 
