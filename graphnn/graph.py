@@ -48,8 +48,12 @@ class Graph(Names):
         self._lengths: dict[str, int] = {}
         self._learn_names()
         Graph._latest = weakref.ref(self)
+        self.ir.floating = self.floating()
+
+    def floating(self) -> torch.dtype:
+        """The model's floating dtype: that of its first floating parameter."""
         floats = [p.dtype for p in self.owner.parameters() if p.dtype.is_floating_point]
-        self.ir.floating = floats[0] if floats else torch.float32
+        return floats[0] if floats else torch.float32
 
     def _learn_names(self) -> None:
         for found in (self.owner.named_parameters(), self.owner.named_buffers()):
@@ -255,6 +259,8 @@ class Graph(Names):
         if name not in dict(self.owner.named_parameters(recurse=False)):
             if isinstance(shape, torch.Tensor):
                 start = shape.detach().clone()
+                if start.is_floating_point() and len(self.ir) and self._parameters:
+                    start = start.to(self.ir.floating)
             else:
                 sizes = (shape,) if isinstance(shape, int) else tuple(shape)
                 start = torch.zeros(sizes, dtype=self.ir.floating)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ops import torch_math, torch_shapes, torch_sums  # noqa: F401  they fill the register
-from graphnn.ops.expr import Expr
+from graphnn.ops.expr import Expr, make
 from graphnn.ops.handlers import HANDLERS
 from graphnn.ops.table import build
 from graphnn.sites import user_site
@@ -65,9 +65,23 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
             result = handler(*exprs_args, **exprs_kwargs)
         if result is NotImplemented:
             result = _opaque(graph, function, exprs_args, exprs_kwargs)
+        result = tree_map(_in_the_models_dtype, result)
     finally:
         graph.ir.here = before
     return tree_map(lambda x: _leave(graph, x), result)
+
+
+def _in_the_models_dtype(x: Any) -> Any:
+    """torch makes floats of integers in its default dtype; here they are the model's."""
+    default = torch.get_default_dtype()
+    if not isinstance(x, Expr) or x.dtype != default or x.ir.floating == default:
+        return x
+    if x.node.op in ("cast", "opaque", "pick") or not x.node.inputs:
+        return x
+    made_of = [x.ir[i].dtype for i in x.node.inputs if x.ir[i].op != "const"]
+    if not made_of or any(d.is_floating_point for d in made_of):
+        return x
+    return make("cast", x, dtype=x.ir.floating)
 
 
 def _module_name(graph: Any, args: Any, kwargs: Any) -> str:

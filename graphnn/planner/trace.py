@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Trace:
 def trace(source: nn.Module | Graph) -> Trace:
     """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands."""
     if isinstance(source, Graph):
-        return Trace(source.ir.copy(), dict(source.constants))
+        return Trace(retyped(source.ir, source.floating()), dict(source.constants))
     draw: Any = getattr(source, "graph", None)
     if not callable(draw):
         raise GraphError(
@@ -36,3 +36,18 @@ def trace(source: nn.Module | Graph) -> Trace:
     g = Graph(type(source).__name__.lower(), source)
     draw(g)
     return Trace(g.ir.copy(), dict(g.constants))
+
+
+def retyped(ir: IR, floating: torch.dtype) -> IR:
+    """A graph drawn once, in the floating dtype that its parameters have by now."""
+    new = ir.copy()
+    if floating == ir.floating:
+        return new
+    new.floating = floating
+    for i, node in ir.nodes.items():
+        attrs = dict(node.attrs)
+        if attrs.get("dtype") == ir.floating:
+            attrs["dtype"] = floating
+        dtype = floating if node.dtype == ir.floating else node.dtype
+        new.nodes[i] = replace(node, dtype=dtype, attrs=attrs)
+    return new
