@@ -44,7 +44,7 @@ def named(ir: IR, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, A
     names = list(declared(ir))
     if len(args) > len(names):
         raise UnknownInputError(
-            f"'{ir.name}' takes {len(names)} inputs",
+            f"'{ir.name}' takes no more than {len(names)} positional input(s)",
             got=f"{len(args)} positional arguments",
             wanted=f"inputs {names}",
             fix="give each input by name",
@@ -111,9 +111,16 @@ def read(
         if axis.copy_of:
             sizes[axis.name] = sizes[axis.copy_of]
     device = device or torch.device("cpu")
+    if lengths is not None and not isinstance(lengths, Mapping):
+        raise LengthsError(
+            "`lengths` does not say of which axis",
+            got=type(lengths).__name__,
+            wanted="a dict from the name of an axis to one number an example",
+            fix="lengths={'time': torch.tensor([...])}",
+        )
     ragged = {a: _lengths(ir, a, n, sizes, device) for a, n in (lengths or {}).items()}
     return Call(
-        {k: inputs[k] for k in wanted}, sizes, ragged, _state(ir, state or {}, sizes), device
+        {k: inputs[k] for k in wanted}, sizes, ragged, _state(ir, state, sizes, device), device
     )
 
 
@@ -225,7 +232,15 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
     return n.to(torch.int64)
 
 
-def _state(ir: IR, state: Mapping[str, Tensor], sizes: dict[str, int]) -> dict[str, Tensor]:
+def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> dict[str, Tensor]:
+    state = {} if state is None else state
+    if not isinstance(state, Mapping):
+        raise StateError(
+            "`state` does not say of which state",
+            got=type(state).__name__,
+            wanted="a dict from the names of states to tensors",
+            fix="pass what return_state=True or initial_state() gave",
+        )
     delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"]}
     for name, tensor in state.items():
         if name.startswith("@"):
@@ -237,15 +252,35 @@ def _state(ir: IR, state: Mapping[str, Tensor], sizes: dict[str, int]) -> dict[s
                 wanted=f"states among {list(delays)}",
                 fix="pass what return_state=True or initial_state() gave",
             )
-        shape = state_shape(ir, delays[name], sizes)
+        node = delays[name]
+        shape = state_shape(ir, node, sizes)
+        if not isinstance(tensor, Tensor):
+            raise StateError(
+                f"state '{name}' is not a tensor",
+                node=name,
+                site=node.site,
+                got=type(tensor).__name__,
+                wanted=f"{shape} of {node.dtype}",
+                fix="wrap it with torch.as_tensor(...), or give the start as g.state(…, init=…)",
+            )
         if tuple(tensor.shape) != shape:
             raise StateError(
                 f"state '{name}' has the wrong shape",
                 node=name,
-                site=delays[name].site,
+                site=node.site,
                 got=tuple(tensor.shape),
                 wanted=shape,
                 fix="the batch first, then axes, then delay slots where several, then the shape",
+            )
+        fits = tensor.dtype == node.dtype or _autocast_reads(tensor, node)
+        if not fits or tensor.device != device:
+            raise StateError(
+                f"state '{name}' has the wrong {'device' if fits else 'dtype'}",
+                node=name,
+                site=node.site,
+                got=tensor.device if fits else tensor.dtype,
+                wanted=device if fits else node.dtype,
+                fix=f"state['{name}'].to({repr(str(device)) if fits else node.dtype})",
             )
     return dict(state)
 

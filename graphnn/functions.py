@@ -19,6 +19,7 @@ from graphnn.names import graph_of
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import einsum
 from graphnn.ops.sources import index_of
+from graphnn.ops.table import OPS
 from graphnn.sites import user_site
 from graphnn.value import Value
 
@@ -242,12 +243,14 @@ def until(condition: Value, over: str) -> None:
             wanted="torch.bool of shape ()",
             fix="compare: gn.until(total > 0.99, over=…)",
         )
-    if over in g.ir.until or over in g._lengths:
+    reads = [n for n in g.ir if n.attrs.get("axis") == over and OPS[n.op].family == "axis"]
+    if over in g.ir.until or over in g._lengths or reads:
+        early = f", after {reads[0].label} at {reads[0].site}" if reads else ""
         raise AxisError(
             f"gn.until comes too late: '{over}' was reduced over, or stopped, before",
             node=condition.label,
             site=site,
-            got=f"a stop condition for '{over}'",
+            got=f"a stop condition for '{over}'{early}",
             wanted="one gn.until an axis, before any reduction over it",
             fix="move gn.until up to where the condition is computed",
         )

@@ -33,10 +33,10 @@ def stream_axis(ir: IR, over: str | None) -> str:
     culprit = _culprit(ir, axes[0])
     if culprit is not None:
         raise StepError(
-            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{culprit.label}' needs all of it",
+            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{culprit.label}' needs later positions",
             node=culprit.label,
             site=culprit.site,
-            got=f"{culprit.op} over '{axes[0]}'",
+            got=f"{'a negative delay' if culprit.op == 'delay' else culprit.op} over '{axes[0]}'",
             wanted="values of this and earlier positions only",
             fix="keep what is needed in a state, or call the model on the whole sequence",
         )

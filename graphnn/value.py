@@ -7,6 +7,7 @@ its graph; `shape` and `dtype` are those of the result, `axes` the named axes it
 # mypy: disable-error-code="override,assignment,return-value"
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 def _refuse(what: str, fix: str) -> Any:
     def method(self: Value, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedError(
-            f"a symbolic value cannot {what}", node=self.label, site=user_site(), fix=fix
+            f"a symbolic value cannot {what}",
+            node=self.label,
+            site=user_site(),
+            got=repr(self),
+            wanted="torch functions, whose result is a new value",
+            fix=fix,
         )
 
     return method
@@ -35,6 +41,17 @@ def _operator(function: Any, reverse: bool = False) -> Any:
         return self.graph.apply(function, args, {})
 
     return method
+
+
+def refuse_mixing(name: str) -> None:
+    """Raise the error of an operation that mixes the examples of a batch."""
+    raise UnsupportedError(
+        f"{name} mixes the examples of a batch, and a graph says one example",
+        site=user_site(),
+        got=name,
+        wanted="an operation on one example",
+        fix="use nn.LayerNorm or nn.RMSNorm",
+    )
 
 
 _DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
@@ -111,6 +128,9 @@ class Value(_Base):
 
     def dim(self) -> int:
         """Rank of `shape`."""
+        asking = sys._getframe(1).f_locals.get("self")
+        if isinstance(asking, torch.nn.modules.batchnorm._BatchNorm):
+            refuse_mixing(type(asking).__name__)  # before it complains of a missing batch
         return self.ndim
 
     def size(self, dim: int | None = None) -> Any:
@@ -214,7 +234,9 @@ class State(Value):
             raise UnsupportedError(
                 f"state '{self.label}' has no next value yet",
                 node=self.label,
-                site=self.node.site,
+                site=user_site(),
+                got=f"{self.label}.next read before it was assigned",
+                wanted=f"a state closed by then (it was declared at {self.node.site})",
                 fix=f"assign {self.label}.next = value before reading it",
             )
         return Value(self.graph, ir.closings[self.id])

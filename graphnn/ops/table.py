@@ -109,7 +109,7 @@ def build(
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise ShapeError(
                 f"'{op_name}' cannot be applied to these shapes: {_first_line(error)}",
-                node=name or ir.here[0] or None,
+                node=name or ir.here[0] or op_name,
                 site=site or ir.here[1],
                 got=", ".join(f"{n.label} {tuple(n.shape)} {n.dtype}" for n in operands),
                 wanted="shapes of one example at one position: no batch, no named axis",

@@ -45,16 +45,14 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         raise UnsupportedError(
             f"a symbolic value cannot be written in place ({name})",
             site=site,
+            got="out= given" if kwargs.get("out") is not None else name,
+            wanted="an operation that returns a new value",
             fix="use the result of the operation instead of out= or a trailing underscore",
         )
     if function in MIXES_EXAMPLES:
-        raise UnsupportedError(
-            f"{name} mixes the examples of a batch, and a graph says one example",
-            site=site,
-            got=name,
-            wanted="an operation on one example",
-            fix="use nn.LayerNorm or nn.RMSNorm",
-        )
+        from graphnn.value import refuse_mixing
+
+        refuse_mixing(name)
     before = graph.ir.here
     graph.ir.here = (_module_name(graph, args, kwargs), site)
     try:
@@ -162,7 +160,7 @@ def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, h
     except Exception as error:
         raise ShapeError(
             f"'{name}' cannot be applied to these shapes: {str(error).splitlines()[0]}",
-            node=here[0] or None,
+            node=here[0] or name,
             site=here[1],
             got=", ".join(f"{x.node.label} {x.shape} {x.dtype}" for x in operands),
             wanted="shapes of one example at one position that the function takes",

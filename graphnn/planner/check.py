@@ -60,17 +60,15 @@ def _without_wires(ir: IR) -> IR:
     wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
     target = {w: ir.closings[w] for w in wires}
 
-    def follow(i: int, seen: tuple[int, ...] = ()) -> int:
+    def follow(i: int) -> int:
         while i in target:
-            if i in seen:
-                _raise_cycle([ir[j] for j in seen])
-            seen, i = (*seen, i), target[i]
+            i = target[i]
         return i
 
     net = nx.DiGraph()
     net.add_nodes_from(ir.nodes)
     for node in ir:
-        net.add_edges_from((follow(i), node.id) for i in node.inputs)
+        net.add_edges_from((i, node.id) for i in node.inputs)
         if node.id in wires:
             net.add_edge(target[node.id], node.id)
     try:
@@ -106,7 +104,7 @@ def _without_wires(ir: IR) -> IR:
 
 def _raise_cycle(cycle: list[Node]) -> None:
     path = [n for n in cycle if n.op not in ("const", "parameter")]
-    start = next((k for k, n in enumerate(path) if n.op == "delay"), 0)
+    start = next(k for k, n in enumerate(path) if n.op == "delay" and not n.attrs["steps"])
     path = path[start:] + path[:start]
     steps = [f"{n.label} ({n.site})" if n.site else n.label for n in path]
     arrow = "\n           -> "
@@ -118,5 +116,5 @@ def _raise_cycle(cycle: list[Node]) -> None:
         got=arrow.join([*steps, first.label]),
         wanted="at least one delay on every cycle",
         fix=f"a delay would go on the edge {path[-1].label} -> {first.label}: "
-        f"g.state('{first.label}', …, delay=1)",
+        f"g.state('{first.label}', …, delay=1), where it has delay=0",
     )

@@ -38,15 +38,24 @@ def extract(ir: IR, loop: Loop, outside: set[int]) -> LoopIR:
     inside = set(loop.nodes)
     cut = ir.empty()
     reads: list[int] = []
+
+    def read(j: int) -> None:
+        if j in inside or j in cut.nodes:
+            return
+        source = ir[j]
+        if source.op == "slice" and source.axes:
+            # the whole value is read: its gradient is then put together once, in here
+            read(source.inputs[0])
+            cut.insert(source)
+        elif source.op in ("const", "size"):
+            cut.insert(source)
+        else:
+            cut.insert(given(source))
+            reads.append(j)
+
     for i in loop.nodes:
         for j in ir[i].inputs:
-            if j not in inside and j not in cut.nodes:
-                source = ir[j]
-                if source.op in ("const", "size"):
-                    cut.insert(source)
-                    continue
-                cut.insert(given(source))
-                reads.append(j)
+            read(j)
     for i in loop.nodes:
         cut.insert(ir[i])
     cut.closings = {d: s for d, s in ir.closings.items() if d in inside}

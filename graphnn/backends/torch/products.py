@@ -72,7 +72,8 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """`aᵀ b`, summed over rows: the gradient of a linear map to its weight."""
-    if not torch.is_grad_enabled() and _suits(a, b, a.numel() * b.shape[1]):
-        return _multiply(b.t(), a.t(), None).t().contiguous()
+    """`aᵀ b`, summed over rows: the gradient of a linear map to its weight.
+
+    By MKL: oneDNN would want both transposed in memory, which costs more than it gains.
+    """
     return a.t() @ b
