@@ -10,7 +10,7 @@ from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 from graphnn.planner.choose import fallbacks, name_of
-from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.plan import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
@@ -159,16 +159,17 @@ def _backward(program: LoopProgram) -> list[str]:
         forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
     ]
     lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
-    lines.append("  backward: the loop run the other way; outside it, each as one operation:")
-    from graphnn.planner.partition import partition
-
-    for region in partition(derived.ir):
-        if isinstance(region, Whole):
-            for i in region.nodes:
-                node = derived.ir[i]
-                if node.op == "product":
-                    lines.append(f"    {_row(derived.ir, node)}")
-    return lines
+    after = [
+        f"    {_row(derived.ir, derived.ir[i])}"
+        for region in partition(derived.ir)
+        if isinstance(region, Whole)
+        for i in region.nodes
+        if derived.ir[i].op == "product"
+    ]
+    lines.append(
+        "  backward: the loop run the other way" + ("; outside it, at once:" * bool(after))
+    )
+    return lines + after
 
 
 def _numbers(node: Node) -> int:

@@ -33,7 +33,7 @@ def stream_axis(ir: IR, over: str | None) -> str:
     culprit = _culprit(ir, axes[0])
     if culprit is not None:
         raise StepError(
-            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{culprit.label}' needs later positions",
+            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{culprit.label}' needs all of it",
             node=culprit.label,
             site=culprit.site,
             got=f"{'a negative delay' if culprit.op == 'delay' else culprit.op} over '{axes[0]}'",

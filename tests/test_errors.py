@@ -83,9 +83,9 @@ def test_a_cycle_without_a_delay():
         a cycle without a delay: these values need each other at the same position
           at:     node 'z' test_errors.py:N
           got:    z (test_errors.py:N)
-          -> add_3 (test_errors.py:N)
-          -> tanh_4 (test_errors.py:N)
-          -> z
+                  -> add_3 (test_errors.py:N)
+                  -> tanh_4 (test_errors.py:N)
+                  -> z
           wanted: at least one delay on every cycle
           fix:    a delay would go on the edge tanh_4 -> z: g.state('z', …, delay=1), where
                   it has delay=0
@@ -105,8 +105,8 @@ def test_a_state_that_is_its_own_wire():
         a cycle without a delay: these values need each other at the same position
           at:     node 'a' test_errors.py:N
           got:    a (test_errors.py:N)
-          -> b (test_errors.py:N)
-          -> a
+                  -> b (test_errors.py:N)
+                  -> a
           wanted: at least one delay on every cycle
           fix:    a delay would go on the edge b -> a: g.state('a', …, delay=1), where it
                   has delay=0
@@ -436,7 +436,7 @@ def test_a_reserved_name():
 
 
 def test_a_name_used_twice():
-    g, x, _ = drawing()
+    g, _, _ = drawing()
     with says(
         errors.NameTakenError,
         """
@@ -608,7 +608,7 @@ def test_a_parameter_computed_with_outside_the_graph():
 
 
 def test_something_that_is_no_value():
-    g, x, _ = drawing()
+    g, _, _ = drawing()
     with says(
         errors.UnsupportedError,
         """
@@ -1087,7 +1087,7 @@ def test_a_step_that_needs_the_future():
     with says(
         errors.StepError,
         """
-        'net' cannot be streamed along 'time': 'b' needs later positions
+        'net' cannot be streamed along 'time': 'b' needs all of it
           at:     node 'b' test_errors.py:N
           got:    a negative delay over 'time'
           wanted: values of this and earlier positions only
