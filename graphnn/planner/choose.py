@@ -87,7 +87,9 @@ def _stepwise(ir: IR, loop: Loop, match: Match | None, target: Target) -> Decisi
     reason = "one call an operation and step, into buffers made beforehand"
     if match is not None:
         reason += f"; torch's {LAYER[match.kind]} computes the same"
-        reason += ", but torch.compile cannot see into it" if target.traced else ", but slower here"
+        measured = (target.device, ir.floating) in PREFERRED
+        kept = f"slower on {target.device}" if measured else f"not measured in {ir.floating}"
+        reason += ", but torch.compile cannot see into it" if target.traced else f", but {kept}"
     inside = [ir[i] for i in loop.nodes]
     return Decision(name_of(ir, loop), loop.axis, "stepwise", reason, fallbacks(inside))
 
