@@ -63,6 +63,7 @@ def named(ir: IR, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, A
 def states(ir: IR, names: bool | Sequence[str]) -> frozenset[str]:
     """The states meant by a list of names, or by True."""
     known = [n.attrs["key"] for n in ir if n.op == "delay"]
+    names = [names] if isinstance(names, str) else names
     if isinstance(names, bool):
         return frozenset(known) if names else frozenset()
     if unknown := set(names) - set(known):

@@ -290,7 +290,7 @@ class Compiled(nn.Module):
         wanted = calls.declared(self.ir)
         widened = {
             name: x.unsqueeze(1 + wanted[name].attrs["over"].index(axis))
-            if name in wanted and axis in wanted[name].attrs["over"]
+            if name in wanted and axis in wanted[name].attrs["over"] and isinstance(x, Tensor)
             else x
             for name, x in inputs.items()
         }
