@@ -2,6 +2,8 @@
 
 import copy
 import datetime
+import os
+import time
 
 import pytest
 import torch
@@ -115,13 +117,19 @@ def _worker(rank: int, meeting: str, net: nn.Module, results: str) -> None:
     model(x=x).square().mean().backward()
     if rank == 0:
         torch.save([p.grad for p in model.parameters()], results)
-    dist.destroy_process_group()
+    dist.barrier()
+    # torn down by the interpreter, gloo's threads were seen to wait for it and it for them
+    os._exit(0)
 
 
 def test_two_processes_average_their_gradients(tmp_path):
     net = TwoSpeeds(5)
     file = tmp_path / "gradients.pt"
-    mp.spawn(_worker, args=(str(tmp_path / "meeting"), net, str(file)), nprocs=2)
+    meeting = str(tmp_path / "meeting")
+    workers = mp.spawn(_worker, args=(meeting, net, str(file)), nprocs=2, join=False)
+    deadline = time.monotonic() + 120
+    while not workers.join(timeout=1):
+        assert time.monotonic() < deadline, "the two processes did not end"
     alone = gn.compile(copy.deepcopy(net))
     alone(x=data(batch=4)).square().mean().backward()
     expected = [p.grad for p in alone.parameters()]
