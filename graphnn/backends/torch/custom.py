@@ -20,7 +20,6 @@ from graphnn.ir import IR
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
 from graphnn.planner.differentiate import Derived, differentiate
-from graphnn.planner.factor import factor
 from graphnn.planner.loopir import LoopIR
 from graphnn.planner.merge import merge
 from graphnn.planner.simplify import simplify
@@ -71,8 +70,6 @@ class LoopProgram:
             ir = simplify(ir)
         if "merge" in self.passes:
             ir = merge(ir)
-        if "factor" in self.passes:
-            ir = factor(ir)
         if "contract" in self.passes:
             ir = contract(ir)
         return settle(ir)
