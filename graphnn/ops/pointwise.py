@@ -84,7 +84,6 @@ _UNARY: dict[str, tuple[Callable[[Expr, Expr, Expr], Any], int]] = {
     "ceil": (_nothing, 1),
     "round": (_nothing, 1),
     "logical_not": (_nothing, 1),
-    "isnan": (_nothing, 1),
 }
 for _name, (_grad, _flops) in _UNARY.items():
     _unary(_name, _grad, _flops)
