@@ -1,0 +1,79 @@
+"""Running a kernel on the CPU by Triton's interpreter, whatever TRITON_INTERPRET says.
+
+Triton decides at import whether its own library (`tl.sum`, `tl.zeros` …) is interpreted; here that
+is decided a launch, so that one process can interpret some kernels and compile others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction, mangle_type
+
+# imports what Triton loads late, which must not happen while its library is replaced
+mangle_type(0)
+# the interpreter patches triton.language while it runs: one launch at a time
+_RUNNING = threading.RLock()
+_INTERPRETED: dict[Any, InterpretedFunction] = {}
+
+
+def interpreted(function: Any) -> InterpretedFunction:
+    """A `@triton.jit` function as the interpreter's own kind of function."""
+    if isinstance(function, InterpretedFunction):
+        return function
+    if function not in _INTERPRETED:
+        _INTERPRETED[function] = InterpretedFunction(function.fn)
+    return _INTERPRETED[function]
+
+
+def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Run `function[grid](*args, **constants)` program by program on CPU tensors."""
+    with _RUNNING, _library(), _called(function):
+        interpreted(function).run(*args, grid=grid, warmup=False, **constants)
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Triton's own functions written in Triton, interpreted too."""
+    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing():
+        yield
+
+
+@contextmanager
+def _called(function: Any) -> Iterator[None]:
+    """The jitted functions that a kernel's module defines, interpreted too."""
+    with _swapped(interpreted(function).fn.__globals__):
+        yield
+
+
+@contextmanager
+def _swapped(names: dict[str, Any]) -> Iterator[None]:
+    """Jitted functions among `names` replaced by interpreted ones."""
+    found = {name: member for name, member in names.items() if isinstance(member, JITFunction)}
+    names.update({name: interpreted(member) for name, member in found.items()})
+    try:
+        yield
+    finally:
+        names.update(found)
+
+
+@contextmanager
+def _indexing() -> Iterator[None]:
+    """Triton 3.6 reads one-element arrays in a way that numpy 2.4 refuses."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
+    try:
+        yield
+    finally:
+        interpreter._patch_lang_tensor = patch
