@@ -26,7 +26,7 @@ from graphnn.planner.trace import Trace, trace
 from graphnn.value import Value
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "torch", "reference")
+BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 
 
 _numbers = itertools.count()
@@ -161,9 +161,22 @@ class Compiled(nn.Module):
         if key not in self._programs:
             planned = self._planned(variant)
             self._programs[key] = torch_backend.build(
-                planned.ir, planned.order, self.training, planned.passes, self._recompute
+                planned.ir,
+                planned.order,
+                self.training,
+                planned.passes,
+                self._recompute,
+                self._lowering(),
             )
         return self._programs[key]
+
+    def _lowering(self) -> Any:
+        """What makes kernels of loops, for the backends that have them."""
+        if self.backend not in ("triton", "interpret"):
+            return None
+        from graphnn.backends.triton.lowering import Lowering
+
+        return Lowering(self.backend == "interpret")
 
     def source(self) -> str:
         """The code generated for a call without lengths."""

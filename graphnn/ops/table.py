@@ -10,6 +10,7 @@ import torch
 
 from graphnn.errors import ShapeError
 from graphnn.ir import IR, Node
+from graphnn.ops.triton_math import TRITON
 from graphnn.sites import Site
 
 Signature = tuple[tuple[int, ...], torch.dtype]
@@ -32,7 +33,7 @@ class Op:
     `run(*tensors, **attrs)` is the meaning, on one example at one position; operations of the
     family `axis` get their first argument with the axis as its first dimension. `grad(g, y, *xs)`
     gives, as expressions, what flows to each input (None: nothing). `torch` and `out` are the
-    templates by which the torch backend writes the batched operation.
+    templates by which the torch backend writes the batched operation, `triton` that of the kernels.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Op:
     grad: Callable[..., Sequence[Any]] | None = None
     torch: str = ""
     out: str = ""
+    triton: str = ""
     axes: Callable[[Sequence[Axes], dict[str, Any]], Axes] = _union
     private: frozenset[str] = frozenset()
     flops: int = 1
@@ -51,7 +53,7 @@ OPS: dict[str, Op] = {}
 
 def row(name: str, family: str, run: Callable[..., Any] | None = None, **fields: Any) -> Op:
     """Add a row to the table."""
-    OPS[name] = Op(name, family, run, **fields)
+    OPS[name] = Op(name, family, run, triton=TRITON.get(name, ""), **fields)
     return OPS[name]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.functions import Function, Lowering, write
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
 from graphnn.planner.arrange import settle
@@ -30,11 +30,19 @@ PROGRAMS: dict[str, LoopProgram] = {}
 class LoopProgram:
     """A loop's generated functions: forward, forward that saves for backward, backward.
 
-    `passes` are applied to the derived graph as they were to the graph itself.
+    `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
+    kernels of the loops where given.
     """
 
-    def __init__(self, loop: LoopIR, passes: frozenset[str], recompute: bool = False):
+    def __init__(
+        self,
+        loop: LoopIR,
+        passes: frozenset[str],
+        recompute: bool = False,
+        lowering: Lowering | None = None,
+    ):
         self.loop, self.passes, self.recompute = loop, passes, recompute
+        self.lowering = lowering
         moving = [i for i in loop.reads if loop.ir[i].dtype.is_floating_point]
         self.derived = self._derive(loop.results, moving)
         self.extra = [i for i in self.derived.saved if i not in loop.results]
@@ -78,7 +86,7 @@ class LoopProgram:
         ir, name = self.loop.ir, _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
-        return write(ir, f"{name}{suffix}", self.loop.reads, likes, title)
+        return write(ir, f"{name}{suffix}", self.loop.reads, likes, title, self.lowering)
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -104,7 +112,7 @@ class LoopProgram:
         outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
         title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
-        return write(ir, name, reads, outs, title)
+        return write(ir, name, reads, outs, title, self.lowering)
 
     def _gradient(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:

@@ -7,7 +7,7 @@ import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.fuse import fuse
-from graphnn.planner.partition import Whole, partition
+from graphnn.planner.partition import Loop, Whole, partition
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
@@ -75,12 +75,24 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
     return namespace[name]
 
 
+class Lowering(Protocol):
+    """What turns loops into kernels: lines that run one, or None where it stays with torch."""
+
+    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
+
+
 def write(
-    ir: IR, name: str, reads: Sequence[int], results: Sequence[tuple[int, Node]], title: str
+    ir: IR,
+    name: str,
+    reads: Sequence[int],
+    results: Sequence[tuple[int, Node]],
+    title: str,
+    lowering: Lowering | None = None,
 ) -> Function:
     """A function of the `given` nodes `reads`.
 
     It returns a value for each pair in `results`: a node, and the node whose form it is to have.
+    Loops are given to `lowering` first.
     """
     likes = [like for _, like in results]
     ir = fuse(_with_outputs(ir, [i for i, _ in results]))
@@ -95,7 +107,7 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
-    body += regions(scope, set(wanted))
+    body += regions(scope, set(wanted), lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
@@ -143,10 +155,12 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
     return f"{text}.contiguous()"
 
 
-def regions(scope: Scope, keep: set[int]) -> list[str]:
+def regions(
+    scope: Scope, keep: set[int], lowering: Lowering | None = None, name: str = ""
+) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
-    ir, users = scope.ir, scope.ir.users()
+    ir, users, count = scope.ir, scope.ir.users(), 0
     for region in partition(ir):
         if isinstance(region, Whole):
             for i in region.nodes:
@@ -159,5 +173,9 @@ def regions(scope: Scope, keep: set[int]) -> list[str]:
         else:
             inside = set(region.nodes)
             read = {i for i in inside if any(u not in inside for u in users[i])}
-            lines += LoopWriter(scope, region, read | (inside & keep)).write()
+            kept = read | (inside & keep)
+            kernel = f"{name}_{count}" if count else name
+            called = lowering.write(scope, region, kept, kernel) if lowering else None
+            lines += LoopWriter(scope, region, kept).write() if called is None else called
+            count += 1
     return lines

@@ -10,7 +10,7 @@ import torch
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
-from graphnn.backends.torch.functions import load
+from graphnn.backends.torch.functions import Lowering, load
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
@@ -46,9 +46,17 @@ class Program:
 
 
 def build(
-    ir: IR, order: list[str], training: bool, passes: frozenset[str], recompute: bool
+    ir: IR,
+    order: list[str],
+    training: bool,
+    passes: frozenset[str],
+    recompute: bool,
+    lowering: Lowering | None = None,
 ) -> Program:
-    """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs."""
+    """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs.
+
+    `lowering` makes kernels of the loops; without it they are torch code.
+    """
     ir = fuse(ir, in_loops=False)
     users = ir.users()
     kept = set(ir.outputs.values())
@@ -57,7 +65,7 @@ def build(
     programs = []
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
-        programs.append(LoopProgram(extract(ir, loop, outside), passes, recompute))
+        programs.append(LoopProgram(extract(ir, loop, outside), passes, recompute, lowering))
     return _Writer(ir, order, training, programs).write()
 
 

@@ -1,0 +1,275 @@
+"""A loop of the graph as a program of the kernels package.
+
+Raises `Refused`, in words for users, where no single kernel can carry the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphnn.ir import IR, Node
+from graphnn.kernels.program import Op, Program, Refused, State, Tensor
+from graphnn.ops.table import OPS
+from graphnn.planner.partition import Loop, Whole
+
+LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
+
+
+def lower(
+    ir: IR, loop: Loop, kept: Sequence[int], name: str
+) -> tuple[Program, list[int]]:
+    """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order."""
+    return _Lowering(ir, loop, name).run(kept)
+
+
+def kind_of(node: Node) -> str:
+    """The kind of number, as the kernels name it."""
+    if node.dtype == torch.bool:
+        return "bool"
+    return "float" if node.dtype.is_floating_point else "int"
+
+
+class _Lowering:
+    def __init__(self, ir: IR, loop: Loop, name: str):
+        self.ir, self.loop, self.name = ir, loop, name
+        self.inside = set(loop.nodes)
+        axes = frozenset().union(*(ir[i].axes for i in loop.nodes))
+        self.rows = tuple(a for a in ir.layout(axes) if a != loop.axis)
+        self.ops: dict[str, Op] = {}
+        self.named: dict[int, str] = {}
+        self.tensors: list[Tensor] = []
+        self.reads: list[int] = []
+
+    def run(self, kept: Sequence[int]) -> tuple[Program, list[int]]:
+        self._check()
+        inits = [i for d in self.loop.states for i in self.ir[d].inputs]
+        outside = [i for n in self.loop.nodes for i in self.ir[n].inputs]
+        for i in dict.fromkeys([*inits, *outside]):
+            if i not in self.inside:
+                self._outside(self.ir[i])
+        for d in self.loop.states:
+            self._add(self.ir[d], "state", ())
+        for i in self.loop.nodes:
+            if i not in self.loop.states:
+                self._node(self.ir[i])
+        stores = tuple((self.named[i], self._stored(self.ir[i])) for i in kept)
+        states = tuple(self._state(self.ir[d]) for d in self.loop.states)
+        program = Program(
+            self.name,
+            self.loop.axis,
+            self.rows,
+            self.loop.reverse,
+            tuple(self.tensors),
+            tuple(self.ops.values()),
+            states,
+            stores,
+        )
+        return program, self.reads
+
+    def _check(self) -> None:
+        """What no kernel carries, whatever its sizes."""
+        if self.loop.stop is not None:
+            raise Refused("the loop ends when its data says so")
+        if any(not isinstance(r, Whole) for r in self.loop.body):
+            raise Refused("a loop lies within its step")
+        for node in (self.ir[i] for i in self.loop.nodes):
+            if node.dtype.is_floating_point and node.dtype != self.ir.floating:
+                raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
+
+    def _fresh(self, wanted: str) -> str:
+        name, count = wanted, 2
+        while name in self.ops:
+            name, count = f"{wanted}_{count}", count + 1
+        return name
+
+    def _put(self, op: Op) -> str:
+        self.ops[op.name] = op
+        return op.name
+
+    def _add(self, node: Node, kind: str, args: Sequence[str], **attrs: Any) -> str:
+        """The operation that makes a node's own value."""
+        wanted = node.name or node.op
+        op = Op(
+            self._fresh(wanted), kind, tuple(args), node.shape, kind_of(node), attrs, _note(node)
+        )
+        self.named[node.id] = self._put(op)
+        return op.name
+
+    def _make(
+        self, like: str, kind: str, args: Sequence[str], shape: tuple[int, ...], **attrs: Any
+    ) -> str:
+        """A value that no node of the graph names."""
+        dtype = attrs.pop("dtype", "float")
+        note = self.ops[like].note if like in self.ops else ""
+        return self._put(Op(self._fresh(like), kind, tuple(args), shape, dtype, attrs, note))
+
+    def _outside(self, node: Node) -> None:
+        if node.op == "const":
+            self._add(node, "const", (), value=node.attrs["value"])
+        elif node.op == "size":
+            self._add(node, "size", (), axis=node.attrs["axis"])
+        else:
+            if node.dtype.is_floating_point and node.dtype != self.ir.floating:
+                raise Refused(
+                    f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}"
+                )
+            label = self._fresh(node.name or node.op)
+            tensor = Tensor(label, node.shape, self.ir.layout(node.axes), kind_of(node))
+            self.tensors.append(tensor)
+            self.reads.append(node.id)
+            self._add(node, "read", (), tensor=tensor)
+
+    def _stored(self, node: Node) -> Tensor:
+        name = f"{self.named[node.id]}_out"
+        return Tensor(name, node.shape, self.ir.layout(node.axes), kind_of(node))
+
+    def _state(self, node: Node) -> State:
+        inits = tuple(self.named[i] for i in node.inputs)
+        after = self.named[self.ir.closings[node.id]]
+        return State(self.named[node.id], abs(node.attrs["steps"]), inits, after)
+
+    # the operations of a step
+
+    def _node(self, node: Node) -> None:
+        special: dict[str, Callable[[Node], Any]] = {
+            "index": self._index,
+            "cast": self._cast,
+            "product": self._product,
+            "affine": self._affine,
+            "sum": lambda n: self._reduced(n, "sum"),
+            "amax": lambda n: self._reduced(n, "max"),
+            "softmax": self._softmax,
+            "logsumexp": self._logsumexp,
+            "cat": self._cat,
+        }
+        family = OPS[node.op].family
+        if node.op in ("const", "size"):
+            self._outside(node)
+        elif node.op in special:
+            special[node.op](node)
+        elif family in ("view", "join"):
+            self._view(node)
+        elif family == "pointwise" and OPS[node.op].triton:
+            self._pointwise(node)
+        else:
+            self._refuse(node)
+
+    def _refuse(self, node: Node) -> None:
+        if node.op in ("opaque", "vjp"):
+            raise Refused(f"torch.{node.attrs['called']}{_where(node)} has no row in the table")
+        if OPS[node.op].family == "axis":
+            raise Refused(
+                f"{_called(node)} takes all of '{node.attrs['axis']}' within a step ({node.op})"
+            )
+        raise Refused(f"{_called(node)} is a '{node.op}', which no kernel writes")
+
+    def _index(self, node: Node) -> None:
+        if node.attrs["axis"] != self.loop.axis:
+            raise Refused(f"{_called(node)} is the position along another axis")
+        self._add(node, "index", ())
+
+    def _pointwise(self, node: Node) -> None:
+        args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
+        template = OPS[node.op].triton
+        self._add(node, "point", args, template=template)
+
+    def _operand(self, node: Node, k: int, i: int) -> str:
+        """An operand in the kind of number that the operation computes with."""
+        name, have = self.named[i], kind_of(self.ir[i])
+        if self.ir[i].op == "const":
+            return name
+        if node.op in LOGICAL and have != "bool":
+            return self._converted(name, "({0} != 0)", "bool")
+        chosen = node.op == "where" and k == 0
+        if kind_of(node) == "float" and have != "float" and not chosen:
+            return self._converted(name, "{0}.to(ACC)", "float")
+        return name
+
+    def _converted(self, name: str, template: str, kind: str) -> str:
+        return self._make(
+            name, "point", [name], self.ops[name].shape, template=template, dtype=kind
+        )
+
+    def _cast(self, node: Node) -> None:
+        templates = {"float": "{0}.to(ACC)", "int": "{0}.to(tl.int64)", "bool": "({0} != 0)"}
+        self._add(node, "point", [self.named[node.inputs[0]]], template=templates[kind_of(node)])
+
+    def _product(self, node: Node) -> None:
+        args = [self.named[i] for i in node.inputs]
+        self._add(node, "product", args, sub=node.attrs["sub"])
+
+    def _affine(self, node: Node) -> None:
+        c, a, b = (self.named[i] for i in node.inputs)
+        label = node.name or "product"
+        made = self._make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
+        self._add(node, "point", [made, c], template="({0} + {1})")
+
+    def _reduced(self, node: Node, kind: str) -> None:
+        self._add(node, kind, [self.named[node.inputs[0]]], dims=tuple(node.attrs["dims"]))
+
+    def _over(self, x: str, kind: str, dims: tuple[int, ...]) -> str:
+        """A reduction with the dimensions it takes away kept as ones."""
+        shape = self.ops[x].shape
+        rest = tuple(n for d, n in enumerate(shape) if d not in dims)
+        flat = self._make(x, kind, [x], rest, dims=dims)
+        ones = tuple(1 if d in dims else n for d, n in enumerate(shape))
+        return self._make(flat, "view", [flat], ones, maps=[np.arange(math.prod(rest))])
+
+    def _pointed(self, template: str, *args: str) -> str:
+        shape = np.broadcast_shapes(*(self.ops[a].shape for a in args))
+        return self._make(args[0], "point", args, tuple(shape), template=template)
+
+    def _softmax(self, node: Node) -> None:
+        x, dim = self.named[node.inputs[0]], node.attrs["dim"]
+        dims = (dim % len(node.shape),)
+        raised = self._pointed("tl.exp({0} - {1})", x, self._over(x, "max", dims))
+        total = self._over(raised, "sum", dims)
+        self._add(node, "point", [raised, total], template="({0} / {1})")
+
+    def _logsumexp(self, node: Node) -> None:
+        x, dims = self.named[node.inputs[0]], tuple(node.attrs["dims"])
+        top = self._pointed("tl.where(tl.abs({0}) < float('inf'), {0}, 0.0)", self._over(x, "max", dims))
+        raised = self._pointed("tl.exp({0} - {1})", x, top)
+        total = self._pointed("({0} + tl.log({1}))", top, self._over(raised, "sum", dims))
+        count = math.prod(node.shape)
+        self._add(node, "view", [total], maps=[np.arange(count)])
+
+    def _view(self, node: Node) -> None:
+        x = self.ir[node.inputs[0]]
+        if node.op == "pad":
+            places = torch.arange(1, math.prod(x.shape) + 1).reshape(x.shape)
+            places = OPS["pad"].run(places, **node.attrs) - 1  # type: ignore[misc]
+        else:
+            places = torch.arange(math.prod(x.shape)).reshape(x.shape)
+            places = OPS[node.op].run(places, **node.attrs)  # type: ignore[misc]
+        self._add(node, "view", [self.named[x.id]], maps=[places.reshape(-1).numpy()])
+
+    def _cat(self, node: Node) -> None:
+        parts = [self.ir[i] for i in node.inputs]
+        maps = []
+        for k in range(len(parts)):
+            filled = [
+                torch.arange(math.prod(p.shape)).reshape(p.shape)
+                if j == k
+                else torch.full(p.shape, -1)
+                for j, p in enumerate(parts)
+            ]
+            maps.append(torch.cat(filled, node.attrs["dim"]).reshape(-1).numpy())
+        self._add(node, "view", [self.named[p.id] for p in parts], maps=maps)
+
+
+def _called(node: Node) -> str:
+    return f"'{node.label}'{_where(node)}"
+
+
+def _where(node: Node) -> str:
+    return f" at {node.site}" if node.site else ""
+
+
+def _note(node: Node) -> str:
+    return f"{node.label}, {node.site}" if node.site else node.label

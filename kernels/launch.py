@@ -1,0 +1,73 @@
+"""Running a kernel on tensors: its outputs, its grid, compiled on a GPU or interpreted on a CPU."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from . import interpreter
+from .cache import load
+from .emit import Source
+
+# rows a program: the least that a matrix product takes
+ROWS = 16
+DTYPES = {"int": torch.int64, "bool": torch.bool}
+
+
+class Launcher:
+    """A kernel made callable: `launcher(tensors, sizes, dtype)` returns what it stores.
+
+    `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them.
+    """
+
+    def __init__(self, source: Source, interpret: bool):
+        self.source, self.interpret = source, interpret
+        self.reads = len(source.program.tensors)
+
+    @functools.cached_property
+    def function(self) -> Any:
+        """The jitted function, loaded from the cache."""
+        return getattr(load(self.source.text, self.source.name), self.source.name)
+
+    def __call__(
+        self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int], dtype: torch.dtype
+    ) -> list[torch.Tensor]:
+        program = self.source.program
+        device = tensors[0].device if tensors else torch.device("cpu")
+        outs = [
+            torch.empty(
+                [*(sizes[a] for a in t.axes), *t.shape],
+                dtype=DTYPES.get(t.kind, dtype),
+                device=device,
+            )
+            for _, t in program.stores
+        ]
+        rows = math.prod(sizes[a] for a in program.rows)
+        if rows and sizes[program.axis]:
+            lengths = [sizes[a] for a in self.source.sizes]
+            given = [t.contiguous() for t in tensors]
+            self._run([*given, *outs, *lengths], (-(-rows // ROWS),), dtype)
+        return outs
+
+    def _run(self, args: list[Any], grid: tuple[int], dtype: torch.dtype) -> None:
+        constants = {
+            "ROWS": ROWS,
+            "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+            "PRECISION": precision(dtype),
+            "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
+        }
+        if self.interpret:
+            interpreter.launch(self.function, grid, *args, **constants)
+        else:
+            self.function[grid](*args, **constants, num_warps=8, num_stages=1)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products of float32 are computed: as torch.set_float32_matmul_precision says."""
+    fast = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if fast else "ieee"

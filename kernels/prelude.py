@@ -1,0 +1,100 @@
+"""What generated kernels call: matrix products and functions that Triton lacks or rounds badly.
+
+All of it runs compiled and interpreted, in float32 and float64.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """total + a @ w, `a` rounded to the weight's dtype as torch would.
+
+    UPCAST is for the interpreter, whose 16-bit products are wrong; numbers stay those of 16 bits.
+    """
+    a = a.to(w.dtype)
+    if UPCAST:
+        a = a.to(tl.float32)
+        w = w.to(tl.float32)
+    return tl.dot(a, w, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return 1 / (1 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """Accurate near zero too, where the quotient cancels: there by its series."""
+    size = tl.abs(x)
+    small = tl.exp(-2 * size)
+    far = (1 - small) / (1 + small)
+    s = x * x
+    if x.dtype == tl.float64:
+        # Bernoulli numbers; at |x| < 0.1 the next term is below 1e-17 of the first
+        tail = -1382 / 155925 + s * (21844 / 6081075 - s * (929569 / 638512875))
+        tail = 2 / 15 + s * (-17 / 315 + s * (62 / 2835 + s * tail))
+        near = x + x * s * (-1 / 3 + s * tail)
+        return tl.where(size < 0.1, near, tl.where(x < 0, -far, far))
+    else:
+        near = x + x * s * (-1 / 3 + s * (2 / 15 - s * (17 / 315)))
+        return tl.where(size < 0.1, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x), the rounding of 1 + x made good (Kahan)."""
+    u = 1 + x
+    d = u - 1
+    safe = tl.where(d == 0, 1.0, d).to(x.dtype)
+    return tl.where(d == 0, x, tl.where(u == u * 0.5, u, tl.log(u) * (x / safe)))
+
+
+@triton.jit
+def expm1(x):
+    """exp(x) - 1, accurate near zero (Kahan)."""
+    u = tl.exp(x)
+    d = u - 1
+    safe = tl.where((d == 0) | (d == -1) | (u == u * 0.5), 2.0, u).to(x.dtype)
+    near = d * (x / tl.log(safe))
+    return tl.where(d == 0, x, tl.where((d == -1) | (u == u * 0.5), d, near))
+
+
+@triton.jit
+def sign(x):
+    """-1, 0 or 1; NaN stays."""
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
+
+
+@triton.jit
+def nearest(x):
+    """The nearest whole number, of two the even one, as torch rounds."""
+    low = tl.floor(x)
+    part = x - low
+    odd = low - 2 * tl.floor(low * 0.5)
+    up = (part > 0.5) | ((part == 0.5) & (odd > 0.5))
+    return tl.where(up, low + 1, low)
+
+
+@triton.jit
+def power(x, p):
+    """x to the power p: where x is negative, only whole p give numbers."""
+    size = tl.abs(x)
+    magnitude = tl.exp(p * tl.log(tl.where(size == 0, 1.0, size).to(x.dtype)))
+    half = tl.floor(p * 0.5)
+    odd = (p - 2 * half) == 1
+    whole = tl.floor(p) == p
+    signed = tl.where(x < 0, tl.where(whole, tl.where(odd, -magnitude, magnitude), float("nan")), magnitude)
+    none = tl.where(p == 0, 1.0, tl.where(p > 0, 0.0, float("inf")))
+    return tl.where(size == 0, none, signed).to(x.dtype)
+
+
+@triton.jit
+def remainder(a, b):
+    """What is left of a over b, with the sign of b."""
+    return a - b * tl.floor(a / b)

@@ -1,0 +1,88 @@
+"""A loop as the emitter takes it: tensors read and written, states, and the operations of a step.
+
+All values are of one row at one position: a row is an example, or a combination of the axes that
+`rows` names. Nothing here knows of graphs, modules or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Refused(Exception):
+    """A program that no kernel of this kind can carry: the message says why, in words for users."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An argument of a kernel: a contiguous tensor of dimensions `axes`, then `shape`.
+
+    `kind` is "float" (of the launch's dtype), "int" (int64) or "bool".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    kind: str = "float"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One value of a step.
+
+    kind      args                 attrs
+    read      -                    tensor
+    const     -                    value
+    index     -                    (the position along the axis)
+    state     -                    (see State)
+    point     its operands         template: Triton text with {0}, {1} …
+    view      what it is made of   maps: for each operand, where each number of the value is taken
+                                   from (flat index; -1: not from this one)
+    product   a, b                 sub: as einsum, "k,nk->n"
+    sum, max  x                    dims
+    """
+
+    name: str
+    kind: str
+    args: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    dtype: str = "float"
+    attrs: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """The value `delay` steps ago of `next`; `inits` are read by the first steps, in their order.
+
+    One init serves all slots, or there are `delay` of them.
+    """
+
+    name: str
+    delay: int
+    inits: tuple[str, ...]
+    next: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A loop over `axis`; `stores` are the values written at each step, and where."""
+
+    name: str
+    axis: str
+    rows: tuple[str, ...]
+    reverse: bool
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    states: tuple[State, ...]
+    stores: tuple[tuple[str, Tensor], ...]
+
+    def __getitem__(self, name: str) -> Op:
+        return next(op for op in self.ops if op.name == name)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The axes whose lengths a launch gives: the loop's own first, then the rows'."""
+        used = {a for t in (*self.tensors, *(t for _, t in self.stores)) for a in t.axes}
+        return tuple(dict.fromkeys((self.axis, *self.rows, *sorted(used))))
