@@ -243,13 +243,13 @@ class Emitter:
     def _constant(self, arg: str, op: Op) -> str:
         """A number beside tiles: bare where the text is read alike in every precision."""
         value = self.ops[arg].attrs["value"]
-        text = self._literal(self.ops[arg], self.ops[arg].dtype)
+        kind = "float" if op.dtype == "float" else self.ops[arg].dtype
+        text = self._literal(self.ops[arg], kind)
         exact = not isinstance(value, float) or value * 2**24 == int(value * 2**24) if (
             isinstance(value, (int, float)) and math.isfinite(value)
         ) else False
         if exact and "(" not in op.attrs["template"].lstrip("("):
             return text
-        kind = self.ops[arg].dtype
         return f"tl.full([1, 1], {text}, {KINDS[kind]})"
 
     def _literal(self, op: Op, kind: str) -> str:

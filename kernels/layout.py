@@ -112,18 +112,21 @@ class Layout:
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
         elif op.kind in ("sum", "max"):
-            self._reduction(op)
+            yield from self._reduction(op)
         elif op.kind == "product":
             yield from self._product(op, self.products[op.name])
 
-    def _reduction(self, op: Op) -> None:
-        """Taking away the last dimension gives single numbers."""
-        x = self.ops[op.args[0]]
+    def _reduction(self, op: Op) -> Iterator[Link]:
+        """Taking away the last dimension gives single numbers; others are added tile by tile."""
+        x, dims = self.ops[op.args[0]], sorted(op.attrs["dims"])
         self._by_last(x.name)
-        if len(x.shape) - 1 in op.attrs["dims"]:
+        if len(x.shape) - 1 in dims:
             self._cut(op.name, range(self.size[op.name] + 1))
-        elif op.shape:
-            self._cut(op.name, range(0, self.size[op.name] + 1, x.shape[-1]))
+            return
+        index = np.arange(self.size[x.name]).reshape(x.shape)
+        index = np.moveaxis(index, dims, range(len(dims)))
+        for places in index.reshape(-1, self.size[op.name]):
+            yield op.name, x.name, runs(places)
 
     def _product(self, op: Op, how: Dot | Rows) -> Iterator[Link]:
         if isinstance(how, Dot):
