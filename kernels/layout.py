@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -104,6 +105,13 @@ class Layout:
                 self.links.append((state.name, other, broadcast(*shapes)))
         self._settle()
         self.spans = {name: tuple(self._spans(name)) for name in self.ops}
+        self._between: dict[tuple[str, str], list[tuple[Run, ...]]] = {}
+        for out, arg, found in self.links:
+            self._between.setdefault((out, arg), []).append(found)
+
+    def between(self, out: str, arg: str) -> list[tuple[Run, ...]]:
+        """The runs by which a value takes its numbers from an operand."""
+        return self._between.get((out, arg), [])
 
     def _links(self, op: Op) -> Iterator[Link]:
         """Where each operand's numbers go, for operations that keep them in place."""
@@ -188,7 +196,7 @@ class Layout:
 
     def _spans(self, name: str) -> Iterator[Span]:
         ordered = sorted(self.cuts[name])
-        for start, end in zip(ordered, ordered[1:]):
+        for start, end in pairwise(ordered):
             for valid, width in cover(end - start):
                 yield Span(start, valid, width)
                 start += valid

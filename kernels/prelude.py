@@ -2,6 +2,7 @@
 
 All of it runs compiled and interpreted, in float32 and float64.
 """
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
@@ -35,15 +36,14 @@ def tanh(x):
     small = tl.exp(-2 * size)
     far = (1 - small) / (1 + small)
     s = x * x
+    # what is left out is below 1e-8 of x for float32 at 0.25, below 1e-17 for float64 at 0.1
+    tail = 2 / 15 + s * (-17 / 315 + s * (62 / 2835))
     if x.dtype == tl.float64:
-        # Bernoulli numbers; at |x| < 0.1 the next term is below 1e-17 of the first
-        tail = -1382 / 155925 + s * (21844 / 6081075 - s * (929569 / 638512875))
-        tail = 2 / 15 + s * (-17 / 315 + s * (62 / 2835 + s * tail))
-        near = x + x * s * (-1 / 3 + s * tail)
-        return tl.where(size < 0.1, near, tl.where(x < 0, -far, far))
-    else:
-        near = x + x * s * (-1 / 3 + s * (2 / 15 - s * (17 / 315)))
-        return tl.where(size < 0.1, near, tl.where(x < 0, -far, far))
+        rest = -1382 / 155925 + s * (21844 / 6081075 - s * (929569 / 638512875))
+        tail = 2 / 15 + s * (-17 / 315 + s * (62 / 2835 + s * rest))
+    limit = 0.1 if x.dtype == tl.float64 else 0.25
+    near = x + x * s * (-1 / 3 + s * tail)
+    return tl.where(size < limit, near, tl.where(x < 0, -far, far))
 
 
 @triton.jit
@@ -67,8 +67,8 @@ def expm1(x):
 
 @triton.jit
 def sign(x):
-    """-1, 0 or 1; NaN stays."""
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
+    """-1, 0 or 1; of NaN, 0, as torch has it."""
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
 @triton.jit
@@ -89,7 +89,9 @@ def power(x, p):
     half = tl.floor(p * 0.5)
     odd = (p - 2 * half) == 1
     whole = tl.floor(p) == p
-    signed = tl.where(x < 0, tl.where(whole, tl.where(odd, -magnitude, magnitude), float("nan")), magnitude)
+    signed = tl.where(
+        x < 0, tl.where(whole, tl.where(odd, -magnitude, magnitude), float("nan")), magnitude
+    )
     none = tl.where(p == 0, 1.0, tl.where(p > 0, 0.0, float("inf")))
     return tl.where(size == 0, none, signed).to(x.dtype)
 

@@ -55,6 +55,23 @@ class Dot:
             stride *= self.sizes[letter]
         return found
 
+    def steps(self) -> tuple[int, int]:
+        """The weight's strides along the value's last letter and along the result's."""
+        strides = self.strides()
+        return strides[self.letters[0][-1]], strides[self.letters[2][-1]]
+
+    def meet(self, value: int, out: int) -> int | None:
+        """Where in the weight the numbers `value` and `out` meet; None where they do not."""
+        place: dict[str, int] = {}
+        for spelled, flat in ((self.letters[0], value), (self.letters[2], out)):
+            for letter in reversed(spelled):
+                at = flat % self.sizes[letter]
+                flat //= self.sizes[letter]
+                if place.setdefault(letter, at) != at:
+                    return None
+        strides = self.strides()
+        return sum(strides[x] * place[x] for x in self.letters[1])
+
 
 def letters(op: Op) -> tuple[str, str, str]:
     """The three parts of `sub`."""
@@ -79,7 +96,10 @@ def is_weight(op: Op) -> bool:
 def form(op: Op, ops: Mapping[str, Op]) -> Dot | Rows:
     """How a product is computed. Raises Refused."""
     a, b, out = letters(op)
-    for spelled, weight, k in (((a, b, out), ops[op.args[1]], 0), ((b, a, out), ops[op.args[0]], 1)):
+    for spelled, weight, k in (
+        ((a, b, out), ops[op.args[1]], 0),
+        ((b, a, out), ops[op.args[0]], 1),
+    ):
         if is_weight(weight) and _suits(*spelled):
             return Dot(op.args[k], op.args[1 - k], spelled, sizes(op, ops))
     return _rows(op, ops)

@@ -34,7 +34,8 @@ class Op:
     kind      args                 attrs
     read      -                    tensor
     const     -                    value
-    index     -                    (the position along the axis)
+    index     -                    (the position along the loop's axis)
+    size      -                    axis: its length
     state     -                    (see State)
     point     its operands         template: Triton text with {0}, {1} …
     view      what it is made of   maps: for each operand, where each number of the value is taken
@@ -67,7 +68,10 @@ class State:
 
 @dataclass(frozen=True)
 class Program:
-    """A loop over `axis`; `stores` are the values written at each step, and where."""
+    """A loop over `axis`; `stores` are the values written at each step, and where.
+
+    Without an axis ("") it is one step, or a part of one: a phase.
+    """
 
     name: str
     axis: str
@@ -78,11 +82,14 @@ class Program:
     states: tuple[State, ...]
     stores: tuple[tuple[str, Tensor], ...]
 
-    def __getitem__(self, name: str) -> Op:
-        return next(op for op in self.ops if op.name == name)
+    def state(self, name: str) -> State:
+        """The state that an operation reads."""
+        return next(s for s in self.states if s.name == name)
 
     @property
     def sizes(self) -> tuple[str, ...]:
         """The axes whose lengths a launch gives: the loop's own first, then the rows'."""
         used = {a for t in (*self.tensors, *(t for _, t in self.stores)) for a in t.axes}
-        return tuple(dict.fromkeys((self.axis, *self.rows, *sorted(used))))
+        used |= {op.attrs["axis"] for op in self.ops if op.kind == "size"}
+        own = (self.axis,) if self.axis else ()
+        return tuple(dict.fromkeys((*own, *self.rows, *sorted(used))))

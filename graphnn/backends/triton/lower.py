@@ -20,9 +20,7 @@ from graphnn.planner.partition import Loop, Whole
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
 
 
-def lower(
-    ir: IR, loop: Loop, kept: Sequence[int], name: str
-) -> tuple[Program, list[int]]:
+def lower(ir: IR, loop: Loop, kept: Sequence[int], name: str) -> tuple[Program, list[int]]:
     """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order."""
     return _Lowering(ir, loop, name).run(kept)
 
@@ -115,9 +113,7 @@ class _Lowering:
             self._add(node, "size", (), axis=node.attrs["axis"])
         else:
             if node.dtype.is_floating_point and node.dtype != self.ir.floating:
-                raise Refused(
-                    f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}"
-                )
+                raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
             label = self._fresh(node.name or node.op)
             tensor = Tensor(label, node.shape, self.ir.layout(node.axes), kind_of(node))
             self.tensors.append(tensor)
@@ -233,7 +229,9 @@ class _Lowering:
 
     def _logsumexp(self, node: Node) -> None:
         x, dims = self.named[node.inputs[0]], tuple(node.attrs["dims"])
-        top = self._pointed("tl.where(tl.abs({0}) < float('inf'), {0}, 0.0)", self._over(x, "max", dims))
+        top = self._pointed(
+            "tl.where(tl.abs({0}) < float('inf'), {0}, 0.0)", self._over(x, "max", dims)
+        )
         raised = self._pointed("tl.exp({0} - {1})", x, top)
         total = self._pointed("({0} + tl.log({1}))", top, self._over(raised, "sum", dims))
         count = math.prod(node.shape)

@@ -1,0 +1,202 @@
+"""Pointwise operations, views, products and reductions, tile by tile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from .layout import Span
+from .page import KINDS, PRELUDE, Page, Tile
+from .products import Dot, Rows, Term
+from .program import Op, Tensor
+from .text import bare, exact, literal, times, total
+
+Part = tuple[str, bool, int]
+
+
+def point(page: Page, op: Op) -> None:
+    """The template, filled with the tiles that line up."""
+    page.used.update(set(re.findall(r"\b[a-z0-9]+(?=\()", op.attrs["template"])) & set(PRELUDE))
+    tiles = []
+    for span, name in page.named(op):
+        texts, width, rows = [], 1, False
+        for arg in op.args:
+            if page.ops[arg].kind == "const":
+                texts.append(_number(page, arg, op))
+                continue
+            tile = page.operand(op.name, arg, span)
+            texts.append(tile.text)
+            width, rows = max(width, tile.width), rows or tile.rows
+        page.add(op, f"{name} = {bare(op.attrs['template'].format(*texts))}")
+        tiles.append(page.tile(span, name, width, rows))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _number(page: Page, arg: str, op: Op) -> str:
+    """A number beside tiles: bare between operators, where float32 has it exactly."""
+    const = page.ops[arg]
+    kind = "float" if op.dtype == "float" else const.dtype
+    text = literal(const.attrs["value"], kind)
+    if exact(const.attrs["value"]) and "(" not in op.attrs["template"].lstrip("("):
+        return text
+    return f"tl.full([1, 1], {text}, {KINDS[kind]})"
+
+
+def view(page: Page, op: Op) -> None:
+    """Slices and joins: the same tiles under another name."""
+    page.tiles[op.name] = tuple(_viewed(page, op, s) for s in page.layout.spans[op.name])
+
+
+def _viewed(page: Page, op: Op, span: Span) -> Tile:
+    value: object = 0
+    for arg, places in zip(op.args, op.attrs["maps"], strict=True):
+        if places[span.start] >= 0 and page.ops[arg].kind != "const":
+            return replace(page.at(arg, int(places[span.start])), span=span)
+        if places[span.start] >= 0:
+            value = page.ops[arg].attrs["value"]
+    text = f"tl.full([1, 1], {literal(value, op.dtype)}, {KINDS[op.dtype]})"
+    return Tile(span, text, 1, False)
+
+
+def product(page: Page, op: Op) -> None:
+    """By tiles of a resident weight, or number by number."""
+    how = page.layout.products[op.name]
+    if isinstance(how, Dot):
+        _dot(page, op, how)
+    else:
+        _multiply(page, op, how)
+
+
+def _dot(page: Page, op: Op, how: Dot) -> None:
+    tiles = []
+    for span, name in page.named(op):
+        sum_so_far = ""
+        for tile in page.tiles[how.value]:
+            base = how.meet(tile.span.start, span.start)
+            if base is not None:
+                page.add(op, f"{name} = {_term(page, how, tile, span, base, sum_so_far)}")
+                sum_so_far = name
+        tiles.append(page.tile(span, name, span.width, True))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _term(page: Page, how: Dot, tile: Tile, n: Span, base: int, before: str) -> str:
+    """What one tile of the value adds to one tile of the result."""
+    k, text = tile.span, tile.text
+    weight = _weight(page, how, base, k, n)
+    if k.valid < k.width:
+        text = f"tl.where({page.cols(k.width)} < {k.valid}, {text}, 0.0)"
+    added = f"{before} + " if before else ""
+    if k.width == 1:
+        return f"{added}{page.full(tile, 1)} * {weight}.to(ACC)"
+    if n.width == 1:
+        whole = page.full(replace(tile, text=text), k.width)
+        return f"{added}tl.sum({whole} * {weight}.to(ACC), 1, keep_dims=True)"
+    page.used.add("product")
+    page.staged = max(page.staged, k.width)
+    text = page.full(replace(tile, text=text), k.width)
+    before = before or f"tl.zeros([ROWS, {n.width}], ACC)"
+    return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
+
+
+def _weight(page: Page, how: Dot, base: int, k: Span, n: Span) -> str:
+    """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
+    key = (how.weight, base, k.width if n.width > 1 else -k.width, n.width)
+    if key in page.weights:
+        return page.weights[key]
+    op = page.ops[how.weight]
+    tensor: Tensor = op.attrs["tensor"]
+    to_k, to_n = how.steps()
+    lines: list[tuple[str, Span, int]] = []
+    if k.width > 1:
+        lines.append((page.down(k.width) if n.width > 1 else page.cols(k.width), k, to_k))
+    if n.width > 1:
+        lines.append((page.cols(n.width), n, to_n))
+    at = total([str(base), *(times(line, step) for line, _, step in lines)])
+    masks = [f"({line} < {s.valid})" for line, s, _ in lines if s.valid < s.width]
+    guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+    if not lines:
+        at = f"tl.full([1, 1], {at}, tl.int32)"
+    name = page.names.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in page.weights)}")
+    page.append(page.before, f"{name} = tl.load({page.pointer(tensor)} + ({at}){guard})", op.note)
+    page.weights[key] = name
+    page.held[tensor.name] = page.held.get(tensor.name, 0) + k.width * n.width
+    return name
+
+
+def _multiply(page: Page, op: Op, how: Rows) -> None:
+    """Sums of pointwise products of tiles."""
+    tiles = []
+    for span, name in page.named(op):
+        parts: list[Part] = []
+        for term in how.terms:
+            if how.moves[0] and term.out <= span.start < term.out + how.size:
+                parts.append(_pair(page, op, how, term, span.start - term.out))
+            elif not how.moves[0] and term.out == span.start:
+                parts += _summed(page, op, how, term)
+        page.add(op, f"{name} = {' + '.join(p[0] for p in parts)}")
+        rows = any(p[1] for p in parts)
+        tiles.append(page.tile(span, name, max(p[2] for p in parts), rows))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _pair(page: Page, op: Op, how: Rows, term: Term, shift: int) -> Part:
+    a = page.at(op.args[0], term.a + shift * how.moves[1])
+    b = page.at(op.args[1], term.b + shift * how.moves[2])
+    return f"{a.text} * {b.text}", a.rows or b.rows, max(a.width, b.width)
+
+
+def _summed(page: Page, op: Op, how: Rows, term: Term) -> list[Part]:
+    """The parts of one number: a sum over each pair of tiles."""
+    k = 0 if how.moves[1] else 1
+    found: list[Part] = []
+    for tile in page.tiles[op.args[k]]:
+        shift = tile.span.start - (term.a, term.b)[k]
+        if 0 <= shift < how.size:
+            text, rows, width = _pair(page, op, how, term, shift)
+            found.append((_total(page, f"({text})", tile.span, width, "sum"), rows, 1))
+    return found
+
+
+def _total(page: Page, text: str, span: Span, width: int, kind: str) -> str:
+    """The sum or the largest of a tile's columns, those beyond the value left out."""
+    if span.width == 1:
+        return text
+    if width == 1:
+        return f"({text} * {span.valid})" if kind == "sum" else text
+    if span.valid < span.width:
+        none = "0.0" if kind == "sum" else 'float("-inf")'
+        text = f"tl.where({page.cols(span.width)} < {span.valid}, {bare(text)}, {none})"
+    return f"tl.{kind}({bare(text)}, 1, keep_dims=True)"
+
+
+def reduce(page: Page, op: Op) -> None:
+    """Sums and maxima over dimensions of a value's own shape."""
+    joins = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
+    x, dims = page.ops[op.args[0]], set(op.attrs["dims"])
+    last = len(x.shape) - 1 in dims
+    tiles = []
+    for span, name in page.named(op):
+        text, rows, width = "", False, 1
+        for tile in page.tiles[x.name]:
+            if _place(tile.span.start, x.shape, dims) != span.start:
+                continue
+            part = _total(page, tile.text, tile.span, tile.width, op.kind) if last else tile.text
+            rows, width = rows or tile.rows, width if last else max(width, tile.width)
+            text = joins[op.kind].format(text, part) if text else part
+        page.add(op, f"{name} = {text}")
+        tiles.append(page.tile(span, name, width, rows))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _place(start: int, shape: tuple[int, ...], dims: set[int]) -> int:
+    """The flat place, with `dims` taken away, of the number at `start`."""
+    index = []
+    for n in reversed(shape):
+        index.append(start % n)
+        start //= n
+    flat = 0
+    for d, n in enumerate(shape):
+        if d not in dims:
+            flat = flat * n + index[len(shape) - 1 - d]
+    return flat

@@ -1,0 +1,130 @@
+"""Reading and writing tensors: addresses, masks, and loads one position ahead."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .layout import Span
+from .page import Page, Tile
+from .products import Dot
+from .program import Op, Refused, Tensor
+from .text import times, total
+
+NOTHING = {"float": "0.0", "int": "0", "bool": "0"}
+
+
+def length(axis: str) -> str:
+    """The argument that holds the length of an axis."""
+    return "n_" + re.sub(r"\W+", "_", axis)
+
+
+def read(page: Page, op: Op) -> None:
+    """Loads a value; of what moves, the next position's are under way while this one is used."""
+    if _only_weight(page, op):
+        return
+    tensor: Tensor = op.attrs["tensor"]
+    rows = bool(set(tensor.axes) & set(page.program.rows))
+    cast = ".to(ACC)" if op.dtype == "float" else ""
+    tiles = []
+    for span, name in page.named(op):
+        if op.name in page.moving:
+            soon = page.names.fresh(f"{name}_next")
+            page.append(page.before, f"{soon} = {load(page, tensor, span, 'first')}", op.note)
+            page.add(op, f"{name} = {soon}{cast}")
+            page.add(op, f"{soon} = {load(page, tensor, span, 'ahead')}")
+            page.tile(span, soon, span.width, rows)
+        else:
+            page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
+        tiles.append(page.tile(span, name, span.width, rows))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _only_weight(page: Page, op: Op) -> bool:
+    """Whether a value is read by matrix products alone, which load their own tiles of it."""
+    users = [o for o in page.program.ops if op.name in o.args]
+    products = [page.layout.products.get(u.name) for u in users]
+    return bool(products) and all(
+        isinstance(p, Dot) and p.weight == op.name and p.value != op.name for p in products
+    )
+
+
+def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+    """The text of a load at the position `when`."""
+    rows = bool(set(tensor.axes) & set(page.program.rows))
+    masks = ["live"] * rows + beyond(page, span)
+    guard = f", mask={' & '.join(masks)}, other={NOTHING[tensor.kind]}" if masks else ""
+    return f"tl.load({_address(page, tensor, span, when)}{guard})"
+
+
+def store(page: Page, name: str, tensor: Tensor) -> None:
+    """Keeps a value at each position."""
+    mine = set(tensor.axes) - {page.program.axis}
+    if mine and mine != set(page.program.rows):
+        raise Refused(f"'{name}' varies over some of the axes of its rows only")
+    pointer = page.pointer(tensor)
+    for tile in page.tiles[name]:
+        masks = ["live" if mine else "(rows == 0)", *beyond(page, tile.span)]
+        kept = f"{_spread(tile, bool(mine))}.to({pointer}.dtype.element_ty)"
+        address = _address(page, tensor, tile.span, "t")
+        line = f"tl.store({address}, {kept}, mask={' & '.join(masks)})"
+        lines = page.step if page.program.axis else page.before
+        page.append(lines, line, f"keep {page.ops[name].note or name}")
+
+
+def _spread(tile: Tile, rows: bool) -> str:
+    width = tile.span.width
+    if tile.width == width and (tile.rows or not rows):
+        return tile.text
+    return f"tl.broadcast_to({tile.text}, [{'ROWS' if rows or tile.rows else 1}, {width}])"
+
+
+def beyond(page: Page, span: Span) -> list[str]:
+    """The mask of a tile that is wider than its value."""
+    return [f"({page.cols(span.width)} < {span.valid})"] if span.valid < span.width else []
+
+
+def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+    parts = _rows(page, tensor, when)
+    column = str(span.start) if span.width == 1 else page.cols(span.width)
+    if span.width > 1 and span.start:
+        column = f"{span.start} + {column}"
+    at = total([*parts, column])
+    if span.width == 1 and "rows" not in at:
+        at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
+    return f"{page.pointer(tensor)} + ({at})"
+
+
+def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:
+    """Where a tensor's rows of one position begin."""
+    program, width = page.program, math.prod(tensor.shape)
+    mine = tuple(a for a in tensor.axes if a != program.axis)
+    if unknown := set(mine) - set(program.rows):
+        raise Refused(f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop")
+    parts = [f"{when} * {_stride(page, tensor)}"] if program.axis in tensor.axes else []
+    if mine == program.rows and tensor.axes[len(tensor.axes) - len(mine) :] == mine:
+        return [*parts, times("rows", width)] if mine else parts
+    return [*parts, *(_along(page, tensor, a) for a in mine)]
+
+
+def _stride(page: Page, tensor: Tensor) -> str:
+    """The distance from one position to the next: 64 bits, for long sequences."""
+    inner = tensor.axes[tensor.axes.index(page.program.axis) + 1 :]
+    width = math.prod(tensor.shape)
+    text = times(*(f"{length(a)}.to(tl.int64)" for a in inner), width)
+    text = text if inner else f"tl.full([], {width}, tl.int64)"
+    if text not in page.strides:
+        page.strides[text] = page.names.fresh(f"{tensor.name}_step")
+        page.append(page.before, f"{page.strides[text]} = {text}")
+    return page.strides[text]
+
+
+def _along(page: Page, tensor: Tensor, axis: str) -> str:
+    """A row's position along one of its axes, times the tensor's stride there."""
+    rows = page.program.rows
+    k = rows.index(axis)
+    inside = [length(a) for a in rows[k + 1 :]]
+    place = f"(rows // ({' * '.join(inside)}))" if inside else "rows"
+    place = f"({place} % {length(axis)})" if k else place
+    later = tensor.axes[tensor.axes.index(axis) + 1 :]
+    return times(place, *(f"{length(a)}.to(tl.int64)" for a in later), math.prod(tensor.shape))

@@ -1,0 +1,118 @@
+"""The kernel being written: its tiles, its lines before and in the loop, and its names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .layout import Layout, Span, source
+from .program import Op, Program, Refused, Tensor
+from .text import Names
+
+PRELUDE = ("product", "sigmoid", "tanh", "log1p", "expm1", "sign", "nearest", "power", "remainder")
+RESERVED = frozenset(
+    ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)
+)
+KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
+# a kernel of more tile operations than this takes minutes to compile
+MOST = 1500
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A variable of the kernel that holds one span of a value: [rows or 1, width or 1]."""
+
+    span: Span
+    text: str
+    width: int
+    rows: bool
+
+
+@dataclass
+class Line:
+    """A line of code and what it is for."""
+
+    text: str
+    note: str = ""
+
+
+class Page:
+    """What the writers of operations share. `step` are the lines of the loop, `before` others."""
+
+    def __init__(self, program: Program):
+        self.program, self.layout = program, Layout(program)
+        self.ops = self.layout.ops
+        self.names = Names(RESERVED)
+        self.pointers = {
+            t.name: self.names.fresh(f"{t.name}_ptr")
+            for t in (*program.tensors, *(t for _, t in program.stores))
+        }
+        self.tiles: dict[str, tuple[Tile, ...]] = {}
+        self.before: list[Line] = []
+        self.step: list[Line] = []
+        self.ends: list[Line] = []
+        self.moving: set[str] = set()
+        self.widths: set[int] = set()
+        self.depths: set[int] = set()
+        self.strides: dict[str, str] = {}
+        self.weights: dict[tuple[str, int, int, int], str] = {}
+        self.held: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.slots: dict[tuple[str, int], list[str]] = {}
+        self.used: set[str] = set()
+        self.staged = 0
+
+    def add(self, op: Op, text: str, note: str | None = None) -> None:
+        """A line of an operation: in the loop, if anything it reads moves."""
+        lines = self.step if op.name in self.moving else self.before
+        self.append(lines, text, op.note if note is None else note)
+
+    def append(self, lines: list[Line], text: str, note: str = "") -> None:
+        """A line in its place. Raises Refused where there are too many."""
+        lines.append(Line(text, note))
+        if len(self.before) + len(self.step) > MOST:
+            raise Refused(f"a step of more than {MOST} tile operations")
+
+    def cols(self, width: int) -> str:
+        """0, 1, 2 … along a row."""
+        self.widths.add(width)
+        return f"cols_{width}"
+
+    def down(self, width: int) -> str:
+        """0, 1, 2 … down a column."""
+        self.depths.add(width)
+        return f"down_{width}"
+
+    def named(self, op: Op) -> list[tuple[Span, str]]:
+        """A variable for each span of a value."""
+        spans = self.layout.spans[op.name]
+        if len(spans) == 1:
+            return [(spans[0], self.names.fresh(op.name))]
+        return [(s, self.names.fresh(f"{op.name}_{k}")) for k, s in enumerate(spans)]
+
+    def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
+        """A tile whose variable is counted among those that take registers."""
+        if rows:
+            self.sizes[text] = width
+        return Tile(span, text, width, rows)
+
+    def at(self, name: str, start: int) -> Tile:
+        """The tile of a value that begins at a number."""
+        return next(t for t in self.tiles[name] if t.span.start == start)
+
+    def operand(self, out: str, arg: str, span: Span) -> Tile:
+        """The tile of an operand that lines up with a span of the result."""
+        for found in self.layout.between(out, arg):
+            place = source(found, span.start)
+            if place is not None:
+                return replace(self.at(arg, place), span=span)
+        raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
+
+    def full(self, tile: Tile, width: int) -> str:
+        """A tile in all of its rows and columns."""
+        if tile.rows and tile.width == width:
+            return tile.text
+        return f"tl.broadcast_to({tile.text}, [ROWS, {width}])"
+
+    def pointer(self, tensor: Tensor) -> str:
+        """The argument that points at a tensor."""
+        return self.pointers[tensor.name]

@@ -1,0 +1,110 @@
+"""The text of generated code: names, numbers, and lines of at most 100 columns."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from typing import Any
+
+COLUMNS, INDENT = 100, "    "
+
+
+class Names:
+    """Variable names, each used once, as close to the wanted ones as Python allows."""
+
+    def __init__(self, reserved: frozenset[str]):
+        self.taken = set(reserved)
+
+    def fresh(self, wanted: str) -> str:
+        """A name that nothing has yet."""
+        base = re.sub(r"\W+", "_", wanted).strip("_") or "v"
+        base = f"v_{base}" if base[0].isdigit() or keyword.iskeyword(base) else base
+        name, count = base, 2
+        while name in self.taken:
+            name, count = f"{base}_{count}", count + 1
+        self.taken.add(name)
+        return name
+
+
+def literal(value: Any, kind: str) -> str:
+    """A number as source, in the kind of the operation it belongs to."""
+    if kind == "float":
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def exact(value: Any) -> bool:
+    """Whether a number is the same in float32 as in float64."""
+    if not isinstance(value, float):
+        return True
+    return math.isfinite(value) and value * 2**20 == int(value * 2**20) and abs(value) < 2**20
+
+
+def bare(text: str) -> str:
+    """Text without a pair of brackets around all of it."""
+    if text.startswith("(") and _closing(text, 0) == len(text) - 1:
+        return text[1:-1]
+    return text
+
+
+def total(parts: list[str]) -> str:
+    """A sum of addresses; zeros and ones that say nothing are left out."""
+    kept = [p for p in parts if p not in ("", "0")]
+    return " + ".join(kept) or "0"
+
+
+def times(*factors: str | int) -> str:
+    """A product, its ones left out."""
+    kept = [str(f) for f in factors if str(f) != "1"]
+    return "0" if "0" in kept else " * ".join(kept) or "1"
+
+
+def wrapped(line: str, indent: str) -> list[str]:
+    """A line, its last call opened over several where it is too long."""
+    if len(indent) + len(line) <= COLUMNS:
+        return [indent + line]
+    start = _opening(line)
+    if start is None:
+        return [indent + line]
+    inside = line[start + 1 : -1]
+    deeper = indent + INDENT
+    if len(deeper) + len(inside) <= COLUMNS:
+        rows = [deeper + inside]
+    else:
+        rows = [r for part in _parts(inside) for r in wrapped(f"{part},", deeper)]
+    return [indent + line[: start + 1], *rows, indent + line[-1]]
+
+
+def _opening(line: str) -> int | None:
+    """Where the bracket opens that the line's end closes."""
+    if not line.endswith(")"):
+        return None
+    depth = 0
+    for k in range(len(line) - 1, -1, -1):
+        depth += (line[k] == ")") - (line[k] == "(")
+        if depth == 0:
+            return k
+    return None
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for k in range(start, len(text)):
+        depth += (text[k] == "(") - (text[k] == ")")
+        if depth == 0:
+            return k
+    return -1
+
+
+def _parts(text: str) -> list[str]:
+    """The arguments of a call."""
+    found, depth, start = [], 0, 0
+    for k, c in enumerate(text):
+        depth += (c in "([") - (c in ")]")
+        if c == "," and depth == 0:
+            found.append(text[start:k].strip())
+            start = k + 1
+    return [*found, text[start:].strip()]
