@@ -27,6 +27,7 @@ from graphnn.value import Value
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
+KERNELS = ("triton", "interpret")
 
 
 _numbers = itertools.count()
@@ -82,7 +83,9 @@ class Compiled(nn.Module):
         self.training = owner.training
         # "auto" is the fastest backend there is: torch
         self.backend = "torch" if backend == "auto" else backend
-        self._passes, self._recompute = passes, recompute
+        # with kernels of its own a backend leaves no loop to torch's layers
+        self._passes = passes - {"match"} if self.backend in KERNELS else passes
+        self._recompute = recompute
         self._forget()
         self._traced()
 
@@ -172,7 +175,7 @@ class Compiled(nn.Module):
 
     def _lowering(self) -> Any:
         """What makes kernels of loops, for the backends that have them."""
-        if self.backend not in ("triton", "interpret"):
+        if self.backend not in KERNELS:
             return None
         from graphnn.backends.triton.lowering import Lowering
 

@@ -45,6 +45,8 @@ def emit(program: Program) -> Source:
 def _moves(page: Page, op: Op) -> bool:
     """Whether a value differs from position to position."""
     if op.kind == "read":
+        if any(a in page.moving for a in op.args):
+            raise Refused(f"'{op.name}' starts from a value that varies over the loop")
         return page.program.axis in op.attrs["tensor"].axes
     return op.kind in ("index", "state") or any(a in page.moving for a in op.args)
 

@@ -6,10 +6,10 @@ import math
 import re
 
 from .layout import Span
-from .page import Page, Tile
+from .page import KINDS, Page, Tile
 from .products import Dot
 from .program import Op, Refused, Tensor
-from .text import times, total
+from .text import literal, times, total
 
 NOTHING = {"float": "0.0", "int": "0", "bool": "0"}
 
@@ -27,17 +27,43 @@ def read(page: Page, op: Op) -> None:
     rows = bool(set(tensor.axes) & set(page.program.rows))
     cast = ".to(ACC)" if op.dtype == "float" else ""
     tiles = []
+    shift = op.attrs.get("shift", 0)
     for span, name in page.named(op):
         if op.name in page.moving:
             soon = page.names.fresh(f"{name}_next")
-            page.append(page.before, f"{soon} = {load(page, tensor, span, 'first')}", op.note)
-            page.add(op, f"{name} = {soon}{cast}")
-            page.add(op, f"{soon} = {load(page, tensor, span, 'ahead')}")
+            text = load(page, tensor, span, _then(page, "first", shift))
+            page.append(page.before, f"{soon} = {text}", op.note)
+            page.add(op, f"{name} = {_started(page, op, span, soon + cast)}")
+            page.add(op, f"{soon} = {load(page, tensor, span, _then(page, 'ahead', shift))}")
             page.tile(span, soon, span.width, rows)
         else:
             page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
         tiles.append(page.tile(span, name, span.width, rows))
     page.tiles[op.name] = tuple(tiles)
+
+
+def _then(page: Page, when: str, shift: int) -> str:
+    """The position `shift` before another, or the nearest there is."""
+    if shift > 0:
+        return f"tl.maximum({when} - {shift}, 0)"
+    if shift < 0:
+        return f"tl.minimum({when} + {-shift}, {length(page.program.axis)} - 1)"
+    return when
+
+
+def _started(page: Page, op: Op, span: Span, text: str) -> str:
+    """A shifted value: its first positions read what it starts from."""
+    shift = op.attrs.get("shift", 0)
+    for slot in range(abs(shift)):
+        init = page.ops[op.args[slot if len(op.args) > 1 else 0]]
+        if init.kind == "const":
+            start = literal(init.attrs["value"], op.dtype)
+            start = f"tl.full([1, 1], {start}, {KINDS[op.dtype]})"
+        else:
+            start = page.operand(op.name, init.name, span).text
+        place = slot if shift > 0 else f"{length(page.program.axis)} - {1 + slot}"
+        text = f"tl.where(t == {place}, {start}, {text})"
+    return text
 
 
 def _only_weight(page: Page, op: Op) -> bool:

@@ -32,7 +32,8 @@ class Op:
     """One value of a step.
 
     kind      args                 attrs
-    read      -                    tensor
+    read      what the first       tensor, shift: how many positions ago (0 unless given)
+              `shift` steps read
     const     -                    value
     index     -                    (the position along the loop's axis)
     size      -                    axis: its length

@@ -30,7 +30,7 @@ class LoopIR:
 
 def given(node: Node) -> Node:
     """`node` as something that comes from outside."""
-    return replace(node, op="given", inputs=(), attrs={"key": node.id})
+    return replace(node, op="given", inputs=(), attrs={"key": node.id, "was": node.op})
 
 
 def extract(ir: IR, loop: Loop, outside: set[int]) -> LoopIR:

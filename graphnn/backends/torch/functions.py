@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -112,6 +113,8 @@ def write(
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
             returned[k] = f"runtime.own({text})"
+    if lowering is not None:
+        body = _needed(body, returned)
     lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
     lines += [INDENT + line for line in body]
     lines.append(f"{INDENT}return [{', '.join(returned)}]")
@@ -121,6 +124,19 @@ def write(
         for like in likes
     ]
     return Function(name, source, load(source, name, scope.objects), axes, floating, forms)
+
+
+def _needed(body: list[str], returned: list[str]) -> list[str]:
+    """The lines without values that a kernel has taken over: those nothing reads."""
+    used = set(re.findall(r"\w+", " ".join(returned)))
+    kept: list[str] = []
+    for line in reversed(body):
+        code = line.split("  # ")[0]
+        name = re.match(r"(\w+) = ", code)
+        if name is None or name[1] in used:
+            used |= set(re.findall(r"\w+", code))
+            kept.append(line)
+    return kept[::-1]
 
 
 def _with_outputs(ir: IR, results: Sequence[int]) -> IR:

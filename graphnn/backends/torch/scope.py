@@ -45,7 +45,7 @@ class Scope:
 
     def declare(self, node: Node) -> str:
         """A variable for a node's value."""
-        self.names[node.id] = self.fresh(node.name or node.op)
+        self.names[node.id] = self.fresh(node.name or node.attrs.get("was", node.op))
         return self.names[node.id]
 
     def object(self, value: Any, wanted: str) -> str:

@@ -91,7 +91,7 @@ class _Lowering:
 
     def _add(self, node: Node, kind: str, args: Sequence[str], **attrs: Any) -> str:
         """The operation that makes a node's own value."""
-        wanted = node.name or node.op
+        wanted = node.name or node.attrs.get("was", node.op)
         op = Op(
             self._fresh(wanted), kind, tuple(args), node.shape, kind_of(node), attrs, _note(node)
         )
@@ -107,18 +107,48 @@ class _Lowering:
         return self._put(Op(self._fresh(like), kind, tuple(args), shape, dtype, attrs, note))
 
     def _outside(self, node: Node) -> None:
+        """What comes from outside: read, or, where that is free, made here of what is read."""
+        if node.id in self.named:
+            return
         if node.op == "const":
             self._add(node, "const", (), value=node.attrs["value"])
         elif node.op == "size":
             self._add(node, "size", (), axis=node.attrs["axis"])
+        elif OPS[node.op].family == "view" and node.axes:
+            self._outside(self.ir[node.inputs[0]])
+            self._view(node)
+        elif self._shifted(node):
+            self._late(node)
         else:
+            self._add(node, "read", (), tensor=self._tensor(node))
+
+    def _tensor(self, node: Node) -> Tensor:
+        """The argument that a value outside the loop is given as."""
+        if node.id not in self.reads:
             if node.dtype.is_floating_point and node.dtype != self.ir.floating:
                 raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
-            label = self._fresh(node.name or node.op)
-            tensor = Tensor(label, node.shape, self.ir.layout(node.axes), kind_of(node))
-            self.tensors.append(tensor)
+            names = {t.name for t in self.tensors}
+            wanted, count = node.name or node.attrs.get("was", node.op), 2
+            name = wanted
+            while name in names:
+                name, count = f"{wanted}_{count}", count + 1
             self.reads.append(node.id)
-            self._add(node, "read", (), tensor=tensor)
+            self.tensors.append(Tensor(name, node.shape, self.ir.layout(node.axes), kind_of(node)))
+        return self.tensors[self.reads.index(node.id)]
+
+    def _shifted(self, node: Node) -> bool:
+        """Whether a value is a whole sequence read some steps ago."""
+        if node.op != "delay" or node.attrs["axis"] != self.loop.axis:
+            return False
+        after = self.ir.closings[node.id]
+        return after not in self.inside and self.ir[after].axes == node.axes
+
+    def _late(self, node: Node) -> None:
+        for i in node.inputs:
+            self._outside(self.ir[i])
+        after = self.ir[self.ir.closings[node.id]]
+        inits = tuple(self.named[i] for i in node.inputs)
+        self._add(node, "read", inits, tensor=self._tensor(after), shift=node.attrs["steps"])
 
     def _stored(self, node: Node) -> Tensor:
         name = f"{self.named[node.id]}_out"
