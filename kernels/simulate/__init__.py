@@ -54,8 +54,12 @@ def run(
     must not be read before they are stored, and must be stored in full, all of them or those named
     by `written`. With `threads`, programs take turns in an order that `seed` decides.
     """
-    name = interpreter.interpreted(kernel).__name__
-    with checking({name: outputs}, threads=threads, seed=seed, written=written) as reports:
+    function = interpreter.interpreted(kernel)
+    if not isinstance(written, bool) and (unknown := {*written} - {*function.arg_names}):
+        raise ValueError(f"{function.__name__} has no arguments {sorted(unknown)}")
+    with checking(
+        {function.__name__: outputs}, threads=threads, seed=seed, written=written
+    ) as reports:
         interpreter.launch(kernel, grid, *args, **constants)
     return reports[-1]
 

@@ -129,8 +129,8 @@ class Memory:
     def poison(self, view: View) -> None:
         """Fill an output with NaN or the largest integer, and remember that it has no values."""
         kind = view.tensor.dtype
-        plain = kind.is_floating_point or kind.is_complex or kind == torch.bool
-        view.tensor.fill_(float("nan") if plain else torch.iinfo(kind).max)
+        whole = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+        view.tensor.fill_(torch.iinfo(kind).max if whole else float("nan"))
         self.unset[view.cells()] = True
 
     def locate(self, pointers: np.ndarray, mask: np.ndarray, size: int) -> Access:
@@ -170,8 +170,9 @@ def _span(tensor: torch.Tensor) -> int:
 def _overlapping(
     tensors: Iterable[tuple[str, torch.Tensor]],
 ) -> Iterable[list[tuple[str, torch.Tensor]]]:
-    """Tensors by the storage they look into."""
+    """Tensors by the storage they look into; an empty one is alone, since it has no address."""
     groups: dict[int, list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in tensors:
-        groups.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+        place = tensor.untyped_storage().data_ptr() if tensor.numel() else -1 - len(groups)
+        groups.setdefault(place, []).append((name, tensor))
     return groups.values()

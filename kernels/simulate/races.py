@@ -77,10 +77,15 @@ class Clocks:
         self._through[program] = self.seen[program, program]
         self.seen[program, program] += 1
 
-    def release(self, program: int, cells: np.ndarray) -> None:
-        """Publish at `cells` what a program did and knows."""
+    def settled(self, program: int) -> np.ndarray:
+        """What a program knows, and of its own work only what all its warps are through with."""
         known = self.seen[program].copy()
         known[program] = self._through[program]
+        return known
+
+    def release(self, program: int, cells: np.ndarray) -> None:
+        """Publish at `cells` what a program did and knows."""
+        known = self.settled(program)
         for cell in cells.tolist():
             self._published[cell] = np.maximum(self._published.get(cell, 0), known)
 

@@ -92,7 +92,8 @@ class Threads(InOrder):
         lives = [threading.Thread(target=self._live, args=(p, body), daemon=True) for p in programs]
         for thread in lives:
             thread.start()
-        self._wake(self._next())
+        if lives:
+            self._wake(self._next())
         for thread in lives:
             thread.join()
         if self._error is not None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import triton.language as tl
 from triton._C.libtriton import ir
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -112,7 +113,7 @@ class Watch:
             )
             return old, bool(((old.data == expected.data) & (old.data != value.data)).any())
 
-        mask = TensorHandle(np.ones(pointers.data.shape, bool), None)
+        mask = TensorHandle(np.ones(pointers.data.shape, bool), tl.int1)
         return self._atomic(pointers, mask, sem, scope, act)
 
     def create_atomic_load(self, *_: Any) -> None:
@@ -172,8 +173,10 @@ class Watch:
         access = self._locate(kind, pointers, mask)
         me, cells, line = self._schedule.current, access.cells, kernel_line()
         seen = self._clocks.seen[me]
+        # what a program stored itself, another of its warps may load too early
+        before = self._clocks.settled(me) if kind == "load" else seen
         for other in _AGAINST[kind]:
-            if found := self._histories[other].conflicts(cells, seen):
+            if found := self._histories[other].conflicts(cells, before):
                 raise self._race(kind, other, access, *found)
         unset = self._memory.unset[cells]
         if kind != "store" and unset.any():
@@ -194,9 +197,11 @@ class Watch:
     ) -> Race:
         they = self._schedule.names[self._events.program[event]]
         more = f" and {many - 1} more" if many > 1 else ""
+        did = f"{they} {_DID[other]}, and nothing orders the two"
+        if they == self._me():
+            did = f"it {_DID[other]} itself since its last tl.debug_barrier()"
         return Race(
-            f"{self._me()} {_DOES[kind]} {access.named(place)}{more}, "
-            f"which {they} {_DID[other]}, and nothing orders the two"
+            f"{self._me()} {_DOES[kind]} {access.named(place)}{more}, which {did}"
             f"{_at(kernel_line())}{_at(self._events.lines[event])}"
         )
 

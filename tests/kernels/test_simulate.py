@@ -47,16 +47,22 @@ def together(kernels=sound, dtype=torch.float32, programs=4, steps=4, **options)
     return simulate.run(kernels.together, (programs,), *arguments, **sizes, **options), x, out
 
 
+def locked(kernels, seed=0, threads=True):
+    x, best = torch.arange(16, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    lock = torch.zeros(1, dtype=torch.int32)
+    simulate.run(kernels.locked, (4,), x, best, lock, SIZE=4, threads=threads, seed=seed)
+    assert best == 15
+
+
 @pytest.fixture
 def changed(tmp_path):
-    """The sound kernels with one line changed; without a new text, the line is left out."""
+    """The sound kernels with one line changed, or left out."""
 
     def change(old, new="pass"):
-        lines = Path(sound.__file__).read_text().splitlines()
-        (at,) = [i for i, line in enumerate(lines) if old in line]
-        lines[at] = lines[at].replace(old, new)
+        source = Path(sound.__file__).read_text()
+        assert source.count(old) == 1
         path = tmp_path / "faulty.py"
-        path.write_text("\n".join(lines))
+        path.write_text(source.replace(old, new))
         spec = importlib.util.spec_from_file_location("faulty", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -109,6 +115,16 @@ class TestSound:
         whole = torch.empty(20)
         double(x=whole[:10].fill_(1), out=whole[10:])
         assert torch.equal(whole[10:], torch.full((10,), 2.0))
+
+    def test_empty_tensors_and_no_programs(self):
+        assert double(n=0, x=torch.ones(4)[2:2], out=torch.ones(4)[:0])[0].programs == 3
+        for threads in (False, True):
+            simulate.run(sound.total, (0,), torch.ones(4), torch.ones(4), SIZE=4, threads=threads)
+
+    @pytest.mark.parametrize("threads", [False, True])
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_locks(self, seed, threads):
+        locked(sound, seed, threads)
 
     def test_is_fast(self):
         start = time.perf_counter()
@@ -203,11 +219,27 @@ class TestOutputs:
             double(out=out, outputs=[out])
 
     def test_must_be_arguments(self):
+        with raises(ValueError, "double has no arguments ['result']"):
+            double(written=["result"])
         with raises(ValueError, "not all outputs of double are among its tensors: x, out"):
             double(outputs=["result"])
 
 
+RACE = (
+    r"together: program \d (loads|stores to) slots\[[01], \d+\]( and \d+ more)?, which ("
+    r"program \d (loaded|stored to), and nothing orders the two|"
+    r"it stored to itself since its last tl.debug_barrier\(\))\n"
+    r"  faulty.py:\d+: .*slot \+ .*\n  faulty.py:\d+: .*slot \+ .*"
+)
+
+
 class TestRaces:
+    def test_views_of_other_widths_share_memory(self):
+        out = torch.zeros(10, dtype=torch.float64)
+        message = "program 1 loads x[4] and 3 more, which program 0 stored to"
+        with raises(simulate.Race, message):
+            double(x=out.view(torch.float32)[:10], out=out, outputs=[])
+
     def test_two_programs_store_to_one_element(self, changed):
         kernels = changed(
             "i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)",
@@ -225,13 +257,33 @@ class TestRaces:
         with raises(simulate.Race, "stores to out[0] from two lanes with different values"):
             double(kernels)
 
+    def test_a_program_loads_what_it_stored_itself(self, changed):
+        square = "tl.store(saved + here, total * total)"
+        again = square.replace("total * total", "tl.load(out + here) * total")
+        message = "loads out[0, 0, 0] and 7 more, which it stored to itself since its last "
+        with raises(simulate.Race, message + "tl.debug_barrier()"):
+            running(changed(square, again))
+        running(changed(square, "tl.debug_barrier(); " + again))
+
+    @pytest.mark.parametrize(
+        "old, new",
+        [
+            ("while tl.atomic_cas(lock, 0, 1) == 1:", "if True:"),
+            ("tl.atomic_cas(lock, 0, 1)", 'tl.atomic_cas(lock, 0, 1, sem="relaxed")'),
+            ("tl.atomic_xchg(lock, 0)", 'tl.atomic_xchg(lock, 0, sem="relaxed")'),
+        ],
+    )
+    def test_locks(self, changed, old, new):
+        with raises(simulate.Race, " best[0], which program "):
+            locked(changed(old, new))
+
     @pytest.mark.parametrize("seed", SEEDS)
     @pytest.mark.parametrize(
         "old, new",
         [
             ("wait(count, t * PROGRAMS)", "pass"),
             ("slot = slots + (t % 2) * PROGRAMS * SIZE", "slot = slots"),
-            ("tl.debug_barrier()", "pass"),
+            ("tl.debug_barrier()\n    tl.atomic_add", "tl.atomic_add"),
             ('tl.atomic_add(count, 1, sem="release"', 'tl.atomic_add(count, 1, sem="relaxed"'),
             ('tl.atomic_add(count, 0, sem="acquire"', 'tl.atomic_add(count, 0, sem="relaxed"'),
             ('1, sem="release", scope="gpu"', '1, sem="release", scope="cta"'),
@@ -260,13 +312,6 @@ class TestRaces:
                 together(kernels, seed=seed, outputs=["out", "slots"])
 
 
-RACE = (
-    r"together: program \d (loads|stores to) slots\[[01], \d+\]( and \d+ more)?, "
-    r"which program \d (loaded|stored to), and nothing orders the two\n"
-    r"  faulty.py:\d+: .*slot \+ .*\n  faulty.py:\d+: .*slot \+ .*"
-)
-
-
 class TestDeadlocks:
     @pytest.mark.parametrize("seed", SEEDS)
     @pytest.mark.parametrize(
@@ -287,6 +332,10 @@ class TestDeadlocks:
         )
         with raises(simulate.Deadlock, "  program 2 has finished\n  program 3 waits at count[0]"):
             together(kernels)
+
+    def test_a_lock_that_is_never_given_back(self, changed):
+        with raises(simulate.Deadlock, "program 0 waits at lock[0] = 1, faulty.py:69: while"):
+            locked(changed("tl.atomic_xchg(lock, 0)"))
 
     def test_in_order_programs_cannot_wait(self):
         with raises(simulate.Deadlock, "run with threads=True if programs wait") as caught:
