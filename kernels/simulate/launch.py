@@ -1,0 +1,142 @@
+"""One launch: a kernel, its arguments laid out as the memory it may touch, and its programs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from triton.runtime.interpreter import (
+    GridExecutor,
+    InterpretedFunction,
+    _implicit_cvt,
+    _patch_lang,
+    interpreter_builder,
+)
+
+from .faults import Unwritten
+from .memory import Memory, View
+from .schedule import InOrder, Threads
+from .watch import Watch
+
+Names = Collection[str | torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a launch without faults did: programs, operations of each kind, and turns."""
+
+    kernel: str
+    programs: int
+    loads: int
+    stores: int
+    atomics: int
+    turns: int
+
+
+class Launch:
+    """A kernel with its arguments, ready to run under watch."""
+
+    def __init__(
+        self,
+        function: InterpretedFunction,
+        grid: tuple[int, ...],
+        args: tuple[Any, ...],
+        constants: dict[str, Any],
+    ):
+        self.name, self._grid = function.__name__, grid
+        self._body = function.rewrite()
+        known = inspect.signature(self._body).parameters  # not num_warps and the like
+        constants = {name: value for name, value in constants.items() if name in known}
+        self._bound = inspect.getcallargs(self._body, *args, **constants)
+        self._fixed = GridExecutor(self._body, function.arg_names, grid).constexprs
+        tensors = [found for name, arg in self._bound.items() for found in _tensors(name, arg)]
+        self._memory = Memory(dict(tensors))
+
+    def chosen(self, outputs: Names | Mapping[str, Names]) -> list[View]:
+        """The arguments that are outputs; those given for this kernel by name must be there."""
+        mine = outputs.get(self.name, ()) if isinstance(outputs, Mapping) else outputs
+        found = [v for v in self._memory.views if any(_is(v, output) for output in mine)]
+        if isinstance(outputs, Mapping) and len(found) < len(mine):
+            tensors = ", ".join(v.name for v in self._memory.views)
+            raise ValueError(f"not all outputs of {self.name} are among its tensors: {tensors}")
+        return found
+
+    def run(
+        self, outputs: list[View], threads: bool, seed: int, written: bool | Collection[str]
+    ) -> Report:
+        """Run every program; raises the first fault, or else what is missing at the end."""
+        for view in outputs:
+            self._memory.poison(view)
+        index = list(np.ndindex(*self._whole_grid()))
+        flat = len(self._grid) == 1
+        names = [f"program {i[0] if flat else i[: len(self._grid)]}" for i in index]
+        schedule = (Threads if threads else InOrder)(names, seed)
+        watch = Watch(self._memory, schedule, index)
+        self._run(schedule, watch)
+        for view in outputs:
+            if written if isinstance(written, bool) else view.name in written:
+                self._complete(view)
+        loads, stores, atomics = (watch.counts[kind] for kind in ("load", "store", "atomic"))
+        return Report(self.name, len(index), loads, stores, atomics, schedule.turns)
+
+    def _run(self, schedule: InOrder, watch: Watch) -> None:
+        scope = _patch_lang(self._body)
+        try:
+            interpreter_builder.set_grid_dim(*self._whole_grid())
+            args = {
+                name: arg if name in self._fixed else self._converted(name, arg)
+                for name, arg in self._bound.items()
+            }
+
+            def body(program: int) -> None:
+                watch.begin(program)
+                with np.errstate(all="ignore"):  # a GPU does not warn of overflow
+                    self._body(**args)
+
+            with watch.installed():
+                schedule.run(body)
+        finally:
+            scope.restore()
+
+    def _whole_grid(self) -> tuple[int, ...]:
+        return *self._grid, *[1] * (3 - len(self._grid))
+
+    def _converted(self, name: str, arg: Any) -> Any:
+        """An argument as the interpreter wants it; a tensor as a pointer to its made-up address."""
+        if isinstance(arg, tuple):
+            items = [self._converted(f"{name}[{i}]", item) for i, item in enumerate(arg)]
+            return type(arg)(*items) if hasattr(arg, "_fields") else type(arg)(items)
+        converted = _implicit_cvt(arg)
+        if isinstance(arg, torch.Tensor):
+            (base,) = (v.base for v in self._memory.views if v.name == name)
+            converted.handle.data = np.array([base], np.uint64)
+        return converted
+
+    def _complete(self, view: View) -> None:
+        """Every element of an output was stored."""
+        unset = self._memory.unset[view.cells()].any(-1)
+        if unset.any():
+            first = ", ".join(map(str, np.argwhere(unset)[0]))
+            raise Unwritten(
+                f"no program stored {unset.sum()} of {unset.size} elements of output "
+                f"{view.name!r}, the first {view.name}[{first}]"
+            )
+
+
+def _tensors(name: str, arg: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in an argument, by name."""
+    if isinstance(arg, torch.Tensor):
+        if arg.device.type != "cpu":
+            raise ValueError(f"{name} is on {arg.device}: kernels are checked on the CPU")
+        yield name, arg
+    elif isinstance(arg, tuple):
+        for i, item in enumerate(arg):
+            yield from _tensors(f"{name}[{i}]", item)
+
+
+def _is(view: View, output: str | torch.Tensor) -> bool:
+    return view.name == output if isinstance(output, str) else view.given is output
