@@ -179,7 +179,7 @@ class Compiled(nn.Module):
             return None
         from graphnn.backends.triton.lowering import Lowering
 
-        return Lowering(self.backend == "interpret")
+        return Lowering(self.backend == "interpret", "resident" in self._passes)
 
     def source(self) -> str:
         """The code generated for a call without lengths."""

@@ -47,14 +47,26 @@ class Launcher:
             )
             for _, t in program.stores
         ]
-        rows = math.prod(sizes[a] for a in program.rows)
-        if rows and sizes[program.axis]:
-            lengths = [sizes[a] for a in self.source.sizes]
-            given = [t.contiguous() for t in tensors]
-            self._run([*given, *outs, *lengths], (-(-rows // ROWS),), dtype)
+        self.into(tensors, outs, sizes, dtype)
         return outs
 
-    def _run(self, args: list[Any], grid: tuple[int], dtype: torch.dtype) -> None:
+    def into(
+        self,
+        tensors: Sequence[torch.Tensor],
+        outs: Sequence[torch.Tensor],
+        sizes: Mapping[str, int],
+        dtype: torch.dtype,
+    ) -> None:
+        """Run, storing into contiguous tensors that are there already."""
+        program = self.source.program
+        count = math.prod(sizes[a] for a in program.rows)
+        if count and (not program.axis or sizes[program.axis]):
+            lengths = [sizes[a] for a in self.source.sizes]
+            given = [t.contiguous() for t in tensors]
+            self._run([*given, *outs, *lengths], count, dtype)
+
+    def _run(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
+        grid = (-(-count // ROWS),)
         constants = {
             "ROWS": ROWS,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,

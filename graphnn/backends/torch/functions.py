@@ -96,7 +96,8 @@ def write(
     Loops are given to `lowering` first.
     """
     likes = [like for _, like in results]
-    ir = fuse(_with_outputs(ir, [i for i, _ in results]))
+    # kernels add to products by themselves
+    ir = fuse(_with_outputs(ir, [i for i, _ in results]), in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     scope = Scope(ir)
     names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]

@@ -6,12 +6,13 @@ Raises `Refused`, in words for users, where no single kernel can carry the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from graphnn.backends.torch.scope import Scope
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Program, Refused, State, Tensor
 from graphnn.ops.table import OPS
@@ -22,7 +23,18 @@ LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
 
 def lower(ir: IR, loop: Loop, kept: Sequence[int], name: str) -> tuple[Program, list[int]]:
     """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order."""
-    return _Lowering(ir, loop, name).run(kept)
+    if loop.stop is not None:
+        raise Refused("the loop ends when its data says so")
+    if any(not isinstance(r, Whole) for r in loop.body):
+        raise Refused("a loop lies within its step")
+    return _Lowering(ir, loop.nodes, name, loop).run(kept)
+
+
+def lower_phase(
+    s: Scope, nodes: Sequence[int], kept: Sequence[int], name: str
+) -> tuple[Program, list[int]]:
+    """The program of a part of a step; values are as they are in the scope `s` of one step."""
+    return _Lowering(s.ir, nodes, name, scope=s).run(kept)
 
 
 def kind_of(node: Node) -> str:
@@ -33,11 +45,22 @@ def kind_of(node: Node) -> str:
 
 
 class _Lowering:
-    def __init__(self, ir: IR, loop: Loop, name: str):
-        self.ir, self.loop, self.name = ir, loop, name
-        self.inside = set(loop.nodes)
-        axes = frozenset().union(*(ir[i].axes for i in loop.nodes))
-        self.rows = tuple(a for a in ir.layout(axes) if a != loop.axis)
+    def __init__(
+        self,
+        ir: IR,
+        nodes: Sequence[int],
+        name: str,
+        loop: Loop | None = None,
+        scope: Scope | None = None,
+    ):
+        self.ir, self.nodes, self.name, self.scope = ir, nodes, name, scope
+        self.dropped = scope.dropped if scope else ()
+        self.inside = set(nodes)
+        self.axis = loop.axis if loop else ""
+        self.states = loop.states if loop else []
+        self.reverse = loop.reverse if loop else False
+        axes = frozenset().union(*(ir[i].axes for i in nodes)) - {self.axis}
+        self.rows = self._layout(axes)
         self.ops: dict[str, Op] = {}
         self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
@@ -45,23 +68,23 @@ class _Lowering:
 
     def run(self, kept: Sequence[int]) -> tuple[Program, list[int]]:
         self._check()
-        inits = [i for d in self.loop.states for i in self.ir[d].inputs]
-        outside = [i for n in self.loop.nodes for i in self.ir[n].inputs]
+        inits = [i for d in self.states for i in self.ir[d].inputs]
+        outside = [i for n in self.nodes for i in self.ir[n].inputs]
         for i in dict.fromkeys([*inits, *outside]):
             if i not in self.inside:
                 self._outside(self.ir[i])
-        for d in self.loop.states:
+        for d in self.states:
             self._add(self.ir[d], "state", ())
-        for i in self.loop.nodes:
-            if i not in self.loop.states:
+        for i in self.nodes:
+            if i not in self.states:
                 self._node(self.ir[i])
         stores = tuple((self.named[i], self._stored(self.ir[i])) for i in kept)
-        states = tuple(self._state(self.ir[d]) for d in self.loop.states)
+        states = tuple(self._state(self.ir[d]) for d in self.states)
         program = Program(
             self.name,
-            self.loop.axis,
+            self.axis,
             self.rows,
-            self.loop.reverse,
+            self.reverse,
             tuple(self.tensors),
             tuple(self.ops.values()),
             states,
@@ -71,13 +94,13 @@ class _Lowering:
 
     def _check(self) -> None:
         """What no kernel carries, whatever its sizes."""
-        if self.loop.stop is not None:
-            raise Refused("the loop ends when its data says so")
-        if any(not isinstance(r, Whole) for r in self.loop.body):
-            raise Refused("a loop lies within its step")
-        for node in (self.ir[i] for i in self.loop.nodes):
+        for node in (self.ir[i] for i in self.nodes):
             if node.dtype.is_floating_point and node.dtype != self.ir.floating:
                 raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
+
+    def _layout(self, axes: Iterable[str]) -> tuple[str, ...]:
+        """Axes as the dimensions of a tensor: those of outer loops are gone."""
+        return tuple(a for a in self.ir.layout(axes) if a not in self.dropped)
 
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 2
@@ -114,13 +137,17 @@ class _Lowering:
             self._add(node, "const", (), value=node.attrs["value"])
         elif node.op == "size":
             self._add(node, "size", (), axis=node.attrs["axis"])
-        elif OPS[node.op].family == "view" and node.axes:
+        elif OPS[node.op].family == "view" and node.axes and self._known(node.inputs[0]):
             self._outside(self.ir[node.inputs[0]])
             self._view(node)
         elif self._shifted(node):
             self._late(node)
         else:
             self._add(node, "read", (), tensor=self._tensor(node))
+
+    def _known(self, i: int) -> bool:
+        """Whether a value lies in memory: within a step only what phases have stored does."""
+        return self.scope is None or i in self.scope.names or self.ir[i].op == "const"
 
     def _tensor(self, node: Node) -> Tensor:
         """The argument that a value outside the loop is given as."""
@@ -133,12 +160,12 @@ class _Lowering:
             while name in names:
                 name, count = f"{wanted}_{count}", count + 1
             self.reads.append(node.id)
-            self.tensors.append(Tensor(name, node.shape, self.ir.layout(node.axes), kind_of(node)))
+            self.tensors.append(Tensor(name, node.shape, self._layout(node.axes), kind_of(node)))
         return self.tensors[self.reads.index(node.id)]
 
     def _shifted(self, node: Node) -> bool:
         """Whether a value is a whole sequence read some steps ago."""
-        if node.op != "delay" or node.attrs["axis"] != self.loop.axis:
+        if node.op != "delay" or not self.axis or node.attrs["axis"] != self.axis:
             return False
         after = self.ir.closings[node.id]
         return after not in self.inside and self.ir[after].axes == node.axes
@@ -152,7 +179,7 @@ class _Lowering:
 
     def _stored(self, node: Node) -> Tensor:
         name = f"{self.named[node.id]}_out"
-        return Tensor(name, node.shape, self.ir.layout(node.axes), kind_of(node))
+        return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
 
     def _state(self, node: Node) -> State:
         inits = tuple(self.named[i] for i in node.inputs)
@@ -195,7 +222,7 @@ class _Lowering:
         raise Refused(f"{_called(node)} is a '{node.op}', which no kernel writes")
 
     def _index(self, node: Node) -> None:
-        if node.attrs["axis"] != self.loop.axis:
+        if node.attrs["axis"] != self.axis:
             raise Refused(f"{_called(node)} is the position along another axis")
         self._add(node, "index", ())
 
@@ -226,10 +253,16 @@ class _Lowering:
         self._add(node, "point", [self.named[node.inputs[0]]], template=templates[kind_of(node)])
 
     def _product(self, node: Node) -> None:
+        self._within(node)
         args = [self.named[i] for i in node.inputs]
         self._add(node, "product", args, sub=node.attrs["sub"])
 
+    def _within(self, node: Node) -> None:
+        if over := node.attrs["contract"] - set(self.dropped):
+            raise Refused(f"{_called(node)} sums over {', '.join(sorted(over))} within a step")
+
     def _affine(self, node: Node) -> None:
+        self._within(node)
         c, a, b = (self.named[i] for i in node.inputs)
         label = node.name or "product"
         made = self._make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
