@@ -18,15 +18,26 @@ _LOADS = ("tt.load", "tt.descriptor_load", "tt.descriptor_gather", "ttg.buffer_l
 _COPIES = ("ttg.async_copy_global_to_local", "ttng.async_tma_copy_global_to_local")
 # what gives values that no longer lead to an address: their operands are not followed
 _READS = (*_LOADS, *_COPIES, "tt.atomic_rmw", "tt.atomic_cas", "ttg.local_load")
+# what leaves a loaded value itself: a layout, or a part of its bits (tf32x3 splits in two)
+_SAME = (
+    *("ttg.convert_layout", "tt.trans", "tt.reshape", "tt.bitcast", "arith.bitcast"),
+    *("arith.truncf", "arith.extf", "arith.subf", "arith.andi"),
+)
+_TO_SHARED = ("ttg.local_alloc", "ttg.local_store")
 
 
 @dataclass(frozen=True)
 class Census:
-    """Global loads before any loop and inside one, and what else is done inside."""
+    """Global loads before any loop and inside one, and what else is done inside.
+
+    `loaded_inside` and `staged_inside` name arguments: those loaded inside, and those whose
+    values, wherever loaded, are copied to shared memory inside.
+    """
 
     loads_before: int
     loads_inside: int
     loaded_inside: tuple[str, ...]
+    staged_inside: tuple[str, ...]
     copies_inside: int
     conversions_inside: int
     fma_dots: int
@@ -52,11 +63,12 @@ def census(ttgir: str, arguments: Sequence[str]) -> Census:
     for line in ttgir.splitlines():
         reader.read(_LOCATION.sub("", line.strip()))
     inside = [address for address, looped in reader.loads if looped]
-    found = {name for address in inside for name in reader.arguments_of(address)}
+    staged = [address for value in reader.staged for address in reader.loaded(value)]
     return Census(
         loads_before=len(reader.loads) - len(inside),
         loads_inside=len(inside),
-        loaded_inside=tuple(n for n, (a, _) in zip(arguments, reader.arguments) if a in found),
+        loaded_inside=reader.named(inside, arguments),
+        staged_inside=reader.named(staged, arguments),
         copies_inside=reader.looped["copies"],
         conversions_inside=reader.looped["conversions"],
         fma_dots=reader.fma_dots,
@@ -69,8 +81,11 @@ class _Reader:
     def __init__(self) -> None:
         self.arguments: list[tuple[str, str]] = []
         self.sources: dict[str, set[str]] = {}
+        self.contents: dict[str, set[str]] = {}
+        self.addresses: dict[str, str] = {}
         self.regions: list[_Region] = []
         self.loads: list[tuple[str, bool]] = []
+        self.staged: list[str] = []
         self.looped = {"copies": 0, "conversions": 0}
         self.fma_dots = 0
 
@@ -87,17 +102,18 @@ class _Reader:
         else:
             self._operation(line)
 
-    def arguments_of(self, value: str) -> set[str]:
-        """The arguments that a value comes from."""
-        seen: set[str] = set()
-        waiting = [value]
-        while waiting:
-            at = waiting.pop()
-            if at not in seen:
-                seen.add(at)
-                waiting += self.sources.get(at, ())
-        pointers = {name for name, kind in self.arguments if kind.startswith(_POINTER)}
-        return seen & pointers
+    def named(self, addresses: Iterable[str], arguments: Sequence[str]) -> tuple[str, ...]:
+        """The pointers, as `arguments` calls them in order, that addresses come from."""
+        origins = _reached(self.sources, addresses)
+        return tuple(
+            name
+            for name, (value, kind) in zip(arguments, self.arguments)
+            if value in origins and kind.startswith(_POINTER)
+        )
+
+    def loaded(self, value: str) -> list[str]:
+        """The addresses that a value was loaded from, whatever its layout has become."""
+        return [self.addresses[v] for v in _reached(self.contents, [value]) if v in self.addresses]
 
     def _operation(self, line: str) -> None:
         given, op, rest = _split(line)
@@ -114,14 +130,19 @@ class _Reader:
             self.regions.append(_Region(op, given, carried))
         elif line.endswith("{"):
             self.regions.append(_Region(op, given))
+        elif op in _LOADS:
+            self.addresses |= dict.fromkeys(given, operands[0])
         elif op not in _READS:
             for value in given:
                 self.sources.setdefault(value, set()).update(operands)
+                self.contents.setdefault(value, set()).update(operands if op in _SAME else ())
 
     def _count(self, op: str, operands: list[str], rest: str) -> None:
         looped = any(region.op in ("scf.for", "scf.while") for region in self.regions)
         if op in _LOADS or op in _COPIES:
             self.loads.append((operands[0], looped))
+        if looped and op in _TO_SHARED:
+            self.staged += operands[:1]
         self.looped["copies"] += looped and op in _COPIES
         self.looped["conversions"] += looped and op == "ttg.convert_layout"
         # a dot left to plain multiply-adds gives its result in a layout of no matrix unit
@@ -144,6 +165,19 @@ class _Reader:
     def _flow(self, into: Iterable[str], out_of: Iterable[str]) -> None:
         for value, source in zip(into, out_of):
             self.sources.setdefault(value, set()).add(source)
+            self.contents.setdefault(value, set()).add(source)
+
+
+def _reached(sources: dict[str, set[str]], values: Iterable[str]) -> set[str]:
+    """All that values come from, themselves too."""
+    seen: set[str] = set()
+    waiting = list(values)
+    while waiting:
+        at = waiting.pop()
+        if at not in seen:
+            seen.add(at)
+            waiting += sources.get(at, ())
+    return seen
 
 
 def _split(line: str) -> tuple[list[str], str, str]:
