@@ -1,0 +1,111 @@
+"""What a GPU gives a block, and predictions of what a resident loop will take of it.
+
+The predictions let a planner refuse a regime before anything is compiled. They are fitted to 550
+kernels compiled for sm_80, sm_90 and sm_100 by Triton 3.6 and 3.9; the tests hold them to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# bytes of shared memory a block may ask for
+SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+# 32-bit registers of one multiprocessor, and the most that one thread may have
+REGISTERS = 65_536
+MOST_REGISTERS = 255
+# columns of Blackwell's tensor memory
+TENSOR_MEMORY = 512
+
+
+def register_cap(threads: int) -> int:
+    """The most registers that a thread of a block may have; they are given out by eights."""
+    return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)
+
+
+@dataclass(frozen=True)
+class ResidentLoop:
+    """A loop whose weights stay: `products` of [H, H], the H units held in `pieces` (160: 128, 32).
+
+    `rows` of the batch and `warps` a program; `itemsize` is a weight's and an input's, in bytes,
+    and `how` the input precision of products of 4-byte ones.
+    """
+
+    products: int
+    pieces: Sequence[int]
+    rows: int
+    warps: int
+    itemsize: int = 2
+    how: str = "ieee"
+
+    @property
+    def units(self) -> int:
+        """H, the width of the state."""
+        return sum(self.pieces)
+
+    def unit_of(self, target: str) -> str:
+        """The instructions that its products become: matrix units want 16 rows, new ones 64."""
+        if self.itemsize > 2 and self.how == "ieee":
+            return "fma"
+        if self.rows < 64 or target == "sm_80":
+            return "mma"
+        return "wgmma" if target == "sm_90" else "tcgen05"
+
+    def shared(self, target: str) -> int:
+        """Bytes of shared memory: the weights, the state as an operand, a change of layout.
+
+        Never less than Triton takes, and mostly 0 to 15% more (in 550 kernels compiled 2% on
+        average; 20% or 8 KB at most, but for tf32x3 with 64 rows).
+        """
+        # tf32x3 keeps what TF32 rounds away as a second matrix
+        weights = self.products * self.units**2 * (2 if self.how == "tf32x3" else 1)
+        # wgmma has the state in registers where one warp group holds whole rows (not with tf32),
+        # tcgen05 in tensor memory; else it passes through shared memory
+        unit = self.unit_of(target)
+        whole = unit == "wgmma" and self.warps == 4 and self.how != "tf32"
+        operand = 0 if whole or unit == "tcgen05" else self.rows * self.units
+        return (weights + operand) * self.itemsize + self._change(unit)
+
+    def _change(self, unit: str) -> int:
+        """Bytes through which an input gets the products' layout: a tile, or rounds of one."""
+        widest = max(self.pieces)
+        tile = self.rows * widest * self.itemsize
+        a_thread = {
+            "mma": max(16, widest // 8, self.rows // 2),
+            "wgmma": max(64, widest // 2),
+            "tcgen05": max(32, widest // 4),
+        }
+        if unit == "fma":
+            return tile if len(self.pieces) > 1 else 0
+        if self.itemsize > 2 and unit != "tcgen05":
+            return tile
+        return min(tile, 32 * self.warps * a_thread[unit])
+
+    def elements(self, target: str) -> int:
+        """Elements of one state that a thread holds, its repetitions of other warps' work too."""
+        if self.unit_of(target) != "mma":
+            return self.rows * self.units // (32 * self.warps)
+        if self.rows >= min(self.pieces):  # warps split the rows, by sixteens at least
+            return max(16, self.rows // self.warps) * self.units // 32
+        # warps split the columns, by eights at least
+        return sum(self.rows * max(8, piece // self.warps) // 32 for piece in self.pieces)
+
+    def registers(self, target: str) -> int:
+        """Registers a thread, roughly; a loop spills if they are over `register_cap`.
+
+        Tiles alive at once: two a product on mma, whose operands are in registers, else 1.5.
+        """
+        fixed = 40 + 68 * (len(self.pieces) - 1)
+        half_tiles = 4 * self.products if self.unit_of(target) == "mma" else 3 * self.products + 1
+        # tf32x3 is three products of operands in two parts
+        half_tiles *= 3 if self.how == "tf32x3" else 1
+        return fixed + half_tiles * self.elements(target) // 2
+
+    def refusal(self, target: str) -> str | None:
+        """Why it will not fit the target, or None."""
+        cap = register_cap(32 * self.warps)
+        if (shared := self.shared(target)) > SHARED[target]:
+            return f"about {shared:,} bytes of shared memory, of {SHARED[target]:,}"
+        if (registers := self.registers(target)) > cap:
+            return f"about {registers} registers a thread, of {cap}"
+        return None
