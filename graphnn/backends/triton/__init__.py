@@ -1,0 +1,1 @@
+"""Regions of a plan as Triton kernels, known to autograd and to torch.compile."""
