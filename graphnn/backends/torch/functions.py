@@ -76,10 +76,21 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
     return namespace[name]
 
 
+def called(lowering: Lowering | None) -> dict[str, Any]:
+    """The name `runtime` of generated code, where a lowering changes what it means."""
+    if lowering is None:
+        return {}
+    return {"runtime": SimpleNamespace(**{**vars(CALLED), **lowering.called()})}
+
+
 class Lowering(Protocol):
     """What turns loops into kernels: lines that run one, or None where it stays with torch."""
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
+
+    def called(self) -> dict[str, Any]:
+        """Functions of `CALLED` that it has better ones for."""
+        ...
 
 
 def write(
@@ -124,7 +135,8 @@ def write(
         (ir.layout(like.axes), like.shape, None if like.dtype == ir.floating else like.dtype)
         for like in likes
     ]
-    return Function(name, source, load(source, name, scope.objects), axes, floating, forms)
+    loaded = load(source, name, {**scope.objects, **called(lowering)})
+    return Function(name, source, loaded, axes, floating, forms)
 
 
 def _needed(body: list[str], returned: list[str]) -> list[str]:

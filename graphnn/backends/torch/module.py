@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
-from graphnn.backends.torch.functions import Lowering, load
+from graphnn.backends.torch.functions import Lowering, called, load
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
@@ -66,11 +67,19 @@ def build(
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
         programs.append(LoopProgram(extract(ir, loop, outside), passes, recompute, lowering))
-    return _Writer(ir, order, training, programs).write()
+    return _Writer(ir, order, training, programs, called(lowering)).write()
 
 
 class _Writer:
-    def __init__(self, ir: IR, order: list[str], training: bool, programs: list[LoopProgram]):
+    def __init__(
+        self,
+        ir: IR,
+        order: list[str],
+        training: bool,
+        programs: list[LoopProgram],
+        objects: dict[str, Any],
+    ):
+        self.objects = objects
         self.ir, self.order, self.training, self.programs = ir, order, training, programs
         self.s = Scope(ir)
         self.lines: list[str] = []
@@ -79,12 +88,12 @@ class _Writer:
     def write(self) -> Program:
         s = self.s
         self._sources()
-        called = iter(self.programs)
+        programs = iter(self.programs)
         for region in partition(self.ir):
             if isinstance(region, Whole):
                 self._whole(region)
             else:
-                self._call(next(called))
+                self._call(next(programs))
         outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
         head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
@@ -92,6 +101,7 @@ class _Writer:
         source = "\n".join([*head, *[INDENT + line for line in body]]) + "\n"
         objects = {
             **s.objects,
+            **self.objects,
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
             "call": custom.call,
             "draw": draw,

@@ -89,6 +89,11 @@ linear_scan.register_autograd(_backward, setup_context=_setup)
 
 def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool) -> Tensor:
     """`linear_scan` along dimension `d`; `start` may be a number or lack dimensions."""
+    return torch.movedim(linear_scan(*operands(a, b, start, d), reverse), 0, d)
+
+
+def operands(a: Tensor, b: Tensor, start: Any, d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a scan along `d` takes: contiguous, `d` first, one dtype, under autocast its own."""
     if torch.is_autocast_enabled(b.device.type):
         dtype = torch.get_autocast_dtype(b.device.type)
         a, b = a.to(dtype), b.to(dtype)
@@ -98,5 +103,4 @@ def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool) -> Tensor:
         first = start.to(b.dtype).expand(b.shape[1:])
     else:
         first = b.new_full(b.shape[1:], start)
-    z = linear_scan(a.contiguous(), b.contiguous(), first.contiguous(), reverse)
-    return torch.movedim(z, 0, d)
+    return a.contiguous(), b.contiguous(), first.contiguous()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.kernels.emit import emit
 from graphnn.kernels.launch import Launcher
@@ -46,6 +49,10 @@ class Lowering:
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
         return [f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
+
+    def called(self) -> dict[str, Any]:
+        """What generated code calls by another name here: the scans."""
+        return {"scan": functools.partial(scan, interpret=self.interpret)}
 
     def _stepwise(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
