@@ -69,6 +69,8 @@ def product(page: Page, op: Op) -> None:
 
 def _dot(page: Page, op: Op, how: Dot) -> None:
     tiles = []
+    operands = [t.span.width for t in page.tiles[how.value] if t.span.width > 1]
+    page.staged = max(page.staged, operands, key=sum)
     for span, name in page.named(op):
         sum_so_far = ""
         for tile in page.tiles[how.value]:
@@ -93,7 +95,6 @@ def _term(page: Page, how: Dot, tile: Tile, n: Span, base: int, before: str) -> 
         whole = page.full(replace(tile, text=text), k.width)
         return f"{added}tl.sum({whole} * {weight}.to(ACC), 1, keep_dims=True)"
     page.used.add("product")
-    page.staged = max(page.staged, k.width)
     text = page.full(replace(tile, text=text), k.width)
     before = before or f"tl.zeros([ROWS, {n.width}], ACC)"
     return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from . import arithmetic, memory
 from .layout import Span
+from .live import needed, widths
 from .memory import length
 from .page import KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
@@ -19,13 +20,21 @@ from .text import INDENT, literal, wrapped
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel's text, and what a launch needs to know of it."""
+    """A kernel's text, and what a launch needs to know of it.
+
+    `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
+    the tiles alive together, `staged` those of the operands of the largest matrix product.
+    """
 
     name: str
     text: str
     program: Program
     pointers: tuple[Tensor, ...]
     sizes: tuple[str, ...]
+    weights: dict[str, int]
+    live: tuple[int, ...]
+    staged: tuple[int, ...]
+    reduces: bool
 
 
 def emit(program: Program) -> Source:
@@ -39,7 +48,30 @@ def emit(program: Program) -> Source:
         memory.store(page, name, tensor)
     _advance(page)
     pointers = (*program.tensors, *(t for _, t in program.stores))
-    return Source(program.name, _text(page), program, pointers, program.sizes)
+    _prune(page)
+    text = _text(page)
+    step = [line.text for line in (*page.step, *page.ends)]
+    alive = widths([line.text for line in page.before], step, page.sizes)
+    return Source(
+        program.name,
+        text,
+        program,
+        pointers,
+        program.sizes,
+        page.held,
+        alive,
+        tuple(page.staged),
+        "tl.sum(" in text or "tl.max(" in text,
+    )
+
+
+def _prune(page: Page) -> None:
+    """Leave out what nothing uses: parts of a value of which a loop reads others."""
+    parts = (page.before, page.step, page.ends)
+    places = needed([line.text for part in parts for line in part])
+    k = 0
+    for part in parts:
+        part[:], k = [x for n, x in enumerate(part) if k + n in places], k + len(part)
 
 
 def _moves(page: Page, op: Op) -> bool:

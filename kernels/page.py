@@ -59,7 +59,7 @@ class Page:
         self.sizes: dict[str, int] = {}
         self.slots: dict[tuple[str, int], list[str]] = {}
         self.used: set[str] = set()
-        self.staged = 0
+        self.staged: list[int] = []
 
     def add(self, op: Op, text: str, note: str | None = None) -> None:
         """A line of an operation: in the loop, if anything it reads moves."""

@@ -1,0 +1,40 @@
+"""Emitted kernels as cases for the ahead-of-time check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+from .aot import Case
+from .cache import load
+from .emit import Source
+from .limits import register_cap
+
+POINTERS = {"int": "*i64", "bool": "*i1"}
+
+
+def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
+    """A kernel with floats of `dtype` ("bf16", "fp16", "fp32"), as a launch would compile it."""
+    function = getattr(load(source.text, source.name), source.name)
+    names = function.arg_names
+    kinds = [POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers]
+    kinds += ["i32"] * len(source.sizes)
+    constants: dict[str, Any] = {
+        "ROWS": rows,
+        "ACC": tl.float32,
+        "PRECISION": precision,
+        "UPCAST": False,
+    }
+    resident = tuple(
+        name for name, t in zip(names, source.pointers, strict=False) if t.name in source.weights
+    )
+    return Case(
+        f"{source.name} {dtype} rows {rows} warps {warps}",
+        function,
+        dict(zip(names, kinds, strict=False)),
+        constants,
+        warps,
+        resident,
+        maxnreg=register_cap(32 * warps),
+    )

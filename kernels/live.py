@@ -1,0 +1,51 @@
+"""What of a kernel's lines is needed, and how much they hold at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+def needed(lines: Sequence[str]) -> set[int]:
+    """The places of the lines that a store, or another such line, makes use of."""
+    words = [_WORD.findall(line) for line in lines]
+    targets = [w[0] if re.match(r"\w+ = ", x) else "" for w, x in zip(words, lines, strict=True)]
+    places = set(range(len(lines)))
+    while True:
+        used = {w for k in places for w in words[k][bool(targets[k]) :]}
+        dead = {k for k in places if targets[k] and targets[k] not in used}
+        if not dead:
+            return places
+        places -= dead
+
+
+def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The widths of the tiles alive where they are widest together.
+
+    `sizes` are the widths of the variables that hold tiles of rows. What the loop reads of what was
+    made before it, and what one step leaves to the next, is alive throughout.
+    """
+    made = {m[0] for line in before if (m := _WORD.match(line))}
+    last: dict[str, int] = {}
+    first: dict[str, int] = {}
+    for k, line in enumerate(step):
+        words = _WORD.findall(line)
+        target = words[0] if re.match(r"\w+ = ", line) else ""
+        for word in words[1:] if target else words:
+            if word in sizes:
+                last[word] = k
+                if word not in first and word in made:
+                    first[word] = -1
+        if target in sizes:
+            first.setdefault(target, k)
+            if target in made:
+                last[target] = len(step)
+    for word in made & last.keys():
+        first[word], last[word] = -1, len(step)
+    best: tuple[int, ...] = ()
+    for k in range(len(step)):
+        alive = tuple(sizes[w] for w in last if first.get(w, 0) <= k <= last[w])
+        best = max(best, alive, key=sum)
+    return best
