@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction, mangle_type
 mangle_type(0)
 # the interpreter patches triton.language while it runs: one launch at a time
 _RUNNING = threading.RLock()
+_PATCHED: list[Any] = [tl, tl.core, tl.math, tl.core.tensor, tl.core.tensor_descriptor_base]
 _INTERPRETED: dict[Any, InterpretedFunction] = {}
 
 Runner = Callable[[InterpretedFunction, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
@@ -67,7 +68,7 @@ _RUNNERS: list[Runner] = [_run]
 @contextmanager
 def _library() -> Iterator[None]:
     """Triton's own functions written in Triton, interpreted too."""
-    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing():
+    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing(), _undone():
         yield
 
 
@@ -103,3 +104,22 @@ def _indexing() -> Iterator[None]:
         yield
     finally:
         interpreter._patch_lang_tensor = patch
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    """Triton's language as it was, after.
+
+    The interpreter undoes a kernel's patches, not those of the functions that it calls: `tl.zeros`
+    would leave `triton.language.core` patched, and nothing could be compiled after.
+    """
+    before = [(place, dict(vars(place))) for place in _PATCHED]
+    try:
+        yield
+    finally:
+        for place, members in before:
+            for name in vars(place).keys() - members.keys():
+                delattr(place, name)
+            for name, member in members.items():
+                if vars(place)[name] is not member:
+                    setattr(place, name, member)

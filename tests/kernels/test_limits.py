@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -20,24 +21,27 @@ SOME = [
     ("elman", (64,), 16, 4, "sm_90", "fp32", "tf32"),
     ("elman", (64,), 16, 8, "sm_90", "fp32", "tf32x3"),
     ("elman", (32,), 16, 4, "sm_90", "fp32", "ieee"),
+    ("joined", (32,), 16, 4, "sm_90", "bf16", "ieee"),
+    ("joined", (32, 16), 32, 8, "sm_80", "bf16", "ieee"),
 ]
 CELLS = [
     *itertools.product(["lstm"], [(64,), (128,), (128, 32)]),
     *itertools.product(["gru"], [(64,), (128,), (128, 32), (128, 64)]),
     *itertools.product(["elman"], [(64,), (128,), (128, 64), (256,), (256, 64)]),
+    *itertools.product(["joined"], [(64,), (64, 32), (128,), (128, 32)]),
 ]
 MANY = [
     (*cell, rows, warps, target, "bf16", "ieee")
     for cell, (rows, warps), target in itertools.product(CELLS, [(16, 8), (32, 8)], SHARED)
     # pieces no wider than the rows have warps repeat each other's work: minutes to assemble
-    if min(cell[1]) > rows
+    if min(cell[1]) > rows or cell[0] == "joined"
 ]
 
 
 def compiled(cell, pieces, rows, warps, target, weights, how):
     """The prediction, and what Triton makes of the kernel."""
     itemsize = 4 if weights == "fp32" else 2
-    loop = ResidentLoop(len(GATES[cell]), pieces, rows, warps, itemsize, how)
+    loop = ResidentLoop(len(GATES[cell]), pieces, rows, warps, itemsize, how, cell == "joined")
     made = case(cell, pieces, rows, warps, weights, how)
     return loop, inspect(made.function, made.signature, made.constants, target, warps)
 
@@ -86,6 +90,16 @@ def test_what_fits(products, units, target, fits):
     refusal = ResidentLoop(products, units, rows=16, warps=8).refusal(target)
     assert (refusal is None) == fits
     assert fits or "bytes of shared memory, of" in refusal
+
+
+@pytest.mark.slow
+def test_joined_gates_fit_where_gates_apart_spill():
+    """32 rows and a piece of 32: eight warps would all compute the same columns of each gate."""
+    apart = case("lstm", (128, 32), rows=32, warps=8)
+    joined = replace(case("joined", (128, 32), rows=32, warps=8), maxnreg=register_cap(256))
+    (first, second) = (chosen.judge("sm_90") for chosen in (apart, joined))
+    assert first.resources.spills > 500 and first.resources.products["mma"] == 800
+    assert second.faults == () and second.resources.products["mma"] == 200
 
 
 def test_too_many_tiles_for_the_registers():
