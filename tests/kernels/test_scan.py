@@ -15,6 +15,7 @@ from graphnn.kernels import interpreter, scan
 
 INTERPRETED = "cpu", interpreter.launch
 COMPILED = "cuda", scan.compiled
+SIZES = [(1, 1), (1, 100), (2, 3), (7, 1), (7, 17), (7, 100), (63, 3), (63, 100), (130, 17)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -65,8 +66,8 @@ def is_as_precise(time, channels, dtype, place):
         assert (got.double() - true).abs().max() <= 2 * (eager.double() - true).abs().max()
 
 
-@pytest.mark.parametrize("time", [1, 2, 7, 63, 130])
-@pytest.mark.parametrize("channels, reverse", [(1, False), (3, True), (17, False), (100, True)])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time, channels", SIZES)
 def test_equals_the_loop(time, channels, reverse):
     equals_loop(time, channels, reverse, INTERPRETED)
 
@@ -127,14 +128,15 @@ def test_cuts_cover_time_and_fill_the_machine(time, channels, operands):
         assert cut.segments * channels * cut.rows * operands * 4 > scan.FILL // 2
 
 
-SIGNATURE = dict.fromkeys(["a", "b", "start", "z", "g", "da", "db", "dstart"], "*fp32")
-SIGNATURE |= dict.fromkeys(scan.LENGTHS, "i32") | {"summaries": "*fp32"}
+TENSORS = ["a", "b", "start", "z", "g", "da", "db", "dstart"]
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin")
 
 
-def sass(kernel, **constants):
-    """The machine code for sm_90 of a kernel in float32."""
-    types = {n: "constexpr" if n in constants else SIGNATURE[n] for n in kernel.arg_names}
+def sass(kernel, dtype, **constants):
+    """The machine code for sm_90 of a kernel on numbers of 32 bits or fewer."""
+    types = dict.fromkeys(scan.LENGTHS, "i32") | dict.fromkeys(TENSORS, f"*{dtype}")
+    types |= {"summaries": "*fp32"} | dict.fromkeys(constants, "constexpr")
+    types = {n: types[n] for n in kernel.arg_names}
     pointers = [i for i, n in enumerate(kernel.arg_names) if types[n].startswith("*")]
     attrs = {(i,): [["tt.divisibility", 16]] for i in pointers}
     source = ASTSource(kernel, types, constants, attrs)
@@ -147,11 +149,13 @@ def sass(kernel, **constants):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("kernel, operands", [("forward", 2), ("backward", 3)])
-def test_compiles_to_wide_loads_without_spills_or_shuffles(kernel, operands):
-    cut = scan.cut(1024, 1 << 20, 4, operands)
+@pytest.mark.parametrize(
+    "kernel, operands, dtype", [("forward", 2, "fp32"), ("backward", 3, "bf16")]
+)
+def test_compiles_to_wide_loads_without_spills_or_shuffles(kernel, operands, dtype):
+    cut = scan.cut(1024, 1 << 20, int(dtype[-2:]) // 8, operands)
     function = getattr(scan, f"{kernel}_kernel")
-    text = sass(function, ROWS=cut.rows, COLUMNS=cut.columns, ALIGN=cut.align)
+    text = sass(function, dtype, ROWS=cut.rows, COLUMNS=cut.columns, ALIGN=cut.align)
     assert not re.search(r"\b(STL|LDL|SHFL|LDS|STS|ATOM|RED)\b", text)
     loads, stores = re.findall(r"\bLDG\S*", text), re.findall(r"\bSTG\S*", text)
     assert len(loads) >= operands * cut.rows and len(stores) >= (operands - 1) * cut.rows
