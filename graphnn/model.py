@@ -177,9 +177,10 @@ class Compiled(nn.Module):
         """What makes kernels of loops, for the backends that have them."""
         if self.backend not in KERNELS:
             return None
+        from graphnn.backends.triton import target
         from graphnn.backends.triton.lowering import Lowering
 
-        return Lowering(self.backend == "interpret", "resident" in self._passes)
+        return Lowering(self.backend == "interpret", target.current(), "resident" in self._passes)
 
     def source(self) -> str:
         """The code generated for a call without lengths."""

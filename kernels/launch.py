@@ -13,6 +13,7 @@ import triton.language as tl
 from . import interpreter
 from .cache import load
 from .emit import Source
+from .limits import register_cap
 
 # rows a program: the least that a matrix product takes
 ROWS = 16
@@ -25,9 +26,8 @@ class Launcher:
     `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them.
     """
 
-    def __init__(self, source: Source, interpret: bool):
-        self.source, self.interpret = source, interpret
-        self.reads = len(source.program.tensors)
+    def __init__(self, source: Source, interpret: bool, warps: int = 8):
+        self.source, self.interpret, self.warps = source, interpret, warps
 
     @functools.cached_property
     def function(self) -> Any:
@@ -76,10 +76,22 @@ class Launcher:
         if self.interpret:
             interpreter.launch(self.function, grid, *args, **constants)
         else:
-            self.function[grid](*args, **constants, num_warps=8, num_stages=1)
+            self.function[grid](
+                *args,
+                **constants,
+                num_warps=self.warps,
+                num_stages=1,
+                maxnreg=register_cap(32 * self.warps),
+                enable_fp_fusion=True,
+            )
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How products of float32 are computed: as torch.set_float32_matmul_precision says."""
-    fast = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return "tf32" if fast else "ieee"
+    """How products are computed: of float32, as torch.set_float32_matmul_precision says.
+
+    "highest" takes three products of TF32 (tf32x3), nearly float32's own; plain multiply-adds spill
+    from 128 units on, and for some kernels Triton 3.9 does not survive compiling them.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -6,58 +6,90 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
-from graphnn.kernels.emit import emit
-from graphnn.kernels.launch import Launcher
+from graphnn.kernels.emit import Source, emit
+from graphnn.kernels.fit import Verdict, judge
+from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.program import Refused
 from graphnn.planner.partition import Loop, Whole
+
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one loop is run, and why."""
+
+    regime: str
+    reason: str
 
 
 @dataclass
 class Lowering:
-    """Turns loops into kernels where they can be; `refused` has the reason where not.
+    """Turns loops into kernels, or their steps; `choices` says which and why.
 
-    `interpret` runs them by Triton's interpreter on the CPU. Without `resident`, or where a loop
-    cannot be one kernel, its steps are kernels.
+    `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
     """
 
     interpret: bool
+    target: str
     resident: bool = True
     launchers: dict[str, Launcher] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    unwritten: dict[str, str] = field(default_factory=dict)
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
-        """The lines that run a loop as one kernel; None where no kernel can carry it."""
-        ir = scope.ir
+        """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
         kept = [i for i in loop.nodes if i in keep]
         try:
-            if not self.resident:
-                raise Refused("it was switched off (skip 'resident')")
-            program, reads = lower(ir, loop, kept, name)
+            program, reads = lower(scope.ir, loop, kept, name)
             source = emit(program)
+            verdict = self._fits(source, scope.ir.floating)
         except Refused as reason:
-            self.refused[name] = str(reason)
-            return self._stepwise(scope, loop, keep, name)
-        launcher = Launcher(source, self.interpret)
-        self.launchers[name] = launcher
-        called = scope.object(launcher, f"{name}_kernel")
-        results = [scope.declare(ir[i]) for i in kept]
+            return self._stepwise(scope, loop, keep, name, str(reason))
+        self.choices[name] = Choice("resident", verdict.reason)
+        called = self._launcher(scope, source, name, verdict.launch.warps)
+        results = [scope.declare(scope.ir[i]) for i in kept]
         tensors = ", ".join(scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
         return [f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
 
+    def _fits(self, source: Source, floating: torch.dtype) -> Verdict:
+        """The verdict on a resident kernel. Raises Refused where it does not fit."""
+        if not self.resident:
+            raise Refused("one kernel for the whole loop was switched off (skip 'resident')")
+        if floating not in NAMES and not self.interpret:
+            raise Refused(f"no matrix unit multiplies {floating}")
+        # float64 is for proofs by the interpreter: the kernels are those of half precision
+        dtype = floating if floating in NAMES else torch.bfloat16
+        verdict = judge(source, NAMES[dtype], precision(dtype), self.target)
+        if not verdict.fits:
+            raise Refused(verdict.reason)
+        return verdict
+
+    def _launcher(self, scope: Scope, source: Source, name: str, warps: int) -> str:
+        launcher = Launcher(source, self.interpret, warps)
+        self.launchers[name] = launcher
+        return scope.object(launcher, f"{name}_kernel")
+
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: the scans."""
         return {"scan": functools.partial(scan, interpret=self.interpret)}
 
-    def _stepwise(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
+    def _stepwise(
+        self, scope: Scope, loop: Loop, keep: set[int], name: str, reason: str
+    ) -> list[str] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
+            self.choices[name] = Choice("torch", reason)
             return None
+        self.choices[name] = Choice("stepwise", reason)
         return StepWriter(scope, loop, keep, name, self).write()
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
@@ -66,8 +98,6 @@ class Lowering:
             program, reads = lower_phase(s, nodes, kept, name)
             source = emit(program)
         except Refused as reason:
-            self.refused[name] = str(reason)
+            self.unwritten[name] = str(reason)
             return None
-        launcher = Launcher(source, self.interpret)
-        self.launchers[name] = launcher
-        return s.object(launcher, f"{name}_kernel"), reads, source.sizes
+        return self._launcher(s, source, name, 4), reads, source.sizes
