@@ -30,16 +30,17 @@ def register_cap(threads: int) -> int:
 #   sm_90              16, 8           160           192       320
 #                      32, 8           128 (160)     128       256
 #                      64, 8           128           128       256
-#   sm_100             as sm_90, but for 64 rows: LSTM 64, Elman 320 (see TENSOR_MEMORY)
+#   sm_100             as sm_90, but
+#                      64, 8           64 (96)       160       320     see TENSOR_MEMORY
 #   sm_80              16, 8           128           160       256
-#                      64, 8           64            128       192
+#                      64, 8           64            128       160
 #   4-byte, tf32       16, 8           64            128       192      (sm_90)
 #   4-byte, tf32x3     16, 8           64            64        128      (sm_90)
 #   4-byte, ieee       16, 8           64            64        64       plain FMAs; 128 spills
 #
-# (160): with the gates joined. Weights are then [into, out, gate], one product gives all gates,
+# (160), (96): with the gates joined. Weights are then [into, out, gate], one product gives all gates,
 # reshape to [rows, out, 2, 2] and two splits take them apart, and inputs are added after. A step
-# has 2 changes of layout instead of 5 and 6 barriers instead of 10; and no piece is so narrow that
+# has 2 changes of layout instead of 5, the kernel 6 barriers instead of 10; and no piece is so narrow that
 # warps repeat work. A product of N columns with N <= rows has every warp compute all of them: an
 # LSTM of 128 + 32 units, 32 rows and 8 warps has 800 mma and 900 spills apart, 200 and 0 joined.
 #
