@@ -24,14 +24,16 @@ def register_cap(threads: int) -> int:
     return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)
 
 
-# The widest H seen to fit without a spill, two pieces at most; Triton 3.6 and 3.9 agree.
+# The widest H seen to fit without a spill, two pieces at most, with `maxnreg` at its best. Triton
+# 3.6 and 3.9 agree in every entry but one.
 #
 #   2-byte weights     rows, warps     LSTM          GRU       Elman
 #   sm_90              16, 8           160           192       320
 #                      32, 8           128 (160)     128       256
 #                      64, 8           128           128       256
 #   sm_100             as sm_90, but
-#                      64, 8           64 (96)       160       320     see TENSOR_MEMORY
+#                      64, 8           64 (96)       160       320     see TENSOR_MEMORY; GRU
+#                                                                      128 in 3.6 (544 columns)
 #   sm_80              16, 8           128           160       256
 #                      64, 8           64            128       160
 #   4-byte, tf32       16, 8           64            128       192      (sm_90)
