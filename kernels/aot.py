@@ -94,9 +94,9 @@ def inspect(
     `signature` gives the types of the arguments ("*bf16", "i32"), `constants` the constexprs.
     Pointers are taken to be divisible by 16 bytes. About a second; the same call again is free.
 
-    `maxnreg` should be `register_cap(32 * warps)` for a kernel that has its multiprocessor to
-    itself: on sm_100 the assembler else stops at 128 registers and spills a little (a GRU of 128
-    units and 64 rows: 8 bytes of stack in Triton 3.9; with it 183 registers and none).
+    `maxnreg=register_cap(32 * warps)` is worth a try where a few instructions spill: the assembler
+    may have stopped at 128 registers (sm_100, Triton 3.9, a GRU of 128 units and 64 rows: 4 spills;
+    183 registers and none with it). Not always: near the cap it makes as many spills as it cures.
     """
     if target not in SHARED:
         raise ValueError(f"target {target!r} is none of {', '.join(TARGETS)}")

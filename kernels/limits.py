@@ -24,24 +24,28 @@ def register_cap(threads: int) -> int:
     return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)
 
 
-# The widest H seen to fit without a spill, two pieces at most; Triton 3.6 and 3.9 agree.
+# The widest H seen to fit without a spill, two pieces at most, with `maxnreg` at its best. Triton
+# 3.6 and 3.9 agree in every entry but one.
 #
 #   2-byte weights     rows, warps     LSTM          GRU       Elman
 #   sm_90              16, 8           160           192       320
 #                      32, 8           128 (160)     128       256
 #                      64, 8           128           128       256
-#   sm_100             as sm_90, but for 64 rows: LSTM 64, Elman 320 (see TENSOR_MEMORY)
+#   sm_100             as sm_90, but
+#                      64, 8           64 (96)       160       320     see TENSOR_MEMORY; GRU
+#                                                                      128 in 3.6 (544 columns)
 #   sm_80              16, 8           128           160       256
-#                      64, 8           64            128       192
+#                      64, 8           64            128       160
 #   4-byte, tf32       16, 8           64            128       192      (sm_90)
 #   4-byte, tf32x3     16, 8           64            64        128      (sm_90)
 #   4-byte, ieee       16, 8           64            64        64       plain FMAs; 128 spills
 #
-# (160): with the gates joined. Weights are then [into, out, gate], one product gives all gates,
-# reshape to [rows, out, 2, 2] and two splits take them apart, and inputs are added after. A step
-# has 2 changes of layout instead of 5 and 6 barriers instead of 10; and no piece is so narrow that
-# warps repeat work. A product of N columns with N <= rows has every warp compute all of them: an
-# LSTM of 128 + 32 units, 32 rows and 8 warps has 800 mma and 900 spills apart, 200 and 0 joined.
+# (160), (96): with the gates joined. Weights are then [into, out, gate], one product gives all
+# gates, reshape to [rows, out, 2, 2] and two splits take them apart, and inputs are added after
+# (before, they cost registers and barriers). A step has 2 changes of layout instead of 5, the
+# kernel 6 barriers instead of 10, and no piece is so narrow that warps repeat work. A product of N
+# columns with N <= rows has every warp compute all of them: an LSTM of 128 + 32 units, 32 rows and
+# 8 warps has 800 mma and 900 spills apart, 200 and 0 joined.
 #
 # With 16 rows every target uses mma.sync, and holds weights in shared memory across the loop; 4
 # warps need twice the registers of 8, and 16 leave each thread only 128.
@@ -70,10 +74,10 @@ class ResidentLoop:
         return sum(self.pieces)
 
     def unit_of(self, target: str) -> str:
-        """The instructions that its products become: matrix units want 16 rows, new ones 64."""
+        """The instructions that its products become; the newer want 64 rows and four warps."""
         if self.itemsize > 2 and self.how == "ieee":
             return "fma"
-        if self.rows < 64 or target == "sm_80":
+        if self.rows < 64 or self.warps < 4 or target == "sm_80":
             return "mma"
         return "wgmma" if target == "sm_90" else "tcgen05"
 
