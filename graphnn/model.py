@@ -180,7 +180,12 @@ class Compiled(nn.Module):
         from graphnn.backends.triton import target
         from graphnn.backends.triton.lowering import Lowering
 
-        return Lowering(self.backend == "interpret", target.current(), "resident" in self._passes)
+        return Lowering(
+            self.backend == "interpret",
+            target.current(),
+            "resident" in self._passes,
+            "fit" in self._passes,
+        )
 
     def source(self) -> str:
         """The code generated for a call without lengths."""

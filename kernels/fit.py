@@ -7,7 +7,7 @@ verdicts are kept in the cache.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 
@@ -19,8 +19,9 @@ from .limits import SHARED, register_cap
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
 WARPS = (8, 16, 4)
 # registers a thread below which none of 109 emitted kernels spilled, and above which all did
-# (sm_90, Triton 3.9); between them the compiler is asked
+# (sm_90, Triton 3.9); between them the compiler is asked, or half of them believed
 SURELY, NEVER = 215, 345
+LIKELY = 300
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Verdict:
     reason: str
 
 
-def judge(source: Source, dtype: str, precision: str, target: str) -> Verdict:
-    """The first way to launch a kernel that fits `target`, or why none does."""
+def judge(source: Source, launch: Launch, target: str, ask: bool = True) -> Verdict:
+    """The first number of warps with which a kernel fits `target`, or why there is none.
+
+    Where it cannot be foretold the compiler is asked, if `ask`.
+    """
     verdicts = []
     for warps in WARPS:
-        verdict = _judge(source, Launch(dtype, precision, warps=warps), target)
+        verdict = _judge(source, replace(launch, warps=warps), target, ask)
         if verdict.fits:
             return verdict
         verdicts.append(verdict)
@@ -81,16 +85,16 @@ def _elements(width: int, launch: Launch) -> int:
     return max(1, launch.rows * max(8, width // launch.warps) // 32)
 
 
-def _judge(source: Source, launch: Launch, target: str) -> Verdict:
+def _judge(source: Source, launch: Launch, target: str, ask: bool) -> Verdict:
     need, have = shared(source, launch), SHARED[target]
     if need > have:
         text = f"weights of {need / 1024:.0f} KB do not fit the {have / 1024:.0f} KB of one "
         return Verdict(False, launch, f"{text}multiprocessor ({target}, {launch.dtype})")
     cap = register_cap(32 * launch.warps)
     wanted = registers(source, launch)
-    if wanted <= SURELY * cap // 255:
+    if wanted <= (SURELY if ask else LIKELY) * cap // 255:
         return Verdict(True, launch, _fits(need, have, launch))
-    if wanted > NEVER * cap // 255:
+    if not ask or wanted > NEVER * cap // 255:
         text = f"a step holds about {wanted} numbers a thread at once, {cap} fit ({target})"
         return Verdict(False, launch, text)
     faults = compiled(source, launch, target)

@@ -57,13 +57,20 @@ class Launcher:
         sizes: Mapping[str, int],
         dtype: torch.dtype,
     ) -> None:
-        """Run, storing into contiguous tensors that are there already."""
+        """Run, storing into tensors that are there already; strided ones by way of a copy."""
         program = self.source.program
         count = math.prod(sizes[a] for a in program.rows)
         if count and (not program.axis or sizes[program.axis]):
             lengths = [sizes[a] for a in self.source.sizes]
             given = [t.contiguous() for t in tensors]
-            self._run([*given, *outs, *lengths], count, dtype)
+            places = [
+                t if t.is_contiguous() else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+                for t in outs
+            ]
+            self._run([*given, *places, *lengths], count, dtype)
+            for out, place in zip(outs, places, strict=True):
+                if out is not place:
+                    out.copy_(place)
 
     def _run(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
         grid = (-(-count // ROWS),)

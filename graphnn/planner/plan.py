@@ -27,7 +27,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
     "contract": contract,
 }
 BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("simplify", "merge", "contract")
-SWITCHABLE = (*PASSES, "match", "scan", "resident")
+SWITCHABLE = (*PASSES, "match", "scan", "resident", "fit")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.kernels.emit import Source, emit
-from graphnn.kernels.fit import Verdict, judge
+from graphnn.kernels.fit import Launch, Verdict, judge
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.program import Refused
 from graphnn.planner.partition import Loop, Whole
@@ -34,11 +34,13 @@ class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
 
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
+    Without `resident` no loop becomes one kernel, without `fit` all do that can be written.
     """
 
     interpret: bool
     target: str
     resident: bool = True
+    fit: bool = True
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     unwritten: dict[str, str] = field(default_factory=dict)
@@ -68,7 +70,10 @@ class Lowering:
             raise Refused(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter: the kernels are those of half precision
         dtype = floating if floating in NAMES else torch.bfloat16
-        verdict = judge(source, NAMES[dtype], precision(dtype), self.target)
+        launch = Launch(NAMES[dtype], precision(dtype))
+        if not self.fit:
+            return Verdict(True, launch, "whether it fits a GPU was not asked (skip 'fit')")
+        verdict = judge(source, launch, self.target, ask=not self.interpret)
         if not verdict.fits:
             raise Refused(verdict.reason)
         return verdict

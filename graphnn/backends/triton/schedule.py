@@ -39,7 +39,9 @@ def schedule(ir: IR, nodes: Sequence[int]) -> list[Part]:
     parts: list[Part] = []
 
     def ready(i: int, also: set[int]) -> bool:
-        return all(j in done or j in also or j not in inside for j in ir[i].inputs)
+        # a delay over another axis reads what closes it
+        reads = [*ir[i].inputs, *([ir.closings[i]] if i in ir.closings else [])]
+        return all(j in done or j in also or j not in inside for j in reads)
 
     def by_torch(i: int) -> bool:
         # a view of what lies in memory costs nothing; within a phase it costs nothing either

@@ -55,7 +55,9 @@ class StepWriter:
 
     def _enter(self) -> None:
         """Step variables for what comes from outside, and for the states."""
-        for j in dict.fromkeys(j for i in self.nodes for j in self.ir[i].inputs):
+        delays = [i for i in self.nodes if i in self.ir.closings and i not in self.loop.states]
+        reads = [j for i in self.nodes for j in self.ir[i].inputs]
+        for j in dict.fromkeys([*reads, *(self.ir.closings[d] for d in delays)]):
             self._enter_one(j)
         for d in self.loop.states:
             self.s.declare(self.ir[d])
