@@ -121,6 +121,11 @@ def _swapped(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
     return torch.cat([a[cut:], b[: 1 + k % 5], a[:cut] * 0.5])[: d.recipe.width]
 
 
+def _stack(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
+    b = d.fit(b, a)
+    return torch.stack([a + b, torch.tanh(a - b)]).sum(0) * 0.4
+
+
 def _matrix(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
     """A small matrix of the example's own, times a vector of its own."""
     m, v = d.linear(a, 6).reshape(3, 2), torch.tanh(d.linear(b, 2))
@@ -155,7 +160,7 @@ OPERATIONS: dict[str, Operation] = {
     "swapped": _swapped,
     "slice": lambda d, a, b, k: a[k % 2 :: 1 + k % 3][: d.recipe.width] if len(a) > 1 else a,
     "roll": lambda d, a, b, k: (a.roll(1 + k % 3, 0), a.flip(0), a[None].t()[:, 0])[k % 3],
-    "stack": lambda d, a, b, k: torch.stack([a, d.fit(b, a) + 0 * a]).sum(0) * 0.4,
+    "stack": _stack,
     "softmax": lambda d, a, b, k: torch.softmax(a, -1) if k % 2 else a.log_softmax(0) * 0.2,
     "reduce": lambda d, a, b, k: (a.mean(0), a.amax(0), a.logsumexp(0) * 0.2)[k % 3][None],
     "spread": lambda d, a, b, k: a.var(0, correction=0)[None] + a * 0.3,

@@ -50,15 +50,22 @@ class Sizes:
         return f"B{self.batch}-T{self.time}-H{self.hidden}"
 
 
-CELLS = [*RECURRENT, "delayed"]
+# cells that are scans, held to be loops
+AS_LOOPS = {f"{name}_as_a_loop": name for name in ("min_gru", "sru")}
+CELLS = [*RECURRENT, *AS_LOOPS, "delayed"]
 
 
 def network(name: str, hidden: int) -> Any:
     """A module with an input x, states that start from inputs, and random weights in float64."""
     if name == "delayed":
         return shuffled(Delayed(INPUT, hidden))
-    made, options = RECURRENT[name]
+    made, options = RECURRENT[AS_LOOPS.get(name, name)]
     return shuffled(Over(made(INPUT, hidden, **options), INPUT, init=True))
+
+
+def skipped(name: str, place: Place, regime: str) -> tuple[str, ...]:
+    """The passes that a cell's model skips."""
+    return place.skip(regime) + (("scan",) if name in AS_LOOPS else ())
 
 
 def inputs(net: Any, sizes: Sizes, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
