@@ -126,6 +126,11 @@ def _stack(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
     return torch.stack([a + b, torch.tanh(a - b)]).sum(0) * 0.4
 
 
+def _dot(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
+    b = d.fit(b, a)
+    return torch.tanh(gn.dot(a + 0 * b, b + 0 * a))[None]
+
+
 def _matrix(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
     """A small matrix of the example's own, times a vector of its own."""
     m, v = d.linear(a, 6).reshape(3, 2), torch.tanh(d.linear(b, 2))
@@ -167,7 +172,7 @@ OPERATIONS: dict[str, Operation] = {
     "norm": lambda d, a, b, k: torch.tanh(
         F.layer_norm(a, a.shape, *([d.weight(*a.shape)] * (k % 2)), eps=0.1)
     ),
-    "dot": lambda d, a, b, k: torch.tanh(gn.dot(a, d.fit(b, a) + 0 * a))[None],
+    "dot": _dot,
     "matrix": _matrix,
     "bilinear": _bilinear,
     "scored": _scored,
