@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
-from graphnn.backends.torch.loops import INDENT, LoopWriter
+from graphnn.backends.torch.buffers import buffer
+from graphnn.backends.torch.loops import INDENT, LoopWriter, part_spans
 from graphnn.backends.torch.nodes import express
-from graphnn.backends.torch.products import linear, outer
+from graphnn.backends.torch.products import linear, outer, turned
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
@@ -28,8 +29,10 @@ Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
 CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
+    buffer=buffer,
     linear=linear,
     outer=outer,
+    turned=turned,
     scan=scan,
     recurrent=recurrent,
 )
@@ -151,6 +154,8 @@ def regions(scope: Scope, keep: set[int]) -> list[str]:
         if isinstance(region, Whole):
             for i in region.nodes:
                 node = ir[i]
+                if i in scope.started:
+                    lines += _rest_of_join(scope, node)
                 if node.op in ("const", "size", "given") or i in scope.names:
                     continue
                 text = express(scope, node)
@@ -159,5 +164,15 @@ def regions(scope: Scope, keep: set[int]) -> list[str]:
         else:
             inside = set(region.nodes)
             read = {i for i in inside if any(u not in inside for u in users[i])}
-            lines += LoopWriter(scope, region, read | (inside & keep)).write()
+            lines += LoopWriter(scope, region, read | (inside & keep), keep).write()
     return lines
+
+
+def _rest_of_join(scope: Scope, node: Node) -> list[str]:
+    """The parts of a concatenation that no loop has put in their places."""
+    name = scope.names[node.id]
+    return [
+        f"{name}[{span}].copy_({scope.full(i, node)})"
+        for i, span in zip(node.inputs, part_spans(scope.ir, node), strict=True)
+        if i not in scope.started[node.id]
+    ]
