@@ -15,15 +15,18 @@ import torch.nn.functional as F
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
 from graphnn.backends.torch.buffers import buffer
-from graphnn.backends.torch.loops import INDENT, LoopWriter, part_spans
+from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
+from graphnn.backends.torch.places import part_spans
 from graphnn.backends.torch.products import linear, outer, turned
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
+from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Whole, partition
+from graphnn.planner.sink import sink
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
@@ -79,14 +82,20 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
 
 
 def write(
-    ir: IR, name: str, reads: Sequence[int], results: Sequence[tuple[int, Node]], title: str
+    ir: IR,
+    name: str,
+    reads: Sequence[int],
+    results: Sequence[tuple[int, Node]],
+    title: str,
+    passes: frozenset[str],
 ) -> Function:
     """A function of the `given` nodes `reads`.
 
     It returns a value for each pair in `results`: a node, and the node whose form it is to have.
     """
     likes = [like for _, like in results]
-    ir = fuse(_with_outputs(ir, [i for i, _ in results]))
+    ir = _with_outputs(ir, [i for i, _ in results])
+    ir = fuse(contract(ir, everywhere=True) if "contract" in passes else ir)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     scope = Scope(ir)
     names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
@@ -98,7 +107,7 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
-    body += regions(scope, set(wanted))
+    body += regions(scope, set(wanted), "sink" in passes)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
@@ -146,11 +155,12 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
     return f"{text}.contiguous()"
 
 
-def regions(scope: Scope, keep: set[int]) -> list[str]:
+def regions(scope: Scope, keep: set[int], sinking: bool) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users = scope.ir, scope.ir.users()
-    for region in partition(ir):
+    parts = partition(ir)
+    for region in sink(ir, parts, keep) if sinking else parts:
         if isinstance(region, Whole):
             for i in region.nodes:
                 node = ir[i]

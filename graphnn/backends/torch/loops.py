@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed, pointwise
+from graphnn.backends.torch.places import accumulated, gathered, joined_later, part_spans
 from graphnn.backends.torch.scope import SCALAR_SECOND, Scope, dtype_text, size_name
-from graphnn.ir import IR, Node
+from graphnn.ir import Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
 
@@ -31,6 +32,7 @@ class LoopWriter:
         self.fixed: set[int] = set()
         self.under: dict[int, int] = {}
         self.later: dict[int, Node] = {}
+        self.gathered: set[int] = set()
         self.members, self.results = set(loop.nodes), results
         self.buffers: list[str] = []
         self.copies: list[tuple[str, int]] = []
@@ -41,7 +43,8 @@ class LoopWriter:
         """The lines of the loop, unindented; `outer` afterwards knows the kept values."""
         self._enter()
         self._join_buffers()
-        self.under, self.later = self._accumulated(), self._joined_later()
+        self.gathered = gathered(self)
+        self.under, self.later = accumulated(self), joined_later(self)
         for region in self.loop.body:
             if isinstance(region, Whole):
                 for i in region.nodes:
@@ -96,20 +99,6 @@ class LoopWriter:
         self.sources[step] = self._steps(whole, node)
         return step
 
-    def _accumulated(self) -> dict[int, int]:
-        """What only a product is added to, with that sum: it is computed in the sum's own place."""
-        users, found = self.ir.users(), {}
-        for i in self.loop.nodes:
-            node = self.ir[i]
-            if node.op != "affine" or not self._top(i) or not self._writes_out(node):
-                continue
-            c = self.ir[node.inputs[0]]
-            free = users[c.id] == [i] and c.id not in self.keep and c.id not in self.placed
-            free = free and c.id in self.loop.nodes and self._top(c.id) and self._writes_out(c)
-            if free and (c.axes, c.shape, c.dtype) == (node.axes, node.shape, node.dtype):
-                found[c.id] = i
-        return found
-
     def _storage(self, node: Node) -> str:
         """The buffer that a node's result is written into at each step."""
         if node.id in self.under:
@@ -138,15 +127,15 @@ class LoopWriter:
         self.placed: set[int] = set()
         for i in self.loop.nodes:
             node = self.ir[i]
-            if node.op != "cat" or not self._top(i):
+            if node.op != "cat" or not self.top(i):
                 continue
             parts = [self.ir[j] for j in node.inputs]
             own = [
                 p
                 for p in parts
                 if p.id in inside
-                and self._top(p.id)
-                and self._writes_out(p)
+                and self.top(p.id)
+                and self.writes_out(p)
                 and p.axes == node.axes
                 and p.dtype == node.dtype
                 and p.id not in self.placed
@@ -177,20 +166,6 @@ class LoopWriter:
             else:
                 self.copies.append((name, part.id))
 
-    def _joined_later(self) -> dict[int, Node]:
-        """What is read after the loop as a part of a concatenation over the whole axis, with it."""
-        found: dict[int, Node] = {}
-        if self.outer.dropped or self.loop.stop is not None:
-            return found
-        for node in self.ir:
-            if node.op == "cat" and node.id not in self.outer.names and not self._inside(node.id):
-                for part in (self.ir[j] for j in node.inputs):
-                    own = self._top(part.id) and part.id not in self.placed
-                    same = part.axes == node.axes and part.dtype == node.dtype
-                    if own and same and self._writes_out(part) and part.id not in self.results:
-                        found.setdefault(part.id, node)
-        return found
-
     def _part_of_join(self, node: Node) -> str:
         """The place of a node's sequence in the concatenation that it belongs to."""
         join = self.later[node.id]
@@ -202,14 +177,11 @@ class LoopWriter:
         spans = part_spans(self.ir, join)
         return f"{self.outer.names[join.id]}[{spans[join.inputs.index(node.id)]}]"
 
-    def _inside(self, i: int) -> bool:
-        return i in self.members
-
-    def _top(self, i: int) -> bool:
+    def top(self, i: int) -> bool:
         """Whether a node is computed in this loop's own step, not in a loop within it."""
         return any(isinstance(r, Whole) and i in r.nodes for r in self.loop.body)
 
-    def _writes_out(self, node: Node) -> bool:
+    def writes_out(self, node: Node) -> bool:
         """Whether torch can write this operation's result into a given buffer."""
         if node.op in ("product", "affine"):
             return self._two_dimensional(node)
@@ -230,9 +202,14 @@ class LoopWriter:
             return
         if node.id in self.loop.states or OPS[node.op].family == "source":
             return
+        if node.id in self.gathered:
+            return
+        if node.op == "axis_sum" and node.attrs["axis"] == self.loop.axis:
+            self._gather(node)
+            return
         if node.op == "cat":
             self._finish_cat(node)
-        elif self._writes_out(node):
+        elif self.writes_out(node):
             self._comment(node, self._out(node, self._place_of(node)))
         elif OPS[node.op].family == "view" and self._hoisted(node):
             pass
@@ -243,6 +220,21 @@ class LoopWriter:
         if node.id in self.keep and node.id not in self.whole:
             step = self._sequence(node)
             self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+
+    def _gather(self, node: Node) -> None:
+        """A sum over the loop's axis, added up step by step."""
+        total = self.s.fresh(node.name or node.op)
+        kind = dtype_text(self.ir, node.dtype)
+        sizes = self._sizes(self.s, node)
+        self.before.append(f"{total} = torch.zeros({sizes}, dtype={kind}, device=device)")
+        self.outer.names[node.id] = self.whole[node.id] = total
+        x, axes = self.ir[node.inputs[0]], self.s.axes(node)
+        if x.id in self.gathered:
+            parts = [self.s.aligned(i, axes, len(x.shape)) for i in x.inputs]
+            self._comment(node, f"torch.addcmul({total}, {', '.join(parts)}, out={total})")
+        else:
+            part = self.s.aligned(x.id, axes, len(x.shape))
+            self._comment(node, f"torch.add({total}, {part}, out={total})")
 
     def _comment(self, node: Node, line: str) -> None:
         where = f"  # {node.site}" if node.site else ""
@@ -371,16 +363,6 @@ class LoopWriter:
                 f"runtime.hold([{', '.join(self.buffers)}], done)",
             ]
         return lines
-
-
-def part_spans(ir: IR, node: Node) -> list[str]:
-    """The indices of a concatenation's parts in it."""
-    start, dim, found = 0, node.attrs["dim"], []
-    for i in node.inputs:
-        stop = start + ir[i].shape[dim]
-        found.append(", ".join(["...", f"{start}:{stop}", *[":"] * (len(node.shape) - dim - 1)]))
-        start = stop
-    return found
 
 
 def _mentions(lines: list[str], name: str) -> bool:
