@@ -16,7 +16,7 @@ from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Region, Whole
 
 # numbers of one example in a step from which it pays
-WIDE = 256
+WIDE = 128
 
 
 def absorbed(ir: IR, loop: Loop, kept: set[int]) -> list[int]:

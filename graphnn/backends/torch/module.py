@@ -69,6 +69,22 @@ def build(
     return _Writer(ir, order, training, calls).write()
 
 
+def partitions(ir: IR) -> dict[int, list[Node]]:
+    """Slices that together make up the whole of what they are slices of, in order."""
+    groups: dict[tuple[int, int], list[Node]] = {}
+    for node in ir:
+        if node.op == "slice" and node.attrs["step"] == 1:
+            groups.setdefault((node.inputs[0], node.attrs["dim"]), []).append(node)
+    found = {}
+    for (base, dim), nodes in groups.items():
+        nodes = sorted(nodes, key=lambda n: n.attrs["start"])
+        ends = [0, *(n.attrs["stop"] for n in nodes)]
+        joined = ends[:-1] == [n.attrs["start"] for n in nodes]
+        if joined and len(nodes) > 1 and ends[-1] == ir[base].shape[dim]:
+            found.update({n.id: nodes for n in nodes})
+    return found
+
+
 class _Writer:
     def __init__(
         self,
@@ -81,6 +97,7 @@ class _Writer:
         self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
         self.lines: list[str] = []
+        self.cuts = partitions(ir)
         self.parameters = [n for n in ir if n.op in ("parameter", "tensor")]
 
     def write(self) -> Program:
@@ -158,8 +175,18 @@ class _Writer:
             if i in within or i in self.s.names or node.op in ("const", "size"):
                 continue
             where = f"  # {node.site}" if node.site else ""
+            if node.id in self.cuts:
+                self.lines.append(self._split(self.cuts[node.id]) + where)
+                continue
             text = express(self.s, node)
             self.lines.append(f"{self.s.declare(node)} = {text}{where}")
+
+    def _split(self, parts: list[Node]) -> str:
+        """All parts of a value at once: their gradients are then joined, not each filled up."""
+        base, dim = self.s.var(parts[0].inputs[0]), parts[0].attrs["dim"] - len(parts[0].shape)
+        names = ", ".join(self.s.declare(n) for n in parts)
+        sizes = ", ".join(str(n.shape[dim]) for n in parts)
+        return f"{names} = {base}.split(({sizes}), {dim})"
 
     def _call(self, cut: LoopIR, program: LoopProgram) -> None:
         names = [self.s.declare(self.ir[i]) for i in cut.results]
