@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import graphnn as gn
-from bench.networks import NETWORKS, Layer
+from bench.networks import NETWORKS, Deep, Layer
 
 SIZES = [(100, 32, 128), (100, 32, 256), (64, 16, 512)]
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -120,7 +120,7 @@ def peer_name(name: str) -> str:
 def planning() -> list[dict[str, Any]]:
     """Seconds to trace, plan and write the code of each network, for short and long inputs."""
     rows = []
-    for name, kind in NETWORKS.items():
+    for name, kind in {**NETWORKS, "3 layers, 2 directions": Deep}.items():
         for length in (10, 10_000):
             net = kind(8)
             x = torch.randn(1, length, 8)

@@ -180,6 +180,18 @@ class TwoSpeeds(Cell):
         return fast * torch.sigmoid(slow), slow
 
 
+class Deep(nn.Module):
+    """A bidirectional layer-norm LSTM of three layers: six loops. Only its planning is timed."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.lstm = gn.nn.LSTM(size, size, num_layers=3, bidirectional=True, layer_norm=True)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        g.output("y", self.lstm(g.input("x", (self.lstm.input_size,), over="time")))
+
+
 NETWORKS: dict[str, type[Layer] | type[Cell]] = {
     "LSTM": LSTM,
     "GRU": GRU,

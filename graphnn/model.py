@@ -84,7 +84,7 @@ class Compiled(nn.Module):
         # "auto" is the fastest backend there is: torch
         self.backend = "torch" if backend == "auto" else backend
         # with kernels of its own a backend leaves no loop to torch's layers
-        self._passes = passes - {"match"} if self.backend in KERNELS else passes
+        self._passes = passes - {"match", "sink"} if self.backend in KERNELS else passes
         self._recompute = recompute
         self._forget()
         self._traced()

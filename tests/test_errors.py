@@ -692,8 +692,8 @@ def test_an_unknown_pass():
         """
         there is no pass ['fuze'] to skip
           got:    ['fuze']
-          wanted: passes among ['simplify', 'split', 'hoist', 'merge', 'contract', 'match',
-                  'scan']
+          wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
+                  'match', 'scan', 'sink']
           fix:    check the spelling
         """,
     ):

@@ -15,22 +15,28 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
+from graphnn.backends.torch.buffers import buffer
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
-from graphnn.backends.torch.products import linear, outer
+from graphnn.backends.torch.places import part_spans
+from graphnn.backends.torch.products import linear, outer, turned
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
+from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Loop, Whole, partition
+from graphnn.planner.sink import sink
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
 CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
+    buffer=buffer,
     linear=linear,
     outer=outer,
+    turned=turned,
     scan=scan,
     recurrent=recurrent,
 )
@@ -99,6 +105,7 @@ def write(
     reads: Sequence[int],
     results: Sequence[tuple[int, Node]],
     title: str,
+    passes: frozenset[str],
     lowering: Lowering | None = None,
 ) -> Function:
     """A function of the `given` nodes `reads`.
@@ -107,8 +114,10 @@ def write(
     Loops are given to `lowering` first.
     """
     likes = [like for _, like in results]
+    ir = _with_outputs(ir, [i for i, _ in results])
+    ir = contract(ir, everywhere=True) if "contract" in passes else ir
     # kernels add to products by themselves
-    ir = fuse(_with_outputs(ir, [i for i, _ in results]), in_loops=lowering is None)
+    ir = fuse(ir, in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     scope = Scope(ir)
     names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
@@ -120,7 +129,7 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
-    body += regions(scope, set(wanted), lowering, name)
+    body += regions(scope, set(wanted), "sink" in passes, lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
@@ -185,15 +194,22 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
 
 
 def regions(
-    scope: Scope, keep: set[int], lowering: Lowering | None = None, name: str = ""
+    scope: Scope,
+    keep: set[int],
+    sinking: bool,
+    lowering: Lowering | None = None,
+    name: str = "",
 ) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
-    for region in partition(ir):
+    parts = partition(ir)
+    for region in sink(ir, parts, keep) if sinking else parts:
         if isinstance(region, Whole):
             for i in region.nodes:
                 node = ir[i]
+                if i in scope.started:
+                    lines += _rest_of_join(scope, node)
                 if node.op in ("const", "size", "given") or i in scope.names:
                     continue
                 text = express(scope, node)
@@ -205,6 +221,16 @@ def regions(
             kept = read | (inside & keep)
             kernel = f"{name}_{count}" if count else name
             called = lowering.write(scope, region, kept, kernel) if lowering else None
-            lines += LoopWriter(scope, region, kept).write() if called is None else called
+            lines += LoopWriter(scope, region, kept, keep).write() if called is None else called
             count += 1
     return lines
+
+
+def _rest_of_join(scope: Scope, node: Node) -> list[str]:
+    """The parts of a concatenation that no loop has put in their places."""
+    name = scope.names[node.id]
+    return [
+        f"{name}[{span}].copy_({scope.full(i, node)})"
+        for i, span in zip(node.inputs, part_spans(scope.ir, node), strict=True)
+        if i not in scope.started[node.id]
+    ]
