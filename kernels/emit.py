@@ -23,7 +23,8 @@ class Source:
     """A kernel's text, and what a launch needs to know of it.
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
-    the tiles alive together, `staged` those of the operands of the largest matrix product.
+    the tiles alive together, `staged` those of the operands of the largest matrix product; `loops`
+    how many loops run side by side.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     live: tuple[int, ...]
     staged: tuple[int, ...]
     reduces: bool
+    loops: int = 1
 
 
 def emit(program: Program) -> Source:

@@ -73,7 +73,7 @@ class Launcher:
                     out.copy_(place)
 
     def _run(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        grid = (-(-count // ROWS),)
+        grid = (-(-count // ROWS), self.source.loops)
         constants = {
             "ROWS": ROWS,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,

@@ -679,7 +679,7 @@ def test_an_unknown_backend():
         """
         there is no backend 'tritom'
           got:    'tritom'
-          wanted: one of auto, torch, reference
+          wanted: one of auto, torch, triton, interpret, reference
           fix:    backend='auto' takes the fastest there is
         """,
     ):

@@ -115,6 +115,14 @@ class LoopProgram:
         title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
         return write(ir, name, reads, outs, title, self.passes, self.lowering)
 
+    def choices(self) -> list[Any]:
+        """How a lowering runs the forward and the backward, each with its reason."""
+        if self.lowering is None:
+            return []
+        names = (self.train.name, f"{_identifier(self.loop.name)}_backward")
+        found = (self.lowering.choices.get(name) for name in names)
+        return [choice for choice in found if choice is not None]
+
     def _gradient(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:
             return ir.outputs[f"d{i}"]

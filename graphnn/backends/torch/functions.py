@@ -24,6 +24,7 @@ from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
+from graphnn.planner.beside import Part, beside, joined
 from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Loop, Whole, partition
@@ -92,7 +93,17 @@ def called(lowering: Lowering | None) -> dict[str, Any]:
 class Lowering(Protocol):
     """What turns loops into kernels: lines that run one, or None where it stays with torch."""
 
+    choices: dict[str, Any]
+
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
+
+    def sources(self) -> list[str]:
+        """The source of every kernel."""
+        ...
+
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+        """Lines that run two loops at once, or None where each goes by itself."""
+        ...
 
     def called(self) -> dict[str, Any]:
         """Functions of `CALLED` that it has better ones for."""
@@ -129,7 +140,7 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
-    body += regions(scope, set(wanted), "sink" in passes, lowering, name)
+    body += regions(scope, set(wanted), passes, lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
@@ -196,17 +207,17 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
 def regions(
     scope: Scope,
     keep: set[int],
-    sinking: bool,
+    passes: frozenset[str],
     lowering: Lowering | None = None,
     name: str = "",
 ) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
-    parts = partition(ir)
-    for region in sink(ir, parts, keep) if sinking else parts:
-        if isinstance(region, Whole):
-            for i in region.nodes:
+    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    for part in sink(ir, partition(ir), keep) if "sink" in passes else parts:
+        if isinstance(part, Whole):
+            for i in part.nodes:
                 node = ir[i]
                 if i in scope.started:
                     lines += _rest_of_join(scope, node)
@@ -216,13 +227,41 @@ def regions(
                 where = f"  # {node.site}" if node.site else ""
                 lines.append(f"{scope.declare(node)} = {text}{where}")
         else:
-            inside = set(region.nodes)
-            read = {i for i in inside if any(u not in inside for u in users[i])}
-            kept = read | (inside & keep)
+            loops = part if isinstance(part, list) else [part]
+            inside = set(joined(loops).nodes)
+            kept = {i for i in inside if any(u not in inside for u in users[i])} | (inside & keep)
             kernel = f"{name}_{count}" if count else name
-            called = lowering.write(scope, region, kept, kernel) if lowering else None
-            lines += LoopWriter(scope, region, kept, keep).write() if called is None else called
+            lines += _loops(scope, loops, kept, keep, lowering, kernel)
             count += 1
+    return lines
+
+
+def parts_of(ir: IR, paired: bool) -> list[Part]:
+    """The regions of a graph, independent loops in pairs where wanted."""
+    regions = partition(ir)
+    if paired:
+        return beside(ir, regions)
+    return [r if isinstance(r, Whole) else [r] for r in regions]
+
+
+def _loops(
+    scope: Scope,
+    loops: list[Loop],
+    kept: set[int],
+    results: set[int],
+    lowering: Lowering | None,
+    name: str,
+) -> list[str]:
+    """The lines of a loop, or of two side by side."""
+    if lowering is None:
+        return LoopWriter(scope, loops[0], kept, results).write()
+    if len(loops) > 1 and (lines := lowering.pair(scope, loops, kept, name)) is not None:
+        return lines
+    lines = []
+    for k, loop in enumerate(loops):
+        mine = kept & set(loop.nodes)
+        called = lowering.write(scope, loop, mine, f"{name}_{'ab'[k]}" if len(loops) > 1 else name)
+        lines += LoopWriter(scope, loop, mine, results).write() if called is None else called
     return lines
 
 

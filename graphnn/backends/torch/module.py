@@ -11,14 +11,15 @@ import torch
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
-from graphnn.backends.torch.functions import Lowering, called, load
+from graphnn.backends.torch.functions import Lowering, called, load, parts_of
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
+from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import LoopIR, extract, form_of
-from graphnn.planner.partition import Loop, Whole, partition
+from graphnn.planner.partition import Whole
 from graphnn.planner.sink import absorbed
 
 Tensor = torch.Tensor
@@ -33,6 +34,7 @@ class Program:
     parameters: list[Node]
     loops: list[LoopProgram]  # each once, however many loops it runs
     outputs: list[str]
+    program_of: dict[int, LoopProgram]  # by the states of loops
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -44,6 +46,8 @@ class Program:
                     (True,) * len(loop.loop.reads), (True,) * len(loop.loop.results)
                 ).source
             )
+        lowerings = dict.fromkeys(loop.lowering for loop in self.loops if loop.lowering)
+        parts += [text for lowering in lowerings for text in lowering.sources()]
         return "\n\n".join(parts)
 
 
@@ -62,7 +66,8 @@ def build(
     ir = fuse(ir, in_loops=False)
     users = ir.users()
     kept = set(ir.outputs.values())
-    loops = [r for r in partition(ir) if isinstance(r, Loop)]
+    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}
@@ -74,7 +79,7 @@ def build(
         if form not in known:
             known[form] = LoopProgram(cut, passes, recompute, lowering)
         calls.append((cut, known[form]))
-    return _Writer(ir, order, training, calls, called(lowering)).write()
+    return _Writer(ir, order, training, parts, calls, called(lowering)).write()
 
 
 def partitions(ir: IR) -> dict[int, list[Node]]:
@@ -99,10 +104,11 @@ class _Writer:
         ir: IR,
         order: list[str],
         training: bool,
+        parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
         objects: dict[str, Any],
     ):
-        self.objects = objects
+        self.parts, self.objects = parts, objects
         self.ir, self.order, self.training, self.calls = ir, order, training, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
@@ -114,9 +120,9 @@ class _Writer:
         s = self.s
         self._sources()
         calls = iter(self.calls)
-        for region in partition(self.ir):
-            if isinstance(region, Whole):
-                self._whole(region)
+        for part in self.parts:
+            if isinstance(part, Whole):
+                self._whole(part)
             else:
                 self._call(*next(calls))
         outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
@@ -132,7 +138,8 @@ class _Writer:
             "draw": draw,
         }
         main = load(source, "main", objects)
-        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs))
+        of = {i: program for cut, program in self.calls for i in cut.loop.states}
+        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs), of)
 
     def _sources(self) -> None:
         s, add = self.s, self.lines.append

@@ -15,6 +15,7 @@ from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, judge
 from graphnn.kernels.launch import Launcher, precision
+from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Refused
 from graphnn.planner.partition import Loop, Whole
 
@@ -29,7 +30,17 @@ class Choice:
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
+class Resident:
+    """A loop as one kernel: the nodes it reads and those it keeps."""
+
+    source: Source
+    verdict: Verdict
+    reads: list[int]
+    kept: list[int]
+
+
+@dataclass(eq=False)
 class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
 
@@ -47,20 +58,44 @@ class Lowering:
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
-        kept = [i for i in loop.nodes if i in keep]
         try:
-            program, reads = lower(scope.ir, loop, kept, name)
-            source = emit(program)
-            verdict = self._fits(source, scope.ir.floating)
+            made = self._resident(scope, loop, keep, name)
         except Refused as reason:
             return self._stepwise(scope, loop, keep, name, str(reason))
-        self.choices[name] = Choice("resident", verdict.reason)
-        called = self._launcher(scope, source, name, verdict.launch.warps)
+        self.choices[name] = Choice("resident", made.verdict.reason)
+        return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+        """The line that runs two loops in one launch; None where not both are resident."""
+        try:
+            made = [self._resident(scope, x, keep, f"{name}_{k}") for x, k in zip(loops, "ab")]
+        except Refused:
+            return None
+        first, second = made
+        if first.verdict.launch != second.verdict.launch:
+            return None
+        source = pair(name, first.source, second.source)
+        reason = f"side by side in one launch; {first.verdict.reason}"
+        self.choices[name] = Choice("resident", reason)
+        reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
+        return [self._call(scope, source, first.verdict, reads, kept)]
+
+    def _resident(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> Resident:
+        """A loop as one kernel. Raises Refused where it cannot be."""
+        kept = [i for i in loop.nodes if i in keep]
+        program, reads = lower(scope.ir, loop, kept, name)
+        source = emit(program)
+        return Resident(source, self._fits(source, scope.ir.floating), reads, kept)
+
+    def _call(
+        self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
+    ) -> str:
+        called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
         tensors = ", ".join(scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
-        return [f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
+        return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
 
     def _fits(self, source: Source, floating: torch.dtype) -> Verdict:
         """The verdict on a resident kernel. Raises Refused where it does not fit."""
@@ -78,10 +113,14 @@ class Lowering:
             raise Refused(verdict.reason)
         return verdict
 
-    def _launcher(self, scope: Scope, source: Source, name: str, warps: int) -> str:
+    def _launcher(self, scope: Scope, source: Source, warps: int) -> str:
         launcher = Launcher(source, self.interpret, warps)
-        self.launchers[name] = launcher
-        return scope.object(launcher, f"{name}_kernel")
+        self.launchers[source.name] = launcher
+        return scope.object(launcher, f"{source.name}_kernel")
+
+    def sources(self) -> list[str]:
+        """The source of every kernel."""
+        return [launcher.source.text for launcher in self.launchers.values()]
 
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: the scans."""
@@ -105,4 +144,4 @@ class Lowering:
         except Refused as reason:
             self.unwritten[name] = str(reason)
             return None
-        return self._launcher(s, source, name, 4), reads, source.sizes
+        return self._launcher(s, source, 4), reads, source.sizes
