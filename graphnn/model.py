@@ -147,7 +147,12 @@ class Compiled(nn.Module):
     @property
     def plan(self) -> Plan:
         """The plan of a call without lengths and without a given state."""
-        return self._planned(Variant())
+        return self._planned(Variant(target=self._here()))
+
+    def _here(self) -> Target:
+        """The device that the model lies on."""
+        device = self._device()
+        return Target() if device is None else Target(device.type)
 
     def _planned(self, variant: Variant) -> Plan:
         key = (self._mode(), variant)
@@ -197,7 +202,7 @@ class Compiled(nn.Module):
 
     def source(self) -> str:
         """The code generated for a call without lengths."""
-        return self._program(Variant()).sources()
+        return self._program(Variant(target=self._here())).sources()
 
     def _device(self) -> torch.device | None:
         first = next(self._owner.parameters(), None)
@@ -353,9 +358,13 @@ class Compiled(nn.Module):
         `lengths=("time",)` explains a call that gives lengths for these axes.
         """
         ragged = frozenset(variant.pop("lengths", ()))
-        planned = self._planned(Variant(ragged, **variant))
-        program = None if self.backend == "reference" else self._program(Variant(ragged, **variant))
-        return explain.explain(planned, program, self.backend)
+        wanted = Variant(ragged, **{"target": self._here(), **variant})
+        planned = self._planned(wanted)
+        program = None if self.backend == "reference" else self._program(wanted)
+        backend = self.backend
+        if backend == "auto":
+            backend = "triton" if self._kernels(wanted.target) else "torch"
+        return explain.explain(planned, program, backend)
 
 
 def compile(

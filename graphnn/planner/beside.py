@@ -19,14 +19,16 @@ def beside(ir: IR, regions: Iterable[Region]) -> list[Part]:
         if isinstance(region, Whole):
             parts.append(region)
             continue
-        found = _mate(ir, region, left)
+        loop = region
+        found = _mate(ir, loop, left)
         if found is None:
-            parts.append([region])
+            parts.append([loop])
             continue
-        k, ready, waiting = found
+        k, mate, ready, waiting = found
         parts += [Whole(ready)] if ready else []
-        parts.append([region, left[k]])
-        left = ([Whole(waiting)] if waiting else []) + left[k + 1 :]
+        parts.append([loop, mate])
+        del left[: k + 1]
+        left[:0] = [Whole(waiting)] if waiting else []
     return parts
 
 
@@ -38,8 +40,11 @@ def joined(loops: list[Loop]) -> Loop:
     return Loop(loops[0].axis, False, nodes, [i for loop in loops for i in loop.states])
 
 
-def _mate(ir: IR, loop: Loop, left: list[Region]) -> tuple[int, list[int], list[int]] | None:
-    """The next loop, if it does not need this one: its place, and what between them is ready."""
+Mate = tuple[int, Loop, list[int], list[int]]
+
+
+def _mate(ir: IR, loop: Loop, left: list[Region]) -> Mate | None:
+    """The next loop, if it does not need this one, and its place; between them, what is ready."""
     after = set(loop.nodes)
     ready: list[int] = []
     waiting: list[int] = []
@@ -55,7 +60,7 @@ def _mate(ir: IR, loop: Loop, left: list[Region]) -> tuple[int, list[int], list[
         needs = any(after & _reads(ir, i) for i in region.nodes)
         fits = region.axis == loop.axis and _rows(ir, region) == _rows(ir, loop)
         simple = region.stop is None and loop.stop is None
-        return (k, ready, waiting) if fits and simple and not needs else None
+        return (k, region, ready, waiting) if fits and simple and not needs else None
     return None
 
 
