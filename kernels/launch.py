@@ -15,8 +15,6 @@ from .cache import load
 from .emit import Source
 from .limits import register_cap
 
-# rows a program: the least that a matrix product takes
-ROWS = 16
 DTYPES = {"int": torch.int64, "bool": torch.bool}
 
 
@@ -73,9 +71,10 @@ class Launcher:
                     out.copy_(place)
 
     def _run(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        grid = (-(-count // ROWS), self.source.loops)
+        rows = self.source.rows
+        grid = (-(-count // rows), self.source.loops)
         constants = {
-            "ROWS": ROWS,
+            "ROWS": rows,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": precision(dtype),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),

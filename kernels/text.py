@@ -69,6 +69,9 @@ def wrapped(line: str, indent: str) -> list[str]:
     start = _opening(line)
     if start is None:
         return [indent + line]
+    if cast := re.fullmatch(r"(.*\))(\.to\([\w.]+\))", line):
+        rows = wrapped(cast[1], indent)
+        return [*rows[:-1], rows[-1] + cast[2]]
     inside = line[start + 1 : -1]
     deeper = indent + INDENT
     if len(deeper) + len(inside) <= COLUMNS:

@@ -12,7 +12,7 @@ from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
-from graphnn.kernels.emit import Source, emit
+from graphnn.kernels.emit import PHASE_WARPS, Source, emit
 from graphnn.kernels.fit import Launch, Verdict, judge
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.pair import pair
@@ -144,4 +144,4 @@ class Lowering:
         except Refused as reason:
             self.unwritten[name] = str(reason)
             return None
-        return self._launcher(s, source, 4), reads, source.sizes
+        return self._launcher(s, source, PHASE_WARPS), reads, source.sizes
