@@ -13,12 +13,13 @@ from torch import nn
 
 from graphnn.errors import GraphnnError
 from graphnn.graph import Graph
-from graphnn.model import Compiled, compile
+from graphnn.model import BACKENDS, Compiled, compile
 
 EXAMPLES = """examples:
   graphnn demo                        train four networks on C source, explain and time them
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
   graphnn source cells.py:model       the code generated for it, forward and backward
+  graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
 
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
 arguments. The file is run as Python: name only files you trust.
@@ -29,8 +30,8 @@ class Refused(Exception):
     """Bad input on the command line: one line says what."""
 
 
-def load(spec: str) -> Compiled:
-    """The compiled model that FILE:NAME means."""
+def load(spec: str, backend: str | None = None) -> Compiled:
+    """The compiled model that FILE:NAME means, for a backend (its own, or "auto")."""
     file, colon, name = spec.rpartition(":")
     path = pathlib.Path(file)
     if not colon or not name.isidentifier():
@@ -46,19 +47,19 @@ def load(spec: str) -> Compiled:
     found.loader.exec_module(module)
     if not hasattr(module, name):
         raise Refused(f"'{file}' has no '{name}'")
-    return _compiled(getattr(module, name), name)
+    return _compiled(getattr(module, name), name, backend)
 
 
-def _compiled(thing: Any, name: str) -> Compiled:
+def _compiled(thing: Any, name: str, backend: str | None) -> Compiled:
     if callable(thing) and not isinstance(thing, nn.Module):
         try:
             thing = thing()
         except TypeError as error:
             raise Refused(f"'{name}' cannot be made without arguments: {error}") from None
     if isinstance(thing, Compiled):
-        return thing
+        return thing if backend is None else compile(thing._source, backend)
     if isinstance(thing, (nn.Module, Graph)):
-        return compile(thing)
+        return compile(thing, backend or "auto")
     raise Refused(f"'{name}' is a {type(thing).__name__}, no graph, module or model")
 
 
@@ -69,11 +70,11 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    print(load(args.what).explain())
+    print(load(args.what, args.backend).explain())
 
 
 def _source(args: argparse.Namespace) -> None:
-    print(load(args.what).source())
+    print(load(args.what, args.backend).source())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("what", metavar="FILE:NAME")
+        command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
     return top
 

@@ -117,6 +117,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     lines.append("  each step:")
     lines += [f"    {row}" for row in _body(ir, loop, plan)]
     lines += [f"  falls back: {text}" for text in decision.fallbacks]
+    lines += [f"  falls back: {text}" for text in _unwritten(program)]
     if program is not None:
         lines += _backward(program)
     return lines
@@ -128,6 +129,17 @@ def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
     if not choices:
         return decision.regime, decision.reason
     return choices[0].regime, choices[0].reason
+
+
+def _unwritten(program: LoopProgram | None) -> list[str]:
+    """Phases of a step that no kernel could be written for."""
+    if program is None or program.lowering is None:
+        return []
+    return [
+        f"{reason}: torch runs that phase, one call an operation"
+        for name, reason in program.lowering.unwritten.items()
+        if name.startswith(program.train.name.removesuffix("_saving"))
+    ]
 
 
 def _state(ir: IR, node: Node) -> str:

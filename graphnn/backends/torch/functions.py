@@ -94,6 +94,7 @@ class Lowering(Protocol):
     """What turns loops into kernels: lines that run one, or None where it stays with torch."""
 
     choices: dict[str, Any]
+    unwritten: dict[str, str]
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
 

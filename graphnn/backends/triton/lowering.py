@@ -131,9 +131,10 @@ class Lowering:
     ) -> list[str] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
-            self.choices[name] = Choice("torch", reason)
+            self.choices[name] = Choice("torch", f"one call an operation and step: {reason}")
             return None
-        self.choices[name] = Choice("stepwise", reason)
+        why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"
+        self.choices[name] = Choice("stepwise", why)
         return StepWriter(scope, loop, keep, name, self).write()
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
