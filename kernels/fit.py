@@ -105,8 +105,9 @@ def _judge(source: Source, launch: Launch, target: str, ask: bool) -> Verdict:
 
 def _fits(need: int, have: int, launch: Launch) -> str:
     return (
-        f"one kernel runs the whole loop: weights and operands take about {need / 1024:.0f} of {have / 1024:.0f} KB of shared "
-        f"memory, {launch.rows} rows and {launch.warps} warps a program"
+        f"one kernel runs the whole loop: weights and operands take about {need / 1024:.0f} of "
+        f"{have / 1024:.0f} KB of shared memory, {launch.rows} rows and {launch.warps} warps a "
+        "program"
     )
 
 
