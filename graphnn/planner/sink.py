@@ -2,8 +2,9 @@
 
 What a loop alone reads is computed just before its step, what reads the loop alone just after, and
 sums over the loop's axis are gathered step by step: a step's values are in the cache then, while a
-pass over the whole axis goes through memory. At (T, B, H) = (100, 32, 1024) such a pass takes 1.2
-ms, in steps 0.6 (CPU, Xeon, 2 cores, float32); with few numbers a step the calls cost more.
+pass over the whole axis goes through memory. Multiplicative integration at (T, B, H) = (100, 32,
+128), forward and backward, takes 24 ms with this and 31 without; at (64, 16, 512) 64 and 66 (CPU,
+Xeon, 2 cores, float32, medians). With few numbers a step the calls cost more than they save.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 import torch
 
+import graphnn as gn
+from bench.networks import ResetBeforeGRU
 from graphnn.backends.torch import buffers
 from graphnn.backends.torch.buffers import buffer
 
@@ -41,3 +43,17 @@ def test_no_more_is_kept_than_said(monkeypatch):
     del held
     buffer((1024, 512), torch.float32, CPU)
     assert buffers._kept() <= 3 << 20
+
+
+def test_results_of_a_call_outlive_the_next_calls():
+    model = gn.compile(ResetBeforeGRU(256))
+    inputs = [torch.randn(8, 40, 256) for _ in range(3)]
+    outputs = [model(x=x) for x in inputs]
+    kept = [y.detach().clone() for y in outputs]
+    gradients = [torch.autograd.grad(y.sum(), list(model.parameters())) for y in outputs]
+    for x, y, copy, found in zip(inputs, outputs, kept, gradients, strict=True):
+        assert torch.equal(y, copy)
+        again = model(x=x)
+        assert torch.equal(again, copy)
+        for a, b in zip(torch.autograd.grad(again.sum(), list(model.parameters())), found):
+            assert torch.equal(a, b)

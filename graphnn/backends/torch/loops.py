@@ -222,12 +222,13 @@ class LoopWriter:
             self.step.append(f"{step}.copy_({self.s.names[node.id]})")
 
     def _gather(self, node: Node) -> None:
-        """A sum over the loop's axis, added up step by step."""
+        """A sum over the loop's axis, added up step by step (in float32 where values are less)."""
         total = self.s.fresh(node.name or node.op)
         kind = dtype_text(self.ir, node.dtype)
         sizes = self._sizes(self.s, node)
-        self.before.append(f"{total} = torch.zeros({sizes}, dtype={kind}, device=device)")
-        self.outer.names[node.id] = self.whole[node.id] = total
+        wide = f"runtime.summing({kind})"
+        self.before.append(f"{total} = torch.zeros({sizes}, dtype={wide}, device=device)")
+        self.outer.names[node.id] = self.whole[node.id] = f"{total}.to({kind})"
         x, axes = self.ir[node.inputs[0]], self.s.axes(node)
         if x.id in self.gathered:
             parts = [self.s.aligned(i, axes, len(x.shape)) for i in x.inputs]
