@@ -139,6 +139,46 @@ class ResetBeforeGRU(Cell):
         return (z * h + (1 - z) * n,)
 
 
+class GateByGate(Cell):
+    """The same GRU as its paper writes it: a linear map of the input and one of the state a gate.
+
+    The eager loop runs what is written; merging the maps and moving half of them out of the loop is
+    what a planner is for.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.w = nn.ModuleList(nn.Linear(size, size) for _ in range(3))
+        self.u = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(3))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        (h,) = states
+        z = torch.sigmoid(self.w[0](x) + self.u[0](h))
+        r = torch.sigmoid(self.w[1](x) + self.u[1](h))
+        n = torch.tanh(self.w[2](x) + self.u[2](r * h))
+        return (z * h + (1 - z) * n,)
+
+
+class Peepholes(Cell):
+    """An LSTM with peepholes (Gers and Schmidhuber 2000), a linear map of [x, h] a gate."""
+
+    states = ("h", "c")
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.gates = nn.ModuleList(nn.Linear(2 * size, size) for _ in range(4))
+        self.peep = nn.ParameterList(torch.randn(size) * 0.1 for _ in range(3))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        h, c = states
+        f, i, o, u = (gate(torch.cat([x, h], -1)) for gate in self.gates)
+        kept = torch.sigmoid(f + self.peep[0] * c) * c
+        new = kept + torch.sigmoid(i + self.peep[1] * c) * torch.tanh(u)
+        return torch.sigmoid(o + self.peep[2] * new) * torch.tanh(new), new
+
+
 class MultiplicativeIntegration(Cell):
     """An LSTM whose gates see a * Wx * Uh + b * Uh + c * Wx + d (Wu et al. 2016, eq. 4)."""
 
@@ -197,6 +237,8 @@ NETWORKS: dict[str, type[Layer] | type[Cell]] = {
     "GRU": GRU,
     "RNN": RNN,
     "reset-before GRU": ResetBeforeGRU,
+    "the same, gate by gate": GateByGate,
+    "peepholes, gate by gate": Peepholes,
     "multiplicative integration": MultiplicativeIntegration,
     "two speeds": TwoSpeeds,
 }
