@@ -786,6 +786,20 @@ def test_another_device(model):
         model(x=X.to("meta"))
 
 
+def test_kernels_where_there_is_no_gpu():
+    model = gn.compile(Elman(), backend="triton")
+    with says(
+        errors.InputDeviceError,
+        """
+        backend 'triton' runs on cuda tensors
+          got:    inputs and parameters on cpu
+          wanted: a cuda device
+          fix:    move them there, or compile with backend='auto' or 'interpret'
+        """,
+    ):
+        model(x=X)
+
+
 def test_a_missing_input(model):
     with says(
         errors.MissingInputError,
