@@ -272,7 +272,9 @@ class Compiled(nn.Module):
 
     def _positions(self, call: calls.Call, finals: bool) -> dict[str, Tensor]:
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
-        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"} if finals else set()
+        if not finals:
+            return {}
+        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
             for a in sorted(asked)

@@ -36,6 +36,11 @@ class Source:
     staged: tuple[int, ...]
     reduces: bool
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has matrix products, which take 16 rows at least."""
+        return "product(" in self.text
+
 
 def emit(program: Program) -> Source:
     """The kernel of a program. Raises Refused where there can be none."""
