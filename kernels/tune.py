@@ -80,16 +80,16 @@ class Tuner:
 
     def __init__(self, source: Source, timer: Timer = timed):
         self.source, self.timer = source, timer
-        self._chosen: dict[Any, Launch] = {}
+        self.chosen: dict[Any, Launch] = {}
 
     def choose(
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
     ) -> Launch:
         """The launch for `rows` rows on a GPU; `run` does one. `judged` is known to fit."""
         key = judged, bucket(rows), device, wanted()
-        if key not in self._chosen:
-            self._chosen[key] = self._choose(judged, rows, device, run)
-        return self._chosen[key]
+        if key not in self.chosen:
+            self.chosen[key] = self._choose(judged, rows, device, run)
+        return self.chosen[key]
 
     def _choose(
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]

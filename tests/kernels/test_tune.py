@@ -192,7 +192,7 @@ def made_up(source, monkeypatch, timer):
     return launcher, tensors, dict.fromkeys(source.sizes, 20)
 
 
-def test_a_launch_has_the_rows_and_warps_that_were_chosen(resident, monkeypatch):
+def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
     judged = Launch("fp32", "tf32x3", 16, 8)
     best = candidates(resident, judged, "sm_90", 64)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
@@ -282,7 +282,7 @@ def test_every_candidate_computes_the_same_on_a_gpu():
     wanted, _ = net.layer(x.transpose(0, 1))
     torch.testing.assert_close(y.transpose(0, 1), wanted, rtol=1e-3, atol=1e-3)
     for launcher in program.loops[0].lowering.launchers.values():
-        assert launcher.tuner._chosen or not launcher._ways
+        assert launcher.tuner.chosen or not launcher._ways
 
 
 @pytest.mark.gpu
