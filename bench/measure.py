@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gc
 import pathlib
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,12 +57,24 @@ def rounds(
 ) -> dict[str, list[float]]:
     """Seconds of each run, in turn, `count` times after `warm` rounds of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(count + warm):
-        for name, run in runs.items():
-            found = timer(run)
-            if number >= warm:
-                seconds[name].append(found)
+    with _without_collector():
+        for number in range(count + warm):
+            for name, run in runs.items():
+                found = timer(run)
+                if number >= warm:
+                    seconds[name].append(found)
     return seconds
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Garbage is collected before and after: else whoever comes next pays for another's."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
