@@ -27,11 +27,14 @@ from bench.measure import Run, error, results, rounds, summary, without_gradient
 from bench.networks import Layer
 from bench.report import show
 from bench.variants import ALL, loop
+from graphnn.backends.triton.graphs import CHECKED, SEEN, Replayed
 
 # the error that a right result may have, or twice that of the eager loop of the same dtype
 ALLOWED = {"float32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
 # seconds to spend on the rounds of one case, forward or forward with backward
 SPEND = 3.0
+# calls after which a stepwise loop is replayed as a CUDA graph and no longer checked
+SETTLED = SEEN + CHECKED
 ABSENT = {"FlashRNN": "not installed", "haste": "not installed"}
 EAGER, COMPILE = "eager loop", "torch.compile"
 
@@ -145,6 +148,14 @@ def launches(model: gn.Compiled) -> dict[str, list[dict[str, Any]]]:
     return {name: [vars(c) for c in k.tuner.chosen.values()] for name, k in kernels}
 
 
+def replays(model: gn.Compiled) -> dict[str, dict[str, Any]]:
+    """Of each stepwise function the CUDA graphs recorded, or why there are none."""
+    parts = [part for p in model._programs.values() for part in p.loops]
+    functions = [f for x in parts for f in (x.train, x.infer, *x._backwards.values())]
+    found = {f.name: f.call for f in functions if isinstance(f.call, Replayed)}
+    return {name: {"recorded": len(f.graphs), "off": f.off} for name, f in found.items()}
+
+
 def peak(run: Run) -> float:
     """Bytes allocated at once by a run, beside what was there."""
     torch.cuda.synchronize()
@@ -159,6 +170,8 @@ def timings(
     contest: Contest, runs: dict[str, Run], least: dict[str, int], timer: measure.Timer, most: int
 ) -> dict[str, Any]:
     """One pass of a case, timed: each contender's summary, and what follows from it."""
+    for _ in range(SETTLED):
+        runs.get("graphnn", int)()
     pilot = rounds(runs, 1, timer, warm=1)
     count = max(3, min(most, int(SPEND / sum(s[0] for s in pilot.values()))))
     found = rounds(runs, count, timer, warm=1)
@@ -187,6 +200,7 @@ def contest(case: Case, backend: str, device: str, timer: measure.Timer, most: i
         least = made.least()
         for what, runs in made.passes().items():
             row[what] = timings(made, runs, least[what], timer, most) if runs else {}
+        row["graphs"] = replays(made.model)
     except Exception as problem:  # out of memory in the reference, say: the others still count
         row["failed"]["all"] = f"{type(problem).__name__}: {problem}"[:500]
     return row

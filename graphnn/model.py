@@ -169,15 +169,15 @@ class Compiled(nn.Module):
                 self.training,
                 planned.passes,
                 self._recompute,
-                self._lowering(),
+                self._lowering(variant.target),
             )
         return self._programs[key]
 
-    def _lowering(self) -> Any:
+    def _lowering(self, wanted: Target) -> Any:
         """What makes kernels of loops, for the backends that have them."""
         if self.backend not in KERNELS:
             return None
-        from graphnn.backends.triton import target
+        from graphnn.backends.triton import graphs, target
         from graphnn.backends.triton.lowering import Lowering
 
         return Lowering(
@@ -185,6 +185,8 @@ class Compiled(nn.Module):
             target.current(),
             "resident" in self._passes,
             "fit" in self._passes,
+            # torch.compile may record graphs of its own
+            self.backend == "triton" and not wanted.traced and graphs.enabled(),
         )
 
     def source(self) -> str:

@@ -272,9 +272,10 @@ def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
 
 
 @pytest.mark.gpu
-def test_every_candidate_computes_the_same_on_a_gpu():
+def test_a_tuned_model_computes_what_cudnn_does_on_a_gpu():
     torch.manual_seed(0)
     net = NETWORKS["LSTM"](64).cuda()
+    net.layer.flatten_parameters()
     model = gn.compile(net, backend="triton")
     x = torch.randn(40, 5, 64, device="cuda")
     y = model(x=x)
