@@ -92,6 +92,8 @@ class Cell(nn.Module):
     """A user's own cell: one function of input and states, run as a graph or in a plain loop."""
 
     states: tuple[str, ...] = ("h",)
+    # the width of the input, in sizes
+    inputs = 1
 
     def __init__(self, size: int):
         super().__init__()
@@ -103,7 +105,7 @@ class Cell(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         """Draw the loop around the cell."""
-        x = g.input("x", (self.size,), over="time")
+        x = g.input("x", (self.inputs * self.size,), over="time")
         states = [g.state(name, (self.size,)) for name in self.states]
         for state, value in zip(states, self.cell(x, *states)):
             state.next = value

@@ -190,6 +190,7 @@ class Compiled(nn.Module):
         """What makes kernels of loops, for the backends that have them."""
         if not self._kernels(target):
             return None
+        from graphnn.backends.triton import graphs
         from graphnn.backends.triton.lowering import Lowering
         from graphnn.backends.triton.target import current
 
@@ -198,6 +199,8 @@ class Compiled(nn.Module):
             current(),
             "resident" in self._passes,
             "fit" in self._passes,
+            # torch.compile may record graphs of its own
+            self.backend != "interpret" and not target.traced and graphs.enabled(),
         )
 
     def source(self) -> str:
@@ -297,7 +300,9 @@ class Compiled(nn.Module):
 
     def _positions(self, call: calls.Call, finals: bool) -> dict[str, Tensor]:
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
-        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"} if finals else set()
+        if not finals:
+            return {}
+        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
             for a in sorted(asked)

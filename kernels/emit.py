@@ -17,10 +17,6 @@ from .page import KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
 from .text import INDENT, literal, wrapped
 
-# rows a program of a loop: the least that a matrix product takes; a phase, without, may take less
-ROWS = 16
-PHASE_WARPS = 4
-
 
 @dataclass(frozen=True)
 class Source:
@@ -28,7 +24,7 @@ class Source:
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
     the tiles alive together, `staged` those of the operands of the largest matrix product; `loops`
-    how many loops run side by side, `rows` how many rows a program takes.
+    how many loops run side by side.
     """
 
     name: str
@@ -40,8 +36,12 @@ class Source:
     live: tuple[int, ...]
     staged: tuple[int, ...]
     reduces: bool
-    rows: int
     loops: int = 1
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has matrix products, which take 16 rows at least."""
+        return "product(" in self.text
 
 
 def emit(program: Program) -> Source:
@@ -70,16 +70,7 @@ def emit(program: Program) -> Source:
         alive,
         tuple(page.staged),
         "tl.sum(" in text or "tl.max(" in text,
-        ROWS if program.axis else _rows(alive),
     )
-
-
-def _rows(alive: tuple[int, ...]) -> int:
-    """Rows a program of a phase: what is alive together is to take about 64 registers a thread."""
-    rows = ROWS
-    while rows > 1 and rows * sum(alive) > 64 * 32 * PHASE_WARPS:
-        rows //= 2
-    return rows
 
 
 def _prune(page: Page) -> None:

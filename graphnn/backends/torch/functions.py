@@ -110,6 +110,14 @@ class Lowering(Protocol):
         """Functions of `CALLED` that it has better ones for."""
         ...
 
+    def note(self, ir: IR) -> str:
+        """What is to be said of a function written from `ir`, beside its title."""
+        ...
+
+    def replayed(self, ir: IR, call: Any, axes: Sequence[str]) -> Any:
+        """The function itself, or one that replays its launches."""
+        ...
+
 
 def write(
     ir: IR,
@@ -148,6 +156,7 @@ def write(
             returned[k] = f"runtime.own({text})"
     if lowering is not None:
         body = _needed(body, returned)
+    title += lowering.note(ir) if lowering else ""
     lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
     lines += [INDENT + line for line in body]
     lines.append(f"{INDENT}return [{', '.join(returned)}]")
@@ -157,6 +166,7 @@ def write(
         for like in likes
     ]
     loaded = load(source, name, {**scope.objects, **called(lowering)})
+    loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
     return Function(name, source, loaded, axes, floating, forms)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
+from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
-from graphnn.kernels.emit import PHASE_WARPS, Source, emit
+from graphnn.ir import IR
+from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, judge
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.pair import pair
@@ -45,16 +48,21 @@ class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
 
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
-    Without `resident` no loop becomes one kernel, without `fit` all do that can be written.
+    Without `resident` no loop becomes one kernel, without `fit` all do that can be written. With
+    `graphs` the launches of stepwise loops are replayed by `cuda`.
     """
 
     interpret: bool
     target: str
     resident: bool = True
     fit: bool = True
+    graphs: bool = False
+    cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     unwritten: dict[str, str] = field(default_factory=dict)
+    # of each loop: the graph that has it, its regime, its axis and the launches at each step
+    written: list[tuple[IR, str, str, int]] = field(default_factory=list)
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
@@ -62,8 +70,15 @@ class Lowering:
             made = self._resident(scope, loop, keep, name)
         except Refused as reason:
             return self._stepwise(scope, loop, keep, name, str(reason))
-        self.choices[name] = Choice("resident", made.verdict.reason)
+        self._chosen(scope, loop, name, Choice("resident", made.verdict.reason))
         return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+
+    def _chosen(
+        self, scope: Scope, loop: Loop, name: str, choice: Choice, launches: int = 0
+    ) -> None:
+        """Remember how a loop is run, and how many launches each of its steps takes."""
+        self.choices[name] = choice
+        self.written.append((scope.ir, choice.regime, loop.axis, launches))
 
     def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
         """The line that runs two loops in one launch; None where not both are resident."""
@@ -76,7 +91,7 @@ class Lowering:
             return None
         source = pair(name, first.source, second.source)
         reason = f"side by side in one launch; {first.verdict.reason}"
-        self.choices[name] = Choice("resident", reason)
+        self._chosen(scope, loops[0], name, Choice("resident", reason))
         reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
         return [self._call(scope, source, first.verdict, reads, kept)]
 
@@ -113,7 +128,7 @@ class Lowering:
             raise Refused(verdict.reason)
         return verdict
 
-    def _launcher(self, scope: Scope, source: Source, warps: int) -> str:
+    def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         launcher = Launcher(source, self.interpret, warps)
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
@@ -131,11 +146,34 @@ class Lowering:
     ) -> list[str] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
-            self.choices[name] = Choice("torch", f"one call an operation and step: {reason}")
+            why = f"one call an operation and step: {reason}"
+            self._chosen(scope, loop, name, Choice("torch", why))
             return None
         why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"
-        self.choices[name] = Choice("stepwise", why)
-        return StepWriter(scope, loop, keep, name, self).write()
+        writer = StepWriter(scope, loop, keep, name, self)
+        lines = writer.write()
+        self._chosen(scope, loop, name, Choice("stepwise", why), len(writer.step))
+        return lines
+
+    def note(self, ir: IR) -> str:
+        """Said in the source, which is what tells programs with graphs from those without."""
+        return " Where it pays, replayed as a CUDA graph." if self._steps(ir) else ""
+
+    def replayed(self, ir: IR, call: Any, axes: Sequence[str]) -> Any:
+        """A function that replays its stepwise loops; the function itself where it has none."""
+        steps = self._steps(ir)
+        return Replayed(call, axes, steps, self.cuda) if steps else call
+
+    def _steps(self, ir: IR) -> list[tuple[str, int]]:
+        """The stepwise loops of a function, if all that it does can be recorded.
+
+        A user's own functions may look at their data, as loops do that end by themselves.
+        """
+        mine = [(regime, axis, count) for x, regime, axis, count in self.written if x is ir]
+        unknown = any(n.op in ("opaque", "vjp") for n in ir)
+        if not self.graphs or unknown or any(regime == "torch" for regime, _, _ in mine):
+            return []
+        return [(axis, count) for regime, axis, count in mine if regime == "stepwise"]
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
         """The kernel of a phase: how it is called, what it reads, over which axes' lengths."""
@@ -145,4 +183,4 @@ class Lowering:
         except Refused as reason:
             self.unwritten[name] = str(reason)
             return None
-        return self._launcher(s, source, PHASE_WARPS), reads, source.sizes
+        return self._launcher(s, source), reads, source.sizes
