@@ -201,7 +201,7 @@ def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
     assert [o.shape[:2] for o in outs] == [(20, 20)] * len(outs)
     assert len(launcher.function.launches) == 2
     (grid, args, options) = launcher.function.launches[-1]
-    assert grid == (-(-20 // best.rows),) and args[-2:] == (20, 20)
+    assert grid == (-(-20 // best.rows), 1) and args[-2:] == (20, 20)
     assert (options["ROWS"], options["num_warps"]) == (best.rows, best.warps)
     assert options["PRECISION"] == "tf32x3" and options["num_stages"] == 1
 
