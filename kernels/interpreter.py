@@ -68,7 +68,7 @@ _RUNNERS: list[Runner] = [_run]
 @contextmanager
 def _library() -> Iterator[None]:
     """Triton's own functions written in Triton, interpreted too."""
-    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing(), _undone():
+    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing(), _rounding(), _undone():
         yield
 
 
@@ -104,6 +104,32 @@ def _indexing() -> Iterator[None]:
         yield
     finally:
         interpreter._patch_lang_tensor = patch
+
+
+@contextmanager
+def _rounding() -> Iterator[None]:
+    """Triton's interpreter cuts the digits off that bfloat16 lacks; a GPU rounds to nearest."""
+    convert = interpreter._convert_float
+
+    def patched(data: np.ndarray, source: Any, target: Any, mode: Any) -> np.ndarray:
+        if (source, target) == (tl.float32, tl.bfloat16):
+            return _bfloat16(np.ascontiguousarray(data).view(np.uint32))
+        if (source, target) == (tl.bfloat16, tl.float32):
+            return np.ascontiguousarray(data).view(np.uint16).astype(np.uint32) << 16
+        return convert(data, source, target, mode)
+
+    interpreter._convert_float = patched
+    try:
+        yield
+    finally:
+        interpreter._convert_float = convert
+
+
+def _bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 numbers nearest to float32 ones, ties to even; NaN stays NaN."""
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
 @contextmanager

@@ -439,7 +439,7 @@ def tensors(recipe: Recipe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def numbers(like: Tensor, seed: int) -> Tensor:
     """Fixed random numbers in the shape of a tensor."""
     made = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=made, dtype=torch.float64)
+    return torch.randn(like.shape, generator=made, dtype=torch.float64).to(like.device)
 
 
 def results(
@@ -498,15 +498,16 @@ def compare(
     given: bool = False,
     skips: Sequence[Sequence[str]] = ((),),
     tolerance: float = 1e-12,
+    backend: str = "torch",
 ) -> None:
-    """Hold backend "torch", with each set of passes skipped, against "reference"."""
+    """Hold a backend, with each set of passes skipped, against "reference"."""
     net = module if isinstance(module, nn.Module) else module()
     reference = gn.compile(net, backend="reference")
     wanted, finals = results(reference, inputs, lengths or {})
     state = given_state(finals) if given else None
     resumed = results(reference, inputs, lengths or {}, state)[0] if given else {}
     for skip in skips:
-        model = gn.compile(net, backend="torch", skip=skip)
+        model = gn.compile(net, backend=backend, skip=skip)
         assert_same(wanted, results(model, inputs, lengths or {})[0], tolerance)
         if given:
             assert_same(resumed, results(model, inputs, lengths or {}, state)[0], tolerance)
