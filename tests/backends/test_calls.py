@@ -74,7 +74,7 @@ def test_another_length_or_batch_writes_nothing_new(
         x = data(batch, length, device=place.device)
         torch_model = gn.compile(net, backend="torch")
         near(trained(model, model, x), trained(torch_model, torch_model, x))
-    assert cache._MODULES == modules and model._programs == programs
+    assert modules == cache._MODULES and model._programs == programs
 
 
 @everywhere

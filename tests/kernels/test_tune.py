@@ -95,7 +95,7 @@ def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
 
 
 def test_a_narrow_phase_shares_a_program_among_rows():
-    source = launchers("LSTM", 64, ("resident",))["h_c_phase_1"].source
+    source = launchers("LSTM", 64, ("resident",))["h_c_saving_phase_1"].source
     assert candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
 
 
