@@ -1,4 +1,4 @@
-"""The command line: `graphnn demo`, `graphnn explain FILE:NAME`, `graphnn source FILE:NAME`."""
+"""The command line: `graphnn demo`, and what a network becomes: `graphnn explain FILE:NAME` …"""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from graphnn.errors import GraphnnError
 from graphnn.graph import Graph
 from graphnn.model import BACKENDS, Compiled, compile
 
+TARGETS = ("sm_80", "sm_90", "sm_100")
 EXAMPLES = """examples:
   graphnn demo                        train four networks on C source, explain and time them
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
   graphnn source cells.py:model       the code generated for it, forward and backward
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
+  graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU
 
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
 arguments. The file is run as Python: name only files you trust.
@@ -77,6 +79,13 @@ def _source(args: argparse.Namespace) -> None:
     print(load(args.what, args.backend).source())
 
 
+def _resources(args: argparse.Namespace) -> int:
+    from graphnn import resources
+
+    models = {args.what: load(args.what)} if args.what else None
+    return resources.show(models, args.dtype, args.target or ["sm_90"], args.json)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(
@@ -97,6 +106,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("what", metavar="FILE:NAME")
         command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
+    command = commands.add_parser(
+        "resources", help="registers, shared memory and spills of kernels, with no GPU needed"
+    )
+    command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
+    command.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
+    command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
+    command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
+    command.set_defaults(run=_resources)
     return top
 
 
@@ -104,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a refused graph, 2 for bad input."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except Refused as error:
         print(f"graphnn: {error}", file=sys.stderr)
         return 2
