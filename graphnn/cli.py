@@ -82,7 +82,7 @@ def _source(args: argparse.Namespace) -> None:
 def _resources(args: argparse.Namespace) -> int:
     from graphnn import resources
 
-    models = {args.what: load(args.what)} if args.what else None
+    models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None
     return resources.show(models, args.dtype, args.target or ["sm_90"], args.json)
 
 
