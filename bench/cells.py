@@ -7,14 +7,9 @@ interleaved; medians with the quartiles beside them.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import pathlib
-import platform
 import statistics
-import subprocess
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,23 +18,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 import graphnn as gn
-from bench.networks import NETWORKS, Layer
+from bench.measure import (
+    RESULTS,
+    Run,
+    environment,
+    error,
+    results,
+    rounds,
+    summary,
+    without_gradients,
+)
+from bench.networks import NETWORKS, Deep, Layer
 
 SIZES = [(100, 32, 128), (100, 32, 256), (64, 16, 512)]
-RESULTS = pathlib.Path(__file__).parent / "results"
-Run = Callable[[], Any]
-
-
-def rounds(runs: dict[str, Run], count: int) -> dict[str, list[float]]:
-    """Seconds of each run, in turn, `count` times after two rounds of warming up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(count + 2):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def contenders(name: str, sizes: tuple[int, int, int]) -> tuple[dict[str, Run], dict[str, Run]]:
@@ -67,29 +58,11 @@ def contenders(name: str, sizes: tuple[int, int, int]) -> tuple[dict[str, Run], 
     return {k: forward(r) for k, r in runs.items()}, {k: both(r) for k, r in runs.items()}
 
 
-def without_gradients(run: Run) -> None:
-    """Run as in inference."""
-    with torch.no_grad():
-        run()
-
-
 def check(name: str, runs: dict[str, Run], weight: torch.Tensor, parameters: list[Any]) -> None:
     """A contender that computes something else is not timed: raise."""
-    found = []
-    for run in runs.values():
-        y = run()
-        grads = torch.autograd.grad((y * weight).sum(), parameters)
-        found.append([y.detach(), *grads])
-    for ours, theirs in zip(*found):
-        error = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
-        if not error < 1e-3:
-            raise SystemExit(f"{name}: results differ by {error:.1e} of their size; not timed")
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and quartiles in milliseconds."""
-    low, mid, high = statistics.quantiles(seconds, n=4)
-    return {"low": low * 1e3, "median": mid * 1e3, "high": high * 1e3}
+    ours, theirs = (results(run, weight, parameters) for run in runs.values())
+    if not (apart := error(ours, theirs)) < 1e-3:
+        raise SystemExit(f"{name}: results differ by {apart:.1e} of their size; not timed")
 
 
 def measure(
@@ -120,7 +93,7 @@ def peer_name(name: str) -> str:
 def planning() -> list[dict[str, Any]]:
     """Seconds to trace, plan and write the code of each network, for short and long inputs."""
     rows = []
-    for name, kind in NETWORKS.items():
+    for name, kind in {**NETWORKS, "3 layers, 2 directions": Deep}.items():
         for length in (10, 10_000):
             net = kind(8)
             x = torch.randn(1, length, 8)
@@ -132,28 +105,6 @@ def planning() -> list[dict[str, Any]]:
                 model(x=x)
             rows.append({"network": name, "length": length, "ms": seconds * 1e3})
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """What a figure is worth nothing without."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    return {
-        "device": f"CPU, {torch.get_num_threads()} threads, {processor()}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "graphnn": gn.__version__,
-        "commit": commit.strip(),
-        "date": datetime.date.today().isoformat(),
-        "dtype": "float32",
-    }
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def show(rows: list[dict[str, Any]], plans: list[dict[str, Any]], about: dict[str, Any]) -> None:

@@ -92,6 +92,8 @@ class Cell(nn.Module):
     """A user's own cell: one function of input and states, run as a graph or in a plain loop."""
 
     states: tuple[str, ...] = ("h",)
+    # the width of the input, in sizes
+    inputs = 1
 
     def __init__(self, size: int):
         super().__init__()
@@ -103,7 +105,7 @@ class Cell(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         """Draw the loop around the cell."""
-        x = g.input("x", (self.size,), over="time")
+        x = g.input("x", (self.inputs * self.size,), over="time")
         states = [g.state(name, (self.size,)) for name in self.states]
         for state, value in zip(states, self.cell(x, *states)):
             state.next = value
@@ -137,6 +139,46 @@ class ResetBeforeGRU(Cell):
         r, z = torch.sigmoid(self.gates(torch.cat([x, h], -1))).chunk(2, -1)
         n = torch.tanh(self.candidate(torch.cat([x, r * h], -1)))
         return (z * h + (1 - z) * n,)
+
+
+class GateByGate(Cell):
+    """The same GRU as its paper writes it: a linear map of the input and one of the state a gate.
+
+    The eager loop runs what is written; merging the maps and moving half of them out of the loop is
+    what a planner is for.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.w = nn.ModuleList(nn.Linear(size, size) for _ in range(3))
+        self.u = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(3))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        (h,) = states
+        z = torch.sigmoid(self.w[0](x) + self.u[0](h))
+        r = torch.sigmoid(self.w[1](x) + self.u[1](h))
+        n = torch.tanh(self.w[2](x) + self.u[2](r * h))
+        return (z * h + (1 - z) * n,)
+
+
+class Peepholes(Cell):
+    """An LSTM with peepholes (Gers and Schmidhuber 2000), a linear map of [x, h] a gate."""
+
+    states = ("h", "c")
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.gates = nn.ModuleList(nn.Linear(2 * size, size) for _ in range(4))
+        self.peep = nn.ParameterList(torch.randn(size) * 0.1 for _ in range(3))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        h, c = states
+        f, i, o, u = (gate(torch.cat([x, h], -1)) for gate in self.gates)
+        kept = torch.sigmoid(f + self.peep[0] * c) * c
+        new = kept + torch.sigmoid(i + self.peep[1] * c) * torch.tanh(u)
+        return torch.sigmoid(o + self.peep[2] * new) * torch.tanh(new), new
 
 
 class MultiplicativeIntegration(Cell):
@@ -180,11 +222,25 @@ class TwoSpeeds(Cell):
         return fast * torch.sigmoid(slow), slow
 
 
+class Deep(nn.Module):
+    """A bidirectional layer-norm LSTM of three layers: six loops. Only its planning is timed."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.lstm = gn.nn.LSTM(size, size, num_layers=3, bidirectional=True, layer_norm=True)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        g.output("y", self.lstm(g.input("x", (self.lstm.input_size,), over="time")))
+
+
 NETWORKS: dict[str, type[Layer] | type[Cell]] = {
     "LSTM": LSTM,
     "GRU": GRU,
     "RNN": RNN,
     "reset-before GRU": ResetBeforeGRU,
+    "the same, gate by gate": GateByGate,
+    "peepholes, gate by gate": Peepholes,
     "multiplicative integration": MultiplicativeIntegration,
     "two speeds": TwoSpeeds,
 }

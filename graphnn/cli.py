@@ -1,4 +1,4 @@
-"""The command line: `graphnn demo`, `graphnn explain FILE:NAME`, `graphnn source FILE:NAME`."""
+"""The command line: `graphnn demo`, and what a network becomes: `graphnn explain FILE:NAME` …"""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from torch import nn
 
 from graphnn.errors import GraphnnError
 from graphnn.graph import Graph
-from graphnn.model import Compiled, compile
+from graphnn.model import BACKENDS, Compiled, compile
 
+TARGETS = ("sm_80", "sm_90", "sm_100")
 EXAMPLES = """examples:
   graphnn demo                        train four networks on C source, explain and time them
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
   graphnn source cells.py:model       the code generated for it, forward and backward
+  graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
+  graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU
 
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
 arguments. The file is run as Python: name only files you trust.
@@ -29,8 +32,8 @@ class Refused(Exception):
     """Bad input on the command line: one line says what."""
 
 
-def load(spec: str) -> Compiled:
-    """The compiled model that FILE:NAME means."""
+def load(spec: str, backend: str | None = None) -> Compiled:
+    """The compiled model that FILE:NAME means, for a backend (its own, or "auto")."""
     file, colon, name = spec.rpartition(":")
     path = pathlib.Path(file)
     if not colon or not name.isidentifier():
@@ -46,19 +49,19 @@ def load(spec: str) -> Compiled:
     found.loader.exec_module(module)
     if not hasattr(module, name):
         raise Refused(f"'{file}' has no '{name}'")
-    return _compiled(getattr(module, name), name)
+    return _compiled(getattr(module, name), name, backend)
 
 
-def _compiled(thing: Any, name: str) -> Compiled:
+def _compiled(thing: Any, name: str, backend: str | None) -> Compiled:
     if callable(thing) and not isinstance(thing, nn.Module):
         try:
             thing = thing()
         except TypeError as error:
             raise Refused(f"'{name}' cannot be made without arguments: {error}") from None
     if isinstance(thing, Compiled):
-        return thing
+        return thing if backend is None else compile(thing._source, backend)
     if isinstance(thing, (nn.Module, Graph)):
-        return compile(thing)
+        return compile(thing, backend or "auto")
     raise Refused(f"'{name}' is a {type(thing).__name__}, no graph, module or model")
 
 
@@ -69,11 +72,18 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    print(load(args.what).explain())
+    print(load(args.what, args.backend).explain())
 
 
 def _source(args: argparse.Namespace) -> None:
-    print(load(args.what).source())
+    print(load(args.what, args.backend).source())
+
+
+def _resources(args: argparse.Namespace) -> int:
+    from graphnn import resources
+
+    models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None
+    return resources.show(models, args.dtype, args.target or ["sm_90"], args.json)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +104,16 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("what", metavar="FILE:NAME")
+        command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
+    command = commands.add_parser(
+        "resources", help="registers, shared memory and spills of kernels, with no GPU needed"
+    )
+    command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
+    command.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
+    command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
+    command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
+    command.set_defaults(run=_resources)
     return top
 
 
@@ -102,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a refused graph, 2 for bad input."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except Refused as error:
         print(f"graphnn: {error}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from graphnn.backends.torch.module import Program
 from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
-from graphnn.planner.choose import fallbacks, name_of
+from graphnn.planner.choose import Decision, fallbacks, name_of
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.plan import Plan
 
@@ -27,13 +27,13 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
     if backend == "reference":
         lines.append("  the reference runs the unplanned definition, one position at a time;")
         lines.append("  below is what backend='torch' would run")
-    programs = iter(program.loops if program is not None else [])
     numbered = {id(loop): n for n, loop in enumerate(loops)}
     for k, region in enumerate(plan.regions):
         if isinstance(region, Whole):
             lines += _whole(ir, region, _when(plan, k, numbered, loops))
         else:
-            lines += _loop(ir, region, plan, next(programs, None))
+            of = program.program_of if program is not None else {}
+            lines += _loop(ir, region, plan, of.get(region.states[0]))
     lines += _direct(plan)
     outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
     lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
@@ -110,15 +110,36 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     name = name_of(ir, loop)
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
-    lines = [f"loop {name} over {loop.axis}, {way}: {decision.regime}", f"  why: {decision.reason}"]
+    regime, reason = _chosen(program, decision)
+    lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
     for i in loop.states:
         lines.append(f"  state {_state(ir, ir[i])}")
     lines.append("  each step:")
     lines += [f"    {row}" for row in _body(ir, loop, plan)]
     lines += [f"  falls back: {text}" for text in decision.fallbacks]
+    lines += [f"  falls back: {text}" for text in _unwritten(program)]
     if program is not None:
         lines += _backward(program)
     return lines
+
+
+def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
+    """The regime of a loop and its reason: a kernel's where there are kernels."""
+    choices = program.choices() if program is not None else []
+    if not choices:
+        return decision.regime, decision.reason
+    return choices[0].regime, choices[0].reason
+
+
+def _unwritten(program: LoopProgram | None) -> list[str]:
+    """Phases of a step that no kernel could be written for."""
+    if program is None or program.lowering is None:
+        return []
+    return [
+        f"{reason}: torch runs that phase, one call an operation"
+        for name, reason in program.lowering.unwritten.items()
+        if name.startswith(program.train.name.removesuffix("_saving"))
+    ]
 
 
 def _state(ir: IR, node: Node) -> str:
@@ -159,6 +180,10 @@ def _backward(program: LoopProgram) -> list[str]:
         forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
     ]
     lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
+    choices = program.choices()
+    if len(choices) > 1:
+        lines.append(f"  backward kernel: {choices[1].regime}")
+        lines.append(f"    why: {choices[1].reason}")
     after = [
         f"    {_row(derived.ir, derived.ir[i])}"
         for region in partition(derived.ir)

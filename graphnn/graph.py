@@ -344,7 +344,10 @@ class Graph(Names):
         """Apply a torch function to values of this graph: add the primitives it is made of."""
         if graph_of(args, kwargs) is not self:
             return graph_of(args, kwargs).apply(function, args, kwargs)
-        return call(self, function, args, kwargs)
+        result = call(self, function, args, kwargs)
+        if kwargs.get("inplace") and args and type(args[0]) is Value:
+            args[0].id = result.id  # torch changes its operand: whoever reads it reads the result
+        return result
 
     def __repr__(self) -> str:
         return f"Graph('{self.ir.name}', {len(self.ir)} nodes, outputs {list(self.ir.outputs)})"

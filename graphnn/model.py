@@ -14,7 +14,7 @@ from graphnn import calls, explain, streaming
 from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
-from graphnn.errors import BackendError
+from graphnn.errors import BackendError, InputDeviceError
 from graphnn.graph import Graph
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.check import check
@@ -81,11 +81,8 @@ class Compiled(nn.Module):
             self.__dict__[kept] = owner.__dict__[kept]
         self.__dict__["_source"], self.__dict__["_owner"] = source, owner
         self.training = owner.training
-        # "auto" is the fastest backend there is: torch
-        self.backend = "torch" if backend == "auto" else backend
-        # with kernels of its own a backend leaves no loop to torch's layers
-        self._passes = passes - {"match"} if self.backend in KERNELS else passes
-        self._recompute = recompute
+        self.backend = backend
+        self._passes, self._recompute = passes, recompute
         self._forget()
         self._traced()
 
@@ -150,14 +147,30 @@ class Compiled(nn.Module):
     @property
     def plan(self) -> Plan:
         """The plan of a call without lengths and without a given state."""
-        return self._planned(Variant())
+        return self._planned(Variant(target=self._here()))
+
+    def _here(self) -> Target:
+        """The device that the model lies on."""
+        device = self._device()
+        return Target() if device is None else Target(device.type)
 
     def _planned(self, variant: Variant) -> Plan:
         key = (self._mode(), variant)
         if key not in self._plans:
             ir = self.ir
-            self._plans[key] = plan(ir, variant, carried(ir), self._passes)
+            self._plans[key] = plan(ir, variant, carried(ir), self._passes_for(variant.target))
         return self._plans[key]
+
+    def _kernels(self, target: Target) -> bool:
+        """Whether loops become Triton kernels: always, never, or on a GPU."""
+        return self.backend in KERNELS or (self.backend == "auto" and target.device == "cuda")
+
+    def _passes_for(self, target: Target) -> frozenset[str]:
+        if not self._kernels(target):
+            return self._passes
+        # asked for by name, kernels leave no loop to torch's layers; what torch's code sinks into
+        # its loops, whole-axis operations do as well before a kernel
+        return self._passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
 
     def _program(self, variant: Variant) -> Program:
         key = (self._mode(), variant)
@@ -169,27 +182,30 @@ class Compiled(nn.Module):
                 self.training,
                 planned.passes,
                 self._recompute,
-                self._lowering(),
+                self._lowering(variant.target),
             )
         return self._programs[key]
 
-    def _lowering(self) -> Any:
+    def _lowering(self, target: Target) -> Any:
         """What makes kernels of loops, for the backends that have them."""
-        if self.backend not in KERNELS:
+        if not self._kernels(target):
             return None
-        from graphnn.backends.triton import target
+        from graphnn.backends.triton import graphs
         from graphnn.backends.triton.lowering import Lowering
+        from graphnn.backends.triton.target import current
 
         return Lowering(
             self.backend == "interpret",
-            target.current(),
+            current(),
             "resident" in self._passes,
             "fit" in self._passes,
+            # torch.compile may record graphs of its own
+            self.backend != "interpret" and not target.traced and graphs.enabled(),
         )
 
     def source(self) -> str:
         """The code generated for a call without lengths."""
-        return self._program(Variant()).sources()
+        return self._program(Variant(target=self._here())).sources()
 
     def _device(self) -> torch.device | None:
         first = next(self._owner.parameters(), None)
@@ -235,6 +251,7 @@ class Compiled(nn.Module):
         return outputs, {**final, **self._positions(call, finals)}, sequences
 
     def _run_torch(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
+        self._check_device(call.device)
         # by number and plain values: torch.compile then takes the program as a constant
         sets = [tuple(sorted(x)) for x in (call.lengths, call.state)]
         wanted = [tuple(sorted(x)) for x in (variant.recorded, variant.probed)]
@@ -251,6 +268,17 @@ class Compiled(nn.Module):
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
         return dict(zip(program.outputs, values, strict=True))
+
+    def _check_device(self, device: torch.device) -> None:
+        wanted = {"triton": "cuda", "interpret": "cpu"}.get(self.backend, device.type)
+        if device.type != wanted:
+            other = "triton" if self.backend == "interpret" else "interpret"
+            raise InputDeviceError(
+                f"backend '{self.backend}' runs on {wanted} tensors",
+                got=f"inputs and parameters on {device}",
+                wanted=f"a {wanted} device",
+                fix=f"move them there, or compile with backend='auto' or '{other}'",
+            )
 
     def _run_reference(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
         run = self._evaluation(call, requested(self.ir, variant))
@@ -272,7 +300,9 @@ class Compiled(nn.Module):
 
     def _positions(self, call: calls.Call, finals: bool) -> dict[str, Tensor]:
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
-        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"} if finals else set()
+        if not finals:
+            return {}
+        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
             for a in sorted(asked)
@@ -333,9 +363,13 @@ class Compiled(nn.Module):
         `lengths=("time",)` explains a call that gives lengths for these axes.
         """
         ragged = frozenset(variant.pop("lengths", ()))
-        planned = self._planned(Variant(ragged, **variant))
-        program = None if self.backend == "reference" else self._program(Variant(ragged, **variant))
-        return explain.explain(planned, program, self.backend)
+        wanted = Variant(ragged, **{"target": self._here(), **variant})
+        planned = self._planned(wanted)
+        program = None if self.backend == "reference" else self._program(wanted)
+        backend = self.backend
+        if backend == "auto":
+            backend = "triton" if self._kernels(wanted.target) else "torch"
+        return explain.explain(planned, program, backend)
 
 
 def compile(
@@ -347,9 +381,11 @@ def compile(
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
-    `backend` is "auto" (PyTorch), "torch" or "reference". `skip` names passes to leave out (the
-    result is the same, slower); `recompute` computes pointwise values again in the backward rather
-    than saving them. Raises GraphError where the graph is wrong.
+    `backend` is "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
+    "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
+    "reference". `skip` names passes to leave out (the result is the same, slower); `recompute`
+    computes pointwise values again in the backward rather than saving them. Raises GraphError where
+    the graph is wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(

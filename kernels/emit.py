@@ -23,7 +23,8 @@ class Source:
     """A kernel's text, and what a launch needs to know of it.
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
-    the tiles alive together, `staged` those of the operands of the largest matrix product.
+    the tiles alive together, `staged` those of the operands of the largest matrix product; `loops`
+    how many loops run side by side.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Source:
     live: tuple[int, ...]
     staged: tuple[int, ...]
     reduces: bool
+    loops: int = 1
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has matrix products, which take 16 rows at least."""
+        return "product(" in self.text
 
 
 def emit(program: Program) -> Source:
@@ -50,8 +57,9 @@ def emit(program: Program) -> Source:
     pointers = (*program.tensors, *(t for _, t in program.stores))
     _prune(page)
     text = _text(page)
+    before = [line.text for line in page.before]
     step = [line.text for line in (*page.step, *page.ends)]
-    alive = widths([line.text for line in page.before], step, page.sizes)
+    alive = widths(before, step, page.sizes) if program.axis else widths([], before, page.sizes)
     return Source(
         program.name,
         text,

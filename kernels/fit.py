@@ -7,6 +7,7 @@ verdicts are kept in the cache.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 
 import triton
@@ -16,12 +17,19 @@ from .cases import case
 from .emit import Source
 from .limits import SHARED, register_cap
 
-ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
+ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 WARPS = (8, 16, 4)
+# rows a program with matrix products, and without: those take any number, and the fewer the more
+# programs share the work
+ROWS, FEW = (16, 32, 64), (1, 4, 16)
 # registers a thread below which none of 109 emitted kernels spilled, and above which all did
 # (sm_90, Triton 3.9); between them the compiler is asked, or half of them believed
 SURELY, NEVER = 215, 345
 LIKELY = 300
+# numbers of one tile in a thread: of a phase without products the most that never spilled, and what
+# is tried first (sm_90, Triton 3.9: an LSTM's of 512 units and 16 rows, 64 a thread, spills 1,563
+# times; of 4 rows, 16 a thread, it takes 126 registers, of 1 row 40)
+MOST, FIRST = 16, 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,34 @@ def judge(source: Source, launch: Launch, target: str, ask: bool = True) -> Verd
             return verdict
         verdicts.append(verdict)
     return verdicts[0]
+
+
+def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[Launch]:
+    """Launches that should fit `target`, for a call of `rows` rows; the first is the safest.
+
+    With matrix products that is `launch`, which was judged; the compiler is not asked about others.
+    """
+    if not source.multiplies:
+        return _without_products(source, launch)
+    # on Blackwell 64 rows are multiplied in tensor memory: too little of it is not foretold, and is
+    # compiled to a trap
+    most = min(max(16, rows), 32 if target == "sm_100" else 64)
+    tries = (replace(launch, rows=r, warps=w) for r in ROWS if r <= most for w in WARPS)
+    able = [x for x in tries if x != launch and _judge(source, x, target, ask=False).fits]
+    return [launch, *able]
+
+
+def _without_products(source: Source, launch: Launch) -> list[Launch]:
+    """A phase's launches: first those with few numbers a thread, and of them those of few warps."""
+    widest = max(map(int, re.findall(r"\bcols_(\d+)", source.text)), default=1)
+
+    def held(x: Launch) -> int:
+        return max(1, x.rows * widest // (32 * x.warps))
+
+    tries = [replace(launch, rows=r, warps=w) for w in sorted(WARPS) for r in FEW]
+    able = [x for x in tries if held(x) <= MOST * register_cap(32 * x.warps) // 255]
+    able = able or [replace(launch, rows=1, warps=max(WARPS))]
+    return sorted(able, key=lambda x: (held(x) > FIRST, x.warps, abs(held(x) - FIRST)))
 
 
 def shared(source: Source, launch: Launch) -> int:
@@ -105,8 +141,9 @@ def _judge(source: Source, launch: Launch, target: str, ask: bool) -> Verdict:
 
 def _fits(need: int, have: int, launch: Launch) -> str:
     return (
-        f"weights and operands take about {need / 1024:.0f} of {have / 1024:.0f} KB of shared "
-        f"memory, {launch.rows} rows and {launch.warps} warps a program"
+        f"one kernel runs the whole loop: weights and operands take about {need / 1024:.0f} of "
+        f"{have / 1024:.0f} KB of shared memory, {launch.rows} rows and {launch.warps} warps a "
+        "program"
     )
 
 

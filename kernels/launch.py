@@ -13,21 +13,36 @@ import triton.language as tl
 from . import interpreter
 from .cache import load
 from .emit import Source
+from .fit import Launch
 from .limits import register_cap
+from .tune import Tuner
 
-# rows a program: the least that a matrix product takes
+# rows a program where interpreted: the least that a matrix product takes
 ROWS = 16
 DTYPES = {"int": torch.int64, "bool": torch.bool}
+NAMES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
 
 
 class Launcher:
     """A kernel made callable: `launcher(tensors, sizes, dtype)` returns what it stores.
 
-    `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them.
+    `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them. `warps` is
+    how the kernel was found to fit; on a GPU a tuner may choose another launch, for each dtype,
+    device and bucket of rows. Raises ValueError where tensors are not all on one device.
     """
 
     def __init__(self, source: Source, interpret: bool, warps: int = 8):
         self.source, self.interpret, self.warps = source, interpret, warps
+        self.tuner = Tuner(source)
+        program = source.program
+        self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
+        self._stores = [(t.axes, t.shape, DTYPES.get(t.kind)) for _, t in program.stores]
+        self._ways: dict[Any, tuple[int, dict[str, Any]]] = {}
 
     @functools.cached_property
     def function(self) -> Any:
@@ -37,17 +52,12 @@ class Launcher:
     def __call__(
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int], dtype: torch.dtype
     ) -> list[torch.Tensor]:
-        program = self.source.program
         device = tensors[0].device if tensors else torch.device("cpu")
         outs = [
-            torch.empty(
-                [*(sizes[a] for a in t.axes), *t.shape],
-                dtype=DTYPES.get(t.kind, dtype),
-                device=device,
-            )
-            for _, t in program.stores
+            torch.empty([*[sizes[a] for a in axes], *shape], dtype=kind or dtype, device=device)
+            for axes, shape, kind in self._stores
         ]
-        self.into(tensors, outs, sizes, dtype)
+        self._run(tensors, outs, sizes, dtype)
         return outs
 
     def into(
@@ -58,39 +68,84 @@ class Launcher:
         dtype: torch.dtype,
     ) -> None:
         """Run, storing into tensors that are there already; strided ones by way of a copy."""
-        program = self.source.program
-        count = math.prod(sizes[a] for a in program.rows)
-        if count and (not program.axis or sizes[program.axis]):
-            lengths = [sizes[a] for a in self.source.sizes]
-            given = [t.contiguous() for t in tensors]
-            places = [
-                t if t.is_contiguous() else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-                for t in outs
-            ]
-            self._run([*given, *places, *lengths], count, dtype)
-            for out, place in zip(outs, places, strict=True):
-                if out is not place:
-                    out.copy_(place)
+        if all(t.is_contiguous() for t in outs):
+            self._run(tensors, outs, sizes, dtype)
+            return
+        places = [t.contiguous() for t in outs]
+        self._run(tensors, places, sizes, dtype)
+        for out, place in zip(outs, places, strict=True):
+            if out is not place:
+                out.copy_(place)
 
-    def _run(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        grid = (-(-count // ROWS),)
-        constants = {
-            "ROWS": ROWS,
+    def _run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        outs: Sequence[torch.Tensor],
+        sizes: Mapping[str, int],
+        dtype: torch.dtype,
+    ) -> None:
+        count = math.prod([sizes[a] for a in self._rows])
+        if not count or (self._axis and not sizes[self._axis]):
+            return
+        args: list[Any] = [t.contiguous() for t in tensors]
+        args += outs
+        index = self._device(args)
+        args += [sizes[a] for a in self._sizes]
+        if self.interpret:
+            constants = {"ROWS": ROWS, **self._constants(dtype)}
+            grid = (-(-count // ROWS), self.source.loops)
+            interpreter.launch(self.function, grid, *args, **constants)
+        elif index < 0 or index == torch.cuda.current_device():
+            self._compiled(args, count, dtype, index)
+        else:
+            with torch.cuda.device(index):
+                self._compiled(args, count, dtype, index)
+
+    def _device(self, args: Sequence[torch.Tensor]) -> int:
+        """The number of the device that all tensors are on, -1 for the CPU."""
+        index = args[0].get_device()
+        for k, t in enumerate(args):
+            if t.get_device() != index:
+                names = [p.name for p in self.source.pointers]
+                raise ValueError(
+                    f"'{names[k]}' of the kernel {self.source.name} is on {t.device}, "
+                    f"'{names[0]}' on {args[0].device}; all must be on one device"
+                )
+        return index
+
+    def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
+        """Launch on the current device, the way that the tuner chooses."""
+        fixed = torch.are_deterministic_algorithms_enabled()
+        key = dtype, precision(dtype), count, index, fixed
+        way = self._ways.get(key)
+        if way is None:
+
+            def run(launch: Launch) -> None:
+                grid = (-(-count // launch.rows), self.source.loops)
+                self.function[grid](*args, **self._options(launch, dtype))
+
+            judged = Launch(NAMES[dtype], precision(dtype), ROWS, self.warps)
+            chosen = self.tuner.choose(judged, count, index, run)
+            way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
+        rows, options = way
+        self.function[(-(-count // rows), self.source.loops)](*args, **options)
+
+    def _options(self, launch: Launch, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "ROWS": launch.rows,
+            **self._constants(dtype),
+            "num_warps": launch.warps,
+            "num_stages": 1,
+            "maxnreg": register_cap(32 * launch.warps),
+            "enable_fp_fusion": True,
+        }
+
+    def _constants(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": precision(dtype),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
         }
-        if self.interpret:
-            interpreter.launch(self.function, grid, *args, **constants)
-        else:
-            self.function[grid](
-                *args,
-                **constants,
-                num_warps=self.warps,
-                num_stages=1,
-                maxnreg=register_cap(32 * self.warps),
-                enable_fp_fusion=True,
-            )
 
 
 def precision(dtype: torch.dtype) -> str:

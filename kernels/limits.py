@@ -19,6 +19,13 @@ MOST_REGISTERS = 255
 TENSOR_MEMORY = 512
 
 
+def nearest(major: int, minor: int) -> str:
+    """The target, among those whose limits are known, for a GPU of this compute capability."""
+    able = 10 * major + minor
+    known = sorted(int(name.removeprefix("sm_")) for name in SHARED)
+    return f"sm_{max((k for k in known if k <= able), default=known[0])}"
+
+
 def register_cap(threads: int) -> int:
     """The most registers that a thread of a block may have; they are given out by eights."""
     return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)

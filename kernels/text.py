@@ -62,13 +62,16 @@ def times(*factors: str | int) -> str:
     return "0" if "0" in kept else " * ".join(kept) or "1"
 
 
-def wrapped(line: str, indent: str) -> list[str]:
-    """A line, its last call opened over several where it is too long."""
-    if len(indent) + len(line) <= COLUMNS:
+def wrapped(line: str, indent: str, after: int = 0) -> list[str]:
+    """A line, its last call opened over several where it, and `after` more, are too long."""
+    if len(indent) + len(line) + after <= COLUMNS:
         return [indent + line]
     start = _opening(line)
     if start is None:
         return [indent + line]
+    if cast := re.fullmatch(r"(.*\))(\.to\([\w.]+\))", line):
+        rows = wrapped(cast[1], indent, len(cast[2]))
+        return [*rows[:-1], rows[-1] + cast[2]]
     inside = line[start + 1 : -1]
     deeper = indent + INDENT
     if len(deeper) + len(inside) <= COLUMNS:

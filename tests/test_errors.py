@@ -679,7 +679,7 @@ def test_an_unknown_backend():
         """
         there is no backend 'tritom'
           got:    'tritom'
-          wanted: one of auto, torch, reference
+          wanted: one of auto, torch, triton, interpret, reference
           fix:    backend='auto' takes the fastest there is
         """,
     ):
@@ -692,8 +692,8 @@ def test_an_unknown_pass():
         """
         there is no pass ['fuze'] to skip
           got:    ['fuze']
-          wanted: passes among ['simplify', 'split', 'hoist', 'merge', 'contract', 'match',
-                  'scan']
+          wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
+                  'match', 'scan', 'sink', 'beside', 'resident', 'fit']
           fix:    check the spelling
         """,
     ):
@@ -784,6 +784,20 @@ def test_another_device(model):
         """,
     ):
         model(x=X.to("meta"))
+
+
+def test_kernels_where_there_is_no_gpu():
+    model = gn.compile(Elman(), backend="triton")
+    with says(
+        errors.InputDeviceError,
+        """
+        backend 'triton' runs on cuda tensors
+          got:    inputs and parameters on cpu
+          wanted: a cuda device
+          fix:    move them there, or compile with backend='auto' or 'interpret'
+        """,
+    ):
+        model(x=X)
 
 
 def test_a_missing_input(model):

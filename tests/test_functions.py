@@ -565,3 +565,19 @@ def test_over_axis(name: str, ragged: bool, loop: bool) -> None:
     for backend in BACKENDS:
         model = gn.compile(Over(ours, loop), backend=backend)
         assert_same(wanted, run(lambda x: model(x=x, lengths=lengths)), 1e-11)  # noqa: B023
+
+
+class InPlace(nn.Module):
+    """Operations that change their operand, the result dropped."""
+
+    def graph(self, g):
+        x = g.input("x", (4,), over="time")
+        h = x * 2
+        F.relu(h, inplace=True)
+        F.dropout(h, 0.5, False, inplace=True)
+        g.output("y", h + x)
+
+
+def test_what_is_changed_in_place_is_read_changed():
+    x = torch.randn(2, 3, 4)
+    torch.testing.assert_close(gn.compile(InPlace())(x=x), F.relu(x * 2) + x)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import graphnn as gn
-from bench.networks import GRU, LSTM, TwoSpeeds
+from bench.networks import GRU, LSTM, MultiplicativeIntegration, TwoSpeeds
 
 
 def data(batch=3, length=6, size=5):
@@ -134,3 +134,17 @@ def test_two_processes_average_their_gradients(tmp_path):
     alone(x=data(batch=4)).square().mean().backward()
     expected = [p.grad for p in alone.parameters()]
     torch.testing.assert_close(torch.load(file, weights_only=True), expected)
+
+
+def test_sums_of_many_steps_keep_their_precision_under_autocast():
+    torch.manual_seed(0)
+    net = MultiplicativeIntegration(32)
+    model, x = gn.compile(net), torch.randn(4, 600, 32)
+
+    def gradient(low: bool):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            y = model(x=x)
+        return torch.autograd.grad((y.float() * x).sum(), net.d)[0]
+
+    full, low = gradient(False), gradient(True)
+    assert (full - low).abs().max() < 0.05 * full.abs().max()

@@ -124,10 +124,25 @@ FOUND: dict[str, Recipe] = {
         sizes=(1, 1),
         ragged=("time",),
     ),
+    "a scan divided by a whole number has the model's dtype": Recipe(
+        ((0, ("time",)), (0, ("time", "source"))),
+        (
+            Section(
+                axis="source",
+                states=(Memory(0),),
+                steps=(Step("linear"), Step("long", a=1)),
+            ),
+        ),
+        outputs=((0, False),),
+        batch=2,
+        sizes=(1, 1),
+    ),
 }
 
 
-@pytest.mark.parametrize("skip", [(), tuple(SWITCHABLE)], ids=["passes", "none"])
+@pytest.mark.parametrize(
+    "skip", [(), ("simplify",), tuple(SWITCHABLE)], ids=["passes", "unsimplified", "none"]
+)
 @pytest.mark.parametrize("name", FOUND)
 def test_found(name: str, skip: tuple[str, ...]) -> None:
     check(FOUND[name], skip)

@@ -178,7 +178,8 @@ row(
 
 
 def _lerp_grad(g: Expr, y: Expr, a: Expr, b: Expr, w: Expr) -> Any:
-    return g * (1 - w), g * w, g * (b - a)
+    to_b = g * w
+    return g - to_b, to_b, g * (b - a)
 
 
 row(

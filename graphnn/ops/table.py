@@ -68,6 +68,24 @@ def _key(value: Any) -> Any:
     return value
 
 
+# pointwise operations whose result has the dtype of operands that all have one
+SAME_DTYPE = frozenset(
+    "neg exp tanh sigmoid relu sqrt square add sub mul div addcmul lerp tanh_grad".split()
+)
+
+
+def _plain(op: Op, operands: list[Node]) -> Signature | None:
+    """The signature of the plainest operations, without running them."""
+    first = operands[0] if operands else None
+    if first is None or op.name not in SAME_DTYPE or not first.dtype.is_floating_point:
+        return None
+    if any(n.op == "const" or n.dtype != first.dtype for n in operands):
+        return None
+    if all(n.shape == first.shape for n in operands):
+        return first.shape, first.dtype
+    return None
+
+
 def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
     public = {k: v for k, v in attrs.items() if k not in op.private}
@@ -75,6 +93,8 @@ def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]
     key = (op.name, _key(typed), _key(sorted(public.items(), key=lambda item: item[0])))
+    if key not in _INFERRED and (plain := _plain(op, operands)):
+        _INFERRED[key] = plain
     if key not in _INFERRED:
         tensors = [
             torch.empty((2,) * (op.family == "axis" and i == 0) + a[0], dtype=a[1], device="meta")

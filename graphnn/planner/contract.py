@@ -13,8 +13,9 @@ from graphnn.planner.simplify import simplify
 from graphnn.planner.split import home_loops
 
 
-def contract(ir: IR) -> IR:
-    """Use lerp and addcmul where the parts are read by nothing else."""
+def contract(ir: IR, everywhere: bool = False) -> IR:
+    """Use lerp and addcmul where the parts are read by nothing else; `everywhere`: before and
+    after loops too."""
     users, home = ir.users(), home_loops(ir)
     outputs = set(ir.outputs.values())
 
@@ -48,7 +49,7 @@ def contract(ir: IR) -> IR:
 
     def rule(new: IR, node: Node) -> Expr | None:
         old = ir.nodes.get(node.id)
-        if old is None or old.op != "add" or old.id not in home:
+        if old is None or old.op != "add" or (old.id not in home and not everywhere):
             return None
         return lerp(old, moved, new) or addcmul(old, moved, new)
 

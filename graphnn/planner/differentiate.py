@@ -81,6 +81,7 @@ class _Adjoint:
             family = OPS[node.op].family
             again = family in FREE or (self.recompute and not self._must_save(i))
             again = again or node.op in ("const", "index", "size", "length", "given")
+            again = again or i in self.loop.absorbed
             if node.op == "delay":
                 self.forward[i] = self._delayed(node)
             elif again:

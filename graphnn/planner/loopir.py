@@ -6,7 +6,11 @@ node that makes them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
@@ -18,7 +22,8 @@ class LoopIR:
     """A loop cut out of its graph.
 
     `ir` has a `given` node for each value in `reads` (same id as in the graph it came from);
-    `results` are the nodes whose values over the whole axis are needed outside.
+    `results` are the nodes whose values over the whole axis are needed outside, `absorbed` those
+    from before the loop that only it reads: computed here, and again in the backward.
     """
 
     name: str
@@ -26,6 +31,7 @@ class LoopIR:
     ir: IR
     reads: list[int]
     results: list[int]
+    absorbed: frozenset[int] = frozenset()
 
 
 def given(node: Node) -> Node:
@@ -33,9 +39,10 @@ def given(node: Node) -> Node:
     return replace(node, op="given", inputs=(), attrs={"key": node.id, "was": node.op})
 
 
-def extract(ir: IR, loop: Loop, outside: set[int]) -> LoopIR:
-    """Cut a loop out; `outside` are the nodes read by anything that is not in it."""
-    inside = set(loop.nodes)
+def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ()) -> LoopIR:
+    """Cut a loop out, with the nodes `absorbed` before it; `outside` are those read outside."""
+    nodes = [*absorbed, *loop.nodes]
+    inside = set(nodes)
     cut = ir.empty()
     reads: list[int] = []
 
@@ -53,16 +60,42 @@ def extract(ir: IR, loop: Loop, outside: set[int]) -> LoopIR:
             cut.insert(given(source))
             reads.append(j)
 
-    for i in loop.nodes:
+    for i in nodes:
         for j in ir[i].inputs:
             read(j)
-    for i in loop.nodes:
+    for i in nodes:
         cut.insert(ir[i])
     cut.closings = {d: s for d, s in ir.closings.items() if d in inside}
     cut.until = {a: i for a, i in ir.until.items() if i in inside}
     results = [i for i in loop.nodes if i in outside]
     cut.outputs = {f"v{i}": i for i in results}
-    return LoopIR(_name(ir, loop), loop, cut, reads, results)
+    return LoopIR(_name(ir, loop), loop, cut, reads, results, frozenset(absorbed))
+
+
+def form_of(cut: LoopIR) -> Any:
+    """What a loop's code is made of, whatever its nodes are called: equal loops share theirs."""
+    place = {i: n for n, i in enumerate(cut.ir.nodes)}
+    nodes = [
+        (n.op, tuple(place[i] for i in n.inputs), _attrs(n), n.shape, n.axes, n.dtype)
+        for n in cut.ir
+    ]
+    closings = [(place[d], place[s]) for d, s in cut.ir.closings.items()]
+    stops = [(axis, place[i]) for axis, i in cut.ir.until.items()]
+    groups = (cut.reads, cut.results, sorted(cut.absorbed), cut.loop.states)
+    ids = [tuple(place[i] for i in group) for group in groups]
+    return tuple(nodes), tuple(closings), tuple(stops), tuple(ids), tuple(cut.ir.axes)
+
+
+def _attrs(node: Node) -> Any:
+    """Attributes without names; functions that have no row are equal only to themselves."""
+    left = {k: v for k, v in node.attrs.items() if k != "key"}
+    return tuple((k, type(v), v if _plain(v) else id(v)) for k, v in sorted(left.items()))
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (int, float, bool, str, torch.dtype))
 
 
 def _name(ir: IR, loop: Loop) -> str:

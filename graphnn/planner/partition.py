@@ -7,7 +7,7 @@ after it; both become part of the whole-axis regions.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +39,47 @@ class Loop:
 Region = Whole | Loop
 
 
+# what was found out about the last few graphs: passes ask the same several times in a row
+_KNOWN: dict[Any, Any] = {}
+RECENT = 16
+
+
+def remembered(ir: IR, what: str, find: Callable[[], Any]) -> Any:
+    """`find()`, or what it gave for a graph of the same nodes. To be read, never changed."""
+    key = (what, *ir.nodes.values(), *ir.closings.items(), *ir.until.items(), *ir.axes)
+    if key not in _KNOWN:
+        found = find()
+        while len(_KNOWN) >= RECENT:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[key] = found
+        return found
+    return _KNOWN[key]
+
+
 def partition(ir: IR) -> list[Region]:
     """The regions of a graph in an order in which each finds what it reads."""
-    return _regions(ir, list(ir.nodes), frozenset())
+    found = remembered(ir, "regions", lambda: _regions(ir, list(ir.nodes), frozenset()))
+    return list(found)
+
+
+def components(net: nx.DiGraph) -> list[set[int]]:
+    """The strongly connected components, single nodes among them.
+
+    Most nodes are on no cycle: those are found first, by taking away what nothing feeds.
+    """
+    waits = dict(net.in_degree())
+    free = [i for i, count in waits.items() if not count]
+    for i in free:
+        for j in net._succ[i]:
+            waits[j] -= 1
+            if not waits[j]:
+                free.append(j)
+    alone = set(free)
+    left = [i for i in net if i not in alone]
+    rest = nx.DiGraph()
+    rest.add_nodes_from(left)
+    rest.add_edges_from((i, j) for i in left for j in net._succ[i])
+    return [{i} for i in free] + list(nx.strongly_connected_components(rest))
 
 
 def loops(regions: Iterable[Region]) -> list[Loop]:
@@ -61,7 +99,7 @@ def carried(ir: IR) -> list[int]:
 def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
     """Regions of the nodes `ids`, the delays in `cut` being given from outside."""
     net = dependencies(ir, ids, cut)
-    groups = [sorted(c) for c in nx.strongly_connected_components(net)]
+    groups = [sorted(c) for c in components(net)]
     place = {i: n for n, group in enumerate(groups) for i in group}
     looped = [len(g) > 1 or net.has_edge(g[0], g[0]) for g in groups]
     for i in ids:

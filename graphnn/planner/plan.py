@@ -10,6 +10,7 @@ from graphnn.ir import IR, verify
 from graphnn.planner.arrange import arrange
 from graphnn.planner.choose import Decision, Target, choose
 from graphnn.planner.contract import contract
+from graphnn.planner.gather import gather
 from graphnn.planner.hoist import hoist
 from graphnn.planner.mask import mask
 from graphnn.planner.merge import merge
@@ -22,12 +23,14 @@ from graphnn.planner.states import finals, probe, record, resume
 PASSES: dict[str, Callable[[IR], IR]] = {
     "simplify": simplify,
     "split": split,
+    "gather": gather,
     "hoist": hoist,
     "merge": merge,
     "contract": contract,
 }
-BEFORE, AFTER = ("simplify", "split", "hoist", "simplify"), ("simplify", "merge", "contract")
-SWITCHABLE = (*PASSES, "match", "scan", "resident", "fit")
+BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
+AFTER = ("simplify", "merge", "contract")
+SWITCHABLE = (*PASSES, "match", "scan", "sink", "beside", "resident", "fit")
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,9 @@ def _compose(new: IR, node: Node, pairs: dict[int, Affine], at: object) -> Affin
         return _where(choice, a, c), _where(choice, b, d)
     moving, other = node.inputs if node.inputs[0] in pairs else node.inputs[::-1]
     (a, b), factor = pairs[moving], at(other)  # type: ignore[operator]
+    if factor.dtype != node.dtype and factor.node.op != "const":
+        # a number by a whole number would have torch's default dtype
+        factor = make("cast", factor, dtype=node.dtype)
     return make(node.op, a, factor), make(node.op, b, factor)
 
 

@@ -82,6 +82,15 @@ def _add_negated(ir: IR, node: Node) -> Expr | None:
     return None
 
 
+def _less_number(ir: IR, node: Node) -> Expr | None:
+    """x - 1 is x + -1: one kind of sum, whose terms can be regrouped."""
+    a, b = node.inputs
+    value = _value(ir, b)
+    if value is None or isinstance(value, bool) or not node.dtype.is_floating_point:
+        return None
+    return Expr(ir, a) + -value
+
+
 def _same_dtype(ir: IR, node: Node) -> int | None:
     return node.inputs[0] if ir[node.inputs[0]].dtype == node.dtype else None
 
@@ -150,7 +159,7 @@ def _cat(ir: IR, node: Node) -> Expr | int | None:
 
 RULES: dict[str, tuple[Callable[[IR, Node], Any], ...]] = {
     "add": (_fold(lambda a, b: a + b), _neutral(0, True), _add_negated),
-    "sub": (_fold(lambda a, b: a - b), _neutral(0, False)),
+    "sub": (_fold(lambda a, b: a - b), _neutral(0, False), _less_number),
     "mul": (_fold(lambda a, b: a * b), _neutral(1, True)),
     "div": (_neutral(1, False),),
     "neg": (_twice_negated,),

@@ -6,12 +6,10 @@ product can then leave the loop and run over the whole axis at once.
 
 from __future__ import annotations
 
-import networkx as nx
-
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import split_sub
-from graphnn.planner.partition import dependencies
+from graphnn.planner.partition import components, dependencies, remembered
 from graphnn.planner.rewrite import rewrite
 
 
@@ -37,9 +35,13 @@ def split(ir: IR) -> IR:
 
 def home_loops(ir: IR) -> dict[int, int]:
     """The outermost loop that each node is in, by number; nodes outside loops are absent."""
-    net = dependencies(ir, ir.nodes)
-    found = [c for c in nx.strongly_connected_components(net) if len(c) > 1]
-    return {i: n for n, component in enumerate(found) for i in component}
+
+    def find() -> dict[int, int]:
+        found = [c for c in components(dependencies(ir, ir.nodes)) if len(c) > 1]
+        return {i: n for n, component in enumerate(found) for i in component}
+
+    home: dict[int, int] = remembered(ir, "home", find)
+    return home
 
 
 def _contracted(node: Node, dim: int, side: int) -> bool:

@@ -11,9 +11,8 @@ from torch import nn
 import graphnn as gn
 from bench.networks import LSTM
 from graphnn.backends.triton import target
-from graphnn.kernels.fit import Launch, judge
 from graphnn.planner.plan import Variant
-from tests.backends.places import INTERPRET, choices, lowerings
+from tests.backends.places import INTERPRET, choices
 from tests.graphs import compare
 from tests.nn.common import doubles, shuffled
 
@@ -120,37 +119,20 @@ def test_weights_that_do_not_fit_go_step_by_step(
     dtype: torch.dtype, size: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, "current", lambda: "sm_90")
-    wanted = r"weights of 5\d\d KB do not fit the 227 KB of one multiprocessor \(sm_90, ..\d\d\)"
     for regime, reason in planned(size, dtype, backend):
         assert regime == "stepwise"
-        assert re.fullmatch(wanted, reason), reason
+        why = r"weights of 5\d\d KB do not fit the 227 KB of one multiprocessor"
+        assert re.search(why + r" \(sm_90, (bf16|fp32)\)$", reason)
 
 
 @pytest.mark.parametrize("dtype, size", [(torch.bfloat16, 128), (torch.float32, 64)], ids=str)
 def test_weights_that_fit_stay(dtype: torch.dtype, size: int) -> None:
     for regime, reason in planned(size, dtype, "interpret"):
         assert regime == "resident"
-        assert re.match(r"weights and operands take about 1\d\d of 227 KB", reason)
+        assert re.search(r"weights and operands take about 1\d\d of 227 KB", reason)
 
 
 def test_float64_goes_step_by_step_on_a_gpu_alone() -> None:
-    assert planned(8, torch.float64, "triton") == {
-        ("stepwise", "no matrix unit multiplies torch.float64")
-    }
+    ((regime, reason),) = planned(8, torch.float64, "triton")
+    assert regime == "stepwise" and reason.endswith("no matrix unit multiplies torch.float64")
     assert {regime for regime, _ in planned(8, torch.float64, "interpret")} == {"resident"}
-
-
-@pytest.mark.slow
-def test_whether_an_lstm_of_160_units_fits_is_asked_of_the_compiler() -> None:
-    """Its forward fits; of its backward, which is at the limit, the compiler's word is given."""
-    model = gn.compile(LSTM(160).to(torch.bfloat16), backend="interpret", skip=("fit",))
-    model._program(Variant())
-    sources = {k.source.name: k.source for w in lowerings(model) for k in w.launchers.values()}
-    verdicts = {
-        name: judge(source, Launch("bf16", "ieee"), "sm_90") for name, source in sources.items()
-    }
-    assert verdicts["h_c_saving"].fits
-    backward = verdicts["h_c_backward"]
-    if not backward.fits:
-        spills = r"compiled for sm_90, spills: \d+ instructions, \d+ bytes a thread"
-        assert re.fullmatch(spills, backward.reason)

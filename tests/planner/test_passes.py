@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from bench.networks import GRU, LSTM, RNN, TwoSpeeds
+from bench.networks import GRU, LSTM, RNN, Deep, TwoSpeeds
 from graphnn.planner.partition import Loop, Whole
 
 
@@ -165,3 +165,14 @@ def test_recompute_saves_less():
     ]
     widths = [int(text.split(" numbers")[0].rsplit(" ", 1)[1]) for text in saved]
     assert widths[1] < widths[0]
+
+
+def test_equal_loops_share_their_code():
+    """Six loops of three layers and two directions: one forward, one backward a direction."""
+    source = gn.compile(Deep(3)).source()
+    assert source.count("def ") == 1 + 2 * 2
+
+
+def test_a_number_taken_from_a_sum_leaves_the_loop():
+    source = gn.compile(TwoSpeeds(3)).source()
+    assert "bias + -1" in source and ", 1, out=" not in source

@@ -24,3 +24,15 @@ def test_off_equals_on(name, off):
     torch.testing.assert_close(
         results(gn.compile(net, **options), x), results(gn.compile(net), x), rtol=1e-12, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("narrowest", [1, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_work_moved_into_loops(name, narrowest, monkeypatch):
+    """However wide a value must be to be computed in a loop's steps, it is the same value."""
+    torch.manual_seed(0)
+    net = NETWORKS[name](3).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    plain = results(gn.compile(net, skip=("sink",)), x)
+    monkeypatch.setattr("graphnn.planner.sink.WIDE", narrowest)
+    torch.testing.assert_close(results(gn.compile(net), x), plain, rtol=1e-12, atol=1e-12)

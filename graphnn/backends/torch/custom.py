@@ -86,7 +86,8 @@ class LoopProgram:
         ir, name = self.loop.ir, _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
-        return write(ir, f"{name}{suffix}", self.loop.reads, likes, title, self.lowering)
+        reads = self.loop.reads
+        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering)
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -112,7 +113,15 @@ class LoopProgram:
         outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
         title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
-        return write(ir, name, reads, outs, title, self.lowering)
+        return write(ir, name, reads, outs, title, self.passes, self.lowering)
+
+    def choices(self) -> list[Any]:
+        """How a lowering runs the forward and the backward, each with its reason."""
+        if self.lowering is None:
+            return []
+        names = (self.train.name, f"{_identifier(self.loop.name)}_backward")
+        found = (self.lowering.choices.get(name) for name in names)
+        return [choice for choice in found if choice is not None]
 
     def _gradient(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:

@@ -15,22 +15,29 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
+from graphnn.backends.torch.buffers import buffer
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
-from graphnn.backends.torch.products import linear, outer
+from graphnn.backends.torch.places import part_spans
+from graphnn.backends.torch.products import linear, outer, turned
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
+from graphnn.planner.beside import Part, beside, joined
+from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Loop, Whole, partition
+from graphnn.planner.sink import sink
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
 CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
+    buffer=buffer,
     linear=linear,
     outer=outer,
+    turned=turned,
     scan=scan,
     recurrent=recurrent,
 )
@@ -86,10 +93,29 @@ def called(lowering: Lowering | None) -> dict[str, Any]:
 class Lowering(Protocol):
     """What turns loops into kernels: lines that run one, or None where it stays with torch."""
 
+    choices: dict[str, Any]
+    unwritten: dict[str, str]
+
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
+
+    def sources(self) -> list[str]:
+        """The source of every kernel."""
+        ...
+
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+        """Lines that run two loops at once, or None where each goes by itself."""
+        ...
 
     def called(self) -> dict[str, Any]:
         """Functions of `CALLED` that it has better ones for."""
+        ...
+
+    def note(self, ir: IR) -> str:
+        """What is to be said of a function written from `ir`, beside its title."""
+        ...
+
+    def replayed(self, ir: IR, call: Any, axes: Sequence[str]) -> Any:
+        """The function itself, or one that replays its launches."""
         ...
 
 
@@ -99,6 +125,7 @@ def write(
     reads: Sequence[int],
     results: Sequence[tuple[int, Node]],
     title: str,
+    passes: frozenset[str],
     lowering: Lowering | None = None,
 ) -> Function:
     """A function of the `given` nodes `reads`.
@@ -107,8 +134,10 @@ def write(
     Loops are given to `lowering` first.
     """
     likes = [like for _, like in results]
+    ir = _with_outputs(ir, [i for i, _ in results])
+    ir = contract(ir, everywhere=True) if "contract" in passes else ir
     # kernels add to products by themselves
-    ir = fuse(_with_outputs(ir, [i for i, _ in results]), in_loops=lowering is None)
+    ir = fuse(ir, in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     scope = Scope(ir)
     names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
@@ -120,13 +149,14 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
-    body += regions(scope, set(wanted), lowering, name)
+    body += regions(scope, set(wanted), passes, lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
             returned[k] = f"runtime.own({text})"
     if lowering is not None:
         body = _needed(body, returned)
+    title += lowering.note(ir) if lowering else ""
     lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
     lines += [INDENT + line for line in body]
     lines.append(f"{INDENT}return [{', '.join(returned)}]")
@@ -136,6 +166,7 @@ def write(
         for like in likes
     ]
     loaded = load(source, name, {**scope.objects, **called(lowering)})
+    loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
     return Function(name, source, loaded, axes, floating, forms)
 
 
@@ -185,26 +216,71 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
 
 
 def regions(
-    scope: Scope, keep: set[int], lowering: Lowering | None = None, name: str = ""
+    scope: Scope,
+    keep: set[int],
+    passes: frozenset[str],
+    lowering: Lowering | None = None,
+    name: str = "",
 ) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
-    for region in partition(ir):
-        if isinstance(region, Whole):
-            for i in region.nodes:
+    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    for part in sink(ir, partition(ir), keep) if "sink" in passes else parts:
+        if isinstance(part, Whole):
+            for i in part.nodes:
                 node = ir[i]
+                if i in scope.started:
+                    lines += _rest_of_join(scope, node)
                 if node.op in ("const", "size", "given") or i in scope.names:
                     continue
                 text = express(scope, node)
                 where = f"  # {node.site}" if node.site else ""
                 lines.append(f"{scope.declare(node)} = {text}{where}")
         else:
-            inside = set(region.nodes)
-            read = {i for i in inside if any(u not in inside for u in users[i])}
-            kept = read | (inside & keep)
+            loops = part if isinstance(part, list) else [part]
+            inside = set(joined(loops).nodes)
+            kept = {i for i in inside if any(u not in inside for u in users[i])} | (inside & keep)
             kernel = f"{name}_{count}" if count else name
-            called = lowering.write(scope, region, kept, kernel) if lowering else None
-            lines += LoopWriter(scope, region, kept).write() if called is None else called
+            lines += _loops(scope, loops, kept, keep, lowering, kernel)
             count += 1
     return lines
+
+
+def parts_of(ir: IR, paired: bool) -> list[Part]:
+    """The regions of a graph, independent loops in pairs where wanted."""
+    regions = partition(ir)
+    if paired:
+        return beside(ir, regions)
+    return [r if isinstance(r, Whole) else [r] for r in regions]
+
+
+def _loops(
+    scope: Scope,
+    loops: list[Loop],
+    kept: set[int],
+    results: set[int],
+    lowering: Lowering | None,
+    name: str,
+) -> list[str]:
+    """The lines of a loop, or of two side by side."""
+    if lowering is None:
+        return LoopWriter(scope, loops[0], kept, results).write()
+    if len(loops) > 1 and (lines := lowering.pair(scope, loops, kept, name)) is not None:
+        return lines
+    lines = []
+    for k, loop in enumerate(loops):
+        mine = kept & set(loop.nodes)
+        called = lowering.write(scope, loop, mine, f"{name}_{'ab'[k]}" if len(loops) > 1 else name)
+        lines += LoopWriter(scope, loop, mine, results).write() if called is None else called
+    return lines
+
+
+def _rest_of_join(scope: Scope, node: Node) -> list[str]:
+    """The parts of a concatenation that no loop has put in their places."""
+    name = scope.names[node.id]
+    return [
+        f"{name}[{span}].copy_({scope.full(i, node)})"
+        for i, span in zip(node.inputs, part_spans(scope.ir, node), strict=True)
+        if i not in scope.started[node.id]
+    ]

@@ -11,14 +11,16 @@ import torch
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
-from graphnn.backends.torch.functions import Lowering, called, load
+from graphnn.backends.torch.functions import Lowering, called, load, parts_of
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
+from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
-from graphnn.planner.loopir import extract
-from graphnn.planner.partition import Loop, Whole, partition
+from graphnn.planner.loopir import LoopIR, extract, form_of
+from graphnn.planner.partition import Whole
+from graphnn.planner.sink import absorbed
 
 Tensor = torch.Tensor
 
@@ -30,8 +32,9 @@ class Program:
     source: str
     main: Callable[..., list[Tensor]]
     parameters: list[Node]
-    loops: list[LoopProgram]
+    loops: list[LoopProgram]  # each once, however many loops it runs
     outputs: list[str]
+    program_of: dict[int, LoopProgram]  # by the states of loops
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -43,6 +46,8 @@ class Program:
                     (True,) * len(loop.loop.reads), (True,) * len(loop.loop.results)
                 ).source
             )
+        lowerings = dict.fromkeys(loop.lowering for loop in self.loops if loop.lowering)
+        parts += [text for lowering in lowerings for text in lowering.sources()]
         return "\n\n".join(parts)
 
 
@@ -61,13 +66,36 @@ def build(
     ir = fuse(ir, in_loops=False)
     users = ir.users()
     kept = set(ir.outputs.values())
-    loops = [r for r in partition(ir) if isinstance(r, Loop)]
+    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
-    programs = []
+    calls: list[tuple[LoopIR, LoopProgram]] = []
+    known: dict[Any, LoopProgram] = {}
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
-        programs.append(LoopProgram(extract(ir, loop, outside), passes, recompute, lowering))
-    return _Writer(ir, order, training, programs, called(lowering)).write()
+        first = absorbed(ir, loop, kept) if "sink" in passes and loop.stop is None else []
+        cut = extract(ir, loop, outside, first)
+        form = form_of(cut)
+        if form not in known:
+            known[form] = LoopProgram(cut, passes, recompute, lowering)
+        calls.append((cut, known[form]))
+    return _Writer(ir, order, training, parts, calls, called(lowering)).write()
+
+
+def partitions(ir: IR) -> dict[int, list[Node]]:
+    """Slices that together make up the whole of what they are slices of, in order."""
+    groups: dict[tuple[int, int], list[Node]] = {}
+    for node in ir:
+        if node.op == "slice" and node.attrs["step"] == 1:
+            groups.setdefault((node.inputs[0], node.attrs["dim"]), []).append(node)
+    found = {}
+    for (base, dim), nodes in groups.items():
+        nodes = sorted(nodes, key=lambda n: n.attrs["start"])
+        ends = [0, *(n.attrs["stop"] for n in nodes)]
+        joined = ends[:-1] == [n.attrs["start"] for n in nodes]
+        if joined and len(nodes) > 1 and ends[-1] == ir[base].shape[dim]:
+            found.update({n.id: nodes for n in nodes})
+    return found
 
 
 class _Writer:
@@ -76,24 +104,27 @@ class _Writer:
         ir: IR,
         order: list[str],
         training: bool,
-        programs: list[LoopProgram],
+        parts: list[Part],
+        calls: list[tuple[LoopIR, LoopProgram]],
         objects: dict[str, Any],
     ):
-        self.objects = objects
-        self.ir, self.order, self.training, self.programs = ir, order, training, programs
+        self.parts, self.objects = parts, objects
+        self.ir, self.order, self.training, self.calls = ir, order, training, calls
+        self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
         self.lines: list[str] = []
+        self.cuts = partitions(ir)
         self.parameters = [n for n in ir if n.op in ("parameter", "tensor")]
 
     def write(self) -> Program:
         s = self.s
         self._sources()
-        programs = iter(self.programs)
-        for region in partition(self.ir):
-            if isinstance(region, Whole):
-                self._whole(region)
+        calls = iter(self.calls)
+        for part in self.parts:
+            if isinstance(part, Whole):
+                self._whole(part)
             else:
-                self._call(next(programs))
+                self._call(*next(calls))
         outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
         head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
@@ -107,7 +138,8 @@ class _Writer:
             "draw": draw,
         }
         main = load(source, "main", objects)
-        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs))
+        of = {i: program for cut, program in self.calls for i in cut.loop.states}
+        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs), of)
 
     def _sources(self) -> None:
         s, add = self.s, self.lines.append
@@ -155,19 +187,30 @@ class _Writer:
         return f"inputs[{node.attrs['key']!r}]" + self._permuted(given, node)
 
     def _whole(self, region: Whole) -> None:
+        within = frozenset().union(*(cut.absorbed for cut, _ in self.calls))
         for i in region.nodes:
             node = self.ir[i]
-            if i in self.s.names or node.op in ("const", "size"):
+            if i in within or i in self.s.names or node.op in ("const", "size"):
                 continue
             where = f"  # {node.site}" if node.site else ""
+            if node.id in self.cuts:
+                self.lines.append(self._split(self.cuts[node.id]) + where)
+                continue
             text = express(self.s, node)
             self.lines.append(f"{self.s.declare(node)} = {text}{where}")
 
-    def _call(self, program: LoopProgram) -> None:
-        names = [self.s.declare(self.ir[i]) for i in program.loop.results]
-        tensors = ", ".join(self.s.var(i) for i in program.loop.reads)
+    def _split(self, parts: list[Node]) -> str:
+        """All parts of a value at once: their gradients are then joined, not each filled up."""
+        base, dim = self.s.var(parts[0].inputs[0]), parts[0].attrs["dim"] - len(parts[0].shape)
+        names = ", ".join(self.s.declare(n) for n in parts)
+        sizes = ", ".join(str(n.shape[dim]) for n in parts)
+        return f"{names} = {base}.split(({sizes}), {dim})"
+
+    def _call(self, cut: LoopIR, program: LoopProgram) -> None:
+        names = [self.s.declare(self.ir[i]) for i in cut.results]
+        tensors = ", ".join(self.s.var(i) for i in cut.reads)
         tensors = tensors or "torch.empty((0,), dtype=dtype, device=device)"
-        sizes = ", ".join(size_name(a) for a in program.infer.axes)
+        sizes = ", ".join(size_name(a) for a in program.train.axes)
         number = self.programs.index(program)
         targets = f"{', '.join(names)}{',' * (len(names) == 1)}"
         self.lines.append(f"{targets} = call(loop_{number}, [{tensors}], [{sizes}])")

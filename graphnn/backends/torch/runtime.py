@@ -199,6 +199,11 @@ def own(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def summing(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which many values of `dtype` are added up one after another."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def hold(buffers: Sequence[Tensor], done: int) -> None:
     """After an early stop: the steps not taken repeat the last one."""
     for buffer in buffers:

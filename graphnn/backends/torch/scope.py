@@ -22,6 +22,8 @@ class Scope:
     def __init__(self, ir: IR, dropped: tuple[str, ...] = (), outer: Scope | None = None):
         self.ir, self.dropped = ir, dropped
         self.names: dict[int, str] = {} if outer is None else dict(outer.names)
+        # concatenations that are being put together in place, with the parts that are there
+        self.started: dict[int, set[int]] = {}
         self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
 

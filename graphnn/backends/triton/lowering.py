@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
+from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
+from graphnn.ir import IR
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, judge
 from graphnn.kernels.launch import Launcher, precision
+from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Refused
 from graphnn.planner.partition import Loop, Whole
 
@@ -29,38 +33,84 @@ class Choice:
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
+class Resident:
+    """A loop as one kernel: the nodes it reads and those it keeps."""
+
+    source: Source
+    verdict: Verdict
+    reads: list[int]
+    kept: list[int]
+
+
+@dataclass(eq=False)
 class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
 
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
-    Without `resident` no loop becomes one kernel, without `fit` all do that can be written.
+    Without `resident` no loop becomes one kernel, without `fit` all do that can be written. With
+    `graphs` the launches of stepwise loops are replayed by `cuda`.
     """
 
     interpret: bool
     target: str
     resident: bool = True
     fit: bool = True
+    graphs: bool = False
+    cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     unwritten: dict[str, str] = field(default_factory=dict)
+    # of each loop: the graph that has it, its regime, its axis and the launches at each step
+    written: list[tuple[IR, str, str, int]] = field(default_factory=list)
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
-        kept = [i for i in loop.nodes if i in keep]
         try:
-            program, reads = lower(scope.ir, loop, kept, name)
-            source = emit(program)
-            verdict = self._fits(source, scope.ir.floating)
+            made = self._resident(scope, loop, keep, name)
         except Refused as reason:
             return self._stepwise(scope, loop, keep, name, str(reason))
-        self.choices[name] = Choice("resident", verdict.reason)
-        called = self._launcher(scope, source, name, verdict.launch.warps)
+        self._chosen(scope, loop, name, Choice("resident", made.verdict.reason))
+        return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+
+    def _chosen(
+        self, scope: Scope, loop: Loop, name: str, choice: Choice, launches: int = 0
+    ) -> None:
+        """Remember how a loop is run, and how many launches each of its steps takes."""
+        self.choices[name] = choice
+        self.written.append((scope.ir, choice.regime, loop.axis, launches))
+
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+        """The line that runs two loops in one launch; None where not both are resident."""
+        try:
+            made = [self._resident(scope, x, keep, f"{name}_{k}") for x, k in zip(loops, "ab")]
+        except Refused:
+            return None
+        first, second = made
+        if first.verdict.launch != second.verdict.launch:
+            return None
+        source = pair(name, first.source, second.source)
+        reason = f"side by side in one launch; {first.verdict.reason}"
+        self._chosen(scope, loops[0], name, Choice("resident", reason))
+        reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
+        return [self._call(scope, source, first.verdict, reads, kept)]
+
+    def _resident(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> Resident:
+        """A loop as one kernel. Raises Refused where it cannot be."""
+        kept = [i for i in loop.nodes if i in keep]
+        program, reads = lower(scope.ir, loop, kept, name)
+        source = emit(program)
+        return Resident(source, self._fits(source, scope.ir.floating), reads, kept)
+
+    def _call(
+        self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
+    ) -> str:
+        called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
         tensors = ", ".join(scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
-        return [f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
+        return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
 
     def _fits(self, source: Source, floating: torch.dtype) -> Verdict:
         """The verdict on a resident kernel. Raises Refused where it does not fit."""
@@ -78,10 +128,14 @@ class Lowering:
             raise Refused(verdict.reason)
         return verdict
 
-    def _launcher(self, scope: Scope, source: Source, name: str, warps: int) -> str:
+    def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         launcher = Launcher(source, self.interpret, warps)
-        self.launchers[name] = launcher
-        return scope.object(launcher, f"{name}_kernel")
+        self.launchers[source.name] = launcher
+        return scope.object(launcher, f"{source.name}_kernel")
+
+    def sources(self) -> list[str]:
+        """The source of every kernel."""
+        return [launcher.source.text for launcher in self.launchers.values()]
 
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: the scans."""
@@ -92,10 +146,34 @@ class Lowering:
     ) -> list[str] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
-            self.choices[name] = Choice("torch", reason)
+            why = f"one call an operation and step: {reason}"
+            self._chosen(scope, loop, name, Choice("torch", why))
             return None
-        self.choices[name] = Choice("stepwise", reason)
-        return StepWriter(scope, loop, keep, name, self).write()
+        why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"
+        writer = StepWriter(scope, loop, keep, name, self)
+        lines = writer.write()
+        self._chosen(scope, loop, name, Choice("stepwise", why), len(writer.step))
+        return lines
+
+    def note(self, ir: IR) -> str:
+        """Said in the source, which is what tells programs with graphs from those without."""
+        return " Where it pays, replayed as a CUDA graph." if self._steps(ir) else ""
+
+    def replayed(self, ir: IR, call: Any, axes: Sequence[str]) -> Any:
+        """A function that replays its stepwise loops; the function itself where it has none."""
+        steps = self._steps(ir)
+        return Replayed(call, axes, steps, self.cuda) if steps else call
+
+    def _steps(self, ir: IR) -> list[tuple[str, int]]:
+        """The stepwise loops of a function, if all that it does can be recorded.
+
+        A user's own functions may look at their data, as loops do that end by themselves.
+        """
+        mine = [(regime, axis, count) for x, regime, axis, count in self.written if x is ir]
+        unknown = any(n.op in ("opaque", "vjp") for n in ir)
+        if not self.graphs or unknown or any(regime == "torch" for regime, _, _ in mine):
+            return []
+        return [(axis, count) for regime, axis, count in mine if regime == "stepwise"]
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
         """The kernel of a phase: how it is called, what it reads, over which axes' lengths."""
@@ -105,4 +183,4 @@ class Lowering:
         except Refused as reason:
             self.unwritten[name] = str(reason)
             return None
-        return self._launcher(s, source, name, 4), reads, source.sizes
+        return self._launcher(s, source), reads, source.sizes

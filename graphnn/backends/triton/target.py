@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphnn.kernels.limits import SHARED
+from graphnn.kernels.limits import nearest
 
 # where there is no GPU, plans are made for this one and run by the interpreter
 DEFAULT = "sm_90"
@@ -14,7 +14,4 @@ def current() -> str:
     """The nearest target, among those whose limits are known, to the GPU at hand."""
     if not torch.cuda.is_available():
         return DEFAULT
-    major, minor = torch.cuda.get_device_capability()
-    able = 10 * major + minor
-    known = sorted(int(name.removeprefix("sm_")) for name in SHARED)
-    return f"sm_{max((k for k in known if k <= able), default=known[0])}"
+    return nearest(*torch.cuda.get_device_capability())

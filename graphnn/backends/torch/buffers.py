@@ -1,0 +1,57 @@
+"""Buffers over whole axes, whose memory is used again once nothing else holds it.
+
+A fresh buffer of megabytes costs more in page faults than the arithmetic that fills it: a
+reset-before GRU at (T, B, H) = (100, 32, 256), forward and backward, took 43 ms where the system's
+allocator kept the memory, 50 where it gave it back (CPU, Xeon, 2 cores, float32, medians).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+# bytes: below the first the allocator keeps memory by itself, the second is kept here at most
+SMALLEST, MOST = 1 << 18, 1 << 28
+_POOL: dict[int, list[Any]] = {}
+_LOCK = threading.Lock()
+# not public: looked for once; without it every buffer is a fresh one
+_COUNT = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor."""
+    needed = math.prod(size) * dtype.itemsize
+    if _COUNT is None or device.type != "cpu" or needed < SMALLEST:
+        return torch.empty(size, dtype=dtype, device=device)
+    with _LOCK:
+        for storage in _POOL.get(needed, ()):
+            if _idle(storage, needed):
+                return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(size))  # type: ignore
+        made = torch.empty(size, dtype=dtype, device=device)
+        if type(made) is Tensor and _room(needed):  # no fake tensors, those of tracing
+            _POOL.setdefault(needed, []).append(made.untyped_storage())
+        return made
+
+
+def _idle(storage: Any, size: int) -> bool:
+    """Whether nothing else reads this memory: no tensor, no view, no other process."""
+    alone = _COUNT is not None and _COUNT(storage._cdata) == 1
+    return bool(alone and storage.nbytes() == size and not storage.is_shared())
+
+
+def _room(needed: int) -> bool:
+    """Whether so much more may be kept; what is idle makes way for it."""
+    if _kept() + needed > MOST:
+        for size in list(_POOL):
+            _POOL[size] = [s for s in _POOL[size] if not _idle(s, size)]
+    return _kept() + needed <= MOST
+
+
+def _kept() -> int:
+    return sum(size * len(found) for size, found in _POOL.items())

@@ -1,0 +1,107 @@
+"""What the kernels of a network take of GPUs that are not there: compiled ahead of time, and read.
+
+A row for each kernel that the planner would choose; those it would not are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from graphnn.graph import Graph
+from graphnn.kernels.aot import Row, render
+from graphnn.kernels.cases import case
+from graphnn.kernels.emit import Source
+from graphnn.kernels.fit import Launch, judge
+from graphnn.model import Compiled, compile
+from graphnn.nn import GRU, LSTM, RNN, HyperLSTM, MultiplicativeLSTM
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PRECISION = {"bf16": "ieee", "fp16": "ieee", "fp32": "tf32x3"}
+
+
+class Layer(nn.Module):
+    """A library module over time."""
+
+    def __init__(self, module: nn.Module, size: int):
+        super().__init__()
+        self.layer, self.size = module, size
+
+    def graph(self, g: Graph) -> None:
+        """Draw it."""
+        g.output("y", self.layer(g.input("x", (self.size,), over="time")))
+
+
+# the widest that is said to fit sm_90 in half precision, and the options at a common width
+LIBRARY: dict[str, Callable[[], nn.Module]] = {
+    "RNN 256": lambda: Layer(RNN(256, 256), 256),
+    "LSTM 128": lambda: Layer(LSTM(128, 128), 128),
+    "LSTM 64, both ways": lambda: Layer(LSTM(64, 64, bidirectional=True), 64),
+    "LSTM 64, peepholes": lambda: Layer(LSTM(64, 64, peepholes=True), 64),
+    "LSTM 64, layer norm": lambda: Layer(LSTM(64, 64, layer_norm=True), 64),
+    "LSTM 64, zoneout": lambda: Layer(LSTM(64, 64, zoneout=0.1), 64),
+    "LSTM 64, projection": lambda: Layer(LSTM(64, 64, proj_size=32), 64),
+    "GRU 160, reset after": lambda: Layer(GRU(160, 160, reset="after"), 160),
+    "GRU 160, reset before": lambda: Layer(GRU(160, 160, reset="before"), 160),
+    "multiplicative LSTM 64": lambda: Layer(MultiplicativeLSTM(64, 64), 64),
+    "HyperLSTM 64": lambda: Layer(HyperLSTM(64, 64), 64),
+}
+
+
+def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
+    """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
+    source = model._source.to(dtype) if isinstance(model._source, nn.Module) else model._source
+    planned = compile(source, "interpret", skip=("fit", "beside"))
+    planned.source()
+    found: dict[str, Source] = {}
+    for program in planned._programs.values():
+        for loop in program.loops:
+            found.update({k: x.source for k, x in loop.lowering.launchers.items()})  # type: ignore[union-attr]
+    return [x for x in found.values() if x.program.axis]
+
+
+def rows(
+    models: Mapping[str, Compiled], dtype: str, targets: Sequence[str]
+) -> Iterator[Row | tuple[str, str, str]]:
+    """For each kernel and target a row, or (kernel, target, reason) where it is not chosen."""
+    for name, model in models.items():
+        for k, source in enumerate(kernels(model, DTYPES[dtype])):
+            way = "backward" if source.name.endswith("backward") else "forward"
+            for target in targets:
+                verdict = judge(source, Launch(dtype, PRECISION[dtype]), target)
+                title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
+                if not verdict.fits:
+                    yield title, target, verdict.reason
+                    continue
+                launch = verdict.launch
+                made = case(source, dtype, launch.rows, launch.warps, launch.precision)
+                found = made.judge(target)
+                yield Row(title, target, found.resources, found.weights, found.faults)
+
+
+def show(
+    models: Mapping[str, Compiled] | None, dtype: str, targets: Sequence[str], as_json: bool
+) -> int:
+    """Print the table, of the library where no models are given; 1 where a kernel has a fault."""
+    if models is None:
+        models = {name: compile(make()) for name, make in LIBRARY.items()}
+    found = list(rows(models, dtype, targets))
+    fit = [row for row in found if isinstance(row, Row)]
+    refused = [row for row in found if not isinstance(row, Row)]
+    # all registers taken is no fault of a kernel that does not spill
+    bad = any(f for row in fit for f in row.faults if not f.startswith("all "))
+    if as_json:
+        print(json.dumps({"fit": [asdict(r) for r in fit], "refused": refused}, indent=1))
+        return int(bad)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # in a pipe nothing is cut off
+    console.print(render(fit))
+    for title, target, reason in refused:
+        console.print(f"{title}, {target}: goes step by step: {reason}", highlight=False)
+    return int(bad)

@@ -1,0 +1,85 @@
+"""Two independent loops in one launch: each program of the grid runs one of them.
+
+A loop of 16 rows keeps one multiprocessor busy of more than a hundred; both directions of a layer
+side by side take the time of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .emit import Source
+from .memory import length
+from .program import Program
+from .text import INDENT, wrapped
+
+CONSTANTS = ("ROWS", "ACC", "PRECISION", "UPCAST")
+
+
+def pair(name: str, first: Source, second: Source) -> Source:
+    """One kernel of two, whose grid has a second dimension of two.
+
+    Both must have the same axes of rows and the same axis.
+    """
+    sizes = tuple(dict.fromkeys((*first.sizes, *second.sizes)))
+    tensors = (*first.program.tensors, *second.program.tensors)
+    stores = (*first.program.stores, *second.program.stores)
+    program = Program(name, first.program.axis, first.program.rows, False, tensors, (), (), stores)
+    return replace(
+        first,
+        name=name,
+        text=_text(name, first, second, sizes),
+        program=program,
+        pointers=(*tensors, *(t for _, t in stores)),
+        sizes=sizes,
+        weights=first.weights if _held(first) >= _held(second) else second.weights,
+        live=max(first.live, second.live, key=sum),
+        staged=max(first.staged, second.staged, key=sum),
+        loops=2,
+    )
+
+
+def _held(source: Source) -> int:
+    return sum(source.weights.values())
+
+
+def _text(name: str, first: Source, second: Source, sizes: tuple[str, ...]) -> str:
+    parts = [_split(s.text) for s in (first, second)]
+    imports = sorted({line for head, _ in parts for line in head})
+    lengths = [length(a) for a in sizes]
+    listed = ", ".join(f'"{n}"' for n in lengths)
+    arguments = [[f"{tag}_{p}" for p in _pointers(s)] for tag, s in zip("ab", (first, second))]
+    constants = [f"{c}: tl.constexpr" for c in CONSTANTS]
+    lines = [f'"""{name}: two loops over {first.program.axis}, side by side."""', ""]
+    lines += ["import triton", "import triton.language as tl", "", *imports]
+    lines += [row for _, body in parts for row in ["", "", *body]]
+    lines += ["", "", *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""), f"def {name}("]
+    inside = [*stores_last(first, second, arguments), *lengths, *constants]
+    lines += [f"{INDENT}{text}," for text in inside]
+    lines += ["):", f"{INDENT}if tl.program_id(1) == 0:"]
+    for k, source in enumerate((first, second)):
+        given = [*arguments[k], *(length(a) for a in source.sizes), *CONSTANTS]
+        lines += [INDENT + "else:"] if k else []
+        lines += wrapped(f"{source.name}({', '.join(given)})", INDENT * 2)
+    return "\n".join(lines) + "\n"
+
+
+def stores_last(first: Source, second: Source, arguments: list[list[str]]) -> list[str]:
+    """The pointers of both, all that are read before all that are written."""
+    counts = [len(s.program.tensors) for s in (first, second)]
+    reads = [x for names, n in zip(arguments, counts) for x in names[:n]]
+    return reads + [x for names, n in zip(arguments, counts) for x in names[n:]]
+
+
+def _pointers(source: Source) -> list[str]:
+    """The pointer arguments of a kernel, as its text names them."""
+    inside = source.text.split(f"def {source.name}(\n", 1)[1].split("\n):", 1)[0]
+    names = [row.strip().rstrip(",") for row in inside.splitlines()]
+    return names[: len(source.pointers)]
+
+
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """The imports of prelude functions, and the kernel itself."""
+    head, body = text.split("@triton.jit", 1)
+    imports = head.split("import triton.language as tl\n", 1)[1].strip()
+    return [imports] if imports else [], ("@triton.jit" + body).rstrip("\n").splitlines()

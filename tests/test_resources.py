@@ -1,0 +1,47 @@
+"""`graphnn resources`: the table of kernels, and what it says of those that do not fit."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from graphnn.cli import main
+
+CELLS = """
+import torch
+from bench.networks import LSTM, RNN
+
+small = RNN(32)
+wide = LSTM(256)
+"""
+
+
+@pytest.fixture
+def cells(tmp_path: pathlib.Path) -> str:
+    file = tmp_path / "cells.py"
+    file.write_text(CELLS)
+    return str(file)
+
+
+def test_what_fits_is_in_the_table(cells: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resources", f"{cells}:small", "--target", "sm_90", "--target", "sm_80"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "resident" in line]
+    assert len(lines) == 4 and all("fits" in line and "mma" in line for line in lines)
+    assert sum("backward" in line and "sm_80" in line for line in lines) == 1
+
+
+def test_what_does_not_fit_has_its_reason(cells: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resources", f"{cells}:wide", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fit"] == [] and len(found["refused"]) == 2
+    assert all("do not fit the 227 KB" in reason for _, _, reason in found["refused"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_library(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = [x for t in ("sm_80", "sm_90", "sm_100") for x in ("--target", t)]
+    assert main(["resources", "--dtype", dtype, *targets]) == 0
+    assert "LSTM 128, forward" in capsys.readouterr().out
