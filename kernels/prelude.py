@@ -52,7 +52,7 @@ def log1p(x):
     u = 1 + x
     d = u - 1
     safe = tl.where(d == 0, 1.0, d).to(x.dtype)
-    return tl.where(d == 0, x, tl.where(u == u * 0.5, u, tl.log(u) * (x / safe)))
+    return tl.where(d == 0, x, tl.where(u == float("inf"), u, tl.log(u) * (x / safe)))
 
 
 @triton.jit
@@ -83,17 +83,28 @@ def nearest(x):
 
 @triton.jit
 def power(x, p):
-    """x to the power p: where x is negative, only whole p give numbers."""
-    size = tl.abs(x)
-    magnitude = tl.exp(p * tl.log(tl.where(size == 0, 1.0, size).to(x.dtype)))
-    half = tl.floor(p * 0.5)
-    odd = (p - 2 * half) == 1
+    """x to the power p, its whole part below 32 by multiplication, what is left by logarithms.
+
+    Of negative x only whole p give numbers; -0 is taken for 0.
+    """
+    size, inverse = tl.abs(x), p < 0
+    count = tl.where(tl.abs(p) < 32, tl.floor(tl.abs(p)), 0.0).to(p.dtype)
+    rest = tl.where(inverse, p + count, p - count)
+    square = size
+    made = tl.full([1], 1.0, x.dtype)
+    for _ in tl.static_range(5):
+        half = tl.floor(count * 0.5)
+        made = made * tl.where(count - 2 * half == 1, square, 1.0)
+        square = square * square
+        count = half
+    made = tl.where(inverse, 1 / made, made)
+    left = tl.exp(tl.where(size == 1, 0.0, rest * tl.log(size)))
+    made = made * tl.where(rest == 0, 1.0, left)
     whole = tl.floor(p) == p
-    signed = tl.where(
-        x < 0, tl.where(whole, tl.where(odd, -magnitude, magnitude), float("nan")), magnitude
-    )
-    none = tl.where(p == 0, 1.0, tl.where(p > 0, 0.0, float("inf")))
-    return tl.where(size == 0, none, signed).to(x.dtype)
+    odd = p - 2 * tl.floor(p * 0.5) == 1
+    none = (x < 0) & (x > float("-inf")) & (whole == 0)
+    made = tl.where((x < 0) & odd & whole, -made, made)
+    return tl.where(none, float("nan"), made).to(x.dtype)
 
 
 @triton.jit
