@@ -1,0 +1,48 @@
+"""Which lines of a kernel are needed, and how wide its tiles are where most live together."""
+
+from graphnn.kernels.live import needed, widths
+
+
+def test_lines_that_lead_to_no_store_are_not_needed() -> None:
+    lines = [
+        "a = tl.load(p)",
+        "b = a * 2",
+        "unused = a + b",
+        "unused_too = unused * 2",
+        "tl.store(q, b)",
+    ]
+    assert needed(lines) == {0, 1, 4}
+
+
+def test_a_variable_that_is_made_of_itself_is_needed_where_it_is_read() -> None:
+    assert needed(["z = 0", "z = z + 1", "tl.store(p, z)"]) == {0, 1, 2}
+    assert needed(["ab = 1", "a = 2", "tl.store(p, a)"]) == {1, 2}
+
+
+def test_all_of_a_chain_that_ends_nowhere_goes() -> None:
+    assert needed(["a = 1", "b = a", "c = b", "tl.store(p, 0)"]) == {3}
+
+
+SIZES = {"a": 16, "b": 32, "c": 64, "z": 8}
+
+
+def test_tiles_live_from_where_they_are_made_to_their_last_use() -> None:
+    step = ["a = x", "b = a + 1", "c = b + 1", "tl.store(p, c)"]
+    assert sorted(widths([], step, SIZES)) == [32, 64]
+    step = ["a = x", "b = a + 1", "c = b + 1", "tl.store(p, c + a)"]
+    assert sorted(widths([], step, SIZES)) == [16, 32, 64]
+
+
+def test_what_is_made_before_the_loop_and_used_in_it_lives_throughout() -> None:
+    step = ["b = z + 1", "tl.store(p, b)", "c = x", "tl.store(p, c)"]
+    assert sorted(widths(["z = x"], step, SIZES)) == [8, 64]
+    assert sorted(widths(["a = x"], step, SIZES)) == [64]
+
+
+def test_what_one_step_leaves_to_the_next_lives_throughout() -> None:
+    step = ["c = x", "tl.store(p, c)", "b = z + 1", "z = b"]
+    assert sorted(widths(["z = x"], step, SIZES)) == [8, 64]
+
+
+def test_what_holds_no_tile_of_rows_is_not_counted() -> None:
+    assert widths([], ["w = tl.load(p)", "t = w", "tl.store(p, t)"], SIZES) == ()
