@@ -54,7 +54,7 @@ class Page:
         self.widths: set[int] = set()
         self.depths: set[int] = set()
         self.strides: dict[str, str] = {}
-        self.weights: dict[tuple[str, int, int, int], str] = {}
+        self.weights: dict[tuple[str, int, int, int, tuple[int, int]], str] = {}
         self.held: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.slots: dict[tuple[str, int], list[str]] = {}
