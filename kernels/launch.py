@@ -19,6 +19,8 @@ from .tune import Tuner
 
 # rows a program where interpreted: the least that a matrix product takes
 ROWS = 16
+# rows of one position are addressed by 32 bits; positions by 64
+REACH = 2**31
 DTYPES = {"int": torch.int64, "bool": torch.bool}
 NAMES = {
     torch.bfloat16: "bf16",
@@ -33,7 +35,8 @@ class Launcher:
 
     `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them. `warps` is
     how the kernel was found to fit; on a GPU a tuner may choose another launch, for each dtype,
-    device and bucket of rows. Raises ValueError where tensors are not all on one device.
+    device and bucket of rows. Raises ValueError where tensors are not all on one device, or one
+    position has 2^31 numbers or more.
     """
 
     def __init__(self, source: Source, interpret: bool, warps: int = 8):
@@ -42,6 +45,8 @@ class Launcher:
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
         self._stores = [(t.axes, t.shape, DTYPES.get(t.kind)) for _, t in program.stores]
+        of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
+        self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
         self._ways: dict[Any, tuple[int, dict[str, Any]]] = {}
 
     @functools.cached_property
@@ -87,6 +92,11 @@ class Launcher:
         count = math.prod([sizes[a] for a in self._rows])
         if not count or (self._axis and not sizes[self._axis]):
             return
+        if count * self._widest >= REACH:
+            raise ValueError(
+                f"the kernel {self.source.name} has {count:,} rows of up to {self._widest:,} "
+                f"numbers at one position, and reaches {REACH:,}: split the batch"
+            )
         args: list[Any] = [t.contiguous() for t in tensors]
         args += outs
         index = self._device(args)

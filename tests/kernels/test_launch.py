@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphnn.kernels import launch
 from graphnn.kernels.emit import emit
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.program import Op, Program, Tensor
@@ -50,3 +51,14 @@ def test_strided_tensors_are_read_and_written() -> None:
     x, out = torch.randn(3, 2, 3).transpose(0, 1), torch.zeros(2, 3, 6)[..., ::2]
     doubled().into([x], [out], {"time": 2, "batch": 3}, torch.float32)
     assert torch.equal(out, 2 * x)
+
+
+def test_more_numbers_than_32_bits_reach_are_an_error_not_a_wrong_number(monkeypatch) -> None:
+    x = torch.randn(2, 4, 3)
+    sizes = {"time": 2, "batch": 4}
+    monkeypatch.setattr(launch, "REACH", 4 * 3 + 1)
+    (y,) = doubled()([x], sizes, torch.float32)
+    assert torch.equal(y, 2 * x)
+    monkeypatch.setattr(launch, "REACH", 4 * 3)
+    with pytest.raises(ValueError, match=r"doubled has 4 rows of up to 3 .*: split the batch"):
+        doubled()([x], sizes, torch.float32)
