@@ -35,7 +35,6 @@ class Source:
     weights: dict[str, int]
     live: tuple[int, ...]
     staged: tuple[int, ...]
-    reduces: bool
     loops: int = 1
 
     @property
@@ -69,7 +68,6 @@ def emit(program: Program) -> Source:
         page.held,
         alive,
         tuple(page.staged),
-        "tl.sum(" in text or "tl.max(" in text,
     )
 
 

@@ -10,7 +10,14 @@ import torch
 
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed, pointwise
 from graphnn.backends.torch.places import accumulated, gathered, joined_later, part_spans
-from graphnn.backends.torch.scope import SCALAR_SECOND, Scope, dtype_text, size_name
+from graphnn.backends.torch.scope import (
+    SCALAR_SECOND,
+    Scope,
+    dtype_text,
+    size_name,
+    sizes_text,
+    steps_text,
+)
 from graphnn.ir import Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
@@ -68,16 +75,11 @@ class LoopWriter:
             self.s.declare(self.ir[d])
 
     def _steps(self, whole: str, node: Node) -> str:
-        dim = self.outer.axes(node).index(self.loop.axis)
-        return f"{whole}.unbind({dim})" + ("[::-1]" if self.loop.reverse else "")
-
-    def _sizes(self, scope: Scope, node: Node) -> str:
-        sizes = [size_name(a) for a in scope.axes(node)] + [str(n) for n in node.shape]
-        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        return steps_text(self.outer, self.loop, whole, node)
 
     def _allocate(self, scope: Scope, node: Node, name: str) -> None:
         kind = dtype_text(self.ir, node.dtype)
-        sizes = self._sizes(scope, node)
+        sizes = sizes_text(scope, node)
         if scope is self.outer and not scope.dropped:
             self.before.append(f"{name} = runtime.buffer({sizes}, {kind}, device)")
         else:
@@ -225,7 +227,7 @@ class LoopWriter:
         """A sum over the loop's axis, added up step by step (in float32 where values are less)."""
         total = self.s.fresh(node.name or node.op)
         kind = dtype_text(self.ir, node.dtype)
-        sizes = self._sizes(self.s, node)
+        sizes = sizes_text(self.s, node)
         wide = f"runtime.summing({kind})"
         self.before.append(f"{total} = torch.zeros({sizes}, dtype={wide}, device=device)")
         self.outer.names[node.id] = self.whole[node.id] = f"{total}.to({kind})"
@@ -330,7 +332,7 @@ class LoopWriter:
             self.sources[self.s.names[d]] = f"[{first}, *{whole}]"
 
     def _initial(self, node: Node, init: int) -> str:
-        sizes, kind = self._sizes(self.s, node), dtype_text(self.ir, node.dtype)
+        sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
         source = self.ir[init]
         if source.op == "const":
             value = self.s.var(init)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from graphnn.ir import IR, Node
+from graphnn.planner.partition import Loop
 
 
 class Scope:
@@ -105,6 +106,18 @@ RESERVED = frozenset(
 def size_name(axis: str) -> str:
     """The variable that holds the length of an axis."""
     return "n_" + re.sub(r"\W+", "_", axis)
+
+
+def sizes_text(s: Scope, node: Node) -> str:
+    """The tuple of a value's sizes in a scope."""
+    sizes = [size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def steps_text(outer: Scope, loop: Loop, whole: str, node: Node) -> str:
+    """The list of a whole value's steps, in the order in which a loop takes them."""
+    dim = outer.axes(node).index(loop.axis)
+    return f"{whole}.unbind({dim})" + ("[::-1]" if loop.reverse else "")
 
 
 # torch functions that take a Python number as their second operand

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed
-from graphnn.backends.torch.scope import Scope, dtype_text, size_name
+from graphnn.backends.torch.scope import Scope, dtype_text, size_name, sizes_text, steps_text
 from graphnn.backends.triton.schedule import Phase, schedule
 from graphnn.ir import Node
 from graphnn.planner.partition import Loop, Whole
@@ -72,16 +72,11 @@ class StepWriter:
             self.sources[self.s.names[i]] = self._steps(self.outer.var(i), node)
 
     def _steps(self, whole: str, node: Node) -> str:
-        dim = self.outer.axes(node).index(self.loop.axis)
-        return f"{whole}.unbind({dim})" + ("[::-1]" if self.loop.reverse else "")
-
-    def _sizes(self, scope: Scope, node: Node) -> str:
-        sizes = [size_name(a) for a in scope.axes(node)] + [str(n) for n in node.shape]
-        return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        return steps_text(self.outer, self.loop, whole, node)
 
     def _buffer(self, scope: Scope, node: Node, name: str) -> None:
         kind = dtype_text(self.ir, node.dtype)
-        sizes = self._sizes(scope, node)
+        sizes = sizes_text(scope, node)
         self.before.append(f"{name} = torch.empty({sizes}, dtype={kind}, device=device)")
 
     def _sequence(self, node: Node) -> str:
@@ -163,7 +158,7 @@ class StepWriter:
             self.sources[self.s.names[d]] = f"[{first}, *{self._steps(whole, like)}]"
 
     def _initial(self, node: Node, init: int) -> str:
-        sizes, kind = self._sizes(self.s, node), dtype_text(self.ir, node.dtype)
+        sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
         if self.ir[init].op == "const":
             return f"torch.full({sizes}, {self.s.var(init)}, dtype={kind}, device=device)"
         text = self.outer.aligned(init, self.s.axes(node), len(node.shape))
