@@ -94,6 +94,10 @@ class BackendError(GraphError):
     """A backend or regime that does not exist or cannot run this graph."""
 
 
+class PictureError(GraphError):
+    """A picture or plot that cannot be made or saved as asked."""
+
+
 class CallError(GraphnnError):
     """A compiled model was called with something it cannot take."""
 

@@ -1,0 +1,159 @@
+"""gather: the nodes of a graph in groups, one a box.
+
+A call of a module is one group; arithmetic is gathered by the line it was written on. Weights and
+constants are no groups: they belong to who reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from graphnn.ir import IR, Node
+from graphnn.ops.table import OPS
+
+UNSEEN = frozenset({"const", "size", "length", "given"})
+ALONE = frozenset({"input", "delay", "index", "random"})
+WHOLE_LOOPS = frozenset({"aten", "scan", "pick"})
+JOINS = frozenset({"view", "join"})
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes drawn as one box. `module` is the path of the module they are a call of."""
+
+    kind: str
+    nodes: list[int] = field(default_factory=list)
+    module: str = ""
+    place: Hashable = None
+    read: set[int] = field(default_factory=set)
+
+
+class Gathering:
+    """The groups of a graph.
+
+    `owns(path)` says whether a path is a module's. Arithmetic of different `place` is kept apart;
+    with `apart` so are parts of a module's call. Afterwards `of` has the group of each node drawn, `weights` the parameters that make up others.
+    """
+
+    def __init__(
+        self,
+        ir: IR,
+        owns: Callable[[str], bool],
+        place: Callable[[int], Hashable],
+        apart: bool = False,
+    ):
+        self.ir, self.owns, self.place, self.apart = ir, owns, place, apart
+        self.of: dict[int, Group] = {}
+        self.weights: dict[int, frozenset[str]] = {}
+        self._open: dict[tuple[str, Hashable], Group] = {}
+        for node in ir:
+            self._weigh(node)
+            if node.op not in UNSEEN and node.id not in self.weights:
+                self._enter(node)
+        self.groups = list(dict.fromkeys(self.of.values()))
+
+    def _weigh(self, node: Node) -> None:
+        """Parameters, and what is made of nothing but parameters and numbers."""
+        if node.op in ("parameter", "tensor"):
+            self.weights[node.id] = frozenset({str(node.attrs["key"])})
+        elif node.op != "delay" and node.inputs:
+            given = [i for i in node.inputs if self.ir[i].op not in UNSEEN]
+            if all(i in self.weights for i in given):
+                self.weights[node.id] = frozenset().union(*(self.weights[i] for i in given))
+
+    def module_of(self, node: Node) -> str:
+        """The path of the module that a node is part of a call of, or nothing."""
+        if node.op in WHOLE_LOOPS:
+            return ""
+        path = re.sub(r"\[\d+\]$", "", node.name)
+        if path and self.owns(path):
+            return path
+        for i in node.inputs:
+            for key in sorted(self.weights.get(i, ())):
+                if self.owns(key.rpartition(".")[0]):
+                    return key.rpartition(".")[0]
+        return ""
+
+    def _enter(self, node: Node) -> None:
+        if node.op in ALONE:
+            self.of[node.id] = Group(node.op, [node.id], "", self.place(node.id))
+            return
+        module = self.module_of(node)
+        if module:
+            self._call(node, module)
+        else:
+            self._line(node)
+
+    def _call(self, node: Node, module: str) -> None:
+        key = (module, self.place(node.id) if self.apart else None)
+        reads = {i for i in node.inputs if i in self.weights}
+        group = self._open.get(key)
+        # a weight read again is a second call
+        if group is None or reads & group.read or self._cycle(group, node):
+            group = self._open[key] = Group("module", [], *key)
+        group.read |= reads
+        self._join(group, node)
+
+    def _line(self, node: Node) -> None:
+        place = self.place(node.id)
+        near = [self.of[i] for i in node.inputs if i in self.of]
+        fits = [
+            g
+            for g in dict.fromkeys(near)
+            if g.kind == "math" and g.place == place and self._same_line(g, node)
+        ]
+        chosen: Group | None = None
+        for group in fits:
+            if chosen is None and not self._cycle(group, node):
+                chosen = group
+                self._join(group, node)
+            elif chosen is not None and not self._cycle(chosen, *(self.ir[i] for i in group.nodes)):
+                for i in group.nodes:
+                    self.of[i] = chosen
+                chosen.nodes = sorted({*chosen.nodes, *group.nodes})
+        if chosen is None:
+            self._join(Group("math", [], "", place), node)
+
+    def _same_line(self, group: Group, node: Node) -> bool:
+        last = self.ir[group.nodes[-1]]
+        return last.site == node.site or self.ir[group.nodes[0]].site == node.site
+
+    def _join(self, group: Group, node: Node) -> None:
+        group.nodes.append(node.id)
+        self.of[node.id] = group
+
+    def _cycle(self, group: Group, *nodes: Node) -> bool:
+        """Whether a way leads from the group through others into these nodes, or back to it."""
+        own = {*group.nodes, *(n.id for n in nodes)}
+        seen: set[int] = set()
+        stack = [i for j in own for i in self.ir[j].inputs if i not in own]
+        while stack:
+            i = stack.pop()
+            if i in seen or i not in self.of:
+                continue
+            seen.add(i)
+            mates = self.of[i].nodes
+            if own & set(mates):
+                return True
+            stack += [k for j in mates for k in self.ir[j].inputs if k not in seen]
+            seen.update(mates)
+        return False
+
+    def outside(self) -> dict[Group, list[int]]:
+        """Of each group, the nodes that others read."""
+        found: dict[Group, list[int]] = {g: [] for g in self.groups}
+        for i, readers in self.ir.users().items():
+            group = self.of.get(i)
+            named = i in self.ir.outputs.values()
+            if group and (named or any(self.of.get(u) not in (group, None) for u in readers)):
+                found[group].append(i)
+        return found
+
+    def only_views(self, group: Group) -> bool:
+        """Whether a group only cuts, joins and reshapes."""
+        return group.kind == "math" and all(
+            OPS[self.ir[i].op].family in JOINS or self.ir[i].op in ("pick", "cast")
+            for i in group.nodes
+        )

@@ -1,0 +1,88 @@
+"""planned: the scene of a plan: what runs before, in and after each loop, and in which kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from graphnn.backends.triton.schedule import Phase, schedule
+from graphnn.ir import IR
+from graphnn.pictures.build import Builder
+from graphnn.pictures.scene import Band, Scene
+from graphnn.planner.choose import name_of
+from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.plan import Plan
+
+
+def planned(plan: Plan, owner: nn.Module, programs: dict[int, Any]) -> Scene:
+    """The scene of a plan, on bands. `programs` are the loops' programs, by their states."""
+    return _Planned(plan, owner, programs).run()
+
+
+class _Planned:
+    def __init__(self, plan: Plan, owner: nn.Module, programs: dict[int, Any]):
+        self.plan, self.owner, self.programs = plan, owner, programs
+        self.region = {i: k for k, r in enumerate(plan.regions) for i in r.nodes}
+        self.kernel: dict[int, int] = {}
+        for region in plan.regions:
+            if isinstance(region, Loop) and self._regime(region) == "stepwise":
+                self.kernel.update(_phases(plan.ir, region))
+
+    def run(self) -> Scene:
+        builder = Builder(
+            self.plan.ir,
+            self.owner,
+            lambda i: (self.region.get(i), self.kernel.get(i)),
+            apart=True,
+            band=lambda i: self.region.get(i, 0),
+            notes=lambda i: f"kernel {self.kernel[i]}" if i in self.kernel else "",
+        )
+        scene = builder.run()
+        scene.bands = [self._band(k) for k in range(len(self.plan.regions))]
+        return scene
+
+    def _choice(self, loop: Loop) -> Any:
+        program = self.programs.get(loop.states[0])
+        choices = program.choices() if program is not None else []
+        return choices[0] if choices else None
+
+    def _regime(self, loop: Loop) -> str:
+        """The regime of a loop that has kernels, or nothing."""
+        choice = self._choice(loop)
+        return choice.regime if choice is not None else ""
+
+    def _band(self, k: int) -> Band:
+        region = self.plan.regions[k]
+        if isinstance(region, Whole):
+            return Band(self._when(k), "whole", "torch: all positions at once")
+        name = f"loop {name_of(self.plan.ir, region)} over {region.axis}"
+        way = ", from the end" if region.reverse else ""
+        return Band(name + way, "loop", self._how(region))
+
+    def _how(self, loop: Loop) -> str:
+        choice = self._choice(loop)
+        if choice is None:
+            return "stepwise: one torch call an operation and step"
+        if choice.regime == "resident":
+            pair = ", two loops in one launch" if "side by side" in choice.reason else ""
+            return f"resident: one kernel runs all of this band{pair}"
+        if choice.regime == "stepwise":
+            count = len({self.kernel[i] for i in loop.nodes if i in self.kernel})
+            return f"stepwise: {count} kernels a step, torch's products between"
+        return f"{choice.regime}: one call an operation and step"
+
+    def _when(self, k: int) -> str:
+        before = [r for r in self.plan.regions[:k] if isinstance(r, Loop)]
+        after = [r for r in self.plan.regions[k + 1 :] if isinstance(r, Loop)]
+        if before and after:
+            return "between the loops"
+        return "before the loop" if after else "after the loop" if before else "over whole axes"
+
+
+def _phases(ir: IR, loop: Loop) -> dict[int, int]:
+    """The number of the kernel that runs each node of a step; products are torch's."""
+    nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
+    work = [i for i in nodes if i not in loop.states and ir[i].op not in ("const", "size")]
+    phases = [p for p in schedule(ir, work) if isinstance(p, Phase)]
+    return {i: n + 1 for n, phase in enumerate(phases) for i in phase.nodes}

@@ -1,0 +1,109 @@
+"""unrolled: the same scene over n steps of an axis, the copies side by side in time order.
+
+Modules keep their colour from copy to copy: it is one set of weights. What does not vary over the
+axis is drawn once, before the copies or after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import networkx as nx
+
+from graphnn.ir import IR
+from graphnn.ops.table import OPS
+from graphnn.pictures.scene import Box, Edge, Key, Scene
+
+
+def unrolled(scene: Scene, ir: IR, axis: str, count: int) -> Scene:
+    """The scene of `count` copies of what varies over `axis`."""
+    return _Unroller(scene, ir, axis, count).run()
+
+
+class _Unroller:
+    def __init__(self, scene: Scene, ir: IR, axis: str, count: int):
+        self.scene, self.ir, self.axis, self.count = scene, ir, axis, count
+        self.new = Scene(f"{scene.name} unrolled")
+        read = {i for e in scene.edges for i in e.values}
+        self.copied = {
+            k
+            for k, b in scene.boxes.items()
+            if any(axis in ir[i].axes for i in (b.nodes & read or b.nodes))
+        }
+        self.after = {k for c in self.copied for k in nx.descendants(scene.forward(), c)}
+
+    def run(self) -> Scene:
+        for key, box in self.scene.boxes.items():
+            for made in self._copies(key, box):
+                self.new.boxes[made.key] = made
+        for edge in self.scene.edges:
+            if edge.back and self._delays(edge.target):
+                self._through(edge)
+            else:
+                self._plain(edge)
+        self.new.headings = {p + 1: f"{self.axis} {p + 1}" for p in range(self.count)}
+        return self.new
+
+    def _copies(self, key: Key, box: Box) -> list[Box]:
+        if key not in self.copied:
+            column = self.count + 1 if key in self.after else 0
+            return [replace(box, column=column)]
+        found = []
+        for p in range(self.count):
+            made = replace(box, key=(key, p), column=p + 1, twin=key)
+            if box.kind in ("input", "output"):
+                made = replace(made, title=f"{box.title}({p + 1})")
+            if self._delays(key):
+                made = self._state(made, p)
+            found.append(made)
+        return found
+
+    def _delays(self, key: Key) -> bool:
+        """Whether a box is a state of the axis that is unrolled."""
+        box = self.scene.boxes[key]
+        return box.kind == "delay" and any(self.ir[i].attrs["axis"] == self.axis for i in box.nodes)
+
+    def _steps(self, key: Key) -> int:
+        return int(self.ir[next(iter(self.scene.boxes[key].nodes))].attrs["steps"])
+
+    def _state(self, box: Box, p: int) -> Box:
+        """A state in one copy: a joint of the edges between copies, named after its step."""
+        node = self.ir[next(iter(box.nodes))]
+        title = f"{node.label}({p + 1 - node.attrs['steps']})"
+        starts = [self.ir[i] for i in node.inputs]
+        first = not 0 <= p - node.attrs["steps"] < self.count
+        if first and starts and starts[0].op == "const":
+            title += f" = {starts[0].attrs['value']:g}"
+        return replace(box, kind="junction", title=title, lines=box.lines[:1])
+
+    def _through(self, edge: Edge) -> None:
+        """A delay: a plain edge from one copy to a later one."""
+        steps = self._steps(edge.target)
+        for p in range(self.count):
+            if 0 <= p - steps < self.count:
+                source = (edge.source, p - steps) if edge.source in self.copied else edge.source
+                self.new.edges.append(
+                    replace(edge, source=source, target=(edge.target, p), mark="")
+                )
+
+    def _plain(self, edge: Edge) -> None:
+        source, target = edge.source in self.copied, edge.target in self.copied
+        targets = [(edge.target, p) for p in range(self.count)] if target else [edge.target]
+        for key in targets:
+            p = key[1] if target else None  # type: ignore[index]
+            if edge.start and p is not None and 0 <= p - self._steps(edge.target) < self.count:
+                continue
+            for q in self._sources(edge, p) if source else [None]:
+                begin = edge.source if q is None else (edge.source, q)
+                self.new.edges.append(replace(edge, source=begin, target=key))
+
+    def _sources(self, edge: Edge, p: int | None) -> list[int]:
+        """Which copies a box reads: its own, or all where it takes the whole axis."""
+        nodes = [self.ir[i] for i in self.scene.boxes[edge.target].nodes]
+        takes = [
+            n for n in nodes if OPS[n.op].family == "axis" and n.attrs["axis"] == self.axis
+        ]
+        ends = [n for n in takes if n.op == "axis_at" and set(n.inputs) & edge.values]
+        if ends:
+            return [n.attrs["position"] % self.count for n in ends[:1]]
+        return list(range(self.count)) if takes or p is None else [p]
