@@ -1,6 +1,6 @@
 """graphnn: neural architectures as graphs of modules with loops closed through delays."""
 
-from graphnn import errors, nn
+from graphnn import errors, nn, pictures
 from graphnn.flow import gradient_flow
 from graphnn.functions import (
     along,
@@ -55,6 +55,7 @@ __all__ = [
     "max",
     "mean",
     "nn",
+    "pictures",
     "rename",
     "reverse",
     "roll",

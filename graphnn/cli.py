@@ -21,6 +21,9 @@ EXAMPLES = """examples:
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
   graphnn source cells.py:model       the code generated for it, forward and backward
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
+  graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops
+  graphnn draw cells.py:MyNet -o net.png --unroll 3      the same, three steps side by side
+  graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel covers
   graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU
 
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
@@ -79,6 +82,29 @@ def _source(args: argparse.Namespace) -> None:
     print(load(args.what, args.backend).source())
 
 
+def _draw(args: argparse.Namespace) -> None:
+    from graphnn.pictures.picture import draw, suffix
+
+    if args.output != "-":
+        suffix(args.output)
+    picture = draw(load(args.what, args.backend), unroll=args.unroll, plan=args.plan)
+    if args.output == "-":
+        print(picture.svg())
+        return
+    try:
+        picture.save(args.output, args.dpi)
+    except OSError as error:
+        raise Refused(f"cannot write '{args.output}': {error.strerror}") from None
+    print(f"{args.output}: {len(picture.scene.boxes)} boxes, {len(picture.scene.edges)} edges")
+
+
+def _positive(text: str) -> int:
+    """A number of steps or dots, at least one."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
+
+
 def _resources(args: argparse.Namespace) -> int:
     from graphnn import resources
 
@@ -106,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("what", metavar="FILE:NAME")
         command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
+    _add_draw(commands)
     command = commands.add_parser(
         "resources", help="registers, shared memory and spills of kernels, with no GPU needed"
     )
@@ -115,6 +142,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     command.set_defaults(run=_resources)
     return top
+
+
+def _add_draw(commands: Any) -> None:
+    command = commands.add_parser("draw", help="draw a network: its graph, unrolled, or its plan")
+    command.add_argument("what", metavar="FILE:NAME")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
+    )
+    command.add_argument("--unroll", type=_positive, metavar="N", help="N steps side by side")
+    command.add_argument("--plan", action="store_true", help="before, in and after each loop")
+    command.add_argument("--backend", choices=BACKENDS, help="whose plan, as gn.compile takes it")
+    command.add_argument("--dpi", type=_positive, default=144, help="of PNG files (144)")
+    command.set_defaults(run=_draw)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -349,5 +349,11 @@ class Graph(Names):
             args[0].id = result.id  # torch changes its operand: whoever reads it reads the result
         return result
 
+    def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
+        """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""
+        from graphnn.pictures import draw
+
+        return draw(self, path, unroll, plan)
+
     def __repr__(self) -> str:
         return f"Graph('{self.ir.name}', {len(self.ir)} nodes, outputs {list(self.ir.outputs)})"

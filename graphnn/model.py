@@ -357,6 +357,12 @@ class Compiled(nn.Module):
         result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return result, carried_on
 
+    def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
+        """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""
+        from graphnn.pictures import draw
+
+        return draw(self, path, unroll, plan)
+
     def explain(self, **variant: Any) -> str:
         """What runs before, in and after each loop, how, and why.
 

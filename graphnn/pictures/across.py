@@ -1,8 +1,8 @@
-"""across: where everything stands from left to right: columns, detours, places to leave and enter."""
+"""across: where all stands from left to right: columns, detours, places to leave and enter."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,24 @@ class Across:
             found[n] = made
         return found
 
-    def _column(self, mine: Container[Key], engine: Any) -> Column:
+    def _column(self, mine: Mapping[Key, Key | None], engine: Any) -> Column:
         inner = [e for e in self.scene.edges if e.source in mine and e.target in mine]
         pairs = list(dict.fromkeys((e.source, e.target) for e in inner if not e.back))
         loops = [(e.source, e.target) for e in inner if e.back]
         row = {k: r for k, r in self.row.items() if k in mine}
-        return column(pairs, loops, row, {k: self.size[k][0] for k in row}, engine)
+        width = {k: self.size[k][0] for k in row}
+        return column(pairs, loops, self._onward(mine), row, width, engine)
+
+    def _onward(self, mine: Mapping[Key, Key | None]) -> list[tuple[Key, Key]]:
+        """Of edges between copies, (reader, read) as boxes of one column, if the reader is right."""
+        key = {twin: k for k, twin in mine.items() if twin is not None}
+        found = []
+        for e in self.scene.edges:
+            a, b = self.scene.boxes[e.source], self.scene.boxes[e.target]
+            if a.twin in key and b.twin in key and a.column != b.column:
+                ends = (key[b.twin], key[a.twin])
+                found.append(ends if a.column < b.column else ends[::-1])
+        return list(dict.fromkeys(found))
 
     def _detours(self) -> list[Detour]:
         """Edges back and across columns, short ones first: they run nearest."""
@@ -83,18 +95,18 @@ class Across:
         for _, n in sorted(led):
             edge = self.scene.edges[n]
             leaves, enters = self.row[edge.source], self.row[edge.target] - 1
-            taken = self._taken(leaves, enters, found)
+            taken = self._taken(leaves, enters, found, 15.0 if edge.mark else 9.0)
             x = corridor(taken, self.x[edge.source], self.x[edge.target])
             found.append(Detour(n, leaves, enters, x))
         return found
 
-    def _taken(self, leaves: int, enters: int, others: list[Detour]) -> list[Interval]:
-        """What stands in the way of a line from one gap to another."""
+    def _taken(self, leaves: int, enters: int, others: list[Detour], room: float) -> list[Interval]:
+        """What stands in the way of a line from one gap to another, with room beside boxes."""
         low, high = min(leaves, enters), max(leaves, enters)
         found: list[Interval] = []
         for c in self.columns.values():
             for s in (s for r in range(low + 1, high + 1) for s in c.rows.get(r, ())):
-                half = self.size[s][0] / 2 + 9.0 if s in self.size else WIRE / 2 + 3.0
+                half = self.size[s][0] / 2 + room if s in self.size else WIRE / 2 + 3.0
                 found.append((self.x[s] - half, self.x[s] + half))
         for d in others:
             if min(d.leaves, d.enters) <= high and low <= max(d.leaves, d.enters):

@@ -12,7 +12,7 @@ from graphnn.ir import IR, Node
 from graphnn.pictures import words
 from graphnn.pictures.gather import Gathering, Group
 from graphnn.pictures.scene import Box, Edge, Key, Scene
-
+from graphnn.planner.choose import LAYER
 
 Place = Callable[[int], Hashable]
 
@@ -143,13 +143,14 @@ class Builder:
     def _math(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         nodes = [self.ir[i] for i in group.nodes]
         if node.op in ("aten", "scan"):
-            how = f"torch's {node.attrs['kind']}" if node.op == "aten" else "a scan over the axis"
+            how = f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else "a scan"
             states = list(node.attrs.get("states", (node.label,)))
             return f"loop {words.listed(states)}", (how, *self._sizes(group))
         marks = words.symbols(nodes) or "cut and join"
         closes = words.listed([s for i in group.nodes for s in self.closes.get(i, ())])
         said = words.statement(nodes[-1].site)
-        title, formula = closes, (marks,)
+        title = closes
+        formula: tuple[str, ...] = (marks,)
         if said is not None and (said.file, said.line) in self.spoken:
             title = closes or words.shortened(said.target)
             if group not in self.parted:
@@ -206,9 +207,7 @@ class Builder:
             key = ("output", name)
             lines = (self._size(node),)
             last = max((b.band for b in self.scene.boxes.values()), default=0)
-            self.scene.boxes[key] = Box(
-                key, "output", name, lines, band=last, nodes=frozenset({i})
-            )
+            self.scene.boxes[key] = Box(key, "output", name, lines, band=last, nodes=frozenset({i}))
             if source is not None:
                 self.scene.edges.append(Edge(source, key, values=frozenset({i})))
 

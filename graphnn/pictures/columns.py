@@ -56,13 +56,15 @@ class Column:
 def column(
     pairs: list[tuple[Key, Key]],
     loops: list[tuple[Key, Key]],
+    onward: list[tuple[Key, Key]],
     row: dict[Key, int],
     width: dict[Key, float],
     engine: Any,
 ) -> Column:
     """Arrange the boxes in `row`, joined by the edges `pairs`, and by `loops` that lead back.
 
-    `engine` is the module igraph. Of several orders it finds, the best is taken.
+    `onward` are boxes that the copy of a box on the right reads: (reader, read). `engine` is the
+    module igraph. Of several orders it finds, the best is taken.
     """
     at: dict[Spot, int] = dict(row)
     steps: list[tuple[Spot, Spot]] = []
@@ -77,7 +79,7 @@ def column(
     least = math.inf
     for rows in _orders(at, steps, engine):
         x = _placed(rows, steps, size)
-        cost = _cost(rows, steps, loops, x)
+        cost = _cost(rows, steps, loops, x) + sum(x[a] - x[b] for a, b in onward)
         if cost < least:
             best, least = Column(x, chains, rows), cost
     assert best is not None
@@ -105,6 +107,7 @@ def _orders(
         if found not in seen:
             seen.add(found)
             yield rows
+            yield {r: row[::-1] for r, row in rows.items()}
         chance.shuffle(spots)
 
 
@@ -169,7 +172,7 @@ def _apart(
 ) -> dict[Spot, float]:
     """The positions nearest to the wishes in which nothing overlaps (isotonic regression)."""
     offsets = [0.0]
-    for a, b in zip(row, row[1:]):
+    for a, b in itertools.pairwise(row):
         gap = WIRE / 2 if _wire(a) and _wire(b) else GAP if not _wire(a) and not _wire(b) else 12.0
         offsets.append(offsets[-1] + (size[a] + size[b]) / 2 + gap)
     blocks: list[list[float]] = []

@@ -44,7 +44,7 @@ class Down:
             if r + 1 < rows:
                 self.top[r + 1] = y
                 y += self.tall[r + 1]
-        self.bottom = y
+        self.bottom = self.bend[rows - 1][0]
 
     def _runs(self) -> tuple[dict[int, list[tuple[int, Interval]]], ...]:
         """The level stretches of edges led round, by the gap that they lie in."""

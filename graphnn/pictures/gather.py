@@ -34,7 +34,8 @@ class Gathering:
     """The groups of a graph.
 
     `owns(path)` says whether a path is a module's. Arithmetic of different `place` is kept apart;
-    with `apart` so are parts of a module's call. Afterwards `of` has the group of each node drawn, `weights` the parameters that make up others.
+    with `apart` so are parts of a module's call. Afterwards `of` has the group of each node drawn,
+    `weights` the parameters that make up others.
     """
 
     def __init__(

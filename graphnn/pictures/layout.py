@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 from graphnn.pictures.across import Across
 from graphnn.pictures.down import HEAD, MARGIN, Down
+from graphnn.pictures.fold import fold
 from graphnn.pictures.layers import layers
 from graphnn.pictures.measure import box_size, head_width
 from graphnn.pictures.route import Point, Way, cornered, downwards
@@ -44,8 +46,8 @@ class Layout:
 
 def layout(scene: Scene, engine: Any) -> Layout:
     """Place a scene; `engine` is the module igraph, which orders the rows."""
-    row = layers(scene)
     size = _sizes(scene)
+    scene, row = fold(scene, layers(scene), size)
     across = Across(scene, row, size, engine)
     rows_of = {
         n: [row[k] for k, b in scene.boxes.items() if b.band == n and b.kind != "output"]
@@ -90,7 +92,7 @@ def _way(n: int, edge: Edge, across: Across, down: Down, made: Layout) -> Way:
         line = [begin[0], *(across.x[s] for s in across.chains[edge.source, edge.target]), end[0]]
         turns = [
             (a, down.bend[r + k][0], b, down.bend[r + k][1])
-            for k, (a, b) in enumerate(zip(line, line[1:]))
+            for k, (a, b) in enumerate(itertools.pairwise(line))
         ]
         return downwards(begin, turns, end)
     low = down.below[n]

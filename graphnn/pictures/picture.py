@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -38,7 +39,7 @@ class Picture:
 
     def __init__(self, scene: Scene):
         self.scene = scene
-        engine = _engines()
+        engine = engines()
         from graphnn.pictures.layout import layout
 
         self.layout = layout(scene, engine)
@@ -54,23 +55,11 @@ class Picture:
 
         Raises PictureError for another suffix.
         """
-        kind = suffix(path)
-        pathlib.Path(path).write_bytes(self._bytes(kind, dpi))
-
-    def _bytes(self, kind: str, dpi: float = 144) -> bytes:
-        import matplotlib
-
-        # text stays text in SVG: it can be searched, and is small
-        out, dated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "graphnn"}):
-            self.figure().savefig(out, format=kind, dpi=dpi, metadata=dated.get(kind))
-        return out.getvalue()
+        written(self.figure(), path, dpi)
 
     def svg(self) -> str:
         """The picture as the text of an SVG file."""
-        text = self._bytes("svg").decode()
-        # widths were measured in DejaVu Sans; Verdana has the same
-        return text.replace("DejaVu Sans'", "DejaVu Sans', Verdana, sans-serif")
+        return encoded(self.figure(), "svg").decode()
 
     def _repr_svg_(self) -> str:
         return self.svg()
@@ -82,6 +71,26 @@ class Picture:
     def __repr__(self) -> str:
         boxes, edges = len(self.scene.boxes), len(self.scene.edges)
         return f"Picture of {self.scene.name}: {boxes} boxes, {edges} edges"
+
+
+def written(figure: Figure, path: Path, dpi: float = 144) -> None:
+    """Save a figure in the format that the path's suffix names."""
+    kind = suffix(path)
+    pathlib.Path(path).write_bytes(encoded(figure, kind, dpi))
+
+
+def encoded(figure: Figure, kind: str, dpi: float = 144) -> bytes:
+    """A figure as a file; the same bytes for the same figure."""
+    import matplotlib
+
+    out, dated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    # text stays text in SVG: it can be searched, and is small
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "graphnn"}):
+        figure.savefig(out, format=kind, dpi=dpi, metadata=dated.get(kind))
+    if kind != "svg":
+        return out.getvalue()
+    # widths were measured in DejaVu Sans; Verdana has the same
+    return re.sub(rb"'DejaVu Sans'(?!,)", b"'DejaVu Sans', Verdana, sans-serif", out.getvalue())
 
 
 def suffix(path: Path) -> str:
@@ -120,7 +129,7 @@ def draw(
             wanted="one of them: a plan is the same for every length",
             fix="draw two pictures",
         )
-    _engines()
+    engines()
     picture = Picture(_planned(source) if plan else _drawn(source, unroll))
     if path is not None:
         picture.save(path)
@@ -167,7 +176,7 @@ def _planned(source: nn.Module | Graph | Compiled) -> Scene:
     return planned(model.plan, model._owner, programs)
 
 
-def _engines() -> Any:
+def engines() -> Any:
     """The module igraph, matplotlib being there too. Raises PictureError where one is missing."""
     try:
         import igraph

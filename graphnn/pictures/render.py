@@ -95,10 +95,15 @@ class _Drawing:
         loop = band.kind == "loop"
         self._round(rect, 6.0, BANDS[band.kind], "#e0a98c" if loop else "#d5dae2", 0.8, 0)
         left, top = rect.x - rect.width / 2 + 10, rect.y - rect.height / 2 + 10
-        self._text(band.title, left, top, HEADING, "#9c4a21" if loop else FAINT, bold=True, ha="left")
+        ink = "#9c4a21" if loop else FAINT
+        # edges pass behind the words
+        behind = {
+            "bbox": {"facecolor": BANDS[band.kind], "edgecolor": "none", "pad": 1.0, "alpha": 0.8}
+        }
+        self._text(band.title, left, top, HEADING, ink, bold=True, ha="left", **behind)
         if band.detail:
             right = rect.x + rect.width / 2 - 10
-            self._text(band.detail, right, top, SMALL, FAINT, ha="right")
+            self._text(band.detail, right, top, SMALL, FAINT, ha="right", **behind)
 
     def _round(
         self, rect: Rect, radius: float, fill: str, rim: str, line: float, order: float

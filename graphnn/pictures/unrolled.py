@@ -61,7 +61,7 @@ class _Unroller:
     def _delays(self, key: Key) -> bool:
         """Whether a box is a state of the axis that is unrolled."""
         box = self.scene.boxes[key]
-        return box.kind == "delay" and any(self.ir[i].attrs["axis"] == self.axis for i in box.nodes)
+        return box.kind == "delay" and all(self.ir[i].attrs["axis"] == self.axis for i in box.nodes)
 
     def _steps(self, key: Key) -> int:
         return int(self.ir[next(iter(self.scene.boxes[key].nodes))].attrs["steps"])
@@ -69,12 +69,19 @@ class _Unroller:
     def _state(self, box: Box, p: int) -> Box:
         """A state in one copy: a joint of the edges between copies, named after its step."""
         node = self.ir[next(iter(box.nodes))]
-        title = f"{node.label}({p + 1 - node.attrs['steps']})"
-        starts = [self.ir[i] for i in node.inputs]
-        first = not 0 <= p - node.attrs["steps"] < self.count
-        if first and starts and starts[0].op == "const":
-            title += f" = {starts[0].attrs['value']:g}"
+        title = f"{node.label}({p + 1 - node.attrs['steps']})".replace("(-", "(−")
+        first = self._first(box.twin or box.key, p)
+        if first is not None and self.ir[first].op == "const":
+            title += f" = {self.ir[first].attrs['value']:g}"
         return replace(box, kind="junction", title=title, lines=box.lines[:1])
+
+    def _first(self, key: Key, p: int) -> int | None:
+        """The node a state starts from in a copy; None where a copy before it gives its value."""
+        node = self.ir[next(iter(self.scene.boxes[key].nodes))]
+        if 0 <= p - node.attrs["steps"] < self.count:
+            return None
+        slot = p if node.attrs["steps"] > 0 else self.count - 1 - p
+        return node.inputs[slot if len(node.inputs) > 1 else 0]
 
     def _through(self, edge: Edge) -> None:
         """A delay: a plain edge from one copy to a later one."""
@@ -91,19 +98,18 @@ class _Unroller:
         targets = [(edge.target, p) for p in range(self.count)] if target else [edge.target]
         for key in targets:
             p = key[1] if target else None  # type: ignore[index]
-            if edge.start and p is not None and 0 <= p - self._steps(edge.target) < self.count:
+            joint = p is not None and self._delays(edge.target)
+            if joint and p is not None and self._first(edge.target, p) not in edge.values:
                 continue
             for q in self._sources(edge, p) if source else [None]:
                 begin = edge.source if q is None else (edge.source, q)
                 self.new.edges.append(replace(edge, source=begin, target=key))
 
     def _sources(self, edge: Edge, p: int | None) -> list[int]:
-        """Which copies a box reads: its own, or all where it takes the whole axis."""
-        nodes = [self.ir[i] for i in self.scene.boxes[edge.target].nodes]
-        takes = [
-            n for n in nodes if OPS[n.op].family == "axis" and n.attrs["axis"] == self.axis
-        ]
-        ends = [n for n in takes if n.op == "axis_at" and set(n.inputs) & edge.values]
-        if ends:
-            return [n.attrs["position"] % self.count for n in ends[:1]]
+        """Which copies a box reads: its own, or those it takes of the whole axis."""
+        box = self.scene.boxes[edge.target]
+        nodes = [self.ir[i] for i in box.nodes if box.kind != "output"]
+        takes = [n for n in nodes if OPS[n.op].family == "axis" and n.attrs["axis"] == self.axis]
+        if takes and all(n.op == "axis_at" for n in takes):
+            return sorted({n.attrs["position"] % self.count for n in takes})
         return list(range(self.count)) if takes or p is None else [p]

@@ -40,12 +40,21 @@ SYMBOLS = {
     "cat": "join",
     "axis_sum": "Σ",
     "axis_at": "at",
+    "gt": ">",
+    "lt": "<",
+    "ge": "≥",
+    "le": "≤",
+    "eq": "=",
+    "ne": "≠",
     "logical_and": "and",
     "logical_or": "or",
     "logical_not": "not",
 }
 # shapes change, the numbers do not: not worth a word beside arithmetic
 QUIET = frozenset("reshape expand permute transpose slice cast pick detach".split())
+
+# of modules, what does not tell one from another
+SETTINGS = frozenset("bias eps elementwise_affine affine momentum inplace batch_first".split())
 
 
 @dataclass(frozen=True)
@@ -126,8 +135,11 @@ def wrapped(text: str) -> tuple[str, ...]:
 def module_line(module: nn.Module) -> str:
     """`Linear(28, 64)` for a module."""
     inside = re.sub(r"\b(in|out)_(features|channels)=", "", module.extra_repr())
-    kept = [part for part in re.split(r", (?![^(]*\))", inside) if part and "bias=" not in part]
-    return shortened(f"{type(module).__name__}({', '.join(kept)})" if kept else type(module).__name__)
+    parts = re.split(r", (?![^(]*\))", inside)
+    kept = [part for part in parts if part and part.partition("=")[0] not in SETTINGS]
+    return shortened(
+        f"{type(module).__name__}({', '.join(kept)})" if kept else type(module).__name__
+    )
 
 
 def size(ir: IR, node: Node, dropped: str | None = None) -> str:

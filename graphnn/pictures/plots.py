@@ -1,0 +1,174 @@
+"""Plots of what runs through a network: attention, alignments, the flow of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphnn.errors import PictureError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 0.32
+LABELS = 60
+
+
+class Plot:
+    """A figure that saves itself by suffix and shows itself in notebooks."""
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+
+    def save(self, path: Any, dpi: float = 144) -> None:
+        """Write an SVG, PNG or PDF file, as the suffix says. Raises PictureError for another."""
+        from graphnn.pictures.picture import written
+
+        written(self.figure, path, dpi)
+
+    def _repr_svg_(self) -> str:
+        from graphnn.pictures.picture import encoded
+
+        return encoded(self.figure, "svg").decode()
+
+
+def attention_map(
+    weights: torch.Tensor,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    title: str = "",
+) -> Plot:
+    """Weights of attention (queries, keys) as a map, dark where they are large.
+
+    `rows` and `columns` name queries and keys. A stack (heads, queries, keys) gives a map a head.
+    Raises PictureError where shapes or numbers of names do not fit.
+    """
+    shown = _matrix(weights, "weights", (2, 3))
+    maps = shown if shown.ndim == 3 else shown[None]
+    _count("rows", rows, maps.shape[1])
+    _count("columns", columns, maps.shape[2])
+    width = max(2.0, min(12.0, CELL * maps.shape[2])) + 1.2
+    height = max(1.6, min(12.0, CELL * maps.shape[1])) + 1.2
+    figure, axes = _figure(width, height, len(maps))
+    top = float(maps.max()) if maps.numel() else 1.0
+    for n, (ax, one) in enumerate(zip(axes, maps)):
+        image = ax.imshow(one.numpy(), cmap="Blues", vmin=0.0, vmax=top, aspect="auto")
+        _ticks(ax, rows, columns)
+        ax.set_title(f"head {n + 1}" if len(maps) > 1 else title)
+    if len(maps) > 1:
+        figure.suptitle(title)
+    figure.colorbar(image, ax=axes, label="weight", shrink=0.8)
+    return Plot(figure)
+
+
+def alignment(
+    weights: torch.Tensor, source: Sequence[str], target: Sequence[str], title: str = ""
+) -> Plot:
+    """An alignment (target, source): which source words each word produced was read from.
+
+    Each row's largest weight has a dot. Weights may be of padded sequences: what is beyond the
+    words given is left out. Raises PictureError where there are fewer weights than words.
+    """
+    shown = _matrix(weights, "weights", (2,))
+    for name, words, have in (("target", target, 0), ("source", source, 1)):
+        if len(words) > shown.shape[have]:
+            raise PictureError(
+                f"more {name} words than weights",
+                got=f"{len(words)} words, weights of shape {tuple(shown.shape)}",
+                wanted="weights of shape (target, source), at least as many as words",
+                fix="transpose the weights if they are (source, target)",
+            )
+    shown = shown[: len(target), : len(source)]
+    plot = attention_map(shown, target, source, title)
+    ax = plot.figure.axes[0]
+    ax.set_xlabel("source")
+    ax.set_ylabel("target")
+    best = shown.argmax(1)
+    ax.plot(best.numpy(), range(len(target)), "o", color="#c0392b", markersize=4)
+    ax.set_xlim(-0.5, len(source) - 0.5)
+    ax.set_ylim(len(target) - 0.5, -0.5)
+    return plot
+
+
+def gradient_flow(
+    flow: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]], title: str = ""
+) -> Plot:
+    """How much of a loss's gradient reaches each state at each step: ‖∂L/∂z(t)‖, log scale.
+
+    `flow` is what `graphnn.gradient_flow` returns, norms (positions,) by state, or several of
+    those by network. A line that falls to the left vanishes, one that rises explodes. Raises
+    PictureError where there is nothing to plot.
+    """
+    lines: dict[str, torch.Tensor] = {}
+    for name, value in flow.items():
+        if isinstance(value, Mapping):
+            lines.update({f"{name} {state}": norms for state, norms in value.items()})
+        else:
+            lines[name] = value
+    if not lines:
+        raise PictureError(
+            "there is no flow to plot",
+            got="no states",
+            wanted="norms by state, as graphnn.gradient_flow returns them",
+            fix="give the network a state, or leave `states` at True",
+        )
+    figure, (ax,) = _figure(6.4, 3.8, 1)
+    for name, norms in lines.items():
+        row = _matrix(norms, name, (1,))
+        # zero has no place on a log scale: a gap says that nothing arrives
+        row = torch.where(row > 0, row, torch.nan)
+        ax.plot(
+            range(1, len(row) + 1), row.numpy(), label=name, marker="." if len(row) < 40 else ""
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("step t")
+    ax.set_ylabel("‖∂L/∂z(t)‖")
+    ax.set_title(title)
+    ax.grid(True, alpha=0.3)
+    ax.legend()
+    return Plot(figure)
+
+
+def _matrix(value: Any, name: str, dims: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of plain numbers on the CPU."""
+    found = torch.as_tensor(value).detach().to("cpu", torch.float64)
+    if found.ndim not in dims or not found.numel():
+        raise PictureError(
+            f"'{name}' has a shape that cannot be plotted",
+            got=f"shape {tuple(found.shape)}",
+            wanted=f"{' or '.join(map(str, dims))} dimensions, none of them empty",
+            fix="take one example of a batch: weights[0]",
+        )
+    return found
+
+
+def _count(name: str, given: Sequence[str] | None, wanted: int) -> None:
+    if given is not None and len(given) != wanted:
+        raise PictureError(
+            f"'{name}' does not name the weights' {name}",
+            got=f"{len(given)} names",
+            wanted=f"{wanted}, one each",
+            fix="weights are (queries, keys): rows name queries, columns keys",
+        )
+
+
+def _figure(width: float, height: float, count: int) -> tuple[Any, list[Any]]:
+    from graphnn.pictures.picture import engines
+
+    engines()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _ticks(ax: Any, rows: Sequence[str] | None, columns: Sequence[str] | None) -> None:
+    """Names at the sides, as long as there are not too many to read."""
+    if rows is not None and len(rows) <= LABELS:
+        ax.set_yticks(range(len(rows)), rows)
+    if columns is not None and len(columns) <= LABELS:
+        ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor")
