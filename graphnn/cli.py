@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from graphnn.errors import GraphnnError
+from graphnn.errors import GraphnnError, PictureError
 from graphnn.graph import Graph
 from graphnn.model import BACKENDS, Compiled, compile
 
@@ -86,7 +86,10 @@ def _draw(args: argparse.Namespace) -> None:
     from graphnn.pictures.picture import draw, suffix
 
     if args.output != "-":
-        suffix(args.output)
+        try:
+            suffix(args.output)
+        except PictureError as error:
+            raise Refused(f"{error.problem}: '{args.output}'; wanted {error.wanted}") from None
     picture = draw(load(args.what, args.backend), unroll=args.unroll, plan=args.plan)
     if args.output == "-":
         print(picture.svg())
@@ -150,8 +153,9 @@ def _add_draw(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
     )
-    command.add_argument("--unroll", type=_positive, metavar="N", help="N steps side by side")
-    command.add_argument("--plan", action="store_true", help="before, in and after each loop")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--unroll", type=_positive, metavar="N", help="N steps side by side")
+    how.add_argument("--plan", action="store_true", help="before, in and after each loop")
     command.add_argument("--backend", choices=BACKENDS, help="whose plan, as gn.compile takes it")
     command.add_argument("--dpi", type=_positive, default=144, help="of PNG files (144)")
     command.set_defaults(run=_draw)

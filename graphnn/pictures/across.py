@@ -74,7 +74,7 @@ class Across:
         return column(pairs, loops, self._onward(mine), row, width, engine)
 
     def _onward(self, mine: Mapping[Key, Key | None]) -> list[tuple[Key, Key]]:
-        """Of edges between copies, (reader, read) as boxes of one column, if the reader is right."""
+        """Of edges between copies, (reader, read) as boxes of one column, the reader right."""
         key = {twin: k for k, twin in mine.items() if twin is not None}
         found = []
         for e in self.scene.edges:

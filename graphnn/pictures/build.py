@@ -87,7 +87,7 @@ class Builder:
         return [
             self.key[g]
             for g in self.found.groups
-            if self.found.only_views(g) and len(self.outside[g]) < 2
+            if self.found.only_views(g) and len(self.outside[g]) < 2 and not self.notes(g.nodes[0])
         ]
 
     def _spoken(self) -> set[tuple[str, int]]:

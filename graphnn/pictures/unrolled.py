@@ -70,7 +70,7 @@ class _Unroller:
         """A state in one copy: a joint of the edges between copies, named after its step."""
         node = self.ir[next(iter(box.nodes))]
         title = f"{node.label}({p + 1 - node.attrs['steps']})".replace("(-", "(−")
-        first = self._first(box.twin or box.key, p)
+        first = self._first(box.twin, p)
         if first is not None and self.ir[first].op == "const":
             title += f" = {self.ir[first].attrs['value']:g}"
         return replace(box, kind="junction", title=title, lines=box.lines[:1])
@@ -110,6 +110,8 @@ class _Unroller:
         box = self.scene.boxes[edge.target]
         nodes = [self.ir[i] for i in box.nodes if box.kind != "output"]
         takes = [n for n in nodes if OPS[n.op].family == "axis" and n.attrs["axis"] == self.axis]
+        # where the box takes several values, those that this edge brings
+        takes = [n for n in takes if edge.values & set(n.inputs)] or takes
         if takes and all(n.op == "axis_at" for n in takes):
             return sorted({n.attrs["position"] % self.count for n in takes})
         return list(range(self.count)) if takes or p is None else [p]

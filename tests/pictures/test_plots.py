@@ -1,0 +1,72 @@
+"""Plots: what stands at which place, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+import graphnn as gn
+from graphnn.errors import PictureError
+from graphnn.pictures import alignment, attention_map, gradient_flow
+from tests.pictures.networks import Elman
+
+
+def labels(ticks):
+    return [t.get_text() for t in ticks]
+
+
+def test_an_attention_map_has_its_weights_and_names(tmp_path):
+    weights = torch.softmax(torch.randn(2, 3), -1).requires_grad_()
+    plot = attention_map(weights, ["q1", "q2"], ["a", "b", "c"], "heads")
+    ax = plot.figure.axes[0]
+    assert torch.equal(torch.tensor(ax.images[0].get_array().data), weights.detach().double())
+    assert labels(ax.get_yticklabels()) == ["q1", "q2"]
+    assert labels(ax.get_xticklabels()) == ["a", "b", "c"]
+    plot.save(tmp_path / "map.svg")
+    assert (tmp_path / "map.svg").stat().st_size > 1000
+    assert "<svg" in plot._repr_svg_()
+
+
+def test_heads_are_maps_side_by_side():
+    plot = attention_map(torch.rand(4, 3, 5))
+    assert [a.get_title() for a in plot.figure.axes[:4]] == [f"head {n}" for n in (1, 2, 3, 4)]
+
+
+def test_an_alignment_leaves_padding_out_and_marks_the_best():
+    weights = torch.eye(5, 6).flip(0)
+    plot = alignment(weights, ["le", "chat", "dort", "ici", "."], ["the", "cat", "sleeps"])
+    ax = plot.figure.axes[0]
+    assert ax.images[0].get_array().shape == (3, 5)
+    assert list(ax.lines[0].get_xdata()) == [4, 3, 2]
+
+
+def test_gradient_flow_plots_what_the_library_measures():
+    model = gn.compile(Elman())
+    flow = gn.gradient_flow(model, lambda y: y[:, -1].sum(), {"x": torch.randn(2, 7, 28)})
+    ax = gradient_flow(flow).figure.axes[0]
+    assert ax.get_yscale() == "log"
+    assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(ax.lines[0].get_ydata()) == pytest.approx(flow["z"].tolist())
+
+
+def test_several_networks_share_a_plot_and_zeros_are_gaps():
+    flow = {"a": {"z": torch.tensor([0.0, 1.0])}, "b": {"h": torch.tensor([1.0, 2.0])}}
+    ax = gradient_flow(flow).figure.axes[0]
+    assert labels(ax.get_legend().get_texts()) == ["a z", "b h"]
+    assert math.isnan(ax.lines[0].get_ydata()[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: attention_map(torch.rand(2, 3), rows=["one"]), "'rows' does not name"),
+        (lambda: attention_map(torch.rand(3)), "'weights' has a shape"),
+        (lambda: attention_map(torch.rand(0, 3)), "'weights' has a shape"),
+        (lambda: alignment(torch.rand(2, 3), list("abcd"), list("ab")), "more source words"),
+        (lambda: gradient_flow({}), "no flow to plot"),
+        (lambda: gradient_flow({"z": torch.rand(2, 3)}), "'z' has a shape"),
+    ],
+)
+def test_what_cannot_be_plotted_is_refused(make, said):
+    with pytest.raises(PictureError, match=said):
+        make()

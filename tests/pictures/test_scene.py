@@ -1,0 +1,154 @@
+"""What pictures show: boxes, edges, delays, copies and bands, whatever their places."""
+
+import networkx as nx
+import pytest
+import torch
+from torch import nn
+
+import graphnn as gn
+from graphnn.pictures import draw
+from tests.pictures.networks import ALL, Both, Elman, Siamese, Translate, TuringMachine
+
+
+def titles(scene):
+    return [box.title for box in scene.boxes.values()]
+
+
+def edges(scene):
+    """Edges as (title, title)."""
+    return {(scene.boxes[e.source].title, scene.boxes[e.target].title) for e in scene.edges}
+
+
+def test_an_elman_network_is_seven_boxes_and_one_loop():
+    scene = draw(Elman()).scene
+    assert sorted(titles(scene)) == ["dec", "enc", "rec", "x", "y", "z", "z(t−1)"]
+    assert edges(scene) == {
+        ("x", "enc"),
+        ("enc", "rec"),
+        ("z(t−1)", "rec"),
+        ("rec", "z"),
+        ("z", "z(t−1)"),
+        ("z", "dec"),
+        ("dec", "y"),
+    }
+    (back,) = [e for e in scene.edges if e.back]
+    assert (back.state, back.mark) == ("z", "z⁻¹")
+
+
+def test_boxes_say_what_they_are():
+    boxes = {b.title: b for b in draw(Elman()).scene.boxes.values()}
+    assert boxes["enc"].lines == ("Linear(28, 64)", "64 over time")
+    assert boxes["z"].lines == ("tanh", "64 over time")
+    assert boxes["x"].kind == "input" and boxes["y"].kind == "output"
+
+
+def test_delays_of_other_lengths_and_directions_are_marked_so():
+    scene = draw(Both()).scene
+    assert {e.state: e.mark for e in scene.edges if e.back} == {"far": "z⁻²", "ahead": "z⁺¹"}
+    assert ("start", "far(t−2)") in edges(scene)
+    assert [e.start for e in scene.edges if scene.boxes[e.source].title == "start"] == [True]
+
+
+@pytest.mark.parametrize("network", ALL)
+def test_only_back_edges_close_circles(network):
+    scene = draw(network()).scene
+    assert nx.is_directed_acyclic_graph(scene.forward())
+    states = {b.key for b in scene.boxes.values() if b.kind == "delay"}
+    assert {e.target for e in scene.edges if e.state} == states
+
+
+@pytest.mark.parametrize("network", ALL)
+def test_every_module_is_drawn_once(network):
+    net = network()
+    modules = [b.shares for b in draw(net).scene.boxes.values() if b.kind == "module"]
+    owners = {k for k, m in net.named_modules() if list(m.parameters(recurse=False)) and k}
+    assert sorted(modules) == sorted(owners)
+
+
+def test_a_module_called_thrice_is_one_box_whose_edges_are_numbered():
+    scene = draw(Siamese()).scene
+    (f,) = [b for b in scene.boxes.values() if b.title == "f"]
+    assert f.lines == ("Linear(5, 5)", "3 calls")
+    assert sorted(e.enters for e in scene.edges if e.target == f.key) == [1, 2, 3]
+    assert sorted(e.leaves for e in scene.edges if e.source == f.key) == [1, 2, 3]
+    (again,) = [e for e in scene.edges if e.back]
+    assert again.enters == 2 and not again.mark, "a later call, no delay"
+
+
+def test_the_users_own_lines_stand_on_boxes():
+    boxes = {b.title: b.lines[0] for b in draw(TuringMachine()).scene.boxes.values() if b.lines}
+    assert boxes["w_g"] == "gate * c + (1 - gate) * w"
+    assert boxes["sharp"] == "w_s^(1 + softplus(gamma)[0])"
+    assert boxes["r"] == "sum(read.next * M.next, over=slot)"
+
+
+def test_without_the_users_file_boxes_have_symbols():
+    space = {"torch": torch, "gn": gn}
+    text = "g = gn.Graph('bare')\nx = g.input('x', (3,))\ng.output('y', torch.tanh(x * 2) + x)"
+    exec(compile(text, "<nowhere>", "exec"), space)
+    assert "× tanh +" in titles(space["g"].draw().scene)
+
+
+def test_unrolled_copies_share_their_modules_and_pass_the_state_on():
+    scene = draw(Elman(), unroll=3).scene
+    assert sorted(t for t in titles(scene) if t.startswith("z(")) == ["z(0) = 0", "z(1)", "z(2)"]
+    assert not any(e.mark for e in scene.edges), "delays are plain edges now"
+    passed = [(e.source[1], e.target[1]) for e in scene.edges if e.state == "z"]
+    assert passed == [(0, 1), (1, 2)]
+    assert [b.shares for b in scene.boxes.values() if b.title == "rec"] == ["rec"] * 3
+    net = scene.network()
+    assert nx.is_directed_acyclic_graph(net)
+    assert list(scene.headings.values()) == ["time 1", "time 2", "time 3"]
+
+
+def test_unrolled_states_start_where_the_graph_says():
+    scene = draw(Both(), unroll=3).scene
+    assert {"far(−1)", "far(0) = 0.5", "far(1)", "ahead(4) = 0"} <= set(titles(scene))
+    starts = [scene.boxes[e.target].title for e in scene.edges if e.start]
+    assert starts == ["far(−1)"]
+    last = [e for e in scene.edges if scene.boxes[e.target].title.startswith(("last", "first"))]
+    assert sorted(e.source[1] for e in last) == [0, 2]
+
+
+def test_any_axis_can_be_unrolled():
+    scene = draw(Translate(), unroll={"target": 2}).scene
+    assert list(scene.headings.values()) == ["target 1", "target 2"]
+    assert sum(b.title == "dec" for b in scene.boxes.values()) == 2
+    assert sum(b.title == "U" for b in scene.boxes.values()) == 1, "the source is read once"
+
+
+def test_a_plan_lies_on_bands():
+    scene = gn.compile(Elman(), backend="torch").draw(plan=True).scene
+    assert [b.title for b in scene.bands] == [
+        "before the loop",
+        "loop z over time",
+        "after the loop",
+    ]
+    on = {n: {b.title for b in scene.boxes.values() if b.band == n} for n in range(3)}
+    assert on[0] == {"x", "enc", "rec"}
+    assert on[1] == {"z(t−1)", "rec", "z"}
+    assert on[2] >= {"dec", "y"}
+    assert "one torch call an operation and step" in scene.bands[1].detail
+
+
+def test_a_plan_says_what_its_kernels_cover():
+    elman = gn.compile(Elman(), backend="interpret").draw(plan=True).scene
+    assert "one kernel runs all of this band" in elman.bands[1].detail
+    machine = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
+    (loop,) = [b for b in machine.bands if b.kind == "loop"]
+    kernels = {x for b in machine.boxes.values() for x in b.lines if x.startswith("kernel ")}
+    assert loop.detail.startswith(f"stepwise: {len(kernels)} kernels a step")
+
+
+def test_a_loop_that_torch_has_is_one_box():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = gn.nn.LSTM(5, 6)
+
+        def graph(self, g):
+            g.output("h", self.lstm(g.input("x", (5,), over="time")))
+
+    scene = gn.compile(Net(), backend="torch").draw(plan=True).scene
+    (loop,) = [b for b in scene.boxes.values() if b.title == "loop lstm.h, c"]
+    assert loop.lines[0] == "torch's LSTM"
