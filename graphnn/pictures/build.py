@@ -14,6 +14,7 @@ from graphnn.pictures.gather import Gathering, Group
 from graphnn.pictures.scene import Box, Edge, Key, Scene
 from graphnn.planner.choose import LAYER
 
+KINDS = frozenset({"input", "module", "math", "delay", "loop"})
 Place = Callable[[int], Hashable]
 
 
@@ -112,7 +113,7 @@ class Builder:
 
     def _box(self, group: Group) -> None:
         node = self.ir[group.nodes[0]]
-        kind = group.kind if group.kind in ("input", "module", "math", "delay") else "parameter"
+        kind = group.kind if group.kind in KINDS else "parameter"
         title, lines = getattr(self, f"_{kind}")(group, node)
         key = self.key[group]
         lines = tuple(x for x in (*lines, self.notes(group.nodes[0])) if x)
@@ -136,16 +137,20 @@ class Builder:
 
     def _module(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         line = words.module_line(self.modules[group.module])
-        if self.found.apart and sum(g.module == group.module for g in self.found.groups) > 1:
+        others = [g for g in self.found.groups if g.module == group.module and g is not group]
+        # calls read the same weights, parts of one call read different ones
+        if others and all(group.read.isdisjoint(g.read) for g in others):
             line = f"part of {line}"
         return group.module, (line, *self._sizes(group))
 
+    def _loop(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
+        """A loop that a plan has made one operation."""
+        how = f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else "a scan"
+        states = list(node.attrs.get("states", (node.label.removesuffix("_next"),)))
+        return f"loop {words.listed(states)}", (how, *self._sizes(group))
+
     def _math(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         nodes = [self.ir[i] for i in group.nodes]
-        if node.op in ("aten", "scan"):
-            how = f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else "a scan"
-            states = list(node.attrs.get("states", (node.label,)))
-            return f"loop {words.listed(states)}", (how, *self._sizes(group))
         marks = words.symbols(nodes) or "cut and join"
         closes = words.listed([s for i in group.nodes for s in self.closes.get(i, ())])
         said = words.statement(nodes[-1].site)

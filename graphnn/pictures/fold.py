@@ -10,6 +10,7 @@ from graphnn.pictures.scene import Key, Scene
 
 SLENDER = 4.5
 ROW_GAP = 38.0
+FEW = 4
 
 
 def fold(
@@ -17,8 +18,8 @@ def fold(
 ) -> tuple[Scene, dict[Key, int]]:
     """The scene and its rows, in several columns where one would be much higher than wide.
 
-    It is cut where few edges pass. Plans and unrolled graphs, whose bands and columns mean
-    something, are left as they are.
+    It is cut where few edges pass, or not at all. Plans and unrolled graphs, whose bands and
+    columns mean something, are left as they are.
     """
     if scene.bands or scene.headings or not row:
         return scene, row
@@ -28,6 +29,8 @@ def fold(
     if pieces < 2:
         return scene, row
     cuts = _cuts(scene, row, count, pieces)
+    if any(_passing(scene, row, r) > FEW for r in cuts):
+        return scene, row
     starts = [0, *cuts]
     piece = {k: sum(r >= cut for cut in cuts) for k, r in row.items()}
     boxes = {k: replace(b, column=piece[k]) for k, b in scene.boxes.items()}

@@ -15,7 +15,7 @@ from graphnn.ops.table import OPS
 
 UNSEEN = frozenset({"const", "size", "length", "given"})
 ALONE = frozenset({"input", "delay", "index", "random"})
-WHOLE_LOOPS = frozenset({"aten", "scan", "pick"})
+LOOPS = frozenset({"aten", "scan"})
 JOINS = frozenset({"view", "join"})
 
 
@@ -66,8 +66,6 @@ class Gathering:
 
     def module_of(self, node: Node) -> str:
         """The path of the module that a node is part of a call of, or nothing."""
-        if node.op in WHOLE_LOOPS:
-            return ""
         path = re.sub(r"\[\d+\]$", "", node.name)
         if path and self.owns(path):
             return path
@@ -80,6 +78,12 @@ class Gathering:
     def _enter(self, node: Node) -> None:
         if node.op in ALONE:
             self.of[node.id] = Group(node.op, [node.id], "", self.place(node.id))
+            return
+        if node.op in LOOPS:
+            self.of[node.id] = Group("loop", [node.id], "", self.place(node.id))
+            return
+        if node.op == "pick" and (made := self.of.get(node.inputs[0])) is not None:
+            self._join(made, node)
             return
         module = self.module_of(node)
         if module:

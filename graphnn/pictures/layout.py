@@ -29,6 +29,11 @@ class Rect:
         across, down = abs(p[0] - self.x), abs(p[1] - self.y)
         return across < self.width / 2 - slack and down < self.height / 2 - slack
 
+    def meets(self, other: Rect) -> bool:
+        """Whether two rectangles overlap."""
+        across, down = abs(other.x - self.x), abs(other.y - self.y)
+        return across < (self.width + other.width) / 2 and down < (self.height + other.height) / 2
+
 
 @dataclass
 class Layout:

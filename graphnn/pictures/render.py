@@ -23,6 +23,7 @@ FILL = {
     "math": "#ffffff",
     "parameter": "#fbf3d3",
     "delay": "#ffffff",
+    "loop": "#fdeee6",
     "junction": "#ffffff",
 }
 LOOPS = ("#c0392b", "#1f6fb2", "#2e8b57", "#8e44ad", "#b8651b", "#117a8b", "#a3267c", "#5b6b1f")
@@ -58,6 +59,7 @@ class _Drawing:
     def __init__(self, axes: Any, placed: Layout):
         self.axes, self.placed = axes, placed
         self.colours = module_colours(placed)
+        self.marks: list[Rect] = []
         scene = placed.scene
         states = dict.fromkeys(e.state for e in scene.edges if e.state)
         self.loops = {s: LOOPS[n % len(LOOPS)] for n, s in enumerate(states)}
@@ -177,7 +179,12 @@ class _Drawing:
         # level pieces run close beneath other boxes
         upright = [(a, b) for a, b in straight if abs(a[1] - b[1]) > 26.0]
         a, b = max(upright or straight, key=lambda piece: math.dist(*piece))
-        x, y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
-        rect = Rect(x, y, text_width(text, 8.0, True) + 7, 13.0)
+        width = text_width(text, 8.0, True) + 7
+        spots = [
+            Rect(a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, width, 13.0)
+            for t in (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
+        ]
+        rect = next((r for r in spots if not any(map(r.meets, self.marks))), spots[0])
+        self.marks.append(rect)
         self._round(rect, 4.0, "#ffffff", colour, 1.0, 4)
-        self._text(text, x, y, 8.0, colour, bold=True)
+        self._text(text, rect.x, rect.y, 8.0, colour, bold=True)

@@ -12,7 +12,8 @@ Key = Hashable
 
 @dataclass(frozen=True)
 class Box:
-    """One thing drawn. `kind` is input, output, module, math, parameter, delay or junction.
+    """One thing drawn. `kind` is input, output, module, math, parameter, delay, junction,
+    or loop: one that a plan runs as one operation.
 
     `title` is what the user called it, `lines` are printed small beneath. Boxes of one `shares`
     have the same weights, hence one colour. `band` is the part of the plan it lies in, `column` the
