@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graphnn.ir import IR, Node
+from graphnn.ops.table import OPS
 from graphnn.pictures import words
 from graphnn.pictures.gather import Gathering, Group
 from graphnn.pictures.scene import Box, Edge, Key, Scene
@@ -88,8 +89,13 @@ class Builder:
         return [
             self.key[g]
             for g in self.found.groups
-            if self.found.only_views(g) and len(self.outside[g]) < 2 and not self.notes(g.nodes[0])
+            if self.found.only_views(g) and len(self.outside[g]) < 2 and not self._work(g)
         ]
+
+    def _work(self, group: Group) -> bool:
+        """Whether a kernel is noted to write what the group joins."""
+        joins = any(OPS[self.ir[i].op].family == "join" for i in group.nodes)
+        return joins and bool(self.notes(group.nodes[0]))
 
     def _spoken(self) -> set[tuple[str, int]]:
         """Statements that are arithmetic only: their own text can stand on the box."""

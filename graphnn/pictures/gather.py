@@ -86,13 +86,21 @@ class Gathering:
             self._join(made, node)
             return
         module = self.module_of(node)
+        if module and OPS[node.op].family in JOINS:
+            # what is cut or joined before a call, or of several calls, is no part of it
+            call = self._open.get(self._call_key(node, module))
+            inputs = [self.of[i] for i in node.inputs if i in self.of]
+            module = module if call and all(g is call for g in inputs) else ""
         if module:
             self._call(node, module)
         else:
             self._line(node)
 
+    def _call_key(self, node: Node, module: str) -> tuple[str, Hashable]:
+        return (module, self.place(node.id) if self.apart else None)
+
     def _call(self, node: Node, module: str) -> None:
-        key = (module, self.place(node.id) if self.apart else None)
+        key = self._call_key(node, module)
         reads = {i for i in node.inputs if i in self.weights}
         group = self._open.get(key)
         # a weight read again is a second call

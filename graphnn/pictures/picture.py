@@ -14,7 +14,7 @@ from graphnn.errors import AxisError, PictureError
 from graphnn.graph import Graph
 from graphnn.ir import BATCH, IR
 from graphnn.model import Compiled, compile
-from graphnn.pictures.build import build
+from graphnn.pictures.build import Builder, build
 from graphnn.pictures.places import nests
 from graphnn.pictures.scene import Scene
 from graphnn.pictures.share import share
@@ -142,8 +142,14 @@ def _drawn(source: nn.Module | Graph | Compiled, unroll: int | dict[str, int] | 
     else:
         ir = check(trace(source).ir)
         owner = source.owner if isinstance(source, Graph) else source
-    place = nests(ir).get
+    nest = nests(ir)
+    place = nest.get
     if unroll is None:
+        copies = {n.id: n.name.rpartition("[")[2] for n in ir if n.name.endswith("]")}
+        if copies:
+            # of `gn.unroll`: its copies stay apart
+            made = Builder(ir, owner, lambda i: (nest.get(i), copies.get(i)), apart=True)
+            return made.run()
         return share(build(ir, owner, place))
     axis, count = _steps(ir, unroll)
     return unrolled(build(ir, owner, place, axis), ir, axis, count)

@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from graphnn.backends.triton.schedule import Phase, schedule
-from graphnn.ir import IR
 from graphnn.pictures.build import Builder
 from graphnn.pictures.scene import Band, Scene
 from graphnn.planner.choose import name_of
@@ -27,7 +26,7 @@ class _Planned:
         self.kernel: dict[int, int] = {}
         for region in plan.regions:
             if isinstance(region, Loop) and self._regime(region) == "stepwise":
-                self.kernel.update(_phases(plan.ir, region))
+                self.kernel.update(self._phases(region))
 
     def run(self) -> Scene:
         builder = Builder(
@@ -36,7 +35,7 @@ class _Planned:
             lambda i: (self.region.get(i), self.kernel.get(i)),
             apart=True,
             band=lambda i: self.region.get(i, 0),
-            notes=lambda i: f"kernel {self.kernel[i]}" if i in self.kernel else "",
+            notes=lambda i: f"kernel phase_{self.kernel[i]}" if i in self.kernel else "",
         )
         scene = builder.run()
         scene.bands = [self._band(k) for k in range(len(self.plan.regions))]
@@ -51,6 +50,22 @@ class _Planned:
         """The regime of a loop that has kernels, or nothing."""
         choice = self._choice(loop)
         return choice.regime if choice is not None else ""
+
+    def _phases(self, loop: Loop) -> dict[int, int]:
+        """The number, in its name, of the kernel that runs each node of a step.
+
+        Products are torch's, and so is a phase that no kernel could be written for.
+        """
+        ir, program = self.plan.ir, self.programs[loop.states[0]]
+        nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
+        work = [i for i in nodes if i not in loop.states and ir[i].op not in ("const", "size")]
+        return {
+            i: k
+            for k, part in enumerate(schedule(ir, work))
+            if isinstance(part, Phase)
+            and f"{program.train.name}_phase_{k}" in program.lowering.launchers
+            for i in part.nodes
+        }
 
     def _band(self, k: int) -> Band:
         region = self.plan.regions[k]
@@ -78,11 +93,3 @@ class _Planned:
         if before and after:
             return "between the loops"
         return "before the loop" if after else "after the loop" if before else "over whole axes"
-
-
-def _phases(ir: IR, loop: Loop) -> dict[int, int]:
-    """The number of the kernel that runs each node of a step; products are torch's."""
-    nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
-    work = [i for i in nodes if i not in loop.states and ir[i].op not in ("const", "size")]
-    phases = [p for p in schedule(ir, work) if isinstance(p, Phase)]
-    return {i: n + 1 for n, phase in enumerate(phases) for i in phase.nodes}

@@ -16,7 +16,7 @@ SOURCES = ("input", "delay", "index", "random")
 
 
 @given(recipes(most_steps=8))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_what_reaches_an_output_in_the_graph_does_in_the_picture(recipe: Recipe) -> None:
     model = gn.compile(Drawn(recipe))
     ir = model.ir

@@ -1,5 +1,7 @@
 """What pictures show: boxes, edges, delays, copies and bands, whatever their places."""
 
+import re
+
 import networkx as nx
 import pytest
 import torch
@@ -134,10 +136,13 @@ def test_a_plan_lies_on_bands():
 def test_a_plan_says_what_its_kernels_cover():
     elman = gn.compile(Elman(), backend="interpret").draw(plan=True).scene
     assert "one kernel runs all of this band" in elman.bands[1].detail
-    machine = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
+    model = gn.compile(TuringMachine(), backend="interpret")
+    machine = model.draw(plan=True).scene
     (loop,) = [b for b in machine.bands if b.kind == "loop"]
     kernels = {x for b in machine.boxes.values() for x in b.lines if x.startswith("kernel ")}
     assert loop.detail.startswith(f"stepwise: {len(kernels)} kernels a step")
+    written = set(re.findall(r"def (\w+)_saving_(phase_\d+)\(", model.source()))
+    assert {f"kernel {phase}" for _, phase in written} == kernels, "each under its own name"
 
 
 def test_a_loop_that_torch_has_is_one_box():
@@ -152,3 +157,10 @@ def test_a_loop_that_torch_has_is_one_box():
     scene = gn.compile(Net(), backend="torch").draw(plan=True).scene
     (loop,) = [b for b in scene.boxes.values() if b.title == "loop lstm.h, c"]
     assert loop.lines[0] == "torch's LSTM"
+
+
+def test_an_unrolled_graph_keeps_its_copies_apart():
+    scene = gn.unroll(Elman(), time=3).draw().scene
+    assert [b.title for b in scene.boxes.values() if b.kind == "module"].count("rec") == 3
+    assert not any(e.back for e in scene.edges)
+    assert ("dec", "dec") not in edges(scene)
