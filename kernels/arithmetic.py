@@ -102,7 +102,7 @@ def _term(page: Page, how: Dot, tile: Tile, n: Span, base: int, before: str) -> 
 
 def _weight(page: Page, how: Dot, base: int, k: Span, n: Span) -> str:
     """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
-    key = (how.weight, base, k.width if n.width > 1 else -k.width, n.width, how.steps())
+    key = (how.weight, base, (k.valid, k.width), (n.valid, n.width), how.steps())
     if key in page.weights:
         return page.weights[key]
     op = page.ops[how.weight]

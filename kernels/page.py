@@ -12,6 +12,8 @@ PRELUDE = ("product", "sigmoid", "tanh", "log1p", "expm1", "sign", "nearest", "p
 RESERVED = frozenset(
     ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)
 )
+# a weight, where in it a tile begins, its rows and columns, and how far apart they lie
+Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
 # a kernel of more tile operations than this takes minutes to compile
 MOST = 1500
@@ -54,7 +56,7 @@ class Page:
         self.widths: set[int] = set()
         self.depths: set[int] = set()
         self.strides: dict[str, str] = {}
-        self.weights: dict[tuple[str, int, int, int, tuple[int, int]], str] = {}
+        self.weights: dict[Weight, str] = {}
         self.held: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.slots: dict[tuple[str, int], list[str]] = {}
