@@ -17,7 +17,7 @@ from graphnn.graph import Graph
 from graphnn.kernels.aot import Row, render
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
-from graphnn.kernels.fit import Launch, judge
+from graphnn.kernels.fit import Launch, best, serious
 from graphnn.model import Compiled, compile
 from graphnn.nn import GRU, LSTM, RNN, HyperLSTM, MultiplicativeLSTM
 
@@ -70,10 +70,11 @@ def rows(
 ) -> Iterator[Row | tuple[str, str, str]]:
     """For each kernel and target a row, or (kernel, target, reason) where it is not chosen."""
     for name, model in models.items():
-        for k, source in enumerate(kernels(model, DTYPES[dtype])):
-            way = "backward" if source.name.endswith("backward") else "forward"
+        for k, written in enumerate(kernels(model, DTYPES[dtype])):
+            way = "backward" if written.name.endswith("backward") else "forward"
             for target in targets:
-                verdict = judge(source, Launch(dtype, PRECISION[dtype]), target)
+                how = Launch(dtype, PRECISION[dtype])
+                source, verdict = best(written.program, how, target)
                 title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
                 if not verdict.fits:
                     yield title, target, verdict.reason
@@ -93,8 +94,7 @@ def show(
     found = list(rows(models, dtype, targets))
     fit = [row for row in found if isinstance(row, Row)]
     refused = [row for row in found if not isinstance(row, Row)]
-    # all registers taken is no fault of a kernel that does not spill
-    bad = any(f for row in fit for f in row.faults if not f.startswith("all "))
+    bad = any(serious(row) for row in fit)
     if as_json:
         print(json.dumps({"fit": [asdict(r) for r in fit], "refused": refused}, indent=1))
         return int(bad)

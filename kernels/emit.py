@@ -23,8 +23,8 @@ class Source:
     """A kernel's text, and what a launch needs to know of it.
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
-    the tiles alive together, `staged` those of the operands of the largest matrix product; `loops`
-    how many loops run side by side.
+    the tiles alive together, `staged` those of the operands of the largest matrix product, `joined`
+    those of the products that give several parts; `loops` how many loops run side by side.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Source:
     weights: dict[str, int]
     live: tuple[int, ...]
     staged: tuple[int, ...]
+    joined: tuple[int, ...] = ()
     loops: int = 1
 
     @property
@@ -43,9 +44,12 @@ class Source:
         return "product(" in self.text
 
 
-def emit(program: Program) -> Source:
-    """The kernel of a program. Raises Refused where there can be none."""
-    page = Page(program)
+def emit(program: Program, join: bool = True) -> Source:
+    """The kernel of a program. Raises Refused where there can be none.
+
+    `join` as many parts of matrix products as is of use: faster, but more registers and weights.
+    """
+    page = Page(program, join)
     for op in program.ops:
         if _moves(page, op):
             page.moving.add(op.name)
@@ -68,6 +72,7 @@ def emit(program: Program) -> Source:
         page.held,
         alive,
         tuple(page.staged),
+        tuple(page.joined),
     )
 
 

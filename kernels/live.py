@@ -6,16 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_GIVEN = re.compile(r"(\w+(?:, \w+)*) = ")
+
+
+def given(line: str) -> list[str]:
+    """The variables that a line assigns."""
+    found = _GIVEN.match(line)
+    return found[1].split(", ") if found else []
 
 
 def needed(lines: Sequence[str]) -> set[int]:
     """The places of the lines that a store, or another such line, makes use of."""
-    words = [_WORD.findall(line) for line in lines]
-    targets = [w[0] if re.match(r"\w+ = ", x) else "" for w, x in zip(words, lines, strict=True)]
+    targets = [given(line) for line in lines]
+    words = [_WORD.findall(line)[len(t) :] for line, t in zip(lines, targets, strict=True)]
     places = set(range(len(lines)))
     while True:
-        used = {w for k in places for w in words[k][bool(targets[k]) :]}
-        dead = {k for k in places if targets[k] and targets[k] not in used}
+        used = {w for k in places for w in words[k]}
+        dead = {k for k in places if targets[k] and used.isdisjoint(targets[k])}
         if not dead:
             return places
         places -= dead
@@ -31,14 +38,13 @@ def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int])
     last: dict[str, int] = {}
     first: dict[str, int] = {}
     for k, line in enumerate(step):
-        words = _WORD.findall(line)
-        target = words[0] if re.match(r"\w+ = ", line) else ""
-        for word in words[1:] if target else words:
+        targets = given(line)
+        for word in _WORD.findall(line)[len(targets) :]:
             if word in sizes:
                 last[word] = k
                 if word not in first and word in made:
                     first[word] = -1
-        if target in sizes:
+        for target in sizes.keys() & targets:
             first.setdefault(target, k)
             if target in made:
                 last[target] = len(step)

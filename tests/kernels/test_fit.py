@@ -12,13 +12,13 @@ from graphnn.kernels.fit import Launch, judge, registers, shared
 from graphnn.kernels.program import Program
 
 KB = 1024
-HALF = Launch("bf16", "ieee")
+HALF, TF32 = Launch("bf16", "ieee"), Launch("fp32", "tf32")
 EMPTY = Program("made", "time", ("batch",), False, (), (), (), ())
 
 
 def made(weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)) -> Source:
     """A kernel with so many resident numbers, and tiles of these widths."""
-    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged, False)
+    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged)
 
 
 @pytest.fixture
@@ -85,18 +85,32 @@ def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
     [
         (HALF, 8 + 6),
         (Launch("fp16", "ieee"), 8 + 6),
-        (Launch("fp32", "tf32"), 16 + 16),
-        (Launch("fp32", "tf32x3"), 32 + 16),
+        (replace(HALF, warps=16), 8 + 8),
+        (TF32, 16 + 8),
+        (Launch("fp32", "tf32x3"), 32 + 8),
     ],
     ids=str,
 )
 def test_shared_memory(launch: Launch, kilobytes: int) -> None:
-    assert shared(made(4 * KB), launch) == kilobytes * KB
+    assert shared(made(4 * KB), launch, "sm_90") == kilobytes * KB
 
 
-def test_wide_operands_pass_through_shared_memory() -> None:
-    assert shared(made(0, staged=(256, 256)), HALF) == 16 * 256 * 2
-    assert shared(made(0, staged=(256, 256)), Launch("fp32", "tf32")) == 16 * 512 * 4
+@pytest.mark.parametrize("together, columns", [(False, 256), (True, 3 * 256)])
+def test_wide_operands_pass_through_shared_memory(
+    together: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "TOGETHER", together)
+    source = made(0, staged=(256, 256))
+    assert shared(source, HALF, "sm_90") == 16 * columns * 2
+    assert shared(source, TF32, "sm_90") == 16 * columns * 4
+    assert shared(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
+
+
+def test_so_do_joined_products_all_at_once_or_in_rounds() -> None:
+    source = replace(made(0), joined=(512, 256))
+    assert shared(source, HALF, "sm_90") == 16 * 512 * 2
+    assert shared(source, replace(HALF, rows=64), "sm_90") == 64 * 256
+    assert shared(source, HALF, "sm_80") == 16 * 512 * 4
 
 
 def test_more_warps_hold_fewer_numbers_a_thread() -> None:
@@ -104,3 +118,9 @@ def test_more_warps_hold_fewer_numbers_a_thread() -> None:
     held = [registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
     assert held == [34, 18, 10]
     assert registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
+
+
+def test_many_joined_products_hold_more() -> None:
+    source = made(live=(64,))
+    assert registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
+    assert registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
