@@ -39,8 +39,8 @@ class Layer(nn.Module):
 
 # the widest that is said to fit sm_90 in half precision, and the options at a common width
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
-    "RNN 256": lambda: Layer(RNN(256, 256), 256),
-    "LSTM 128": lambda: Layer(LSTM(128, 128), 128),
+    "RNN 320": lambda: Layer(RNN(320, 320), 320),
+    "LSTM 160": lambda: Layer(LSTM(160, 160), 160),
     "LSTM 64, both ways": lambda: Layer(LSTM(64, 64, bidirectional=True), 64),
     "LSTM 64, peepholes": lambda: Layer(LSTM(64, 64, peepholes=True), 64),
     "LSTM 64, layer norm": lambda: Layer(LSTM(64, 64, layer_norm=True), 64),
@@ -49,6 +49,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "GRU 160, reset after": lambda: Layer(GRU(160, 160, reset="after"), 160),
     "GRU 160, reset before": lambda: Layer(GRU(160, 160, reset="before"), 160),
     "multiplicative LSTM 64": lambda: Layer(MultiplicativeLSTM(64, 64), 64),
+    "HyperLSTM 32": lambda: Layer(HyperLSTM(32, 32), 32),
     "HyperLSTM 64": lambda: Layer(HyperLSTM(64, 64), 64),
 }
 

@@ -31,7 +31,7 @@ ROWS, FEW = (16, 32, 64), (1, 4, 16)
 # Triton 3.9). None of the 114 up to SURELY spills: the first counts 198 (a layer-norm GRU of 48
 # units). Of the 120 up to NEVER 27 do: there the compiler is asked, or those up to LIKELY are
 # believed, which is wrong for 11 that spill and 20 that do not. Above it 10 of 14 spill, the others
-# have 16 warps.
+# have 16 warps. That is for loads a step ahead: of 57 that load later and count as little 5 spill.
 SURELY, NEVER = 195, 420
 LIKELY = 300
 # numbers of one tile in a thread: of a phase without products the most that never spilled, and what
@@ -62,17 +62,19 @@ class Verdict:
 def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tuple[Source, Verdict]:
     """The fastest kernel of a program that fits `target`; where none does, one and why it does not.
 
-    Products are joined, or apart. Raises Refused where there can be no kernel.
+    Products are joined and loads made a step ahead, or apart, or as they are used. Raises Refused
+    where there can be no kernel.
     """
     tried: list[tuple[Source, Verdict]] = []
-    for join in (True, False):
+    for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
-            break
-        source = emit(program, join)
-        # one form found not to fit, what is foretold of the next is in doubt
+            continue
+        source = emit(program, join, ahead)
+        # one form found not to fit, what is foretold of the next, which may load later, is in doubt
         verdict = judge(source, launch, target, ask, doubt=bool(tried))
         tried.append((source, verdict))
-        if verdict.fits:
+        too_wide = not source.joined and shared(source, launch, target) > SHARED[target]
+        if verdict.fits or too_wide:
             break
     return tried[-1]
 
@@ -128,7 +130,8 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     """Bytes of shared memory: the weights, and what operands and changes of layout pass through.
 
     Never less than Triton took in those 248 kernels, and at most 15% or 8 KB more, but for many
-    small products (a HyperLSTM of 32 units: 38 KB for 28; of 64 units: 100 KB for 76).
+    small products (a HyperLSTM of 32 units: 38 KB for 28; of 64 units: 100 KB for 76); 4 KB less in
+    2 of 80 that load where they use, which are compiled anyway.
     """
     itemsize = ITEMSIZE[launch.dtype]
     # what TF32 rounds away is held as a second matrix

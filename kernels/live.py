@@ -1,4 +1,4 @@
-"""What of a kernel's lines is needed, and how much they hold at once."""
+"""What of a kernel's lines is needed and when, and how much they hold at once."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def needed(lines: Sequence[str]) -> set[int]:
         if not dead:
             return places
         places -= dead
+
+
+def sunk(lines: Sequence[str]) -> list[int]:
+    """The places of the lines in an order that has each load right before what first uses it."""
+    order: list[int] = []
+    waiting: dict[str, int] = {}
+    for k, line in enumerate(lines):
+        if "tl.load(" in line:
+            waiting[given(line)[0]] = k
+            continue
+        order += [waiting.pop(w) for w in dict.fromkeys(_WORD.findall(line)) if w in waiting]
+        order.append(k)
+    return order + list(waiting.values())
 
 
 def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -44,11 +44,13 @@ class Line:
 class Page:
     """What the writers of operations share. `step` are the lines of the loop, `before` others.
 
-    `join`: parts of a product come out of one matrix product, where that is of use.
+    `join`: parts of a product come out of one matrix product, where that is of use. `ahead`: what
+    moves is loaded one step before it is used.
     """
 
-    def __init__(self, program: Program, join: bool = True):
+    def __init__(self, program: Program, join: bool = True, ahead: bool = True):
         self.program, self.layout = program, Layout(program)
+        self.ahead = ahead
         self.join = join and not any(op.kind in ("sum", "max") for op in program.ops)
         self.ops = self.layout.ops
         self.names = Names(RESERVED)

@@ -1,7 +1,7 @@
 """What the README says fits one multiprocessor of sm_90: compiled ahead of time, and read.
 
 Of each network the widest of the usual sizes stays resident, forward and backward, without a spill
-or a reload; of the next size some kernel is refused, with the reason.
+or a reload; of the next size every refusal has the reason that is expected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def chosen(name: str, size: int, target: str = "sm_90") -> list[tuple[Source, Ve
     return [best(source.program, HALF, target) for source in sources(name, size)]
 
 
-@pytest.mark.parametrize("name, size", [("LSTM", 128), ("RNN", 256), ("GRU", 160)])
+@pytest.mark.parametrize("name, size", [("LSTM", 160), ("RNN", 320), ("GRU", 160)])
 def test_the_widest_that_fit(name: str, size: int) -> None:
     for source, verdict in chosen(name, size):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
@@ -47,10 +47,17 @@ def test_the_widest_that_fit(name: str, size: int) -> None:
         assert set(found.products) == {"mma"}
 
 
-@pytest.mark.parametrize("name, size", [("LSTM", 160), ("RNN", 320), ("GRU", 192)])
-def test_the_next_are_refused(name: str, size: int) -> None:
+@pytest.mark.parametrize(
+    "name, size, why",
+    [
+        ("LSTM", 192, "weights of 294 KB do not fit the 227 KB"),
+        ("RNN", 384, "do not fit the 227 KB"),
+        ("GRU", 192, "spills"),
+    ],
+)
+def test_the_next_are_refused(name: str, size: int, why: str) -> None:
     reasons = [verdict.reason for _, verdict in chosen(name, size) if not verdict.fits]
-    assert reasons and all("spills" in reason for reason in reasons)
+    assert reasons and all(why in reason for reason in reasons)
 
 
 def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:

@@ -13,6 +13,7 @@ from bench.networks import GRU, LSTM, RNN, MultiplicativeIntegration, ResetBefor
 from graphnn.kernels import fit
 from graphnn.kernels.aot import Resources
 from graphnn.kernels.cases import case
+from graphnn.kernels.emit import emit
 from graphnn.kernels.fit import Launch
 from graphnn.kernels.limits import register_cap
 from tests.kernels.emitted import KINDS, Over, sources
@@ -83,3 +84,26 @@ def test_where_neither_fits_the_reason_is_that_of_apart() -> None:
     source, verdict = fit.best(sources(LSTM(256))["saving"].program, BF16, "sm_90", ask=False)
     assert not verdict.fits and not source.joined
     assert verdict.reason.startswith("weights of 520 KB do not fit the 227 KB of one")
+
+
+def test_loads_as_they_are_used_where_loads_ahead_do_not_fit() -> None:
+    """All tiles of a HyperLSTM of 16 units are as wide as the least, and there are many of them."""
+    net = Over(gn.nn.HyperLSTM(16, 16, hyper_size=8, embedding_size=4), 16)
+    program = sources(net)["backward"].program
+    assert "_next = tl.load(" in emit(program).text
+    source, verdict = fit.best(program, BF16, "sm_90", ask=False)
+    assert verdict.fits and "_next" not in source.text and " ahead" not in source.text
+    made = case(source, "bf16", 16, verdict.launch.warps)
+    assert fit.serious(made.judge("sm_90")) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", [4, 16, 24, 32, 64])
+def test_what_is_chosen_for_many_small_products_fits(units: int) -> None:
+    hyper = gn.nn.HyperLSTM(units, units, hyper_size=max(3, units // 2), embedding_size=units // 4)
+    for source in sources(Over(hyper, units)).values():
+        chosen, verdict = fit.best(source.program, BF16, "sm_90")
+        # of 64 units the backward spills in every form, and is refused
+        assert verdict.fits or units == 64
+        faults = fit.serious(case(chosen, "bf16", 16, verdict.launch.warps).judge("sm_90"))
+        assert verdict.fits == (faults == ())
