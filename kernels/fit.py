@@ -130,8 +130,8 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     """Bytes of shared memory: the weights, and what operands and changes of layout pass through.
 
     Never less than Triton took in those 248 kernels, and at most 15% or 8 KB more, but for many
-    small products (a HyperLSTM of 32 units: 38 KB for 28; of 64 units: 100 KB for 76); 4 KB less in
-    2 of 80 that load where they use, which are compiled anyway.
+    small products (a HyperLSTM of 32 units: 40 KB for 28; of 64 units: 100 KB for 76); 4 KB less in
+    1 of 80 that load where they use, which are compiled anyway.
     """
     itemsize = ITEMSIZE[launch.dtype]
     # what TF32 rounds away is held as a second matrix
@@ -145,8 +145,7 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     change = launch.rows * max(source.joined, default=0) * (4 if target == "sm_80" else 2)
     if target != "sm_80":
         change = min(change, 64 * 32 * launch.warps)
-    least = (6 if itemsize == 2 and launch.warps <= 8 else 8) * 1024
-    return kept + max(least, launch.rows * through * itemsize, change)
+    return kept + max(8 * 1024, launch.rows * through * itemsize, change)
 
 
 def registers(source: Source, launch: Launch) -> int:

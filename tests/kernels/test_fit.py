@@ -37,13 +37,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 def test_what_is_small_fits_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(64 * 64, (64, 64)), HALF, "sm_90")
     assert verdict.fits and verdict.launch == HALF and not asked
-    assert "about 14 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
+    assert "about 16 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
 
 
 def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(120 * KB), HALF, "sm_90")
     assert not verdict.fits and not asked
-    wanted = "weights of 246 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
+    wanted = "weights of 248 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
     assert verdict.reason == wanted
     assert judge(made(90 * KB), HALF, "sm_90").fits
     assert "163 KB" in judge(made(90 * KB), HALF, "sm_80").reason
@@ -83,8 +83,8 @@ def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
 @pytest.mark.parametrize(
     "launch, kilobytes",
     [
-        (HALF, 8 + 6),
-        (Launch("fp16", "ieee"), 8 + 6),
+        (HALF, 8 + 8),
+        (Launch("fp16", "ieee"), 8 + 8),
         (replace(HALF, warps=16), 8 + 8),
         (TF32, 16 + 8),
         (Launch("fp32", "tf32x3"), 32 + 8),
