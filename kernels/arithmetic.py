@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from .dots import dot
 from .layout import Span
 from .page import KINDS, PRELUDE, Page, Tile
 from .products import Dot, Rows, Term
-from .program import Op, Tensor
-from .text import bare, exact, literal, times, total
+from .program import Op
+from .text import bare, exact, literal
 
 Part = tuple[str, bool, int]
 
@@ -62,67 +63,9 @@ def product(page: Page, op: Op) -> None:
     """By tiles of a resident weight, or number by number."""
     how = page.layout.products[op.name]
     if isinstance(how, Dot):
-        _dot(page, op, how)
+        dot(page, op, how)
     else:
         _multiply(page, op, how)
-
-
-def _dot(page: Page, op: Op, how: Dot) -> None:
-    tiles = []
-    operands = [t.span.width for t in page.tiles[how.value] if t.span.width > 1]
-    page.staged = max(page.staged, operands, key=sum)
-    for span, name in page.named(op):
-        sum_so_far = ""
-        for tile in page.tiles[how.value]:
-            base = how.meet(tile.span.start, span.start)
-            if base is not None:
-                page.add(op, f"{name} = {_term(page, how, tile, span, base, sum_so_far)}")
-                sum_so_far = name
-        tiles.append(page.tile(span, name, span.width, True))
-    page.tiles[op.name] = tuple(tiles)
-
-
-def _term(page: Page, how: Dot, tile: Tile, n: Span, base: int, before: str) -> str:
-    """What one tile of the value adds to one tile of the result."""
-    k, text = tile.span, tile.text
-    weight = _weight(page, how, base, k, n)
-    if k.valid < k.width:
-        text = f"tl.where({page.cols(k.width)} < {k.valid}, {text}, 0.0)"
-    added = f"{before} + " if before else ""
-    if k.width == 1:
-        return f"{added}{page.full(tile, 1)} * {weight}.to(ACC)"
-    if n.width == 1:
-        whole = page.full(replace(tile, text=text), k.width)
-        return f"{added}tl.sum({whole} * {weight}.to(ACC), 1, keep_dims=True)"
-    page.used.add("product")
-    text = page.full(replace(tile, text=text), k.width)
-    before = before or f"tl.zeros([ROWS, {n.width}], ACC)"
-    return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
-
-
-def _weight(page: Page, how: Dot, base: int, k: Span, n: Span) -> str:
-    """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
-    key = (how.weight, base, k.width if n.width > 1 else -k.width, n.width, how.steps())
-    if key in page.weights:
-        return page.weights[key]
-    op = page.ops[how.weight]
-    tensor: Tensor = op.attrs["tensor"]
-    to_k, to_n = how.steps()
-    lines: list[tuple[str, Span, int]] = []
-    if k.width > 1:
-        lines.append((page.down(k.width) if n.width > 1 else page.cols(k.width), k, to_k))
-    if n.width > 1:
-        lines.append((page.cols(n.width), n, to_n))
-    at = total([str(base), *(times(line, step) for line, _, step in lines)])
-    masks = [f"({line} < {s.valid})" for line, s, _ in lines if s.valid < s.width]
-    guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
-    if not lines:
-        at = f"tl.full([1, 1], {at}, tl.int32)"
-    name = page.names.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in page.weights)}")
-    page.append(page.before, f"{name} = tl.load({page.pointer(tensor)} + ({at}){guard})", op.note)
-    page.weights[key] = name
-    page.held[tensor.name] = page.held.get(tensor.name, 0) + k.width * n.width
-    return name
 
 
 def _multiply(page: Page, op: Op, how: Rows) -> None:

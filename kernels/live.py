@@ -1,4 +1,4 @@
-"""What of a kernel's lines is needed, and how much they hold at once."""
+"""What of a kernel's lines is needed and when, and how much they hold at once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ import re
 from collections.abc import Mapping, Sequence
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_GIVEN = re.compile(r"(\w+(?:, \w+)*) = ")
+
+
+def given(line: str) -> list[str]:
+    """The variables that a line assigns."""
+    found = _GIVEN.match(line)
+    return found[1].split(", ") if found else []
 
 
 def needed(lines: Sequence[str]) -> set[int]:
     """The places of the lines that a store, or another such line, makes use of."""
-    words = [_WORD.findall(line) for line in lines]
-    targets = [w[0] if re.match(r"\w+ = ", x) else "" for w, x in zip(words, lines, strict=True)]
+    targets = [given(line) for line in lines]
+    words = [_WORD.findall(line)[len(t) :] for line, t in zip(lines, targets, strict=True)]
     places = set(range(len(lines)))
     while True:
-        used = {w for k in places for w in words[k][bool(targets[k]) :]}
-        dead = {k for k in places if targets[k] and targets[k] not in used}
+        used = {w for k in places for w in words[k]}
+        dead = {k for k in places if targets[k] and used.isdisjoint(targets[k])}
         if not dead:
             return places
         places -= dead
+
+
+def sunk(lines: Sequence[str]) -> list[int]:
+    """The places of the lines in an order that has each load right before what first uses it."""
+    order: list[int] = []
+    waiting: dict[str, int] = {}
+    for k, line in enumerate(lines):
+        if "tl.load(" in line:
+            waiting[given(line)[0]] = k
+            continue
+        order += [waiting.pop(w) for w in dict.fromkeys(_WORD.findall(line)) if w in waiting]
+        order.append(k)
+    return order + list(waiting.values())
 
 
 def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -31,14 +51,13 @@ def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int])
     last: dict[str, int] = {}
     first: dict[str, int] = {}
     for k, line in enumerate(step):
-        words = _WORD.findall(line)
-        target = words[0] if re.match(r"\w+ = ", line) else ""
-        for word in words[1:] if target else words:
+        targets = given(line)
+        for word in _WORD.findall(line)[len(targets) :]:
             if word in sizes:
                 last[word] = k
                 if word not in first and word in made:
                     first[word] = -1
-        if target in sizes:
+        for target in sizes.keys() & targets:
             first.setdefault(target, k)
             if target in made:
                 last[target] = len(step)

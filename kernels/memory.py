@@ -20,7 +20,10 @@ def length(axis: str) -> str:
 
 
 def read(page: Page, op: Op) -> None:
-    """Loads a value; of what moves, the next position's are under way while this one is used."""
+    """Loads a value; of what moves, the next position's are under way while this one is used.
+
+    Without `page.ahead` it is loaded at its own position.
+    """
     if _only_weight(page, op):
         return
     tensor: Tensor = op.attrs["tensor"]
@@ -29,7 +32,9 @@ def read(page: Page, op: Op) -> None:
     tiles = []
     shift = op.attrs.get("shift", 0)
     for span, name in page.named(op):
-        if op.name in page.moving:
+        if op.name not in page.moving:
+            page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
+        elif page.ahead:
             soon = page.names.fresh(f"{name}_next")
             text = load(page, tensor, span, _then(page, "first", shift))
             page.append(page.before, f"{soon} = {text}", op.note)
@@ -37,7 +42,8 @@ def read(page: Page, op: Op) -> None:
             page.add(op, f"{soon} = {load(page, tensor, span, _then(page, 'ahead', shift))}")
             page.tile(span, soon, span.width, rows)
         else:
-            page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
+            text = load(page, tensor, span, _then(page, "t", shift)) + cast
+            page.add(op, f"{name} = {_started(page, op, span, text)}")
         tiles.append(page.tile(span, name, span.width, rows))
     page.tiles[op.name] = tuple(tiles)
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .layout import Layout, Span, source
+from .products import Dot
 from .program import Op, Program, Refused, Tensor
 from .text import Names
 
-PRELUDE = ("product", "sigmoid", "tanh", "log1p", "expm1", "sign", "nearest", "power", "remainder")
+PRELUDE = (
+    *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
+    *("sign", "nearest", "power", "remainder"),
+)
 RESERVED = frozenset(
     ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)
 )
+# a weight, where in it a tile begins, its rows and columns, and how far apart they lie
+Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
 # a kernel of more tile operations than this takes minutes to compile
 MOST = 1500
@@ -36,10 +42,16 @@ class Line:
 
 
 class Page:
-    """What the writers of operations share. `step` are the lines of the loop, `before` others."""
+    """What the writers of operations share. `step` are the lines of the loop, `before` others.
 
-    def __init__(self, program: Program):
+    `join`: parts of a product come out of one matrix product, where that is of use. `ahead`: what
+    moves is loaded one step before it is used.
+    """
+
+    def __init__(self, program: Program, join: bool = True, ahead: bool = True):
         self.program, self.layout = program, Layout(program)
+        self.ahead = ahead
+        self.join = join and not any(op.kind in ("sum", "max") for op in program.ops)
         self.ops = self.layout.ops
         self.names = Names(RESERVED)
         self.pointers = {
@@ -54,12 +66,14 @@ class Page:
         self.widths: set[int] = set()
         self.depths: set[int] = set()
         self.strides: dict[str, str] = {}
-        self.weights: dict[tuple[str, int, int, int, tuple[int, int]], str] = {}
+        self.weights: dict[Weight, str] = {}
+        self.turned: dict[tuple[int, int], tuple[str, str]] = {}
         self.held: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.slots: dict[tuple[str, int], list[str]] = {}
         self.used: set[str] = set()
         self.staged: list[int] = []
+        self.joined: list[int] = []
 
     def add(self, op: Op, text: str, note: str | None = None) -> None:
         """A line of an operation: in the loop, if anything it reads moves."""
@@ -72,6 +86,11 @@ class Page:
         if len(self.before) + len(self.step) > MOST:
             raise Refused(f"a step of more than {MOST} tile operations")
 
+    def joins(self, count: int) -> bool:
+        """Whether parts of a product, so many and as wide as each other, are joined."""
+        dots = [name for name, p in self.layout.products.items() if isinstance(p, Dot)]
+        return self.join and (count > 2 or (count == 2 and len(dots) == 1))
+
     def cols(self, width: int) -> str:
         """0, 1, 2 … along a row."""
         self.widths.add(width)
@@ -81,6 +100,17 @@ class Page:
         """0, 1, 2 … down a column."""
         self.depths.add(width)
         return f"down_{width}"
+
+    def turns(self, width: int, count: int) -> tuple[str, str]:
+        """The numbers of columns that `count` parts take in turn, two each, and their parts."""
+        if (width, count) not in self.turned:
+            number, part = self.names.fresh(f"of_{width}"), self.names.fresh(f"part_{width}")
+            cols = self.cols(width)
+            note = f"columns of {count} parts in turn, two of each"
+            self.append(self.before, f"{number} = {cols} // {2 * count} * 2 + {cols} % 2", note)
+            self.append(self.before, f"{part} = {cols} // 2 % {count}", note)
+            self.turned[width, count] = number, part
+        return self.turned[width, count]
 
     def named(self, op: Op) -> list[tuple[Span, str]]:
         """A variable for each span of a value."""

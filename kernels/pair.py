@@ -35,6 +35,7 @@ def pair(name: str, first: Source, second: Source) -> Source:
         weights=first.weights if _held(first) >= _held(second) else second.weights,
         live=max(first.live, second.live, key=sum),
         staged=max(first.staged, second.staged, key=sum),
+        joined=max(first.joined, second.joined, key=sum),
         loops=2,
     )
 

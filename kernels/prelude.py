@@ -24,6 +24,23 @@ def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 
 @triton.jit
+def quarters(x):
+    """The four parts of a tile whose columns go in turn, two of each."""
+    x = x.reshape([x.shape[0], x.shape[1] // 8, 2, 2, 2]).permute(0, 1, 4, 2, 3)
+    left, right = tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2, 2]))
+    first, third = tl.split(left)
+    second, fourth = tl.split(right)
+    return first, second, third, fourth
+
+
+@triton.jit
+def halves(x):
+    """The two parts of a tile whose columns go in turn, two of each."""
+    x = x.reshape([x.shape[0], x.shape[1] // 4, 2, 2]).permute(0, 1, 3, 2)
+    return tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2]))
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x))."""
     return 1 / (1 + tl.exp(-x))

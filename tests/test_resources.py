@@ -44,4 +44,4 @@ def test_what_does_not_fit_has_its_reason(cells: str, capsys: pytest.CaptureFixt
 def test_the_library(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     targets = [x for t in ("sm_80", "sm_90", "sm_100") for x in ("--target", t)]
     assert main(["resources", "--dtype", dtype, *targets]) == 0
-    assert "LSTM 128, forward" in capsys.readouterr().out
+    assert "LSTM 160, forward" in capsys.readouterr().out

@@ -36,11 +36,12 @@ def hoist(ir: IR) -> IR:
         outside = [i for i in found if i not in home]
         if len(outside) < 2 or len(outside) == len(found):
             return None
-        inside = [i for i in found if i in home]
+        # products next: a sum with one is part of it, and the gates' sums become one operation
+        inside = sorted((i for i in found if i in home), key=lambda i: ir[i].op != "product")
         # weights among themselves first: their sum costs nothing
         outside.sort(key=lambda i: len(ir[i].axes))
         total = _sum([Expr(new, moved[i]) for i in outside])
-        return total + _sum([Expr(new, moved[i]) for i in inside])
+        return _sum([total, *(Expr(new, moved[i]) for i in inside)])
 
     return rewrite(ir, rule, moved)
 

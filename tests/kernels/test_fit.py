@@ -12,13 +12,13 @@ from graphnn.kernels.fit import Launch, judge, registers, shared
 from graphnn.kernels.program import Program
 
 KB = 1024
-HALF = Launch("bf16", "ieee")
+HALF, TF32 = Launch("bf16", "ieee"), Launch("fp32", "tf32")
 EMPTY = Program("made", "time", ("batch",), False, (), (), (), ())
 
 
 def made(weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)) -> Source:
     """A kernel with so many resident numbers, and tiles of these widths."""
-    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged, False)
+    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged)
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 def test_what_is_small_fits_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(64 * 64, (64, 64)), HALF, "sm_90")
     assert verdict.fits and verdict.launch == HALF and not asked
-    assert "about 14 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
+    assert "about 16 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
 
 
 def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(120 * KB), HALF, "sm_90")
     assert not verdict.fits and not asked
-    wanted = "weights of 246 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
+    wanted = "weights of 248 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
     assert verdict.reason == wanted
     assert judge(made(90 * KB), HALF, "sm_90").fits
     assert "163 KB" in judge(made(90 * KB), HALF, "sm_80").reason
@@ -83,20 +83,34 @@ def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
 @pytest.mark.parametrize(
     "launch, kilobytes",
     [
-        (HALF, 8 + 6),
-        (Launch("fp16", "ieee"), 8 + 6),
-        (Launch("fp32", "tf32"), 16 + 16),
-        (Launch("fp32", "tf32x3"), 32 + 16),
+        (HALF, 8 + 8),
+        (Launch("fp16", "ieee"), 8 + 8),
+        (replace(HALF, warps=16), 8 + 8),
+        (TF32, 16 + 8),
+        (Launch("fp32", "tf32x3"), 32 + 8),
     ],
     ids=str,
 )
 def test_shared_memory(launch: Launch, kilobytes: int) -> None:
-    assert shared(made(4 * KB), launch) == kilobytes * KB
+    assert shared(made(4 * KB), launch, "sm_90") == kilobytes * KB
 
 
-def test_wide_operands_pass_through_shared_memory() -> None:
-    assert shared(made(0, staged=(256, 256)), HALF) == 16 * 256 * 2
-    assert shared(made(0, staged=(256, 256)), Launch("fp32", "tf32")) == 16 * 512 * 4
+@pytest.mark.parametrize("together, columns", [(False, 256), (True, 3 * 256)])
+def test_wide_operands_pass_through_shared_memory(
+    together: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "TOGETHER", together)
+    source = made(0, staged=(256, 256))
+    assert shared(source, HALF, "sm_90") == 16 * columns * 2
+    assert shared(source, TF32, "sm_90") == 16 * columns * 4
+    assert shared(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
+
+
+def test_so_do_joined_products_all_at_once_or_in_rounds() -> None:
+    source = replace(made(0), joined=(512, 256))
+    assert shared(source, HALF, "sm_90") == 16 * 512 * 2
+    assert shared(source, replace(HALF, rows=64), "sm_90") == 64 * 256
+    assert shared(source, HALF, "sm_80") == 16 * 512 * 4
 
 
 def test_more_warps_hold_fewer_numbers_a_thread() -> None:
@@ -104,3 +118,9 @@ def test_more_warps_hold_fewer_numbers_a_thread() -> None:
     held = [registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
     assert held == [34, 18, 10]
     assert registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
+
+
+def test_many_joined_products_hold_more() -> None:
+    source = made(live=(64,))
+    assert registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
+    assert registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15

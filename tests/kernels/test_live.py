@@ -1,6 +1,6 @@
-"""Which lines of a kernel are needed, and how wide its tiles are where most live together."""
+"""Which lines of a kernel are needed and in which order, and how wide its tiles are together."""
 
-from graphnn.kernels.live import needed, widths
+from graphnn.kernels.live import given, needed, sunk, widths
 
 
 def test_lines_that_lead_to_no_store_are_not_needed() -> None:
@@ -46,3 +46,29 @@ def test_what_one_step_leaves_to_the_next_lives_throughout() -> None:
 
 def test_what_holds_no_tile_of_rows_is_not_counted() -> None:
     assert widths([], ["w = tl.load(p)", "t = w", "tl.store(p, t)"], SIZES) == ()
+
+
+def test_what_a_line_assigns() -> None:
+    assert given("a = b + c") == ["a"]
+    assert given("a, b_2 = halves(c)") == ["a", "b_2"]
+    assert given("tl.store(a, b, mask=c)") == given("a == b") == []
+
+
+def test_a_line_is_needed_if_any_of_what_it_assigns_is() -> None:
+    lines = ["x = tl.load(p)", "a, b = halves(x)", "c, d = halves(a)", "tl.store(q, b)"]
+    assert needed(lines) == {0, 1, 3}
+
+
+def test_loads_go_to_where_they_are_used() -> None:
+    lines = ["x = tl.load(p)", "y = tl.load(q)", "a = h * 2", "b = a + y", "c = b + x", "u = 1"]
+    assert [lines[k][0] for k in sunk(lines)] == ["a", "y", "b", "x", "c", "u"]
+
+
+def test_a_load_that_nothing_uses_is_the_last() -> None:
+    assert sunk(["x = tl.load(p)", "a = h"]) == [1, 0]
+
+
+def test_a_product_that_comes_apart_is_alive_together_with_its_parts() -> None:
+    sizes = {"h": 64, "w": 256, "a": 128, "b": 128}
+    step = ["w = product(h, m)", "a, b = halves(w)", "h = a + b"]
+    assert sorted(widths(["h = zeros"], step, sizes)) == [64, 128, 128, 256]

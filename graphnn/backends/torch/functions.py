@@ -19,7 +19,7 @@ from graphnn.backends.torch.buffers import buffer
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.places import part_spans
-from graphnn.backends.torch.products import linear, outer, turned
+from graphnn.backends.torch.products import Times, linear, outer
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
@@ -37,7 +37,7 @@ CALLED = SimpleNamespace(
     buffer=buffer,
     linear=linear,
     outer=outer,
-    turned=turned,
+    Times=Times,
     scan=scan,
     recurrent=recurrent,
 )

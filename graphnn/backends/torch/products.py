@@ -1,8 +1,9 @@
-"""Products on a CPU: large ones on AMD processors by oneDNN, the weights of a loop laid out for it.
+"""Products on a CPU: results in memory that is used again, and by oneDNN where MKL is slow.
 
-`F.linear` goes to MKL, which keeps to AVX2 on AMD processors. Measured there (EPYC, 2 cores, torch
-2.13): (3200, 256) x (256, 768) takes 10.6 ms by MKL, 6.7 by oneDNN; small ones gain nothing. On
-Intel (Xeon with AVX-512, 2 cores) it is 2.98 by MKL, 3.18 by oneDNN.
+A fresh result of megabytes costs page faults: (3200, 256) x (256, 768) takes 3.2 ms into memory
+that is there, 6 to 8 into memory that the system has to find (Xeon, 2 cores, float32). And MKL
+keeps to AVX2 on AMD processors: the same takes 10.6 ms by MKL, 6.7 by oneDNN (EPYC, 2 cores, torch
+2.13); small ones gain nothing. On Intel it is 2.98 by MKL, 3.18 by oneDNN.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphnn.backends.torch.buffers import SMALLEST, buffer
+
 Tensor = torch.Tensor
 
 # multiply-adds from which oneDNN's start-up is paid back
 ENOUGH = 300_000_000
 
 
-# steps from which a weight is transposed in memory before the loop: the copy of (2048, 512) takes
-# as long as the transposed product of 16 rows loses in 7 steps
+# steps from which a weight is laid out anew before the loop: transposing (2048, 512) takes
+# as long as its product with 16 rows loses in 7 steps where it is not
 MANY = 16
 
 
@@ -46,15 +49,36 @@ def _find() -> Any:
 _RUN = _find()
 
 
-def _suits(x: Tensor, w: Tensor, work: int) -> bool:
-    plain = x.dtype == w.dtype == torch.float32 and x.device.type == "cpu"
-    if _RUN is None or not plain or work < ENOUGH:
+def _ours(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether a linear map is done here: large, on a CPU, of tensors that are nothing else."""
+    operands = [x, w] if b is None else [x, w, b]
+    size = x.numel() // max(x.shape[-1], 1) * w.shape[0] * x.dtype.itemsize
+    if x.device.type != "cpu" or size < SMALLEST or x.dim() < 2:
         return False
-    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+    if any(v.dtype != x.dtype or not x.dtype.is_floating_point for v in operands):
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(type(v) in (Tensor, torch.nn.Parameter) and _bare(v) for v in operands)
+
+
+def _bare(v: Tensor) -> bool:
+    """Not a tensor of torch.func, which has its own rules for derivatives."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(v)
 
 
 def _multiply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    return _RUN(x.contiguous(), w.contiguous(), b, "none", [], "")
+    """`x wᵀ + b`, without a derivative."""
+    work = x.numel() * w.shape[0]
+    if _RUN is not None and x.dtype == torch.float32 and work >= ENOUGH:
+        return _RUN(x.contiguous(), w.contiguous(), b, "none", [], "")
+    out = buffer((*x.shape[:-1], w.shape[0]), x.dtype, x.device)
+    rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, w.shape[0])
+    if b is None:
+        torch.mm(rows, w.t(), out=into)
+    else:
+        torch.addmm(b, rows, w.t(), out=into)
+    return out
 
 
 class _Linear(torch.autograd.Function):
@@ -79,12 +103,12 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """`x Wᵀ + b` over the last dimension."""
-    if _suits(x, w, x.numel() * w.shape[0]):
+    if x.device.type == "cpu":
+        # copied once here, and not again for the gradient of the weight
+        x = x.contiguous()
+    if _ours(x, w, b):
         return _Linear.apply(x, w, b)  # type: ignore[no-any-return]
-    if x.is_contiguous() or x.device.type != "cpu":
-        return F.linear(x, w, b)
-    # copied once here, and not again for the gradient of the weight
-    return F.linear(x.contiguous(), w, b)
+    return F.linear(x, w, b)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
@@ -95,9 +119,69 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     return a.t() @ b
 
 
-def turned(w: Tensor, steps: int) -> Tensor:
-    """`wᵀ` for a product at each of `steps` steps, in memory so where that pays.
+class Times:
+    """Products with one weight at each of many steps, `x wᵀ`: the weight is laid out once for all.
 
-    (16, 512) x (512, 1024) takes 0.062 ms with the copy, 0.116 without (CPU, 2 cores, MKL).
+    In MKL's own layout where that is faster: (16, 512) x (512, 1024) takes 46 us so, 67 transposed
+    in memory, 120 as it is; (32, 256) x (256, 1024) takes 45, 53, 68; smaller ones are best
+    transposed (Xeon with AVX-512, 2 cores, `x` fresh from another operation).
     """
-    return w.t().contiguous() if steps >= MANY and w.device.type == "cpu" else w.t()
+
+    def __init__(self, w: Tensor, steps: int, rows: int):
+        self.w, self.rows = w, rows
+        self.packed = _PACK[0](w.contiguous(), rows) if _packs(w, steps, rows) else None
+        many = steps >= MANY and w.device.type == "cpu"
+        self.turned = w.t().contiguous() if many and self.packed is None else w.t()
+
+    def _by_packed(self, x: Tensor) -> Tensor:
+        return _PACK[1](x, self.packed, self.w, None, self.rows)  # type: ignore[no-any-return]
+
+    def into(self, out: Tensor, x: Tensor) -> None:
+        """`out = x wᵀ`."""
+        if self.packed is None:
+            torch.mm(x, self.turned, out=out)
+        else:
+            out.copy_(self._by_packed(x))
+
+    def onto(self, out: Tensor, x: Tensor) -> None:
+        """`out += x wᵀ`."""
+        if self.packed is None:
+            out.addmm_(x, self.turned)
+        else:
+            out.add_(self._by_packed(x))
+
+    def plus(self, out: Tensor, c: Tensor, x: Tensor) -> None:
+        """`out = c + x wᵀ`."""
+        if self.packed is None:
+            # mm and add take 9.3 us where addmm, which first copies, takes 13.1 (CPU, (32, 128) x
+            # (128, 256), float32)
+            torch.mm(x, self.turned, out=out)
+            torch.add(c, out, out=out)
+        else:
+            torch.add(c, self._by_packed(x), out=out)
+
+
+def _packing() -> tuple[Any, Any] | None:
+    """MKL's layout of a weight and the product with it: not public, so looked for and tried out."""
+    if not torch.backends.mkl.is_available() or _amd():
+        return None
+    try:
+        pack = torch.ops.mkl._mkl_reorder_linear_weight.default
+        run = torch.ops.mkl._mkl_linear.default
+        x, w = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3)
+        fits = torch.equal(run(x, pack(w, 2), w, None, 2), x @ w.t())
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return None
+    return (pack, run) if fits else None
+
+
+_PACK: Any = _packing()
+
+
+def _packs(w: Tensor, steps: int, rows: int) -> bool:
+    """Whether MKL's layout is the faster one; it is made for one number of rows."""
+    plain = w.dtype == torch.float32 and w.device.type == "cpu"
+    if _PACK is None or not plain or steps < MANY or rows < 16:
+        return False
+    wide = w.shape[0] > w.shape[1] and w.numel() >= 1 << 17
+    return wide or w.numel() >= 1 << 19

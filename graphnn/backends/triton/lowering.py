@@ -16,10 +16,10 @@ from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.ir import IR
 from graphnn.kernels.emit import Source, emit
-from graphnn.kernels.fit import Launch, Verdict, judge
+from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.pair import pair
-from graphnn.kernels.program import Refused
+from graphnn.kernels.program import Program, Refused
 from graphnn.planner.partition import Loop, Whole
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -99,8 +99,8 @@ class Lowering:
         """A loop as one kernel. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name)
-        source = emit(program)
-        return Resident(source, self._fits(source, scope.ir.floating), reads, kept)
+        source, verdict = self._best(program, scope.ir.floating)
+        return Resident(source, verdict, reads, kept)
 
     def _call(
         self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
@@ -112,8 +112,8 @@ class Lowering:
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
         return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
 
-    def _fits(self, source: Source, floating: torch.dtype) -> Verdict:
-        """The verdict on a resident kernel. Raises Refused where it does not fit."""
+    def _best(self, program: Program, floating: torch.dtype) -> tuple[Source, Verdict]:
+        """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""
         if not self.resident:
             raise Refused("one kernel for the whole loop was switched off (skip 'resident')")
         if floating not in NAMES and not self.interpret:
@@ -122,11 +122,12 @@ class Lowering:
         dtype = floating if floating in NAMES else torch.bfloat16
         launch = Launch(NAMES[dtype], precision(dtype))
         if not self.fit:
-            return Verdict(True, launch, "whether it fits a GPU was not asked (skip 'fit')")
-        verdict = judge(source, launch, self.target, ask=not self.interpret)
+            reason = "whether it fits a GPU was not asked (skip 'fit')"
+            return emit(program), Verdict(True, launch, reason)
+        source, verdict = best(program, launch, self.target, ask=not self.interpret)
         if not verdict.fits:
             raise Refused(verdict.reason)
-        return verdict
+        return source, verdict
 
     def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         launcher = Launcher(source, self.interpret, warps)

@@ -1,0 +1,178 @@
+"""Products by a resident weight: which parts of a result are joined, and each tile of the weight.
+
+Parts as wide as each other, the gates of a cell, come out of one matrix product and are taken apart
+after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from .layout import Span
+from .page import Page, Tile
+from .products import Dot
+from .program import Op, Tensor
+from .text import times, total
+
+# The columns of joined parts go in turn, two of each: no thread then holds what a split wants, and
+# Triton changes the layout of the product once, to that in which it loads and stores, instead of
+# that of each input and output (sm_90, bf16, 8 warps, 16 rows; a forward that saves):
+#
+#                 registers    barriers a step    KB shared    shared loads and stores
+#                 apart, joined
+#     LSTM 64        90 108        24  6           34  40           57  21
+#     LSTM 128      162 186        24  6          132 144           63  57
+#     LSTM 160      254 238        48 12          204 216          116  82
+#     GRU 64        102 122        22  6           26  40           51  21
+#     GRU 128       160 194        22  6          100 144           53  57
+#     highway 128   102 102        14  6           68  72           37  33
+#
+# Three are a product of four with a part of zeros; a pair and one alone would mix two layouts (GRU
+# 128: 26 barriers), as a pair does beside other products. Sums over columns want the other layout
+# (a layer-norm LSTM of 128 units: 2160 instructions a step instead of 1388): there all stay apart.
+
+# what takes the parts of a product apart
+APART = {4: "quarters", 2: "halves"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a weight: those of `spans`, two of each in turn, `stride` apart in the weight."""
+
+    spans: tuple[Span, ...]
+    stride: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many parts there are, one of zeros beside three."""
+        return 4 if len(self.spans) == 3 else len(self.spans)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What tells these columns from others that begin where they do."""
+        return self.spans[0].valid, self.width, len(self.spans), self.stride
+
+    @property
+    def width(self) -> int:
+        """How many columns there are, those beyond the value too."""
+        return self.spans[0].width * self.count
+
+
+def dot(page: Page, op: Op, how: Dot) -> None:
+    """The lines of a product by a weight."""
+    operands = [t.span.width for t in page.tiles[how.value] if t.span.width > 1]
+    page.staged = max(page.staged, operands, key=sum)
+    names = dict(page.named(op))
+    left = list(names)
+    while left:
+        columns = _columns(page, op, how, left)
+        left = [span for span in left if span not in columns.spans]
+        parts = [names[span] for span in columns.spans]
+        if len(parts) == 1:
+            _sum(page, op, how, columns, parts[0], op.note)
+        else:
+            _apart(page, op, how, columns, parts)
+    page.tiles[op.name] = tuple(page.tile(s, text, s.width, True) for s, text in names.items())
+
+
+def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> None:
+    """One product, and what takes its parts from it."""
+    starts = ", ".join(str(span.start) for span in columns.spans)
+    note = f"{op.note}: one product, parts of {columns.spans[0].valid} from {starts}"
+    whole = page.names.fresh(f"{op.name}_joined")
+    page.sizes[whole] = columns.width
+    page.joined.append(columns.width)
+    _sum(page, op, how, columns, whole, note)
+    zeros = [page.names.fresh("zeros")] * (columns.count - len(parts))
+    page.used.add(APART[columns.count])
+    page.add(op, f"{', '.join(parts + zeros)} = {APART[columns.count]}({whole})", note)
+
+
+def _columns(page: Page, op: Op, how: Dot, left: Sequence[Span]) -> Columns:
+    """The first part and those that are joined to it: as wide, and met by the same tiles."""
+    first, tiles = left[0], page.tiles[how.value]
+    alike = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
+    if page.joins(len(alike)) and first.width > 1 and any(t.span.width > 1 for t in tiles):
+        met = [[how.meet(t.span.start, s.start) for t in tiles] for s in alike]
+        stride = _stride(met)
+        if stride is not None:
+            return Columns(tuple(alike), stride)
+    return Columns((first,))
+
+
+def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
+    """How far apart parts lie in the weight, where that is the same for every tile of the value."""
+    strides = set()
+    for a, b in ((a, b) for one, other in pairwise(met) for a, b in zip(one, other)):
+        if a is not None and b is not None:
+            strides.add(b - a)
+        elif a is not b:
+            return None
+    return strides.pop() if len(strides) == 1 else None
+
+
+def _sum(page: Page, op: Op, how: Dot, columns: Columns, name: str, note: str) -> None:
+    """What each tile of the value adds to these columns of the result."""
+    so_far = ""
+    for tile in page.tiles[how.value]:
+        base = how.meet(tile.span.start, columns.spans[0].start)
+        if base is not None:
+            page.add(op, f"{name} = {_term(page, how, tile, columns, base, so_far)}", note)
+            so_far = name
+
+
+def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str) -> str:
+    """What one tile of the value adds to one tile of the result."""
+    k, text = tile.span, tile.text
+    weight = _weight(page, how, base, k, n)
+    if k.valid < k.width:
+        text = f"tl.where({page.cols(k.width)} < {k.valid}, {text}, 0.0)"
+    added = f"{before} + " if before else ""
+    if k.width == 1:
+        return f"{added}{page.full(tile, 1)} * {weight}.to(ACC)"
+    text = page.full(replace(tile, text=text), k.width)
+    if n.width == 1:
+        return f"{added}tl.sum({text} * {weight}.to(ACC), 1, keep_dims=True)"
+    page.used.add("product")
+    before = before or f"tl.zeros([ROWS, {n.width}], ACC)"
+    return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
+
+
+def _weight(page: Page, how: Dot, base: int, k: Span, n: Columns) -> str:
+    """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
+    key = (how.weight, base, (k.valid, k.width), n.shape, how.steps())
+    if key in page.weights:
+        return page.weights[key]
+    op = page.ops[how.weight]
+    tensor: Tensor = op.attrs["tensor"]
+    places, masks = _places(page, how, k, n)
+    at = total([str(base), *places])
+    guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+    if not places:
+        at = f"tl.full([1, 1], {at}, tl.int32)"
+    name = page.names.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in page.weights)}")
+    page.append(page.before, f"{name} = tl.load({page.pointer(tensor)} + ({at}){guard})", op.note)
+    page.weights[key] = name
+    page.held[tensor.name] = page.held.get(tensor.name, 0) + k.width * n.width
+    return name
+
+
+def _places(page: Page, how: Dot, k: Span, n: Columns) -> tuple[list[str], list[str]]:
+    """Where a tile's rows and columns lie in the weight, and which of them are there."""
+    to_k, to_n = how.steps()
+    places, masks = [], []
+    if k.width > 1:
+        line = page.down(k.width) if n.width > 1 else page.cols(k.width)
+        places.append(times(line, to_k))
+        masks += [f"({line} < {k.valid})"] * (k.valid < k.width)
+    if n.width > 1:
+        line, first = page.cols(n.width), n.spans[0]
+        if n.count > 1:
+            line, part = page.turns(n.width, n.count)
+            places.append(times(part, n.stride))
+            masks += [f"({part} < {len(n.spans)})"] * (len(n.spans) < n.count)
+        places.append(times(line, to_n))
+        masks += [f"({line} < {first.valid})"] * (first.valid < first.width)
+    return places, masks

@@ -1,0 +1,34 @@
+"""Emitted kernels for tests: those of a network's loops, by what they are for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import graphnn as gn
+from graphnn.kernels.emit import Source
+
+KINDS = ("saving", "backward")
+
+
+class Over(nn.Module):
+    """A module over time, as wide as it is given."""
+
+    def __init__(self, module: nn.Module, width: int):
+        super().__init__()
+        self.module, self.width = module, width
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self.module(g.input("x", (self.width,), over="time")))
+
+
+def sources(net: nn.Module) -> dict[str, Source]:
+    """The kernels of a one-loop network: "saving" and "backward" for training, or "running"."""
+    model = gn.compile(net, backend="interpret", skip=("fit",))
+    model.source()
+    (program,) = model._programs.values()
+    (loop,) = program.loops
+    found = {}
+    for name, launcher in loop.lowering.launchers.items():
+        kind = next((k for k in KINDS if name.endswith(f"_{k}")), "running")
+        found[kind] = launcher.source
+    return found
