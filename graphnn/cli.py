@@ -148,8 +148,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_draw(commands: Any) -> None:
-    command = commands.add_parser("draw", help="draw a network: its graph, unrolled, or its plan")
-    command.add_argument("what", metavar="FILE:NAME")
+    text = "draw a network: its graph, unrolled, or its plan"
+    plain = argparse.RawDescriptionHelpFormatter
+    examples = "\n".join(["examples:", *(x for x in EXAMPLES.splitlines() if " draw " in x)])
+    command = commands.add_parser("draw", help=text, epilog=examples, formatter_class=plain)
+    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
     command.add_argument(
         "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
     )

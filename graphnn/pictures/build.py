@@ -57,7 +57,7 @@ class Builder:
             self.closes.setdefault(i, []).append(ir[delay].label)
 
     def _owns(self, path: str) -> bool:
-        return bool(path) and path in self.modules and any(True for _ in self._own(path))
+        return bool(path) and path in self.modules and bool(self._own(path))
 
     def _own(self, path: str) -> list[torch.Tensor]:
         module = self.modules[path]

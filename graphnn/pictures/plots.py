@@ -168,7 +168,9 @@ def _figure(width: float, height: float, count: int) -> tuple[Any, list[Any]]:
 
 def _ticks(ax: Any, rows: Sequence[str] | None, columns: Sequence[str] | None) -> None:
     """Names at the sides, as long as there are not too many to read."""
+    # a word may be a dollar sign: no formula begins there
     if rows is not None and len(rows) <= LABELS:
-        ax.set_yticks(range(len(rows)), rows)
+        ax.set_yticks(range(len(rows)), rows, parse_math=False)
     if columns is not None and len(columns) <= LABELS:
-        ax.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor")
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(range(len(columns)), columns, parse_math=False, **turned)

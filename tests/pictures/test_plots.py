@@ -17,11 +17,11 @@ def labels(ticks):
 
 def test_an_attention_map_has_its_weights_and_names(tmp_path):
     weights = torch.softmax(torch.randn(2, 3), -1).requires_grad_()
-    plot = attention_map(weights, ["q1", "q2"], ["a", "b", "c"], "heads")
+    plot = attention_map(weights, ["q1", "q2"], ["a$", "b", "$c"], "heads")
     ax = plot.figure.axes[0]
     assert torch.equal(torch.tensor(ax.images[0].get_array().data), weights.detach().double())
     assert labels(ax.get_yticklabels()) == ["q1", "q2"]
-    assert labels(ax.get_xticklabels()) == ["a", "b", "c"]
+    assert labels(ax.get_xticklabels()) == ["a$", "b", "$c"]
     plot.save(tmp_path / "map.svg")
     assert (tmp_path / "map.svg").stat().st_size > 1000
     assert "<svg" in plot._repr_svg_()
