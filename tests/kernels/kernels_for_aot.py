@@ -1,8 +1,7 @@
 """Source of resident recurrent kernels, as an emitter would write it: flat, a name for each piece.
 
 A state of H units is held in pieces whose sizes are powers of two: 160 as (128, 32). Weights are
-[into, out] for each gate; inputs and outputs are [time, batch, unit], one input for each gate. The
-cell "joined" is an LSTM whose gates are one product: its weights are [into, out, gate].
+[into, out] for each gate; inputs and outputs are [time, batch, unit], one input for each gate.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import triton.language as tl
 
 from graphnn.kernels.aot import Case
 
-GATES = {"elman": "n", "gru": "rzn", "lstm": "fioz", "joined": "fioz"}
+GATES = {"elman": "n", "gru": "rzn", "lstm": "fioz"}
 
 HEAD = """
 import triton
@@ -42,13 +41,12 @@ def kernel({pointers}, T, B, ROWS: tl.constexpr, HOW: tl.constexpr):
 
 def source(cell: str, pieces: tuple[int, ...], reload: bool = False) -> str:
     """A kernel of `cell`; with `reload`, one that loads its weights again at every step."""
-    state = "hc" if cell in ("lstm", "joined") else "h"
+    state = "hc" if cell == "lstm" else "h"
     lines = [HEAD.format(pointers=", ".join(pointers(cell)))]
     for i, size in enumerate(pieces):
         lines += [f"    u{i} = {sum(pieces[:i])} + tl.arange(0, {size})"]
         lines += [f"    {s}{i} = tl.zeros([ROWS, {size}], tl.float32)" for s in state]
     weights = [line for g in GATES[cell] for line in _weights(g, pieces)]
-    weights = _joined_weights(pieces) if cell == "joined" else weights
     lines += [] if reload else ["    " + line for line in weights]
     lines += ["    for t in tl.range(0, T, num_stages=1):"]
     body = weights if reload else []
@@ -61,8 +59,7 @@ def source(cell: str, pieces: tuple[int, ...], reload: bool = False) -> str:
 
 def pointers(cell: str) -> list[str]:
     """The kernel's pointers: inputs, weights, the output."""
-    weights = ["w_ptr"] if cell == "joined" else [f"w_{gate}_ptr" for gate in GATES[cell]]
-    return [f"x_{gate}_ptr" for gate in GATES[cell]] + weights + ["y_ptr"]
+    return [f"{kind}_{gate}_ptr" for kind in "xw" for gate in GATES[cell]] + ["y_ptr"]
 
 
 def _weights(gate: str, pieces: tuple[int, ...]) -> list[str]:
@@ -111,30 +108,7 @@ def _lstm(pieces: tuple[int, ...]) -> list[str]:
     return lines
 
 
-def _joined_weights(pieces: tuple[int, ...]) -> list[str]:
-    count, width = range(len(pieces)), 4 * sum(pieces)
-    lines = [f"g{n} = {4 * sum(pieces[:n])} + tl.arange(0, {4 * pieces[n]})" for n in count]
-    at = f"w_ptr + u{{k}}[:, None] * {width} + g{{n}}[None, :]"
-    return lines + [f"w{k}{n} = tl.load({at.format(k=k, n=n)})" for n in count for k in count]
-
-
-def _joined(pieces: tuple[int, ...]) -> list[str]:
-    """Gates come apart by halves; inputs are added after, in the layout that loads want."""
-    lines = [f"h{k}_ = h{k}.to(w_ptr.dtype.element_ty)" for k in range(len(pieces))]
-    for n, size in enumerate(pieces):
-        lines += [f"all{n} = tl.zeros([ROWS, {4 * size}], tl.float32)"]
-        for k in range(len(pieces)):
-            lines += [f"all{n} = tl.dot(h{k}_, w{k}{n}, all{n}, input_precision=HOW)"]
-        lines += [f"fo{n}, iz{n} = tl.split(tl.reshape(all{n}, [ROWS, {size}, 2, 2]))"]
-        lines += [f"f{n}, o{n} = tl.split(fo{n})", f"i{n}, z{n} = tl.split(iz{n})"]
-        for gate, act in zip("fioz", ("sigmoid", "sigmoid", "sigmoid", "tanh")):
-            load = f"tl.load(x_{gate}_ptr + p{n}, mask=live, other=0.0).to(tl.float32)"
-            lines += [f"{gate}{n} = {act}({gate}{n} + {load})"]
-        lines += [f"c{n} = f{n} * c{n} + i{n} * z{n}", f"h{n} = o{n} * tanh(c{n})"]
-    return lines
-
-
-STEPS = {"elman": _elman, "gru": _gru, "lstm": _lstm, "joined": _joined}
+STEPS = {"elman": _elman, "gru": _gru, "lstm": _lstm}
 
 
 @cache

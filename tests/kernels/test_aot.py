@@ -118,21 +118,6 @@ def test_pointers_in_while_loops_are_followed():
     assert found.loads_before == 0
 
 
-def test_joined_gates_compute_what_gates_apart_do():
-    steps, batch, pieces = 3, 5, (32, 16)
-    units = sum(pieces)
-    random = torch.Generator().manual_seed(0)
-    x = [torch.randn(steps, batch, units, generator=random) for _ in "fioz"]
-    w = [torch.randn(units, units, generator=random) / units**0.5 for _ in "fioz"]
-    together, apart = (torch.full((steps, batch, units), torch.nan) for _ in range(2))
-    sizes = {"T": steps, "B": batch, "ROWS": 16, "HOW": "ieee"}
-    launch(kernels.kernel("lstm", pieces), (1,), *x, *w, apart, **sizes)
-    launch(kernels.kernel("joined", pieces), (1,), *x, torch.stack(w, -1), together, **sizes)
-    torch.testing.assert_close(together, apart)
-    h = torch.sigmoid(x[1][0]) * torch.tanh(x[3][0])
-    torch.testing.assert_close(apart[0], torch.sigmoid(x[2][0]) * torch.tanh(h))
-
-
 def test_a_kernel_compiles_after_another_was_interpreted(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(aot, "_INSPECTED", {})
