@@ -1,7 +1,7 @@
 """Products on a CPU: results in memory that is used again, and by oneDNN where MKL is slow.
 
 A fresh result of megabytes costs page faults: (3200, 256) x (256, 768) takes 3.2 ms into memory
-that is there, 6 to 8 into memory that the system has to find (Xeon, 2 cores, float32). And MKL
+that is there, 5.1 into memory that the system has to find (Xeon, 2 cores, float32). And MKL
 keeps to AVX2 on AMD processors: the same takes 10.6 ms by MKL, 6.7 by oneDNN (EPYC, 2 cores, torch
 2.13); small ones gain nothing. On Intel it is 2.98 by MKL, 3.18 by oneDNN.
 """
@@ -9,6 +9,7 @@ keeps to AVX2 on AMD processors: the same takes 10.6 ms by MKL, 6.7 by oneDNN (E
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,8 @@ Tensor = torch.Tensor
 
 # multiply-adds from which oneDNN's start-up is paid back
 ENOUGH = 300_000_000
-
-
-# steps from which a weight is laid out anew before the loop: transposing (2048, 512) takes
-# as long as its product with 16 rows loses in 7 steps where it is not
+# steps from which a weight is laid out anew before the loop: transposing (2048, 512) takes as
+# long as its product with 16 rows loses in 7 steps where it is not
 MANY = 16
 
 
@@ -33,20 +32,32 @@ def _amd() -> bool:
     return info.exists() and "AuthenticAMD" in info.read_text()[:1000]
 
 
-def _find() -> Any:
-    """oneDNN's linear map, or None: not public, so looked for and tried out once."""
-    if not torch.backends.mkldnn.is_available() or not _amd():
-        return None
+def _works(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether operators that are not public are there, and give `x wᵀ`."""
+    x, w = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3)
     try:
-        run = torch.ops.mkldnn._linear_pointwise
-        x, w = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3)
-        fits = torch.equal(run(x, w, None, "none", [], ""), x @ w.t())
+        return torch.equal(product(x, w), x @ w.t())
     except (AttributeError, RuntimeError, TypeError):
-        return None
-    return run if fits else None
+        return False
 
 
-_RUN = _find()
+def _by_onednn(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    found = torch.ops.mkldnn._linear_pointwise(x.contiguous(), w.contiguous(), b, "none", [], "")
+    return found  # type: ignore[no-any-return]
+
+
+def _pack(w: Tensor, rows: int) -> Tensor:
+    """A weight in MKL's own layout, for products with so many rows."""
+    return torch.ops.mkl._mkl_reorder_linear_weight.default(w, rows)  # type: ignore[no-any-return]
+
+
+def _by_packed(x: Tensor, packed: Tensor, w: Tensor, rows: int) -> Tensor:
+    return torch.ops.mkl._mkl_linear.default(x, packed, w, None, rows)  # type: ignore[no-any-return]
+
+
+_AMD = _amd()
+ONEDNN = _AMD and torch.backends.mkldnn.is_available() and _works(_by_onednn)
+PACKS = not _AMD and _works(lambda x, w: _by_packed(x, _pack(w, 2), w, 2))
 
 
 def _ours(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
@@ -70,8 +81,8 @@ def _bare(v: Tensor) -> bool:
 def _multiply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """`x wᵀ + b`, without a derivative."""
     work = x.numel() * w.shape[0]
-    if _RUN is not None and x.dtype == torch.float32 and work >= ENOUGH:
-        return _RUN(x.contiguous(), w.contiguous(), b, "none", [], "")
+    if ONEDNN and x.dtype == torch.float32 and work >= ENOUGH:
+        return _by_onednn(x, w, b)
     out = buffer((*x.shape[:-1], w.shape[0]), x.dtype, x.device)
     rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, w.shape[0])
     if b is None:
@@ -129,26 +140,23 @@ class Times:
 
     def __init__(self, w: Tensor, steps: int, rows: int):
         self.w, self.rows = w, rows
-        self.packed = _PACK[0](w.contiguous(), rows) if _packs(w, steps, rows) else None
+        self.packed = _pack(w.contiguous(), rows) if _packs(w, steps, rows) else None
         many = steps >= MANY and w.device.type == "cpu"
         self.turned = w.t().contiguous() if many and self.packed is None else w.t()
-
-    def _by_packed(self, x: Tensor) -> Tensor:
-        return _PACK[1](x, self.packed, self.w, None, self.rows)  # type: ignore[no-any-return]
 
     def into(self, out: Tensor, x: Tensor) -> None:
         """`out = x wᵀ`."""
         if self.packed is None:
             torch.mm(x, self.turned, out=out)
         else:
-            out.copy_(self._by_packed(x))
+            out.copy_(_by_packed(x, self.packed, self.w, self.rows))
 
     def onto(self, out: Tensor, x: Tensor) -> None:
         """`out += x wᵀ`."""
         if self.packed is None:
             out.addmm_(x, self.turned)
         else:
-            out.add_(self._by_packed(x))
+            out.add_(_by_packed(x, self.packed, self.w, self.rows))
 
     def plus(self, out: Tensor, c: Tensor, x: Tensor) -> None:
         """`out = c + x wᵀ`."""
@@ -158,30 +166,13 @@ class Times:
             torch.mm(x, self.turned, out=out)
             torch.add(c, out, out=out)
         else:
-            torch.add(c, self._by_packed(x), out=out)
-
-
-def _packing() -> tuple[Any, Any] | None:
-    """MKL's layout of a weight and the product with it: not public, so looked for and tried out."""
-    if not torch.backends.mkl.is_available() or _amd():
-        return None
-    try:
-        pack = torch.ops.mkl._mkl_reorder_linear_weight.default
-        run = torch.ops.mkl._mkl_linear.default
-        x, w = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3)
-        fits = torch.equal(run(x, pack(w, 2), w, None, 2), x @ w.t())
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        return None
-    return (pack, run) if fits else None
-
-
-_PACK: Any = _packing()
+            torch.add(c, _by_packed(x, self.packed, self.w, self.rows), out=out)
 
 
 def _packs(w: Tensor, steps: int, rows: int) -> bool:
     """Whether MKL's layout is the faster one; it is made for one number of rows."""
     plain = w.dtype == torch.float32 and w.device.type == "cpu"
-    if _PACK is None or not plain or steps < MANY or rows < 16:
+    if not PACKS or not plain or steps < MANY or rows < 16:
         return False
     wide = w.shape[0] > w.shape[1] and w.numel() >= 1 << 17
     return wide or w.numel() >= 1 << 19
