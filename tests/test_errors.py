@@ -68,7 +68,7 @@ def test_a_message_is_laid_out_in_rows_that_are_attributes_too():
     assert error.site.file == __file__
 
 
-# ---- wrong graphs
+# wrong graphs
 
 
 def test_a_cycle_without_a_delay():
@@ -713,7 +713,7 @@ def test_a_module_that_draws_no_graph():
         gn.compile(nn.Linear(2, 2))
 
 
-# ---- wrong calls
+# wrong calls
 
 
 def test_a_wrong_shape(model):

@@ -61,9 +61,6 @@ class Picture:
         """The picture as the text of an SVG file."""
         return encoded(self.figure(), "svg").decode()
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
-
     def _repr_html_(self) -> str:
         svg = self.svg()
         return f'<div style="overflow-x: auto">{svg[svg.index("<svg") :]}</div>'

@@ -51,7 +51,7 @@ def test_a_notebook_shows_it():
     g = gn.Graph("tiny")
     g.output("y", g.input("x", (3,)) * 2)
     picture = g.draw()
-    assert "<svg" in picture._repr_html_() and {"x", "y"} <= words(picture._repr_svg_())
+    assert "<svg" in picture._repr_html_() and {"x", "y"} <= words(picture.svg())
     assert repr(picture) == "Picture of tiny: 3 boxes, 2 edges"
 
 
