@@ -132,6 +132,7 @@ row(
     lambda c, a, b: torch.where(c, a, b),
     grad=lambda g, y, c, a, b: (None, make("where", c, g, 0.0), make("where", c, 0.0, g)),
     torch="torch.where({0}, {1}, {2})",
+    out="torch.where({0}, {1}, {2}, out={out})",
 )
 
 
@@ -151,7 +152,7 @@ row(
     _run_tanh_grad,
     grad=lambda d, r, g, y: (make("tanh_grad", d, y), d * g * y * -2),
     torch="torch.ops.aten.tanh_backward({0}, {1})",
-    out="torch.ops.aten.tanh_backward.grad_input({0}, {1}, grad_input={out})",
+    out="runtime.tanh_backward({0}, {1}, grad_input={out})",
     flops=3,
 )
 row(
@@ -160,7 +161,7 @@ row(
     _run_sigmoid_grad,
     grad=lambda d, r, g, y: (make("sigmoid_grad", d, y), d * g * (1 - y * 2)),
     torch="torch.ops.aten.sigmoid_backward({0}, {1})",
-    out="torch.ops.aten.sigmoid_backward.grad_input({0}, {1}, grad_input={out})",
+    out="runtime.sigmoid_backward({0}, {1}, grad_input={out})",
     flops=3,
 )
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from graphnn.backends.torch.products import Times, linear
+from graphnn.backends.torch.products import linear
+from graphnn.backends.torch.repeated import ByRows, Times, times
 
-# (rows, in, out): transposed in memory, MKL's own layout forward, and backward; few steps, few rows
-SHAPES = [(3, 5, 7), (16, 512, 1024), (32, 256, 512), (32, 1024, 512), (2, 512, 1024)]
+# (rows, in, out): small, few rows, a thread its own rows, MKL's own layout
+SHAPES = [(3, 5, 7), (2, 512, 1024), (64, 256, 512), (64, 70, 30), (16, 512, 1024), (16, 1024, 512)]
 
 
 @pytest.mark.parametrize("steps", [1, 40])
@@ -22,14 +23,27 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
     x = torch.randn(rows, 2 * inputs)[:, :inputs] if strided else torch.randn(rows, inputs)
     c, before = torch.randn(rows, outputs), torch.randn(rows, outputs)
     exact = x.double() @ w.double().t()
-    times = Times(w, steps, rows)
+    made = times(w, steps, rows)
     for method, extra in (("into", 0), ("plus", c), ("onto", before)):
         out = before.clone()
-        getattr(times, method)(*((out, c, x) if method == "plus" else (out, x)))
+        getattr(made, method)(*((out, c, x) if method == "plus" else (out, x)))
         # torch's own product sums in another order for each layout of the weight
         layouts = (w.t(), w.t().contiguous())
         own = max((x @ wt + extra - (exact + extra)).abs().max() for wt in layouts)
         assert (out - (exact + extra)).abs().max() <= 2 * own
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL")
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_thread_multiplies_its_own_rows(monkeypatch, strided):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    w, x = torch.randn(40, 30), torch.randn(51, 30)
+    made = times(w, 100, 51)
+    assert type(made) is ByRows and type(times(w, 100, 50)) is Times
+    out = torch.zeros(51, 80)[:, ::2] if strided else torch.zeros(51, 40)
+    made.into(out, x)
+    made.onto(out, x)
+    torch.testing.assert_close(out, 2 * x @ w.t())
 
 
 @pytest.mark.parametrize("bias", [False, True])

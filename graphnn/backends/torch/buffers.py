@@ -39,6 +39,14 @@ def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
         return made
 
 
+def bare(*tensors: Tensor) -> bool:
+    """Whether tensors are nothing else: not of torch.func, nor those of tracing or of autocast."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(type(x) in (Tensor, torch.nn.Parameter) and not wrapped(x) for x in tensors)
+
+
 def _idle(storage: Any, size: int) -> bool:
     """Whether nothing else reads this memory: no tensor, no view, no other process."""
     alone = _COUNT is not None and _COUNT(storage._cdata) == 1

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
-from graphnn.backends.torch.buffers import buffer
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.places import part_spans
-from graphnn.backends.torch.products import Times, linear, outer
+from graphnn.backends.torch.products import linear, outer
+from graphnn.backends.torch.repeated import times
 from graphnn.backends.torch.scans import scan
 from graphnn.backends.torch.scope import Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
@@ -34,10 +34,9 @@ Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
 CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
-    buffer=buffer,
     linear=linear,
     outer=outer,
-    Times=Times,
+    times=times,
     scan=scan,
     recurrent=recurrent,
 )

@@ -296,7 +296,7 @@ class LoopWriter:
         times = self.s.fresh(f"by_{weight}")
         turned = "" if is_linear(self.s, a, b, node.attrs["sub"]) else ".t()"
         steps, rows = size_name(self.loop.axis), size_name(self.s.axes(a)[0])
-        self.before.append(f"{times} = runtime.Times({weight}{turned}, {steps}, {rows})")
+        self.before.append(f"{times} = runtime.times({weight}{turned}, {steps}, {rows})")
         if node.op == "product":
             return f"{times}.into({out}, {x})"
         if node.inputs[0] in self.under:
