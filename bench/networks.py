@@ -181,6 +181,20 @@ class Peepholes(Cell):
         return torch.sigmoid(o + self.peep[2] * new) * torch.tanh(new), new
 
 
+class Independent(Cell):
+    """A network of independent neurons, each with one recurrent weight (Li et al. 2018, eq. 2)."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.w = nn.Linear(size, size)
+        self.u = nn.Parameter(torch.rand(size))
+
+    def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        (h,) = states
+        return (torch.relu(self.w(x) + self.u * h),)
+
+
 class MultiplicativeIntegration(Cell):
     """An LSTM whose gates see a * Wx * Uh + b * Uh + c * Wx + d (Wu et al. 2016, eq. 4)."""
 
@@ -241,6 +255,7 @@ NETWORKS: dict[str, type[Layer] | type[Cell]] = {
     "reset-before GRU": ResetBeforeGRU,
     "the same, gate by gate": GateByGate,
     "peepholes, gate by gate": Peepholes,
+    "independent neurons": Independent,
     "multiplicative integration": MultiplicativeIntegration,
     "two speeds": TwoSpeeds,
 }
