@@ -15,7 +15,7 @@ import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
-from graphnn.kernels.fit import Launch, Verdict, best
+from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
 
 HALF = Launch("bf16", "ieee")
 
@@ -50,9 +50,10 @@ def test_the_widest_that_fit(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     "name, size, why",
     [
-        ("LSTM", 192, "weights of 296 KB do not fit the 227 KB"),
+        ("LSTM", 192, "do not fit the 227 KB"),
         ("RNN", 384, "do not fit the 227 KB"),
-        ("GRU", 192, "spills"),
+        # Triton before 3.9 has operands side by side: there it is the shared memory that is short
+        ("GRU", 192, "do not fit the 227 KB" if TOGETHER else "spills"),
     ],
 )
 def test_the_next_are_refused(name: str, size: int, why: str) -> None:
