@@ -73,7 +73,11 @@ class Compiled(nn.Module):
     _places: dict[Program, int]
 
     def __init__(
-        self, source: nn.Module | Graph, backend: str, passes: frozenset[str], recompute: bool
+        self,
+        source: nn.Module | Graph,
+        backend: str,
+        passes: frozenset[str],
+        recompute: bool | None,
     ):
         super().__init__()
         owner = source.owner if isinstance(source, Graph) else source
@@ -383,15 +387,15 @@ def compile(
     backend: str = "auto",
     *,
     skip: Sequence[str] = (),
-    recompute: bool = False,
+    recompute: bool | None = None,
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
     `backend` is "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
     "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
-    "reference". `skip` names passes to leave out (the result is the same, slower); `recompute`
-    computes pointwise values again in the backward rather than saving them. Raises GraphError where
-    the graph is wrong.
+    "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
+    True computes pointwise values again in the backward rather than saving them, False saves all,
+    None does in kernels what costs less. Raises GraphError where the graph is wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(

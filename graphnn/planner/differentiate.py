@@ -36,17 +36,24 @@ class Derived:
     recomputed: list[int]
 
 
-def differentiate(loop: LoopIR, wanted: Iterable[int], recompute: bool = False) -> Derived:
+def differentiate(
+    loop: LoopIR,
+    wanted: Iterable[int],
+    recompute: bool = False,
+    again: frozenset[int] = frozenset(),
+) -> Derived:
     """The gradients of the values `wanted` among `loop.reads`.
 
-    With `recompute`, pointwise values are computed again in the backward instead of being saved.
+    With `recompute`, pointwise values are computed again in the backward instead of being saved;
+    those in `again` are in any case.
     """
-    return _Adjoint(loop, set(wanted), recompute).run()
+    return _Adjoint(loop, set(wanted), recompute, again).run()
 
 
 class _Adjoint:
-    def __init__(self, loop: LoopIR, wanted: set[int], recompute: bool):
+    def __init__(self, loop: LoopIR, wanted: set[int], recompute: bool, again: frozenset[int]):
         self.loop, self.wanted, self.recompute = loop, wanted, recompute
+        self.again = again | loop.absorbed
         self.old = loop.ir
         self.new = loop.ir.empty()
         self.parts: dict[int, list[Expr]] = {}
@@ -81,7 +88,7 @@ class _Adjoint:
             family = OPS[node.op].family
             again = family in FREE or (self.recompute and not self._must_save(i))
             again = again or node.op in ("const", "index", "size", "length", "given")
-            again = again or i in self.loop.absorbed
+            again = again or i in self.again
             if node.op == "delay":
                 self.forward[i] = self._delayed(node)
             elif again:

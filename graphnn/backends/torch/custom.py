@@ -24,6 +24,7 @@ from graphnn.planner.differentiate import Derived, differentiate
 from graphnn.planner.loopir import LoopIR
 from graphnn.planner.merge import merge
 from graphnn.planner.simplify import simplify
+from graphnn.planner.spare import spare
 
 PROGRAMS: dict[str, LoopProgram] = {}
 
@@ -32,14 +33,15 @@ class LoopProgram:
     """A loop's generated functions: forward, forward that saves for backward, backward.
 
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
-    kernels of the loops where given.
+    kernels of the loops where given. `recompute`: pointwise values are computed again in the
+    backward, or none (False), or those that kernels had better (None).
     """
 
     def __init__(
         self,
         loop: LoopIR,
         passes: frozenset[str],
-        recompute: bool = False,
+        recompute: bool | None = None,
         lowering: Lowering | None = None,
     ):
         self.loop, self.passes, self.recompute = loop, passes, recompute
@@ -68,9 +70,15 @@ class LoopProgram:
     def _derive(self, results: Sequence[int], wanted: Sequence[int]) -> Derived:
         """The gradient graph from `results` to `wanted`, after the same passes as the forward."""
         part = replace(self.loop, results=list(results))
-        derived = differentiate(part, wanted, self.recompute)
+        derived = differentiate(part, wanted, bool(self.recompute))
+        if again := self._again(part, derived):
+            derived = differentiate(part, wanted, again=again)
         derived.ir = self._planned(derived.ir)
         return derived
+
+    def _again(self, part: LoopIR, derived: Derived) -> frozenset[int]:
+        """What kernels compute again, where that is left to cost; torch's calls keep all."""
+        return spare(part, derived) if self.recompute is None and self.lowering else frozenset()
 
     def _planned(self, ir: IR) -> IR:
         if not ir.outputs:

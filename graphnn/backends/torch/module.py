@@ -56,7 +56,7 @@ def build(
     order: list[str],
     training: bool,
     passes: frozenset[str],
-    recompute: bool,
+    recompute: bool | None,
     lowering: Lowering | None = None,
 ) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs.
