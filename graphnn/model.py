@@ -394,8 +394,9 @@ def compile(
     `backend` is "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
     "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
     "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
-    True computes pointwise values again in the backward rather than saving them, False saves all,
-    None does in kernels what costs less. Raises GraphError where the graph is wrong.
+    True computes pointwise values again in the backward rather than saving them, and lets kernels
+    draw their noise, which then is nowhere in memory; False saves all; None takes the faster.
+    Raises GraphError where the graph is wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(

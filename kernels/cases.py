@@ -11,7 +11,7 @@ from .cache import load
 from .emit import Source
 from .limits import register_cap
 
-POINTERS = {"int": "*i64", "bool": "*i1"}
+POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64"}
 
 
 def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:

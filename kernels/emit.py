@@ -98,6 +98,8 @@ def _moves(page: Page, op: Op) -> bool:
         if any(a in page.moving for a in op.args):
             raise Refused(f"'{op.name}' starts from a value that varies over the loop")
         return page.program.axis in op.attrs["tensor"].axes
+    if op.kind == "draw":
+        return page.program.axis in op.attrs["tensor"].axes
     return op.kind in ("index", "state") or any(a in page.moving for a in op.args)
 
 
@@ -166,6 +168,7 @@ def _advance(page: Page) -> None:
 
 WRITERS: dict[str, Callable[[Page, Op], None]] = {
     "read": memory.read,
+    "draw": memory.draw,
     "const": _const,
     "index": _index,
     "size": _size,

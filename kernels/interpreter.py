@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,12 @@ _RUNNERS: list[Runner] = [_run]
 @contextmanager
 def _library() -> Iterator[None]:
     """Triton's own functions written in Triton, interpreted too."""
-    with _swapped(vars(tl.standard)), _swapped(vars(tl)), _indexing(), _rounding(), _undone():
+    libraries = (tl.standard, tl.random, tl)
+    with ExitStack() as stack:
+        for library in libraries:
+            stack.enter_context(_swapped(vars(library)))
+        for patch in (_indexing, _rounding, _undone):
+            stack.enter_context(patch())
         yield
 
 

@@ -48,6 +48,25 @@ def read(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
+def draw(page: Page, op: Op) -> None:
+    """Random numbers of a value, each by a seed and its place in the tensor that it would fill.
+
+    Forward and backward draw the same, whatever rows a program takes.
+    """
+    tensor: Tensor = op.attrs["tensor"]
+    seed = page.names.fresh(f"{tensor.name}_seed")
+    page.append(page.before, f"{seed} = tl.load({page.pointer(tensor)})", op.note)
+    rows = bool(set(tensor.axes) & set(page.program.rows))
+    law, p = op.attrs["law"], op.attrs["p"]
+    page.used.add(law)
+    tiles = []
+    for span, name in page.named(op):
+        given = [seed, place(page, tensor, span, "t"), *([repr(p)] if law == "dropout" else [])]
+        page.add(op, f"{name} = {law}({', '.join(given)}, ACC)")
+        tiles.append(page.tile(span, name, span.width, rows))
+    page.tiles[op.name] = tuple(tiles)
+
+
 def _then(page: Page, when: str, shift: int) -> str:
     """The position `shift` before another, or the nearest there is."""
     if shift > 0:
@@ -117,6 +136,11 @@ def beyond(page: Page, span: Span) -> list[str]:
 
 
 def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+    return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
+
+
+def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+    """Where in a tensor the numbers of a span lie, at the position `when`."""
     parts = _rows(page, tensor, when)
     column = str(span.start) if span.width == 1 else page.cols(span.width)
     if span.width > 1 and span.start:
@@ -124,7 +148,7 @@ def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     at = total([*parts, column])
     if span.width == 1 and "rows" not in at:
         at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
-    return f"{page.pointer(tensor)} + ({at})"
+    return at
 
 
 def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:

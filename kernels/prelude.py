@@ -125,6 +125,25 @@ def power(x, p):
 
 
 @triton.jit
+def uniform(seed, at, ACC: tl.constexpr):
+    """Numbers in [0, 1), each by its place alone: Philox, ten rounds (Salmon et al. 2011)."""
+    return tl.rand(seed, at.to(tl.int64)).to(ACC)
+
+
+@triton.jit
+def normal(seed, at, ACC: tl.constexpr):
+    """Numbers of N(0, 1), each by its place alone (Box and Muller 1958)."""
+    return tl.randn(seed, at.to(tl.int64)).to(ACC)
+
+
+@triton.jit
+def dropout(seed, at, p, ACC: tl.constexpr):
+    """0 with probability p, else 1 / (1 - p), each by its place alone."""
+    kept = tl.rand(seed, at.to(tl.int64)) >= p
+    return tl.where(kept, 1 / (1 - p) if p < 1 else 0.0, 0.0).to(ACC)
+
+
+@triton.jit
 def remainder(a, b):
     """What is left of a over b, with the sign of b."""
     return a - b * tl.floor(a / b)

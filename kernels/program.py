@@ -18,7 +18,8 @@ class Refused(Exception):
 class Tensor:
     """An argument of a kernel: a contiguous tensor of dimensions `axes`, then `shape`.
 
-    `kind` is "float" (of the launch's dtype), "int" (int64) or "bool".
+    `kind` is "float" (of the launch's dtype), "int" (int64), "bool", or "seed": one int64, of which
+    the numbers of such a tensor are drawn where they are used.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Op:
     kind      args                 attrs
     read      what the first       tensor, shift: how many positions ago (0 unless given)
               `shift` steps read
+    draw      -                    tensor: of kind "seed", law: "dropout", "uniform", "normal", p
     const     -                    value
     index     -                    (the position along the loop's axis)
     size      -                    axis: its length

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from graphnn.ir import IR, Node
+
+_COUNTED = [False]
+
+
+@contextmanager
+def by_counter() -> Iterator[None]:
+    """All noise drawn as kernels draw it, so that every backend sees the same numbers.
+
+    Without this only the noise that kernels draw by themselves is by counter; all else is by
+    torch's generators, the same for every backend, and faster on a CPU.
+    """
+    before, _COUNTED[0] = _COUNTED[0], True
+    try:
+        yield
+    finally:
+        _COUNTED[0] = before
+
+
+def new_seed(device: torch.device) -> torch.Tensor:
+    """(1,) int64, by torch's generator: of one torch.manual_seed always the same."""
+    return torch.randint(2**63 - 1, (1,), device=device)
 
 
 def random_nodes(ir: IR, training: bool) -> list[Node]:
@@ -19,6 +41,10 @@ def draw(
     kind: str, p: float, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """`normal` N(0, 1), `uniform` U[0, 1), or `dropout`: 0 with probability p, else 1/(1 - p)."""
+    if _COUNTED[0]:
+        from graphnn.kernels.noise import drawn
+
+        return drawn(new_seed(device), kind, p, shape, dtype, interpret=device.type == "cpu")
     if kind == "normal":
         return torch.randn(shape, dtype=dtype, device=device)
     if kind == "uniform":

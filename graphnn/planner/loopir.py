@@ -35,8 +35,11 @@ class LoopIR:
 
 
 def given(node: Node) -> Node:
-    """`node` as something that comes from outside."""
-    return replace(node, op="given", inputs=(), attrs={"key": node.id, "was": node.op})
+    """`node` as something that comes from outside; of noise that is seeded, what to draw."""
+    attrs = {"key": node.id, "was": node.op}
+    if "places" in node.attrs:
+        attrs |= {k: node.attrs[k] for k in ("kind", "p", "places")}
+    return replace(node, op="given", inputs=(), attrs=attrs)
 
 
 def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ()) -> LoopIR:

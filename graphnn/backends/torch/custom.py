@@ -46,7 +46,7 @@ class LoopProgram:
     ):
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
-        moving = [i for i in loop.reads if loop.ir[i].dtype.is_floating_point]
+        moving = [i for i, able in zip(loop.reads, self.floating(), strict=True) if able]
         self.derived = self._derive(loop.results, moving)
         self.extra = [i for i in self.derived.saved if i not in loop.results]
         self.train = self._forward([*loop.results, *self.extra], "_saving")
@@ -140,8 +140,9 @@ class LoopProgram:
         return const(ir, 0.0).id
 
     def floating(self) -> list[bool]:
-        """Which reads can have a gradient."""
-        return [self.loop.ir[i].dtype.is_floating_point for i in self.loop.reads]
+        """Which reads can have a gradient: numbers, but no noise."""
+        nodes = [self.loop.ir[i] for i in self.loop.reads]
+        return [n.dtype.is_floating_point and n.attrs.get("was") != "random" for n in nodes]
 
 
 def _identifier(name: str) -> str:

@@ -139,7 +139,7 @@ def write(
     ir = fuse(ir, in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     scope = Scope(ir)
-    names = [scope.declare(ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
+    names = [_read(scope, ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
     axes = tuple(a for a in ir.axes)
     body = ["device = tensors[0].device"]
     if names:
@@ -148,6 +148,7 @@ def write(
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
+    body += [_noise(scope, ir[i]) for i in scope.seeds]
     body += regions(scope, set(wanted), passes, lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
@@ -167,6 +168,23 @@ def write(
     loaded = load(source, name, {**scope.objects, **called(lowering)})
     loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
     return Function(name, source, loaded, axes, floating, forms)
+
+
+def _read(scope: Scope, node: Node) -> str:
+    """The variable of something given: of noise its seed."""
+    if "places" not in node.attrs:
+        return scope.declare(node)
+    scope.seeds[node.id] = scope.fresh(f"{node.name or node.attrs['was']}_seed")
+    return scope.seeds[node.id]
+
+
+def _noise(scope: Scope, node: Node) -> str:
+    """The line that draws noise into memory: left out where only kernels read it."""
+    given, seed = node.attrs["places"], scope.seeds[node.id]
+    sizes = [size_name(a) for a in given] + [str(n) for n in node.shape]
+    text = f"runtime.noise({seed}, {node.attrs['kind']!r}, {node.attrs['p']!r}, "
+    text += f"({', '.join(sizes)}{',' * (len(sizes) == 1)}), dtype)"
+    return f"{scope.declare(node)} = {text}{scope.permuted(given, node)}"
 
 
 def _needed(body: list[str], returned: list[str]) -> list[str]:
@@ -189,8 +207,8 @@ def _with_outputs(ir: IR, results: Sequence[int]) -> IR:
 
 
 def _first_floating(ir: IR, reads: Sequence[int]) -> int | None:
-    found = (k for k, i in enumerate(reads) if i in ir.nodes and ir[i].dtype == ir.floating)
-    return next(found, None)
+    known = ((k, ir[i]) for k, i in enumerate(reads) if i in ir.nodes)
+    return next((k for k, n in known if n.dtype == ir.floating and "places" not in n.attrs), None)
 
 
 def _unpacked(names: Sequence[str]) -> str:

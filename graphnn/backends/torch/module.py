@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.draws import draw, random_nodes
+from graphnn.backends.draws import draw, new_seed, random_nodes
 from graphnn.backends.torch import custom
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
@@ -20,6 +20,7 @@ from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import LoopIR, extract, form_of
 from graphnn.planner.partition import Whole
+from graphnn.planner.seed import seed
 from graphnn.planner.sink import absorbed
 
 Tensor = torch.Tensor
@@ -69,6 +70,9 @@ def build(
     parts = parts_of(ir, "beside" in passes and lowering is not None)
     loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
+    if lowering is not None and recompute:
+        noise = {n.id for n in random_nodes(ir, training)}
+        ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}
     for n, loop in enumerate(loops):
@@ -136,6 +140,7 @@ class _Writer:
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
             "call": custom.call,
             "draw": draw,
+            "new_seed": new_seed,
         }
         main = load(source, "main", objects)
         of = {i: program for cut, program in self.calls for i in cut.loop.states}
@@ -166,25 +171,22 @@ class _Writer:
                 add(f"{s.declare(node)} = {text}")
 
     def _draw(self, node: Node) -> str:
-        """Drawn in the user's order of axes, as every backend does, then put into memory order."""
+        """Drawn in the user's order of axes, as every backend does, then put into memory order.
+
+        Of what loops draw by themselves, the seed.
+        """
+        if "places" in node.attrs:
+            return "new_seed(device)"
         canonical = [a for a in self.order if a in node.axes]
         sizes = [size_name(a) for a in canonical] + [str(n) for n in node.shape]
         text = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
         kind, p = node.attrs["kind"], literal(node.attrs["p"])
-        return f"draw({kind!r}, {p}, {text}, dtype, device)" + self._permuted(canonical, node)
-
-    def _permuted(self, given: list[str], node: Node) -> str:
-        wanted = self.s.axes(node)
-        if tuple(given) == wanted:
-            return ""
-        dims = [given.index(a) for a in wanted]
-        dims += [len(given) + d for d in range(len(node.shape))]
-        return f".permute({', '.join(map(str, dims))})"
+        return f"draw({kind!r}, {p}, {text}, dtype, device)" + self.s.permuted(canonical, node)
 
     def _input(self, node: Node) -> str:
         batched = [BATCH] if node.attrs.get("batched", True) else []
         given = [*batched, *node.attrs["over"]]
-        return f"inputs[{node.attrs['key']!r}]" + self._permuted(given, node)
+        return f"inputs[{node.attrs['key']!r}]" + self.s.permuted(given, node)
 
     def _whole(self, region: Whole) -> None:
         within = frozenset().union(*(cut.absorbed for cut, _ in self.calls))

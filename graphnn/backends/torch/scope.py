@@ -25,6 +25,8 @@ class Scope:
         self.names: dict[int, str] = {} if outer is None else dict(outer.names)
         # concatenations that are being put together in place, with the parts that are there
         self.started: dict[int, set[int]] = {}
+        # the seeds of noise that kernels draw
+        self.seeds: dict[int, str] = {}
         self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
 
@@ -85,6 +87,15 @@ class Scope:
             return self.var(i)
         return f"{self.var(i)}[{', '.join(index)}]"
 
+    def permuted(self, given: Sequence[str], node: Node) -> str:
+        """What puts a value whose axes are `given` into memory order."""
+        wanted = self.axes(node)
+        if tuple(given) == wanted:
+            return ""
+        dims = [given.index(a) for a in wanted]
+        dims += [len(given) + d for d in range(len(node.shape))]
+        return f".permute({', '.join(map(str, dims))})"
+
     def full(self, i: int, node: Node) -> str:
         """A value expanded to all the dimensions of `node`'s axes (its own shape kept)."""
         source, axes = self.ir[i], self.axes(node)
@@ -99,7 +110,7 @@ class Scope:
 
 RESERVED = frozenset(
     "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
-    "range zip list reversed parameters inputs lengths draw None True False".split()
+    "range zip list reversed parameters inputs lengths draw new_seed None True False".split()
 )
 
 

@@ -142,6 +142,9 @@ class _Lowering:
             self._view(node)
         elif self._shifted(node):
             self._late(node)
+        elif "places" in node.attrs and self.scope is None:
+            law = {"law": node.attrs["kind"], "p": float(node.attrs["p"])}
+            self._add(node, "draw", (), tensor=self._tensor(node), **law)
         else:
             self._add(node, "read", (), tensor=self._tensor(node))
 
@@ -160,8 +163,13 @@ class _Lowering:
             while name in names:
                 name, count = f"{wanted}_{count}", count + 1
             self.reads.append(node.id)
-            self.tensors.append(Tensor(name, node.shape, self._layout(node.axes), kind_of(node)))
+            self.tensors.append(self._argument(name, node))
         return self.tensors[self.reads.index(node.id)]
+
+    def _argument(self, name: str, node: Node) -> Tensor:
+        if "places" in node.attrs and self.scope is None:
+            return Tensor(name, node.shape, node.attrs["places"], "seed")
+        return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
 
     def _shifted(self, node: Node) -> bool:
         """Whether a value is a whole sequence read some steps ago."""

@@ -18,6 +18,7 @@ from graphnn.ir import IR
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.launch import Launcher, precision
+from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.planner.partition import Loop, Whole
@@ -107,7 +108,7 @@ class Lowering:
     ) -> str:
         called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
-        tensors = ", ".join(scope.var(i) for i in reads)
+        tensors = ", ".join(scope.seeds.get(i) or scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
         return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
@@ -139,8 +140,11 @@ class Lowering:
         return [launcher.source.text for launcher in self.launchers.values()]
 
     def called(self) -> dict[str, Any]:
-        """What generated code calls by another name here: the scans."""
-        return {"scan": functools.partial(scan, interpret=self.interpret)}
+        """What generated code calls by another name here: scans, and noise that no kernel draws."""
+        return {
+            "scan": functools.partial(scan, interpret=self.interpret),
+            "noise": functools.partial(drawn, interpret=self.interpret),
+        }
 
     def _stepwise(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, reason: str
