@@ -88,9 +88,10 @@ def _check(max_steps: int, each: int, choose: Chooser, beam: int | None) -> None
 
 
 def _batch(inputs: Mapping[str, Tensor], start: int | Tensor) -> int:
-    if isinstance(start, Tensor) and start.dim():
-        return start.shape[0]
-    return next((x.shape[0] for x in inputs.values()), 1)
+    given = next((x.shape[0] for x in inputs.values()), None)
+    if given is None:
+        return start.shape[0] if isinstance(start, Tensor) and start.dim() else 1
+    return given
 
 
 def _prompt(start: int | Tensor, batch: int, run: Stepper) -> Tensor:
