@@ -74,16 +74,16 @@ def broadcast(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[Run, ...]:
     return runs(np.broadcast_to(index, to).reshape(-1))
 
 
-def cover(size: int) -> list[tuple[int, int]]:
+def cover(size: int, least: int = LEAST) -> list[tuple[int, int]]:
     """Tiles (valid, width) of a stretch of `size` numbers: pieces where they save enough."""
     if size == 1:
         return [(1, 1)]
-    whole = max(LEAST, 1 << (size - 1).bit_length())
+    whole = max(least, 1 << (size - 1).bit_length())
     pieces: list[tuple[int, int]] = []
     left = size
     while left > 0:
-        last = len(pieces) == 2 or left <= LEAST
-        width = max(LEAST, 1 << ((left - 1).bit_length() if last else left.bit_length() - 1))
+        last = len(pieces) == 2 or left <= least
+        width = max(least, 1 << ((left - 1).bit_length() if last else left.bit_length() - 1))
         pieces.append((min(left, width), width))
         left -= width
     total = sum(width for _, width in pieces)
@@ -93,7 +93,8 @@ def cover(size: int) -> list[tuple[int, int]]:
 class Layout:
     """The spans of every value of a program, and how its products are computed."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, least: int = LEAST):
+        self.least = least
         self.ops = {op.name: op for op in program.ops}
         self.size = {op.name: math.prod(op.shape) for op in program.ops}
         self.cuts = {op.name: {0, self.size[op.name]} for op in program.ops}
@@ -121,6 +122,8 @@ class Layout:
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
         elif op.kind in ("sum", "max"):
             yield from self._reduction(op)
+        elif op.kind == "merged":
+            self._cut(op.name, range(self.size[op.name] + 1))
         elif op.kind == "product":
             yield from self._product(op, self.products[op.name])
 
@@ -197,7 +200,7 @@ class Layout:
     def _spans(self, name: str) -> Iterator[Span]:
         ordered = sorted(self.cuts[name])
         for start, end in pairwise(ordered):
-            for valid, width in cover(end - start):
+            for valid, width in cover(end - start, self.least):
                 yield Span(start, valid, width)
                 start += valid
 

@@ -8,7 +8,7 @@ import re
 from .layout import Span
 from .page import KINDS, Page, Tile
 from .products import Dot
-from .program import Op, Refused, Tensor
+from .program import Op, Part, Refused, Tensor
 from .text import literal, times, total
 
 NOTHING = {"float": "0.0", "int": "0", "bool": "0"}
@@ -103,7 +103,7 @@ def _only_weight(page: Page, op: Op) -> bool:
 def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     """The text of a load at the position `when`."""
     rows = bool(set(tensor.axes) & set(page.program.rows))
-    masks = ["live"] * rows + beyond(page, span)
+    masks = ["live"] * rows + beyond(page, span) + edge(page, tensor, span)
     guard = f", mask={' & '.join(masks)}, other={NOTHING[tensor.kind]}" if masks else ""
     return f"tl.load({_address(page, tensor, span, when)}{guard})"
 
@@ -115,12 +115,19 @@ def store(page: Page, name: str, tensor: Tensor) -> None:
         raise Refused(f"'{name}' varies over some of the axes of its rows only")
     pointer = page.pointer(tensor)
     for tile in page.tiles[name]:
-        masks = ["live" if mine else "(rows == 0)", *beyond(page, tile.span)]
+        masks = _stored(tensor, bool(mine)) + beyond(page, tile.span)
+        masks += edge(page, tensor, tile.span)
         kept = f"{_spread(tile, bool(mine))}.to({pointer}.dtype.element_ty)"
         address = _address(page, tensor, tile.span, "t")
         line = f"tl.store({address}, {kept}, mask={' & '.join(masks)})"
         lines = page.step if page.program.axis else page.before
         page.append(lines, line, f"keep {page.ops[name].note or name}")
+
+
+def _stored(tensor: Tensor, mine: bool) -> list[str]:
+    """Which rows are stored; what all blocks have alike, the first one stores."""
+    alone = isinstance(tensor, Part) and not tensor.period
+    return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)
 
 
 def _spread(tile: Tile, rows: bool) -> str:
@@ -135,6 +142,23 @@ def beyond(page: Page, span: Span) -> list[str]:
     return [f"({page.cols(span.width)} < {span.valid})"] if span.valid < span.width else []
 
 
+def edge(page: Page, tensor: Tensor, span: Span) -> list[str]:
+    """The mask of a block's own numbers, where they may reach beyond the period."""
+    if not isinstance(tensor, Part) or not tensor.period or tensor.period % tensor.units == 0:
+        return []
+    at = total([tensor.place, str(span.start % tensor.units), page.cols(span.width)])
+    return [f"({at} < {tensor.period})"]
+
+
+def column(page: Page, tensor: Tensor, span: Span) -> str:
+    """Where in a row of a tensor the numbers of a span lie."""
+    start, place = span.start, ""
+    if isinstance(tensor, Part) and tensor.period:
+        part, at = divmod(start, tensor.units)
+        start, place = part * tensor.period + at, tensor.place
+    return total([str(start), place, page.cols(span.width) if span.width > 1 else ""])
+
+
 def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
 
@@ -142,10 +166,7 @@ def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
 def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     """Where in a tensor the numbers of a span lie, at the position `when`."""
     parts = _rows(page, tensor, when)
-    column = str(span.start) if span.width == 1 else page.cols(span.width)
-    if span.width > 1 and span.start:
-        column = f"{span.start} + {column}"
-    at = total([*parts, column])
+    at = total([*parts, column(page, tensor, span)])
     if span.width == 1 and "rows" not in at:
         at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
     return at
@@ -161,6 +182,11 @@ def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:
     if mine == program.rows and tensor.axes[len(tensor.axes) - len(mine) :] == mine:
         return [*parts, times("rows", width)] if mine else parts
     return [*parts, *(_along(page, tensor, a) for a in mine)]
+
+
+def rows_at(page: Page, tensor: Tensor, when: str, rows: str) -> str:
+    """Where a tensor's rows begin, for row numbers that are in another variable."""
+    return re.sub(r"\brows\b", rows, total(_rows(page, tensor, when)))
 
 
 def _stride(page: Page, tensor: Tensor) -> str:

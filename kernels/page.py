@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .layout import Layout, Span, source
+from .layout import LEAST, Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
 from .text import Names
@@ -48,8 +48,8 @@ class Page:
     moves is loaded one step before it is used.
     """
 
-    def __init__(self, program: Program, join: bool = True, ahead: bool = True):
-        self.program, self.layout = program, Layout(program)
+    def __init__(self, program: Program, join: bool = True, ahead: bool = True, least: int = LEAST):
+        self.program, self.layout = program, Layout(program, least)
         self.ahead = ahead
         self.join = join and not any(op.kind in ("sum", "max") for op in program.ops)
         self.ops = self.layout.ops

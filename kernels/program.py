@@ -29,6 +29,19 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Part(Tensor):
+    """A tensor of which each thread block has to do with its own numbers alone.
+
+    Of every `period` numbers a block has up to `units`; with a period of 0 all are the first
+    block's. `place` is the variable that holds where a block's own begin.
+    """
+
+    period: int = 0
+    units: int = 0
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class Op:
     """One value of a step.
 

@@ -1,0 +1,303 @@
+"""Writing the source of a cooperative kernel: a loop shared by the thread blocks of a whole GPU.
+
+A block has its own units of each value, and columns of the weights, for a tile of rows; what others
+need it publishes, and a barrier on the tile's counter orders that. States stay in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import exchange as exchanges
+from . import memory
+from .across import Across, Tiling
+from .across import Source as From
+from .emit import (
+    WRITERS,
+    Source,
+    _advance,
+    _commented,
+    _following,
+    _moves,
+    _prune,
+)
+from .exchange import Exchange
+from .memory import length
+from .page import Line, Tile
+from .phases import Event, Phases, phases
+from .program import Op, Program, Refused
+from .share import Shared, share
+from .sheet import Sheet
+from .text import INDENT, wrapped
+
+# how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
+APART = 32
+
+
+@dataclass(frozen=True)
+class Cooperative(Source):
+    """A kernel of `blocks` a tile of rows, that meet `barriers` times a step.
+
+    `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
+    """
+
+    blocks: int = 1
+    barriers: int = 0
+    exchanges: tuple[Exchange, ...] = ()
+    tiling: Tiling = Tiling(0)
+    streamed: int = 0
+
+
+def cooperate(program: Program, tiling: Tiling) -> Cooperative:
+    """The kernel of a loop, cut as `tiling` says. Raises Refused where there can be none."""
+    if not program.axis:
+        raise Refused("a phase of a step is no loop")
+    writer = _Writer(share(program, tiling.units), tiling)
+    writer.write()
+    sheet = writer.sheet
+    return Cooperative(
+        program.name,
+        writer.text(),
+        program,
+        (*program.tensors, *(t for _, t in program.stores)),
+        sheet.program.sizes,
+        sheet.held,
+        (),
+        tuple(sheet.staged),
+        blocks=writer.shared.blocks,
+        barriers=writer.phases.barriers,
+        exchanges=writer.shared.exchanges,
+        tiling=tiling,
+        streamed=sheet.streamed,
+    )
+
+
+class _Writer:
+    """Writes one kernel, event by event."""
+
+    def __init__(self, shared: Shared, tiling: Tiling):
+        self.shared, self.tiling = shared, tiling
+        moving = _moving(shared.program)
+        self.phases: Phases = phases(shared, moving)
+        # where states are exchanged a step begins by waiting, and loads meanwhile
+        self.sheet = Sheet(shared, ahead=not self.phases.carries)
+        self.sheet.moving |= moving
+        self.exchanges = {e.name: e for e in shared.exchanges}
+        self.later: list[Line] = []
+
+    def write(self) -> None:
+        """All lines, before and in the loop."""
+        sheet = self.sheet
+        for op in sheet.program.ops:
+            if op.name not in sheet.moving:
+                _moves(sheet, op)  # refuses what cannot be
+                self._op(op)
+        for state in sheet.program.states:
+            self._op(sheet.ops[state.name])
+        self._begin()
+        for event in self.phases.events:
+            getattr(self, f"_{event.what}")(event)
+        self._flush()
+        for name, tensor in sheet.program.stores:
+            if name not in sheet.moving or sheet.ops[name].kind == "state":
+                memory.store(sheet, name, tensor)
+        _advance(sheet)
+        _prune(sheet)
+
+    def _begin(self) -> None:
+        """What states start from is published before the loop."""
+        sheet = self.sheet
+        if not self.phases.carries:
+            return
+        for exchange in self.shared.exchanges:
+            if exchange.state:
+                tiles = self._slot(exchange, 0)
+                self._publishing(sheet.before, exchange, tiles, "0")
+        sheet.append(sheet.before, "arrive(arrived)", "what states start from is there")
+
+    def _slot(self, exchange: Exchange, number: int) -> list[Tile]:
+        """A state's tiles, as they are so many steps later."""
+        spans = self.sheet.layout.spans[exchange.value]
+        slots = [self.sheet.slots[exchange.value, k] for k in range(len(spans))]
+        return [Tile(s, n[number], s.width, True) for s, n in zip(spans, slots)]
+
+    def _publishing(
+        self, lines: list[Line], exchange: Exchange, tiles: list[Tile], slot: str
+    ) -> None:
+        pointer = self.sheet.exchanged[exchange.name]
+        for text in exchanges.publish(self.sheet, exchange, pointer, tiles, slot):
+            self.sheet.append(lines, text, f"for all blocks: {exchange.note}")
+
+    # the events of a step
+
+    def _op(self, event: Event | Op) -> None:
+        sheet = self.sheet
+        op = event if isinstance(event, Op) else sheet.ops[event.name]
+        if op.name in sheet.tiles:
+            return
+        start = len(sheet.step)
+        if op.kind in ("joined", "merged"):
+            exchange = self.exchanges[op.attrs["exchange"]]
+            write = {"joined": exchanges.joined, "merged": exchanges.merged}[op.kind]
+            write(sheet, op, exchange, sheet.exchanged[exchange.name])
+        elif op.kind == "across":
+            Across(sheet, op, self._source(op), self.tiling).write()
+        elif op.kind == "inside":
+            exchanges.inside(sheet, op)
+        else:
+            WRITERS[op.kind](sheet, op)
+        if op.kind == "read" and sheet.ahead:
+            self._put_off(start)
+        for name, tensor in sheet.program.stores:
+            if name == op.name and op.name in sheet.moving and op.kind != "state":
+                kept = len(sheet.step)
+                memory.store(sheet, name, tensor)
+                self.later += sheet.step[kept:]
+                del sheet.step[kept:]
+
+    def _put_off(self, start: int) -> None:
+        """Loads of the next step wait until this one has published."""
+        new = self.sheet.step[start:]
+        self.later += [line for line in new if "tl.load(" in line.text]
+        self.sheet.step[start:] = [line for line in new if "tl.load(" not in line.text]
+
+    def _source(self, op: Op) -> From:
+        sheet = self.sheet
+        if "exchange" in op.attrs:
+            exchange = self.exchanges[op.attrs["exchange"]]
+            return From(exchange, sheet.exchanged[exchange.name], None, ())
+        if "source" in op.attrs:
+            return From(None, "", op.attrs["source"], ())
+        return From(None, "", None, sheet.tiles[op.args[0]])
+
+    def _publish(self, event: Event) -> None:
+        exchange = self.exchanges[event.name]
+        sheet = self.sheet
+        if not exchange.state:
+            self._publishing(sheet.step, exchange, list(sheet.tiles[exchange.value]), "turn")
+            return
+        state = sheet.program.state(exchange.value)
+        tiles = self._slot(exchange, 1) if state.delay > 1 else self._next(exchange, state.next)
+        self._publishing(sheet.step, exchange, tiles, "soon")
+
+    def _next(self, exchange: Exchange, after: str) -> list[Tile]:
+        sheet = self.sheet
+        op = sheet.ops[exchange.value]
+        spans = sheet.layout.spans[op.name]
+        return [Tile(s, _following(sheet, after, op, s), s.width, True) for s in spans]
+
+    def _arrive(self, event: Event) -> None:
+        self.sheet.append(self.sheet.step, "arrive(arrived)", "what is needed here is published")
+        self._flush()
+
+    def _flush(self) -> None:
+        self.sheet.step += self.later
+        self.later = []
+
+    def _wait(self, event: Event) -> None:
+        self._flush()
+        sheet, count = self.sheet, self.phases.barriers
+        met = f"step * {count}" if count > 1 else "step"
+        passed = event.barrier + self.phases.carries
+        target = f"({met} + {passed}) * {self.shared.blocks}"
+        if not passed:
+            target = f"{met} * {self.shared.blocks}"
+        call = f"patience = wait(arrived, {target}, patience, stuck_ptr, step)"
+        sheet.append(sheet.step, call, "all blocks of these rows have published")
+        sheet.append(sheet.step, 'trust = tl.where(patience > 0, 0.0, float("nan")).to(ACC)')
+
+    # the text
+
+    def text(self) -> str:
+        """The module that has the kernel."""
+        sheet, program = self.sheet, self.sheet.program
+        blocks = self.shared.blocks
+        lines = [
+            f'"""{program.name}: a loop over {program.axis}, {blocks} thread blocks a tile of rows,',
+            f'{self.phases.barriers} barriers a step."""',
+            "",
+            "import triton",
+            "import triton.language as tl",
+            "",
+            "from graphnn.kernels.barrier import arrive, wait",
+        ]
+        if sheet.used:
+            lines += wrapped(
+                f"from graphnn.kernels.prelude import ({', '.join(sorted(sheet.used))})", ""
+            )
+        lines += ["", "", *self._head()]
+        for part in self._body():
+            lines += part
+        return "\n".join(lines) + "\n"
+
+    def _head(self) -> list[str]:
+        sheet = self.sheet
+        sizes = [*(length(a) for a in sheet.program.sizes), "begin"]
+        listed = ", ".join(f'"{n}"' for n in sizes)
+        names = ("ROWS", "ACC", "PRECISION", "UPCAST", "PATIENCE")
+        pointers = [*sheet.pointers.values(), *sheet.exchanged.values(), "arrived_ptr", "stuck_ptr"]
+        return [
+            *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
+            f"def {sheet.program.name}(",
+            *(f"{INDENT}{x}," for x in (*pointers, *sizes)),
+            *(f"{INDENT}{x}: tl.constexpr," for x in names),
+            "):",
+        ]
+
+    def _body(self) -> list[list[str]]:
+        sheet, program = self.sheet, self.sheet.program
+        count = length(program.axis)
+        last = f"{count} - 1"
+        loop = [
+            f"for step in tl.range(0, {count}, num_stages=1):",
+            f"{INDENT}t = {f'{last} - step' if program.reverse else 'step'}",
+            f"{INDENT}turn = step % 2",
+            f"{INDENT}soon = 1 - turn",
+        ]
+        if sheet.ahead:
+            following = "tl.maximum(t - 1, 0)" if program.reverse else f"tl.minimum(t + 1, {last})"
+            loop.append(f"{INDENT}ahead = {following}")
+        inner = _commented([*sheet.step, Line("", ""), *sheet.ends], INDENT * 2)
+        return [
+            [INDENT + s for s in self._start(last)],
+            _commented(sheet.before, INDENT),
+            [INDENT + s for s in loop],
+            inner,
+        ]
+
+    def _start(self, last: str) -> list[str]:
+        sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
+        units = self.shared.units
+        lines = [
+            f"n_rows = {' * '.join(length(a) for a in program.rows) or '1'}",
+            f"share = tl.program_id(0) % {blocks}",
+            f"tile = tl.program_id(0) // {blocks}",
+            f"arrived = arrived_ptr + tile * {APART}",
+            "rows = begin + tile * ROWS + tl.arange(0, ROWS)[:, None]",
+            "live = rows < n_rows",
+            "alone = rows < tl.where(share == 0, n_rows, 0)",
+            *(f"unit_{p} = share * {u}" for p, u in units.items()),
+            *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(sheet.widths)),
+            *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(sheet.depths)),
+        ]
+        if sheet.lines:
+            lines += ["rows_deep = rows[None, :, :]", "live_deep = live[None, :, :]"]
+            lines += [line for _, line in sheet.lines.values()]
+        return [
+            *lines,
+            f"first = {last if program.reverse else 0}",
+            "patience = tl.full([], PATIENCE, tl.int32)",
+            "trust = tl.full([], 0.0, ACC)",
+        ]
+
+
+def _moving(program: Program) -> set[str]:
+    """The operations that a step computes."""
+    found: set[str] = set()
+    for op in program.ops:
+        tensors = [op.attrs.get("tensor"), op.attrs.get("source")]
+        along = any(t is not None and program.axis in t.axes for t in tensors)
+        mine = op.kind in ("index", "state") or any(a in found for a in op.args)
+        if along or mine:
+            found.add(op.name)
+    return found

@@ -1,0 +1,132 @@
+"""The order of a step that thread blocks share: what others wait for first, the rest while waiting.
+
+A barrier is an arrival, when a block has published, and a wait, before it reads what others have.
+Between the two it does what hangs on neither: it stores, and loads what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .program import Op, State
+from .share import Exchange, Shared
+
+
+@dataclass(frozen=True)
+class Event:
+    """`what` a step does next: an "op" or the "publish" of an exchange, by name; or, at a barrier,
+    "arrive" or "wait", by its number."""
+
+    what: str
+    name: str = ""
+    barrier: int = 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The events of a step, how many barriers it has, and whether states are exchanged.
+
+    If they are, the first step waits for what they start from: one more arrival, before the loop.
+    """
+
+    events: tuple[Event, ...]
+    barriers: int
+    carries: bool
+
+
+def phases(shared: Shared, moving: Iterable[str]) -> Phases:
+    """The phases of a shared program; `moving` are the operations that a step computes."""
+    return _Schedule(shared, set(moving)).run()
+
+
+class _Schedule:
+    def __init__(self, shared: Shared, moving: set[str]):
+        program = shared.program
+        self.ops = {op.name: op for op in program.ops if op.name in moving}
+        self.exchanges = {e.name: e for e in shared.exchanges}
+        self.sources = {
+            e.name: _published(e, program.states) if e.state else e.value for e in shared.exchanges
+        }
+        self.levels = levels(self.ops, self.exchanges)
+        self.events: list[Event] = []
+        self.done: set[str] = set()
+
+    def run(self) -> Phases:
+        inner = max(self.levels.values(), default=0)
+        when = {name: self._level(self.sources[name]) for name in self.exchanges}
+        carries = any(e.state for e in self.exchanges.values())
+        late = any(e.state and when[e.name] >= inner for e in self.exchanges.values())
+        count = inner + late
+        if carries:
+            self._reads(0)
+            self.events.append(Event("wait", barrier=0))
+        for level in range(inner + 1):
+            due = [name for name, at in when.items() if at == level]
+            self._critical(due, level)
+            if due:
+                self.events += [Event("publish", name) for name in due]
+            if level < count:
+                self.events.append(Event("arrive", barrier=level + 1))
+            self._rest(level)
+            if level < inner:
+                self.events.append(Event("wait", barrier=level + 1))
+        return Phases(tuple(self.events), count, carries)
+
+    def _level(self, source: str) -> int:
+        return self.levels.get(source, 0)
+
+    def _reads(self, level: int) -> None:
+        """Loads hang on nothing: they are under way while a block waits."""
+        for op in self.ops.values():
+            if op.kind == "read" and self._needed_at(op.name) == level:
+                self._do(op.name)
+
+    def _needed_at(self, name: str) -> int:
+        users = [self.levels[o.name] for o in self.ops.values() if name in o.args]
+        return min(users, default=0)
+
+    def _critical(self, due: list[str], level: int) -> None:
+        """What is published at this level, and what that is made of."""
+        for name in due:
+            self._with(self.sources[name])
+
+    def _with(self, name: str) -> None:
+        if name in self.ops and name not in self.done:
+            for arg in self.ops[name].args:
+                self._with(arg)
+            self._do(name)
+
+    def _rest(self, level: int) -> None:
+        """All else of this level; and what the next one reads."""
+        for op in self.ops.values():
+            early = op.kind == "read" and self._needed_at(op.name) <= level + 1
+            if op.name not in self.done and (early or self.levels[op.name] == level):
+                if op.kind != "read" or early:
+                    self._with(op.name)
+        if level == max(self.levels.values(), default=0):
+            for name in self.ops:
+                self._with(name)
+
+    def _do(self, name: str) -> None:
+        if name not in self.done:
+            self.done.add(name)
+            self.events.append(Event("op", name))
+
+
+def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str, int]:
+    """After how many barriers of its step each operation can be done."""
+    found: dict[str, int] = {}
+    for op in ops.values():
+        before = max((found.get(a, 0) for a in op.args), default=0)
+        exchange = exchanges.get(op.attrs.get("exchange", ""))
+        if exchange is not None:
+            before = 0 if exchange.state else found.get(exchange.value, 0) + 1
+        found[op.name] = before
+    return found
+
+
+def _published(exchange: Exchange, states: Iterable[State]) -> str:
+    """What a state is at the next step: its next value, or where it looks further back, a slot."""
+    state = next(s for s in states if s.name == exchange.value)
+    return state.next if state.delay == 1 else state.name
