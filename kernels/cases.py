@@ -8,8 +8,9 @@ import triton.language as tl
 
 from .aot import Case
 from .cache import load
+from .cooperative import Cooperative
 from .emit import Source
-from .limits import register_cap
+from .limits import PATIENCE, register_cap
 
 POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64"}
 
@@ -19,13 +20,18 @@ def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ie
     function = getattr(load(source.text, source.name), source.name)
     names = function.arg_names
     kinds = [POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers]
-    kinds += ["i32"] * len(source.sizes)
     constants: dict[str, Any] = {
         "ROWS": rows,
         "ACC": tl.float32,
         "PRECISION": precision,
         "UPCAST": False,
     }
+    together = isinstance(source, Cooperative)
+    if isinstance(source, Cooperative):
+        kinds += ["*fp32" if e.wide else f"*{dtype}" for e in source.exchanges]
+        kinds += ["*i32", "*i32", "i32"]
+        constants["PATIENCE"] = PATIENCE
+    kinds += ["i32"] * len(source.sizes)
     resident = tuple(
         name for name, t in zip(names, source.pointers, strict=False) if t.name in source.weights
     )
@@ -36,5 +42,6 @@ def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ie
         constants,
         warps,
         resident,
+        cooperative=together,
         maxnreg=register_cap(32 * warps),
     )

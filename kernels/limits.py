@@ -7,6 +7,9 @@ SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 # 32-bit registers of one multiprocessor, and the most that one thread may have
 REGISTERS = 65_536
 MOST_REGISTERS = 255
+# how often a block looks at a barrier's counter before it gives up: seconds, at the microsecond or
+# less that a look at the L2 cache takes (not measured)
+PATIENCE = 1 << 24
 # columns of Blackwell's tensor memory, which products of 64 rows use: an LSTM of 128 units needs
 # 576, four products and their operand, and is then compiled to a trap, silently
 TENSOR_MEMORY = 512
