@@ -66,6 +66,7 @@ class Across:
         page, op = self.page, self.op
         sums = [self._start(n) for n in self.groups]
         flight = self.tiling.flight
+        page.staged = max(page.staged, [s.width for s in self.pieces[:flight]], key=sum)
         for k, span in enumerate(self.pieces[:flight]):
             self._load(k, span)
         for k, span in enumerate(self.pieces):

@@ -6,7 +6,7 @@ need it publishes, and a barrier on the tile's counter orders that. States stay 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import exchange as exchanges
 from . import memory
@@ -39,20 +39,25 @@ class Cooperative(Source):
     """A kernel of `blocks` a tile of rows, that meet `barriers` times a step.
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
+    `products` by a weight are in a step.
     """
 
     blocks: int = 1
     barriers: int = 0
     exchanges: tuple[Exchange, ...] = ()
-    tiling: Tiling = Tiling(0)
+    tiling: Tiling = field(default_factory=lambda: Tiling(0))
     streamed: int = 0
+    products: int = 0
 
 
-def cooperate(program: Program, tiling: Tiling) -> Cooperative:
-    """The kernel of a loop, cut as `tiling` says. Raises Refused where there can be none."""
+def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = None) -> Cooperative:
+    """The kernel of a loop, cut as `tiling` says. Raises Refused where there can be none.
+
+    `known` are its periods, where they have been found before.
+    """
     if not program.axis:
         raise Refused("a phase of a step is no loop")
-    writer = _Writer(share(program, tiling.units), tiling)
+    writer = _Writer(share(program, tiling.units, known), tiling)
     writer.write()
     sheet = writer.sheet
     return Cooperative(
@@ -69,6 +74,7 @@ def cooperate(program: Program, tiling: Tiling) -> Cooperative:
         exchanges=writer.shared.exchanges,
         tiling=tiling,
         streamed=sheet.streamed,
+        products=sum(op.kind == "across" for op in sheet.program.ops),
     )
 
 
@@ -213,8 +219,7 @@ class _Writer:
         sheet, program = self.sheet, self.sheet.program
         blocks = self.shared.blocks
         lines = [
-            f'"""{program.name}: a loop over {program.axis}, {blocks} thread blocks a tile of rows,',
-            f'{self.phases.barriers} barriers a step."""',
+            f'"""{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows."""',
             "",
             "import triton",
             "import triton.language as tl",

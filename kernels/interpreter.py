@@ -53,6 +53,11 @@ def running_by(runner: Runner) -> Iterator[None]:
         _RUNNERS.pop()
 
 
+def watched() -> bool:
+    """Whether launches are run by something else than the interpreter itself."""
+    return len(_RUNNERS) > 1
+
+
 def _run(
     function: InterpretedFunction,
     grid: tuple[int, ...],

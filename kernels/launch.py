@@ -102,9 +102,7 @@ class Launcher:
         index = self._device(args)
         args += [sizes[a] for a in self._sizes]
         if self.interpret:
-            constants = {"ROWS": ROWS, **self._constants(dtype)}
-            grid = (-(-count // ROWS), self.source.loops)
-            interpreter.launch(self.function, grid, *args, **constants)
+            self._interpreted(args, count, dtype)
         elif index < 0 or index == torch.cuda.current_device():
             self._compiled(args, count, dtype, index)
         else:
@@ -122,6 +120,11 @@ class Launcher:
                     f"'{names[0]}' on {args[0].device}; all must be on one device"
                 )
         return index
+
+    def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
+        constants = {"ROWS": ROWS, **self._constants(dtype)}
+        grid = (-(-count // ROWS), self.source.loops)
+        interpreter.launch(self.function, grid, *args, **constants)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         """Launch on the current device, the way that the tuner chooses."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .exchange import Exchange
 from .program import Op, State
-from .share import Exchange, Shared
+from .share import Shared
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,9 @@ class _Schedule:
     def _rest(self, level: int) -> None:
         """All else of this level; and what the next one reads."""
         for op in self.ops.values():
-            early = op.kind == "read" and self._needed_at(op.name) <= level + 1
-            if op.name not in self.done and (early or self.levels[op.name] == level):
-                if op.kind != "read" or early:
-                    self._with(op.name)
+            at = self._needed_at(op.name) - 1 if op.kind == "read" else self.levels[op.name]
+            if at <= level:
+                self._with(op.name)
         if level == max(self.levels.values(), default=0):
             for name in self.ops:
                 self._with(name)

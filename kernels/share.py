@@ -43,21 +43,25 @@ def periods(program: Program) -> dict[str, int]:
     return _Periods({op.name: op for op in plainer(program)}, program.states).found()
 
 
-def widest(program: Program) -> int:
+def widest(program: Program, known: dict[str, int] | None = None) -> int:
     """The largest period: what is shared out by so many units a block. Raises Refused if none."""
     ops = {op.name: op for op in program.ops}
     if not any(isinstance(_form(op, ops), Dot) for op in program.ops):
         raise Refused("there is no product by a weight to share out")
-    found = max(periods(program).values(), default=1)
+    found = max((known or periods(program)).values(), default=1)
     if found < 2:
         raise Refused("no value of a step can be shared out: its numbers change places")
     return found
 
 
-def share(program: Program, units: int) -> Shared:
-    """The program of one block that holds `units` of the largest period. Raises Refused."""
-    blocks = -(-widest(program) // units)
-    return _Sharing(program, blocks).run()
+def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
+    """The program of one block that holds `units` of the largest period. Raises Refused.
+
+    `known` are the periods, where they have been found before.
+    """
+    known = known or periods(program)
+    blocks = -(-widest(program, known) // units)
+    return _Sharing(program, blocks, known).run()
 
 
 def plainer(program: Program) -> list[Op]:
@@ -191,13 +195,11 @@ def loose(ops: dict[str, Op]) -> set[str]:
 class _Sharing:
     """Writes the operations of a block, each as a whole or as the block's own part of it."""
 
-    def __init__(self, program: Program, blocks: int):
+    def __init__(self, program: Program, blocks: int, known: dict[str, int]):
         self.program, self.blocks = program, blocks
         self.ops = {op.name: op for op in plainer(program)}
         self.loose = loose(self.ops)
-        self.period = {
-            name: p if p >= max(blocks, 2) else WHOLE for name, p in periods(program).items()
-        }
+        self.period = {name: p if p >= max(blocks, 2) else WHOLE for name, p in known.items()}
         self.units = {p: -(-p // blocks) for p in sorted(set(self.period.values())) if p}
         self.made: dict[str, Op] = {}
         self.known: dict[tuple[str, int], str] = {}

@@ -1,0 +1,184 @@
+"""How widely a loop is spread over a GPU: the cooperative kernels it may get, and the best of them.
+
+Those whose blocks can all run at once and whose tiles fit are ranked by a model of a step's time,
+beside going step by step; the compiler has the last word where it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import forecast
+from .across import Tiling
+from .cooperative import Cooperative, cooperate
+from .fit import ITEMSIZE, Launch, Verdict, compiled
+from .forecast import DEVICES, Device, Moved
+from .limits import SHARED
+from .program import Program, Refused
+from .share import periods, widest
+
+# units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
+UNITS = (4, 8, 16, 32, 64, 128)
+# pieces of an operand and how many are under way; the first that fits is taken. sm_90, bf16, 16
+# rows, 8 warps, an LSTM of 1024 units in blocks of 16, backward: 246 registers, no spill
+CUTS = ((256, 4), (256, 2), (128, 2))
+# shared memory that changes of layout take at least, beyond weights and pieces
+RESERVE = 4 * 1024
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel, what it takes of shared memory, and the parts of the time that a step should take."""
+
+    source: Cooperative
+    shared: int
+    parts: dict[str, float]
+
+    @property
+    def micros(self) -> float:
+        """Microseconds of a step."""
+        return sum(self.parts.values())
+
+    @property
+    def words(self) -> str:
+        """What tells it from others."""
+        again = "" if not self.source.streamed else ", part of the weights loaded at each step"
+        return f"{self.source.blocks} blocks of {self.source.tiling.units} units{again}"
+
+
+def spread(
+    program: Program, launch: Launch, target: str, ask: bool = True
+) -> tuple[Cooperative, Verdict]:
+    """The fastest kernel that fits, by the model, for as many rows as `launch` has.
+
+    Raises Refused where there is none, or going step by step should be faster.
+    """
+    device = here(target)
+    able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
+    if not able:
+        raise Refused(
+            f"shared by blocks of at most {max(UNITS)} units, its weights fit no {device.name}"
+        )
+    beside = _stepwise(able[0].source, launch, device)
+    if beside < able[0].micros:
+        raise Refused(
+            f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
+            f"step, step by step {beside:.1f} (a model's figures, {device.name})"
+        )
+    faults = ""
+    for k, best in enumerate(able):
+        found = compiled(best.source, launch, target) if ask else ()
+        if not found:
+            rest = [c for c in able if c is not best][:2]
+            reason = _reason(best, rest, beside, launch, target, device) + faults
+            return best.source, Verdict(
+                True, replace(launch, warps=best.source.tiling.warps), reason
+            )
+        if k == 0:
+            faults = f"; {best.words}, compiled, {found[0]}"
+    raise Refused(f"no cooperative kernel compiles for {target} without fault{faults}")
+
+
+def here(target: str) -> Device:
+    """The device that plans are made for, with as many multiprocessors as the one at hand has."""
+    device = DEVICES[target]
+    if torch.cuda.is_available():
+        props = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return replace(device, name=props.name, processors=props.multi_processor_count)
+    return device
+
+
+def candidates(
+    program: Program, launch: Launch, target: str, device: Device
+) -> Iterator[Candidate]:
+    """The kernels whose blocks can all run at once, and fit. Raises Refused where none is written."""
+    known = periods(program)
+    period = widest(program, known)
+    for units in UNITS:
+        blocks = -(-period // units)
+        if 1 < blocks <= device.processors:
+            found = _fitting(program, units, launch, target, known)
+            if found is not None:
+                source, need = found
+                moved = moves(source, launch, 1)
+                yield Candidate(source, need, forecast.shared(moved, device))
+
+
+def _fitting(
+    program: Program, units: int, launch: Launch, target: str, known: dict[str, int]
+) -> tuple[Cooperative, int] | None:
+    """The kernel of blocks of so many units: all weights kept, if that fits, or as many as do."""
+    have = SHARED[target]
+    for piece, flight in CUTS:
+        source = cooperate(program, Tiling(units, launch.warps, piece, flight), known)
+        if (need := shared(source, launch)) <= have:
+            return source, need
+    room = (have - _passing(source, launch) - RESERVE) // _each(launch)
+    if room <= 0:
+        return None
+    source = cooperate(program, replace(source.tiling, room=room), known)
+    need = shared(source, launch)
+    return (source, need) if need <= have else None
+
+
+def _each(launch: Launch) -> int:
+    """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
+    return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
+
+
+def _passing(source: Cooperative, launch: Launch) -> int:
+    """Bytes of shared memory that the pieces of an operand pass through."""
+    return launch.rows * sum(source.staged) * _each(launch)
+
+
+def shared(source: Cooperative, launch: Launch) -> int:
+    """Bytes of shared memory of a block: weights that are kept, and what pieces pass through.
+
+    What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
+    """
+    kept = sum(source.weights.values()) * _each(launch)
+    return kept + max(_passing(source, launch), RESERVE)
+
+
+def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
+    """What a step of a kernel does, for the model."""
+    itemsize = ITEMSIZE[launch.dtype]
+    gathered = sum(e.size * (4 if e.wide else itemsize) for e in source.exchanges)
+    return Moved(
+        source.blocks,
+        tiles,
+        launch.rows,
+        source.barriers,
+        sum(source.weights.values()) * _each(launch),
+        source.streamed * _each(launch),
+        gathered * launch.rows,
+        _each(launch),
+    )
+
+
+def _stepwise(source: Cooperative, launch: Launch, device: Device) -> float:
+    numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
+    return forecast.stepwise(source.products, numbers * ITEMSIZE[launch.dtype], device)
+
+
+def _reason(
+    best: Candidate,
+    rest: list[Candidate],
+    beside: float,
+    launch: Launch,
+    target: str,
+    device: Device,
+) -> str:
+    source = best.source
+    most = max(best.parts, key=lambda name: best.parts[name])
+    met = f"{source.barriers} barrier{'s' * (source.barriers != 1)} a step"
+    others = [f"{c.words} {c.micros:.1f}" for c in rest] + [f"step by step {beside:.1f}"]
+    return (
+        f"one kernel on {source.blocks} of the {device.processors} multiprocessors of {device.name} "
+        f"for each {launch.rows} rows: {best.words}, {best.shared / 1024:.0f} of "
+        f"{SHARED[target] / 1024:.0f} KB of shared memory, {met}; by a model that no GPU has "
+        f"confirmed {best.micros:.1f} us a step, most of it {most} (others: {', '.join(others)})"
+    )
