@@ -97,7 +97,7 @@ def main() -> None:
     table = Table(title=f"microseconds a call beside the kernels, CPU, torch {torch.__version__}")
     for column in ("LSTM", "resident", "stepwise, 3 steps"):
         table.add_column(column, justify="left" if column == "LSTM" else "right")
-    one, step = layers("LSTM"), layers("LSTM", ("resident",))
+    one, step = layers("LSTM"), layers("LSTM", ("resident", "cooperative"))
     for part in dict.fromkeys([*one, *step]):
         shown = [f"{found[part]:.1f}" if part in found else "" for found in (one, step)]
         table.add_row(part, *shown)

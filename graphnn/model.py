@@ -212,6 +212,7 @@ class Compiled(nn.Module):
             current(),
             "resident" in self._passes,
             "fit" in self._passes,
+            "cooperative" in self._passes,
             # torch.compile may record graphs of its own
             self.backend != "interpret" and not target.traced and graphs.enabled(),
         )

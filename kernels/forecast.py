@@ -34,8 +34,8 @@ DEVICES = {
     "sm_90": Device("H200", 132, 224e3, 1.8e6, 80e3, 5.5e6, 4.3e6, 50 << 20),
     "sm_100": Device("B200", 148, 237e3, 1.9e6, 90e3, 9.0e6, 7.0e6, 126 << 20),
 }
-# a barrier: a write, an atomic and a look at it cross the L2 cache (each 0.3 to 0.5), and each block
-# adds its arrival, one after another
+# a barrier: a write, an atomic and a look at it cross the L2 cache (each 0.3 to 0.5), and the
+# arrivals of blocks come one after another
 BARRIER, ARRIVAL = 1.1, 0.002
 # a launch in a CUDA graph, with the start and the end of its blocks
 LAUNCH = 2.5

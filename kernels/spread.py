@@ -31,7 +31,7 @@ RESERVE = 4 * 1024
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel, what it takes of shared memory, and the parts of the time that a step should take."""
+    """A kernel, the shared memory it takes, and the parts of the time that a step should take."""
 
     source: Cooperative
     shared: int
@@ -50,14 +50,19 @@ class Candidate:
 
 
 def spread(
-    program: Program, launch: Launch, target: str, ask: bool = True
+    program: Program, launch: Launch, target: str, ask: bool = True, fit: bool = True
 ) -> tuple[Cooperative, Verdict]:
     """The fastest kernel that fits, by the model, for as many rows as `launch` has.
 
-    Raises Refused where there is none, or going step by step should be faster.
+    Without `fit` that of the fewest blocks. Raises Refused where there is none, or going step by
+    step should be faster.
     """
     device = here(target)
     able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
+    if able and not fit:
+        fewest = min(able, key=lambda c: c.source.blocks)
+        reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
+        return fewest.source, Verdict(True, launch, reason)
     if not able:
         raise Refused(
             f"shared by blocks of at most {max(UNITS)} units, its weights fit no {device.name}"
@@ -94,7 +99,7 @@ def here(target: str) -> Device:
 def candidates(
     program: Program, launch: Launch, target: str, device: Device
 ) -> Iterator[Candidate]:
-    """The kernels whose blocks can all run at once, and fit. Raises Refused where none is written."""
+    """The kernels whose blocks can all run at once, and fit. Raises Refused if none is written."""
     known = periods(program)
     period = widest(program, known)
     for units in UNITS:
@@ -177,8 +182,8 @@ def _reason(
     met = f"{source.barriers} barrier{'s' * (source.barriers != 1)} a step"
     others = [f"{c.words} {c.micros:.1f}" for c in rest] + [f"step by step {beside:.1f}"]
     return (
-        f"one kernel on {source.blocks} of the {device.processors} multiprocessors of {device.name} "
-        f"for each {launch.rows} rows: {best.words}, {best.shared / 1024:.0f} of "
+        f"one kernel on {source.blocks} of {device.processors} multiprocessors ({device.name}) for "
+        f"each {launch.rows} rows: {best.words}, {best.shared / 1024:.0f} of "
         f"{SHARED[target] / 1024:.0f} KB of shared memory, {met}; by a model that no GPU has "
         f"confirmed {best.micros:.1f} us a step, most of it {most} (others: {', '.join(others)})"
     )

@@ -227,7 +227,7 @@ def test_agreement():
 
 def stepwise(name, backend="interpret", **options):
     """A model whose loops go step by step, and a way to give it a lowering."""
-    model = gn.compile(NETWORKS[name](4).double(), backend=backend, skip=("resident",))
+    model = gn.compile(NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative"))
     if options:
         model.__dict__["_lowering"] = lambda wanted: Lowering(True, "sm_90", False, **options)
     return model
@@ -303,7 +303,7 @@ def test_a_users_own_function_in_the_loop_is_not_recorded():
 def test_replayed_on_a_gpu(name):
     torch.manual_seed(0)
     net = NETWORKS[name](48).cuda()
-    model = gn.compile(net, backend="triton", skip=("resident",))
+    model = gn.compile(net, backend="triton", skip=("resident", "cooperative"))
     wanted = gn.compile(net, backend="torch", skip=("match",))
     for _ in range(8):
         x = torch.randn(4, 64, 48, device="cuda", requires_grad=True)

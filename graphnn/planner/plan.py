@@ -30,7 +30,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
 }
 BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
 AFTER = ("simplify", "merge", "contract")
-SWITCHABLE = (*PASSES, "match", "scan", "sink", "beside", "resident", "fit")
+SWITCHABLE = (*PASSES, "match", "scan", "sink", "beside", "resident", "cooperative", "fit")
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ class Place:
 
         Interpreted, whether a kernel fits a GPU is not asked; on a GPU it has to be.
         """
-        if regime == "stepwise":
-            return ("resident",)
-        return ("fit",) if self.backend == "interpret" else ()
+        others = REGIMES[: REGIMES.index(regime)]
+        return (*others, *(("fit",) if self.backend == "interpret" else ()))
 
     def carries(self, regime: str, dtype: torch.dtype) -> str:
         """The regime that becomes of the wanted one: no GPU has float64 products of tiles."""
@@ -38,7 +37,8 @@ class Place:
 
 INTERPRET = Place("interpret", "cpu")
 GPU = Place("triton", "cuda")
-REGIMES = ("resident", "stepwise")
+# in the order in which they are tried
+REGIMES = ("resident", "cooperative", "stepwise")
 everywhere = pytest.mark.parametrize(
     "place", [pytest.param(INTERPRET, id="cpu"), pytest.param(GPU, id="gpu", marks=pytest.mark.gpu)]
 )

@@ -43,7 +43,7 @@ def resident():
 
 @pytest.fixture(scope="module")
 def phase():
-    return launchers("LSTM", 512, ("resident",))["h_c_saving_phase_1"].source
+    return launchers("LSTM", 512, ("resident", "cooperative"))["h_c_saving_phase_1"].source
 
 
 class Timer:
@@ -95,7 +95,7 @@ def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
 
 
 def test_a_narrow_phase_shares_a_program_among_rows():
-    source = launchers("LSTM", 64, ("resident",))["h_c_saving_phase_1"].source
+    source = launchers("LSTM", 64, ("resident", "cooperative"))["h_c_saving_phase_1"].source
     assert candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
 
 
@@ -260,7 +260,7 @@ def test_tensors_on_two_devices_are_named(resident, monkeypatch, interpret):
 def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
     """Interpreted: what a GPU runs by default for phases."""
     torch.manual_seed(0)
-    model = gn.compile(NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident",))
+    model = gn.compile(NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident", "cooperative"))
     x = torch.randn(3, 2, 20, dtype=torch.float64, requires_grad=True)
     found = []
     for n in (16, rows):

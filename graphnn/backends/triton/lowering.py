@@ -15,12 +15,15 @@ from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.ir import IR
+from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, best
+from graphnn.kernels.grid import GridLauncher
 from graphnn.kernels.launch import Launcher, precision
 from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
+from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -35,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Resident:
+class OneKernel:
     """A loop as one kernel: the nodes it reads and those it keeps."""
 
     source: Source
@@ -49,14 +52,16 @@ class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
 
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
-    Without `resident` no loop becomes one kernel, without `fit` all do that can be written. With
-    `graphs` the launches of stepwise loops are replayed by `cuda`.
+    Without `resident` no loop becomes one kernel, without `cooperative` none that many thread
+    blocks share, without `fit` all do that can be written. With `graphs` the launches of stepwise
+    loops are replayed by `cuda`.
     """
 
     interpret: bool
     target: str
     resident: bool = True
     fit: bool = True
+    cooperative: bool = True
     graphs: bool = False
     cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
@@ -67,12 +72,17 @@ class Lowering:
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
-        try:
-            made = self._resident(scope, loop, keep, name)
-        except Refused as reason:
-            return self._stepwise(scope, loop, keep, name, str(reason))
-        self._chosen(scope, loop, name, Choice("resident", made.verdict.reason))
-        return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+        reasons: list[str] = []
+        for regime in ("resident", "cooperative"):
+            try:
+                made = getattr(self, f"_{regime}")(scope, loop, keep, name)
+            except Refused as reason:
+                reasons.append(str(reason))
+                continue
+            why = "; ".join([made.verdict.reason, *(f"not by one: {r}" for r in reasons)])
+            self._chosen(scope, loop, name, Choice(regime, why))
+            return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+        return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
 
     def _chosen(
         self, scope: Scope, loop: Loop, name: str, choice: Choice, launches: int = 0
@@ -96,12 +106,22 @@ class Lowering:
         reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
         return [self._call(scope, source, first.verdict, reads, kept)]
 
-    def _resident(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> Resident:
+    def _resident(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> OneKernel:
         """A loop as one kernel. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name)
         source, verdict = self._best(program, scope.ir.floating)
-        return Resident(source, verdict, reads, kept)
+        return OneKernel(source, verdict, reads, kept)
+
+    def _cooperative(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> OneKernel:
+        """A loop as one kernel that many thread blocks share. Raises Refused where it cannot be."""
+        if not self.cooperative:
+            raise Refused("sharing the loop by many blocks was switched off (skip 'cooperative')")
+        kept = [i for i in loop.nodes if i in keep]
+        program, reads = lower(scope.ir, loop, kept, name)
+        launch = self._launch(scope.ir.floating)
+        source, verdict = spread(program, launch, self.target, not self.interpret, self.fit)
+        return OneKernel(source, verdict, reads, kept)
 
     def _call(
         self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
@@ -117,11 +137,7 @@ class Lowering:
         """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""
         if not self.resident:
             raise Refused("one kernel for the whole loop was switched off (skip 'resident')")
-        if floating not in NAMES and not self.interpret:
-            raise Refused(f"no matrix unit multiplies {floating}")
-        # float64 is for proofs by the interpreter: the kernels are those of half precision
-        dtype = floating if floating in NAMES else torch.bfloat16
-        launch = Launch(NAMES[dtype], precision(dtype))
+        launch = self._launch(floating)
         if not self.fit:
             reason = "whether it fits a GPU was not asked (skip 'fit')"
             return emit(program), Verdict(True, launch, reason)
@@ -130,8 +146,17 @@ class Lowering:
             raise Refused(verdict.reason)
         return source, verdict
 
+    def _launch(self, floating: torch.dtype) -> Launch:
+        """How a kernel of the whole loop is to be run. Raises Refused where there can be none."""
+        if floating not in NAMES and not self.interpret:
+            raise Refused(f"no matrix unit multiplies {floating}")
+        # float64 is for proofs by the interpreter: the kernels are those of half precision
+        dtype = floating if floating in NAMES else torch.bfloat16
+        return Launch(NAMES[dtype], precision(dtype))
+
     def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
-        launcher = Launcher(source, self.interpret, warps)
+        kind = GridLauncher if isinstance(source, Cooperative) else Launcher
+        launcher = kind(source, self.interpret, warps)
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
