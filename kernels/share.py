@@ -21,6 +21,8 @@ from .products import Dot, form, is_weight, letters
 from .program import Op, Part, Program, Refused, State, Tensor
 
 SOURCES = frozenset({"read", "const", "index", "size"})
+# the fewest units of a block: four gates of as many make an operand of a matrix product
+LEAST = 4
 # a value in every block, not shared out
 WHOLE = 0
 
@@ -57,7 +59,7 @@ def widest(program: Program, known: dict[str, int] | None = None) -> int:
 def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
     """The program of one block that holds `units` of the largest period. Raises Refused.
 
-    `known` are the periods, where they have been found before.
+    `units` is a power of two, 4 or more; `known` are the periods, where they were found before.
     """
     known = known or periods(program)
     blocks = -(-widest(program, known) // units)
@@ -192,6 +194,11 @@ def loose(ops: dict[str, Op]) -> set[str]:
     return found
 
 
+def _units(period: int, blocks: int) -> int:
+    """A block's share of a period: a power of two, as tiles are; the last blocks have less."""
+    return max(LEAST, 1 << (-(-period // blocks) - 1).bit_length())
+
+
 class _Sharing:
     """Writes the operations of a block, each as a whole or as the block's own part of it."""
 
@@ -200,7 +207,7 @@ class _Sharing:
         self.ops = {op.name: op for op in plainer(program)}
         self.loose = loose(self.ops)
         self.period = {name: p if p >= max(blocks, 2) else WHOLE for name, p in known.items()}
-        self.units = {p: -(-p // blocks) for p in sorted(set(self.period.values())) if p}
+        self.units = {p: _units(p, blocks) for p in sorted(set(self.period.values())) if p}
         self.made: dict[str, Op] = {}
         self.known: dict[tuple[str, int], str] = {}
         self.exchanges: dict[tuple[str, bool], Exchange] = {}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from .page import Page
-from .share import Shared
-
-# the least width of a tile: four gates of as many units make an operand of a matrix product
-LEAST = 4
+from .share import LEAST, Shared
 
 
 class Sheet(Page):

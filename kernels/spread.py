@@ -64,8 +64,10 @@ def spread(
         reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
         return fewest.source, Verdict(True, launch, reason)
     if not able:
+        period = widest(program)
         raise Refused(
-            f"shared by blocks of at most {max(UNITS)} units, its weights fit no {device.name}"
+            f"no block of {min(UNITS)} to {max(UNITS)} of its {period} units fits one of the "
+            f"{device.processors} multiprocessors ({device.name})"
         )
     beside = _stepwise(able[0].source, launch, device)
     if beside < able[0].micros:

@@ -227,7 +227,9 @@ def test_agreement():
 
 def stepwise(name, backend="interpret", **options):
     """A model whose loops go step by step, and a way to give it a lowering."""
-    model = gn.compile(NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative"))
+    model = gn.compile(
+        NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative")
+    )
     if options:
         model.__dict__["_lowering"] = lambda wanted: Lowering(True, "sm_90", False, **options)
     return model

@@ -260,7 +260,9 @@ def test_tensors_on_two_devices_are_named(resident, monkeypatch, interpret):
 def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
     """Interpreted: what a GPU runs by default for phases."""
     torch.manual_seed(0)
-    model = gn.compile(NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident", "cooperative"))
+    model = gn.compile(
+        NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident", "cooperative")
+    )
     x = torch.randn(3, 2, 20, dtype=torch.float64, requires_grad=True)
     found = []
     for n in (16, rows):
