@@ -1,13 +1,15 @@
 """What the kernels of a network take of GPUs that are not there: compiled ahead of time, and read.
 
-A row for each kernel that the planner would choose; those it would not are listed with the reason.
+A row for each kernel that the planner would choose, with how many thread blocks share a tile of
+rows and how long a step should take them, by a model that no GPU has confirmed; loops for which it
+would choose none are listed with the reason.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from rich.console import Console
@@ -16,8 +18,11 @@ from torch import nn
 from graphnn.graph import Graph
 from graphnn.kernels.aot import Row, render
 from graphnn.kernels.cases import case
+from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source
-from graphnn.kernels.fit import Launch, best, serious
+from graphnn.kernels.fit import Launch, Verdict, best, serious
+from graphnn.kernels.program import Program, Refused
+from graphnn.kernels.spread import micros, spread
 from graphnn.model import Compiled, compile
 from graphnn.nn import GRU, LSTM, RNN, HyperLSTM, MultiplicativeLSTM
 
@@ -51,6 +56,9 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "multiplicative LSTM 64": lambda: Layer(MultiplicativeLSTM(64, 64), 64),
     "HyperLSTM 32": lambda: Layer(HyperLSTM(32, 32), 32),
     "HyperLSTM 64": lambda: Layer(HyperLSTM(64, 64), 64),
+    "LSTM 512": lambda: Layer(LSTM(512, 512), 512),
+    "LSTM 1024": lambda: Layer(LSTM(1024, 1024), 1024),
+    "GRU 1024, reset before": lambda: Layer(GRU(1024, 1024, reset="before"), 1024),
 }
 
 
@@ -75,15 +83,29 @@ def rows(
             way = "backward" if written.name.endswith("backward") else "forward"
             for target in targets:
                 how = Launch(dtype, PRECISION[dtype])
-                source, verdict = best(written.program, how, target)
                 title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
-                if not verdict.fits:
-                    yield title, target, verdict.reason
+                try:
+                    source, verdict = _chosen(written.program, how, target)
+                except Refused as reason:
+                    yield title, target, str(reason)
                     continue
                 launch = verdict.launch
                 made = case(source, dtype, launch.rows, launch.warps, launch.precision)
-                found = made.judge(target)
-                yield Row(title, target, found.resources, found.weights, found.faults)
+                step = ""
+                if isinstance(source, Cooperative):
+                    step = f"{source.blocks} blocks, {micros(source, launch, target):.1f} us"
+                yield replace(made.judge(target), name=title, step=step)
+
+
+def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:
+    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Refused."""
+    source, verdict = best(program, how, target)
+    if verdict.fits:
+        return source, verdict
+    try:
+        return spread(program, how, target)
+    except Refused as reason:
+        raise Refused(f"{verdict.reason}; {reason}") from None
 
 
 def show(

@@ -188,13 +188,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """The verdict on one case for one target: no faults, it fits."""
+    """The verdict on one case for one target: no faults, it fits.
+
+    `step` says how a step is shared and how long it should take, where that was foretold.
+    """
 
     name: str
     target: str
     resources: Resources | None
     weights: str
     faults: tuple[str, ...]
+    step: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """The row as it is shown, a text for each of `COLUMNS`."""
@@ -204,7 +208,16 @@ class Row:
         shared = f"{r.shared / 1024:.1f} / {r.shared_limit / 1024:.0f}"
         products = ", ".join(f"{count} {kind}" for kind, count in r.products.items())
         numbers = map(str, (r.registers, r.stack, r.spills))
-        return (self.name, self.target, *numbers, shared, products, self.weights, verdict)
+        return (
+            self.name,
+            self.target,
+            *numbers,
+            shared,
+            products,
+            self.weights,
+            self.step,
+            verdict,
+        )
 
 
 COLUMNS = (
@@ -216,6 +229,7 @@ COLUMNS = (
     "shared kB",
     "products",
     "weights",
+    "a step",
     "verdict",
 )
 

@@ -20,7 +20,7 @@ from .layout import runs
 from .products import Dot, form, is_weight, letters
 from .program import Op, Part, Program, Refused, State, Tensor
 
-SOURCES = frozenset({"read", "const", "index", "size"})
+SOURCES = frozenset({"read", "draw", "const", "index", "size"})
 # the fewest units of a block: four gates of as many make an operand of a matrix product
 LEAST = 4
 # a value in every block, not shared out
@@ -322,6 +322,11 @@ class _Sharing:
         tensor = op.attrs["tensor"]
         attrs = {**op.attrs, "tensor": self._part(tensor, wanted) if wanted else tensor}
         return replace(made, args=args, attrs=attrs)
+
+    def _as_draw(self, made: Op, op: Op, wanted: int) -> Op:
+        if not wanted:
+            return made
+        return replace(made, attrs={**op.attrs, "tensor": self._part(op.attrs["tensor"], wanted)})
 
     def _as_const(self, made: Op, op: Op, wanted: int) -> Op:
         return made

@@ -25,6 +25,8 @@ UNITS = (4, 8, 16, 32, 64, 128)
 # pieces of an operand and how many are under way; the first that fits is taken. sm_90, bf16, 16
 # rows, 8 warps, an LSTM of 1024 units in blocks of 16, backward: 246 registers, no spill
 CUTS = ((256, 4), (256, 2), (128, 2))
+# how many candidates the compiler is asked about
+ASKED = 3
 # shared memory that changes of layout take at least, beyond weights and pieces
 RESERVE = 4 * 1024
 
@@ -75,18 +77,24 @@ def spread(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"
         )
-    faults = ""
-    for k, best in enumerate(able):
-        found = compiled(best.source, launch, target) if ask else ()
+    best, faults = _sound(able, launch, target) if ask else (able[0], "")
+    rest = [c for c in able if c is not best][:2]
+    reason = _reason(best, rest, beside, launch, target, device) + faults
+    return best.source, Verdict(True, replace(launch, warps=best.source.tiling.warps), reason)
+
+
+def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
+    """The first that compiles without fault, and what was wrong with the very first.
+
+    Raises Refused where all of the first few have faults: each takes seconds.
+    """
+    first = ""
+    for candidate in able[:ASKED]:
+        found = compiled(candidate.source, launch, target)
         if not found:
-            rest = [c for c in able if c is not best][:2]
-            reason = _reason(best, rest, beside, launch, target, device) + faults
-            return best.source, Verdict(
-                True, replace(launch, warps=best.source.tiling.warps), reason
-            )
-        if k == 0:
-            faults = f"; {best.words}, compiled, {found[0]}"
-    raise Refused(f"no cooperative kernel compiles for {target} without fault{faults}")
+            return candidate, first
+        first = first or f"; {candidate.words}, compiled, {found[0]}"
+    raise Refused(f"no cooperative kernel compiles for {target} without fault{first}")
 
 
 def here(target: str) -> Device:
@@ -164,6 +172,11 @@ def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
         gathered * launch.rows,
         _each(launch),
     )
+
+
+def micros(source: Cooperative, launch: Launch, target: str) -> float:
+    """Microseconds that a step should take, by the model."""
+    return sum(forecast.shared(moves(source, launch, 1), here(target)).values())
 
 
 def _stepwise(source: Cooperative, launch: Launch, device: Device) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -15,6 +16,7 @@ from bench.networks import LSTM, RNN
 
 small = RNN(32)
 wide = LSTM(256)
+widest = LSTM(4096)
 """
 
 
@@ -33,10 +35,22 @@ def test_what_fits_is_in_the_table(cells: str, capsys: pytest.CaptureFixture[str
 
 
 def test_what_does_not_fit_has_its_reason(cells: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["resources", f"{cells}:wide", "--json"]) == 0
+    assert main(["resources", f"{cells}:widest", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["fit"] == [] and len(found["refused"]) == 2
     assert all("do not fit the 227 KB" in reason for _, _, reason in found["refused"])
+    assert all("step by step" in reason for _, _, reason in found["refused"])
+
+
+def test_what_many_blocks_share_is_in_the_table(
+    cells: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resources", f"{cells}:wide", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] == [] and len(found["fit"]) == 2
+    for row in found["fit"]:
+        assert row["faults"] == [] and row["weights"] == "resident"
+        assert re.fullmatch(r"32 blocks, 1\.\d us", row["step"])
 
 
 @pytest.mark.slow
