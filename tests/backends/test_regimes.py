@@ -106,23 +106,28 @@ def test_what_cannot_be_written_goes_step_by_step(kind: type) -> None:
     assert re.search(REASONS[kind], forward.reason), forward.reason
 
 
-def planned(size: int, dtype: torch.dtype, backend: str) -> set[tuple[str, str]]:
+def planned(
+    size: int, dtype: torch.dtype, backend: str, skip: tuple[str, ...] = ()
+) -> set[tuple[str, str]]:
     """How the loops of an LSTM are run and why, forward and backward; nothing is launched."""
-    model = gn.compile(LSTM(size).to(dtype), backend=backend)
+    model = gn.compile(LSTM(size).to(dtype), backend=backend, skip=skip)
     model._program(Variant())
     return {(c.regime, c.reason) for c in choices(model)}
 
 
 @pytest.mark.parametrize("backend", ["interpret", "triton"])
 @pytest.mark.parametrize("dtype, size", [(torch.bfloat16, 256), (torch.float32, 128)], ids=str)
-def test_weights_that_do_not_fit_go_step_by_step(
+def test_weights_that_do_not_fit_are_shared_or_go_step_by_step(
     dtype: torch.dtype, size: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, "current", lambda: "sm_90")
+    why = r"weights of 5\d\d KB do not fit the 227 KB of one multiprocessor \(sm_90, (bf16|fp32)\)"
     for regime, reason in planned(size, dtype, backend):
+        assert regime == "cooperative"
+        assert re.search(why + "$", reason)
+    for regime, reason in planned(size, dtype, backend, ("cooperative",)):
         assert regime == "stepwise"
-        why = r"weights of 5\d\d KB do not fit the 227 KB of one multiprocessor"
-        assert re.search(why + r" \(sm_90, (bf16|fp32)\)$", reason)
+        assert re.search(why + r"; .* \(skip 'cooperative'\)$", reason)
 
 
 @pytest.mark.parametrize("dtype, size", [(torch.bfloat16, 128), (torch.float32, 64)], ids=str)
