@@ -209,7 +209,7 @@ class Across:
             line = f"{line}[None, :, :]" if self.deep else line
         places += [str(at * to_n), times(line, to_n) if line else ""]
         masks += [f"({line} < {first.valid})"] * (first.valid < first.width)
-        if part.period and part.period % part.units:
+        if part.period and not part.even:
             masks.append(f"({total([part.place, str(at), line])} < {part.period})")
         return places, masks
 

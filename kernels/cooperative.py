@@ -6,6 +6,7 @@ need it publishes, and a barrier on the tile's counter orders that. States stay 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import exchange as exchanges
@@ -32,6 +33,13 @@ from .text import INDENT, wrapped
 
 # how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
 APART = 32
+# what reads an exchange, and what else only shared programs have
+FETCHING = {"joined": exchanges.joined, "merged": exchanges.merged}
+WRITING: dict[str, Callable[..., None]] = {
+    **WRITERS,
+    "inside": exchanges.inside,
+    "owned": exchanges.owned,
+}
 
 
 @dataclass(frozen=True)
@@ -142,16 +150,14 @@ class _Writer:
         if op.name in sheet.tiles:
             return
         start = len(sheet.step)
-        if op.kind in ("joined", "merged"):
-            exchange = self.exchanges[op.attrs["exchange"]]
-            write = {"joined": exchanges.joined, "merged": exchanges.merged}[op.kind]
-            write(sheet, op, exchange, sheet.exchanged[exchange.name])
-        elif op.kind == "across":
+        if op.kind == "across":
             Across(sheet, op, self._source(op), self.tiling).write()
-        elif op.kind == "inside":
-            exchanges.inside(sheet, op)
+        elif op.kind == "merged" and op.attrs["join"] == "spread":
+            exchanges.spread(sheet, op, *self._named(op, "exchange"), self._named(op, "sums"))
+        elif op.kind in FETCHING:
+            FETCHING[op.kind](sheet, op, *self._named(op, "exchange"))
         else:
-            WRITERS[op.kind](sheet, op)
+            WRITING[op.kind](sheet, op)
         if op.kind == "read" and sheet.ahead:
             self._put_off(start)
         for name, tensor in sheet.program.stores:
@@ -160,6 +166,11 @@ class _Writer:
                 memory.store(sheet, name, tensor)
                 self.later += sheet.step[kept:]
                 del sheet.step[kept:]
+
+    def _named(self, op: Op, what: str) -> tuple[Exchange, str]:
+        """An exchange that an operation reads, and the argument that points at it."""
+        exchange = self.exchanges[op.attrs[what]]
+        return exchange, self.sheet.exchanged[exchange.name]
 
     def _put_off(self, start: int) -> None:
         """Loads of the next step wait until this one has published."""
@@ -170,8 +181,7 @@ class _Writer:
     def _source(self, op: Op) -> From:
         sheet = self.sheet
         if "exchange" in op.attrs:
-            exchange = self.exchanges[op.attrs["exchange"]]
-            return From(exchange, sheet.exchanged[exchange.name], None, ())
+            return From(*self._named(op, "exchange"), None, ())
         if "source" in op.attrs:
             return From(None, "", op.attrs["source"], ())
         return From(None, "", None, sheet.tiles[op.args[0]])

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from . import memory
+from .layout import Span
 from .page import Page, Tile
 from .program import Op, Part
 from .text import total
@@ -76,17 +77,53 @@ def joined(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
 
 def merged(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
     """The sum, or the largest, of what all blocks have of it."""
-    blocks, kind = op.attrs["blocks"], op.attrs["join"]
-    width = 1 << (blocks - 1).bit_length()
-    nothing = 0.0 if kind == "sum" else -math.inf
+    kind = op.attrs["join"]
     tiles = []
     for span, name in page.named(op):
-        column = total([str(span.start * blocks), page.cols(width)])
-        masks = "live" + f" & ({page.cols(width)} < {blocks})" * (blocks < width)
-        parts = fetched(exchange, pointer, column, masks, f"float('{nothing}')")
+        parts = _parts(page, op, exchange, pointer, span, 0.0 if kind == "sum" else -math.inf)
         page.add(op, f"{name} = tl.{kind}({parts}, 1, keep_dims=True) + trust")
         tiles.append(page.tile(span, name, 1, True))
     page.tiles[op.name] = tuple(tiles)
+
+
+def spread(
+    page: Page, op: Op, exchange: Exchange, pointer: str, sums: tuple[Exchange, str]
+) -> None:
+    """The sum of squares about a number: of blocks about their own means, and of these about it."""
+    ((span, name),) = page.named(op)
+    squares = _parts(page, op, exchange, pointer, span, 0.0)
+    parts = _parts(page, op, *sums, span, 0.0)
+    part, groups = op.attrs["part"], op.attrs["groups"]
+    places = f"{page.cols(_width(op))} * {part.units}"
+    owned = f"tl.minimum(tl.maximum({part.period} - {places}, 0), {part.units}) * {groups}"
+    count, off = page.names.fresh(f"{name}_counts"), page.names.fresh(f"{name}_off")
+    about = page.full(page.at(op.args[1], 0), 1)
+    page.add(op, f"{count} = ({owned}).to(ACC)")
+    page.add(op, f"{off} = {parts} / tl.maximum({count}, 1.0) - {about}")
+    page.add(op, f"{name} = tl.sum({squares} + {count} * {off} * {off}, 1, keep_dims=True) + trust")
+    page.tiles[op.name] = (page.tile(span, name, 1, True),)
+
+
+def _width(op: Op) -> int:
+    """The width of a tile with a number of each block."""
+    return 1 << (op.attrs["blocks"] - 1).bit_length()
+
+
+def _parts(page: Page, op: Op, exchange: Exchange, pointer: str, span: Span, nothing: float) -> str:
+    """A load of each block's part of one sum, a column of a tile."""
+    blocks, cols = op.attrs["blocks"], page.cols(_width(op))
+    column = total([str(span.start * blocks), cols])
+    masks = "live" + f" & ({cols} < {blocks})" * (blocks < _width(op))
+    return fetched(exchange, pointer, column, masks, f"float('{nothing}')")
+
+
+def owned(page: Page, op: Op) -> None:
+    """How many numbers of a value a block has."""
+    part, ((span, name),) = op.attrs["part"], page.named(op)
+    mine = f"tl.minimum(tl.maximum({part.period} - {part.place}, 0), {part.units})"
+    text = f"tl.full([1, 1], {mine} * {op.attrs['groups']}, tl.int32).to(ACC)"
+    page.add(op, f"{name} = {text}")
+    page.tiles[op.name] = (Tile(span, name, 1, False),)
 
 
 def fetched(

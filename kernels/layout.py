@@ -122,7 +122,7 @@ class Layout:
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
         elif op.kind in ("sum", "max"):
             yield from self._reduction(op)
-        elif op.kind == "merged":
+        elif op.kind == "merged":  # its parts, of all blocks, are added number by number
             self._cut(op.name, range(self.size[op.name] + 1))
         elif op.kind == "product":
             yield from self._product(op, self.products[op.name])

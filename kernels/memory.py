@@ -144,7 +144,7 @@ def beyond(page: Page, span: Span) -> list[str]:
 
 def edge(page: Page, tensor: Tensor, span: Span) -> list[str]:
     """The mask of a block's own numbers, where they may reach beyond the period."""
-    if not isinstance(tensor, Part) or not tensor.period or tensor.period % tensor.units == 0:
+    if not isinstance(tensor, Part) or not tensor.period or tensor.even:
         return []
     at = total([tensor.place, str(span.start % tensor.units), page.cols(span.width)])
     return [f"({at} < {tensor.period})"]

@@ -118,11 +118,12 @@ def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str
     """After how many barriers of its step each operation can be done."""
     found: dict[str, int] = {}
     for op in ops.values():
-        before = max((found.get(a, 0) for a in op.args), default=0)
         exchange = exchanges.get(op.attrs.get("exchange", ""))
-        if exchange is not None:
-            before = 0 if exchange.state else found.get(exchange.value, 0) + 1
-        found[op.name] = before
+        published = exchange.value if exchange is not None else ""
+        at = max((found.get(a, 0) for a in op.args if a != published), default=0)
+        if exchange is not None and not exchange.state:
+            at = max(at, found.get(published, 0) + 1)
+        found[op.name] = at
     return found
 
 

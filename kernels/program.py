@@ -33,12 +33,14 @@ class Part(Tensor):
     """A tensor of which each thread block has to do with its own numbers alone.
 
     Of every `period` numbers a block has up to `units`; with a period of 0 all are the first
-    block's. `place` is the variable that holds where a block's own begin.
+    block's. `place` is the variable that holds where a block's own begin; where they are not
+    `even`, the last blocks have less.
     """
 
     period: int = 0
     units: int = 0
     place: str = ""
+    even: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from .early import deviation, last, terms, waits
 from .exchange import Exchange
-from .layout import runs
-from .products import Dot, form, is_weight, letters
+from .periods import broadcasts, dot_of, loose, periods, plainer, widest
+from .products import Dot
 from .program import Op, Part, Program, Refused, State, Tensor
 
-SOURCES = frozenset({"read", "draw", "const", "index", "size"})
 # the fewest units of a block: four gates of as many make an operand of a matrix product
 LEAST = 4
 # a value in every block, not shared out
@@ -37,25 +37,6 @@ class Shared:
     exchanges: tuple[Exchange, ...]
 
 
-def periods(program: Program) -> dict[str, int]:
-    """For each value that depends on a state or a product, of how many numbers it may be shared.
-
-    1: its numbers change places, or are needed together.
-    """
-    return _Periods({op.name: op for op in plainer(program)}, program.states).found()
-
-
-def widest(program: Program, known: dict[str, int] | None = None) -> int:
-    """The largest period: what is shared out by so many units a block. Raises Refused if none."""
-    ops = {op.name: op for op in program.ops}
-    if not any(isinstance(_form(op, ops), Dot) for op in program.ops):
-        raise Refused("there is no product by a weight to share out")
-    found = max((known or periods(program)).values(), default=1)
-    if found < 2:
-        raise Refused("no value of a step can be shared out: its numbers change places")
-    return found
-
-
 def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
     """The program of one block that holds `units` of the largest period. Raises Refused.
 
@@ -64,134 +45,6 @@ def share(program: Program, units: int, known: dict[str, int] | None = None) -> 
     known = known or periods(program)
     blocks = -(-widest(program, known) // units)
     return _Sharing(program, blocks, known).run()
-
-
-def plainer(program: Program) -> list[Op]:
-    """Operations, those products that are a pointwise one, or the sum of one, written so."""
-    ops = {op.name: op for op in program.ops}
-    found: list[Op] = []
-    for op in program.ops:
-        if op.kind == "product" and not isinstance(_form(op, ops), Dot):
-            found += _plain(op, ops)
-        else:
-            found.append(op)
-    return found
-
-
-def _form(op: Op, ops: dict[str, Op]) -> Any:
-    """How a product is computed; None for what is no product by a weight."""
-    if op.kind != "product" or not any(is_weight(ops[a]) for a in op.args):
-        return None
-    return form(op, ops)
-
-
-def _plain(op: Op, ops: dict[str, Op]) -> list[Op]:
-    a, b, out = letters(op)
-    full = max((a, b), key=len)
-    if not (full.endswith(a) and full.endswith(b)) or set(out) - set(full):
-        return [op]
-    left = "".join(x for x in full if x in out)
-    if left != out:
-        return [op]
-    pointed = replace(op, kind="point", attrs={"template": "({0} * {1})"})
-    if out == full:
-        return [pointed]
-    shape = max((ops[x].shape for x in op.args), key=len)
-    made = replace(pointed, name=f"{op.name}_terms", shape=shape)
-    dims = tuple(d for d, x in enumerate(full) if x not in out)
-    return [made, replace(op, kind="sum", args=(made.name,), attrs={"dims": dims})]
-
-
-def last(op: Op) -> int:
-    """The length of a value's last dimension."""
-    return op.shape[-1] if op.shape else 1
-
-
-def broadcasts(op: Op, arg: Op) -> bool:
-    """Whether an operand is the same along the last dimension of the result."""
-    return last(arg) == 1 and last(op) > 1
-
-
-class _Periods:
-    """Values joined to those whose numbers lie in the same places, and what they must divide."""
-
-    def __init__(self, ops: dict[str, Op], states: tuple[State, ...]):
-        self.ops, self.states = ops, states
-        self.parent = {name: name for name in ops}
-        self.loose = loose(ops)
-        self.divides = {name: last(op) for name, op in ops.items()}
-
-    def found(self) -> dict[str, int]:
-        for state in self.states:
-            self._join(state.name, state.next)
-        for op in self.ops.values():
-            if op.name not in self.loose:
-                getattr(self, f"_{op.kind}", self._alone)(op)
-        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose}
-
-    def _root(self, name: str) -> str:
-        while self.parent[name] != name:
-            name = self.parent[name]
-        return name
-
-    def _must(self, name: str, number: int) -> None:
-        root = self._root(name)
-        self.divides[root] = math.gcd(self.divides[root], number)
-
-    def _join(self, a: str, b: str) -> None:
-        """Two values lie alike; what can be read in any form takes that of the other."""
-        if b in self.loose:
-            self._must(a, last(self.ops[b]))
-            return
-        first, second = self._root(a), self._root(b)
-        if first != second:
-            self.parent[second] = first
-            self._must(first, self.divides[second])
-
-    def _state(self, op: Op) -> None:
-        """Joined to its next value."""
-
-    def _point(self, op: Op) -> None:
-        for arg in op.args:
-            if not broadcasts(op, self.ops[arg]) and self.ops[arg].kind != "const":
-                self._join(op.name, arg)
-
-    def _view(self, op: Op) -> None:
-        for arg, places in zip(op.args, op.attrs["maps"]):
-            for run in runs(places):
-                moves = run.step == 1 and self.ops[arg].kind != "const"
-                self._must(op.name, run.out)
-                self._must(op.name, run.size)
-                if moves:
-                    self._join(op.name, arg)
-                    self._must(op.name, run.arg)
-
-    def _product(self, op: Op) -> None:
-        how = _form(op, self.ops)
-        if not isinstance(how, Dot) or len(op.shape) != 1:
-            self._alone(op)
-
-    def _sum(self, op: Op) -> None:
-        x = self.ops[op.args[0]]
-        if len(x.shape) - 1 in op.attrs["dims"]:
-            self._alone(op)
-        else:
-            self._join(op.name, x.name)
-
-    _max = _sum
-
-    def _alone(self, op: Op) -> None:
-        self._must(op.name, 1)
-
-
-def loose(ops: dict[str, Op]) -> set[str]:
-    """Values made of what is read alone: each block can make those numbers that it wants."""
-    found: set[str] = set()
-    for op in ops.values():
-        mine = op.kind in ("point", "view") and all(a in found for a in op.args)
-        if op.kind in SOURCES or mine:
-            found.add(op.name)
-    return found
 
 
 def _units(period: int, blocks: int) -> int:
@@ -210,7 +63,8 @@ class _Sharing:
         self.units = {p: _units(p, blocks) for p in sorted(set(self.period.values())) if p}
         self.made: dict[str, Op] = {}
         self.known: dict[tuple[str, int], str] = {}
-        self.exchanges: dict[tuple[str, bool], Exchange] = {}
+        self.exchanges: dict[tuple[str, str], Exchange] = {}
+        self.waiting = waits(self.ops, self.period)
 
     def run(self) -> Shared:
         for name in self.ops:  # in their order, so that none is made from deep within another
@@ -260,7 +114,8 @@ class _Sharing:
     def _part(self, tensor: Tensor, period: int) -> Part:
         place = f"unit_{period}" if period else ""
         units = self.units.get(period, 0)
-        return Part(tensor.name, tensor.shape, tensor.axes, tensor.kind, period, units, place)
+        even = units * self.blocks == period
+        return Part(tensor.name, tensor.shape, tensor.axes, tensor.kind, period, units, place, even)
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole where it is the same along it."""
@@ -307,13 +162,14 @@ class _Sharing:
         return made
 
     def _exchange(self, op: Op, wide: bool) -> Exchange:
-        if (op.name, wide) not in self.exchanges:
+        key = op.name, "wide" if wide else "all"
+        if key not in self.exchanges:
             value = self.make(op.name, self._home(op.name))
-            name = f"{op.name}_{'wide' if wide else 'all'}"
+            name = "_".join(key)
             part = self._part(Tensor(name, op.shape, self.program.rows), self._home(op.name))
             size, state = math.prod(op.shape), op.kind == "state"
-            self.exchanges[op.name, wide] = Exchange(name, value, size, wide, state, part, op.note)
-        return self.exchanges[op.name, wide]
+            self.exchanges[key] = Exchange(name, value, size, wide, state, part, op.note)
+        return self.exchanges[key]
 
     # each kind of operation, `made` the block's and `op` the whole one
 
@@ -365,7 +221,7 @@ class _Sharing:
         line[part * units : (part + 1) * units] = new
 
     def _as_product(self, made: Op, op: Op, wanted: int) -> Op:
-        how = _form(op, self.ops)
+        how = dot_of(op, self.ops)
         if not isinstance(how, Dot):
             return replace(made, args=tuple(self.make(a, WHOLE) for a in op.args))
         if tuple(map(len, how.letters)) != (1, 2, 1):
@@ -390,39 +246,120 @@ class _Sharing:
 
     def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
         x = self.ops[op.args[0]]
-        if len(x.shape) - 1 in op.attrs["dims"] and self._home(x.name):
-            return self._partial(made, op, x)
-        return replace(made, args=(self.make(x.name, wanted),))
+        if len(x.shape) - 1 not in op.attrs["dims"] or not self._home(x.name):
+            return replace(made, args=(self.make(x.name, wanted),))
+        if op.kind == "sum" and not op.shape and self.waiting[x.name]:
+            return self._spread(made, op, x) or self._early(made, op, x) or self._joined(made, op)
+        return self._joined(made, op)
 
     _as_max = _as_sum
 
-    def _partial(self, made: Op, op: Op, x: Op) -> Op:
-        """A sum over numbers that are shared out: each block's part of it is exchanged."""
-        home = self._home(x.name)
-        name = self.make(x.name, home)
-        if home % self.units[home]:
-            name = self._within(x, name, home, 0.0 if op.kind == "sum" else -math.inf)
-        part = self._fresh(f"{made.name}_part")
-        self.made[part] = replace(op, name=part, args=(name,))
-        size = math.prod(op.shape) * self.blocks
-        exchange = Exchange(f"{made.name}_parts", part, size, True, False, None, op.note)
-        self.exchanges[made.name, True] = exchange
+    def _joined(self, made: Op, op: Op) -> Op:
+        """A sum over numbers that are shared out: of each block's part of it."""
+        x = self.ops[op.args[0]]
+        exchange = self._parts(x.name, self._home(x.name), op)
         attrs = {"exchange": exchange.name, "blocks": self.blocks, "join": op.kind}
-        return replace(made, kind="merged", args=(part,), attrs=attrs)
+        return replace(made, kind="merged", args=(exchange.value,), attrs=attrs)
 
-    def _within(self, x: Op, name: str, home: int, beyond: float) -> str:
-        """A value whose numbers beyond the period, in the last block, are those of no effect."""
-        place = self._part(Tensor(name, x.shape, ()), home)
-        inside = self._fresh(f"{name}_inside")
+    def _parts(self, x: str, home: int, op: Op) -> Exchange:
+        """The exchange of each block's part of a sum over a value."""
+        key = x, f"{op.kind}s"
+        if key not in self.exchanges:
+            name = self._within(x, home, self.make(x, home), 0.0 if op.kind == "sum" else -math.inf)
+            part = self._put(replace(op, name=f"{x}_{op.kind}_here", args=(name,)))
+            size = math.prod(op.shape) * self.blocks
+            self.exchanges[key] = Exchange("_".join(key), part, size, True, False, None, op.note)
+        return self.exchanges[key]
+
+    def _put(self, op: Op) -> str:
+        """One more operation, under a name that is free."""
+        name = self._fresh(op.name)
+        self.made[name] = replace(op, name=name)
+        return name
+
+    def _early(self, made: Op, op: Op, x: Op) -> Op | None:
+        """A sum that is one of values known before, times numbers that are not: see `early`."""
+        found = terms(self.ops, x.name, self.waiting, self.waiting[x.name])
+        if found is None:
+            return None
+        args: list[str] = []
+        texts = []
+        for term in found:
+            names = [*(self._number(f, op) for f in term.factors), self._sum_of(term.base, x, op)]
+            texts.append(" * ".join(f"{{{len(args) + k}}}" for k in range(len(names))))
+            texts[-1] = f"{'-' if term.sign < 0 else ''}{texts[-1]}"
+            args += names
+        template = f"({' + '.join(texts)})"
+        return replace(made, kind="point", args=tuple(args), attrs={"template": template})
+
+    def _sum_of(self, base: str, x: Op, op: Op) -> str:
+        """The sum over a value that is shared out as `x` is."""
+        exchange = self._parts(base, self._home(x.name), op)
+        attrs = {"exchange": exchange.name, "blocks": self.blocks, "join": "sum"}
+        made = replace(op, name=f"{base}_sum", kind="merged", args=(exchange.value,), attrs=attrs)
+        return self._put(made)
+
+    def _number(self, name: str, op: Op) -> str:
+        """A number of a row in the shape of a sum over all of a value."""
+        value = self.ops[name]
+        made = self.make(name, WHOLE)
+        if value.kind == "const" or not value.shape:
+            return made
+        maps = {"maps": [np.arange(1)]}
+        return self._put(replace(op, name=f"{name}_number", kind="view", args=(made,), attrs=maps))
+
+    def _spread(self, made: Op, op: Op, x: Op) -> Op | None:
+        """A sum of (x - m)^2: of each block about its own mean, and of these about m.
+
+        Chan, Golub and LeVeque 1979, equation 1.5b for many parts; as exact as two sums in turn.
+        """
+        found = deviation(self.ops, x.name)
+        home = self._home(x.name)
+        if (
+            found is None
+            or self._home(found[0]) != home
+            or self.waiting[found[0]] >= self.waiting[x.name]
+        ):
+            return None
+        whole = self.ops[found[0]]
+        mine = self.make(whole.name, home)
+        sums = self._parts(whole.name, home, op)
+        owned = {
+            "part": self._part(Tensor(mine, whole.shape, ()), home),
+            "groups": last(whole) // home,
+        }
+        count = self._put(Op(f"{mine}_count", "owned", (), (), "float", owned, op.note))
+        centre = replace(op, name=f"{mine}_mean_here", kind="point", args=(sums.value, count))
+        centre = replace(centre, attrs={"template": "({0} / tl.maximum({1}, 1.0))"})
+        shape, args = self.made[mine].shape, (mine, self._put(centre))
+        template = {"template": "(({0} - {1}) * ({0} - {1}))"}
+        square = Op(f"{mine}_square_here", "point", args, shape, "float", template, op.note)
+        within = self._within(whole.name, home, self._put(square), 0.0)
+        part = self._put(replace(op, name=f"{mine}_squares_here", args=(within,)))
+        name = f"{made.name}_squares"
+        exchange = Exchange(name, part, self.blocks, True, False, None, op.note)
+        self.exchanges[made.name, "squares"] = exchange
+        attrs = {"exchange": name, "sums": sums.name, "blocks": self.blocks, "join": "spread"}
+        numbers = (part, self._number(found[1], op))
+        return replace(made, kind="merged", args=numbers, attrs={**attrs, **owned})
+
+    def _within(self, x: str, home: int, name: str, beyond: float) -> str:
+        """A value whose numbers beyond the period, in the last blocks, are those of no effect."""
+        value = self.ops[x]
+        place = self._part(Tensor(name, value.shape, ()), home)
+        if place.even:
+            return name
         shape = self.made[name].shape
-        self.made[inside] = Op(inside, "inside", (), shape, "bool", {"part": place}, x.note)
-        kept = self._fresh(f"{name}_within")
-        template = f"tl.where({{1}}, {{0}}, float('{beyond}'))"
-        self.made[kept] = replace(
-            self.made[name],
-            name=kept,
-            kind="point",
-            args=(name, inside),
-            attrs={"template": template},
+        inside = self._put(
+            Op(f"{name}_inside", "inside", (), shape, "bool", {"part": place}, value.note)
         )
-        return kept
+        template = f"tl.where({{1}}, {{0}}, float('{beyond}'))"
+        return self._put(
+            replace(
+                self.made[name],
+                name=f"{name}_within",
+                kind="point",
+                args=(name, inside),
+                attrs={"template": template},
+            )
+        )

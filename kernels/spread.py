@@ -17,8 +17,8 @@ from .cooperative import Cooperative, cooperate
 from .fit import ITEMSIZE, Launch, Verdict, compiled
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
+from .periods import periods, widest
 from .program import Program, Refused
-from .share import periods, widest
 
 # units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
 UNITS = (4, 8, 16, 32, 64, 128)
