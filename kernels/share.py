@@ -311,7 +311,7 @@ class _Sharing:
     def _spread(self, made: Op, op: Op, x: Op) -> Op | None:
         """A sum of (x - m)^2: of each block about its own mean, and of these about m.
 
-        Chan, Golub and LeVeque 1979, equation 1.5b for many parts; as exact as two sums in turn.
+        Chan, Golub and LeVeque 1979, for many parts at once; as exact as two sums in turn.
         """
         found = deviation(self.ops, x.name)
         home = self._home(x.name)
@@ -322,26 +322,32 @@ class _Sharing:
         ):
             return None
         whole = self.ops[found[0]]
-        mine = self.make(whole.name, home)
         sums = self._parts(whole.name, home, op)
-        owned = {
-            "part": self._part(Tensor(mine, whole.shape, ()), home),
-            "groups": last(whole) // home,
-        }
-        count = self._put(Op(f"{mine}_count", "owned", (), (), "float", owned, op.note))
-        centre = replace(op, name=f"{mine}_mean_here", kind="point", args=(sums.value, count))
-        centre = replace(centre, attrs={"template": "({0} / tl.maximum({1}, 1.0))"})
-        shape, args = self.made[mine].shape, (mine, self._put(centre))
-        template = {"template": "(({0} - {1}) * ({0} - {1}))"}
-        square = Op(f"{mine}_square_here", "point", args, shape, "float", template, op.note)
-        within = self._within(whole.name, home, self._put(square), 0.0)
-        part = self._put(replace(op, name=f"{mine}_squares_here", args=(within,)))
-        name = f"{made.name}_squares"
-        exchange = Exchange(name, part, self.blocks, True, False, None, op.note)
+        mine = self.make(whole.name, home)
+        part = self._part(Tensor(mine, whole.shape, ()), home)
+        owned = {"part": part, "groups": last(whole) // home}
+        squares = self._squares(mine, whole, sums, owned, op)
+        exchange = Exchange(
+            f"{made.name}_squares", squares, self.blocks, True, False, None, op.note
+        )
         self.exchanges[made.name, "squares"] = exchange
-        attrs = {"exchange": name, "sums": sums.name, "blocks": self.blocks, "join": "spread"}
-        numbers = (part, self._number(found[1], op))
-        return replace(made, kind="merged", args=numbers, attrs={**attrs, **owned})
+        attrs = {"exchange": exchange.name, "sums": sums.name, "blocks": self.blocks, **owned}
+        args = (squares, self._number(found[1], op))
+        return replace(made, kind="merged", args=args, attrs={**attrs, "join": "spread"})
+
+    def _squares(self, mine: str, whole: Op, sums: Exchange, owned: dict[str, Any], op: Op) -> str:
+        """The sum of squares of a block's own numbers about their mean."""
+        count = self._put(Op(f"{mine}_count", "owned", (), (), "float", owned, op.note))
+        mean = {"template": "({0} / tl.maximum({1}, 1.0))"}
+        centre = self._put(
+            Op(f"{mine}_mean_here", "point", (sums.value, count), (), "float", mean, op.note)
+        )
+        shape, square = self.made[mine].shape, {"template": "(({0} - {1}) * ({0} - {1}))"}
+        made = self._put(
+            Op(f"{mine}_square_here", "point", (mine, centre), shape, "float", square, op.note)
+        )
+        within = self._within(whole.name, self._home(whole.name), made, 0.0)
+        return self._put(replace(op, name=f"{mine}_squares_here", args=(within,)))
 
     def _within(self, x: str, home: int, name: str, beyond: float) -> str:
         """A value whose numbers beyond the period, in the last blocks, are those of no effect."""
