@@ -1,0 +1,137 @@
+"""Which cooperative kernel a loop gets, by which model, and what a compiled one takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from graphnn.kernels import aot, spread
+from graphnn.kernels.across import Tiling
+from graphnn.kernels.cases import case
+from graphnn.kernels.cooperative import cooperate
+from graphnn.kernels.fit import Launch
+from graphnn.kernels.forecast import DEVICES, Moved, shared, stepwise
+from graphnn.kernels.limits import SHARED
+from graphnn.kernels.program import Refused
+from graphnn.kernels.spread import candidates
+from tests.kernels.test_share import program
+
+HALF = Launch("bf16", "ieee")
+H200 = DEVICES["sm_90"]
+MOVED = Moved(64, 1, 16, 1, 128 << 10, 0, 32 << 10, 2)
+
+
+def test_more_blocks_meet_later_and_multiply_sooner() -> None:
+    more = replace(MOVED, blocks=128, kept=64 << 10)
+    few, many = shared(MOVED, H200), shared(more, H200)
+    assert few["barriers"] < many["barriers"] and few["weights"] > many["weights"]
+    assert few["streaming"] == many["streaming"] == 0
+
+
+def test_what_does_not_stay_is_read_from_the_cache_or_from_memory() -> None:
+    cached = shared(replace(MOVED, streamed=64 << 10), H200)["streaming"]
+    far = shared(replace(MOVED, streamed=640 << 10), H200)["streaming"]
+    assert cached > 0 and far > 10 * cached
+
+
+def test_step_by_step_takes_two_launches_a_product() -> None:
+    assert stepwise(2, 0, H200) == 2 * stepwise(1, 0, H200)
+    assert stepwise(1, 64 << 20, H200) > stepwise(1, 8 << 20, H200) > stepwise(1, 0, H200)
+
+
+def test_candidates_fit_and_run_at_once() -> None:
+    found = list(candidates(program("lstm", size=512), HALF, "sm_90", H200))
+    assert {c.source.tiling.units for c in found} == {4, 8, 16, 32, 64, 128}
+    for c in found:
+        assert 1 < c.source.blocks <= H200.processors and c.shared <= SHARED["sm_90"]
+        held = sum(c.source.weights.values()) + c.source.streamed
+        assert held * c.source.blocks == 4 * 512 * 512
+    assert [c.source.streamed > 0 for c in found] == [False] * 4 + [True] * 2
+    few = replace(H200, processors=40)
+    assert (
+        min(
+            c.source.tiling.units for c in candidates(program("lstm", size=512), HALF, "sm_90", few)
+        )
+        == 16
+    )
+
+
+def test_the_fastest_by_the_model_is_taken_and_says_so() -> None:
+    source, verdict = spread.spread(program("lstm", size=256), HALF, "sm_90", ask=False)
+    able = candidates(program("lstm", size=256), HALF, "sm_90", spread.here("sm_90"))
+    assert source.blocks == min(able, key=lambda c: c.micros).source.blocks
+    assert re.search(r"32 blocks of 8 units, \d+ of 227 KB .* 1 barrier a step", verdict.reason)
+
+
+def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def compiled(source: spread.Cooperative, launch: Launch, target: str) -> tuple[str, ...]:
+        asked.append(source.blocks)
+        return ("spills: 8",) if len(asked) == 1 else ()
+
+    monkeypatch.setattr(spread, "compiled", compiled)
+    source, verdict = spread.spread(program("lstm", size=256), HALF, "sm_90")
+    assert asked == [32, source.blocks] and source.blocks != 32
+    assert verdict.reason.endswith("32 blocks of 8 units, compiled, spills: 8")
+    monkeypatch.setattr(spread, "compiled", lambda *_: ("spills: 8",))
+    with pytest.raises(Refused, match="no cooperative kernel compiles for sm_90 without fault"):
+        spread.spread(program("lstm", size=256), HALF, "sm_90")
+
+
+def test_where_step_by_step_should_be_faster_that_is_said() -> None:
+    with pytest.raises(Refused, match=r"should take \d+\.\d us a step, step by step \d+\.\d"):
+        spread.spread(program("lstm", size=4096), HALF, "sm_90", ask=False)
+
+
+def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(H200, name="a slice of a GPU", processors=2)
+    monkeypatch.setattr(spread, "here", lambda target: small)
+    with pytest.raises(Refused, match="fits one of the 2 multiprocessors"):
+        spread.spread(program("lstm", size=1024), HALF, "sm_80", ask=False)
+
+
+# compiled ahead of time, and read
+
+
+@pytest.mark.parametrize("target", ["sm_90", "sm_80"])
+@pytest.mark.parametrize("kind", ["saving", "backward"])
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("lstm", 512),
+        pytest.param("lstm", 1024, marks=pytest.mark.slow),
+        pytest.param("gru", 1024, marks=pytest.mark.slow),
+        pytest.param("norm", 512, marks=pytest.mark.slow),
+    ],
+)
+def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target: str) -> None:
+    source = cooperate(program(name, kind, size), Tiling(16, 8, 256, 4))
+    found = case(source, "bf16", 16, 8).judge(target)
+    assert found.faults == () and found.weights == "resident"
+    assert found.resources is not None and set(found.resources.products) == {"mma"}
+    foretold = spread.shared(source, HALF)
+    assert found.resources.shared == pytest.approx(foretold, abs=4 << 10)
+
+
+def test_the_barrier_releases_and_acquires_at_the_scope_of_the_gpu() -> None:
+    made = case(cooperate(program("lstm"), Tiling(16)), "bf16", 16, 8)
+    options = {"num_warps": 8, "num_stages": 1, "launch_cooperative_grid": True}
+    kernel = aot._compile(
+        aot._source(made.function, made.signature, made.constants),
+        "sm_90",
+        {**options, "enable_fp_fusion": True},
+    )
+    lines = [line.strip() for line in kernel.asm["ptx"].splitlines()]
+    released = [k for k, line in enumerate(lines) if "gpu.release.add" in line]
+    assert len(released) == 2  # before the loop, and in it
+    acquired = [line for line in lines if "gpu.acquire" in line]
+    assert acquired and all("global" in line for line in acquired)
+    for k in released:
+        before = [line for line in lines[:k] if line.startswith(("bar.sync", "st.global", "@%p"))]
+        stores = [j for j, line in enumerate(before) if "st.global" in line]
+        syncs = [j for j, line in enumerate(before) if line.startswith("bar.sync")]
+        assert stores and max(syncs) > max(stores)
+    assert sum("ld.global.cg" in line for line in lines) > 0
