@@ -66,9 +66,6 @@ def wrapped(line: str, indent: str, after: int = 0) -> list[str]:
     """A line, its last call opened over several where it, and `after` more, are too long."""
     if len(indent) + len(line) + after <= COLUMNS:
         return [indent + line]
-    if line.endswith("),"):
-        rows = wrapped(line[:-1], indent, after + 1)
-        return [*rows[:-1], rows[-1] + ","]
     start = _opening(line)
     if start is None:
         return [indent + line]
