@@ -47,7 +47,8 @@ class Cooperative(Source):
     """A kernel of `blocks` a tile of rows, that meet `barriers` times a step.
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
-    `products` by a weight are in a step.
+    `products` by a weight are in a step. `others` are kernels of the same loop that should be
+    nearly as fast.
     """
 
     blocks: int = 1
@@ -56,6 +57,7 @@ class Cooperative(Source):
     tiling: Tiling = field(default_factory=lambda: Tiling(0))
     streamed: int = 0
     products: int = 0
+    others: tuple[Cooperative, ...] = ()
 
 
 def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = None) -> Cooperative:

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import together
+from .cache import load
 from .cooperative import APART, Cooperative
+from .fit import ITEMSIZE, Launch
 from .forecast import DEVICES
-from .launch import ROWS, Launcher
-from .limits import PATIENCE, nearest
+from .launch import NAMES, ROWS, Launcher, precision
+from .limits import PATIENCE, SHARED
+from .spread import shared
+from .tune import Timer, Tuner, gpu, timed
 from .watchdog import Watchdog
 
-# rows a program: more cost registers, and the more the fewer launches a large batch takes
+# rows a program: more cost registers and shared memory, and a large batch fewer launches
 TILES = (16, 32)
+
+Run = Callable[[Cooperative, int, list[Any]], None]
+
+
+@dataclass(frozen=True)
+class GridLaunch(Launch):
+    """A launch of the kernel whose blocks have so many units."""
+
+    units: int = 0
+
+
+class GridTuner(Tuner):
+    """The choices of a cooperative kernel: among its others too, and the rows a program."""
+
+    def __init__(self, source: Cooperative, timer: Timer = timed):
+        super().__init__(source, timer)
+        self.kernels = (source, *source.others)
+
+    def able(self, judged: Launch, target: str, rows: int) -> list[Launch]:
+        """Launches whose tiles fit, of all kernels; the first is the one that was judged."""
+        found: list[Launch] = [judged]
+        for source in self.kernels:
+            for tile in TILES:
+                launch = GridLaunch(
+                    judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
+                )
+                fits = launch.dtype in ITEMSIZE and shared(source, launch) <= SHARED[target]
+                if launch != judged and tile <= max(TILES[0], rows) and fits:
+                    found.append(launch)
+        return found
 
 
 class GridLauncher(Launcher):
@@ -30,17 +66,23 @@ class GridLauncher(Launcher):
 
     def __init__(self, source: Cooperative, interpret: bool, warps: int = 8):
         super().__init__(source, interpret, warps)
+        self.tuner = GridTuner(source)
         self._widest = max(self._widest, 2 * max(e.size for e in source.exchanges))
         self.watchdog = Watchdog(source.name)
         self.processors = DEVICES["sm_90"].processors
 
+    @functools.cached_property
+    def _functions(self) -> dict[int, Any]:
+        """The jitted function of each other kernel, by its units."""
+        return {x.tiling.units: getattr(load(x.text, x.name), x.name) for x in self.source.others}
+
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
         constants = {"ROWS": ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
 
-        def run(grid: int, given: list[Any]) -> None:
+        def run(source: Cooperative, grid: int, given: list[Any]) -> None:
             together.launch(self.function, (grid,), *given, **constants)
 
-        self._all(args, count, dtype, ROWS, run)
+        self._all(self.source, args, count, dtype, ROWS, run)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         props = torch.cuda.get_device_properties(index)
@@ -48,50 +90,63 @@ class GridLauncher(Launcher):
         if self.source.blocks > self.processors:
             raise ValueError(
                 f"the kernel {self.source.name} was planned for {self.source.blocks} "
-                f"multiprocessors at once, {props.name} has {self.processors}: compile the model "
-                "again on this device"
+                f"multiprocessors at once, {gpu(index)[0]} has {self.processors}: compile the "
+                "model again on this device"
             )
         self.watchdog.check()
-        rows = self._rows_for(count, nearest(props.major, props.minor))
+        units = self.source.tiling.units
+        judged = GridLaunch(
+            NAMES[dtype], precision(dtype), self._rows_for(count), self.warps, units
+        )
+        run = functools.partial(self._launched, args, count, dtype)
+        self._launched(args, count, dtype, self.tuner.choose(judged, count, index, run))
+
+    def _launched(self, args: list[Any], count: int, dtype: torch.dtype, launch: Launch) -> None:
+        """One way to run all rows."""
+        units = getattr(launch, "units", 0)
+        kernels = (self.source, *self.source.others)
+        source = next((x for x in kernels if x.tiling.units == units), self.source)
+        function = self.function if source is self.source else self._functions[units]
         options = {
-            **self._options_of(rows, dtype),
+            **self._options(launch, dtype),
             "PATIENCE": PATIENCE,
             "launch_cooperative_grid": True,
         }
 
-        def run(grid: int, given: list[Any]) -> None:
-            self.function[(grid,)](*given, **options)
+        def run(source: Cooperative, grid: int, given: list[Any]) -> None:
+            function[(grid,)](*given, **options)
 
-        self._all(args, count, dtype, rows, run)
+        self._all(source, args, count, dtype, launch.rows, run)
 
-    def _rows_for(self, count: int, target: str) -> int:
+    def _rows_for(self, count: int) -> int:
         """The fewest rows a program with which all run at once; else those of fewest launches."""
         most = self.processors // self.source.blocks
         return next((r for r in TILES if -(-count // r) <= most), TILES[-1])
 
-    def _options_of(self, rows: int, dtype: torch.dtype) -> dict[str, Any]:
-        from .fit import Launch
-        from .launch import NAMES, precision
-
-        return self._options(Launch(NAMES[dtype], precision(dtype), rows, self.warps), dtype)
-
-    def _all(self, args: list[Any], count: int, dtype: torch.dtype, rows: int, run: Any) -> None:
+    def _all(
+        self,
+        source: Cooperative,
+        args: list[Any],
+        count: int,
+        dtype: torch.dtype,
+        rows: int,
+        run: Run,
+    ) -> None:
         """One launch, or several, each of as many tiles of rows as can run at once."""
-        tensors = len(self.source.pointers)
-        device = args[0].device
+        tensors, device = len(source.pointers), args[0].device
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        kinds = [(e.size, wide if e.wide else dtype) for e in self.source.exchanges]
+        kinds = [(e.size, wide if e.wide else dtype) for e in source.exchanges]
         slots = [torch.empty([2, count, size], dtype=k, device=device) for size, k in kinds]
         stuck = torch.zeros(1, dtype=torch.int32, device=device)
-        for begin, tiles in self._waves(count, rows):
+        for begin, tiles in self._waves(count, rows, source.blocks):
             arrived = torch.zeros(tiles * APART, dtype=torch.int32, device=device)
             given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], begin]
-            run(tiles * self.source.blocks, given)
+            run(source, tiles * source.blocks, given)
         self.watchdog.follow(stuck)
 
-    def _waves(self, count: int, rows: int) -> Iterator[tuple[int, int]]:
+    def _waves(self, count: int, rows: int, blocks: int) -> Iterator[tuple[int, int]]:
         """Where each launch begins, and how many tiles of rows it has."""
         tiles = -(-count // rows)
-        most = max(1, self.processors // self.source.blocks)
+        most = max(1, self.processors // blocks)
         for first in range(0, tiles, most):
             yield first * rows, min(most, tiles - first)

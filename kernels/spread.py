@@ -25,8 +25,9 @@ UNITS = (4, 8, 16, 32, 64, 128)
 # pieces of an operand and how many are under way; the first that fits is taken. sm_90, bf16, 16
 # rows, 8 warps, an LSTM of 1024 units in blocks of 16, backward: 246 registers, no spill
 CUTS = ((256, 4), (256, 2), (128, 2))
-# how many candidates the compiler is asked about
-ASKED = 3
+# how many candidates the compiler is asked about, how many others are told of, and which of them
+# are timed on a GPU: the model may well be wrong by so much
+ASKED, OTHERS, NEAR = 3, 2, 1.3
 # shared memory that changes of layout take at least, beyond weights and pieces
 RESERVE = 4 * 1024
 
@@ -78,9 +79,11 @@ def spread(
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"
         )
     best, faults = _sound(able, launch, target) if ask else (able[0], "")
-    rest = [c for c in able if c is not best][:2]
+    rest = [c for c in able if c is not best][:OTHERS]
     reason = _reason(best, rest, beside, launch, target, device) + faults
-    return best.source, Verdict(True, replace(launch, warps=best.source.tiling.warps), reason)
+    near = (c.source for c in rest if c.micros < NEAR * best.micros)
+    source = replace(best.source, others=tuple(near))
+    return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
 
 
 def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:

@@ -91,11 +91,15 @@ class Tuner:
             self.chosen[key] = self._choose(judged, rows, device, run)
         return self.chosen[key]
 
+    def able(self, judged: Launch, target: str, rows: int) -> list[Launch]:
+        """The launches to choose among, the safest first."""
+        return candidates(self.source, judged, target, rows)
+
     def _choose(
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
     ) -> Launch:
         name, target = gpu(device)
-        able = candidates(self.source, judged, target, bucket(rows))
+        able = self.able(judged, target, bucket(rows))
         if len(able) == 1 or not wanted():
             return able[0]
         key = self._key(judged, name, bucket(rows))

@@ -263,9 +263,9 @@ def test_after_a_stuck_barrier_all_is_nan(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_batch_too_large_for_one_launch_takes_several() -> None:
     launcher = saving()
     wanted = made_up(launcher, 2, 40)
-    assert list(launcher._waves(40, 16)) == [(0, 3)]
+    assert list(launcher._waves(40, 16, 2)) == [(0, 3)]
     launcher.processors = 5
-    assert list(launcher._waves(40, 16)) == [(0, 2), (32, 1)]
+    assert list(launcher._waves(40, 16, 2)) == [(0, 2), (32, 1)]
     for got, want in zip(made_up(launcher, 2, 40), wanted, strict=True):
         assert torch.equal(got, want)
 
