@@ -82,6 +82,8 @@ class _Planned:
         if choice.regime == "resident":
             pair = ", two loops in one launch" if "side by side" in choice.reason else ""
             return f"resident: one kernel runs all of this band{pair}"
+        if choice.regime == "cooperative":
+            return "cooperative: one kernel, shared by many thread blocks, runs all of this band"
         if choice.regime == "stepwise":
             count = len({self.kernel[i] for i in loop.nodes if i in self.kernel})
             return f"stepwise: {count} kernels a step, torch's products between"

@@ -136,6 +136,9 @@ def test_a_plan_lies_on_bands():
 def test_a_plan_says_what_its_kernels_cover():
     elman = gn.compile(Elman(), backend="interpret").draw(plan=True).scene
     assert "one kernel runs all of this band" in elman.bands[1].detail
+    wide = gn.compile(Elman(), backend="interpret", skip=("resident", "fit"))
+    shared = wide.draw(plan=True).scene.bands[1].detail
+    assert shared.startswith("cooperative: one kernel, shared by many thread blocks")
     model = gn.compile(TuringMachine(), backend="interpret")
     machine = model.draw(plan=True).scene
     (loop,) = [b for b in machine.bands if b.kind == "loop"]
