@@ -80,16 +80,17 @@ class GridLauncher(Launcher):
         constants = {"ROWS": ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
 
         def run(source: Cooperative, grid: int, given: list[Any]) -> None:
-            together.launch(self.function, (grid,), *given, **constants)
+            together.launch(self.function, (grid, source.loops), *given, **constants)
 
         self._all(self.source, args, count, dtype, ROWS, run)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         props = torch.cuda.get_device_properties(index)
         self.processors = props.multi_processor_count
-        if self.source.blocks > self.processors:
+        wanted = self.source.blocks * self.source.loops
+        if wanted > self.processors:
             raise ValueError(
-                f"the kernel {self.source.name} was planned for {self.source.blocks} "
+                f"the kernel {self.source.name} was planned for {wanted} "
                 f"multiprocessors at once, {gpu(index)[0]} has {self.processors}: compile the "
                 "model again on this device"
             )
@@ -114,13 +115,13 @@ class GridLauncher(Launcher):
         }
 
         def run(source: Cooperative, grid: int, given: list[Any]) -> None:
-            function[(grid,)](*given, **options)
+            function[(grid, source.loops)](*given, **options)
 
         self._all(source, args, count, dtype, launch.rows, run)
 
     def _rows_for(self, count: int) -> int:
         """The fewest rows a program with which all run at once; else those of fewest launches."""
-        most = self.processors // self.source.blocks
+        most = self.processors // (self.source.blocks * self.source.loops)
         return next((r for r in TILES if -(-count // r) <= most), TILES[-1])
 
     def _all(
@@ -138,8 +139,8 @@ class GridLauncher(Launcher):
         kinds = [(e.size, wide if e.wide else dtype) for e in source.exchanges]
         slots = [torch.empty([2, count, size], dtype=k, device=device) for size, k in kinds]
         stuck = torch.zeros(1, dtype=torch.int32, device=device)
-        for begin, tiles in self._waves(count, rows, source.blocks):
-            arrived = torch.zeros(tiles * APART, dtype=torch.int32, device=device)
+        for begin, tiles in self._waves(count, rows, source.blocks * source.loops):
+            arrived = torch.zeros(tiles * source.loops * APART, dtype=torch.int32, device=device)
             given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], begin]
             run(source, tiles * source.blocks, given)
         self.watchdog.follow(stuck)

@@ -7,7 +7,9 @@ side by side take the time of one.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
+from .cooperative import APART, Cooperative
 from .emit import Source
 from .memory import length
 from .program import Program
@@ -19,13 +21,13 @@ CONSTANTS = ("ROWS", "ACC", "PRECISION", "UPCAST")
 def pair(name: str, first: Source, second: Source) -> Source:
     """One kernel of two, whose grid has a second dimension of two.
 
-    Both must have the same axes of rows and the same axis.
+    Both must have the same axes of rows and the same axis, and be shared by as many blocks.
     """
     sizes = tuple(dict.fromkeys((*first.sizes, *second.sizes)))
     tensors = (*first.program.tensors, *second.program.tensors)
     stores = (*first.program.stores, *second.program.stores)
     program = Program(name, first.program.axis, first.program.rows, False, tensors, (), (), stores)
-    return replace(
+    made = replace(
         first,
         name=name,
         text=_text(name, first, second, sizes),
@@ -38,6 +40,9 @@ def pair(name: str, first: Source, second: Source) -> Source:
         joined=max(first.joined, second.joined, key=sum),
         loops=2,
     )
+    if isinstance(made, Cooperative) and isinstance(second, Cooperative):
+        made = replace(made, exchanges=(*made.exchanges, *second.exchanges), others=())
+    return made
 
 
 def _held(source: Source) -> int:
@@ -48,39 +53,64 @@ def _text(name: str, first: Source, second: Source, sizes: tuple[str, ...]) -> s
     parts = [_split(s.text) for s in (first, second)]
     imports = sorted({line for head, _ in parts for line in head})
     lengths = [length(a) for a in sizes]
-    listed = ", ".join(f'"{n}"' for n in lengths)
+    also = _also(first)
+    listed = ", ".join(f'"{n}"' for n in (*lengths, *also.begin))
     arguments = [[f"{tag}_{p}" for p in _pointers(s)] for tag, s in zip("ab", (first, second))]
-    constants = [f"{c}: tl.constexpr" for c in CONSTANTS]
+    constants = [f"{c}: tl.constexpr" for c in (*CONSTANTS, *also.constants)]
     lines = [f'"""{name}: two loops over {first.program.axis}, side by side."""', ""]
     lines += ["import triton", "import triton.language as tl", "", *imports]
     lines += [row for _, body in parts for row in ["", "", *body]]
     lines += ["", "", *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""), f"def {name}("]
-    inside = [*stores_last(first, second, arguments), *lengths, *constants]
+    inside = [*stores_last(first, second, arguments), *also.counters[0], *lengths]
+    inside += [*also.begin, *constants]
     lines += [f"{INDENT}{text}," for text in inside]
     lines += ["):", f"{INDENT}if tl.program_id(1) == 0:"]
     for k, source in enumerate((first, second)):
-        given = [*arguments[k], *(length(a) for a in source.sizes), *CONSTANTS]
+        own = [length(a) for a in source.sizes]
+        given = [*arguments[k], *also.counters[k], *own, *also.begin, *CONSTANTS, *also.constants]
         lines += [INDENT + "else:"] if k else []
         lines += wrapped(f"{source.name}({', '.join(given)})", INDENT * 2)
     return "\n".join(lines) + "\n"
 
 
+class Also(NamedTuple):
+    """What kernels take besides, that many blocks share: of each loop its counter, and the place
+    where stuck ones are told of; the row at which a launch begins; a constant."""
+
+    counters: tuple[list[str], list[str]]
+    begin: list[str]
+    constants: list[str]
+
+
+def _also(source: Source) -> Also:
+    if not isinstance(source, Cooperative):
+        return Also(([], []), [], [])
+    second = f"arrived_ptr + tl.num_programs(0) // {source.blocks} * {APART}"
+    counters = ["arrived_ptr", "stuck_ptr"], [second, "stuck_ptr"]
+    return Also(counters, ["begin"], ["PATIENCE"])
+
+
 def stores_last(first: Source, second: Source, arguments: list[list[str]]) -> list[str]:
-    """The pointers of both, all that are read before all that are written."""
-    counts = [len(s.program.tensors) for s in (first, second)]
-    reads = [x for names, n in zip(arguments, counts) for x in names[:n]]
-    return reads + [x for names, n in zip(arguments, counts) for x in names[n:]]
+    """The pointers of both, all that are read before all that are written, exchanges last."""
+    found: list[str] = []
+    for k in range(3):
+        for source, names in zip((first, second), arguments, strict=True):
+            cuts = [0, len(source.program.tensors), len(source.pointers), len(names)]
+            found += names[cuts[k] : cuts[k + 1]]
+    return found
 
 
 def _pointers(source: Source) -> list[str]:
-    """The pointer arguments of a kernel, as its text names them."""
+    """The pointer arguments of a kernel, as its text names them: exchanges too."""
     inside = source.text.split(f"def {source.name}(\n", 1)[1].split("\n):", 1)[0]
     names = [row.strip().rstrip(",") for row in inside.splitlines()]
-    return names[: len(source.pointers)]
+    exchanged = len(source.exchanges) if isinstance(source, Cooperative) else 0
+    return names[: len(source.pointers) + exchanged]
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """The imports of prelude functions, and the kernel itself."""
+    """The imports of a kernel's module, and the kernel itself."""
     head, body = text.split("@triton.jit", 1)
     imports = head.split("import triton.language as tl\n", 1)[1].strip()
-    return [imports] if imports else [], ("@triton.jit" + body).rstrip("\n").splitlines()
+    found = imports.splitlines() if "(\n" not in imports else [imports]
+    return found, ("@triton.jit" + body).rstrip("\n").splitlines()

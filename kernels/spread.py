@@ -53,14 +53,20 @@ class Candidate:
 
 
 def spread(
-    program: Program, launch: Launch, target: str, ask: bool = True, fit: bool = True
+    program: Program,
+    launch: Launch,
+    target: str,
+    ask: bool = True,
+    fit: bool = True,
+    loops: int = 1,
 ) -> tuple[Cooperative, Verdict]:
     """The fastest kernel that fits, by the model, for as many rows as `launch` has.
 
-    Without `fit` that of the fewest blocks. Raises Refused where there is none, or going step by
-    step should be faster.
+    So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
+    where there is none, or going step by step should be faster.
     """
     device = here(target)
+    device = replace(device, processors=device.processors // loops)
     able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
     if able and not fit:
         fewest = min(able, key=lambda c: c.source.blocks)

@@ -42,6 +42,7 @@ SOME = {
     "rnn_relu": Sizes(3, 3, 100),
     "multiplicative_lstm": SIZES,
     "delayed": Sizes(3, 4, 20),
+    "rnn_both_ways": Sizes(17, 2, 20),
 }
 # no product by a weight in the loop, or numbers of each example by numbers of each example
 UNSHARED = re.compile("hyper|min_gru|sru")
@@ -238,6 +239,19 @@ def test_sound_kernels_of_several_barriers_have_no_fault(name: str) -> None:
         launcher = saving(name, backward)
         assert launcher.source.barriers > 1
         checked(launcher)
+
+
+def test_two_loops_share_one_launch_and_no_counter() -> None:
+    net = network("rnn_both_ways", SIZES.hidden)
+    given = inputs(net, SIZES, torch.float64, "cpu")
+    wanted, model = run(net, INTERPRET, SKIP, given, {})
+    kernels = launchers(model)
+    assert {k.source.loops for k in kernels} == {2}
+    assert all("side by side in one launch" in c.reason for c in choices(model))
+    kept = {k.source.name: [x for names in stores(k) for x in names] for k in kernels}
+    with simulate.checking(kept, seed=1, written=[x for k in kernels for x in stores(k)[0]]):
+        got, _ = run(net, INTERPRET, SKIP, given, {})
+    assert all(torch.equal(got[k], wanted[k]) for k in wanted)
 
 
 # what a launch sees to

@@ -72,7 +72,7 @@ def test_all_blocks_of_a_launch_run_at_the_same_time(
     outs = launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
     assert outs[-1].shape == (2, 40, 256)
     ((size, args, options),) = launcher.function.launches
-    assert size == (3 * 32,) and args[-3:] == (2, 40, 0)
+    assert size == (3 * 32, 1) and args[-3:] == (2, 40, 0)
     assert options["launch_cooperative_grid"] and options["num_stages"] == 1
     assert (options["ROWS"], options["num_warps"]) == (16, 8) and options["PATIENCE"] > 1 << 20
     exchange, arrived, stuck = args[-6:-3]

@@ -65,6 +65,13 @@ def test_the_fastest_by_the_model_is_taken_and_says_so() -> None:
     assert re.search(r"32 blocks of 8 units, \d+ of 227 KB .* 1 barrier a step", verdict.reason)
 
 
+def test_two_loops_have_half_of_the_gpu_each() -> None:
+    alone, _ = spread.spread(program("lstm", size=2048), HALF, "sm_90", ask=False)
+    assert alone.blocks == 128
+    beside, _ = spread.spread(program("lstm", size=1024), HALF, "sm_90", ask=False, loops=2)
+    assert 2 * beside.blocks <= H200.processors
+
+
 def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

@@ -46,6 +46,11 @@ class OneKernel:
     reads: list[int]
     kept: list[int]
 
+    def alike(self, other: OneKernel) -> bool:
+        """Whether two may be one launch: as many warps, rows and blocks."""
+        blocks = [getattr(x.source, "blocks", 1) for x in (self, other)]
+        return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
+
 
 @dataclass(eq=False)
 class Lowering:
@@ -92,35 +97,45 @@ class Lowering:
         self.written.append((scope.ir, choice.regime, loop.axis, launches))
 
     def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
-        """The line that runs two loops in one launch; None where not both are resident."""
-        try:
-            made = [self._resident(scope, x, keep, f"{name}_{k}") for x, k in zip(loops, "ab")]
-        except Refused:
-            return None
-        first, second = made
-        if first.verdict.launch != second.verdict.launch:
-            return None
-        source = pair(name, first.source, second.source)
-        reason = f"side by side in one launch; {first.verdict.reason}"
-        self._chosen(scope, loops[0], name, Choice("resident", reason))
-        reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
-        return [self._call(scope, source, first.verdict, reads, kept)]
+        """The line that runs two loops in one launch; None where they do not go together."""
+        for regime in ("resident", "cooperative"):
+            write = getattr(self, f"_{regime}")
+            try:
+                made = [write(scope, x, keep, f"{name}_{k}", 2) for x, k in zip(loops, "ab")]
+            except Refused:
+                continue
+            first, second = made
+            if first.alike(second):
+                source = pair(name, first.source, second.source)
+                reason = f"side by side in one launch; {first.verdict.reason}"
+                self._chosen(scope, loops[0], name, Choice(regime, reason))
+                reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
+                return [self._call(scope, source, first.verdict, reads, kept)]
+        return None
 
-    def _resident(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> OneKernel:
-        """A loop as one kernel. Raises Refused where it cannot be."""
+    def _resident(
+        self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
+    ) -> OneKernel:
+        """A loop as one kernel, beside others or not. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name)
         source, verdict = self._best(program, scope.ir.floating)
         return OneKernel(source, verdict, reads, kept)
 
-    def _cooperative(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> OneKernel:
-        """A loop as one kernel that many thread blocks share. Raises Refused where it cannot be."""
+    def _cooperative(
+        self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
+    ) -> OneKernel:
+        """A loop as one kernel that many thread blocks share, of so many `loops` that run together.
+
+        Raises Refused where it cannot be.
+        """
         if not self.cooperative:
             raise Refused("sharing the loop by many blocks was switched off (skip 'cooperative')")
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name)
         launch = self._launch(scope.ir.floating)
-        source, verdict = spread(program, launch, self.target, not self.interpret, self.fit)
+        ask = not self.interpret
+        source, verdict = spread(program, launch, self.target, ask, self.fit, loops)
         return OneKernel(source, verdict, reads, kept)
 
     def _call(
