@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from . import together
 from .cache import load
 from .cooperative import APART, Cooperative
-from .fit import ITEMSIZE, Launch
+from .fit import Launch
 from .forecast import DEVICES
 from .launch import NAMES, ROWS, Launcher, precision
 from .limits import PATIENCE, SHARED
@@ -48,10 +48,15 @@ class GridTuner(Tuner):
                 launch = GridLaunch(
                     judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
                 )
-                fits = launch.dtype in ITEMSIZE and shared(source, launch) <= SHARED[target]
-                if launch != judged and tile <= max(TILES[0], rows) and fits:
+                wanted = launch != judged and tile <= max(TILES[0], rows)
+                if wanted and _fits(source, launch, target):
                     found.append(launch)
         return found
+
+
+def _fits(source: Cooperative, launch: Launch, target: str) -> bool:
+    """Whether a block's weights and operands fit its shared memory."""
+    return shared(source, launch) <= SHARED[target]
 
 
 class GridLauncher(Launcher):
@@ -96,9 +101,8 @@ class GridLauncher(Launcher):
             )
         self.watchdog.check()
         units = self.source.tiling.units
-        judged = GridLaunch(
-            NAMES[dtype], precision(dtype), self._rows_for(count), self.warps, units
-        )
+        judged = GridLaunch(NAMES[dtype], precision(dtype), ROWS, self.warps, units)
+        judged = replace(judged, rows=self._rows_for(count, judged, gpu(index)[1]))
         run = functools.partial(self._launched, args, count, dtype)
         self._launched(args, count, dtype, self.tuner.choose(judged, count, index, run))
 
@@ -119,10 +123,11 @@ class GridLauncher(Launcher):
 
         self._all(source, args, count, dtype, launch.rows, run)
 
-    def _rows_for(self, count: int) -> int:
+    def _rows_for(self, count: int, launch: GridLaunch, target: str) -> int:
         """The fewest rows a program with which all run at once; else those of fewest launches."""
         most = self.processors // (self.source.blocks * self.source.loops)
-        return next((r for r in TILES if -(-count // r) <= most), TILES[-1])
+        able = [r for r in TILES if _fits(self.source, replace(launch, rows=r), target)] or [ROWS]
+        return next((r for r in able if -(-count // r) <= most), able[-1])
 
     def _all(
         self,

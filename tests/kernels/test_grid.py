@@ -92,10 +92,17 @@ def test_a_gpu_with_too_few_multiprocessors_is_refused_before_a_launch(
 
 
 def test_more_rows_a_program_where_that_saves_a_launch(
-    made_up: tuple[GridLauncher, list[torch.Tensor]],
+    made_up: tuple[GridLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, _ = made_up
-    assert [launcher._rows_for(count) for count in (1, 64, 65, 128, 500)] == [16, 16, 32, 32, 32]
+    judged = GridLaunch("bf16", "ieee", 16, 8, launcher.source.tiling.units)
+
+    def rows(target: str) -> list[int]:
+        return [launcher._rows_for(count, judged, target) for count in (1, 64, 65, 128, 500)]
+
+    assert rows("sm_90") == [16, 16, 32, 32, 32]
+    monkeypatch.setattr(grid, "SHARED", {"sm_80": 30 << 10})
+    assert rows("sm_80") == [16] * 5  # 32 rows would not fit
     assert list(launcher._waves(200, 32, 32)) == [(0, 4), (128, 3)]
 
 
