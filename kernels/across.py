@@ -21,6 +21,8 @@ from .text import times, total
 # the columns of a product that a warp takes at least: with fewer, warps would repeat each other's
 # work (sm_90, Triton 3.6: 288 matrix instructions for 48), and split the operand instead
 EACH = 8
+# the numbers of an operand that a matrix instruction takes at least
+DEPTH = 16
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Across:
         if self.source.tiles:
             return [tile.span for tile in self.source.tiles]
         size, piece = self.op.attrs["inner"], self.tiling.piece
-        least = 16 * self.tiling.warps if self.deep else 16
+        least = DEPTH * self.tiling.warps if self.deep else DEPTH
         piece = max(least, min(piece, 1 << (size - 1).bit_length()))
         return [Span(k, min(piece, size - k), piece) for k in range(0, size, piece)]
 
@@ -158,6 +160,9 @@ class Across:
             text = f"{name} + tl.sum({piece}.to(ACC) * {weight}.to(ACC), 1, keep_dims=True)"
         elif span.width == 1:
             text = f"{name} + {piece}.to(ACC) * {weight}.to(ACC)"
+        elif span.width < DEPTH:
+            terms = f"{piece}.to({weight}.dtype).to(ACC)[:, :, None] * {weight}.to(ACC)[None, :, :]"
+            text = f"{name} + tl.sum({terms}, 1)"
         else:
             page.used.add("product")
             text = f"product({piece}, {weight}, {name}, PRECISION, UPCAST)"

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from graphnn.kernels.across import Tiling
+from graphnn.kernels.cases import case
 from graphnn.kernels.cooperative import Cooperative, cooperate
 from graphnn.kernels.emit import emit
 from graphnn.kernels.grid import GridLauncher
 from graphnn.kernels.launch import Launcher
+from graphnn.kernels.program import Op, Program, State, Tensor
 from tests.kernels.test_share import program
 
 TILINGS = {
@@ -51,6 +53,53 @@ def test_however_it_is_cut(tiling: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["gru", "projected", "norm"])
 def test_whatever_it_exchanges(name: str, kind: str) -> None:
     agree(cooperate(program(name, kind, 36), Tiling(8)))
+
+
+def by_hand() -> Program:
+    """h is shared out, g of three numbers is not; x moves; s is one number."""
+    time, batch = "time", ("batch",)
+    kept = {"w": (48, 48), "v": (48, 3), "u": (48, 5), "to_g": (3, 48), "to_s": (1, 48)}
+    tensors = [Tensor(name, shape, ()) for name, shape in kept.items()]
+    x = Tensor("x", (5,), (time, *batch))
+    reads = [Op(t.name, "read", (), t.shape, "float", {"tensor": t}) for t in (*tensors, x)]
+
+    def times(name: str, value: str, weight: str) -> Op:
+        shape = kept[weight][:1]
+        return Op(name, "product", (value, weight), shape, "float", {"sub": "k,nk->n"})
+
+    def point(name: str, template: str, *args: str, size: int = 48) -> Op:
+        return Op(name, "point", args, (size,), "float", {"template": template})
+
+    ops = [
+        Op("zero", "const", (), (), "float", {"value": 0.0}),
+        *reads,
+        Op("h", "state", (), (48,)),
+        Op("g", "state", (), (3,)),
+        times("of_h", "h", "w"),
+        times("of_g", "g", "v"),
+        times("of_x", "x", "u"),
+        times("s", "h", "to_s"),
+        point("total", "({0} + {1} + {2})", "of_h", "of_g", "of_x"),
+        point("scaled", "({0} * sigmoid({1}))", "total", "s"),
+        point("after", "tanh({0})", "scaled"),
+        times("next_g", "after", "to_g"),
+    ]
+    states = State("h", 1, ("zero",), "after"), State("g", 1, ("zero",), "next_g")
+    stores = [
+        (n, Tensor(f"{n}_out", s, (time, *batch))) for n, s in (("after", (48,)), ("g", (3,)))
+    ]
+    return Program("by_hand", time, batch, False, (*tensors, x), tuple(ops), states, tuple(stores))
+
+
+@pytest.mark.parametrize("warps", [2, 8])
+def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
+    source = cooperate(by_hand(), Tiling(8, warps, 16, 2))
+    # what g needs of h is published with what the next step needs: one barrier serves both
+    assert source.blocks == 6 and source.barriers == 1
+    assert {e.name for e in source.exchanges} == {"h_all", "after_all"}
+    agree(source)
+    found = case(source, "bf16", 16, warps).judge("sm_90")
+    assert found.faults == () and found.weights == "resident"
 
 
 def test_the_text_names_blocks_barriers_and_the_users_nodes() -> None:
