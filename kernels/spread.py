@@ -129,6 +129,8 @@ def candidates(
                 source, need = found
                 moved = moves(source, launch, 1)
                 yield Candidate(source, need, forecast.shared(moved, device))
+                if source.streamed:  # fewer blocks would keep even less
+                    return
 
 
 def _fitting(
@@ -140,10 +142,13 @@ def _fitting(
         source = cooperate(program, Tiling(units, launch.warps, piece, flight), known)
         if (need := shared(source, launch)) <= have:
             return source, need
-    room = (have - _passing(source, launch) - RESERVE) // _each(launch)
+        if sum(source.weights.values()) * _each(launch) > have:
+            break
+    piece, flight = CUTS[-1]
+    room = (have - RESERVE) // _each(launch) - launch.rows * piece * flight
     if room <= 0:
         return None
-    source = cooperate(program, replace(source.tiling, room=room), known)
+    source = cooperate(program, Tiling(units, launch.warps, piece, flight, room), known)
     need = shared(source, launch)
     return (source, need) if need <= have else None
 

@@ -43,12 +43,12 @@ def test_step_by_step_takes_two_launches_a_product() -> None:
 
 def test_candidates_fit_and_run_at_once() -> None:
     found = list(candidates(program("lstm", size=512), HALF, "sm_90", H200))
-    assert {c.source.tiling.units for c in found} == {4, 8, 16, 32, 64, 128}
+    assert [c.source.tiling.units for c in found] == [4, 8, 16, 32, 64]
     for c in found:
         assert 1 < c.source.blocks <= H200.processors and c.shared <= SHARED["sm_90"]
         held = sum(c.source.weights.values()) + c.source.streamed
         assert held * c.source.blocks == 4 * 512 * 512
-    assert [c.source.streamed > 0 for c in found] == [False] * 4 + [True] * 2
+    assert [c.source.streamed > 0 for c in found] == [False] * 4 + [True]
     few = replace(H200, processors=40)
     assert (
         min(
