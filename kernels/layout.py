@@ -99,6 +99,9 @@ class Layout:
         self.size = {op.name: math.prod(op.shape) for op in program.ops}
         self.cuts = {op.name: {0, self.size[op.name]} for op in program.ops}
         self.products = {op.name: form(op, self.ops) for op in program.ops if op.kind == "product"}
+        for op in program.ops:  # a block's numbers of each part lie apart from those of the next
+            if units := op.attrs.get("units"):
+                self._cut(op.name, range(0, self.size[op.name], units))
         self.links = [link for op in program.ops for link in self._links(op)]
         for state in program.states:
             for other in (*state.inits, state.next):

@@ -60,6 +60,8 @@ class Op:
                                    from (flat index; -1: not from this one)
     product   a, b                 sub: as einsum, "k,nk->n"
     sum, max  x                    dims
+
+    Where a value is shared out, `units` says how many numbers of each of its parts are here.
     """
 
     name: str

@@ -132,9 +132,10 @@ class _Sharing:
                 made = self._moved(op, wanted)
             else:
                 self.known[name, wanted] = made = self._fresh(name)
-                self.made[made] = getattr(self, f"_as_{op.kind}")(
-                    replace(op, name=made, shape=self._shape(op, wanted)), op, wanted
-                )
+                like = replace(op, name=made, shape=self._shape(op, wanted))
+                found = getattr(self, f"_as_{op.kind}")(like, op, wanted)
+                own = {"units": self.units[wanted]} if wanted else {}
+                self.made[made] = replace(found, attrs={**found.attrs, **own})
             self.known[name, wanted] = made
         return self.known[name, wanted]
 

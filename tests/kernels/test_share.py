@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import graphnn as gn
 from graphnn.kernels.early import Term, terms, uniform, waits
+from graphnn.kernels.layout import Layout
 from graphnn.kernels.periods import periods, plainer, widest
 from graphnn.kernels.phases import Event, levels, phases
 from graphnn.kernels.program import Op, Part, Program, Refused, State, Tensor
@@ -161,6 +163,19 @@ def test_a_pointwise_product_is_taken_for_what_it_is() -> None:
     kinds = {op.name: op.kind for op in plainer(found)}
     assert (kinds["dot_terms"], kinds["dot"], kinds["scaled"]) == ("point", "sum", "point")
     assert {e.name for e in share(found, 16).exchanges} == {"dot_terms_sums", "scaled_all"}
+
+
+def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
+    wide = Tensor("wide", (144, 48), ())
+    to_all = Op("to_all", "read", (), (144, 48), "float", {"tensor": wide})
+    all_three = Op("p", "product", ("h", "to_all"), (144,), "float", {"sub": "k,nk->n"})
+    first = Op("first", "view", ("p",), (48,), "float", {"maps": [np.arange(48)]})
+    known = made(all_three, first, after="first")
+    known = replace(known, tensors=(wide,), ops=(ZERO, H, to_all, all_three, first))
+    saved = ("p", Tensor("p_out", (144,), ("time", *ROWS)))
+    found = share(replace(known, stores=(saved,)), 16)
+    spans = Layout(found.program, 4).spans["p"]
+    assert [(s.start, s.valid) for s in spans] == [(0, 16), (16, 16), (32, 16)]
 
 
 # sums that need not wait
