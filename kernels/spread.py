@@ -68,16 +68,12 @@ def spread(
     device = here(target)
     device = replace(device, processors=device.processors // loops)
     able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
-    if able and not fit:
+    if not able:
+        raise Refused(_none(program, device))
+    if not fit:
         fewest = min(able, key=lambda c: c.source.blocks)
         reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
         return fewest.source, Verdict(True, launch, reason)
-    if not able:
-        period = widest(program)
-        raise Refused(
-            f"no block of {min(UNITS)} to {max(UNITS)} of its {period} units fits one of the "
-            f"{device.processors} multiprocessors ({device.name})"
-        )
     beside = _stepwise(able[0].source, launch, device)
     if beside < able[0].micros:
         raise Refused(
@@ -90,6 +86,14 @@ def spread(
     near = (c.source for c in rest if c.micros < NEAR * best.micros)
     source = replace(best.source, others=tuple(near))
     return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
+
+
+def _none(program: Program, device: Device) -> str:
+    """Why no number of units fits."""
+    return (
+        f"no block of {min(UNITS)} to {max(UNITS)} of its {widest(program)} units fits one of the "
+        f"{device.processors} multiprocessors ({device.name})"
+    )
 
 
 def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
