@@ -104,12 +104,12 @@ def seconds(
     dtype: torch.dtype = torch.float32,
     product: float | None = None,
     units: float | None = None,
-    resident: bool = False,
+    cached: bool = False,
 ) -> float:
     """Seconds that work takes: the larger of computing and moving, and the latencies beside it.
 
     `flops` are those of matrix products, each of `product` operations (all in one unless given).
-    `units`: how many of the device's units can be busy (all). `resident`: the bytes stay in the
+    `units`: how many of the device's units can be busy (all). `cached`: the bytes stay in the
     cache. Raises DeviceError for negative amounts.
     """
     amounts = (flops, bytes, launches, barriers, pointwise)
@@ -124,7 +124,7 @@ def seconds(
     if flops:
         computing = flops / rate(device, dtype, flops if product is None else product)
     computing = (computing + pointwise / device.pointwise) / share
-    moving = bytes / ((device.cached if resident else 0.0) or device.bandwidth)
+    moving = bytes / ((device.cached if cached else 0.0) or device.bandwidth)
     return max(computing, moving) + launches * device.launch + barriers * device.barrier
 
 

@@ -85,4 +85,4 @@ def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str =
 
 def _call(device: Device, ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> float:
     work = of_node(ir, node, sizes, without)
-    return timed(device, work, node.dtype, resident=work.bytes <= device.cache)
+    return timed(device, work, node.dtype, cached=work.bytes <= device.cache)

@@ -41,7 +41,7 @@ def test_half_of_the_units_take_twice_as_long_and_more_than_all_are_all():
 
 
 def test_bytes_that_stay_in_the_cache_are_faster():
-    assert seconds(DEVICE, bytes=400, resident=True) == 1.0
+    assert seconds(DEVICE, bytes=400, cached=True) == 1.0
     assert seconds(DEVICE, bytes=400) == 4.0
 
 
