@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
@@ -35,6 +36,8 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
     moved = float(read + made * node.dtype.itemsize)
     if OPS[node.op].family == "product":
         return Work(flops=_products(ir, node, sizes, without), bytes=moved, launches=1)
+    if node.op == "aten":
+        return Work(flops=_layer(ir, node, sizes), bytes=moved, launches=1)
     # a reduction does its operations once a number that it reads
     widest = max([made, *(numbers(ir[i], sizes, without) for i in node.inputs)])
     return Work(pointwise=float(OPS[node.op].flops * widest), bytes=moved, launches=1)
@@ -47,6 +50,25 @@ def _products(ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> floa
     letters = {**dict(zip(left, a.shape)), **dict(zip(right, b.shape))}
     axes = (a.axes | b.axes) - without
     return 2.0 * math.prod(letters.values()) * math.prod(sizes[x] for x in axes)
+
+
+def _layer(ir: IR, node: Node, sizes: Sizes) -> float:
+    """A recurrent layer of torch: its matrices, once a position."""
+    weights = [math.prod(ir[i].shape) for i in node.inputs if len(ir[i].shape) == 2]
+    return 2.0 * sum(weights) * math.prod(sizes[a] for a in node.axes)
+
+
+def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
+    """The least for a whole graph: inputs, parameters and outputs moved once. With `backward`,
+    products three times, and the gradients of inputs and parameters, and of outputs, once."""
+    given = [n for n in ir if n.op in ("input", "parameter", "tensor")]
+    ends = [ir[i] for i in dict.fromkeys(ir.outputs.values())]
+    taken, handed = (
+        float(sum(numbers(n, sizes) * n.dtype.itemsize for n in nodes)) for nodes in (given, ends)
+    )
+    moved = (taken + handed) * (1 + backward) + taken * backward
+    work = of_nodes(ir, list(ir.nodes), sizes)
+    return Work(work.flops * (3 if backward else 1), work.pointwise, moved, 1)
 
 
 def of_nodes(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
@@ -85,4 +107,7 @@ def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str =
 
 def _call(device: Device, ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> float:
     work = of_node(ir, node, sizes, without)
+    if node.op == "aten":  # a product a step, one after the other
+        steps = max(1, sizes[node.attrs["axis"]])
+        return steps * timed(device, replace(work, bytes=0.0) * (1 / steps), node.dtype)
     return timed(device, work, node.dtype, cached=work.bytes <= device.cache)

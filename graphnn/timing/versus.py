@@ -1,0 +1,146 @@
+"""Two files of results beside each other: what became faster or slower, beyond the noise.
+
+The noise of a contender is the spread of its own rounds in both files: the quartiles, and how far
+apart the medians of its sweeps lie, at least 5% each. What the machine itself did from one run to
+the other shows in the peers, whose code is the same: the median of their ratios is the drift, and
+a change of ours must exceed the noise with it and without it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphnn.timing.results import Found, label
+from graphnn.timing.run import OURS
+from graphnn.timing.table import console, head, ms
+
+LEAST = 0.05
+# peers that tell what the machine did, at least
+ENOUGH = 3
+SAME = ("device", "torch", "triton", "python")
+FASTER, SLOWER, WITHIN = "faster", "slower", "within noise"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One contender's time in the second file beside the first: `ratio` is second / first."""
+
+    case: str
+    what: str
+    contender: str
+    before: float
+    after: float
+    ratio: float
+    noise: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Versus:
+    """All changes, the drift of the machine, and what keeps the two from being compared."""
+
+    changes: list[Change]
+    drift: float
+    warnings: list[str]
+
+    @property
+    def slower(self) -> list[Change]:
+        """Our own timings that became slower beyond the noise."""
+        return [c for c in self.changes if c.contender == OURS and c.verdict == SLOWER]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        changes = [asdict(c) for c in self.changes]
+        return {"drift": self.drift, "warnings": self.warnings, "changes": changes}
+
+
+def versus(first: Found, second: Found) -> Versus:
+    """Compare results, the second with the first, case by case that both have."""
+    before, after = ({label(r): r["contenders"] for r in x["rows"]} for x in (first, second))
+    pairs = [
+        (where, name, before[where][name], after[where][name])
+        for where in before
+        if where in after
+        for name in before[where]
+        if name in after[where]
+    ]
+    drift = _drift(pairs)
+    changes = [_change(where, name, a, b, drift) for where, name, a, b in pairs]
+    return Versus(changes, drift, _warnings(first, second, set(before), set(after)))
+
+
+def _drift(pairs: list[Any]) -> float:
+    """How many times as long the peers took, whose code did not change; 1 where there are few."""
+    ratios = [b["median"] / a["median"] for _, n, a, b in pairs if n != OURS and a["rounds"] > 1]
+    return statistics.median(ratios) if len(ratios) >= ENOUGH else 1.0
+
+
+def _change(
+    where: tuple[str, str], name: str, a: dict[str, Any], b: dict[str, Any], drift: float
+) -> Change:
+    ratio = b["median"] / a["median"]
+    noise = (1 + spread(a)) * (1 + spread(b))
+    if a["rounds"] < 3 or b["rounds"] < 3:
+        noise = math.inf  # a single time says nothing of its noise
+    beyond = [r > noise or r < 1 / noise for r in (ratio, ratio / drift)]
+    same_way = (ratio > 1) == (ratio / drift > 1)
+    verdict = (SLOWER if ratio > 1 else FASTER) if all(beyond) and same_way else WITHIN
+    return Change(*where, name, a["median"], b["median"], ratio, noise, verdict)
+
+
+def spread(standing: dict[str, Any]) -> float:
+    """How far apart a contender's own times lie, as a share of its median."""
+    middle = standing["median"]
+    sweeps = standing.get("sweeps") or [middle]
+    quartiles = (standing["high"] - standing["low"]) / middle
+    return max(LEAST, quartiles, (max(sweeps) - min(sweeps)) / middle)
+
+
+def _warnings(first: Found, second: Found, before: set[Any], after: set[Any]) -> list[str]:
+    found = [
+        f"{key} differs: {first['about'].get(key)} / {second['about'].get(key)}"
+        for key in SAME
+        if first["about"].get(key) != second["about"].get(key)
+    ]
+    for place, missing in (("first", after - before), ("second", before - after)):
+        if missing:
+            names = sorted({f"{case}, {what}" for case, what in missing})
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            found.append(f"not in the {place} file: {shown} ({len(names)} in all)")
+    return found
+
+
+def show(found: Versus, first: Found, second: Found, out: Console | None = None) -> None:
+    """The ratios, ours first, and which exceed the noise."""
+    out = out or console()
+    title = f"first: {head(first['about'])}\nsecond: {head(second['about'])}"
+    table = Table(title=title, title_justify="left")
+    for column in ("case", "pass", "contender"):
+        table.add_column(column)
+    for column in ("first ms", "second ms", "ratio", "noise", ""):
+        table.add_column(column, justify="right")
+    for c in sorted(found.changes, key=lambda c: c.contender != OURS):
+        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "timed once"
+        cells = [c.case, c.what, c.contender, ms(c.before), ms(c.after), f"{c.ratio:.2f}x"]
+        table.add_row(*cells, noise, c.verdict, style="bold" if c.verdict != WITHIN else "")
+    out.print(table)
+    for warning in found.warnings:
+        out.print(Text(f"warning: {warning}"))
+    out.print(Text(summary(found)))
+
+
+def summary(found: Versus) -> str:
+    """What it comes to, in a line or two."""
+    peers = f"the peers, whose code is the same, took {found.drift:.2f}x the time"
+    ours = [c for c in found.changes if c.contender == OURS and c.verdict != WITHIN]
+    if not ours:
+        return f"no significant change of graphnn; {peers}"
+    words = ", ".join(f"{c.case} {c.what} {c.verdict} ({c.ratio:.2f}x)" for c in ours)
+    return f"{words}; {peers}"
