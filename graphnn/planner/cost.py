@@ -26,7 +26,8 @@ class Device:
     `bandwidth` counts bytes read and bytes written, a second; `cached` the same for what lies in
     the last-level cache of `cache` bytes. `products` are operations a second of matrix products by
     dtype: pairs (operations of one product, rate), as small products reach less. `pointwise` are
-    the operations a second of the table's other rows. `launch` and `barrier` are seconds; `units`
+    the operations a second of the table's other rows. `launch` and `barrier` are seconds, `call`
+    those of Python's own work a call of a model or of one of its loops; `units`
     are the multiprocessors or threads that share the work. `source` says whether this was measured.
     """
 
@@ -37,6 +38,7 @@ class Device:
     pointwise: float
     launch: float
     barrier: float = 0.0
+    call: float = 0.0
     units: int = 1
     cache: int = 0
     cached: float = 0.0
@@ -57,7 +59,9 @@ class Device:
             positive = [found.bandwidth, found.pointwise, found.units]
             positive += [r for pairs in rates.values() for pair in pairs for r in pair]
             sound = all(math.isfinite(x) and x > 0 for x in positive) and all(rates.values())
-            sound = sound and all(x >= 0 for x in (found.launch, found.barrier, found.cached))
+            sound = sound and all(
+                x >= 0 for x in (found.launch, found.barrier, found.call, found.cached)
+            )
         except (TypeError, ValueError, KeyError, AttributeError) as problem:
             sound, got = False, f"{type(problem).__name__}: {problem}"
         else:

@@ -9,6 +9,8 @@ from graphnn.planner.cost import Device
 
 SHEET = "data sheet, not measured by us; launch and barrier are published estimates"
 T = 1e12
+# Python's part of a call, on the CPU below
+CALL = 60e-6
 
 
 def _gpu(
@@ -22,7 +24,17 @@ def _gpu(
     }
     pointwise = half / 16  # ordinary units have at most a sixteenth of the matrix units' rate
     return Device(
-        name, source, bandwidth, products, pointwise, 2.5e-6, 1.3e-6, units, cache, bandwidth
+        name,
+        source,
+        bandwidth,
+        products,
+        pointwise,
+        launch=2.5e-6,
+        barrier=1.3e-6,
+        call=CALL,
+        units=units,
+        cache=cache,
+        cached=bandwidth,
     )
 
 
@@ -37,6 +49,7 @@ CPU = Device(
     },
     pointwise=54e9,
     launch=0.75e-6,
+    call=CALL,
     units=2,
     cache=2 << 20,
     cached=161e9,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from graphnn.graph import Graph
+from graphnn.model import compile
 from graphnn.planner.cost import Device
 from graphnn.timing.about import processor
 from graphnn.timing.clock import Run, Timer, rounds, timer_for
@@ -62,6 +64,7 @@ def measure(
         pointwise=TANH * NUMBERS[device] / max(tanh, 1e-9),
         launch=launch,
         barrier=_barrier(device, clock, count),
+        call=best(_call(device)),
         units=_units(device),
         cache=_cache(device),
         cached=2 * CACHED[device] / max(best(_copy(device, CACHED[device]), CALLS) - launch, 1e-9),
@@ -108,6 +111,14 @@ def _copy(device: str, size: int) -> Run:
     a = torch.zeros(size, dtype=torch.uint8, device=device)
     out = torch.zeros_like(a)
     return lambda: out.copy_(a)
+
+
+def _call(device: str) -> Run:
+    """A model that does next to nothing: what is left is Python's work."""
+    g = Graph("nothing")
+    g.output("y", g.input("x", (1,)) * 2)
+    model, x = compile(g), torch.zeros(1, 1, device=device)
+    return lambda: model(x=x)
 
 
 def _units(device: str) -> int:

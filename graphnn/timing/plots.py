@@ -17,7 +17,7 @@ from graphnn.timing.table import contenders, head
 COLORS = {
     OURS: "#c0392b",
     "torch.nn": "#2c6fbb",
-    "eager loop": "#7f8c8d",
+    "eager": "#7f8c8d",
     "torch.compile": "#27864b",
 }
 OTHERS = ("#8e44ad", "#d68910", "#117a8b", "#a04000", "#5d6d7e")
