@@ -91,7 +91,7 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
         right=lambda: right(case, found, device),
         baseline=EAGER,
         dtype=case.dtype,
-        slow=frozenset({COMPILE, "FlexAttention"}),
+        slow=frozenset({COMPILE, "FlexAttention"} & set(runs)),
         patience=patience,
         absent=absent,
     )

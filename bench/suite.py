@@ -15,6 +15,7 @@ from graphnn.errors import TimingError
 from graphnn.timing import ceilings, results
 from graphnn.timing.about import about
 from graphnn.timing.clock import Timer, timer_for
+from graphnn.timing.contest import Contest
 from graphnn.timing.run import Plan, run
 
 
@@ -55,8 +56,13 @@ def run_suite(
     limits = ceilings.measure(device, dtypes, timer)
     found["limits"] = limits.record()
 
+    contests: list[Contest] = []
+
     def ready(case: Case) -> Any:
-        return prepare(case, backend, device, limits, suite.patience)
+        left = suite.compiling - sum(map(compiling, contests))
+        made = prepare(case, backend, device, limits, min(suite.patience, max(1.0, left)))
+        contests.append(made.contest)
+        return made
 
     def saved(now: results.Found) -> None:
         if save is not None:
@@ -64,6 +70,14 @@ def run_suite(
 
     how = Plan(suite.rounds, suite.spend, suite.sweeps, suite.budget)
     return run(suite.cases, ready, found, limits, clock, how, device, saved)
+
+
+def compiling(contest: Contest) -> float:
+    """Seconds that went into contenders that compile."""
+    return sum(
+        contest.first.get(name, contest.patience if name in contest.absent else 0.0)
+        for name in contest.slow
+    )
 
 
 def device_for(backend: str) -> str:

@@ -82,11 +82,17 @@ class Contest:
         def call() -> None:
             if name in self.slow:
                 without_gradients(run)
-            kept.append(results(run, self.wanted))
+            kept.append(self._results(name, run))
 
         with patience(self.patience) if name in self.slow else contextlib.nullcontext():
             self.first[name] = timer(call)
         return kept[0]
+
+    def _results(self, name: str, run: Run) -> list[Tensor]:
+        """Results and the gradients that are compared; a contender's own must exist as well."""
+        own = list(self.own.get(name, ()))
+        found = results(run, [*self.wanted, *own])
+        return found[: len(found) - len(own)]
 
     def passes(self) -> dict[str, dict[str, Run]]:
         """Forward as in inference; and, where gradients are wanted, forward with backward."""

@@ -16,6 +16,7 @@ from graphnn.planner.plan import Variant
 from graphnn.planner.work import expected, through
 
 Sizes = Mapping[str, int]
+UNNAMED = frozenset({"const", "size", "parameter", "tensor", "slice", "input", "view"})
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,6 @@ def regime_of(program: Any) -> str:
 def whole_name(program: Program, nodes: list[int]) -> str:
     """Some names of the user's that stand for operations over whole axes."""
     ir = program.ir
-    labels = [ir[i].label for i in nodes if ir[i].op not in ("const", "size", "parameter", "slice")]
+    labels = [ir[i].label for i in nodes if ir[i].op not in UNNAMED]
     named = list(dict.fromkeys(x for x in labels if "." not in x))
     return ", ".join(named[:3]) + (", …" if len(named) > 3 else "") or "nothing"

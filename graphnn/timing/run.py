@@ -157,11 +157,11 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
     rows = []
     for what, sweeps in entry.sweeps.items():
         row = {**_row(record, what, contest.failed), "absent": contest.absent}
-        row["contenders"] = standing(sweeps, OURS)
+        row["contenders"] = standing(sweeps, lead(found))
         _judge(row, entry, what, limits)
         rows.append(row)
     if contest.first:
-        rows.append(_first_calls(record, contest))
+        rows.append(_first_calls(record, contest, lead(found)))
     if not rows:
         rows.append({**_row(record, "setting up", contest.failed), "absent": contest.absent})
     rows[0]["errors"] = contest.errors
@@ -170,11 +170,18 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
     found["rows"] = [*others[:place], *rows, *others[place:]]
 
 
-def _first_calls(record: dict[str, Any], contest: Contest) -> dict[str, Any]:
+def lead(found: Found) -> str:
+    """Whom the others are compared with: graphnn, or the first of a user's own contenders."""
+    return str(found["about"].get("lead", OURS))
+
+
+def _first_calls(record: dict[str, Any], contest: Contest, ahead: str) -> dict[str, Any]:
     """What the first call of each contender took, forward and backward: once, so no quantiles."""
     row = {**_row(record, "first call", {}), "contenders": {}}
-    ours = contest.first.get(OURS)
+    ours = contest.first.get(ahead)
     for name, seconds in contest.first.items():
+        if name not in contest.runs:
+            continue  # refused
         row["contenders"][name] = {**summary([seconds]), "rounds": 1, "sweeps": [seconds * 1e3]}
         if ours:
             row["contenders"][name]["ratio"] = seconds / ours

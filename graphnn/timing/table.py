@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphnn.timing.results import Found, title
-from graphnn.timing.run import OURS, model_error
+from graphnn.timing.run import OURS, lead, model_error
 
 # who is named first beside ours; others follow in the order they come
 ORDER = (OURS, "torch.nn", "eager", "torch.compile")
@@ -23,6 +24,13 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=WIDE, highlight=False)
 
 
+def printed(made: Table) -> str:
+    """A table as plain text."""
+    text = StringIO()
+    Console(file=text, width=WIDE, highlight=False).print(made)
+    return text.getvalue()
+
+
 def show(found: Found, out: Console | None = None) -> None:
     """A line for each case and pass; below, who was absent, failed or not reached, and why."""
     out = out or console()
@@ -31,27 +39,29 @@ def show(found: Found, out: Console | None = None) -> None:
         out.print(Text(note))
 
 
-def contenders(rows: Iterable[dict[str, Any]]) -> list[str]:
+def contenders(rows: Iterable[dict[str, Any]], first: str = OURS) -> list[str]:
     """All who were timed, ours first."""
+    order = (first, *(n for n in ORDER if n != first))
     names = list(dict.fromkeys(n for row in rows for n in row["contenders"]))
-    return sorted(names, key=lambda n: ORDER.index(n) if n in ORDER else len(ORDER))
+    return sorted(names, key=lambda n: order.index(n) if n in order else len(order))
 
 
 def table(found: Found) -> Table:
     """Medians in ms, quartiles of ours, the share of the limit; of others, times ours."""
-    names = [n for n in contenders(found["rows"]) if n != OURS]
-    heading = f"{head(found['about'])}: median ms, quartiles; of others, how many times graphnn's"
+    ahead = lead(found)
+    names = [n for n in contenders(found["rows"], ahead) if n != ahead]
+    heading = f"{head(found['about'])}: median ms, quartiles; of others, how many times {ahead}'s"
     made = Table(title=heading, title_justify="left")
     made.add_column("case")
     made.add_column("pass")
-    for column in (OURS, "quartiles", "of limit", "peak MB", *names):
+    for column in (ahead, "quartiles", "of limit", "peak MB", *names):
         made.add_column(column, justify="right")
     if not any("peak_bytes" in c for row in found["rows"] for c in row["contenders"].values()):
         made.columns = [c for c in made.columns if c.header != "peak MB"]
     kept = [str(c.header) for c in made.columns]
     for row in found["rows"]:
         if row["contenders"]:
-            cells = _cells(row, names)
+            cells = _cells(row, ahead, names)
             made.add_row(*(cells[name] for name in kept))
     return made
 
@@ -64,12 +74,12 @@ def head(about: dict[str, Any]) -> str:
     return ", ".join([*parts, about["date"], *filter(None, [commit])])
 
 
-def _cells(row: dict[str, Any], names: list[str]) -> dict[str, str]:
-    ours = row["contenders"].get(OURS)
-    cells = {"case": title(row["case"]), "pass": row["pass"], OURS: "-", "quartiles": "-"}
+def _cells(row: dict[str, Any], ahead: str, names: list[str]) -> dict[str, str]:
+    ours = row["contenders"].get(ahead)
+    cells = {"case": title(row["case"]), "pass": row["pass"], ahead: "-", "quartiles": "-"}
     cells |= {"of limit": "-", "peak MB": "-"}
     if ours:
-        cells[OURS] = ms(ours["median"])
+        cells[ahead] = ms(ours["median"])
         cells["quartiles"] = f"{ms(ours['low'])} to {ms(ours['high'])}"
         if "of_limit" in ours:
             cells["of limit"] = f"{100 * ours['of_limit']:.1f}% ({row['bound']})"
