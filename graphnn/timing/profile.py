@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -177,10 +177,8 @@ def _rows(
         if piece.cut is None and not found.work.launches:
             continue
         seconds = [p[number] for p in parts]
-        row = make(
-            found.name, found.regime, FORWARD, seconds, found.work, limits, program.ir.floating
-        )
-        rows.append(_with(row, found.seconds))
+        of = found.name, found.regime, FORWARD, seconds, found.work, limits, program.ir.floating
+        rows.append(replace(make(*of), expected=found.seconds * 1e3))
     rows += _kernels(trails, total, FORWARD)
     if backward:
         rows += _backward(program, trails, sizes, limits, total)
