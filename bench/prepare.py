@@ -104,6 +104,7 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
         {FORWARD: forecast(model, sizes, limits)},
         lambda: details(model, case, device),
         SEEN + CHECKED if device == "cuda" else 0,
+        first=bool(case.extra),
     )
 
 

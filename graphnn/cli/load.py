@@ -71,6 +71,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> tuple[str, int]:
+    """The length of an axis: AXIS=N."""
+    axis, equals, number = text.partition("=")
+    if not equals or not axis:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form AXIS=N")
+    return axis, positive(number)
+
+
 def seconds(text: str) -> float:
     """A number of seconds above zero."""
     try:

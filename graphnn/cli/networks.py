@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 from typing import Any
 
-from graphnn.cli.load import Refused, add, load, positive
+from graphnn.cli.load import Refused, add, load, positive, size
 from graphnn.errors import PictureError
 from graphnn.model import BACKENDS
 
@@ -23,6 +24,7 @@ def add_all(commands: Any, examples: str) -> None:
         command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
     _add_draw(commands, examples)
+    _add_report(commands, examples)
     text = "registers, shared memory and spills of kernels, with no GPU needed"
     command = add(commands, "resources", text, examples)
     command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
@@ -30,6 +32,23 @@ def add_all(commands: Any, examples: str) -> None:
     command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
     command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     command.set_defaults(run=_resources)
+
+
+def _add_report(commands: Any, examples: str) -> None:
+    text = "one page of a network: pictures, plan, kernels, timings, gradient flow"
+    command = add(commands, "report", text, examples)
+    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
+    command.add_argument("-o", "--output", required=True, metavar="PATH", help=".html; - prints it")
+    command.add_argument(
+        "--size",
+        action="append",
+        type=size,
+        metavar="AXIS=N",
+        help="length of an axis of the made-up inputs, or batch=N; may be repeated",
+    )
+    command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
+    command.add_argument("--rounds", type=positive, default=15, help="of timing (15)")
+    command.set_defaults(run=_report)
 
 
 def _add_draw(commands: Any, examples: str) -> None:
@@ -71,6 +90,23 @@ def _draw(args: argparse.Namespace) -> None:
     except OSError as error:
         raise Refused(f"cannot write '{args.output}': {error.strerror}") from None
     print(f"{args.output}: {len(picture.scene.boxes)} boxes, {len(picture.scene.edges)} edges")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from graphnn.timing.report import report
+
+    path = pathlib.Path(args.output)
+    if args.output != "-" and not path.absolute().parent.is_dir():
+        raise Refused(f"cannot write '{path}': there is no folder '{path.absolute().parent}'")
+    made = report(load(args.what, args.backend), dict(args.size or []), rounds=args.rounds)
+    if args.output == "-":
+        print(made)
+        return
+    try:
+        path.write_text(made)
+    except OSError as error:
+        raise Refused(f"cannot write '{path}': {error.strerror}") from None
+    print(f"{path}: {len(made.encode()) / 1024:.0f} KiB")
 
 
 def _resources(args: argparse.Namespace) -> int:

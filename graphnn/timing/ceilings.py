@@ -20,7 +20,7 @@ PRODUCTS = {
     "cuda": ((256, 512, 2048), (2048, 2048, 2048), (8192, 8192, 8192)),
 }
 # bytes of a copy through memory, and of one that stays in the cache
-COPY = {"cpu": 128 << 20, "cuda": 1 << 30}
+COPY = {"cpu": 64 << 20, "cuda": 1 << 30}
 CACHED = {"cpu": 256 << 10, "cuda": 4 << 20}
 NUMBERS = {"cpu": 1 << 14, "cuda": 1 << 26}
 TANH = 10  # operations of one tanh, as the table of operations counts

@@ -37,7 +37,7 @@ class Prepared:
     """A case set up: its contest, the least work of each pass, and what else is known of it.
 
     `passes` are timed besides forward and backward, `settle` calls of ours made before timing.
-    `expected` are seconds that the cost model says of ours, by pass.
+    With `first` the first calls are told too. `expected` are seconds that the cost model says of ours, by pass.
     """
 
     contest: Contest
@@ -46,6 +46,7 @@ class Prepared:
     expected: dict[str, float] = field(default_factory=dict)
     details: Callable[[], dict[str, Any]] = dict
     settle: int = 0
+    first: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
         row["contenders"] = standing(sweeps, lead(found))
         _judge(row, entry, what, limits)
         rows.append(row)
-    if contest.first:
+    if contest.first and entry.prepared.first:
         rows.append(_first_calls(record, contest, lead(found)))
     if not rows:
         rows.append({**_row(record, "setting up", contest.failed), "absent": contest.absent})
