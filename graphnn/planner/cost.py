@@ -16,6 +16,7 @@ import torch
 
 from graphnn.errors import DeviceError
 
+# pairs (size, what is done a second at that size)
 Rates = tuple[tuple[float, float], ...]
 
 
@@ -23,25 +24,23 @@ Rates = tuple[tuple[float, float], ...]
 class Device:
     """What a device can do, and where its figures come from.
 
-    `bandwidth` counts bytes read and bytes written, a second; `cached` the same for what lies in
-    the last-level cache of `cache` bytes. `products` are operations a second of matrix products by
-    dtype: pairs (operations of one product, rate), as small products reach less. `pointwise` are
-    the operations a second of the table's other rows. `launch` and `barrier` are seconds, `call`
-    those of Python's own work a call of a model or of one of its loops; `units`
-    are the multiprocessors or threads that share the work. `source` says whether this was measured.
+    `copies` are bytes read and written a second, by the bytes that one operation moves: few of them
+    lie in a cache. `products` are operations a second of matrix products, by dtype, and by the
+    operations of one product: small ones reach less. `pointwise` are the operations a second of
+    the table's other rows. `launch` and `barrier` are seconds, `call` those of Python's own work
+    for a call of a model or of one of its loops. `units` are the multiprocessors or threads that
+    share the work. `source` says whether all this was measured.
     """
 
     name: str
     source: str
-    bandwidth: float
+    copies: Rates
     products: Mapping[str, Rates]
     pointwise: float
     launch: float
     barrier: float = 0.0
     call: float = 0.0
     units: int = 1
-    cache: int = 0
-    cached: float = 0.0
 
     def record(self) -> dict[str, Any]:
         """The device as JSON has it."""
@@ -51,21 +50,18 @@ class Device:
     def of(record: Mapping[str, Any]) -> Device:
         """The device of a record. Raises DeviceError where a constant is missing or senseless."""
         try:
-            rates = {
-                str(k): tuple((float(n), float(r)) for n, r in v)
-                for k, v in record["products"].items()
-            }
-            found = Device(**{**record, "products": rates})
-            positive = [found.bandwidth, found.pointwise, found.units]
-            positive += [r for pairs in rates.values() for pair in pairs for r in pair]
-            sound = all(math.isfinite(x) and x > 0 for x in positive) and all(rates.values())
-            sound = sound and all(
-                x >= 0 for x in (found.launch, found.barrier, found.call, found.cached)
-            )
+            products = {str(k): _rates(v) for k, v in record["products"].items()}
+            found = Device(**{**record, "products": products, "copies": _rates(record["copies"])})
+            several = [found.copies, *products.values()]
+            rates = [x for pairs in several for pair in pairs for x in pair]
+            positive = [found.pointwise, found.units, *rates]
+            sound = all(math.isfinite(x) and x > 0 for x in positive)
+            sound = sound and bool(products) and all(several)
+            latencies = (found.launch, found.barrier, found.call)
+            sound = sound and all(math.isfinite(x) and x >= 0 for x in latencies)
+            got = "a constant that is zero, negative or not finite"
         except (TypeError, ValueError, KeyError, AttributeError) as problem:
             sound, got = False, f"{type(problem).__name__}: {problem}"
-        else:
-            got = "a constant that is zero, negative or not finite"
         if not sound:
             raise DeviceError(
                 "these are not the constants of a device",
@@ -74,6 +70,10 @@ class Device:
                 fix="run `graphnn calibrate` again",
             )
         return found
+
+
+def _rates(pairs: Any) -> Rates:
+    return tuple(sorted((float(size), float(rate)) for size, rate in pairs))
 
 
 @dataclass(frozen=True)
@@ -106,41 +106,40 @@ def seconds(
     *,
     pointwise: float = 0.0,
     dtype: torch.dtype = torch.float32,
-    product: float | None = None,
     units: float | None = None,
-    cached: bool = False,
+    rounds: float | None = None,
 ) -> float:
     """Seconds that work takes: the larger of computing and moving, and the latencies beside it.
 
-    `flops` are those of matrix products, each of `product` operations (all in one unless given).
-    `units`: how many of the device's units can be busy (all). `cached`: the bytes stay in the
-    cache. Raises DeviceError for negative amounts.
+    `flops` are those of matrix products. The work is done in `rounds` equal parts, one after the
+    other (as many as launches, or one): small parts reach lower rates of products, and higher ones
+    of copies. `units`: how many of the device's units can be busy (all). Raises DeviceError for
+    negative amounts.
     """
     amounts = (flops, bytes, launches, barriers, pointwise)
-    if min(amounts) < 0 or (units is not None and units <= 0):
+    if min(amounts) < 0 or (units is not None and units <= 0) or (rounds or 1) <= 0:
         raise DeviceError(
-            "work cannot be negative, nor done by no unit",
-            got=f"flops, bytes, launches, barriers, pointwise = {amounts}, units = {units}",
-            wanted="amounts of 0 or more, units above 0",
+            "work cannot be negative, nor done by no unit or in no round",
+            got=f"flops, bytes, launches, barriers, pointwise = {amounts}, units = {units}, "
+            f"rounds = {rounds}",
+            wanted="amounts of 0 or more, units and rounds above 0",
         )
+    parts = rounds or max(1.0, launches)
     share = 1.0 if units is None else min(1.0, units / device.units)
-    computing = 0.0
-    if flops:
-        computing = flops / rate(device, dtype, flops if product is None else product)
+    computing = flops / rate(_products(device, dtype), flops / parts)
     computing = (computing + pointwise / device.pointwise) / share
-    moving = bytes / ((device.cached if cached else 0.0) or device.bandwidth)
+    moving = bytes / rate(device.copies, bytes / parts)
     return max(computing, moving) + launches * device.launch + barriers * device.barrier
 
 
-def rate(device: Device, dtype: torch.dtype, flops: float) -> float:
-    """Operations a second of one product of `flops` operations: between the measured sizes on a
-    line of logarithms, beyond them as at the nearest."""
-    pairs = sorted(_rates(device, dtype))
-    if flops <= pairs[0][0]:
+def rate(pairs: Rates, size: float) -> float:
+    """What is done a second at a size: between the known sizes on a line of logarithms, beyond
+    them as at the nearest."""
+    if size <= pairs[0][0]:
         return pairs[0][1]
     for (a, low), (b, high) in pairwise(pairs):
-        if flops <= b:
-            along = math.log(flops / a) / math.log(b / a)
+        if size <= b:
+            along = math.log(size / a) / math.log(b / a)
             return math.exp(math.log(low) + along * (math.log(high) - math.log(low)))
     return pairs[-1][1]
 
@@ -160,21 +159,22 @@ def timed(device: Device, work: Work, dtype: torch.dtype = torch.float32, **how:
 
 
 def least(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> float:
-    """The physical limit: seconds below which work cannot be done, its latencies left out."""
-    return max(work.flops / _best(device, dtype), work.bytes / device.bandwidth)
+    """The physical limit: seconds below which work cannot be done at once, latencies left out."""
+    return max(work.flops / top(device, dtype), work.bytes / rate(device.copies, work.bytes))
 
 
 def bound(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> str:
     """What the limit is set by: "memory" or "products"."""
-    memory = work.bytes / device.bandwidth
-    return "products" if work.flops / _best(device, dtype) > memory else "memory"
+    moving = work.bytes / rate(device.copies, work.bytes)
+    return "products" if work.flops / top(device, dtype) > moving else "memory"
 
 
-def _best(device: Device, dtype: torch.dtype) -> float:
-    return max(r for _, r in _rates(device, dtype))
+def top(device: Device, dtype: torch.dtype) -> float:
+    """The best rate of products of a dtype."""
+    return max(r for _, r in _products(device, dtype))
 
 
-def _rates(device: Device, dtype: torch.dtype) -> Rates:
+def _products(device: Device, dtype: torch.dtype) -> Rates:
     """The rates of a dtype; of float32 where it was not measured."""
     name, known = str(dtype).removeprefix("torch."), device.products
     return known.get(name) or known.get("float32") or next(iter(known.values()))

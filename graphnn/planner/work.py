@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
@@ -109,5 +108,5 @@ def _call(device: Device, ir: IR, node: Node, sizes: Sizes, without: frozenset[s
     work = of_node(ir, node, sizes, without)
     if node.op == "aten":  # a product a step, one after the other
         steps = max(1, sizes[node.attrs["axis"]])
-        return steps * timed(device, replace(work, bytes=0.0) * (1 / steps), node.dtype)
-    return timed(device, work, node.dtype, cached=work.bytes <= device.cache)
+        return device.call + timed(device, work, node.dtype, rounds=steps)
+    return timed(device, work, node.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -19,9 +20,8 @@ PRODUCTS = {
     "cpu": ((16, 64, 256), (32, 128, 512), (256, 256, 1024), (1024, 1024, 1024)),
     "cuda": ((256, 512, 2048), (2048, 2048, 2048), (8192, 8192, 8192)),
 }
-# bytes of a copy through memory, and of one that stays in the cache
-COPY = {"cpu": 64 << 20, "cuda": 1 << 30}
-CACHED = {"cpu": 256 << 10, "cuda": 4 << 20}
+# bytes that are copied: in the nearest cache, in one further off, through memory
+COPIES = {"cpu": (128 << 10, 2 << 20, 64 << 20), "cuda": (4 << 20, 1 << 30)}
 NUMBERS = {"cpu": 1 << 14, "cuda": 1 << 26}
 TANH = 10  # operations of one tanh, as the table of operations counts
 CALLS = 50
@@ -39,35 +39,41 @@ def measure(
     """
     clock = timer or timer_for(device)
 
-    def best(run: Run, calls: int = 1) -> float:
-        def several() -> None:
+    def several(run: Run, calls: int) -> list[float]:
+        def all_calls() -> None:
             for _ in range(calls):
                 run()
 
-        # a limit is what was reached once: whatever else the machine does only adds to it
-        return min(rounds({"": several}, count, clock)[""]) / calls
+        return [t / calls for t in rounds({"": all_calls}, count, clock)[""]]
 
-    launch = best(_addition(device), CALLS)
+    def best(run: Run, calls: int = 1) -> float:
+        # a limit is what was reached once: whatever else the machine does only adds to it
+        return max(min(several(run, calls)), 1e-12)
+
+    # a latency is what is usual
+    launch = statistics.median(several(_addition(device), CALLS))
+    call = statistics.median(several(_call(device), 1)) / 2
     products = {
         str(d).removeprefix("torch."): tuple(
-            _rate(size, best(_product(device, d, *size), _calls(math.prod(size))))
+            _rate(size, best(_product(device, d, *size), _calls(math.prod(size), 1 << 24)))
             for size in PRODUCTS[device]
         )
         for d in dtypes
     }
-    tanh = best(_tanh(device), CALLS) - launch
+    copies = tuple(
+        (2.0 * size, 2.0 * size / best(_copy(device, size), _calls(size, 1 << 24)))
+        for size in COPIES[device]
+    )
     return Device(
         name=name(device),
         source=f"measured on {datetime.date.today().isoformat()}, torch {torch.__version__}",
-        bandwidth=2 * COPY[device] / best(_copy(device, COPY[device])),
+        copies=copies,
         products=products,
-        pointwise=TANH * NUMBERS[device] / max(tanh, 1e-9),
+        pointwise=TANH * NUMBERS[device] / best(_tanh(device), CALLS),
         launch=launch,
         barrier=_barrier(device, clock, count),
-        call=best(_call(device)),
+        call=call,
         units=_units(device),
-        cache=_cache(device),
-        cached=2 * CACHED[device] / max(best(_copy(device, CACHED[device]), CALLS) - launch, 1e-9),
     )
 
 
@@ -77,9 +83,9 @@ def _rate(size: tuple[int, int, int], seconds: float) -> tuple[float, float]:
     return flops, flops / max(seconds, 1e-12)
 
 
-def _calls(products: int) -> int:
+def _calls(size: int, most: int) -> int:
     """Calls in a row of something: many of the small, one of the large."""
-    return max(1, min(CALLS, (1 << 24) // products))
+    return max(1, min(CALLS, most // size))
 
 
 def name(device: str) -> str:
@@ -114,25 +120,24 @@ def _copy(device: str, size: int) -> Run:
 
 
 def _call(device: str) -> Run:
-    """A model that does next to nothing: what is left is Python's work."""
+    """A model of one loop that does next to nothing: what is left is Python's work for both."""
     g = Graph("nothing")
-    g.output("y", g.input("x", (1,)) * 2)
-    model, x = compile(g), torch.zeros(1, 1, device=device)
-    return lambda: model(x=x)
+    z = g.state("z", (1,))
+    z.next = z * 0.5 + torch.tanh(z) * g.input("x", (1,), over="time")
+    g.output("y", z.next)
+    model, x = compile(g, "torch"), torch.zeros(1, 1, 1, device=device)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(x=x)
+
+    return run
 
 
 def _units(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties().multi_processor_count)
     return torch.get_num_threads()
-
-
-def _cache(device: str) -> int:
-    """Bytes of the cache that a step's values stay in: L2 of a GPU; of a CPU taken as 1 MB a
-    thread."""
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties().L2_cache_size)
-    return torch.get_num_threads() << 20
 
 
 def _barrier(device: str, clock: Timer, count: int) -> float:

@@ -179,13 +179,14 @@ def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
     for dtype in dtypes:
         pairs = device.products.get(dtype) or device.products["float32"]
         top = max(r for _, r in pairs)
-        ridge = top / device.bandwidth
+        memory = device.copies[-1][1]
+        ridge = top / memory
         line = [x for x in (low, ridge, high) if low <= x <= high]
-        ys = [min(top, x * device.bandwidth) for x in line]
+        ys = [min(top, x * memory) for x in line]
         ax.plot(line, ys, color="#34495e", linewidth=1.2)
         ax.annotate(
             f"{dtype} products, {top / 1e9:.0f} GFLOP/s",
-            (high, min(top, high * device.bandwidth)),
+            (high, min(top, high * memory)),
             textcoords="offset points",
             xytext=(-4, 4),
             ha="right",

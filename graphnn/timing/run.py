@@ -37,7 +37,8 @@ class Prepared:
     """A case set up: its contest, the least work of each pass, and what else is known of it.
 
     `passes` are timed besides forward and backward, `settle` calls of ours made before timing.
-    With `first` the first calls are told too. `expected` are seconds that the cost model says of ours, by pass.
+    With `first` the first calls are told too. `expected` are seconds that the cost model says of
+    ours, by pass.
     """
 
     contest: Contest

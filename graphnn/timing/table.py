@@ -129,7 +129,8 @@ def in_words(limits: dict[str, Any]) -> str:
         f"{dtype} products {max(r for _, r in pairs) / 1e9:.0f} GFLOP/s"
         for dtype, pairs in limits["products"].items()
     ]
-    parts = [f"copy {limits['bandwidth'] / 1e9:.1f} GB/s", *rates]
+    copies = [f"{rate / 1e9:.1f} GB/s at {size / 2**20:.3g} MB" for size, rate in limits["copies"]]
+    parts = [f"copy {', '.join(copies)}", *rates]
     parts += [f"pointwise {limits['pointwise'] / 1e9:.0f} Gop/s"]
     parts += [f"launch {limits['launch'] * 1e6:.2f} us"]
     parts += [f"grid barrier {limits['barrier'] * 1e6:.2f} us"] if limits["barrier"] else []

@@ -10,51 +10,53 @@ from torch import nn
 import graphnn as gn
 from graphnn.errors import DeviceError
 from graphnn.planner import devices, work
-from graphnn.planner.cost import Device, Work, bound, least, rate, seconds, timed
+from graphnn.planner.cost import Device, Work, bound, least, rate, seconds, timed, top
 
 DEVICE = Device(
     "made up",
     "made up",
-    bandwidth=100.0,
+    copies=((100.0, 400.0), (200.0, 100.0)),
     products={"float32": ((10.0, 1000.0), (1000.0, 4000.0)), "bfloat16": ((1.0, 8000.0),)},
     pointwise=500.0,
     launch=1.0,
     barrier=0.25,
     units=8,
-    cache=64,
-    cached=400.0,
 )
 
 
 def test_the_larger_of_computing_and_moving_and_latencies_beside():
-    assert seconds(DEVICE, flops=4000) == 1.0
-    assert seconds(DEVICE, flops=4000, bytes=50) == 1.0
-    assert seconds(DEVICE, flops=4000, bytes=300) == 3.0
-    assert seconds(DEVICE, bytes=300, launches=2, barriers=4) == 3.0 + 2.0 + 1.0
-    assert seconds(DEVICE, pointwise=1000, flops=4000) == 3.0
-    assert seconds(DEVICE) == 0.0
+    assert seconds(DEVICE, flops=4000) == pytest.approx(1.0)
+    assert seconds(DEVICE, flops=4000, bytes=50) == pytest.approx(1.0)
+    assert seconds(DEVICE, flops=4000, bytes=300) == pytest.approx(3.0)
+    assert seconds(DEVICE, bytes=400, launches=2, barriers=4) == pytest.approx(4.0 + 2.0 + 1.0)
+    assert seconds(DEVICE, pointwise=1000, flops=4000) == pytest.approx(3.0)
+    assert seconds(DEVICE) == pytest.approx(0.0)
 
 
 def test_half_of_the_units_take_twice_as_long_and_more_than_all_are_all():
-    assert seconds(DEVICE, flops=4000, units=4) == 2.0
-    assert seconds(DEVICE, flops=4000, units=100) == 1.0
+    assert seconds(DEVICE, flops=4000, units=4) == pytest.approx(2.0)
+    assert seconds(DEVICE, flops=4000, units=100) == pytest.approx(1.0)
 
 
-def test_bytes_that_stay_in_the_cache_are_faster():
-    assert seconds(DEVICE, bytes=400, cached=True) == 1.0
-    assert seconds(DEVICE, bytes=400) == 4.0
+def test_work_in_parts_stays_in_the_cache_and_its_products_are_slower():
+    assert seconds(DEVICE, bytes=400) == pytest.approx(4.0)
+    assert seconds(DEVICE, bytes=400, rounds=4) == pytest.approx(1.0)
+    assert seconds(DEVICE, bytes=400, launches=4) == pytest.approx(1.0 + 4.0)
+    assert seconds(DEVICE, flops=1000) == pytest.approx(0.25)
+    assert seconds(DEVICE, flops=1000, rounds=100) == pytest.approx(1.0)
 
 
 def test_rates_between_the_measured_sizes():
-    assert rate(DEVICE, torch.float32, 1.0) == 1000.0
-    assert rate(DEVICE, torch.float32, 1e9) == 4000.0
-    assert rate(DEVICE, torch.float32, 100.0) == pytest.approx(2000.0)
-    assert rate(DEVICE, torch.bfloat16, 100.0) == 8000.0
-    assert rate(DEVICE, torch.float64, 1e9) == 4000.0  # not measured: as float32
+    pairs = DEVICE.products["float32"]
+    assert rate(pairs, 1.0) == 1000.0
+    assert rate(pairs, 1e9) == 4000.0
+    assert rate(pairs, 100.0) == pytest.approx(2000.0)
+    assert top(DEVICE, torch.bfloat16) == 8000.0
+    assert top(DEVICE, torch.float64) == 4000.0  # not measured: as float32
 
 
 def test_the_limit_takes_the_best_rate_and_no_latency():
-    done = Work(flops=8000, bytes=100, launches=50, pointwise=1e6)
+    done = Work(flops=8000, bytes=50, launches=50, pointwise=1e6)
     assert least(DEVICE, done) == 2.0 and bound(DEVICE, done) == "products"
     assert least(DEVICE, Work(bytes=500)) == 5.0 and bound(DEVICE, Work(bytes=500)) == "memory"
 
@@ -64,7 +66,7 @@ def test_works_add_and_multiply():
     assert timed(DEVICE, Work(flops=4000, launches=1)) == 2.0
 
 
-@pytest.mark.parametrize("wrong", [{"flops": -1}, {"barriers": -2}, {"units": 0}])
+@pytest.mark.parametrize("wrong", [{"flops": -1}, {"barriers": -2}, {"units": 0}, {"rounds": -1}])
 def test_negative_work_is_refused(wrong):
     with pytest.raises(DeviceError, match="negative"):
         seconds(DEVICE, **wrong)
@@ -77,8 +79,9 @@ def test_a_device_survives_json():
 @pytest.mark.parametrize(
     "change",
     [
-        {"bandwidth": 0.0},
-        {"bandwidth": float("nan")},
+        {"copies": ((1.0, 0.0),)},
+        {"copies": ((1.0, float("nan")),)},
+        {"copies": ()},
         {"products": {}},
         {"products": {"float32": []}},
         {"products": None},
@@ -137,7 +140,7 @@ def test_the_work_of_a_graph_is_counted_by_hand():
 
 def test_a_loop_is_expected_to_take_its_calls_once_a_step():
     ir, _, loop = loop_and_rest()
-    lazy = Device("", "", 1e30, {"float32": ((1.0, 1e30),)}, 1e30, launch=1.0, cached=1e30)
+    lazy = Device("", "", ((1.0, 1e30),), {"float32": ((1.0, 1e30),)}, 1e30, launch=1.0)
     assert work.expected(lazy, ir, loop, SIZES) == pytest.approx(7 * 3)
     assert work.expected(lazy, ir, loop, SIZES, "resident") == pytest.approx(1)
     double = work.expected(lazy, ir, loop, {"time": 14, "batch": 2})
