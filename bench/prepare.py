@@ -133,10 +133,22 @@ def contenders(
     there, missing = others(found.net, case.network, device, case.dtype)
     runs |= {name: bound(peer) for name, peer in there.items()}
     if case.compiled:
-        runs[COMPILE] = bound(torch.compile(found.eager, dynamic=False))
+        runs[COMPILE] = bound(_compiled(found.eager))
     else:
         absent[COMPILE] = f"unrolls a loop: timed at few steps (up to {COMPILED_STEPS}) only"
     return runs, {**absent, **missing}
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.compile of a function, begun when it is first called: its imports take seconds."""
+    made: list[Callable[..., Tensor]] = []
+
+    def call(**inputs: Tensor) -> Tensor:
+        if not made:
+            made.append(torch.compile(function, dynamic=False))
+        return made[0](**inputs)
+
+    return call
 
 
 def _flex(
@@ -150,9 +162,8 @@ def _flex(
     else:
         from torch.nn.attention.flex_attention import flex_attention
 
-        flex = torch.compile(flex_attention, dynamic=False)
-        q, h = inputs["q"], inputs["h"]
-        runs["FlexAttention"] = lambda: flex(q[:, None], h[:, None], h[:, None])[:, 0]
+        flex = _compiled(lambda q, h: flex_attention(q[:, None], h[:, None], h[:, None])[:, 0])
+        runs["FlexAttention"] = lambda: flex(**inputs)
 
 
 def right(case: Case, found: Subject, device: str) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from graphnn.bench.cases import NETWORKS, SUITES, Case, Suite
 from graphnn.bench.prepare import prepare
 from graphnn.errors import TimingError
+from graphnn.planner.cost import Device
 from graphnn.timing import ceilings, results
 from graphnn.timing.about import about
 from graphnn.timing.clock import Timer, timer_for
@@ -38,12 +39,13 @@ def run_suite(
     backend: str = "auto",
     save: str | None = None,
     timer: Timer | None = None,
+    limits: Device | None = None,
     **changes: Any,
 ) -> results.Found:
     """Check and time all that the suite's budget reaches; written after each case where asked.
 
-    `changes` go to the suite: rounds, sweeps, spend, budget, patience. Raises TimingError where the
-    backend wants a GPU that is not there.
+    `limits` are the device's; measured unless given. `changes` go to the suite: rounds, sweeps,
+    spend, budget, patience. Raises TimingError where the backend wants a GPU that is not there.
     """
     suite = replace(suite, **{k: v for k, v in changes.items() if v is not None})
     device = device_for(backend)
@@ -53,7 +55,7 @@ def run_suite(
     found["about"]["backend"] = backend
     clock = timer or timer_for(device)
     dtypes = [getattr(torch, d) for d in dict.fromkeys(c.dtype for c in suite.cases)]
-    limits = ceilings.measure(device, dtypes, timer)
+    limits = limits or ceilings.measure(device, dtypes, timer)
     found["limits"] = limits.record()
 
     contests: list[Contest] = []
