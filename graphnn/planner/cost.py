@@ -44,7 +44,9 @@ class Device:
 
     def record(self) -> dict[str, Any]:
         """The device as JSON has it."""
-        return asdict(self)
+        products = {k: [list(p) for p in v] for k, v in self.products.items()}
+        copies = [list(p) for p in self.copies]
+        return {**asdict(self), "products": products, "copies": copies}
 
     @staticmethod
     def of(record: Mapping[str, Any]) -> Device:

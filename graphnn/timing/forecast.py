@@ -76,6 +76,7 @@ def regime_of(program: Any) -> str:
 def whole_name(program: Program, nodes: list[int]) -> str:
     """Some names of the user's that stand for operations over whole axes."""
     ir = program.ir
-    labels = [ir[i].label for i in nodes if ir[i].op not in UNNAMED]
-    named = list(dict.fromkeys(x for x in labels if "." not in x))
+    told = [ir[i] for i in nodes if ir[i].op not in UNNAMED]
+    # modules have names of the user's, other operations are called by what they are
+    named = list(dict.fromkeys(n.name or n.op for n in sorted(told, key=lambda n: not n.name)))
     return ", ".join(named[:3]) + (", …" if len(named) > 3 else "") or "nothing"

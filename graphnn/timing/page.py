@@ -18,13 +18,14 @@ p.about { color: #5d6d7e; margin: 0 0 1rem; }
 nav a { margin-right: 1.1rem; color: #1f618d; text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 figure { margin: .8rem 0; overflow-x: auto; }
-figure img { max-width: 100%; height: auto; }
+figure img { max-width: none; height: auto; }
 figcaption { color: #5d6d7e; font-size: .9rem; }
 pre { background: #f4f6f7; border: 1px solid #e5e8e8; border-radius: 6px; padding: .8rem 1rem;
   overflow-x: auto; margin: .5rem 0;
   font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e8e8; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e8e8;
+  white-space: nowrap; }
 th { color: #5d6d7e; font-weight: 600; }
 th.left, td.left { text-align: left; }
 td.inner { padding-left: 2rem; color: #5d6d7e; }

@@ -7,9 +7,11 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from graphnn.errors import TimingError
 from graphnn.pictures.plots import Plot, _figure
-from graphnn.planner.cost import Device
+from graphnn.planner.cost import Device, top
 from graphnn.timing.results import Found
 from graphnn.timing.run import OURS
 from graphnn.timing.table import contenders, head
@@ -117,7 +119,21 @@ def _lines(ax: Any, series: Series) -> None:
     ax.set_yscale("log")
     ax.set_xticks(sorted(set(ticks)), [str(x) for x in sorted(set(ticks))])
     ax.minorticks_off()
+    _plain_ticks(ax)
     ax.grid(True, alpha=0.3)
+
+
+def _plain_ticks(ax: Any) -> None:
+    """Milliseconds as they are read, at 1, 2 and 5, with room for two of them at least."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = ax.get_ylim()
+    if high / low < 6:
+        middle = (low * high) ** 0.5
+        ax.set_ylim(middle / 2.5, middle * 2.5)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def roofline(found: Found) -> Plot:
@@ -176,22 +192,34 @@ def _points(ax: Any, rows: list[dict[str, Any]]) -> list[float]:
 def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
     """The slope of the memory and the flat roofs of products."""
     low, high = min(xs) / 3, max(xs) * 3
+    best = max(top(device, getattr(torch, d)) for d in dtypes)
+    for size, copied in device.copies[:-1]:
+        ends = [low, min(high, best / copied)]
+        if ends[1] > low:
+            ys = [x * copied for x in ends]
+            ax.plot(ends, ys, color="#85929e", linewidth=0.8, linestyle="--")
+            _along(ax, f"{size / 2**20:.3g} MB in a cache", ends, ys)
     for dtype in dtypes:
-        pairs = device.products.get(dtype) or device.products["float32"]
-        top = max(r for _, r in pairs)
+        roof = top(device, getattr(torch, dtype))
         memory = device.copies[-1][1]
-        ridge = top / memory
+        ridge = roof / memory
         line = [x for x in (low, ridge, high) if low <= x <= high]
-        ys = [min(top, x * memory) for x in line]
+        ys = [min(roof, x * memory) for x in line]
         ax.plot(line, ys, color="#34495e", linewidth=1.2)
         ax.annotate(
-            f"{dtype} products, {top / 1e9:.0f} GFLOP/s",
-            (high, min(top, high * memory)),
+            f"{dtype} products, {roof / 1e9:.0f} GFLOP/s",
+            (high, min(roof, high * memory)),
             textcoords="offset points",
             xytext=(-4, 4),
             ha="right",
             fontsize=7,
         )
+
+
+def _along(ax: Any, text: str, xs: list[float], ys: list[float]) -> None:
+    """A word at the lower end of a line, turned as the line is."""
+    where = {"textcoords": "offset points", "xytext": (3, 4), "rotation": 40}
+    ax.annotate(text, (xs[0], ys[0]), fontsize=6, color="#5d6d7e", rotation_mode="anchor", **where)
 
 
 def save_all(found: Found, folder: str | os.PathLike[str], stem: str) -> list[pathlib.Path]:

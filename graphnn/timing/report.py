@@ -50,7 +50,8 @@ def report(
     ]
     shapes = ", ".join(f"{k} {tuple(t.shape)}" for k, t in given.items())
     made = "made-up inputs" if inputs is None else "inputs"
-    text = f"backend {model.backend}; {made}: {shapes}; {head(about(kind))}"
+    backend = "auto, here torch" if model.backend == "auto" and kind == "cpu" else model.backend
+    text = f"backend {backend}; {made}: {shapes}; {head(about(kind))}"
     return page(model.ir.name, text, sections)
 
 

@@ -1,7 +1,7 @@
 """Two files of results beside each other: what became faster or slower, beyond the noise.
 
-The noise of a contender is the spread of its own rounds in both files: the quartiles, and how far
-apart the medians of its sweeps lie, at least 5% each. What the machine itself did from one run to
+The noise of a contender is the spread of its own rounds in both files: one and a half times how far
+apart the quartiles, or the medians of its sweeps, lie; at least 5% each. What the machine itself did from one run to
 the other shows in the peers, whose code is the same: the median of their ratios is the drift, and
 a change of ours must exceed the noise with it and without it.
 """
@@ -21,7 +21,7 @@ from graphnn.timing.results import Found, label
 from graphnn.timing.run import OURS
 from graphnn.timing.table import console, head, ms
 
-LEAST = 0.05
+LEAST, WIDTH = 0.05, 1.5
 # peers that tell what the machine did, at least
 ENOUGH = 3
 SAME = ("device", "torch", "triton", "python")
@@ -100,7 +100,7 @@ def spread(standing: dict[str, Any]) -> float:
     middle = standing["median"]
     sweeps = standing.get("sweeps") or [middle]
     quartiles = (standing["high"] - standing["low"]) / middle
-    return max(LEAST, quartiles, (max(sweeps) - min(sweeps)) / middle)
+    return max(LEAST, WIDTH * quartiles, WIDTH * (max(sweeps) - min(sweeps)) / middle)
 
 
 def _warnings(first: Found, second: Found, before: set[Any], after: set[Any]) -> list[str]:
