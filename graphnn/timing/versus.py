@@ -1,9 +1,9 @@
 """Two files of results beside each other: what became faster or slower, beyond the noise.
 
-The noise of a contender is the spread of its own rounds in both files: one and a half times how far
-apart the quartiles, or the medians of its sweeps, lie; at least 5% each. What the machine itself did from one run to
-the other shows in the peers, whose code is the same: the median of their ratios is the drift, and
-a change of ours must exceed the noise with it and without it.
+The noise of a contender is the spread of its own rounds in both files, in quadrature: one and a half
+times how far apart the quartiles, or the medians of its sweeps, lie; at least 5% each. What the
+machine itself did from one run to the other shows in the peers, whose code is the same: the median
+of their ratios is the drift, and a change of ours must exceed the noise with it and without it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _change(
     where: tuple[str, str], name: str, a: dict[str, Any], b: dict[str, Any], drift: float
 ) -> Change:
     ratio = b["median"] / a["median"]
-    noise = (1 + spread(a)) * (1 + spread(b))
+    noise = 1 + math.hypot(spread(a), spread(b))
     if a["rounds"] < 3 or b["rounds"] < 3:
         noise = math.inf  # a single time says nothing of its noise
     beyond = [r > noise or r < 1 / noise for r in (ratio, ratio / drift)]
