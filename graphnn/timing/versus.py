@@ -1,9 +1,10 @@
 """Two files of results beside each other: what became faster or slower, beyond the noise.
 
-The noise of a contender is the spread of its own rounds in both files, in quadrature: one and a half
-times how far apart the quartiles, or the medians of its sweeps, lie; at least 5% each. What the
-machine itself did from one run to the other shows in the peers, whose code is the same: the median
-of their ratios is the drift, and a change of ours must exceed the noise with it and without it.
+The noise of a contender is the spread of its own rounds in both files, in quadrature: one and a
+half times how far apart the quartiles, or the medians of its sweeps, lie; at least 5% each. What
+the machine itself did from one run to the other shows in the peers, whose code is the same: the
+median of their ratios is the drift, and a change of ours must exceed the noise with it and without
+it. How far their ratios scatter about the drift is noise as well: four times their deviation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from graphnn.timing.run import OURS
 from graphnn.timing.table import console, head, ms
 
 LEAST, WIDTH = 0.05, 1.5
+# of a normal distribution: deviations that are noise, and one in median deviations
+FAR, MEDIAN_DEVIATION = 4.0, 1.4826
 # peers that tell what the machine did, at least
 ENOUGH = 3
 SAME = ("device", "torch", "triton", "python")
@@ -72,21 +75,41 @@ def versus(first: Found, second: Found) -> Versus:
         if name in after[where]
     ]
     drift = _drift(pairs)
-    changes = [_change(where, name, a, b, drift) for where, name, a, b in pairs]
+    least = _scatter(pairs, drift)
+    changes = [_change(where, name, a, b, drift, least) for where, name, a, b in pairs]
     return Versus(changes, drift, _warnings(first, second, set(before), set(after)))
 
 
 def _drift(pairs: list[Any]) -> float:
     """How many times as long the peers took, whose code did not change; 1 where there are few."""
-    ratios = [b["median"] / a["median"] for _, n, a, b in pairs if n != OURS and a["rounds"] > 1]
+    ratios = _ratios(pairs)
     return statistics.median(ratios) if len(ratios) >= ENOUGH else 1.0
 
 
+def _scatter(pairs: list[Any], drift: float) -> float:
+    """The noise that shows in the peers' ratios: by their median deviation, so that a few that did
+    change count for little."""
+    ratios = _ratios(pairs)
+    if len(ratios) < ENOUGH:
+        return 1.0
+    off = statistics.median(abs(math.log(r / drift)) for r in ratios)
+    return math.exp(FAR * MEDIAN_DEVIATION * off)
+
+
+def _ratios(pairs: list[Any]) -> list[float]:
+    return [b["median"] / a["median"] for _, n, a, b in pairs if n != OURS and a["rounds"] > 1]
+
+
 def _change(
-    where: tuple[str, str], name: str, a: dict[str, Any], b: dict[str, Any], drift: float
+    where: tuple[str, str],
+    name: str,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    drift: float,
+    least: float,
 ) -> Change:
     ratio = b["median"] / a["median"]
-    noise = 1 + math.hypot(spread(a), spread(b))
+    noise = max(least, 1 + math.hypot(spread(a), spread(b)))
     if a["rounds"] < 3 or b["rounds"] < 3:
         noise = math.inf  # a single time says nothing of its noise
     beyond = [r > noise or r < 1 / noise for r in (ratio, ratio / drift)]
