@@ -14,6 +14,13 @@ import triton.language as tl
 from graphnn.timing.clock import Timer, rounds
 
 FEW, MANY = 16, 1040
+# all blocks must be there at once, or those that are wait for ever for the others
+OPTIONS = {
+    "num_warps": 4,
+    "num_stages": 1,
+    "enable_fp_fusion": True,
+    "launch_cooperative_grid": True,
+}
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -34,8 +41,7 @@ def latency(clock: Timer, count: int = 9) -> float:
 
     def run(steps: int) -> None:
         counter.zero_()
-        options = {"num_warps": 4, "num_stages": 1, "launch_cooperative_grid": True}
-        barriers[(blocks,)](counter, steps, BLOCKS=blocks, **options)
+        barriers[(blocks,)](counter, steps, BLOCKS=blocks, **OPTIONS)
 
     found = rounds({"few": lambda: run(FEW), "many": lambda: run(MANY)}, count, clock)
     few, many = (statistics.median(found[x]) for x in ("few", "many"))

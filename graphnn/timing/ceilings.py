@@ -13,7 +13,7 @@ from graphnn.graph import Graph
 from graphnn.model import compile
 from graphnn.planner.cost import Device
 from graphnn.timing.about import processor
-from graphnn.timing.clock import Run, Timer, rounds, timer_for
+from graphnn.timing.clock import Run, Timer, quiet, rounds, timer_for
 
 # (rows, inner, columns) of products: those of a step, of a few steps, and large ones
 PRODUCTS = {
@@ -38,7 +38,11 @@ def measure(
     `device` is "cpu" or "cuda"; `timer` takes the place of its clock in tests.
     """
     clock = timer or timer_for(device)
+    with quiet():
+        return _measured(device, dtypes, clock, count)
 
+
+def _measured(device: str, dtypes: Sequence[torch.dtype], clock: Timer, count: int) -> Device:
     def several(run: Run, calls: int) -> list[float]:
         def all_calls() -> None:
             for _ in range(calls):

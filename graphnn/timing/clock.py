@@ -55,18 +55,18 @@ def rounds(
 ) -> dict[str, list[float]]:
     """Seconds of each run, in turn (A B A B), `count` times after `warm` rounds of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with _without_collector():
-        for number in range(count + warm):
-            for name, run in runs.items():
-                found = timer(run)
-                if number >= warm:
-                    seconds[name].append(found)
+    for number in range(count + warm):
+        for name, run in runs.items():
+            found = timer(run)
+            if number >= warm:
+                seconds[name].append(found)
     return seconds
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Garbage is collected before and after: else whoever comes next pays for another's."""
+def quiet() -> Iterator[None]:
+    """Garbage is collected before and after: else whoever comes next pays for another's. That takes
+    a tenth of a second, so it is done once for many rounds."""
     gc.collect()
     gc.disable()
     try:

@@ -20,6 +20,7 @@ from graphnn.planner.cost import Device, Work, bound, least
 from graphnn.planner.plan import Variant
 from graphnn.planner.work import through
 from graphnn.timing import ceilings
+from graphnn.timing.clock import quiet
 from graphnn.timing.contest import gradients, leaves
 from graphnn.timing.forecast import of_piece
 from graphnn.timing.marks import Clock, CudaClock, Trail, watched
@@ -122,7 +123,8 @@ def profile(
     target = Target(call.device.type)
     program = model._program(Variant(frozenset(call.lengths), target=target))
     limits = limits or measured(call.device.type, model.ir.floating)
-    trails = _trails(model, program, inputs, lengths, wanted if backward else [], rounds, clock)
+    with quiet():
+        trails = _trails(model, program, inputs, lengths, wanted if backward else [], rounds, clock)
     rows, total = _rows(program, trails, call.sizes, limits, backward)
     return Profile(model.ir.name, rows, total, limits, rounds)
 

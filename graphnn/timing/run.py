@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from graphnn.planner.cost import Device, Work, bound, least
-from graphnn.timing.clock import Run, Timer, peak, summary
+from graphnn.timing.clock import Run, Timer, peak, quiet, summary
 from graphnn.timing.contest import LONGEST, Contest, standing, time_runs
 from graphnn.timing.results import Found, title
 
@@ -68,7 +68,7 @@ class _Entry:
     device: str
     sweeps: dict[str, list[dict[str, list[float]]]] = field(default_factory=dict)
 
-    def sweep(self, timer: Timer, plan: Plan, spend: float) -> None:
+    def sweep(self, timer: Timer, plan: Plan) -> None:
         made = self.prepared
         passes = {**made.contest.passes(), **made.passes}
         for what, runs in passes.items():
@@ -76,7 +76,7 @@ class _Entry:
                 for _ in range(made.settle):
                     runs[OURS]()
             if runs:
-                found = time_runs(runs, timer, plan.rounds, spend)
+                found = time_runs(runs, timer, plan.rounds, plan.spend)
                 self.sweeps.setdefault(what, []).append(found)
 
 
@@ -138,7 +138,8 @@ def _begin(
 
 def _go_on(entry: _Entry, timer: Timer, plan: Plan, found: Found, name: str) -> None:
     try:
-        entry.sweep(timer, plan, plan.spend)
+        with quiet():
+            entry.sweep(timer, plan)
     except Exception as problem:
         entry.prepared.contest.failed["all"] = f"{type(problem).__name__}: {problem}"[:LONGEST]
 
