@@ -88,11 +88,12 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
         str(case),
         runs,
         wanted=[*found.inputs.values(), *found.net.parameters()],
-        right=lambda: right(case, found, device),
+        right=lambda: right(case, found),
         baseline=EAGER,
         dtype=case.dtype,
         slow=frozenset({COMPILE, "FlexAttention"} & set(runs)),
         patience=patience,
+        before=lambda: poison(device),
         absent=absent,
     )
     sizes = model_sizes(model, found)
@@ -166,18 +167,20 @@ def _flex(
         runs["FlexAttention"] = lambda: flex(**inputs)
 
 
-def right(case: Case, found: Subject, device: str) -> list[Tensor]:
+def right(case: Case, found: Subject) -> list[Tensor]:
     """Results and gradients in float64: by the definition, or, where that takes too long, by the
     eager loop."""
     exact = found.exactly()
     wanted = [*exact.inputs.values(), *exact.net.parameters()]
     if positions(case) <= DEFINED:
-        made = results(exact.ours(gn.compile(exact.net, backend="reference")), wanted)
-    else:
-        made = results(lambda: exact.eager(**exact.inputs), wanted)
-    if device == "cuda":  # what a kernel leaves unwritten is then seen
+        return results(exact.ours(gn.compile(exact.net, backend="reference")), wanted)
+    return results(lambda: exact.eager(**exact.inputs), wanted)
+
+
+def poison(device: str) -> None:
+    """Leave NaN in the memory that is handed out next: what a kernel does not write is seen."""
+    if device == "cuda":
         torch.full((POISON // 4,), float("nan"), device=device)
-    return made
 
 
 def positions(case: Case) -> int:

@@ -33,7 +33,8 @@ class Contest:
     `own` leaves of single contenders, computed but not compared. `right()` returns what is right,
     results and gradients of `wanted`; without it the first contender says what is right. The
     `baseline` (the eager loop, say) sets how far off a result of its dtype may be. `slow` need
-    compiling: they get `patience` seconds for it. `absent` are those not here, with the reason.
+    compiling: they get `patience` seconds for it. `before` is called before each is checked.
+    `absent` are those not here, with the reason.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Contest:
     dtype: str = "float32"
     slow: frozenset[str] = frozenset()
     patience: float = 60.0
+    before: Callable[[], None] = lambda: None
     absent: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Contest:
         lead = self.baseline or next(iter(self.runs), None)
         for name in sorted(self.runs, key=lambda n: n != lead):
             try:
+                self.before()
                 found = self._first(name, timer)
                 right = found if right is None else right
                 self.errors[name] = error(found, right)
