@@ -76,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GraphnnError as error:
         print(f"graphnn: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("graphnn: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         sys.stderr.close()
     return 0

@@ -225,13 +225,13 @@ def time_runs(
 
 
 def standing(sweeps: Sequence[Mapping[str, Sequence[float]]], lead: str) -> dict[str, Any]:
-    """Each contender's median and quartiles over all sweeps, the medians of the sweeps, and how
-    many times the time of `lead` it took, by the median of the rounds' ratios."""
+    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, and
+    how many times the time of `lead` it took, by the median of the rounds' ratios."""
     found: dict[str, Any] = {}
     for name in sweeps[0]:
         together = [s for sweep in sweeps for s in sweep[name]]
         found[name] = {**summary(together), "rounds": len(together)}
-        found[name]["sweeps"] = [statistics.median(s[name]) * 1e3 for s in sweeps]
+        found[name]["sweeps"] = [min(s[name]) * 1e3 for s in sweeps]
         if lead in sweeps[0]:
             pairs = [p for s in sweeps for p in zip(s[name], s[lead])]
             found[name]["ratio"] = statistics.median(a / b if b else math.nan for a, b in pairs)

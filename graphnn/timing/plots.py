@@ -199,9 +199,11 @@ def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
             ys = [x * copied for x in ends]
             ax.plot(ends, ys, color="#85929e", linewidth=0.8, linestyle="--")
             _along(ax, f"{size / 2**20:.3g} MB in a cache", ends, ys)
+    ax.set_ylim(top=best * 3)
+    memory = device.copies[-1][1]
+    _along(ax, f"memory, {memory / 1e9:.3g} GB/s", [low], [low * memory], below=True)
     for dtype in dtypes:
         roof = top(device, getattr(torch, dtype))
-        memory = device.copies[-1][1]
         ridge = roof / memory
         line = [x for x in (low, ridge, high) if low <= x <= high]
         ys = [min(roof, x * memory) for x in line]
@@ -216,9 +218,10 @@ def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
         )
 
 
-def _along(ax: Any, text: str, xs: list[float], ys: list[float]) -> None:
+def _along(ax: Any, text: str, xs: list[float], ys: list[float], below: bool = False) -> None:
     """A word at the lower end of a line, turned as the line is."""
-    where = {"textcoords": "offset points", "xytext": (3, 4), "rotation": 40}
+    offset = (10, -3) if below else (3, 4)
+    where = {"textcoords": "offset points", "xytext": offset, "rotation": 40}
     ax.annotate(text, (xs[0], ys[0]), fontsize=6, color="#5d6d7e", rotation_mode="anchor", **where)
 
 

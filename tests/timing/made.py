@@ -19,7 +19,8 @@ def standing(median, spread=0.04, rounds=15, ratio=1.0, **more):
     """A contender's standing with quartiles `spread` of the median apart."""
     half = median * spread / 2
     found = {"low": median - half, "median": median, "high": median + half, "rounds": rounds}
-    return {**found, "sweeps": [median], "ratio": ratio, **more}
+    best = median * (1 - spread)
+    return {**found, "best": best, "sweeps": [best], "ratio": ratio, **more}
 
 
 def row(network="LSTM", what="forward", contenders=None, sizes=None, **more):
