@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphnn.backends.torch.module import Piece, Program
+from graphnn.ir import Node
 from graphnn.model import Compiled
-from graphnn.planner.choose import name_of
+from graphnn.planner.choose import LAYER, name_of
 from graphnn.planner.cost import Device, Work
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Loop, Whole, partition
@@ -73,10 +74,14 @@ def regime_of(program: Any) -> str:
     return chosen[0].regime if chosen else "stepwise"
 
 
+def _word(node: Node) -> str:
+    return f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else node.name or node.op
+
+
 def whole_name(program: Program, nodes: list[int]) -> str:
     """Some names of the user's that stand for operations over whole axes."""
     ir = program.ir
     told = [ir[i] for i in nodes if ir[i].op not in UNNAMED]
     # modules have names of the user's, other operations are called by what they are
-    named = list(dict.fromkeys(n.name or n.op for n in sorted(told, key=lambda n: not n.name)))
+    named = list(dict.fromkeys(map(_word, sorted(told, key=lambda n: not n.name))))
     return ", ".join(named[:3]) + (", …" if len(named) > 3 else "") or "nothing"

@@ -123,6 +123,19 @@ def test_the_marked_code_is_the_code_with_marks():
     assert "".join(kept) == program.source and len(lines) > len(kept)
 
 
+def test_what_became_a_layer_of_torchs_is_called_so():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = gn.nn.LSTM(3, 4)
+
+        def graph(self, g):
+            g.output("y", self.lstm(g.input("x", (3,), over="time")))
+
+    found = profile(gn.compile(Layer()), {"x": X}, rounds=1, limits=CPU, clock=Ticks())
+    assert "torch's LSTM" in parts(found)[1]
+
+
 def test_ragged_profiles_and_printed_tables():
     lengths = {"time": torch.tensor([6, 2])}
     found = profile(gn.compile(Net()), {"x": X}, lengths, rounds=2, limits=CPU, clock=Ticks())
