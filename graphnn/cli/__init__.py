@@ -13,6 +13,7 @@ from graphnn.errors import GraphnnError, TimingError
 EXAMPLES = """examples:
   graphnn demo                        train four networks on C source, explain and time them
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
+  graphnn explain cells.py:MyNet --measure --size time=100    and what each part takes
   graphnn source cells.py:model       the code generated for it, forward and backward
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
   graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops

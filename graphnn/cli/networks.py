@@ -23,6 +23,10 @@ def add_all(commands: Any, examples: str) -> None:
         command.add_argument("what", metavar="FILE:NAME")
         command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
         command.set_defaults(run=run)
+        if name == "explain":
+            text = "time each part on made-up inputs, beside what the cost model expects"
+            command.add_argument("--measure", action="store_true", help=text)
+            _add_size(command)
     _add_draw(commands, examples)
     _add_report(commands, examples)
     text = "registers, shared memory and spills of kernels, with no GPU needed"
@@ -34,18 +38,17 @@ def add_all(commands: Any, examples: str) -> None:
     command.set_defaults(run=_resources)
 
 
+def _add_size(command: argparse.ArgumentParser) -> None:
+    text = "length of an axis of the made-up inputs, or batch=N; may be repeated"
+    command.add_argument("--size", action="append", type=size, metavar="AXIS=N", help=text)
+
+
 def _add_report(commands: Any, examples: str) -> None:
     text = "one page of a network: pictures, plan, kernels, timings, gradient flow"
     command = add(commands, "report", text, examples)
     command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
     command.add_argument("-o", "--output", required=True, metavar="PATH", help=".html; - prints it")
-    command.add_argument(
-        "--size",
-        action="append",
-        type=size,
-        metavar="AXIS=N",
-        help="length of an axis of the made-up inputs, or batch=N; may be repeated",
-    )
+    _add_size(command)
     command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
     command.add_argument("--rounds", type=positive, default=15, help="of timing (15)")
     command.set_defaults(run=_report)
@@ -66,7 +69,13 @@ def _add_draw(commands: Any, examples: str) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    print(load(args.what, args.backend).explain())
+    model = load(args.what, args.backend)
+    if not args.measure:
+        print(model.explain())
+        return
+    from graphnn.timing.inputs import made_up
+
+    print(model.explain(measure=made_up(model, dict(args.size or []))))
 
 
 def _source(args: argparse.Namespace) -> None:

@@ -142,6 +142,14 @@ def test_a_page_goes_into_a_pipe(file, capsys):
     assert out.startswith("<!doctype html>") and out.rstrip().endswith("</html>")
 
 
+def test_explain_measures_when_asked(file, capsys):
+    assert main(["explain", f"{file}:Cell", "--measure", "--size", "time=3"]) == 0
+    out = capsys.readouterr().out
+    assert "measured, beside what the cost model expects:" in out and "loop z" in out
+    assert main(["explain", f"{file}:Cell"]) == 0
+    assert "measured" not in capsys.readouterr().out
+
+
 def test_time_is_plotted_against_each_size_that_takes_three_values():
     panels = list(plots.sweeps(made.run()))
     assert [(p[1], p[2]) for p in panels] == [("forward", "H"), ("forward and backward", "H")]
