@@ -38,17 +38,23 @@ def add_all(commands: Any, examples: str) -> None:
 
 
 def _add_views(views: Any, examples: str) -> None:
-    two = add(views, "compare", "the second file beside the first, and what is no noise", examples)
+    two = add(
+        views,
+        "compare",
+        "the second file beside the first, and what is no noise",
+        examples,
+        "bench",
+    )
     two.add_argument("first", metavar="A.json")
     two.add_argument("second", metavar="B.json")
     two.add_argument("--json", action="store_true", help="as JSON instead of a table")
     two.add_argument("--check", action="store_true", help="exit code 1 where ours became slower")
     two.set_defaults(run=_compare)
-    one = add(views, "table", "the lines of a README's table", examples)
+    one = add(views, "table", "the lines of a README's table", examples, "bench")
     one.add_argument("file", metavar="FILE.json")
     one.add_argument("--full", action="store_true", help="as the bench itself shows it")
     one.set_defaults(run=_table)
-    plot = add(views, "plot", "time against sizes, and the roofline, as PNG", examples)
+    plot = add(views, "plot", "time against sizes, and the roofline, as PNG", examples, "bench")
     plot.add_argument("file", metavar="FILE.json")
     plot.add_argument("folder", metavar="FOLDER")
     plot.set_defaults(run=_plot)

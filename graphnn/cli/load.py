@@ -90,9 +90,11 @@ def seconds(text: str) -> float:
     return value
 
 
-def add(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
-    """A command whose help ends with those of the examples that show it."""
-    shown = [x for x in examples.splitlines() if f"graphnn {name}" in x]
+def add(
+    commands: Any, name: str, text: str, examples: str, under: str = ""
+) -> argparse.ArgumentParser:
+    """A command, or one `under` another, whose help ends with the examples that show it."""
+    shown = [x for x in examples.splitlines() if f"graphnn {under} {name}".replace("  ", " ") in x]
     epilog = "\n".join(["examples:", *shown]) if shown else None
     plain = argparse.RawDescriptionHelpFormatter
     made = commands.add_parser(

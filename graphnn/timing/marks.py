@@ -93,12 +93,12 @@ def marked(program: Program, mark: Callable[[], None]) -> Any:
 def watched(program: Program, trail: Trail) -> Iterator[None]:
     """While the block runs, calls of a program leave their trail."""
     main, clock = program.main, trail.clock
-    backwards = [f for loop in program.loops for f in loop._backwards.values()]
-    calls = [f.call for f in backwards]
+    backwards = [(loop, f) for loop in program.loops for f in loop._backwards.values()]
+    calls = [f.call for _, f in backwards]
     kernel = Launcher._run
     program.main = marked(program, lambda: trail.marks.append(clock.now()))
-    for function in backwards:
-        function.call = _spanned(function.call, function.name, trail.backwards, clock)
+    for loop, function in backwards:  # two loops may have functions of one name
+        function.call = _spanned(function.call, loop.key, trail.backwards, clock)
     Launcher._run = lambda self, *args: _spanned(  # type: ignore[method-assign]
         lambda *a: kernel(self, *a), self.source.name, trail.kernels, clock
     )(*args)
@@ -107,7 +107,7 @@ def watched(program: Program, trail: Trail) -> Iterator[None]:
     finally:
         program.main = main
         Launcher._run = kernel  # type: ignore[method-assign]
-        for function, call in zip(backwards, calls):
+        for (_, function), call in zip(backwards, calls):
             function.call = call
 
 

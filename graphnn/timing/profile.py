@@ -169,29 +169,30 @@ def _rows(
 ) -> tuple[list[Row], float]:
     totals = [t.clock.between(t.begin, t.end) for t in trails]
     total = statistics.median(totals)
-    make = functools.partial(_row, total=total)
     parts = [t.parts() for t in trails]
     fronts = [t.clock.between(t.begin, t.turn) - sum(p) for t, p in zip(trails, parts)]
     fronts = [f + p[0] for f, p in zip(fronts, parts)]
-    rows = [make("call", "checks, arguments, results", FORWARD, fronts)]
+    rows = [_row("call", "checks, arguments, results", FORWARD, fronts)]
     for number, piece in enumerate(program.pieces[1:], 1):
         found = of_piece(program, piece, sizes, limits)
         if piece.cut is None and not found.work.launches:
             continue
         seconds = [p[number] for p in parts]
         of = found.name, found.regime, FORWARD, seconds, found.work, limits, program.ir.floating
-        rows.append(replace(make(*of), expected=found.seconds * 1e3))
-    rows += _kernels(trails, total, FORWARD)
+        rows.append(replace(_row(*of), expected=found.seconds * 1e3))
+    rows += _kernels(trails, FORWARD)
     if backward:
-        rows += _backward(program, trails, sizes, limits, total)
-    return rows, total * 1e3
+        rows += _backward(program, trails, sizes, limits)
+    # shares of what the parts take together: on a busy machine a whole call's median is larger
+    together = sum(r.median for r in rows if not r.kernel) or 1.0
+    return [replace(r, share=r.median / together) for r in rows], total * 1e3
 
 
-def _kernels(trails: list[Trail], total: float, way: str) -> list[Row]:
+def _kernels(trails: list[Trail], way: str) -> list[Row]:
     """Every kernel that was launched, forward or backward."""
     spans = [t.spans(t.kernels) for t in trails]
     return [
-        _row(name, "kernel", way, [s.get(name, 0.0) for s in spans], total=total, kernel=True)
+        _row(name, "kernel", way, [s.get(name, 0.0) for s in spans], kernel=True)
         for name in dict.fromkeys(n for s in spans for n in s)
         if ("_backward" in name) == (way == BACKWARD)
     ]
@@ -202,23 +203,21 @@ def _backward(
     trails: list[Trail],
     sizes: Mapping[str, int],
     limits: Device,
-    total: float,
 ) -> list[Row]:
     """The backward of each loop, and what is left: autograd over whole axes."""
     spans = [t.spans(t.backwards) for t in trails]
     rows, dtype = [], program.ir.floating
     for loop in program.loops:
-        names = {f.name for f in loop._backwards.values()}
-        seconds = [sum(x for n, x in s.items() if n in names) for s in spans]
+        seconds = [s.get(loop.key, 0.0) for s in spans]
         ir = loop.derived.ir
         work = through(ir, [i for i in ir.nodes if ir[i].op != "given"], sizes)
         title = f"loop {loop.loop.name.replace('_', ', ')}"
         choices = loop.choices()
         how = choices[1].regime if len(choices) > 1 else "stepwise"
-        rows.append(_row(title, how, BACKWARD, seconds, work, limits, dtype, total=total))
-    rows += _kernels(trails, total, BACKWARD)
+        rows.append(_row(title, how, BACKWARD, seconds, work, limits, dtype))
+    rows += _kernels(trails, BACKWARD)
     rest = [t.clock.between(t.turn, t.end) - sum(s.values()) for t, s in zip(trails, spans)]
-    return [*rows, _row("whole axes", "autograd", BACKWARD, rest, total=total)]
+    return [*rows, _row("whole axes", "autograd", BACKWARD, rest)]
 
 
 def _row(
@@ -230,14 +229,12 @@ def _row(
     limits: Device | None = None,
     dtype: torch.dtype = torch.float32,
     *,
-    total: float,
     kernel: bool = False,
 ) -> Row:
     together = seconds if len(seconds) > 1 else seconds * 2
     low, middle, high = statistics.quantiles(together, n=4, method="inclusive")
     limit = least(limits, work, dtype) * 1e3 if limits is not None and work is not None else None
     kind = bound(limits, work, dtype) if limits is not None and work is not None else ""
-    share = middle / total if total else 0.0
     return Row(
-        part, how, direction, low * 1e3, middle * 1e3, high * 1e3, share, limit, kind, None, kernel
+        part, how, direction, low * 1e3, middle * 1e3, high * 1e3, 0.0, limit, kind, None, kernel
     )

@@ -190,10 +190,13 @@ def test_plots_from_a_file(tmp_path, capsys):
     assert main(["bench", "plot", str(path), str(tmp_path / "no")]) == 2
 
 
-@pytest.mark.parametrize("command", ["bench", "doctor", "calibrate", "report"])
+HELPED = ["bench", "doctor", "calibrate", "report", "bench compare", "bench table", "bench plot"]
+
+
+@pytest.mark.parametrize("command", HELPED)
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text and f"graphnn {command}" in text.split("examples:")[1]
