@@ -45,6 +45,27 @@ class Events:
         return start.elapsed_time(end) * 1e-3
 
 
+class Seconds(float):
+    """Seconds of a run, and whether the machine was taken away meanwhile."""
+
+    interrupted: bool
+
+    def __new__(cls, value: float, interrupted: bool) -> Seconds:
+        """A number that remembers it."""
+        made = super().__new__(cls, value)
+        made.interrupted = interrupted
+        return made
+
+
+def interruptions() -> int:
+    """How often the system has taken the processor from this process, where it counts that."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+
+
 def timer_for(device: str) -> Timer:
     """The clock of a kind of device: "cpu" or "cuda"."""
     return Events() if device == "cuda" else clocked
@@ -57,9 +78,10 @@ def rounds(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(count + warm):
         for name, run in runs.items():
+            before = interruptions()
             found = timer(run)
             if number >= warm:
-                seconds[name].append(found)
+                seconds[name].append(Seconds(found, interruptions() > before))
     return seconds
 
 

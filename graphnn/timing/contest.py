@@ -66,7 +66,7 @@ class Contest:
                 right = found if right is None else right
                 self.errors[name] = error(found, right)
             except Patience:
-                self.absent[name] = f"not compiled within {self.patience:g} s"
+                self.absent[name] = f"not compiled within {self.patience:.3g} s"
                 continue
             except Exception as problem:  # one contender's failure is a result
                 self.failed[name] = f"{type(problem).__name__}: {problem}"[:LONGEST]
@@ -225,12 +225,13 @@ def time_runs(
 
 
 def standing(sweeps: Sequence[Mapping[str, Sequence[float]]], lead: str) -> dict[str, Any]:
-    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, and
-    how many times the time of `lead` it took, by the median of the rounds' ratios."""
+    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, how
+    many rounds were not interrupted by the system, and how many times the time of `lead` it took, by the median of the rounds' ratios."""
     found: dict[str, Any] = {}
     for name in sweeps[0]:
         together = [s for sweep in sweeps for s in sweep[name]]
         found[name] = {**summary(together), "rounds": len(together)}
+        found[name]["clean"] = sum(not getattr(s, "interrupted", False) for s in together)
         found[name]["sweeps"] = [min(s[name]) * 1e3 for s in sweeps]
         if lead in sweeps[0]:
             pairs = [p for s in sweeps for p in zip(s[name], s[lead])]

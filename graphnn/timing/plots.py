@@ -152,10 +152,10 @@ def roofline(found: Found) -> Plot:
     device = Device.of(found["limits"])
     figure, (ax,) = _figure(7.4, 4.8, 1)
     dtypes = list(dict.fromkeys(r["case"]["dtype"] for r in rows))
-    points = _points(ax, rows)
-    _roofs(ax, device, dtypes, points)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    points = _points(ax, rows)
+    _roofs(ax, device, dtypes, points)
     ax.set_xlabel("operations of products a byte that must move")
     ax.set_ylabel("operations a second")
     ax.grid(True, which="major", alpha=0.3)
@@ -190,39 +190,26 @@ def _points(ax: Any, rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
-    """The slope of the memory and the flat roofs of products."""
+    """The slopes of memory and caches, and the flat roofs of products."""
     low, high = min(xs) / 3, max(xs) * 3
-    best = max(top(device, getattr(torch, d)) for d in dtypes)
-    for size, copied in device.copies[:-1]:
-        ends = [low, min(high, best / copied)]
-        if ends[1] > low:
-            ys = [x * copied for x in ends]
-            ax.plot(ends, ys, color="#85929e", linewidth=0.8, linestyle="--")
-            _along(ax, f"{size / 2**20:.3g} MB in a cache", ends, ys)
-    ax.set_ylim(top=best * 3)
-    memory = device.copies[-1][1]
-    _along(ax, f"memory, {memory / 1e9:.3g} GB/s", [low], [low * memory], below=True)
-    for dtype in dtypes:
-        roof = top(device, getattr(torch, dtype))
-        ridge = roof / memory
-        line = [x for x in (low, ridge, high) if low <= x <= high]
-        ys = [min(roof, x * memory) for x in line]
-        ax.plot(line, ys, color="#34495e", linewidth=1.2)
-        ax.annotate(
-            f"{dtype} products, {roof / 1e9:.0f} GFLOP/s",
-            (high, min(roof, high * memory)),
-            textcoords="offset points",
-            xytext=(-4, 4),
-            ha="right",
-            fontsize=7,
+    roofs = {d: top(device, getattr(torch, d)) for d in dtypes}
+    best, memory = max(roofs.values()), device.copies[-1][1]
+    for (size, rate), dashes in zip(device.copies[:-1], (":", "--", "-.")):
+        ends = [low, max(low, min(high, best / rate))]
+        label = f"cache, {size / 2**20:.3g} MB: {rate / 1e9:.3g} GB/s"
+        style = {"color": "#85929e", "linewidth": 1.0, "linestyle": dashes}
+        ax.plot(ends, [x * rate for x in ends], label=label, **style)
+    for dtype, roof in roofs.items():
+        line = [low, *([roof / memory] if low < roof / memory < high else []), high]
+        named = {"label": f"memory: {memory / 1e9:.3g} GB/s"} if roof == best else {}
+        ax.plot(
+            line, [min(roof, x * memory) for x in line], color="#34495e", linewidth=1.4, **named
         )
-
-
-def _along(ax: Any, text: str, xs: list[float], ys: list[float], below: bool = False) -> None:
-    """A word at the lower end of a line, turned as the line is."""
-    offset = (10, -3) if below else (3, 4)
-    where = {"textcoords": "offset points", "xytext": offset, "rotation": 40}
-    ax.annotate(text, (xs[0], ys[0]), fontsize=6, color="#5d6d7e", rotation_mode="anchor", **where)
+        place = (high, min(roof, high * memory))
+        text = f"{dtype} products, {roof / 1e9:.0f} GFLOP/s"
+        offset = {"textcoords": "offset points", "xytext": (-4, 4)}
+        ax.annotate(text, place, ha="right", fontsize=7, **offset)
+    ax.set_ylim(top=best * 2.5)
 
 
 def save_all(found: Found, folder: str | os.PathLike[str], stem: str) -> list[pathlib.Path]:

@@ -159,7 +159,9 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
     others = [r for r in found["rows"] if r["case"] != record]
     rows = []
     for what, sweeps in entry.sweeps.items():
-        row = {**_row(record, what, contest.failed), "absent": contest.absent}
+        contested = what in contest.passes()  # who was refused is so there, not elsewhere
+        row = _row(record, what, contest.failed if contested else {})
+        row["absent"] = contest.absent if contested else {}
         row["contenders"] = standing(sweeps, lead(found))
         _judge(row, entry, what, limits)
         rows.append(row)

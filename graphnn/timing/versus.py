@@ -7,6 +7,7 @@ quadrature: how far the first quartile lies from the best, and the best of one s
 another; at least 10% each. What the machine did from one run to the other shows in the peers, whose
 code is the same: the median of their ratios is the drift, and a change of ours must exceed the
 noise with it and without it. What their ratios scatter about the drift, four deviations, is noise.
+Nothing is claimed of what was timed once, or was interrupted by the system in every round.
 """
 
 from __future__ import annotations
@@ -115,12 +116,18 @@ def _change(
 ) -> Change:
     ratio, fastest = b["median"] / a["median"], best(b) / best(a)
     noise = max(least, 1 + math.hypot(spread(a), spread(b)))
-    if a["rounds"] < 3 or b["rounds"] < 3:
-        noise = math.inf  # a single time says nothing of its noise
+    if unknown(a) or unknown(b):
+        noise = math.inf
     slower = all(r > noise for r in (fastest, fastest / drift))
     faster = all(r < 1 / noise for r in (fastest, fastest / drift))
     verdict = SLOWER if slower else FASTER if faster else WITHIN
     return Change(*where, name, a["median"], b["median"], ratio, fastest, noise, verdict)
+
+
+def unknown(standing: dict[str, Any]) -> bool:
+    """Whether times say nothing of their noise: too few, or each one interrupted by the system (on
+    a busy machine a run that is longer than its turn always is)."""
+    return standing["rounds"] < 3 or standing.get("clean", 1) == 0
 
 
 def best(standing: dict[str, Any]) -> float:
@@ -159,7 +166,7 @@ def show(found: Versus, first: Found, second: Found, out: Console | None = None)
     for column in ("first ms", "second ms", "ratio", "of the best", "noise", ""):
         table.add_column(column, justify="right")
     for c in sorted(found.changes, key=lambda c: c.contender != OURS):
-        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "timed once"
+        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "not known"
         cells = [c.case, c.what, c.contender, ms(c.before), ms(c.after), f"{c.ratio:.2f}x"]
         table.add_row(
             *cells, f"{c.best:.2f}x", noise, c.verdict, style="bold" if c.verdict != WITHIN else ""

@@ -58,6 +58,15 @@ def test_rounds_are_interleaved_and_warming_up_is_not_counted():
     assert found == {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
 
 
+def test_rounds_that_the_system_interrupted_are_counted(monkeypatch):
+    counts = iter([0, 0, 0, 2, 2, 2])  # before and after each of three rounds: the second was
+    monkeypatch.setattr("graphnn.timing.clock.interruptions", lambda: next(counts))
+    clock = Planted({"a": [1.0, 2.0, 3.0]})
+    found = rounds(clock.runs(), 3, clock, warm=0)
+    assert [s.interrupted for s in found["a"]] == [False, True, False]
+    assert standing([found], "a")["a"]["clean"] == 2
+
+
 def test_a_summary_is_median_and_quartiles_in_ms():
     assert summary([1.0, 2.0, 3.0, 4.0, 5.0]) == {
         "best": 1000,

@@ -118,6 +118,17 @@ def test_what_was_timed_once_is_never_a_change():
     assert found.changes[0].verdict == WITHIN and math.isinf(found.changes[0].noise)
 
 
+def test_what_was_interrupted_in_every_round_is_never_a_change():
+    always = {"graphnn": made.standing(9.0, clean=0)}
+    once = {"graphnn": made.standing(9.0, clean=1)}
+    first = made.results([made.row(contenders={"graphnn": made.standing(1.0, clean=15)})])
+    for contenders, verdict in ((always, WITHIN), (once, "slower")):
+        found = versus(first, made.results([made.row(contenders=contenders)]))
+        assert found.changes[0].verdict == verdict
+        back = versus(made.results([made.row(contenders=contenders)]), first)
+        assert (back.changes[0].verdict == WITHIN) == (verdict == WITHIN)
+
+
 def test_other_devices_versions_and_cases_are_warned_of():
     first, second = made.run(), made.run()
     second["about"]["torch"] = "2.1"
