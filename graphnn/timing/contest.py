@@ -225,8 +225,9 @@ def time_runs(
 
 
 def standing(sweeps: Sequence[Mapping[str, Sequence[float]]], lead: str) -> dict[str, Any]:
-    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, how
-    many rounds were not interrupted by the system, and how many times the time of `lead` it took, by the median of the rounds' ratios."""
+    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, how many
+    rounds the system did not interrupt, and how many times the time of `lead` it took, by the
+    median of the rounds' ratios."""
     found: dict[str, Any] = {}
     for name in sweeps[0]:
         together = [s for sweep in sweeps for s in sweep[name]]

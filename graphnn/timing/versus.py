@@ -180,8 +180,15 @@ def show(found: Versus, first: Found, second: Found, out: Console | None = None)
 def summary(found: Versus) -> str:
     """What it comes to, in a line or two."""
     peers = f"the peers, whose code is the same, took {found.drift:.2f}x the time"
-    ours = [c for c in found.changes if c.contender == OURS and c.verdict != WITHIN]
+    all_ours = [c for c in found.changes if c.contender == OURS]
+    silent = sum(math.isinf(c.noise) for c in all_ours)
+    if silent:
+        peers += (
+            f"; {silent} of {len(all_ours)} timings of graphnn were not judged: timed once, or "
+            "interrupted by the system in every round"
+        )
+    ours = [c for c in all_ours if c.verdict != WITHIN]
     if not ours:
-        return f"no significant change of graphnn; {peers}"
+        return f"no significant change of graphnn among those judged; {peers}"
     words = ", ".join(f"{c.case} {c.what} {c.verdict} ({c.best:.2f}x)" for c in ours)
     return f"{words}; {peers}"

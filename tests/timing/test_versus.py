@@ -125,6 +125,8 @@ def test_what_was_interrupted_in_every_round_is_never_a_change():
     for contenders, verdict in ((always, WITHIN), (once, "slower")):
         found = versus(first, made.results([made.row(contenders=contenders)]))
         assert found.changes[0].verdict == verdict
+        silent = "1 of 1 timings of graphnn were not judged" in summary(found)
+        assert silent == (verdict == WITHIN)
         back = versus(made.results([made.row(contenders=contenders)]), first)
         assert (back.changes[0].verdict == WITHIN) == (verdict == WITHIN)
 
