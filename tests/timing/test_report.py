@@ -172,7 +172,8 @@ def test_the_roofline_has_every_case_under_the_roofs_of_its_run():
     assert mine[0].get_ydata()[0] == pytest.approx(1e9)
     low, high = ax.get_ylim()
     assert all(low < y < high for p in points for y in p.get_ydata())
-    assert high / low < 1e4
+    # neither end of the page lies far from what is on it
+    assert low > min(y for p in points for y in p.get_ydata()) / 10 and high < 10 * 371e9
     assert any("float32 products, 371 GFLOP/s" in t.get_text() for t in ax.texts)
 
 
