@@ -24,12 +24,13 @@ pre { background: #f4f6f7; border: 1px solid #e5e8e8; border-radius: 6px; paddin
   overflow-x: auto; margin: .5rem 0;
   font: 12.5px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e5e8e8;
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #e5e8e8;
   white-space: nowrap; }
 th { color: #5d6d7e; font-weight: 600; }
 th.left, td.left { text-align: left; }
 td.inner { padding-left: 2rem; color: #5d6d7e; }
-td.bar { min-width: 110px; }
+td.bar { min-width: 100px; }
+div.wide { overflow-x: auto; }
 td.bar span { display: inline-block; height: .7em; background: #c0392b; border-radius: 2px; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
@@ -94,7 +95,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
     kinds = [' class="left"' if n < left else "" for n in range(len(heads))]
     top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads))
     body = "".join(f"<tr>{''.join(_cell(k, c) for k, c in zip(kinds, row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    made = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{made}</div>'
 
 
 def _cell(kind: str, content: str) -> str:
