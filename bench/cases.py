@@ -1,59 +1,166 @@
-"""The loops that are timed on a GPU, as data: which, how large, in which order."""
+"""What is timed, as data: which network, how large, which passes, in which order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
-from bench.variants import ALL
+from graphnn.bench.attention import KINDS
+from graphnn.bench.variants import ALL
+
+STEP, PLANNING = "step", "planning"
+# six loops, of which only the planning is timed
+DEEP = "3 layers, 2 directions"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network at one size. `compiled`: torch.compile of its eager loop is timed too."""
+    """One network at one size.
+
+    `sizes` by letter: T steps, B examples, H width; of attention Q queries and S sources or slots.
+    `extra` are passes beside forward and backward. `compiled`: torch.compile is timed too; unrolled
+    loops take minutes beyond `COMPILED_STEPS`.
+    """
 
     network: str
-    steps: int = 256
-    batch: int = 16
-    width: int = 128
-    dtype: str = "bfloat16"
+    sizes: tuple[tuple[str, int], ...]
+    dtype: str = "float32"
+    extra: tuple[str, ...] = ()
     compiled: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.network} T{self.steps} B{self.batch} H{self.width} {self.dtype}"
+    def record(self) -> dict[str, Any]:
+        """Network, sizes and dtype, as results have them."""
+        return {"network": self.network, "sizes": dict(self.sizes), "dtype": self.dtype}
+
+    def size(self, letter: str) -> int:
+        """The size of a letter."""
+        return dict(self.sizes)[letter]
+
+    def at(self, **sizes: int) -> Case:
+        """The same with other sizes, without what is timed of the middle one alone."""
+        changed = tuple((k, sizes.get(k, v)) for k, v in self.sizes)
+        return replace(self, sizes=changed, extra=(), compiled=False)
 
 
-LAYERS = ("LSTM", "GRU", "RNN", "reset-before GRU")
-CELLS = tuple(name for name in ALL if name not in LAYERS)
+@dataclass(frozen=True)
+class Suite:
+    """Cases in the order of what matters most, and how they are timed: rounds at most a sweep,
+    seconds a pass and sweep, sweeps, seconds in all; `patience` seconds for a contender to compile,
+    `compiling` for all of them together."""
+
+    cases: tuple[Case, ...]
+    rounds: int
+    spend: float
+    sweeps: int
+    budget: float
+    patience: float
+    compiling: float
+    text: str
+
+
 # unrolled, torch.compile takes minutes beyond
 COMPILED_STEPS = 64
 
 
-def _sweeps() -> Iterator[Case]:
+def loop(network: str, T: int, B: int, H: int, dtype: str = "float32", **more: Any) -> Case:
+    """A recurrent network."""
+    return Case(network, (("T", T), ("B", B), ("H", H)), dtype, **more)
+
+
+def attention(network: str, B: int, Q: int, S: int, H: int, dtype: str = "float32") -> Case:
+    """Attention of Q queries over S sources."""
+    return Case(network, (("B", B), ("Q", Q), ("S", S), ("H", H)), dtype, (PLANNING,), True)
+
+
+def lookup(B: int, S: int, H: int, dtype: str = "float32") -> Case:
+    """A memory of S slots, addressed by B examples."""
+    return Case("lookup", (("B", B), ("S", S), ("H", H)), dtype, (PLANNING,), True)
+
+
+def each(middle: Case, **sizes: tuple[int, ...]) -> Iterator[Case]:
     """Each size on its own, around the case in the middle."""
-    for name in LAYERS:
-        middle = Case(name)
-        yield middle
-        yield from (replace(middle, width=h) for h in (64, 256, 512))
-        yield from (replace(middle, dtype=d) for d in ("float32", "float16"))
-        yield from (replace(middle, batch=b) for b in (1, 64, 256))
-        yield from (replace(middle, steps=t) for t in (64, 1024))
+    for letter, values in sizes.items():
+        yield from (middle.at(**{letter: v}) for v in values if v != middle.size(letter))
 
 
-TINY = [Case(name, 3, 2, 16, "float32") for name in ("LSTM", "layer-norm LSTM", "MinGRU")]
-TINY += [Case("RNN", 2, 1, 16, "bfloat16")]
-QUICK = [Case(n) for n in ("LSTM", "GRU", "RNN", "layer-norm LSTM", "MinGRU")]
-QUICK += [Case("LSTM", width=512)]
-# in order of what matters most: a budget of time may cut the end off
-GPU = [
-    *QUICK,
-    *(Case(name) for name in (*LAYERS, *CELLS)),
-    *(Case(n, COMPILED_STEPS, compiled=True) for n in ("LSTM", "layer-norm LSTM")),
-    *_sweeps(),
-    *(Case(name, width=h) for name in CELLS for h in (64, 512)),
-]
-GPU = list(dict.fromkeys(GPU))
-SIZES = product((64, 256, 1024), (1, 16, 64, 256), (64, 128, 256, 512))
-DTYPES = ("bfloat16", "float16", "float32")
-EVERY = [Case(n, *s, dtype=d) for s in SIZES for n in ALL for d in DTYPES]
+def unique(*cases: Case) -> tuple[Case, ...]:
+    """Each case once, in order: the first that has its sizes."""
+    found: dict[str, Case] = {}
+    for case in cases:
+        found.setdefault(str(case.record()), case)
+    return tuple(found.values())
+
+
+LAYERS = ("LSTM", "GRU", "RNN", "reset-before GRU")
+CELLS = tuple(name for name in ALL if name not in LAYERS)
+EXTRA = (STEP, PLANNING)
+
+
+def _quick() -> tuple[Case, ...]:
+    """A short loop, which torch.compile unrolls in seconds; then each size on its own."""
+    middle = [
+        loop(n, 8, 16, 64, extra=EXTRA, compiled=True)
+        for n in ("LSTM", "GRU", "reset-before GRU", "two speeds")
+    ]
+    # those that compile in seconds first: all share the time for it
+    quick = [lookup(16, 4096, 64), attention("additive attention", 4, 16, 64, 64)]
+    around = each(middle[0], T=(32, 128), B=(4, 64), H=(128, 256))
+    return unique(*quick, *middle, *around, *each(middle[3], T=(32, 128)))
+
+
+def _gpu() -> tuple[Case, ...]:
+    """In bfloat16, around T 256, B 16, H 128; then attention, the other cells and dtypes."""
+    half = {"dtype": "bfloat16"}
+    middle = [loop(n, 256, 16, 128, extra=EXTRA, **half) for n in LAYERS]
+    short = [
+        loop(n, COMPILED_STEPS, 16, 128, compiled=True, **half)
+        for n in ("LSTM", "reset-before GRU", "two speeds", "layer-norm LSTM")
+    ]
+    many = [
+        attention("additive attention", 16, 64, 512, 128, "bfloat16"),
+        attention("dot attention", 16, 512, 512, 64, "bfloat16"),
+        lookup(16, 1 << 20, 64, "bfloat16"),
+    ]
+    cells = [loop(n, 256, 16, 128, **half) for n in CELLS]
+    around: list[Case] = []
+    for case in middle:
+        around += each(case, H=(64, 256, 512), B=(1, 64, 256), T=(64, 1024))
+        around += [replace(case.at(), dtype=d) for d in ("float32", "float16")]
+    wide = [c.at(H=h) for c in cells for h in (64, 512)]
+    more = [*each(many[0], S=(64, 4096)), *each(many[2], S=(1 << 17, 1 << 23))]
+    return unique(*middle, *cells[:2], *many, *short, *cells[2:], *around, *more, *wide)
+
+
+def _cpu() -> tuple[Case, ...]:
+    """The sizes of the README's table."""
+    names = [n for n in ALL if n in LAYERS or n in ("the same, gate by gate", *CELLS[:6])]
+    sizes = ((100, 32, 128), (100, 32, 256), (64, 16, 512))
+    loops = [loop(n, *size, extra=(PLANNING,)) for n in names for size in sizes]
+    return (*loops, Case(DEEP, (("H", 8),)))
+
+
+def _tiny() -> tuple[Case, ...]:
+    names = ("LSTM", "layer-norm LSTM", "MinGRU", "RNN")
+    loops = [loop(n, 3, 2, 16) for n in names]
+    return unique(*loops, attention("dot attention", 1, 3, 4, 8), lookup(2, 5, 4))
+
+
+def _every() -> tuple[Case, ...]:
+    sizes = product((64, 256, 1024), (1, 16, 64, 256), (64, 128, 256, 512))
+    dtypes = ("bfloat16", "float16", "float32")
+    return tuple(loop(n, *s, dtype=d) for s in sizes for n in ALL for d in dtypes)
+
+
+INF = float("inf")
+SUITES = {
+    "tiny": Suite(_tiny(), 5, 0.1, 1, INF, 30.0, INF, "a few small cases, to see that all works"),
+    "quick": Suite(_quick(), 11, 0.25, 2, 100.0, 30.0, 65.0, "the main cases, within two minutes"),
+    "cpu": Suite(_cpu(), 15, 3.0, 2, INF, 60.0, INF, "the sizes of the README's table"),
+    "gpu": Suite(
+        _gpu(), 15, 1.0, 1, 500.0, 60.0, 240.0, "each size on its own, ten minutes, on a GPU"
+    ),
+    "every": Suite(_every(), 15, 3.0, 1, INF, 120.0, INF, "every network, size and dtype: hours"),
+}
+NETWORKS = (*ALL, *KINDS, DEEP)

@@ -1,4 +1,4 @@
-"""What a call costs beside its kernels: `python -m bench.overhead`.
+"""What a call costs beside its kernels: `python -m graphnn.bench.overhead`.
 
 An LSTM's kernels are planned for a GPU and their launches replaced by nothing; what is left is
 Python's own work on the CPU, in microseconds a call: finding the program, checking, allocating
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import graphnn as gn
-from bench.networks import NETWORKS
+from graphnn.bench.networks import NETWORKS
 
 
 class Nothing:

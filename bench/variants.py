@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.networks import NETWORKS, Cell, Layer, Peer
+from graphnn.bench.networks import NETWORKS, Cell, Layer, Peer
 
 STEPS = {"LSTM": torch.lstm_cell, "GRU": torch.gru_cell, "RNN": torch.rnn_tanh_cell}
 

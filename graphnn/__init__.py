@@ -27,6 +27,7 @@ from graphnn.functions import (
 from graphnn.graph import Graph
 from graphnn.idioms import attend, lookup
 from graphnn.model import Compiled, compile
+from graphnn.timing.compare import compare
 from graphnn.unroll import unroll
 from graphnn.value import State, Value
 
@@ -40,6 +41,7 @@ __all__ = [
     "argmax",
     "attend",
     "clip_gradient",
+    "compare",
     "compile",
     "cosine",
     "delay",

@@ -98,6 +98,14 @@ class PictureError(GraphError):
     """A picture or plot that cannot be made or saved as asked."""
 
 
+class DeviceError(GraphnnError):
+    """Constants of a device, or amounts of work, that make no sense."""
+
+
+class TimingError(GraphnnError):
+    """Timings that cannot be made, read or compared as asked."""
+
+
 class CallError(GraphnnError):
     """A compiled model was called with something it cannot take."""
 

@@ -446,11 +446,23 @@ class Compiled(nn.Module):
 
         return draw(self, path, unroll, plan)
 
-    def explain(self, **variant: Any) -> str:
+    def profile(self, *, lengths: Any = None, backward: Any = None, **inputs: Tensor) -> Any:
+        """Where the time of a call on these inputs goes: see `graphnn.timing.profile.profile`."""
+        from graphnn.timing.profile import profile
+
+        return profile(self, inputs, lengths, backward)
+
+    def explain(self, measure: Mapping[str, Tensor] | None = None, **variant: Any) -> str:
         """What runs before, in and after each loop, how, and why.
 
-        `lengths=("time",)` explains a call that gives lengths for these axes.
+        `lengths=("time",)` explains a call that gives lengths for these axes; `measure` are inputs
+        to time it on: what was measured then stands beside what the cost model expected.
         """
+        if measure is not None:
+            from graphnn.timing.profile import profile
+
+            measured = f"measured, beside what the cost model expects:\n{profile(self, measure)}"
+            return f"{self.explain(**variant)}\n{measured}"
         ragged = frozenset(variant.pop("lengths", ()))
         wanted = Variant(ragged, **{"target": self._here(), **variant})
         planned = self._planned(wanted)

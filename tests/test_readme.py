@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from graphnn.timing.results import load
+from graphnn.timing.table import markdown
+
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
@@ -41,3 +44,8 @@ def test_ci_runs_the_test_command():
     commands = next(b for b in blocks("bash") if "pytest" in b).strip().split(" && ")
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [c for c in commands if c not in script] == []
+
+
+def test_the_table_of_timings_is_that_of_the_file():
+    found = load(ROOT / "bench" / "results" / "cpu.json")
+    assert markdown(found) in TEXT

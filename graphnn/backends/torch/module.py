@@ -26,6 +26,16 @@ from graphnn.planner.sink import absorbed
 Tensor = torch.Tensor
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a program: the nodes of whole axes, or a loop; `end` is where its lines end."""
+
+    nodes: list[int]
+    cut: LoopIR | None
+    program: LoopProgram | None
+    end: int
+
+
 @dataclass(eq=False)
 class Program:
     """A model's generated code: `main(parameters, inputs, lengths, sizes, device)`."""
@@ -36,6 +46,8 @@ class Program:
     loops: list[LoopProgram]  # each once, however many loops it runs
     outputs: list[str]
     program_of: dict[int, LoopProgram]  # by the states of loops
+    ir: IR
+    pieces: list[Piece]  # in order, after the lines that take the arguments apart
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -123,12 +135,15 @@ class _Writer:
     def write(self) -> Program:
         s = self.s
         self._sources()
-        calls = iter(self.calls)
+        calls, pieces = iter(self.calls), [Piece([], None, None, len(self.lines))]
         for part in self.parts:
             if isinstance(part, Whole):
                 self._whole(part)
+                pieces.append(Piece(part.nodes, None, None, len(self.lines)))
             else:
-                self._call(*next(calls))
+                cut, program = next(calls)
+                self._call(cut, program)
+                pieces.append(Piece(cut.loop.nodes, cut, program, len(self.lines)))
         outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
         head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
@@ -144,7 +159,8 @@ class _Writer:
         }
         main = load(source, "main", objects)
         of = {i: program for cut, program in self.calls for i in cut.loop.states}
-        return Program(source, main, self.parameters, self.programs, list(self.ir.outputs), of)
+        names = list(self.ir.outputs)
+        return Program(source, main, self.parameters, self.programs, names, of, self.ir, pieces)
 
     def _sources(self) -> None:
         s, add = self.s, self.lines.append

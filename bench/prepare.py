@@ -1,0 +1,265 @@
+"""A case put together: the network, our model, its contenders, and what is right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graphnn as gn
+from graphnn.backends.triton.graphs import CHECKED, SEEN, Replayed
+from graphnn.bench.attention import KINDS
+from graphnn.bench.cases import COMPILED_STEPS, DEEP, PLANNING, STEP, Case
+from graphnn.bench.networks import Deep, Layer
+from graphnn.bench.peers import others
+from graphnn.bench.variants import ALL, loop
+from graphnn.planner.cost import Device
+from graphnn.planner.work import of_graph
+from graphnn.timing.clock import Run
+from graphnn.timing.contest import BOTH, FORWARD, Contest, results
+from graphnn.timing.forecast import forecast
+from graphnn.timing.run import OURS, Prepared
+
+EAGER, LAYER_OF_TORCH, COMPILE = "eager", "torch.nn", "torch.compile"
+# steps to which the definition itself says what is right; beyond, the eager loop in float64 does
+DEFINED = 64
+# bytes of NaN that are left in memory before a GPU's results are checked
+POISON = 256 << 20
+
+
+@dataclass
+class Subject:
+    """A network and its inputs; `given` turns them into what a graph takes, `back` what a graph
+    returns into what the others return (loops like time first, graphs have the batch first)."""
+
+    net: Any
+    inputs: dict[str, Tensor]
+    eager: Callable[..., Tensor]
+    given: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    back: Callable[[Tensor], Tensor] = lambda y: y
+
+    def ours(self, model: gn.Compiled) -> Run:
+        """A call of a compiled model."""
+        return lambda: self.back(model(**self.given(self.inputs)))
+
+    def exactly(self) -> Subject:
+        """The same in float64."""
+        net = copy.deepcopy(self.net).double()
+        inputs = {k: v.detach().double().requires_grad_() for k, v in self.inputs.items()}
+        eager = net.eager if isinstance(net, tuple(KINDS.values())) else loop(net)
+        return Subject(net, inputs, eager, self.given, self.back)
+
+
+def subject(case: Case, device: str) -> Subject:
+    """The network of a case, with parameters and inputs that the same case always has."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, case.dtype)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device).to(dtype).requires_grad_()
+
+    sizes = dict(case.sizes)
+    if case.network in KINDS:
+        net = KINDS[case.network](sizes["H"], sizes["S"]).to(device, dtype)
+        inputs = {"q": leaf(sizes["B"], *([sizes["Q"]] if "Q" in sizes else []), sizes["H"])}
+        if "Q" in sizes:
+            inputs["h"] = leaf(sizes["B"], sizes["S"], sizes["H"])
+        return Subject(net, inputs, net.eager)
+    made = ALL[case.network](sizes["H"]).to(device, dtype)
+    if isinstance(made, Layer):
+        made.layer.flatten_parameters()
+    x = leaf(sizes["T"], sizes["B"], sizes["H"] * getattr(made, "inputs", 1))
+    turn = lambda y: y.transpose(0, 1)
+    return Subject(made, {"x": x}, loop(made), lambda inputs: {"x": turn(inputs["x"])}, turn)
+
+
+def prepare(case: Case, backend: str, device: str, limits: Device, patience: float) -> Prepared:
+    """Everything that timing a case takes."""
+    if case.network == DEEP:
+        return Prepared(Contest(str(case), {}), passes={PLANNING: planning(Deep(8), backend)})
+    found = subject(case, device)
+    model = gn.compile(found.net, backend=backend)
+    runs, absent = contenders(case, found, model, device)
+    contest = Contest(
+        str(case),
+        runs,
+        wanted=[*found.inputs.values(), *found.net.parameters()],
+        right=lambda: right(case, found),
+        baseline=EAGER,
+        dtype=case.dtype,
+        slow=frozenset({COMPILE, "FlexAttention"} & set(runs)),
+        patience=patience,
+        before=lambda: poison(device),
+        absent=absent,
+    )
+    sizes = model_sizes(model, found)
+    work = {w: of_graph(model.plan.ir, sizes, w == BOTH) for w in (FORWARD, BOTH)}
+    return Prepared(
+        contest,
+        work,
+        extra(case, found, model),
+        {FORWARD: forecast(model, sizes, limits)},
+        lambda: details(model, case, device),
+        SEEN + CHECKED if device == "cuda" else 0,
+        first=bool(case.extra),
+    )
+
+
+def model_sizes(model: gn.Compiled, found: Subject) -> dict[str, int]:
+    """The lengths of a graph's axes in a call."""
+    from graphnn import calls
+
+    return calls.read(model.ir, found.given(found.inputs), None, None, None).sizes
+
+
+def contenders(
+    case: Case, found: Subject, model: gn.Compiled, device: str
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """Who computes this case, on the same parameters and inputs; and who is absent, and why."""
+    inputs = found.inputs
+    bound: Callable[[Callable[..., Tensor]], Run] = lambda f: lambda: f(**inputs)
+    runs: dict[str, Run] = {OURS: found.ours(model)}
+    absent: dict[str, str] = {}
+    if isinstance(found.net, Layer):
+        runs[LAYER_OF_TORCH] = bound(found.net.peer())
+    runs[EAGER] = bound(found.eager)
+    if hasattr(found.net, "sdpa"):
+        runs["SDPA"] = bound(found.net.sdpa)
+    if case.network in KINDS and case.network != "lookup":
+        _flex(case, device, inputs, runs, absent)
+    there, missing = others(found.net, case.network, device, case.dtype)
+    runs |= {name: bound(peer) for name, peer in there.items()}
+    if case.compiled:
+        runs[COMPILE] = bound(_compiled(found.eager))
+    else:
+        absent[COMPILE] = f"unrolls a loop: timed at few steps (up to {COMPILED_STEPS}) only"
+    return runs, {**absent, **missing}
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.compile of a function, begun when it is first called: its imports take seconds."""
+    made: list[Callable[..., Tensor]] = []
+
+    def call(**inputs: Tensor) -> Tensor:
+        if not made:
+            made.append(torch.compile(function, dynamic=False))
+        return made[0](**inputs)
+
+    return call
+
+
+def _flex(
+    case: Case, device: str, inputs: dict[str, Tensor], runs: dict[str, Run], absent: dict[str, str]
+) -> None:
+    """FlexAttention, for scores that it can represent."""
+    if case.network != "dot attention":
+        absent["FlexAttention"] = "its score has no room for a reduction over features"
+    elif device != "cuda":
+        absent["FlexAttention"] = "has no backward on a CPU"
+    else:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        flex = _compiled(lambda q, h: flex_attention(q[:, None], h[:, None], h[:, None])[:, 0])
+        runs["FlexAttention"] = lambda: flex(**inputs)
+
+
+def right(case: Case, found: Subject) -> list[Tensor]:
+    """Results and gradients in float64: by the definition, or, where that takes too long, by the
+    eager loop."""
+    exact = found.exactly()
+    wanted = [*exact.inputs.values(), *exact.net.parameters()]
+    if positions(case) <= DEFINED:
+        return results(exact.ours(gn.compile(exact.net, backend="reference")), wanted)
+    return results(lambda: exact.eager(**exact.inputs), wanted)
+
+
+def poison(device: str) -> None:
+    """Leave NaN in the memory that is handed out next: what a kernel does not write is seen."""
+    if device == "cuda":
+        torch.full((POISON // 4,), float("nan"), device=device)
+
+
+def positions(case: Case) -> int:
+    """How many positions the definition would go through, one by one."""
+    sizes = dict(case.sizes)
+    return sizes.get("T", 1) * sizes.get("Q", 1) * sizes.get("S", 1)
+
+
+def extra(case: Case, found: Subject, model: gn.Compiled) -> dict[str, dict[str, Run]]:
+    """The passes besides forward and backward: one step of a stream, and planning."""
+    made: dict[str, dict[str, Run]] = {}
+    if STEP in case.extra:
+        made[STEP] = _steps(found, model)
+    if PLANNING in case.extra:
+        made[PLANNING] = planning(found.net, model.backend)
+    return made
+
+
+def planning(net: nn.Module, backend: str) -> dict[str, Run]:
+    """Tracing, checking, planning, writing the code, backward too: no kernel is compiled."""
+
+    def run() -> None:
+        gn.compile(net, backend=backend).source()
+
+    return {OURS: run}
+
+
+def _steps(found: Subject, model: gn.Compiled) -> dict[str, Run]:
+    """One position, from states that are there: as in streaming."""
+    x = found.inputs["x"].detach()[:1]
+    with torch.no_grad():
+        _, state = model.step(model.initial_state(x.shape[1]), x=x[0])
+
+    def without(run: Run) -> Run:
+        def call() -> Any:
+            with torch.no_grad():
+                return run()
+
+        return call
+
+    runs: dict[str, Run] = {OURS: lambda: model.step(state, x=x[0])}
+    if isinstance(found.net, Layer):
+        layer = found.net.peer()
+        runs[LAYER_OF_TORCH] = lambda: layer(x)
+    runs[EAGER] = lambda: found.eager(x)
+    return {name: without(run) for name, run in runs.items()}
+
+
+def details(model: gn.Compiled, case: Case, device: str) -> dict[str, Any]:
+    """How our loops were run, with which launches; and what said what is right."""
+    by = "the definition" if positions(case) <= DEFINED else "the eager loop"
+    found = {"right": f"{by}, float64", "regimes": regimes(model)}
+    if device == "cuda":
+        found |= {"launches": launches(model), "graphs": replays(model)}
+    return found
+
+
+def regimes(model: gn.Compiled) -> dict[str, dict[str, str]]:
+    """How each loop of a model, or each generated function of it, is run, and why."""
+    found = {d.loop: {"regime": d.regime, "why": d.reason} for d in model.plan.decisions}
+    for part in _loops(model):
+        choices = getattr(part.lowering, "choices", {})
+        found |= {k: {"regime": c.regime, "why": c.reason} for k, c in choices.items()}
+    return found
+
+
+def launches(model: gn.Compiled) -> dict[str, list[dict[str, Any]]]:
+    """The launches that were chosen for each kernel of a model, compiled ones only."""
+    lowerings = [part.lowering for part in _loops(model)]
+    kernels = [item for x in lowerings if x is not None for item in x.launchers.items()]
+    return {name: [vars(c) for c in k.tuner.chosen.values()] for name, k in kernels}
+
+
+def replays(model: gn.Compiled) -> dict[str, dict[str, Any]]:
+    """Of each stepwise function the CUDA graphs recorded, or why there are none."""
+    functions = [f for x in _loops(model) for f in (x.train, x.infer, *x._backwards.values())]
+    found = {f.name: f.call for f in functions if isinstance(f.call, Replayed)}
+    return {name: {"recorded": len(f.graphs), "off": f.off} for name, f in found.items()}
+
+
+def _loops(model: gn.Compiled) -> list[Any]:
+    return [part for p in model._programs.values() for part in p.loops]

@@ -1,0 +1,7 @@
+"""`python -m graphnn.cli`."""
+
+import sys
+
+from graphnn.cli import main
+
+sys.exit(main())

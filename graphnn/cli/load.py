@@ -1,0 +1,103 @@
+"""What FILE:NAME on the command line means; and bad input, said in one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+from typing import Any
+
+from torch import nn
+
+from graphnn.graph import Graph
+from graphnn.model import Compiled, compile
+
+
+class Refused(Exception):
+    """Bad input on the command line: one line says what."""
+
+
+def load(spec: str, backend: str | None = None) -> Compiled:
+    """The compiled model that FILE:NAME means, for a backend (its own, or "auto")."""
+    thing, name = found(spec)
+    return _compiled(thing, name, backend)
+
+
+def found(spec: str) -> tuple[Any, str]:
+    """What lies under NAME in FILE, which is run for it; and NAME."""
+    module, name = _module(spec)
+    if not hasattr(module, name):
+        raise Refused(f"'{spec.rpartition(':')[0]}' has no '{name}'")
+    return getattr(module, name), name
+
+
+def _module(spec: str) -> tuple[Any, str]:
+    file, colon, name = spec.rpartition(":")
+    path = pathlib.Path(file)
+    if not colon or not name.isidentifier():
+        raise Refused(f"'{spec}' is not of the form FILE:NAME")
+    if not path.is_file():
+        raise Refused(f"there is no file '{file}'")
+    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", "") == str(path):
+        return sys.modules[path.stem], name
+    spec_ = importlib.util.spec_from_file_location(path.stem, path)
+    if spec_ is None or spec_.loader is None:
+        raise Refused(f"'{file}' is not a Python file")
+    module = importlib.util.module_from_spec(spec_)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    spec_.loader.exec_module(module)
+    return module, name
+
+
+def _compiled(thing: Any, name: str, backend: str | None) -> Compiled:
+    if callable(thing) and not isinstance(thing, nn.Module):
+        try:
+            thing = thing()
+        except TypeError as error:
+            raise Refused(f"'{name}' cannot be made without arguments: {error}") from None
+    if isinstance(thing, Compiled):
+        return thing if backend is None else compile(thing._source, backend)
+    if isinstance(thing, (nn.Module, Graph)):
+        return compile(thing, backend or "auto")
+    raise Refused(f"'{name}' is a {type(thing).__name__}, no graph, module or model")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least one."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
+
+
+def size(text: str) -> tuple[str, int]:
+    """The length of an axis: AXIS=N."""
+    axis, equals, number = text.partition("=")
+    if not equals or not axis:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form AXIS=N")
+    return axis, positive(number)
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return value
+
+
+def add(
+    commands: Any, name: str, text: str, examples: str, under: str = ""
+) -> argparse.ArgumentParser:
+    """A command, or one `under` another, whose help ends with the examples that show it."""
+    shown = [x for x in examples.splitlines() if f"graphnn {under} {name}".replace("  ", " ") in x]
+    epilog = "\n".join(["examples:", *shown]) if shown else None
+    plain = argparse.RawDescriptionHelpFormatter
+    made = commands.add_parser(
+        name, help=text, description=text, epilog=epilog, formatter_class=plain
+    )
+    return made  # type: ignore[no-any-return]

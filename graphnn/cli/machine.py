@@ -1,0 +1,44 @@
+"""The commands that look at the machine: doctor, calibrate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from graphnn.cli.load import add
+
+
+def add_all(commands: Any, examples: str) -> None:
+    """The grammar of these commands."""
+    command = add(commands, "doctor", "versions, GPU, cache: what will be used, and why", examples)
+    command.add_argument("--json", action="store_true", help="as JSON instead of words")
+    command.set_defaults(run=_doctor)
+    text = "measure this machine for the cost model; kept in the cache"
+    command = add(commands, "calibrate", text, examples)
+    command.add_argument("--json", action="store_true", help="print the constants as JSON")
+    command.add_argument("--dry", action="store_true", help="measure and print, keep nothing")
+    command.set_defaults(run=_calibrate)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from graphnn.timing import doctor
+
+    found = doctor.examine()
+    if args.json:
+        print(json.dumps(doctor.record(found), indent=1))
+    else:
+        print("\n".join(doctor.lines(found)))
+    return int(any(not f.sound for f in found))
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from graphnn.timing import calibrate
+    from graphnn.timing.table import in_words
+
+    device, place = calibrate.calibrate(keep=not args.dry)
+    if args.json:
+        print(json.dumps(device.record(), indent=1))
+        return
+    print(f"{device.name}: {in_words(device.record())}")
+    print(f"kept in {place}" if place else "not kept")

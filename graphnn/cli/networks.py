@@ -1,0 +1,125 @@
+"""The commands that look at a network: explain, source, draw, resources, report."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+from graphnn.cli.load import Refused, add, load, positive, size
+from graphnn.errors import PictureError
+from graphnn.model import BACKENDS
+
+TARGETS = ("sm_80", "sm_90", "sm_100")
+
+
+def add_all(commands: Any, examples: str) -> None:
+    """The grammar of these commands."""
+    for name, run, text in (
+        ("explain", _explain, "say how a network is run, and why"),
+        ("source", _source, "print the code generated for a network"),
+    ):
+        command = add(commands, name, text, examples)
+        command.add_argument("what", metavar="FILE:NAME")
+        command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
+        command.set_defaults(run=run)
+        if name == "explain":
+            text = "time each part on made-up inputs, beside what the cost model expects"
+            command.add_argument("--measure", action="store_true", help=text)
+            _add_size(command)
+    _add_draw(commands, examples)
+    _add_report(commands, examples)
+    text = "registers, shared memory and spills of kernels, with no GPU needed"
+    command = add(commands, "resources", text, examples)
+    command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
+    command.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
+    command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
+    command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
+    command.set_defaults(run=_resources)
+
+
+def _add_size(command: argparse.ArgumentParser) -> None:
+    text = "length of an axis of the made-up inputs, or batch=N; may be repeated"
+    command.add_argument("--size", action="append", type=size, metavar="AXIS=N", help=text)
+
+
+def _add_report(commands: Any, examples: str) -> None:
+    text = "one page of a network: pictures, plan, kernels, timings, gradient flow"
+    command = add(commands, "report", text, examples)
+    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
+    command.add_argument("-o", "--output", required=True, metavar="PATH", help=".html; - prints it")
+    _add_size(command)
+    command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
+    command.add_argument("--rounds", type=positive, default=15, help="of timing (15)")
+    command.set_defaults(run=_report)
+
+
+def _add_draw(commands: Any, examples: str) -> None:
+    command = add(commands, "draw", "draw a network: its graph, unrolled, or its plan", examples)
+    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
+    )
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--unroll", type=positive, metavar="N", help="N steps side by side")
+    how.add_argument("--plan", action="store_true", help="before, in and after each loop")
+    command.add_argument("--backend", choices=BACKENDS, help="whose plan, as gn.compile takes it")
+    command.add_argument("--dpi", type=positive, default=144, help="of PNG files (144)")
+    command.set_defaults(run=_draw)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    model = load(args.what, args.backend)
+    if not args.measure:
+        print(model.explain())
+        return
+    from graphnn.timing.inputs import made_up
+
+    print(model.explain(measure=made_up(model, dict(args.size or []))))
+
+
+def _source(args: argparse.Namespace) -> None:
+    print(load(args.what, args.backend).source())
+
+
+def _draw(args: argparse.Namespace) -> None:
+    from graphnn.pictures.picture import draw, suffix
+
+    if args.output != "-":
+        try:
+            suffix(args.output)
+        except PictureError as error:
+            raise Refused(f"{error.problem}: '{args.output}'; wanted {error.wanted}") from None
+    picture = draw(load(args.what, args.backend), unroll=args.unroll, plan=args.plan)
+    if args.output == "-":
+        print(picture.svg())
+        return
+    try:
+        picture.save(args.output, args.dpi)
+    except OSError as error:
+        raise Refused(f"cannot write '{args.output}': {error.strerror}") from None
+    print(f"{args.output}: {len(picture.scene.boxes)} boxes, {len(picture.scene.edges)} edges")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from graphnn.timing.report import report
+
+    path = pathlib.Path(args.output)
+    if args.output != "-" and not path.absolute().parent.is_dir():
+        raise Refused(f"cannot write '{path}': there is no folder '{path.absolute().parent}'")
+    made = report(load(args.what, args.backend), dict(args.size or []), rounds=args.rounds)
+    if args.output == "-":
+        print(made)
+        return
+    try:
+        path.write_text(made)
+    except OSError as error:
+        raise Refused(f"cannot write '{path}': {error.strerror}") from None
+    print(f"{path}: {len(made.encode()) / 1024:.0f} KiB")
+
+
+def _resources(args: argparse.Namespace) -> int:
+    from graphnn import resources
+
+    models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None
+    return resources.show(models, args.dtype, args.target or ["sm_90"], args.json)

@@ -1,0 +1,1 @@
+"""Timings: clocks, contests between implementations, profiles, comparisons, calibration."""

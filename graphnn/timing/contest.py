@@ -1,0 +1,240 @@
+"""A contest: several implementations of one thing, checked against what is right, then timed.
+
+A contender whose results or gradients are wrong, or that fails, is reported and not timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn.timing.clock import Run, Timer, rounds, summary, without_gradients
+
+# the error that a right result may have, or twice that of the baseline in the same dtype
+ALLOWED = {"float64": 1e-9, "float32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
+FORWARD, BOTH = "forward", "forward and backward"
+LONGEST = 300  # letters of a reason
+
+
+@dataclass
+class Contest:
+    """Contenders by name, each a function of nothing that returns tensors of the same values.
+
+    `wanted` are the leaves whose gradients are checked and computed when the backward is timed;
+    `own` leaves of single contenders, computed but not compared. `right()` returns what is right,
+    results and gradients of `wanted`; without it the first contender says what is right. The
+    `baseline` (the eager loop, say) sets how far off a result of its dtype may be. `slow` need
+    compiling: they get `patience` seconds for it. `before` is called before each is checked.
+    `absent` are those not here, with the reason.
+    """
+
+    name: str
+    runs: dict[str, Run]
+    wanted: Sequence[Tensor] = ()
+    own: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    right: Callable[[], list[Tensor]] | None = None
+    baseline: str | None = None
+    dtype: str = "float32"
+    slow: frozenset[str] = frozenset()
+    patience: float = 60.0
+    before: Callable[[], None] = lambda: None
+    absent: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+
+    def check(self, timer: Timer) -> None:
+        """Drop the contenders that fail or compute something else, and say so.
+
+        What each one's first call took, forward and backward, is kept in `first`.
+        """
+        right = self.right() if self.right is not None else None
+        lead = self.baseline or next(iter(self.runs), None)
+        for name in sorted(self.runs, key=lambda n: n != lead):
+            try:
+                self.before()
+                found = self._first(name, timer)
+                right = found if right is None else right
+                self.errors[name] = error(found, right)
+            except Patience:
+                self.absent[name] = f"not compiled within {self.patience:.3g} s"
+                continue
+            except Exception as problem:  # one contender's failure is a result
+                self.failed[name] = f"{type(problem).__name__}: {problem}"[:LONGEST]
+                continue
+            limit = self._limit(name, lead)
+            if not self.errors[name] <= limit:
+                self.failed[name] = f"wrong by {self.errors[name]:.1e}, {limit:.1e} allowed"
+        gone = {*self.failed, *self.absent}
+        self.runs = {k: v for k, v in self.runs.items() if k not in gone}
+
+    def _limit(self, name: str, lead: str | None) -> float:
+        """The error that a contender may have. The baseline's own counts only if it is right."""
+        allowed = ALLOWED.get(self.dtype, 5e-2)
+        if name == lead or lead in self.failed:
+            return allowed
+        return max(allowed, 2 * self.errors.get(lead or "", 0.0))
+
+    def _first(self, name: str, timer: Timer) -> list[Tensor]:
+        """The results of a contender's first call; those that compile do it here, both ways."""
+        kept: list[list[Tensor]] = []
+        run = self.runs[name]
+
+        def call() -> None:
+            if name in self.slow:
+                without_gradients(run)
+            kept.append(self._results(name, run))
+
+        with patience(self.patience) if name in self.slow else contextlib.nullcontext():
+            self.first[name] = timer(call)
+        return kept[0]
+
+    def _results(self, name: str, run: Run) -> list[Tensor]:
+        """Results and the gradients that are compared; a contender's own must exist as well."""
+        own = list(self.own.get(name, ()))
+        found = results(run, [*self.wanted, *own])
+        return found[: len(found) - len(own)]
+
+    def passes(self) -> dict[str, dict[str, Run]]:
+        """Forward as in inference; and, where gradients are wanted, forward with backward."""
+
+        def forward(run: Run) -> Run:
+            return lambda: without_gradients(run)
+
+        def both(name: str, run: Run) -> Run:
+            wanted = [*self.wanted, *self.own.get(name, ())]
+            return lambda: gradients(run, wanted)
+
+        found = {FORWARD: {k: forward(r) for k, r in self.runs.items()}}
+        if self.wanted or self.own:
+            found[BOTH] = {k: both(k, r) for k, r in self.runs.items()}
+        return found
+
+
+class Patience(BaseException):
+    """The time allowed is over. No Exception, so that what is interrupted does not swallow it."""
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Raise Patience where the block takes longer; only in the main thread can it be interrupted,
+    elsewhere the block just runs."""
+    able = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    if not able or not math.isfinite(seconds):
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise Patience
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors in what a contender returned, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in leaves(v)]
+    return []
+
+
+def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What flows back into outputs: the same numbers for all contenders, neither all alike nor
+    drawn at random."""
+    made = []
+    for y in outputs:
+        wave = torch.arange(y.numel(), device=y.device, dtype=torch.float64) * 0.7
+        made.append(torch.cos(wave).reshape(y.shape).to(y.dtype))
+    return made
+
+
+_FLOWS: dict[Any, Tensor] = {}
+
+
+def gradients(run: Run, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """Run forward, then backward to `wanted`; None gradients are left out."""
+    outputs = [y for y in leaves(run()) if y.requires_grad]
+    flows = [_flow(y) for y in outputs]
+    found = torch.autograd.grad(outputs, list(wanted), flows, allow_unused=True)
+    return [g for g in found if g is not None]
+
+
+def _flow(y: Tensor) -> Tensor:
+    """`cotangents` of one output, made once a form: making them is not timed."""
+    key = tuple(y.shape), y.dtype, y.device
+    if key not in _FLOWS:
+        if len(_FLOWS) >= 8:
+            _FLOWS.pop(next(iter(_FLOWS)))
+        _FLOWS[key] = cotangents([y])[0]
+    return _FLOWS[key]
+
+
+def results(run: Run, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """What a run computes: its results, and the gradients of `wanted` (zero where unused)."""
+    outputs = leaves(run())
+    found = [y.detach().clone() for y in outputs]
+    if not wanted:
+        return found
+    flowing = [y for y in outputs if y.requires_grad]
+    flows = cotangents(flowing)
+    given = torch.autograd.grad(flowing, list(wanted), flows, allow_unused=True)
+    return found + [torch.zeros_like(w) if g is None else g for g, w in zip(given, wanted)]
+
+
+def error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest |found - wanted| / |wanted| of any of the results, in Euclidean norm; NaN where
+    one is NaN. Raises ValueError where numbers or shapes of results differ."""
+    if [tuple(x.shape) for x in found] != [tuple(x.shape) for x in wanted]:
+        shapes = [[tuple(x.shape) for x in xs] for xs in (found, wanted)]
+        raise ValueError(f"results of shapes {shapes[0]}, wanted {shapes[1]}")
+    parts = []
+    for a, b in zip(found, wanted, strict=True):
+        a, b = a.detach().double(), b.detach().double()
+        parts.append(((a - b).norm() / b.norm().clamp(min=1e-30)).item())
+    return max(parts, default=0.0) if all(p == p for p in parts) else float("nan")
+
+
+def time_runs(
+    runs: Mapping[str, Run], timer: Timer, most: int, spend: float, warm: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each run over interleaved rounds: as many as `spend` seconds allow, 3 to `most`.
+
+    `warm` rounds come first, and one that tells how long a round takes.
+    """
+    pilot = rounds(runs, 1, timer, warm=warm)
+    count = max(3, min(most, int(spend / max(1e-9, sum(s[0] for s in pilot.values())))))
+    return rounds(runs, count, timer, warm=0)
+
+
+def standing(sweeps: Sequence[Mapping[str, Sequence[float]]], lead: str) -> dict[str, Any]:
+    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, how many
+    rounds the system did not interrupt, and how many times the time of `lead` it took, by the
+    median of the rounds' ratios."""
+    found: dict[str, Any] = {}
+    for name in sweeps[0]:
+        together = [s for sweep in sweeps for s in sweep[name]]
+        found[name] = {**summary(together), "rounds": len(together)}
+        found[name]["clean"] = sum(not getattr(s, "interrupted", False) for s in together)
+        found[name]["sweeps"] = [min(s[name]) * 1e3 for s in sweeps]
+        if lead in sweeps[0]:
+            pairs = [p for s in sweeps for p in zip(s[name], s[lead])]
+            found[name]["ratio"] = statistics.median(a / b if b else math.nan for a, b in pairs)
+    return found

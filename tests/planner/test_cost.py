@@ -1,0 +1,171 @@
+"""The cost model: seconds of made-up work on a made-up device, and the work of real graphs."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import graphnn as gn
+from graphnn.errors import DeviceError
+from graphnn.planner import devices, work
+from graphnn.planner.cost import Device, Work, bound, least, rate, seconds, timed, top
+
+DEVICE = Device(
+    "made up",
+    "made up",
+    copies=((100.0, 400.0), (200.0, 100.0)),
+    products={"float32": ((10.0, 1000.0), (1000.0, 4000.0)), "bfloat16": ((1.0, 8000.0),)},
+    pointwise=500.0,
+    launch=1.0,
+    barrier=0.25,
+    units=8,
+)
+
+
+def test_the_larger_of_computing_and_moving_and_latencies_beside():
+    assert seconds(DEVICE, flops=4000) == pytest.approx(1.0)
+    assert seconds(DEVICE, flops=4000, bytes=50) == pytest.approx(1.0)
+    assert seconds(DEVICE, flops=4000, bytes=300) == pytest.approx(3.0)
+    assert seconds(DEVICE, bytes=400, launches=2, barriers=4) == pytest.approx(4.0 + 2.0 + 1.0)
+    assert seconds(DEVICE, pointwise=1000, flops=4000) == pytest.approx(3.0)
+    assert seconds(DEVICE) == pytest.approx(0.0)
+
+
+def test_half_of_the_units_take_twice_as_long_and_more_than_all_are_all():
+    assert seconds(DEVICE, flops=4000, units=4) == pytest.approx(2.0)
+    assert seconds(DEVICE, flops=4000, units=100) == pytest.approx(1.0)
+
+
+def test_work_in_parts_stays_in_the_cache_and_its_products_are_slower():
+    assert seconds(DEVICE, bytes=400) == pytest.approx(4.0)
+    assert seconds(DEVICE, bytes=400, rounds=4) == pytest.approx(1.0)
+    assert seconds(DEVICE, bytes=400, launches=4) == pytest.approx(1.0 + 4.0)
+    assert seconds(DEVICE, flops=1000) == pytest.approx(0.25)
+    assert seconds(DEVICE, flops=1000, rounds=100) == pytest.approx(1.0)
+
+
+def test_rates_between_the_measured_sizes():
+    pairs = DEVICE.products["float32"]
+    assert rate(pairs, 1.0) == 1000.0
+    assert rate(pairs, 1e9) == 4000.0
+    assert rate(pairs, 100.0) == pytest.approx(2000.0)
+    assert top(DEVICE, torch.bfloat16) == 8000.0
+    assert top(DEVICE, torch.float64) == 4000.0  # not measured: as float32
+
+
+def test_the_limit_takes_the_best_rate_and_no_latency():
+    done = Work(flops=8000, bytes=50, launches=50, pointwise=1e6)
+    assert least(DEVICE, done) == 2.0 and bound(DEVICE, done) == "products"
+    assert least(DEVICE, Work(bytes=500)) == 5.0 and bound(DEVICE, Work(bytes=500)) == "memory"
+
+
+def test_works_add_and_multiply():
+    assert (Work(1, 2, 3, 4, 5) + Work(1, 1, 1, 1, 1)) * 2 == Work(4, 6, 8, 10, 12)
+    assert timed(DEVICE, Work(flops=4000, launches=1)) == 2.0
+
+
+@pytest.mark.parametrize("wrong", [{"flops": -1}, {"barriers": -2}, {"units": 0}, {"rounds": -1}])
+def test_negative_work_is_refused(wrong):
+    with pytest.raises(DeviceError, match="negative"):
+        seconds(DEVICE, **wrong)
+
+
+def test_a_device_survives_json():
+    assert Device.of(json.loads(json.dumps(DEVICE.record()))) == DEVICE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"copies": ((1.0, 0.0),)},
+        {"copies": ((1.0, float("nan")),)},
+        {"copies": ()},
+        {"products": {}},
+        {"products": {"float32": []}},
+        {"products": None},
+        {"launch": -1.0},
+        {"unknown": 1},
+    ],
+)
+def test_senseless_constants_are_refused(change):
+    record = {**DEVICE.record(), **change}
+    if change.get("products") == {}:
+        record.pop("products")
+    with pytest.raises(DeviceError, match="graphnn calibrate"):
+        Device.of(record)
+
+
+def test_known_devices_are_sound_and_say_that_they_were_not_measured_by_us():
+    for device in (*devices.KNOWN.values(), *devices.NAMED.values()):
+        assert Device.of(device.record()) == device
+        assert "not measured by us" in device.source
+    assert devices.default("cuda", "NVIDIA H100 80GB HBM3").name == "NVIDIA H100 SXM"
+    assert devices.default("cuda", "another", "sm_80").name == "NVIDIA A100 80GB"
+    assert devices.default("cpu") is devices.CPU
+
+
+class Elman(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enc, self.rec = nn.Linear(3, 5), nn.Linear(10, 5)
+
+    def graph(self, g):
+        x, z = g.input("x", (3,), over="time"), g.state("z", (5,))
+        z.next = torch.tanh(self.rec(torch.cat([self.enc(x), z])))
+        g.output("y", z.next)
+
+
+SIZES = {"time": 7, "batch": 2}
+
+
+def loop_and_rest():
+    plan = gn.compile(Elman()).plan
+    whole, loop = plan.regions
+    return plan.ir, whole, loop
+
+
+def test_the_work_of_a_graph_is_counted_by_hand():
+    ir, whole, loop = loop_and_rest()
+    positions = 14
+    assert work.of_nodes(ir, whole.nodes, SIZES).flops == 2 * positions * (3 * 5 + 5 * 5)
+    inside = work.of_nodes(ir, loop.nodes, SIZES)
+    assert inside.flops == 2 * positions * 25
+    assert inside.pointwise == positions * 5 * (1 + 10)  # an addition and a tanh
+    assert inside.launches == 3
+    least = work.through(ir, loop.nodes, SIZES)
+    assert least.bytes == 4 * (25 + positions * 5 * 2) and least.flops == inside.flops
+
+
+def test_a_loop_is_expected_to_take_its_calls_once_a_step():
+    ir, _, loop = loop_and_rest()
+    lazy = Device("", "", ((1.0, 1e30),), {"float32": ((1.0, 1e30),)}, 1e30, launch=1.0)
+    assert work.expected(lazy, ir, loop, SIZES) == pytest.approx(7 * 3)
+    assert work.expected(lazy, ir, loop, SIZES, "resident") == pytest.approx(1)
+    double = work.expected(lazy, ir, loop, {"time": 14, "batch": 2})
+    assert double == pytest.approx(2 * 7 * 3)
+
+
+def test_a_reduction_counts_what_it_reads():
+    g = gn.Graph("sums")
+    x = g.input("x", (4,), over="slot")
+    g.output("y", gn.sum(x, over="slot"))
+    ir = gn.compile(g).plan.ir
+    found = work.of_nodes(ir, list(ir.nodes), {"slot": 100, "batch": 3})
+    assert found.pointwise == 3 * 100 * 4 and found.bytes == 4 * 4 * (300 + 3)
+
+
+def test_everything_in_the_library_has_a_finite_cost():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = gn.nn.LSTM(4, 6, bidirectional=True, layer_norm=True)
+
+        def graph(self, g):
+            g.output("y", self.cell(g.input("x", (4,), over="time")))
+
+    plan = gn.compile(Net()).plan
+    for region in plan.regions:
+        found = work.expected(devices.CPU, plan.ir, region, SIZES)
+        assert math.isfinite(found) and found >= 0
