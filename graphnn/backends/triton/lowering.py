@@ -22,6 +22,7 @@ from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.tiles import Contraction
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -138,6 +139,10 @@ class Lowering:
     def sources(self) -> list[str]:
         """The source of every kernel."""
         return [launcher.source.text for launcher in self.launchers.values()]
+
+    def attend(self, part: Contraction) -> Any:
+        """Kernels for a contraction; None: torch computes it."""
+        return None
 
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: scans, and noise that no kernel draws."""

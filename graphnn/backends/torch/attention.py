@@ -1,0 +1,184 @@
+"""Contractions as torch operators: known to autograd, to torch.compile and to autocast.
+
+`graphnn::attend` gives the results and the scores' log-sum-exp, from which
+`graphnn::attend_backward` computes the weights anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.chunks import Chunked
+from graphnn.backends.torch.functions import Function, write
+from graphnn.errors import DoubleBackwardError
+from graphnn.planner.reverse import plain
+from graphnn.planner.tiles import Contraction
+
+PROGRAMS: dict[str, AttendProgram] = {}
+
+
+class Engine(Protocol):
+    """What computes a contraction."""
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        results: Sequence[Tensor],
+        peak: Tensor,
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]: ...
+
+    def sources(self) -> list[str]: ...
+
+
+class AttendProgram:
+    """A contraction's code. `engine` computes it, by tiles of torch code unless given."""
+
+    def __init__(
+        self, part: Contraction, passes: frozenset[str], engine: Engine | None = None
+    ):
+        self.part, self.passes = part, passes
+        self.engine: Engine = Chunked(part, passes) if engine is None else engine
+        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        text = "\n\n".join(self.engine.sources()) + type(self.engine).__name__
+        self.key = f"{part.name} {hashlib.sha256(text.encode()).hexdigest()[:16]} {id(self)}"
+        PROGRAMS[self.key] = self
+        self._plain: Function | None = None
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes whose lengths a call gives."""
+        return [a for a in self.part.ir.axes if a not in self.part.parts]
+
+    def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
+        """The lengths of all axes."""
+        own = {a: self.part.ir.axes[a].length or 0 for a in self.part.parts}
+        return {**dict(zip(self.axes, lengths, strict=True)), **own}
+
+    def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the results' shapes, the log-sum-exp last."""
+        part, sizes = self.part, self.sizes(lengths)
+        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        acc = torch.promote_types(kind, torch.float32)
+        lead = [sizes[a] for a in part.ir.layout(part.axes)]
+        shapes = [(part.ir[i].shape, kind) for i in part.results] + [((), acc)]
+        return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in shapes]
+
+    def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by torch's own operations, which can be differentiated any number of times."""
+        if self._plain is None:
+            ir = plain(self.part)
+            wanted = [(i, ir[i]) for i in ir.outputs.values()]
+            title = f"The definition of {self.part.name}."
+            self._plain = write(ir, "definition", self.part.reads, wanted, title, self.passes)
+        sizes = self.sizes(lengths)
+        return self._plain.call(tensors, [sizes[a] for a in self._plain.axes])
+
+
+def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
+    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
+    if len(kinds) > 1:
+        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
+        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    results = torch.ops.graphnn.attend(tensors, program.key, sizes)
+    return results[: len(program.part.results)]  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::attend", mutates_args=())
+def _attend(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    program = PROGRAMS[key]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.forward(tensors, program.sizes(sizes))
+
+
+@_attend.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    return PROGRAMS[key].forms(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::attend_backward", mutates_args=())
+def _attend_backward(
+    tensors: list[Tensor],
+    key: str,
+    sizes: list[int],
+    wanted: list[bool],
+    present: list[bool],
+) -> list[Tensor]:
+    program = PROGRAMS[key]
+    reads, results = len(program.part.reads), len(program.part.results)
+    given, made = tensors[:reads], tensors[reads : reads + results]
+    peak, flowing = tensors[reads + results], iter(tensors[reads + results + 1 :])
+    flows = [next(flowing) if p else None for p in present]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.backward(given, made, peak, flows, wanted, program.sizes(sizes))
+
+
+@_attend_backward.register_fake
+def _(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    tensors, ctx.key, ctx.sizes = inputs
+    ctx.set_materialize_grads(False)
+    floating = PROGRAMS[ctx.key].floating
+    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    program = PROGRAMS[ctx.key]
+    results = len(program.part.results)
+    present = [g is not None for g in grads[:results]]
+    flows = [g.contiguous() for g in grads[:results] if g is not None]
+    found: list[Any] = [None] * len(ctx.wanted)
+    if any(present) and any(ctx.wanted):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            made = iter(_again(ctx, program, present, flows))
+        else:
+            saved = [*ctx.saved_tensors, *flows]
+            made = iter(
+                torch.ops.graphnn.attend_backward(saved, ctx.key, ctx.sizes, ctx.wanted, present)
+            )
+        found = [next(made) if w else None for w in ctx.wanted]
+    return found, None, None
+
+
+def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
+    """Where a second derivative is to follow: by the definition, which stores all weights."""
+    tensors = list(ctx.saved_tensors[: len(ctx.wanted)])
+    outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
+    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
+    grads = torch.autograd.grad(
+        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return grads
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise DoubleBackwardError(
+        f"the attention '{ctx.key.split(' ')[0]}' has no second derivative under torch.compile",
+        got="a backward through its backward (create_graph=True)",
+        wanted="first derivatives, or a call outside torch.compile",
+        fix="leave torch.compile out, or compile with backend='reference'",
+    )
+
+
+def _remember(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.key = inputs[1]
+
+
+_attend.register_autograd(_backward, setup_context=_setup)
+_attend_backward.register_autograd(_no_second_derivative, setup_context=_remember)
