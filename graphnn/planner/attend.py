@@ -100,7 +100,7 @@ def find(ir: IR, softmax: Node) -> tuple[Pattern, Rest]:
     roots += [j for i in sorted(wanted) for j in ir[i].inputs if j not in chain]
     inside = wanted | inner.all(roots)
     order = [i for i in ir.nodes if i in inside]
-    name = ir[ready[0]].name or softmax.name or f"attention_{softmax.id}"
+    name = f"attention over {axis}"
     found = Pattern(name, softmax.id, ready, order, operands(ir, order))
     return found, Rest(tuple(readers), len(ready) < len(sums))
 

@@ -110,7 +110,7 @@ class Lowering(Protocol):
         """Functions of `CALLED` that it has better ones for."""
         ...
 
-    def attend(self, part: Contraction) -> Any:
+    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """What computes a contraction, or None where that is left to torch."""
         ...
 

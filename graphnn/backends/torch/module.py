@@ -91,7 +91,7 @@ def build(
         n.id: AttendProgram(
             part := arranged(n.attrs["part"], ir.axes),
             passes,
-            lowering.attend(part) if lowering is not None else None,
+            lowering.attend(part, passes) if lowering is not None else None,
         )
         for n in ir
         if n.op == "attend"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
+from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
@@ -140,9 +141,13 @@ class Lowering:
         """The source of every kernel."""
         return [launcher.source.text for launcher in self.launchers.values()]
 
-    def attend(self, part: Contraction) -> Any:
-        """Kernels for a contraction; None: torch computes it."""
-        return None
+    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
+        """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
+        try:
+            return Kernels(part, passes, self.interpret)
+        except Refused as reason:
+            self.unwritten[part.name] = str(reason)
+            return None
 
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: scans, and noise that no kernel draws."""
