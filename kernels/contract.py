@@ -19,7 +19,7 @@ from .limits import register_cap
 Tensor = torch.Tensor
 # rows and columns of a tile, and warps: of values one number or vector wide; of values over rows,
 # columns and a width; where there is one row
-PLAIN, WIDE, SINGLE = (64, 64, 4), (16, 16, 4), (1, 128, 4)
+PLAIN, WIDE, SINGLE = (64, 64, 4), (16, 1, 4), (1, 128, 4)
 # few rows: a smaller tile of them
 SMALL = 16
 # programs that fill a machine, and the least columns of a part of a walk
@@ -46,6 +46,7 @@ class Runner:
         if not self.source.program.rows:
             return SINGLE
         rows, columns, warps = WIDE if self.source.wide else PLAIN
+        columns = 16 if self.interpret else columns  # the interpreter's time goes with the steps
         return (min(rows, SMALL) if count <= SMALL else rows), columns, warps
 
     def parts(self, programs: int, columns: int) -> tuple[int, int]:

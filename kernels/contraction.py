@@ -39,12 +39,8 @@ def emit(program: Tiles) -> Source:
         (_each if store.kind == "each" else _total)(sheet, store)
     if program.peak is not None:
         _peak(sheet, program.peak)
-    wide = any(
-        all(sheet.sides[op.name]) and math.prod(op.shape) > 1 and op.kind != "total"
-        for op in program.ops
-    )
     pointers = (*program.tensors, *program.outputs)
-    return Source(program.name, _text(sheet), program, pointers, program.sizes, wide)
+    return Source(program.name, _text(sheet), program, pointers, program.sizes, sheet.wide)
 
 
 def _each(s: Sheet, store: Store) -> None:
@@ -110,7 +106,7 @@ def _there(text: str) -> str:
 
 def _pair(s: Sheet, op: Op) -> tuple[str, str] | None:
     """A number over rows and columns times a vector over columns: a matrix product."""
-    if len(op.args) != 2 or not s.program.rows:
+    if len(op.args) != 2 or not s.program.rows or s.wide:
         return None
     for a, b in (op.args, op.args[::-1]):
         one = math.prod(s.ops[a].shape) == 1 and all(s.sides[a])

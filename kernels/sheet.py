@@ -9,7 +9,7 @@ from .memory import NOTHING, length
 from .page import MOST, PRELUDE, Line
 from .program import Op, Refused, Tensor
 from .text import Names, times, total
-from .tiles import CHUNK, NARROW, Span, Tile, Tiles, sides, spans
+from .tiles import CHUNK, LONG, Span, Tile, Tiles, sides, spans
 
 RESERVED = frozenset(
     (
@@ -29,8 +29,12 @@ class Sheet:
         self.program = program
         self.ops = {op.name: op for op in program.ops}
         self.sides = sides(program)
-        wide = [op for op in program.ops if all(self.sides[op.name]) and math.prod(op.shape) > 1]
-        self.chunk = NARROW if [op for op in wide if op.kind != "total"] else CHUNK
+        # such programs are computed on the plain units: matrix products take 16 columns at once
+        self.wide = any(
+            all(self.sides[op.name]) and math.prod(op.shape) > 1 and op.kind != "total"
+            for op in program.ops
+        )
+        self.chunk = LONG if self.wide else CHUNK
         self.names = Names(RESERVED)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr") for t in (*program.tensors, *program.outputs)

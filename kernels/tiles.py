@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from .program import Op, Refused, Tensor
 
-# columns of a value's own that are computed at a time: of values over rows and columns, fewer
-CHUNK, NARROW = 64, 32
+# numbers of a value's own that are computed at a time; where values over both rows and columns are
+# wide, columns are taken one by one, and there is room for more of each
+CHUNK, LONG = 64, 256
 # the least side of a matrix product
 LEAST = 16
 

@@ -160,7 +160,7 @@ def _inner(s: Sheet, op: Op, k: int) -> Tile:
     across_both = (left, right) in (((True, False), (False, True)), ((False, True), (True, False)))
     wide = all(math.prod(s.ops[i].shape) > 1 for i in op.args)
     like = Tile("", *s.sides[op.name], 1)
-    if across_both and wide:
+    if across_both and wide and not s.wide:
         row, column = op.args if left[0] else op.args[::-1]
         text = "tl.zeros([ROWS, COLS], ACC)"
         for j, span in enumerate(s.spans(row)):

@@ -7,7 +7,7 @@ of size one are left out. What remains of a shape is what a score adds up over, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from graphnn.ir import IR, Axis, Node
 from graphnn.ops.expr import Expr, make, reshape
@@ -32,7 +32,7 @@ class Contraction:
     `ir` has a `given` node for each value in `reads`; `score` is what softmax takes, `weight` its
     value, a `soft` node of the score and two `given` nodes that are no reads: `peak`, the score's
     logsumexp over the axis, and `delta`. `results` are sums over the axis. `parts` are the axes
-    that dimensions became. `stored` names reads as large as the weights themselves.
+    that dimensions became.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Contraction:
     weight: int
     results: list[int]
     parts: list[str]
-    stored: list[str] = field(default_factory=list)
 
     @property
     def peak(self) -> int:
@@ -59,6 +58,21 @@ class Contraction:
     def axes(self) -> frozenset[str]:
         """The axes of the results."""
         return self.ir[self.peak].axes
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """The axes that no value of several numbers has along with the axis: those of queries."""
+        shared: set[str] = set()
+        for node in (self.ir[i] for i in self.reads):
+            if self.axis in node.axes and node.shape and node.dtype.is_floating_point:
+                shared |= node.axes
+        return self.axes - shared
+
+    @property
+    def stored(self) -> list[str]:
+        """Reads as large as the weights themselves."""
+        found = (self.ir[i] for i in self.reads)
+        return [n.label for n in found if self.axis in n.axes and n.axes & self.queries]
 
 
 @dataclass
@@ -229,10 +243,8 @@ class Writer:
         if any(self.new[i].axes != self.new[score].axes - {self.axis} for i in results):
             raise Unfit("the values it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
-        full = self.new[score].axes
-        stored = [self.new[i].label for i in reads if self.axis in self.new[i].axes == full]
         return Contraction(
-            p.name, self.axis, self.new, reads, score, weight, results, self.parts, stored
+            p.name, self.axis, self.new, reads, score, weight, results, self.parts
         )
 
     def __getitem__(self, i: int) -> Expr:

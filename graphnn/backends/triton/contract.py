@@ -31,14 +31,10 @@ class Roles:
 
 
 def roles(part: Contraction) -> Roles:
-    """An axis that any wide value over the keys has is one of blocks; the others are the queries'."""
-    ir, shared = part.ir, set()
-    for i in part.reads:
-        if part.axis in ir[i].axes and ir[i].shape and ir[i].dtype.is_floating_point:
-            shared |= ir[i].axes
-    axes = ir.layout(part.axes)
-    blocks = tuple(a for a in axes if a in shared)
-    return Roles(blocks, tuple(a for a in axes if a not in shared), (part.axis,))
+    """What is a row, what a column, and which axes both have."""
+    axes = part.ir.layout(part.axes)
+    rows = tuple(a for a in axes if a in part.queries)
+    return Roles(tuple(a for a in axes if a not in rows), rows, (part.axis,))
 
 
 @dataclass(frozen=True)
