@@ -86,7 +86,13 @@ class Runner:
         return outs
 
     def _launch(
-        self, programs: int, args: list[Tensor], lengths: list[int], high: int, across: int, warps: int
+        self,
+        programs: int,
+        args: list[Tensor],
+        lengths: list[int],
+        high: int,
+        across: int,
+        warps: int,
     ) -> None:
         dtype = next(t.dtype for t in args if t.dtype.is_floating_point)
         constants = {

@@ -16,7 +16,7 @@ from .program import Op, Refused, Tensor
 from .sheet import Sheet
 from .text import INDENT, wrapped
 from .tiles import Span, Store, Tile, Tiles, letters
-from .tilework import flattened, operand, value, within, _lined_up, fitted
+from .tilework import fitted, flattened, lined_up, operand, value, within
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _summand(s: Sheet, op: Op, k: int) -> Tile:
         inner = Op(f"{op.name}_terms", "product", op.args, (), "float", op.attrs, op.note)
         s.ops[inner.name], s.sides[inner.name] = inner, s.sides[op.name]
         return value(s, inner.name, 0)
-    like, texts = _lined_up(s, op, op.args, k)
+    like, texts = lined_up(s, op, op.args, k)
     return Tile(f"({texts[0]} * {texts[1]})", like.rows, like.columns, like.width)
 
 
@@ -153,18 +153,11 @@ def _outer(s: Sheet, store: Store, op: Op) -> None:
         for k, span in enumerate(s.spans(second)):
             acc = s.names.fresh(f"{op.name}_{j}_{k}")
             s.add(f"{acc} = tl.zeros([{high.width}, {span.width}], ACC)", op, False)
-            x, y = value(s, first, j), value(s, second, k)
-            there = Tile(
-                f"tl.where((live & valid)[:, :, None], {within(s, x, high)}, 0.0)",
-                True, True, high.width,
-            )  # fmt: skip
-            left = f"tl.trans({flattened(s, there, Span(0, high.width, high.width), 'ROWS * COLS')})"
-            right = flattened(
-                s,
-                Tile(f"tl.where((live & valid)[:, :, None], {within(s, y, span)}, 0.0)", True, True, span.width),
-                Span(0, span.width, span.width),
-                "ROWS * COLS",
+            left, right = (
+                _all_there(s, value(s, name, n), part)
+                for name, n, part in ((first, j, high), (second, k, span))
             )
+            left = f"tl.trans({left})"
             s.add(f"{acc} = product({left}, {right}, {acc}, PRECISION, UPCAST)", op, True)
             rows, cols = s.deep(high.width), s.cols(span.width)
             count = math.prod(store.tensor.shape)
@@ -175,18 +168,22 @@ def _outer(s: Sheet, store: Store, op: Op) -> None:
             s.forget()
 
 
+def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
+    """A tile as a matrix of one row and column of it a row; zero where there is none."""
+    text = f"tl.where((live & valid)[:, :, None], {within(s, tile, span)}, 0.0)"
+    whole = Span(0, span.width, span.width)
+    return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")
+
+
 def _keep(s: Sheet, store: Store, text: str, span: Span) -> None:
     """Write a sum: for each row, or one for the program."""
     op, pointer = s.ops[store.op], s.pointers[store.tensor.name]
     if store.kind == "row":
         like = Tile("", bool(s.program.rows), False, span.width)
         address, mask = s.address(store.tensor, like, span, "part"), s.mask(like, span)
-        s.after.append(
-            Line(
-                f"tl.store({address}, ({text}).to({pointer}.dtype.element_ty), mask={mask or 'True'})",
-                f"keep {op.note}",
-            )
-        )
+        kept = f"({text}).to({pointer}.dtype.element_ty)"
+        line = f"tl.store({address}, {kept}, mask={mask or 'True'})"
+        s.after.append(Line(line, f"keep {op.note}"))
         return
     count = math.prod(store.tensor.shape)
     cols = s.cols(span.width)

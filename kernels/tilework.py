@@ -61,11 +61,11 @@ def _const(s: Sheet, op: Op, k: int) -> Tile:
 
 
 def _point(s: Sheet, op: Op, k: int) -> Tile:
-    like, texts = _lined_up(s, op, op.args, k)
+    like, texts = lined_up(s, op, op.args, k)
     return s.put(op, k, bare(op.attrs["template"].format(*texts)), like)
 
 
-def _lined_up(s: Sheet, op: Op, args: tuple[str, ...], k: int) -> tuple[Tile, list[str]]:
+def lined_up(s: Sheet, op: Op, args: tuple[str, ...], k: int) -> tuple[Tile, list[str]]:
     """Operands as they broadcast against each other, and the form of what they make."""
     template = op.attrs.get("template", "")
     tiles: list[Tile | str] = []
@@ -149,7 +149,7 @@ def _product(s: Sheet, op: Op, k: int) -> Tile:
     if max(len(a), len(b), len(out)) > 1:
         raise Refused(f"'{op.name}' is a product of a kind that tiles do not have")
     if not (set(a + b) - set(out)):
-        like, texts = _lined_up(s, op, op.args, k)
+        like, texts = lined_up(s, op, op.args, k)
         return s.put(op, k, f"{texts[0]} * {texts[1]}", like)
     return _inner(s, op, k)
 
@@ -170,9 +170,9 @@ def _inner(s: Sheet, op: Op, k: int) -> Tile:
     longest = max(op.args, key=lambda i: math.prod(s.ops[i].shape))
     parts = []
     for j, span in enumerate(s.spans(longest)):
-        form, texts = _lined_up(s, op, op.args, j)
-        parts.append(across(s, Tile(f"{texts[0]} * {texts[1]}", form.rows, form.columns, form.width),
-                            span, "sum"))  # fmt: skip
+        form, texts = lined_up(s, op, op.args, j)
+        tile = Tile(f"{texts[0]} * {texts[1]}", form.rows, form.columns, form.width)
+        parts.append(across(s, tile, span, "sum"))
     made = s.put(op, k, " + ".join(parts), like)
     s.forget()
     return made
@@ -185,8 +185,9 @@ def operand(s: Sheet, name: str, k: int, span: Span) -> str:
         return tile.text
     if tile.width < span.width:
         size = "COLS" if tile.columns else "ROWS"
-        tile = Tile(f"tl.broadcast_to({fitted(tile, Tile('', tile.rows, tile.columns, 2))}, "
-                    f"[{size}, {span.width}])", tile.rows, tile.columns, span.width)  # fmt: skip
+        text = fitted(tile, Tile("", tile.rows, tile.columns, span.width))
+        text = f"tl.broadcast_to({text}, [{size}, {span.width}])"
+        tile = Tile(text, tile.rows, tile.columns, span.width)
     return f"{within(s, tile, span)}.to(KIND)"
 
 
@@ -217,7 +218,9 @@ def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:
     if tile.width < span.width:
         raise Refused("a number for all columns of a value meets a matrix")
     text = within(s, tile, span)
-    return f"tl.reshape({text}, [{size}, {span.width}]).to(KIND)" if tile.both else f"{text}.to(KIND)"
+    return (
+        f"tl.reshape({text}, [{size}, {span.width}]).to(KIND)" if tile.both else f"{text}.to(KIND)"
+    )
 
 
 def _square(s: Sheet, op: Op, which: int, j: int, span: Span, k: int, out: Span) -> str:

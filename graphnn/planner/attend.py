@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr
 from graphnn.ops.product import split_sub
-from graphnn.ops.table import build
+from graphnn.ops.table import OPS, build
 from graphnn.planner.loopir import merge_orders
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops, parted
@@ -154,6 +154,8 @@ class Inside:
         if node.id in self.home or node.op in OWN or not supported(node):
             return False
         parts = self.ir.operands(node)
+        if self._positional(node):
+            return True
         if not node.dtype.is_floating_point:
             # a mask is compared anew in each tile, unless it is as large as what it compares
             return all(p.axes != node.axes or p.op in OWN or self(p.id) for p in parts)
@@ -165,6 +167,14 @@ class Inside:
         if numbers and all(p.axes != node.axes for p in numbers):
             return True
         return self._matched(node, numbers)
+
+    def _positional(self, node: Node) -> bool:
+        """What positions and lengths alone are made into: cheaper made anew than read."""
+        if node.op in OWN or node.op == "length":
+            return True
+        return OPS[node.op].family == "pointwise" and all(
+            self._positional(p) for p in self.ir.operands(node)
+        )
 
     def _matched(self, node: Node, numbers: list[Node]) -> bool:
         """A key matched with a query of its own: read once, in tiles."""

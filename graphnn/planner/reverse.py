@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from graphnn.ir import IR, Node
-from graphnn.ops.expr import Expr, make
+from graphnn.ops.expr import Expr, const, make
 from graphnn.ops.table import build
 from graphnn.planner.differentiate import Derived, differentiate
 from graphnn.planner.loopir import LoopIR, merge_orders
@@ -29,6 +29,13 @@ def reverse(part: Contraction, wanted: Iterable[int], results: Iterable[int]) ->
     )
     derived = differentiate(loop, wanted)
     return replace(derived, ir=simplify(derived.ir))
+
+
+def gradients(ir: IR, reads: Iterable[int]) -> tuple[IR, list[int]]:
+    """The nodes of a derived graph that are the gradients of `reads`; zero where nothing flows."""
+    ir = ir.copy()
+    zero = const(ir, 0.0).id
+    return ir, [ir.outputs.get(f"d{i}", zero) for i in reads]
 
 
 def arranged(part: Contraction, axes: Iterable[str]) -> Contraction:

@@ -7,7 +7,7 @@ of size one are left out. What remains of a shape is what a score adds up over, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphnn.ir import IR, Axis, Node
 from graphnn.ops.expr import Expr, make, reshape
@@ -32,7 +32,7 @@ class Contraction:
     `ir` has a `given` node for each value in `reads`; `score` is what softmax takes, `weight` its
     value, a `soft` node of the score and two `given` nodes that are no reads: `peak`, the score's
     logsumexp over the axis, and `delta`. `results` are sums over the axis. `parts` are the axes
-    that dimensions became.
+    that dimensions became; `origin` is the same in all forms of one contraction.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Contraction:
     weight: int
     results: list[int]
     parts: list[str]
+    origin: object = field(default_factory=object)
 
     @property
     def peak(self) -> int:
@@ -128,7 +129,7 @@ class Dims:
         shape = self.ir[i].shape
         shift = len(node.shape) - len(shape)
         for d, n in enumerate(shape):
-            if n != 1 and 0 <= d + shift and node.shape[d + shift] == n:
+            if n != 1 and d + shift >= 0 and node.shape[d + shift] == n:
                 self._join((i, d), (node.id, d + shift))
 
     def _letters(self, node: Node) -> None:
@@ -215,7 +216,8 @@ class Writer:
         self.soft: set[int] = set()
 
     def _named(self, count: int) -> list[str]:
-        names, number = [], 1
+        names: list[str] = []
+        number = 1
         while len(names) < count:
             name = "head" if number == 1 else f"head_{number}"
             names += [name] * (name not in self.ir.axes)
@@ -243,9 +245,7 @@ class Writer:
         if any(self.new[i].axes != self.new[score].axes - {self.axis} for i in results):
             raise Unfit("the values it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
-        return Contraction(
-            p.name, self.axis, self.new, reads, score, weight, results, self.parts
-        )
+        return Contraction(p.name, self.axis, self.new, reads, score, weight, results, self.parts)
 
     def __getitem__(self, i: int) -> Expr:
         if i not in self.made:
@@ -344,7 +344,16 @@ class Writer:
             return make("softmax", self[i], dim=0)
         if node.op == "softmax" or gone != rest:
             raise self._involved(node)
+        if node.op == "sum" and (product := self._dot(self[i])) is not None:
+            return product
         return make(node.op, self[i], dims=tuple(range(len(rest))))
+
+    def _dot(self, x: Expr) -> Expr | None:
+        """The sum of a product of two values, where it is one operation."""
+        parts = [Expr(self.new, i) for i in x.node.inputs]
+        if x.node.op != "mul" or any(len(p.shape) != 1 or p.node.op == "const" for p in parts):
+            return None
+        return make("product", *parts, sub="z,z->", contract=frozenset())
 
     def _product(self, node: Node) -> Expr:
         parts = split_sub(node.attrs["sub"])

@@ -39,20 +39,40 @@ class Engine(Protocol):
 
     def sources(self) -> list[str]: ...
 
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        ...
+
 
 class AttendProgram:
     """A contraction's code. `engine` computes it, by tiles of torch code unless given."""
 
     def __init__(
-        self, part: Contraction, passes: frozenset[str], engine: Engine | None = None
+        self,
+        part: Contraction,
+        passes: frozenset[str],
+        engine: Engine | None = None,
+        why: str = "",
     ):
-        self.part, self.passes = part, passes
+        """`why` says why there are no kernels, where there might be."""
+        self.part, self.passes, self.why = part, passes, why
         self.engine: Engine = Chunked(part, passes) if engine is None else engine
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
         text = "\n\n".join(self.engine.sources()) + type(self.engine).__name__
         self.key = f"{part.name} {hashlib.sha256(text.encode()).hexdigest()[:16]} {id(self)}"
         PROGRAMS[self.key] = self
         self._plain: Function | None = None
+
+    def says(self) -> list[str]:
+        """How it is computed, in words for users."""
+        part = self.part
+        rows, inner = " x ".join(part.ir.layout(part.axes)), part.axis
+        lines = self.engine.says()
+        lines.append(
+            f"saved for backward: the results and one number for each of {rows}; the weights over "
+            f"{inner} are computed anew"
+        )
+        return lines + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     @property
     def axes(self) -> list[str]:
@@ -74,7 +94,7 @@ class AttendProgram:
         return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in shapes]
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """The results by torch's own operations, which can be differentiated any number of times."""
+        """The results by torch's own operations, which have derivatives of any order."""
         if self._plain is None:
             ir = plain(self.part)
             wanted = [(i, ir[i]) for i in ir.outputs.values()]

@@ -16,7 +16,7 @@ import torch
 
 from graphnn.backends.torch.functions import Function, write
 from graphnn.ir import BATCH, IR, Node
-from graphnn.planner.reverse import positions, reverse, tiled
+from graphnn.planner.reverse import gradients, positions, reverse, tiled
 from graphnn.planner.tiles import Contraction
 
 Tensor = torch.Tensor
@@ -34,7 +34,9 @@ class TileCode:
     function: Function
     places: list[tuple[str, str]]
 
-    def __call__(self, parts: Sequence[Tensor], tile: Tile, sizes: Mapping[str, int]) -> list[Tensor]:
+    def __call__(
+        self, parts: Sequence[Tensor], tile: Tile, sizes: Mapping[str, int]
+    ) -> list[Tensor]:
         device = parts[0].device
         given = [_position(key, tile, sizes, device) for key in self.places]
         lengths = [tile[a][1] - tile[a][0] if a in tile else sizes[a] for a in self.function.axes]
@@ -171,27 +173,24 @@ class Chunked:
             derived = reverse(part, reads, results)
             given = [*part.reads, part.peak, part.delta]
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
-            outs = [derived.ir.outputs.get(f"d{i}", -1) for i in reads]
-            ir = derived.ir
-            if -1 in outs:
-                ir, zero = _zero(ir)
-                outs = [zero if i == -1 else i for i in outs]
+            ir, outs = gradients(derived.ir, reads)
             likes = [part.ir[i] for i in reads]
             self._backwards[wanted, present] = self._write(ir, given, outs, "backward", likes)
         return self._backwards[wanted, present]
+
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        queries = " x ".join(self.part.ir.layout(self.part.queries)) or "each example"
+        return [
+            f"torch's operations on tiles of {queries} and {self.part.axis}, {TILE:,} numbers at "
+            "most at once; forward, and backward tile by tile"
+        ]
 
     def sources(self) -> list[str]:
         """The code of tiles, forward and backward."""
         floating = tuple(self.part.ir[i].dtype.is_floating_point for i in self.part.reads)
         back = self._backward(floating, (True,) * len(self.part.results))
         return [self.ahead.function.source, back.function.source]
-
-
-def _zero(ir: IR) -> tuple[IR, int]:
-    from graphnn.ops.expr import const
-
-    ir = ir.copy()
-    return ir, const(ir, 0.0).id
 
 
 def _kind(part: Contraction, tensors: Sequence[Tensor]) -> torch.dtype:

@@ -87,16 +87,15 @@ def build(
         if form not in known:
             known[form] = LoopProgram(cut, passes, recompute, lowering)
         calls.append((cut, known[form]))
-    attends = {
-        n.id: AttendProgram(
-            part := arranged(n.attrs["part"], ir.axes),
-            passes,
-            lowering.attend(part, passes) if lowering is not None else None,
-        )
-        for n in ir
-        if n.op == "attend"
-    }
+    attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
     return _Writer(ir, order, training, parts, calls, attends, called(lowering)).write()
+
+
+def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None) -> AttendProgram:
+    part = arranged(node.attrs["part"], ir.axes)
+    engine = lowering.attend(part, passes) if lowering is not None else None
+    why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
+    return AttendProgram(part, passes, engine, why if engine is None else "")
 
 
 def partitions(ir: IR) -> dict[int, list[Node]]:

@@ -25,7 +25,7 @@ from graphnn.backends.triton.contract import (
 from graphnn.ir import IR
 from graphnn.kernels.contract import Runner
 from graphnn.kernels.contraction import emit
-from graphnn.planner.reverse import reverse
+from graphnn.planner.reverse import gradients, reverse
 from graphnn.planner.tiles import Contraction
 
 Tensor = torch.Tensor
@@ -99,13 +99,7 @@ class Kernels:
     def _after(
         self, ir: IR, reads: list[int], rest: list[int], given: list[int], places: dict[int, int]
     ) -> Function:
-        outs = [ir.outputs.get(f"d{reads[k]}") for k in rest]
-        if None in outs:
-            from graphnn.ops.expr import const
-
-            ir = ir.copy()
-            zero = const(ir, 0.0).id
-            outs = [zero if i is None else i for i in outs]
+        ir, outs = gradients(ir, [reads[k] for k in rest])
         pairs = [(i, self.part.ir[reads[k]]) for i, k in zip(outs, rest, strict=True)]
         title = f"Gradients of {self.part.name}, from what its kernels store."
         names = [*given, *places.values()]
@@ -146,7 +140,9 @@ class Kernels:
             stores = stage.kernel.program.stores
             for store, i, out in zip(stores, stage.kernel.stores, outs, strict=True):
                 stored[i] = self._stored(out, store.kind, code.exits[i])
-        return self._gradients(code, given, stored, [t.dtype for t, w in zip(tensors, wanted) if w], sizes)
+        return self._gradients(
+            code, given, stored, [t.dtype for t, w in zip(tensors, wanted, strict=True) if w], sizes
+        )
 
     def _gradients(
         self,
@@ -177,11 +173,26 @@ class Kernels:
                 out = out.select(d, 0)
         return out
 
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        stages = self.backward_of(*self.full).stages
+        words = [s.kernel.program.name.removeprefix(f"{self.name}_backward_") for s in stages]
+        rows = " x ".join((*self.role.blocks, *self.role.rows)) or "one program"
+        unit = "plain units, a column at a time" if self.forward_stage.run.source.wide else "tiles"
+        return [
+            f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
+            f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
+        ]
+
     def sources(self) -> list[str]:
         """The kernels, forward and backward, and what torch does after them."""
         code = self.backward_of(*self.full)
         after = [code.after.source] if code.after is not None else []
         return [s.run.source.text for s in (self.forward_stage, *code.stages)] + after
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _kinds(tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:

@@ -23,7 +23,7 @@ from graphnn.planner.tiles import Contraction
 
 @dataclass(frozen=True)
 class Roles:
-    """The axes of a contraction: those that keys have as well, those of queries alone, the keys'."""
+    """The axes of a contraction: of queries and keys both, of queries alone, of keys alone."""
 
     blocks: tuple[str, ...]
     rows: tuple[str, ...]
@@ -137,7 +137,14 @@ def finish(ir: IR, exits: dict[int, Exit], places: dict[int, int]) -> IR:
         old = ir[node.id]
         attrs = {"key": ("stored", node.id), "was": "total"}
         i = build(
-            new, "given", (), attrs, shape=old.shape, dtype=old.dtype, axes=found.axes, name=old.name
+            new,
+            "given",
+            (),
+            attrs,
+            shape=old.shape,
+            dtype=old.dtype,
+            axes=found.axes,
+            name=old.name,
         )
         places[node.id] = i
         made = Expr(new, i)
@@ -337,15 +344,13 @@ def _summed(ops: Ops, args: Sequence[str], sub: str) -> tuple[int, ...]:
     if not sub:
         return ops.ops[args[0]].shape
     left, right, out = split_sub(sub)
-    sizes = {}
+    sizes: dict[str, int] = {}
     for letters, arg in zip((left, right), args, strict=True):
         sizes.update(zip(letters, ops.ops[arg].shape, strict=True))
     return tuple(sizes[c] for c in out)
 
 
-def back(
-    part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: str
-) -> list[Kernel]:
+def back(part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: str) -> list[Kernel]:
     """The backward kernels: one whose rows are the queries, one whose rows are the keys."""
     made = []
     exits = list(exits)
