@@ -255,7 +255,7 @@ def _soft(s: Sheet, op: Op, k: int) -> Tile:
     inf = 'float("-inf")'
     masked = s.names.fresh(f"{op.args[0]}_valid")
     s.step += [
-        Line(f"{masked} = tl.where(valid, {score.text}, {inf})", f"{note}: softmax, so far"),
+        Line(f"{masked} = tl.where(valid & live, {score.text}, {inf})", f"{note}: softmax, so far"),
         Line(f"best = tl.maximum(top, tl.max({masked}, 1)[:, None])", note + ": softmax, so far"),
         Line(f"floor = tl.where(best == {inf}, 0.0, best)", note + ": softmax, so far"),
         Line("shrink = tl.exp(top - floor)", note + ": softmax, so far"),

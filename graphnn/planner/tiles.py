@@ -14,6 +14,7 @@ from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.product import split_sub
 from graphnn.ops.sources import index_of
 from graphnn.ops.table import OPS, build
+from graphnn.planner.rewrite import keep, reachable
 
 Place = tuple[int, int]
 REDUCED = frozenset({"sum", "amax", "logsumexp", "softmax"})
@@ -68,6 +69,10 @@ class Contraction:
             if self.axis in node.axes and node.shape and node.dtype.is_floating_point:
                 shared |= node.axes
         return self.axes - shared
+
+    def spread(self, axes: frozenset[str]) -> bool:
+        """Whether a value of these axes has a number for each query and key."""
+        return self.axis in axes and (not self.queries or bool(axes & self.queries))
 
     @property
     def stored(self) -> list[str]:
@@ -245,6 +250,7 @@ class Writer:
         if any(self.new[i].axes != self.new[score].axes - {self.axis} for i in results):
             raise Unfit("the values it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
+        self.new = keep(self.new, reachable(self.new, [*results, *reads]))
         return Contraction(p.name, self.axis, self.new, reads, score, weight, results, self.parts)
 
     def __getitem__(self, i: int) -> Expr:

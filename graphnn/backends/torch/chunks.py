@@ -58,8 +58,7 @@ class Chunked:
     def __init__(self, part: Contraction, passes: frozenset[str]):
         self.part, self.passes = part, passes
         self.row_axes = part.ir.layout(part.axes)
-        widest = max((math.prod(n.shape) for n in part.ir if part.axis in n.axes), default=1)
-        self.width = widest
+        self.width = max(math.prod(n.shape) for n in part.ir if part.spread(n.axes))
         ir = tiled(part)
         results = [*part.results, ir.outputs["peak"]]
         self._results = [ir[i] for i in results]
