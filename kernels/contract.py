@@ -13,15 +13,11 @@ import triton.language as tl
 from . import interpreter
 from .cache import load
 from .contraction import Source
-from .launch import precision
-from .limits import register_cap
+from .launch import NAMES, precision
+from .limits import nearest, register_cap
+from .tilefit import INTERPRETED, STAGES, Shape, best, ladder
 
 Tensor = torch.Tensor
-# rows and columns of a tile, and warps: of values one number or vector wide; of values over rows,
-# columns and a width; where there is one row
-PLAIN, WIDE, SINGLE = (64, 64, 4), (16, 1, 4), (1, 128, 4)
-# few rows: a smaller tile of them
-SMALL = 16
 # programs that fill a machine, and the least columns of a part of a walk
 FILL, STRETCH = 264, 1024
 
@@ -35,19 +31,29 @@ class Runner:
     def __init__(self, source: Source, interpret: bool, fill: int = FILL, stretch: int = STRETCH):
         self.source, self.interpret = source, interpret
         self.fill, self.stretch = fill, stretch
+        self._shapes: dict[Any, Shape] = {}
 
     @functools.cached_property
     def function(self) -> Any:
         """The jitted function, loaded from the cache."""
         return getattr(load(self.source.text, self.source.name), self.source.name)
 
-    def tile(self, count: int) -> tuple[int, int, int]:
-        """Rows, columns and warps of a tile, for so many rows."""
-        if not self.source.program.rows:
-            return SINGLE
-        rows, columns, warps = WIDE if self.source.wide else PLAIN
-        columns = 16 if self.interpret else columns  # the interpreter's time goes with the steps
-        return (min(rows, SMALL) if count <= SMALL else rows), columns, warps
+    def shape(self, count: int, dtype: torch.dtype) -> Shape:
+        """The tile for so many rows: for few of them a smaller one."""
+        if self.interpret:
+            rows = INTERPRETED.rows if self.source.program.rows else 1
+            return Shape(rows, INTERPRETED.columns, INTERPRETED.warps)
+        few = count <= INTERPRETED.rows
+        key = few, dtype, precision(dtype)
+        if key not in self._shapes:
+            self._shapes[key] = self._fitting(*key)
+        return self._shapes[key]
+
+    def _fitting(self, few: bool, dtype: torch.dtype, how: str) -> Shape:
+        if dtype == torch.float64:
+            return ladder(self.source, few)[-1]
+        target = nearest(*torch.cuda.get_device_capability())
+        return best(self.source, NAMES[dtype], target, how, few)
 
     def parts(self, programs: int, columns: int) -> tuple[int, int]:
         """Into how many parts a walk is cut, and the length of each."""
@@ -65,24 +71,26 @@ class Runner:
         rows, columns, blocks = (
             math.prod(sizes[a] for a in axes) for axes in (p.rows, p.columns, p.blocks)
         )
-        high, across, warps = self.tile(rows)
-        tiles = -(-rows // high)
+        given = zip(p.tensors, tensors, strict=True)
+        dtype = next(x.dtype for t, x in given if t.kind == "float")
+        shape = self.shape(rows, dtype)
+        tiles = -(-rows // shape.rows)
         parts, length = self.parts(tiles * blocks, columns)
         outs = []
         stores = [*((s.tensor, s.kind) for s in p.stores), *([(p.peak, "row")] if p.peak else [])]
-        for (tensor, kind), dtype in zip(stores, kinds, strict=True):
+        for (tensor, kind), wanted in zip(stores, kinds, strict=True):
             lead = [sizes[a] for a in tensor.axes]
             lead = lead if kind == "each" else [parts, *lead]
             if kind == "tile":
                 lead = [parts, *(sizes[a] for a in p.blocks), tiles]
-            if parts > 1 and kind != "each":
-                dtype = torch.promote_types(dtype, torch.float32)
-            outs.append(tensors[0].new_empty([*lead, *tensor.shape], dtype=dtype))
+            further = parts > 1 and kind != "each"
+            full = torch.promote_types(wanted, torch.float32) if further else wanted
+            outs.append(tensors[0].new_empty([*lead, *tensor.shape], dtype=full))
         programs = parts * blocks * tiles
         if programs:
             args = [t.contiguous() for t in tensors] + outs
             lengths = [sizes[a] for a in p.sizes] + [length]
-            self._launch(programs, args, lengths, high, across, warps)
+            self._launch(programs, args, lengths, shape, dtype)
         return outs
 
     def _launch(
@@ -90,14 +98,12 @@ class Runner:
         programs: int,
         args: list[Tensor],
         lengths: list[int],
-        high: int,
-        across: int,
-        warps: int,
+        shape: Shape,
+        dtype: torch.dtype,
     ) -> None:
-        dtype = next(t.dtype for t in args if t.dtype.is_floating_point)
         constants = {
-            "ROWS": high,
-            "COLS": across,
+            "ROWS": shape.rows,
+            "COLS": shape.columns,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": precision(dtype),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
@@ -105,7 +111,8 @@ class Runner:
         if self.interpret:
             interpreter.launch(self.function, (programs,), *args, *lengths, **constants)
             return
-        options = {"num_warps": warps, "num_stages": 2, "maxnreg": register_cap(32 * warps)}
+        options = {"num_warps": shape.warps, "num_stages": STAGES}
+        options["maxnreg"] = register_cap(32 * shape.warps)
         with torch.cuda.device_of(args[0]):
             self.function[(programs,)](
                 *args, *lengths, **constants, **options, enable_fp_fusion=True

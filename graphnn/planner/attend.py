@@ -6,6 +6,7 @@ outside loops only: within a step a softmax stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from graphnn.ir import IR, Node
@@ -26,6 +27,7 @@ class Note:
     """What became of one softmax over an axis: its contraction, or why there is none."""
 
     name: str
+    softmax: str
     axis: str
     place: str
     reason: str
@@ -45,10 +47,11 @@ def attend(ir: IR) -> tuple[IR, list[Note]]:
             continue
         node = ir[i]
         try:
-            pattern, rest = find(ir, node)
+            used = [n.name for n in notes if n.part]
+            pattern, rest = find(ir, node, used)
             part = Writer(ir, pattern).write()
         except Unfit as why:
-            if not any(n.name == node.label and n.part for n in notes):
+            if not any(n.softmax == node.label and n.part for n in notes):
                 notes.append(_note(node, node.label, str(why)))
             continue
         notes.append(_note(node, part.name, _whole(part, rest), part))
@@ -58,7 +61,7 @@ def attend(ir: IR) -> tuple[IR, list[Note]]:
 
 
 def _note(node: Node, name: str, reason: str, part: Contraction | None = None) -> Note:
-    return Note(name, node.attrs["axis"], str(node.site or ""), reason, part)
+    return Note(name, node.label, node.attrs["axis"], str(node.site or ""), reason, part)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def _whole(part: Contraction, rest: Rest) -> str:
     return "; ".join(said)
 
 
-def find(ir: IR, softmax: Node) -> tuple[Pattern, Rest]:
+def find(ir: IR, softmax: Node, used: Sequence[str] = ()) -> tuple[Pattern, Rest]:
     """The pattern around a softmax. Raises Unfit, in words for users."""
     axis, home = softmax.attrs["axis"], home_loops(ir)
     if softmax.id in home:
@@ -101,6 +104,8 @@ def find(ir: IR, softmax: Node) -> tuple[Pattern, Rest]:
     inside = wanted | inner.all(roots)
     order = [i for i in ir.nodes if i in inside]
     name = f"attention over {axis}"
+    count = sum(n.split(", ")[0] == name for n in used)
+    name = f"{name}, {count + 1}" if count else name
     found = Pattern(name, softmax.id, ready, order, operands(ir, order))
     return found, Rest(tuple(readers), len(ready) < len(sums))
 

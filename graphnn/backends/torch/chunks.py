@@ -116,6 +116,17 @@ class Chunked:
                 x = x.narrow(d, start, stop - start)
         return x
 
+    def _parts(
+        self,
+        tensors: Sequence[Tensor],
+        layouts: Sequence[Sequence[str]],
+        tile: Tile,
+        acc: torch.dtype,
+    ) -> list[Tensor]:
+        """What a tile reads, numbers in full precision: a weight is exp(score - peak)."""
+        parts = [self._cut(x, a, tile) for x, a in zip(tensors, layouts, strict=True)]
+        return [x.to(acc) if x.dtype.is_floating_point else x for x in parts]
+
     def _layouts(self) -> list[tuple[str, ...]]:
         return [self.part.ir.layout(self.part.ir[i].axes) for i in self.part.reads]
 
@@ -131,7 +142,7 @@ class Chunked:
         for rows, tiles in self._walk(sizes):
             merged: list[Tensor] | None = None
             for tile in tiles:
-                parts = [self._cut(x, a, tile) for x, a in zip(tensors, layouts, strict=True)]
+                parts = self._parts(tensors, layouts, tile, acc)
                 made = self.ahead(parts, tile, sizes)
                 merged = made if merged is None else merge(merged, made, acc)
             for out, value in zip(outs, merged or (), strict=False):
@@ -152,14 +163,14 @@ class Chunked:
         code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
         kind = _kind(part, tensors)
         delta = delta_of(results, flows, len(self.row_axes), peak.dtype)
-        given = [*tensors, peak.to(kind), delta.to(kind), *(f for f in flows if f is not None)]
+        given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         layouts = [*self._layouts(), *[self.row_axes] * (len(given) - len(tensors))]
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
         grads = [torch.zeros_like(tensors[k], dtype=acc) for k in chosen]
         for _, tiles in self._walk(sizes):
             for tile in tiles:
-                parts = [self._cut(x, a, tile) for x, a in zip(given, layouts, strict=True)]
+                parts = self._parts(given, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
                     self._cut(grad, layouts[k], tile).add_(value)
         return [g.to(tensors[k].dtype) for g, k in zip(grads, chosen, strict=True)]

@@ -230,7 +230,8 @@ class Ops:
         name = wanted
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
-        tensor = Tensor(name, node.shape, self.ir.layout(node.axes), kind_of(node))
+        kind = "acc" if node.attrs.get("key") in ("peak", "delta") else kind_of(node)
+        tensor = Tensor(name, node.shape, self.ir.layout(node.axes), kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
         return self._add(node, "read", (), tensor=tensor)
