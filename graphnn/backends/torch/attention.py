@@ -37,6 +37,10 @@ class Engine(Protocol):
         sizes: Mapping[str, int],
     ) -> list[Tensor]: ...
 
+    def leaves(self, sizes: Mapping[str, int]) -> bool:
+        """Whether so little is to be done that it is left to torch's own operations."""
+        ...
+
     def sources(self) -> list[str]: ...
 
     def says(self) -> list[str]:
@@ -65,14 +69,7 @@ class AttendProgram:
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
-        part = self.part
-        rows, inner = " x ".join(part.ir.layout(part.axes)), part.axis
-        lines = self.engine.says()
-        lines.append(
-            f"saved for backward: the results and one number for each of {rows}; the weights over "
-            f"{inner} are computed anew"
-        )
-        return lines + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
+        return self.engine.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     @property
     def axes(self) -> list[str]:
@@ -106,6 +103,8 @@ class AttendProgram:
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
+    if program.engine.leaves(program.sizes(sizes)):
+        return program.definition(tensors, sizes)
     kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
     if len(kinds) > 1:
         widest = max(kinds, key=lambda d: torch.finfo(d).bits)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.chunks import delta_of
+from graphnn.backends.torch.chunks import delta_of, saved
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.scope import Scope
 from graphnn.backends.triton.contract import (
@@ -173,6 +173,10 @@ class Kernels:
                 out = out.select(d, 0)
         return out
 
+    def leaves(self, sizes: Mapping[str, int]) -> bool:
+        """Kernels leave nothing to torch."""
+        return False
+
     def says(self) -> list[str]:
         """How it computes, in words for users."""
         stages = self.backward_of(*self.full).stages
@@ -182,6 +186,7 @@ class Kernels:
         return [
             f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
             f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
+            saved(self.part),
         ]
 
     def sources(self) -> list[str]:
