@@ -15,7 +15,11 @@ from tests.attention.networks import Additive, Net, Slots, inputs
 
 
 def peak(
-    net: torch.nn.Module, queries: int, keys: int, skip: tuple[str, ...] = (), batch: int = 1
+    net: torch.nn.Module,
+    queries: int,
+    keys: int,
+    skip: tuple[str, ...] = ("match",),
+    batch: int = 1,
 ) -> int:
     """The most bytes held at once by a forward and a backward."""
     model = gn.compile(net, skip=skip)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from graphnn.backends.torch.chunks import Chunked
 from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.sdpa import Direct
 from graphnn.errors import DoubleBackwardError
+from graphnn.planner.dotproduct import dot_product
 from graphnn.planner.reverse import plain
 from graphnn.planner.tiles import Contraction
 
@@ -60,6 +62,8 @@ class AttendProgram:
     ):
         """`why` says why there are no kernels, where there might be."""
         self.part, self.passes, self.why = part, passes, why
+        form = dot_product(part) if "match" in passes else None
+        self.direct = Direct(part, form) if form is not None else None
         self.engine: Engine = Chunked(part, passes) if engine is None else engine
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
         text = "\n\n".join(self.engine.sources()) + type(self.engine).__name__
@@ -69,6 +73,8 @@ class AttendProgram:
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
+        if self.direct is not None:
+            return self.direct.says()
         return self.engine.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     @property
@@ -103,12 +109,15 @@ class AttendProgram:
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
-    if program.engine.leaves(program.sizes(sizes)):
-        return program.definition(tensors, sizes)
     kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
     if len(kinds) > 1:
         widest = max(kinds, key=lambda d: torch.finfo(d).bits)
         tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    if program.direct is not None:
+        known = program.sizes(sizes)
+        return program.direct(tensors, known, lambda given: program.definition(given, sizes))
+    if program.engine.leaves(program.sizes(sizes)):
+        return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
     return results[: len(program.part.results)]  # type: ignore[no-any-return]
 

@@ -89,7 +89,7 @@ class Chunked:
         return not self.part.queries or self._numbers(sizes) <= TILE
 
     def _numbers(self, sizes: Mapping[str, int]) -> int:
-        return self.width * math.prod(sizes[a] for a in (*self.row_axes, self.part.axis))
+        return self.width * math.prod([sizes[a] for a in (*self.row_axes, self.part.axis)])
 
     def tiles(self, sizes: Mapping[str, int]) -> tuple[list[str], list[int]]:
         """The axes that are cut, and into pieces of which size."""
