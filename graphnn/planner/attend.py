@@ -88,7 +88,7 @@ def find(ir: IR, softmax: Node, used: Sequence[str] = ()) -> tuple[Pattern, Rest
         raise Unfit("it is taken at each step of a loop")
     if softmax.dtype != ir.floating:
         raise Unfit(f"its scores are {softmax.dtype} in a graph of {ir.floating}")
-    score = ir[softmax.inputs[0]]
+    score, top = best(ir, softmax)
     if score.axes == {axis}:
         raise Unfit("its scores vary over nothing but the axis: there are no queries")
     chain, sums, readers = follow(ir, softmax, home)
@@ -99,15 +99,28 @@ def find(ir: IR, softmax: Node, used: Sequence[str] = ()) -> tuple[Pattern, Rest
     if not inner(score.id):
         raise Unfit("its scores are given whole: they are not computed from queries and keys here")
     wanted = {*chain, *ready} & reachable(ir, ready)
-    roots = [softmax.inputs[0], *softmax.inputs[1:]]
-    roots += [j for i in sorted(wanted) for j in ir[i].inputs if j not in chain]
+    roots = [score.id, *softmax.inputs[1:]]
+    roots += [j for i in sorted(wanted - {softmax.id}) for j in ir[i].inputs if j not in chain]
     inside = wanted | inner.all(roots)
     order = [i for i in ir.nodes if i in inside]
     name = f"attention over {axis}"
     count = sum(n.split(", ")[0] == name for n in used)
     name = f"{name}, {count + 1}" if count else name
-    found = Pattern(name, softmax.id, ready, order, operands(ir, order))
+    reads = operands(ir, order, {softmax.id: [score.id, *softmax.inputs[1:]]})
+    found = Pattern(name, softmax.id, ready, order, reads, score.id, top)
     return found, Rest(tuple(readers), len(ready) < len(sums))
+
+
+def best(ir: IR, softmax: Node) -> tuple[Node, int]:
+    """What softmax takes; and how many of the best of it, where all others are masked."""
+    score, axis = ir[softmax.inputs[0]], softmax.attrs["axis"]
+    if score.op == "where":
+        mask, kept, none = ir.operands(score)
+        masked = none.op == "const" and none.attrs["value"] == float("-inf")
+        of_it = mask.op == "axis_top" and mask.inputs == (kept.id, *softmax.inputs[1:])
+        if masked and of_it and mask.attrs["axis"] == axis:
+            return kept, mask.attrs["k"]
+    return score, 0
 
 
 def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[int], list[str]]:

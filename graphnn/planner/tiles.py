@@ -6,7 +6,7 @@ of size one are left out. What remains of a shape is what a score adds up over, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphnn.ir import IR, Axis, Node
@@ -33,7 +33,8 @@ class Contraction:
     `ir` has a `given` node for each value in `reads`; `score` is what softmax takes, `weight` its
     value, a `soft` node of the score and two `given` nodes that are no reads: `peak`, the score's
     logsumexp over the axis, and `delta`. `results` are sums over the axis. `parts` are the axes
-    that dimensions became; `origin` is the same in all forms of one contraction.
+    that dimensions became; `origin` is the same in all forms of one contraction. With `top`, only
+    so many of the best scores take part.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Contraction:
     weight: int
     results: list[int]
     parts: list[str]
+    top: int = 0
     origin: object = field(default_factory=object)
 
     @property
@@ -90,6 +92,8 @@ class Pattern:
     exits: list[int]
     inside: list[int]
     reads: list[int]
+    score: int
+    top: int = 0
 
 
 class Dims:
@@ -99,7 +103,7 @@ class Dims:
         self.ir, self.root, self.fixed = ir, dict[Place, Place](), set[Place]()
         for i in pattern.inside:
             self._node(ir[i])
-        score = ir[ir[pattern.softmax].inputs[0]]
+        score = ir[pattern.score]
         wide = [(score.id, d) for d, n in enumerate(score.shape) if n != 1]
         self.lifted = list(dict.fromkeys(self.find(place) for place in wide))
         fixed = {self.find(place) for place in self.fixed}
@@ -251,7 +255,8 @@ class Writer:
             raise Unfit("the values it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
         self.new = keep(self.new, reachable(self.new, [*results, *reads]))
-        return Contraction(p.name, self.axis, self.new, reads, score, weight, results, self.parts)
+        rest = results, self.parts, p.top
+        return Contraction(p.name, self.axis, self.new, reads, score, weight, *rest)
 
     def __getitem__(self, i: int) -> Expr:
         if i not in self.made:
@@ -281,7 +286,7 @@ class Writer:
         return i
 
     def _softmax(self, node: Node) -> tuple[int, int]:
-        score = self[node.inputs[0]]
+        score = self[self.pattern.score]
         if len(node.inputs) > 1:
             valid = make("lt", index_of(self.new, self.axis), self[node.inputs[1]])
             score = make("where", valid, score, float("-inf"))
@@ -386,9 +391,8 @@ def supported(node: Node) -> bool:
     return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch)
 
 
-def operands(ir: IR, inside: Iterable[int]) -> list[int]:
-    """What the nodes of a pattern read from outside, in order."""
+def operands(ir: IR, inside: Iterable[int], instead: Mapping[int, Sequence[int]]) -> list[int]:
+    """What the nodes of a pattern read from outside, in order; some read others `instead`."""
     inside = list(inside)
-    own: Sequence[int] = list(inside)
-    found = dict.fromkeys(j for i in inside for j in ir[i].inputs)
-    return [j for j in found if j not in own and ir[j].op not in OWN]
+    found = dict.fromkeys(j for i in inside for j in instead.get(i, ir[i].inputs))
+    return [j for j in found if j not in inside and ir[j].op not in OWN]

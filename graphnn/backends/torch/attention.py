@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch.chosen import Chosen
 from graphnn.backends.torch.chunks import Chunked
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
@@ -62,7 +63,8 @@ class AttendProgram:
     ):
         """`why` says why there are no kernels, where there might be."""
         self.part, self.passes, self.why = part, passes, why
-        form = dot_product(part) if "match" in passes else None
+        self.chosen = Chosen(part, passes) if part.top else None
+        form = dot_product(part) if "match" in passes and not part.top else None
         self.direct = Direct(part, form) if form is not None else None
         self.engine: Engine = Chunked(part, passes) if engine is None else engine
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
@@ -73,8 +75,9 @@ class AttendProgram:
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
-        if self.direct is not None:
-            return self.direct.says()
+        for way in (self.chosen, self.direct):
+            if way is not None:
+                return way.says()
         return self.engine.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     @property
@@ -113,6 +116,8 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     if len(kinds) > 1:
         widest = max(kinds, key=lambda d: torch.finfo(d).bits)
         tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    if program.chosen is not None:
+        return program.chosen(tensors, program.sizes(sizes))
     if program.direct is not None:
         known = program.sizes(sizes)
         return program.direct(tensors, known, lambda given: program.definition(given, sizes))

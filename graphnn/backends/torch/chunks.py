@@ -64,13 +64,14 @@ class Chunked:
         ir = tiled(part)
         results = [*part.results, ir.outputs["peak"]]
         self._results = [ir[i] for i in results]
-        self.ahead = self._write(ir, part.reads, results, "forward")
+        self.ahead = self.code(ir, part.reads, results, "forward")
         self._backwards: dict[tuple[tuple[bool, ...], tuple[bool, ...]], TileCode] = {}
 
-    def _write(
+    def code(
         self, ir: IR, reads: Sequence[int], results: Sequence[int], which: str,
         likes: Sequence[Node] | None = None,
     ) -> TileCode:  # fmt: skip
+        """A function of tiles of `reads`."""
         wanted = [f"w{k}" for k in range(len(results))]
         ir = ir.copy()
         ir.outputs = dict(zip(wanted, results, strict=True))
@@ -108,7 +109,7 @@ class Chunked:
             piece[widest] = -(-piece[widest] // 2)
         return axes, [piece[a] for a in axes]
 
-    def _walk(self, sizes: Mapping[str, int]) -> Iterator[tuple[Tile, list[Tile]]]:
+    def tiles_of(self, sizes: Mapping[str, int]) -> Iterator[tuple[Tile, list[Tile]]]:
         """Tiles of rows, each with the tiles along the axis that go with it."""
         axes, pieces = self.tiles(sizes)
         cuts = [
@@ -119,12 +120,16 @@ class Chunked:
             tile = dict(zip(axes[:-1], rows, strict=True))
             yield tile, [{**tile, axes[-1]: span} for span in cuts[-1]]
 
-    def _cut(self, x: Tensor, axes: Sequence[str], tile: Tile) -> Tensor:
+    def cut(self, x: Tensor, axes: Sequence[str], tile: Tile) -> Tensor:
         for d, axis in enumerate(axes):
             if axis in tile and tile[axis] != (0, x.shape[d]):
                 start, stop = tile[axis]
                 x = x.narrow(d, start, stop - start)
         return x
+
+    def cut_all(self, tensors: Sequence[Tensor], tile: Tile) -> list[Tensor]:
+        """What of the reads belongs to a tile."""
+        return [self.cut(x, a, tile) for x, a in zip(tensors, self._layouts(), strict=True)]
 
     def _parts(
         self,
@@ -134,7 +139,7 @@ class Chunked:
         acc: torch.dtype,
     ) -> list[Tensor]:
         """What a tile reads, numbers in full precision: a weight is exp(score - peak)."""
-        parts = [self._cut(x, a, tile) for x, a in zip(tensors, layouts, strict=True)]
+        parts = [self.cut(x, a, tile) for x, a in zip(tensors, layouts, strict=True)]
         return [x.to(acc) if x.dtype.is_floating_point else x for x in parts]
 
     def _layouts(self) -> list[tuple[str, ...]]:
@@ -149,14 +154,14 @@ class Chunked:
             tensors[0].new_empty([sizes[a] for a in self.row_axes] + list(n.shape), dtype=d)
             for n, d in zip(self._results, [kind] * (len(self._results) - 1) + [acc], strict=True)
         ]
-        for rows, tiles in self._walk(sizes):
+        for rows, tiles in self.tiles_of(sizes):
             merged: list[Tensor] | None = None
             for tile in tiles:
                 parts = self._parts(tensors, layouts, tile, acc)
                 made = self.ahead(parts, tile, sizes)
                 merged = made if merged is None else merge(merged, made, acc)
             for out, value in zip(outs, merged or (), strict=False):
-                self._cut(out, self.row_axes, rows).copy_(value)
+                self.cut(out, self.row_axes, rows).copy_(value)
         return outs
 
     def backward(
@@ -178,11 +183,11 @@ class Chunked:
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
         grads = [torch.zeros_like(tensors[k], dtype=acc) for k in chosen]
-        for _, tiles in self._walk(sizes):
+        for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
                 parts = self._parts(given, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
-                    self._cut(grad, layouts[k], tile).add_(value)
+                    self.cut(grad, layouts[k], tile).add_(value)
         return [g.to(tensors[k].dtype) for g, k in zip(grads, chosen, strict=True)]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> TileCode:
@@ -195,7 +200,7 @@ class Chunked:
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
             ir, outs = gradients(derived.ir, reads)
             likes = [part.ir[i] for i in reads]
-            self._backwards[wanted, present] = self._write(ir, given, outs, "backward", likes)
+            self._backwards[wanted, present] = self.code(ir, given, outs, "backward", likes)
         return self._backwards[wanted, present]
 
     def says(self) -> list[str]:

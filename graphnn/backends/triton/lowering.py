@@ -143,6 +143,8 @@ class Lowering:
 
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
+        if part.top:
+            return None
         try:
             return Kernels(part, passes, self.interpret)
         except Refused as reason:
