@@ -16,7 +16,7 @@ from .program import Op, Refused, Tensor
 from .sheet import Sheet
 from .text import INDENT, wrapped
 from .tiles import Span, Store, Tile, Tiles, letters
-from .tilework import fitted, flattened, lined_up, operand, value, within
+from .tilework import fitted, flattened, lined_up, operand, value, widened, within
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ def _outer(s: Sheet, store: Store, op: Op) -> None:
 
 def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
     """A tile as a matrix of one row and column of it a row; zero where there is none."""
+    tile = widened(tile, span)
     text = f"tl.where((live & valid)[:, :, None], {within(s, tile, span)}, 0.0)"
     whole = Span(0, span.width, span.width)
     return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")

@@ -178,16 +178,23 @@ def _inner(s: Sheet, op: Op, k: int) -> Tile:
     return made
 
 
+def widened(tile: Tile, span: Span) -> Tile:
+    """A tile in its full width, where one number stands for all of it."""
+    if tile.width == span.width:
+        return tile
+    places = {(True, True): "ROWS, COLS", (True, False): "ROWS", (False, True): "COLS"}
+    like = Tile("", tile.rows, tile.columns, span.width)
+    shape = places.get((tile.rows, tile.columns), "1")
+    text = f"tl.broadcast_to({fitted(tile, like)}, [{shape}, {span.width}])"
+    return Tile(text, tile.rows, tile.columns, span.width)
+
+
 def operand(s: Sheet, name: str, k: int, span: Span) -> str:
     """A chunk as a matrix product takes it: in the dtype of what is read, zero beyond its end."""
     tile = value(s, name, k, raw=True)
     if s.ops[name].kind == "read":
         return tile.text
-    if tile.width < span.width:
-        size = "COLS" if tile.columns else "ROWS"
-        text = fitted(tile, Tile("", tile.rows, tile.columns, span.width))
-        text = f"tl.broadcast_to({text}, [{size}, {span.width}])"
-        tile = Tile(text, tile.rows, tile.columns, span.width)
+    tile = widened(tile, span)
     return f"{within(s, tile, span)}.to(KIND)"
 
 
@@ -215,8 +222,7 @@ def _by_matrix(s: Sheet, op: Op, which: int, k: int) -> Tile:
 
 def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:
     """A tile as a matrix of one place a row, in the dtype of matrix products."""
-    if tile.width < span.width:
-        raise Refused("a number for all columns of a value meets a matrix")
+    tile = widened(tile, span)
     text = within(s, tile, span)
     return (
         f"tl.reshape({text}, [{size}, {span.width}]).to(KIND)" if tile.both else f"{text}.to(KIND)"
