@@ -151,8 +151,9 @@ def test_second_derivatives(make, backend, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [Net, Additive])
-def test_torch_compile(make, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 64)
+@pytest.mark.parametrize("tile", [64, 2**20])
+def test_torch_compile(make, tile, monkeypatch):
+    monkeypatch.setattr(chunks, "TILE", tile)
     model = gn.compile(make())
     traced = torch.compile(model, fullgraph=True, backend="aot_eager")
     for n in (5, 9):

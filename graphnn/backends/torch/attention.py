@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from graphnn.planner.reverse import plain
 from graphnn.planner.tiles import Contraction
 
 PROGRAMS: dict[str, AttendProgram] = {}
+_numbers = itertools.count()
 
 
 class Engine(Protocol):
@@ -66,19 +67,26 @@ class AttendProgram:
         self.chosen = Chosen(part, passes) if part.top else None
         form = dot_product(part) if "match" in passes and not part.top else None
         self.direct = Direct(part, form) if form is not None else None
-        self.engine: Engine = Chunked(part, passes) if engine is None else engine
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
-        text = "\n\n".join(self.engine.sources()) + type(self.engine).__name__
-        self.key = f"{part.name} {hashlib.sha256(text.encode()).hexdigest()[:16]} {id(self)}"
+        self.key = f"{part.name} {next(_numbers)}"
         PROGRAMS[self.key] = self
+        own = self.chosen is None and self.direct is None
+        self.engine = Chunked(part, passes) if engine is None and own else engine
         self._plain: Function | None = None
+        if isinstance(self.engine, Chunked):
+            # torch.compile cannot look on while code is written
+            self._plain = self._written()
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
-        for way in (self.chosen, self.direct):
-            if way is not None:
-                return way.says()
-        return self.engine.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
+        way = self.chosen or self.direct or self.engine
+        assert way is not None
+        return way.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
+
+    def sources(self) -> list[str]:
+        """The code that computes it; none where torch has kernels of its own."""
+        way = self.chosen or (None if self.direct is not None else self.engine)
+        return way.sources() if way is not None else []
 
     @property
     def axes(self) -> list[str]:
@@ -102,12 +110,15 @@ class AttendProgram:
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """The results by torch's own operations, which have derivatives of any order."""
         if self._plain is None:
-            ir = plain(self.part)
-            wanted = [(i, ir[i]) for i in ir.outputs.values()]
-            title = f"The definition of {self.part.name}."
-            self._plain = write(ir, "definition", self.part.reads, wanted, title, self.passes)
+            self._plain = self._written()
         sizes = self.sizes(lengths)
         return self._plain.call(tensors, [sizes[a] for a in self._plain.axes])
+
+    def _written(self) -> Function:
+        ir = plain(self.part)
+        wanted = [(i, ir[i]) for i in ir.outputs.values()]
+        title = f"The definition of {self.part.name}."
+        return write(ir, "definition", self.part.reads, wanted, title, self.passes)
 
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
@@ -121,6 +132,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     if program.direct is not None:
         known = program.sizes(sizes)
         return program.direct(tensors, known, lambda given: program.definition(given, sizes))
+    assert program.engine is not None
     if program.engine.leaves(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
@@ -131,6 +143,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
 def _attend(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
     program = PROGRAMS[key]
     with torch.autocast(tensors[0].device.type, enabled=False):
+        assert program.engine is not None
         return program.engine.forward(tensors, program.sizes(sizes))
 
 
@@ -153,6 +166,7 @@ def _attend_backward(
     peak, flowing = tensors[reads + results], iter(tensors[reads + results + 1 :])
     flows = [next(flowing) if p else None for p in present]
     with torch.autocast(tensors[0].device.type, enabled=False):
+        assert program.engine is not None
         return program.engine.backward(given, made, peak, flows, wanted, program.sizes(sizes))
 
 

@@ -44,6 +44,10 @@ class Chosen:
             "exactly, softmax and sums over these; gradients to these alone, by torch"
         ]
 
+    def sources(self) -> list[str]:
+        """The code of scores, and of what is done with the best."""
+        return [self.scores.function.source, self.function.source]
+
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         part = self.part
         with torch.no_grad():

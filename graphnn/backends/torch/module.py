@@ -52,7 +52,7 @@ class Program:
             )
         lowerings = dict.fromkeys(loop.lowering for loop in self.loops if loop.lowering)
         parts += [text for lowering in lowerings for text in lowering.sources()]
-        parts += [text for attend in self.attends for text in attend.engine.sources()]
+        parts += [text for attend in self.attends for text in attend.sources()]
         return "\n\n".join(parts)
 
 
