@@ -16,7 +16,16 @@ from graphnn.ops.table import OPS, build
 from graphnn.planner.loopir import merge_orders
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops, parted
-from graphnn.planner.tiles import OWN, Contraction, Pattern, Unfit, Writer, operands, supported
+from graphnn.planner.tiles import (
+    OWN,
+    Contraction,
+    Dims,
+    Pattern,
+    Unfit,
+    Writer,
+    operands,
+    supported,
+)
 
 # what a weight may go through on its way to a sum
 LINEAR = frozenset({"mul", "reshape", "permute", "expand", "neg"})
@@ -42,21 +51,21 @@ def attend(ir: IR) -> tuple[IR, list[Note]]:
     ir = separate(ir)
     left = [n.id for n in ir if n.op == "axis_softmax"]
     while left:
-        i = left.pop(0)
-        if i not in ir.nodes:
-            continue
-        node = ir[i]
-        try:
-            used = [n.name for n in notes if n.part]
-            pattern, rest = find(ir, node, used)
-            part = Writer(ir, pattern).write()
-        except Unfit as why:
-            if not any(n.softmax == node.label and n.part for n in notes):
-                notes.append(_note(node, node.label, str(why)))
-            continue
-        notes.append(_note(node, part.name, _whole(part, rest), part))
-        ir = replaced(ir, pattern, part)
-        left = [i, *left] if rest.again else left
+        new, swap, again = ir.copy(), dict[int, int](), list[int]()
+        for node in (ir[i] for i in left if i in ir.nodes):
+            try:
+                used = [n.name for n in notes if n.part]
+                pattern, rest = find(ir, node, used)
+                writer = Writer(ir, pattern)
+                part = writer.write()
+            except Unfit as why:
+                if not any(n.softmax == node.label and n.part for n in notes):
+                    notes.append(_note(node, node.label, str(why)))
+                continue
+            notes.append(_note(node, part.name, _whole(part, rest), part))
+            swap |= placed(new, pattern, part, writer.dims)
+            again += [node.id] * rest.again
+        ir, left = (rewired(new, swap) if swap else ir), again
     return ir, notes
 
 
@@ -214,11 +223,9 @@ class Inside:
         return found
 
 
-def replaced(ir: IR, pattern: Pattern, part: Contraction) -> IR:
-    """The graph with one `attend` node in place of the sums of a pattern."""
-    new = ir.copy()
-    dims = Writer(ir, pattern).dims
-    first = ir[pattern.exits[0]]
+def placed(new: IR, pattern: Pattern, part: Contraction, dims: Dims) -> dict[int, int]:
+    """Add an `attend` node for a pattern; gives the nodes to be read in place of its sums."""
+    first = new[pattern.exits[0]]
     given = [dims.given(Expr(new, i), i) for i in pattern.reads]
     node = build(
         new,
@@ -229,21 +236,21 @@ def replaced(ir: IR, pattern: Pattern, part: Contraction) -> IR:
         dtype=first.dtype,
         axes=first.axes,
         name=part.name,
-        site=ir[pattern.softmax].site,
+        site=new[pattern.softmax].site,
     )
     swap: dict[int, int] = {}
     for which, i in enumerate(pattern.exits):
-        old = ir[i]
+        old = new[i]
         new.here = (old.name, old.site)
         sizes = [part.ir.axes[a].length or 0 for a in part.parts]
         shape = (*sizes, *part.ir[part.results[which]].shape)
         pick = build(new, "pick", (node,), {"which": which}, shape=shape, dtype=old.dtype)
         swap[i] = dims.taken(Expr(new, pick), i).id
     new.here = ("", None)
-    return _rewired(new, swap)
+    return swap
 
 
-def _rewired(ir: IR, swap: dict[int, int]) -> IR:
+def rewired(ir: IR, swap: dict[int, int]) -> IR:
     """The graph with nodes read in place of others; what nothing reads any more goes."""
     nodes = {
         i: replace(n, inputs=tuple(swap.get(j, j) for j in n.inputs))
