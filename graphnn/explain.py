@@ -35,6 +35,7 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
             of = program.program_of if program is not None else {}
             lines += _loop(ir, region, plan, of.get(region.states[0]))
     lines += _direct(plan)
+    lines += _attention(plan, program)
     outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
     lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
     if not any(d.fallbacks for d in plan.decisions) and not fallbacks(outside):
@@ -89,6 +90,8 @@ def _what(ir: IR, node: Node) -> str:
         return f"torch.{node.attrs['called']} (opaque)"
     if node.op == "aten":
         return f"torch's {node.attrs['kind']} {tuple(node.shape)}"
+    if node.op == "attend":
+        return f"contraction over {node.attrs['part'].axis} {tuple(node.shape)}"
     detail = f" over {node.attrs['axis']}" if OPS[node.op].family == "axis" else ""
     return f"{node.op}{detail} {tuple(node.shape)}"
 
@@ -195,6 +198,25 @@ def _backward(program: LoopProgram) -> list[str]:
         "  backward: the loop run the other way" + ("; outside it, at once:" * bool(after))
     )
     return lines + after
+
+
+def _attention(plan: Plan, program: Program | None) -> list[str]:
+    """Softmaxes over an axis outside loops: how each is computed with its sums, or why it is not.
+
+    Where weights are read besides, or sums wait for others, a softmax has several notes.
+    """
+    lines = []
+    programs = {a.part.origin: a for a in program.attends} if program is not None else {}
+    for note in plan.notes:
+        where = f" at {note.place}" if note.place else ""
+        if note.part is None:
+            lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
+            continue
+        lines.append(f"{note.name}{where}: contraction")
+        if note.part.origin in programs:
+            lines += [f"  {text}" for text in programs[note.part.origin].says()]
+        lines += [f"  {note.reason}"] * bool(note.reason)
+    return lines
 
 
 def _numbers(node: Node) -> int:

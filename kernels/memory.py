@@ -11,7 +11,7 @@ from .products import Dot
 from .program import Op, Part, Refused, Tensor
 from .text import literal, times, total
 
-NOTHING = {"float": "0.0", "int": "0", "bool": "0"}
+NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
 
 
 def length(axis: str) -> str:

@@ -18,8 +18,9 @@ class Refused(Exception):
 class Tensor:
     """An argument of a kernel: a contiguous tensor of dimensions `axes`, then `shape`.
 
-    `kind` is "float" (of the launch's dtype), "int" (int64), "bool", or "seed": one int64, of which
-    the numbers of such a tensor are drawn where they are used.
+    `kind` is "float" (of the launch's dtype), "acc" (of the dtype in which sums are taken), "int"
+    (int64), "bool", or "seed": one int64, of which the numbers of such a tensor are drawn where
+    they are used.
     """
 
     name: str

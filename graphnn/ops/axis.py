@@ -222,3 +222,26 @@ def _given(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozens
 row("scan", "scan", axes=_given)
 # torch's own LSTM, GRU or RNN over a whole axis
 row("aten", "aten", axes=_given)
+# softmax over an axis and sums weighted by it, in tiles; its attribute `part` is the Contraction
+row("attend", "attend", axes=lambda operands, attrs: attrs["axes"])
+
+
+def soft(s: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+    """exp(s - peak): what softmax makes of a score, `peak` being its logsumexp.
+
+    Zero where a peak is -inf: nothing may be attended to there.
+    """
+    none = peak == float("-inf")
+    return torch.where(none, 0, torch.exp(s - torch.where(none, 0, peak)))
+
+
+# softmax's value at a score, its logsumexp over the axis known; `delta` is the sum of the value
+# times what flows to it, so that the derivative needs no other position
+row(
+    "soft",
+    "pointwise",
+    lambda s, peak, delta: soft(s, peak),
+    grad=lambda g, y, s, peak, delta: (y * (g - delta), None, None),
+    torch="runtime.soft({0}, {1})",
+    flops=10,
+)

@@ -365,8 +365,8 @@ def _index(ir: IR, axis: str) -> Any:
 
 def _ordered(ir: IR) -> IR:
     """Nodes in an order in which each finds its operands (saved values may come late)."""
-    from graphnn.planner.loopir import _merge_orders
+    from graphnn.planner.loopir import merge_orders
 
     new = ir.copy()
-    new.nodes = _merge_orders(ir.nodes, {})
+    new.nodes = merge_orders(ir.nodes, {})
     return new

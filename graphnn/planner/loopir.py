@@ -147,11 +147,11 @@ def whole_views(ir: IR, loops: list[Loop]) -> IR:
     for fresh, source in list(new.closings.items()):
         if fresh in order and source in home:
             new.closings[fresh] = outside(source)
-    new.nodes = _merge_orders(nodes, order)
+    new.nodes = merge_orders(nodes, order)
     return new
 
 
-def _merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, Node]:
+def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, Node]:
     """All nodes, each behind its operands."""
     pool = {**nodes, **extra}
     done: dict[int, Node] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from graphnn.ir import IR, verify
 from graphnn.planner.arrange import arrange
+from graphnn.planner.attend import Note, attend
 from graphnn.planner.choose import Decision, Target, choose
 from graphnn.planner.contract import contract
 from graphnn.planner.gather import gather
@@ -30,7 +31,10 @@ PASSES: dict[str, Callable[[IR], IR]] = {
 }
 BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
 AFTER = ("simplify", "merge", "contract")
-SWITCHABLE = (*PASSES, "match", "scan", "sink", "beside", "resident", "cooperative", "fit")
+SWITCHABLE = (
+    *(*PASSES, "attend", "match", "scan", "sink", "beside"),
+    *("resident", "cooperative", "fit"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Plan:
     passes: frozenset[str]
     seconds: float
     decisions: list[Decision]
+    notes: list[Note] = field(default_factory=list)
 
 
 def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -> Plan:
@@ -69,13 +74,15 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     for name in BEFORE:
         if name in passes:
             ir = _step(ir, name, PASSES[name])
+    ir, notes = attend(ir) if "attend" in passes else (ir, [])
+    verify(ir, "attend")
     ir, decisions = choose(ir, variant.target, passes)
     verify(ir, "choose")
     for name in AFTER:
         if name in passes:
             ir = _step(ir, name, PASSES[name])
     ir = _step(ir, "arrange", arrange)
-    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions)
+    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions, notes)
 
 
 def requested(ir: IR, variant: Variant) -> IR:

@@ -76,10 +76,10 @@ def scan(ir: IR) -> IR:
 
 
 def _reordered(ir: IR) -> IR:
-    from graphnn.planner.loopir import _merge_orders
+    from graphnn.planner.loopir import merge_orders
 
     new = ir.copy()
-    new.nodes = _merge_orders(ir.nodes, {})
+    new.nodes = merge_orders(ir.nodes, {})
     return new
 
 

@@ -27,7 +27,7 @@ def split(ir: IR) -> IR:
                 continue
             homes = {home.get(i) for i in joined.inputs}
             if home.get(node.id) is not None and len(homes) > 1:
-                return _parts(new, node, side)
+                return parted(new, node, side)
         return None
 
     return rewrite(ir, rule)
@@ -50,7 +50,7 @@ def _contracted(node: Node, dim: int, side: int) -> bool:
     return letter in parts[1 - side] and letter not in parts[2] and not node.attrs["contract"]
 
 
-def _parts(new: IR, node: Node, side: int) -> Expr:
+def parted(new: IR, node: Node, side: int) -> Expr:
     joined, other = Expr(new, node.inputs[side]), Expr(new, node.inputs[1 - side])
     letters = split_sub(node.attrs["sub"])
     dim = joined.node.attrs["dim"]

@@ -29,6 +29,7 @@ from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.sink import sink
+from graphnn.planner.tiles import Contraction
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
@@ -107,6 +108,10 @@ class Lowering(Protocol):
 
     def called(self) -> dict[str, Any]:
         """Functions of `CALLED` that it has better ones for."""
+        ...
+
+    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
+        """What computes a contraction, or None where that is left to torch."""
         ...
 
     def note(self, ir: IR) -> str:

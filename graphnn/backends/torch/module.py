@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from graphnn.backends.draws import draw, new_seed, random_nodes
-from graphnn.backends.torch import custom
+from graphnn.backends.torch import attention, custom
+from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
 from graphnn.backends.torch.loops import INDENT
@@ -20,6 +21,7 @@ from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import LoopIR, extract, form_of
 from graphnn.planner.partition import Whole
+from graphnn.planner.reverse import arranged
 from graphnn.planner.seed import seed
 from graphnn.planner.sink import absorbed
 
@@ -48,6 +50,7 @@ class Program:
     program_of: dict[int, LoopProgram]  # by the states of loops
     ir: IR
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
+    attends: list[AttendProgram]
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -61,6 +64,7 @@ class Program:
             )
         lowerings = dict.fromkeys(loop.lowering for loop in self.loops if loop.lowering)
         parts += [text for lowering in lowerings for text in lowering.sources()]
+        parts += [text for attend in self.attends for text in attend.sources()]
         return "\n\n".join(parts)
 
 
@@ -95,7 +99,15 @@ def build(
         if form not in known:
             known[form] = LoopProgram(cut, passes, recompute, lowering)
         calls.append((cut, known[form]))
-    return _Writer(ir, order, training, parts, calls, called(lowering)).write()
+    attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
+    return _Writer(ir, order, training, parts, calls, attends, called(lowering)).write()
+
+
+def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None) -> AttendProgram:
+    part = arranged(node.attrs["part"], ir.axes)
+    engine = lowering.attend(part, passes) if lowering is not None else None
+    why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
+    return AttendProgram(part, passes, engine, why if engine is None else "")
 
 
 def partitions(ir: IR) -> dict[int, list[Node]]:
@@ -122,8 +134,10 @@ class _Writer:
         training: bool,
         parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
+        attends: dict[int, AttendProgram],
         objects: dict[str, Any],
     ):
+        self.attends = attends
         self.parts, self.objects = parts, objects
         self.ir, self.order, self.training, self.calls = ir, order, training, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
@@ -153,14 +167,17 @@ class _Writer:
             **s.objects,
             **self.objects,
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
+            **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
             "call": custom.call,
+            "attend": attention.call,
             "draw": draw,
             "new_seed": new_seed,
         }
         main = load(source, "main", objects)
         of = {i: program for cut, program in self.calls for i in cut.loop.states}
-        names = list(self.ir.outputs)
-        return Program(source, main, self.parameters, self.programs, names, of, self.ir, pieces)
+        outputs, attends = list(self.ir.outputs), list(self.attends.values())
+        made = (source, main, self.parameters, self.programs, outputs, of)
+        return Program(*made, self.ir, pieces, attends)
 
     def _sources(self) -> None:
         s, add = self.s, self.lines.append
@@ -214,8 +231,15 @@ class _Writer:
             if node.id in self.cuts:
                 self.lines.append(self._split(self.cuts[node.id]) + where)
                 continue
-            text = express(self.s, node)
+            text = self._attend(node) if node.op == "attend" else express(self.s, node)
             self.lines.append(f"{self.s.declare(node)} = {text}{where}")
+
+    def _attend(self, node: Node) -> str:
+        program = self.attends[node.id]
+        tensors = ", ".join(self.s.var(i) for i in node.inputs)
+        sizes = ", ".join(size_name(a) for a in program.axes)
+        number = list(self.attends).index(node.id)
+        return f"attend(attend_{number}, [{tensors}], [{sizes}])"
 
     def _split(self, parts: list[Node]) -> str:
         """All parts of a value at once: their gradients are then joined, not each filled up."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
+from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
@@ -25,6 +26,7 @@ from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.tiles import Contraction
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -178,6 +180,16 @@ class Lowering:
     def sources(self) -> list[str]:
         """The source of every kernel."""
         return [launcher.source.text for launcher in self.launchers.values()]
+
+    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
+        """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
+        if part.top:
+            return None
+        try:
+            return Kernels(part, passes, self.interpret)
+        except Refused as reason:
+            self.unwritten[part.name] = str(reason)
+            return None
 
     def called(self) -> dict[str, Any]:
         """What generated code calls by another name here: scans, and noise that no kernel draws."""

@@ -1,0 +1,231 @@
+"""Contractions as torch operators: known to autograd, to torch.compile and to autocast.
+
+`graphnn::attend` gives the results and the scores' log-sum-exp, from which
+`graphnn::attend_backward` computes the weights anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.chosen import Chosen
+from graphnn.backends.torch.chunks import Chunked
+from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.sdpa import Direct
+from graphnn.errors import DoubleBackwardError
+from graphnn.planner.dotproduct import dot_product
+from graphnn.planner.reverse import plain
+from graphnn.planner.tiles import Contraction
+
+PROGRAMS: dict[str, AttendProgram] = {}
+_numbers = itertools.count()
+
+
+class Engine(Protocol):
+    """What computes a contraction."""
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        results: Sequence[Tensor],
+        peak: Tensor,
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]: ...
+
+    def leaves(self, sizes: Mapping[str, int]) -> bool:
+        """Whether so little is to be done that it is left to torch's own operations."""
+        ...
+
+    def sources(self) -> list[str]: ...
+
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        ...
+
+
+class AttendProgram:
+    """A contraction's code. `engine` computes it, by tiles of torch code unless given."""
+
+    def __init__(
+        self,
+        part: Contraction,
+        passes: frozenset[str],
+        engine: Engine | None = None,
+        why: str = "",
+    ):
+        """`why` says why there are no kernels, where there might be."""
+        self.part, self.passes, self.why = part, passes, why
+        self.chosen = Chosen(part, passes) if part.top else None
+        form = dot_product(part) if "match" in passes and not part.top else None
+        self.direct = Direct(part, form) if form is not None else None
+        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        self.key = f"{part.name} {next(_numbers)}"
+        PROGRAMS[self.key] = self
+        own = self.chosen is None and self.direct is None
+        self.engine = Chunked(part, passes) if engine is None and own else engine
+        self._plain: Function | None = None
+        if isinstance(self.engine, Chunked):
+            # torch.compile cannot look on while code is written
+            self._plain = self._written()
+
+    def says(self) -> list[str]:
+        """How it is computed, in words for users."""
+        way = self.chosen or self.direct or self.engine
+        assert way is not None
+        return way.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
+
+    def sources(self) -> list[str]:
+        """The code that computes it; none where torch has kernels of its own."""
+        way = self.chosen or (None if self.direct is not None else self.engine)
+        return way.sources() if way is not None else []
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes whose lengths a call gives."""
+        return [a for a in self.part.ir.axes if a not in self.part.parts]
+
+    def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
+        """The lengths of all axes."""
+        own = {a: self.part.ir.axes[a].length or 0 for a in self.part.parts}
+        return {**dict(zip(self.axes, lengths, strict=True)), **own}
+
+    def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the results' shapes, the log-sum-exp last."""
+        part, sizes = self.part, self.sizes(lengths)
+        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        acc = torch.promote_types(kind, torch.float32)
+        lead = [sizes[a] for a in part.ir.layout(part.axes)]
+        shapes = [(part.ir[i].shape, kind) for i in part.results] + [((), acc)]
+        return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in shapes]
+
+    def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by torch's own operations, which have derivatives of any order."""
+        if self._plain is None:
+            self._plain = self._written()
+        sizes = self.sizes(lengths)
+        return self._plain.call(tensors, [sizes[a] for a in self._plain.axes])
+
+    def _written(self) -> Function:
+        ir = plain(self.part)
+        wanted = [(i, ir[i]) for i in ir.outputs.values()]
+        title = f"The definition of {self.part.name}."
+        return write(ir, "definition", self.part.reads, wanted, title, self.passes)
+
+
+def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
+    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
+    if len(kinds) > 1:
+        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
+        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    if program.chosen is not None:
+        return program.chosen(tensors, program.sizes(sizes))
+    if program.direct is not None:
+        known = program.sizes(sizes)
+        return program.direct(tensors, known, lambda given: program.definition(given, sizes))
+    assert program.engine is not None
+    if program.engine.leaves(program.sizes(sizes)):
+        return program.definition(tensors, sizes)
+    results = torch.ops.graphnn.attend(tensors, program.key, sizes)
+    return results[: len(program.part.results)]  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::attend", mutates_args=())
+def _attend(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    program = PROGRAMS[key]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        assert program.engine is not None
+        return program.engine.forward(tensors, program.sizes(sizes))
+
+
+@_attend.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    return PROGRAMS[key].forms(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::attend_backward", mutates_args=())
+def _attend_backward(
+    tensors: list[Tensor],
+    key: str,
+    sizes: list[int],
+    wanted: list[bool],
+    present: list[bool],
+) -> list[Tensor]:
+    program = PROGRAMS[key]
+    reads, results = len(program.part.reads), len(program.part.results)
+    given, made = tensors[:reads], tensors[reads : reads + results]
+    peak, flowing = tensors[reads + results], iter(tensors[reads + results + 1 :])
+    flows = [next(flowing) if p else None for p in present]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        assert program.engine is not None
+        return program.engine.backward(given, made, peak, flows, wanted, program.sizes(sizes))
+
+
+@_attend_backward.register_fake
+def _(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    tensors, ctx.key, ctx.sizes = inputs
+    ctx.set_materialize_grads(False)
+    floating = PROGRAMS[ctx.key].floating
+    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    program = PROGRAMS[ctx.key]
+    results = len(program.part.results)
+    present = [g is not None for g in grads[:results]]
+    flows = [g.contiguous() for g in grads[:results] if g is not None]
+    found: list[Any] = [None] * len(ctx.wanted)
+    if any(present) and any(ctx.wanted):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            made = iter(_again(ctx, program, present, flows))
+        else:
+            saved = [*ctx.saved_tensors, *flows]
+            made = iter(
+                torch.ops.graphnn.attend_backward(saved, ctx.key, ctx.sizes, ctx.wanted, present)
+            )
+        found = [next(made) if w else None for w in ctx.wanted]
+    return found, None, None
+
+
+def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
+    """Where a second derivative is to follow: by the definition, which stores all weights."""
+    tensors = list(ctx.saved_tensors[: len(ctx.wanted)])
+    outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
+    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
+    grads = torch.autograd.grad(
+        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return grads
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise DoubleBackwardError(
+        f"the attention '{ctx.key.split(' ')[0]}' has no second derivative under torch.compile",
+        got="a backward through its backward (create_graph=True)",
+        wanted="first derivatives, or a call outside torch.compile",
+        fix="leave torch.compile out, or compile with backend='reference'",
+    )
+
+
+def _remember(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.key = inputs[1]
+
+
+_attend.register_autograd(_backward, setup_context=_setup)
+_attend_backward.register_autograd(_no_second_derivative, setup_context=_remember)

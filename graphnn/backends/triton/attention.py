@@ -1,0 +1,220 @@
+"""A contraction's kernels, forward and backward, and what torch does after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphnn.backends.torch.chunks import delta_of, saved
+from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.scope import Scope
+from graphnn.backends.triton.contract import (
+    Exit,
+    Exits,
+    Kernel,
+    Roles,
+    ahead,
+    back,
+    exit_axes,
+    finish,
+    roles,
+)
+from graphnn.ir import IR
+from graphnn.kernels.contract import Runner
+from graphnn.kernels.contraction import emit
+from graphnn.planner.reverse import gradients, reverse
+from graphnn.planner.tiles import Contraction
+
+Tensor = torch.Tensor
+
+
+@dataclass
+class Stage:
+    """A kernel, the nodes it reads and those whose values it stores."""
+
+    run: Runner
+    kernel: Kernel
+
+
+@dataclass
+class Backward:
+    """The kernels of a derivative; `after` computes the gradients from what they store."""
+
+    stages: list[Stage]
+    after: Function | None
+    reads: list[int]
+    direct: dict[int, int]
+    exits: dict[int, Exit]
+    places: dict[int, int]
+
+
+class Kernels:
+    """Runs a contraction by generated kernels. Raises Refused where there can be none."""
+
+    def __init__(self, part: Contraction, passes: frozenset[str], interpret: bool):
+        self.part, self.passes, self.interpret = part, passes, interpret
+        self.role: Roles = roles(part)
+        self.name = Scope(IR()).fresh(part.name)
+        self.forward_stage = self._stage(ahead(part, self.role, self.name))
+        self._backwards: dict[Any, Backward] = {}
+        floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
+        self.full = floating, (True,) * len(part.results)
+        self.backward_of(*self.full)
+
+    def _stage(self, kernel: Kernel) -> Stage:
+        return Stage(Runner(emit(kernel.program), self.interpret), kernel)
+
+    def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
+        """The backward for the reads that want a gradient, given those of some results."""
+        if (wanted, present) not in self._backwards:
+            self._backwards[wanted, present] = self._derive(wanted, present)
+        return self._backwards[wanted, present]
+
+    def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
+        part = self.part
+        reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
+        results = [i for i, p in zip(part.results, present, strict=True) if p]
+        derived = reverse(part, reads, results)
+        exits = Exits(derived.ir, part, self.role).found
+        name = f"{self.name}_backward"
+        stages = [self._stage(k) for k in back(part, self.role, derived.ir, exits.values(), name)]
+        given = [*part.reads, part.peak, part.delta]
+        given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
+        # gradients that a kernel stores as they are wanted
+        direct = {}
+        for k, i in enumerate(reads):
+            out = derived.ir.outputs.get(f"d{i}", -1)
+            like = part.ir[i]
+            if out in exits and exits[out].axes == like.axes == exits[out].axes - exits[out].gone:
+                direct[k] = out
+        places: dict[int, int] = {}
+        ir = finish(derived.ir, exits, places)
+        rest = [k for k in range(len(reads)) if k not in direct]
+        after = self._after(ir, reads, rest, given, places) if rest else None
+        return Backward(stages, after, given, direct, exits, places)
+
+    def _after(
+        self, ir: IR, reads: list[int], rest: list[int], given: list[int], places: dict[int, int]
+    ) -> Function:
+        ir, outs = gradients(ir, [reads[k] for k in rest])
+        pairs = [(i, self.part.ir[reads[k]]) for i, k in zip(outs, rest, strict=True)]
+        title = f"Gradients of {self.part.name}, from what its kernels store."
+        names = [*given, *places.values()]
+        return write(ir, f"{self.name}_gradients", names, pairs, title, self.passes)
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
+        """The results, and `peak` in float32 or wider."""
+        kind, acc = _kinds(tensors)
+        stage = self.forward_stage
+        given = self._picked(stage, dict(zip(self.part.reads, tensors, strict=True)))
+        kinds = [kind] * len(self.part.results)
+        return merged(stage.run(given, sizes, [*kinds, acc]), kind)
+
+    def _picked(self, stage: Stage, values: Mapping[int, Tensor]) -> list[Tensor]:
+        return [values[i] for i in stage.kernel.reads]
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        results: Sequence[Tensor],
+        peak: Tensor,
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        """The gradients of the reads that are wanted, given those of some results."""
+        code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
+        kind, acc = _kinds(tensors)
+        delta = delta_of(results, flows, len(self.part.axes), acc)
+        given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
+        values = dict(zip(code.reads, given, strict=True))
+        stored: dict[int, Tensor] = {}
+        for stage in code.stages:
+            whole = set(code.direct.values())
+            # what is summed further is kept in full
+            kinds = [kind if i in whole else acc for i in stage.kernel.stores]
+            outs = stage.run(self._picked(stage, values), sizes, kinds)
+            stores = stage.kernel.program.stores
+            for store, i, out in zip(stores, stage.kernel.stores, outs, strict=True):
+                stored[i] = self._stored(out, store.kind, code.exits[i])
+        return self._gradients(
+            code, given, stored, [t.dtype for t, w in zip(tensors, wanted, strict=True) if w], sizes
+        )
+
+    def _gradients(
+        self,
+        code: Backward,
+        given: Sequence[Tensor],
+        stored: Mapping[int, Tensor],
+        dtypes: Sequence[torch.dtype],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        found = {k: stored[i] for k, i in code.direct.items()}
+        if code.after is not None:
+            more = [stored[i] for i in code.places]
+            lengths = [sizes[a] for a in code.after.axes]
+            made = iter(code.after.call([*given, *more], lengths))
+            found.update({k: next(made) for k in range(len(dtypes)) if k not in found})
+        return [found[k].to(dtype) for k, dtype in enumerate(dtypes)]
+
+    def _stored(self, out: Tensor, kind: str, found: Exit) -> Tensor:
+        """What a kernel stored, parts and tiles added up, over the axes that it varies over."""
+        if kind == "each":
+            return out
+        out = out[0] if out.shape[0] == 1 else out.sum(0)
+        if kind == "tile":
+            out = out.sum(len(self.role.blocks))
+        axes = self.part.ir.layout(exit_axes(self.role, found))
+        for d in reversed(range(len(axes))):
+            if axes[d] not in found.axes:
+                out = out.select(d, 0)
+        return out
+
+    def leaves(self, sizes: Mapping[str, int]) -> bool:
+        """Kernels leave nothing to torch."""
+        return False
+
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        stages = self.backward_of(*self.full).stages
+        words = [s.kernel.program.name.removeprefix(f"{self.name}_backward_") for s in stages]
+        rows = " x ".join((*self.role.blocks, *self.role.rows)) or "one program"
+        unit = "plain units, a column at a time" if self.forward_stage.run.source.wide else "tiles"
+        return [
+            f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
+            f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
+            saved(self.part),
+        ]
+
+    def sources(self) -> list[str]:
+        """The kernels, forward and backward, and what torch does after them."""
+        code = self.backward_of(*self.full)
+        after = [code.after.source] if code.after is not None else []
+        return [s.run.source.text for s in (self.forward_stage, *code.stages)] + after
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def _kinds(tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of a call's numbers, and the one in which they are added up."""
+    kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+    return kind, torch.promote_types(kind, torch.float32)
+
+
+def merged(outs: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:
+    """The parts of a walk as one: each weighed by its share of the sum of weights."""
+    *results, peaks = outs
+    if peaks.shape[0] == 1:
+        return [x[0] for x in outs]
+    peak = torch.logsumexp(peaks, 0)
+    shares = torch.exp(peaks - torch.where(peak == float("-inf"), 0, peak))
+    found = []
+    for x in results:
+        wide = shares.reshape(*shares.shape, *[1] * (x.dim() - shares.dim()))
+        found.append((x * wide).sum(0).to(kind))
+    return [*found, peak]

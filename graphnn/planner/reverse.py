@@ -1,0 +1,96 @@
+"""The derivative of a contraction, and the forms of its graph that code is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr, const, make
+from graphnn.ops.table import build
+from graphnn.planner.differentiate import Derived, differentiate
+from graphnn.planner.loopir import LoopIR, merge_orders
+from graphnn.planner.partition import Loop
+from graphnn.planner.rewrite import keep, reachable, rewrite
+from graphnn.planner.simplify import simplify
+from graphnn.planner.tiles import Contraction
+
+
+def reverse(part: Contraction, wanted: Iterable[int], results: Iterable[int]) -> Derived:
+    """The gradients of the reads `wanted` from those of `results`; all values computed anew.
+
+    With p = exp(s - peak) and g what flows to p, what flows to a score is p (g - Σ p g); that sum
+    over the axis is Σ of results times what flows to them, and given as `delta` (Dao et al. 2022,
+    FlashAttention, appendix B.4).
+    """
+    everything = frozenset(n.id for n in part.ir)
+    loop = LoopIR(
+        part.name, Loop(part.axis, False, [], []), part.ir, part.reads, list(results), everything
+    )
+    derived = differentiate(loop, wanted)
+    return replace(derived, ir=simplify(derived.ir))
+
+
+def gradients(ir: IR, reads: Iterable[int]) -> tuple[IR, list[int]]:
+    """The nodes of a derived graph that are the gradients of `reads`; zero where nothing flows."""
+    ir = ir.copy()
+    zero = const(ir, 0.0).id
+    return ir, [ir.outputs.get(f"d{i}", zero) for i in reads]
+
+
+def arranged(part: Contraction, axes: Iterable[str]) -> Contraction:
+    """The contraction with its axes in memory order: that of the graph it is in, its own last."""
+    known = part.ir.axes
+    order = [*(a for a in axes if a in known), *part.parts]
+    return replace(part, ir=replace(part.ir.copy(), axes={a: known[a] for a in order}))
+
+
+def plain(part: Contraction) -> IR:
+    """The definition: the softmax over the whole axis."""
+    return _with_weight(part, lambda s: make("axis_softmax", s, axis=part.axis))
+
+
+def tiled(part: Contraction) -> IR:
+    """Softmax over a part of the axis: outputs are the results and `peak`, of that part alone."""
+
+    def weight(s: Expr) -> Expr:
+        peak = make("axis_logsumexp", s, axis=part.axis)
+        s.ir.outputs["peak"] = peak.id
+        return make("soft", s, peak, 0.0)
+
+    return _with_weight(part, weight)
+
+
+def _with_weight(part: Contraction, weight: object) -> IR:
+    found: dict[str, int] = {}
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        if node.id != part.weight:
+            return None
+        made: Expr = weight(Expr(new, node.inputs[0]))  # type: ignore[operator]
+        found.update(new.outputs)
+        return made
+
+    new = rewrite(part.ir, rule)
+    new.outputs.update(found)
+    return keep(new, reachable(new, [*new.outputs.values(), *part.reads]))
+
+
+def positions(ir: IR) -> tuple[IR, dict[tuple[str, str], int]]:
+    """The graph with positions and sizes of axes given, for parts of them; and where."""
+    given: dict[tuple[str, str], int] = {}
+
+    def rule(new: IR, node: Node) -> Expr | int | None:
+        if node.op not in ("index", "size"):
+            return None
+        key = (node.op, node.attrs["axis"])
+        if key not in given:
+            attrs = {"key": key, "was": node.op}
+            given[key] = build(
+                new, "given", (), attrs, shape=(), dtype=node.dtype, axes=node.axes, name=""
+            )
+        return given[key]
+
+    new = rewrite(ir, rule)
+    new.nodes = merge_orders(new.nodes, {})
+    return new, given

@@ -1,0 +1,155 @@
+"""The kernels themselves: what they take of GPUs, under the checker, and cut into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import graphnn as gn
+from graphnn.backends.torch.module import Program
+from graphnn.backends.triton.attention import Kernels, Stage
+from graphnn.kernels import aot, simulate
+from graphnn.kernels.contract import Runner
+from graphnn.kernels.tilefit import best, case
+from graphnn.planner.plan import Variant
+from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
+from tests.graphs import assert_same, results
+
+
+def stages(net: nn.Module) -> list[Stage]:
+    """All kernels of a network's attention."""
+    model = gn.compile(net, backend="interpret")
+    return of(model._program(Variant(target=model._here())))
+
+
+def of(program: Program) -> list[Stage]:
+    """All kernels of a program's attention."""
+    found = []
+    for attend in program.attends:
+        engine = attend.engine
+        assert isinstance(engine, Kernels)
+        found += [engine.forward_stage, *engine.backward_of(*engine.full).stages]
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_kernel_forward_and_two_backward(name):
+    """Of rows of queries and of keys; where a query has keys of its own, one."""
+    names = [s.kernel.program.name for s in stages(NETWORKS[name]())]
+    count = 2 if name in ("story", "spread") else 1
+    ways = ["", "_backward_queries"] + ["_backward_keys"] * (name != "story")
+    assert len(names) == count * len(ways)
+    assert len(set(names)) == len(names)
+    for n, way in zip(names, ways * count, strict=True):
+        assert n.endswith(way)
+
+
+@pytest.mark.parametrize("name", ["additive", "capped", "perceptron", "grouped", "slots", "story"])
+def test_no_kernel_has_a_fault(name):
+    """Every address within its tensor, every result written once, nothing read before."""
+    net = NETWORKS[name]().double()
+    model = gn.compile(net, backend="interpret")
+    given = inputs(model, 2, 3, 17)
+    lengths = ragged(model, given)
+    wanted = results(model, given, lengths)[0]
+    stores = {}
+    for stage in [s for program in model._programs.values() for s in of(program)]:
+        names = stage.run.function.arg_names
+        program = stage.run.source.program
+        stores[program.name] = names[len(program.tensors) : len(stage.run.source.pointers)]
+    with simulate.checking(stores) as reports:
+        got = results(model, given, lengths)[0]
+    assert all(torch.equal(got[k], wanted[k]) for k in wanted)
+    assert {r.kernel for r in reports} == stores.keys()
+
+
+@pytest.mark.parametrize("name", ["additive", "capped", "slots", "story", "perceptron"])
+def test_a_walk_cut_into_parts(name, monkeypatch):
+    """Parts of the columns, each a program of its own, merged by their log-sum-exp."""
+    net = NETWORKS[name]().double()
+    given = inputs(gn.compile(net), 2, 3, 150)
+    wanted = results(gn.compile(net, backend="reference"), given, {})[0]
+    seen = []
+    whole = Runner.parts
+
+    def cut(self, programs, columns):
+        length = 128 if columns > 128 else 16
+        parts = (max(1, -(-columns // length)), length)
+        seen.append(parts[0])
+        return parts if columns else whole(self, programs, columns)
+
+    monkeypatch.setattr(Runner, "parts", cut)
+    assert_same(wanted, results(gn.compile(net, backend="interpret"), given, {})[0], 1e-12)
+    assert max(seen) > 1
+
+
+def test_parts_fill_a_machine_and_are_long():
+    run = stages(Slots())[0].run
+    assert run.parts(1, 10**6) == (261, 3840)
+    assert run.parts(1, 1500) == (1, 1500) and run.parts(500, 10**6) == (1, 10**6)
+    parts, length = run.parts(3, 10**5)
+    assert (parts - 1) * length < 10**5 <= parts * length and length >= 1024
+
+
+def test_the_same_bits_every_time():
+    for backend in ("torch", "interpret"):
+        net = Additive()
+        model = gn.compile(net, backend=backend)
+        given = inputs(model, 2, 3, 17, torch.float32)
+        first, again = (results_of(model, given) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def results_of(model, given):
+    y = model(**given)
+    return [y, *torch.autograd.grad(y.square().sum(), [*given.values(), *model.parameters()])]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("make", [Additive, Net])
+def test_as_precise_as_torch(make, dtype):
+    """At most twice the error of torch's own operations; what vanishes, held to the largest."""
+    torch.manual_seed(0)
+    net = make(16, 16).to(dtype)
+    exact = gn.compile(make(16, 16).double())
+    exact.load_state_dict(net.double().state_dict())
+    given = inputs(exact, 2, 17, 40)
+    given = {k: v.to(dtype).double().detach().requires_grad_() for k, v in given.items()}
+    wanted = results_of(exact, given)
+    net = net.to(dtype)
+    low = {k: v.to(dtype).detach().requires_grad_() for k, v in given.items()}
+    ways = {b: gn.compile(net, backend=b) for b in ("interpret", "torch")}
+    eager = results_of(gn.compile(net, skip=("attend",)), low)
+    for model in ways.values():
+        small = torch.finfo(dtype).eps * max(float(a.detach().norm()) for a in wanted)
+        for a, b, c in zip(wanted, results_of(model, low), eager, strict=True):
+            error, allowed = ((x.double() - a).detach().norm() for x in (b, c))
+            assert error <= 2 * allowed + small
+
+
+FITS: dict[str, Callable[[], nn.Module]] = {
+    "dot": lambda: Net(64, 64),
+    "additive": lambda: Additive(64, 64),
+    "slots": Slots,
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fits_without_spills(name):
+    for stage in stages(FITS[name]().bfloat16()):
+        shape = best(stage.run.source, "bf16", "sm_90", "ieee")
+        row = case(stage.run.source, "bf16", shape).judge("sm_90")
+        assert not row.faults, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiles_for_every_target(name, target):
+    for stage in stages(NETWORKS[name]().bfloat16()):
+        shape = best(stage.run.source, "bf16", target, "ieee")
+        row = case(stage.run.source, "bf16", shape).judge(target)
+        assert row.resources is not None and not row.resources.spills, row

@@ -1,0 +1,63 @@
+"""What attention takes of memory grows as queries and keys, not as their product.
+
+Every allocation and release of torch's CPU allocator is counted, forward and backward.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import graphnn as gn
+from graphnn.backends.torch import chunks
+from tests.attention.networks import Additive, Net, Slots, inputs
+
+
+def peak(
+    net: torch.nn.Module,
+    queries: int,
+    keys: int,
+    skip: tuple[str, ...] = ("match",),
+    batch: int = 1,
+) -> int:
+    """The most bytes held at once by a forward and a backward."""
+    model = gn.compile(net, skip=skip)
+    given = inputs(model, batch, queries, keys, torch.float32)
+
+    def run() -> None:
+        torch.autograd.grad(model(**given).sum(), [*given.values(), *model.parameters()])
+
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    held = most = 0
+    for event in sorted(seen.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("make", [lambda: Additive(16, 16), lambda: Net(16, 16)])
+def test_grows_as_queries_and_keys(make, monkeypatch):
+    monkeypatch.setattr(chunks, "TILE", 2**12)
+    few, more, most = (peak(make(), n, n) for n in (128, 256, 512))
+    # twice as long takes twice as much; four times if queries by keys were held
+    assert more < 2.2 * few and most < 2.2 * more
+    assert peak(make(), 512, 128) < most and peak(make(), 128, 512) < most
+
+
+def test_would_grow_as_their_product():
+    few, more = (peak(Additive(16, 16), n, n, ("attend",)) for n in (128, 256))
+    assert more > 3 * few
+
+
+def test_many_slots(monkeypatch):
+    """The scores of 64 queries would take four times what keys and values take."""
+    monkeypatch.setattr(chunks, "TILE", 2**14)
+    net = Slots(2**15)
+    size = sum(p.numel() * p.element_size() for p in net.parameters())
+    assert 4 * size == 64 * 2**15 * 4
+    assert peak(net, 1, 1, batch=64) < 1.5 * size
+    assert peak(net, 1, 1, ("attend",), batch=64) > 4 * size

@@ -1,0 +1,80 @@
+"""Attention in tiles equals the definition in float64: outputs and all gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import graphnn as gn
+from graphnn.backends.torch import chunks
+from tests.attention.networks import NETWORKS, inputs, ragged
+from tests.graphs import assert_same, results
+
+TOLERANCE = 1e-12
+# batch, queries, keys
+SIZES = [(2, 3, 17), (1, 1, 1), (3, 1, 17), (2, 17, 1)]
+LARGE = [(1, 63, 130), (2, 100, 17), (2, 3, 130), (1, 100, 130)]
+
+
+def compare(
+    name: str,
+    backend: str,
+    sizes: tuple[int, int, int],
+    short: bool,
+    skip: tuple[str, ...] = (),
+) -> gn.Compiled:
+    """Hold a backend against the reference."""
+    torch.manual_seed(0)
+    net = NETWORKS[name]().double()
+    reference = gn.compile(net, backend="reference")
+    model = gn.compile(net, backend=backend, skip=skip)
+    given = inputs(model, *sizes)
+    lengths = ragged(model, given) if short else {}
+    if short and not lengths:
+        pytest.skip("no input has an axis")
+    wanted, got = (results(m, given, lengths)[0] for m in (reference, model))
+    assert all(v.isfinite().all() for v in wanted.values())
+    assert_same(wanted, got, TOLERANCE)
+    return model
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_in_one_tile(name, short):
+    for sizes in SIZES:
+        compare(name, "torch", sizes, short)
+
+
+@pytest.mark.parametrize("tile", [1, 40, 600])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_in_many_tiles(name, tile, monkeypatch):
+    monkeypatch.setattr(chunks, "TILE", tile)
+    for short in (False, True):
+        # plain attention too, which torch else has kernels for
+        compare(name, "torch", (2, 3, 7), short and name != "slots", ("match",))
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kernels(name, short):
+    for sizes in SIZES[: 1 if short else 3]:
+        model = compare(name, "interpret", sizes, short)
+        assert "falls back:" not in model.explain()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+@pytest.mark.parametrize("short", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kernels_at_larger_sizes(name, short, sizes):
+    compare(name, "interpret", sizes, short)
+
+
+@pytest.mark.parametrize("backend", ["torch", "interpret"])
+@pytest.mark.parametrize("name", ["dot", "additive", "slots", "story"])
+def test_no_examples_at_all(name, backend):
+    net = NETWORKS[name]().double()
+    model = gn.compile(net, backend=backend)
+    y = model(**inputs(model, 0, 3, 5))
+    grads = torch.autograd.grad(y.sum(), list(model.parameters()), allow_unused=True)
+    assert len(y) == 0 and all(g is None or not g.any() for g in grads)
