@@ -5,7 +5,6 @@ from graphnn.flow import gradient_flow
 from graphnn.functions import (
     along,
     argmax,
-    attend,
     clip_gradient,
     cosine,
     delay,
@@ -15,7 +14,6 @@ from graphnn.functions import (
     last,
     length,
     logsumexp,
-    lookup,
     max,
     mean,
     rename,
@@ -23,9 +21,11 @@ from graphnn.functions import (
     roll,
     softmax,
     sum,
+    top,
     until,
 )
 from graphnn.graph import Graph
+from graphnn.idioms import attend, lookup
 from graphnn.model import Compiled, compile
 from graphnn.unroll import unroll
 from graphnn.value import State, Value
@@ -61,6 +61,7 @@ __all__ = [
     "roll",
     "softmax",
     "sum",
+    "top",
     "unroll",
     "until",
 ]

@@ -7,7 +7,6 @@ All take values; `over` names the axis. Positions beyond an example's length tak
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,6 +89,11 @@ def last(v: Value, over: str) -> Value:
 def first(v: Value, over: str) -> Value:
     """The value at the first position (zero where an example has none)."""
     return _over("axis_at", v, over, position=0)
+
+
+def top(v: Value, k: int, over: str) -> Value:
+    """True at the `k` largest along an axis (bool; ties go to the earlier position)."""
+    return _over("axis_top", v, over, k=k)
 
 
 def reverse(v: Value, over: str) -> Value:
@@ -260,96 +264,3 @@ def until(condition: Value, over: str) -> None:
     g.ir.until[over] = alive.id
     count = make("axis_sum", make("cast", _expr(alive), dtype=torch.int64), axis=over)
     g._lengths[over] = count.id
-
-
-Score = str | Callable[[Value, Value], Value]
-
-
-def _score(query: Value, keys: Value, score: Score, weight: Any, scale: float | None) -> Value:
-    if callable(score):
-        return score(query, keys)
-    if score == "dot":
-        width = query.shape[-1]
-        return dot(query, keys) * (width**-0.5 if scale is None else scale)
-    if score == "additive" and weight is not None:
-        return torch.matmul(torch.tanh(query + keys), weight)
-    raise GraphError(
-        f"gn.attend has no score {score!r}" if score != "additive" else "an additive score needs v",
-        site=user_site(),
-        got=f"score={score!r}, weight={weight!r}",
-        wanted="'dot', 'additive' with weight=v of shape (width,), or a function of query and key",
-        fix="pass score=lambda q, k: ... for any other",
-    )
-
-
-def attend(
-    query: Value,
-    keys: Value,
-    values: Value | None = None,
-    *,
-    over: str,
-    score: Score = "dot",
-    weight: Any = None,
-    scale: float | None = None,
-    mask: Value | None = None,
-    causal: bool = False,
-    heads: int = 1,
-    with_weights: bool = False,
-) -> Any:
-    """Attention: Σ_over softmax(score(query, key)) value.
-
-    `query`, `keys` (and `values`, keys by default) have shape (width,); with `heads` each is cut
-    into that many equal parts. Where the query itself varies over `over` (self-attention), the
-    keys get a second copy of the axis, named `<over>_key`. `score` is "dot" (scaled by
-    1/√width unless `scale` is given), "additive" (v·tanh(q + k), `weight` = v; Bahdanau et al.
-    2015, eq. for e_ij), or a function of query and key. `mask` is true where attending is allowed;
-    `causal` allows only positions up to the query's own. With `with_weights`, also the weights.
-    """
-    values = keys if values is None else values
-    axis = over
-    if over in query.axes:
-        axis = f"{over}_key"
-        keys, values = rename(keys, **{over: axis}), rename(values, **{over: axis})
-    if heads > 1:
-        query, keys, values = (v.reshape(heads, -1) for v in (query, keys, values))
-    logits = _score(query, keys, score, weight, scale)
-    if causal:
-        if axis == over:
-            raise AxisError(
-                f"causal attention needs a query that varies over '{over}'",
-                node=query.label,
-                site=user_site(),
-                got=f"axes {query.axes}",
-                wanted=f"the axis '{over}'",
-                fix="drop causal=True: a state attends only to what is there already",
-            )
-        allowed = index(axis, query.graph) <= index(over, query.graph)
-        mask = allowed if mask is None else mask & allowed
-    if mask is not None:
-        logits = torch.where(mask, logits, float("-inf"))
-    weights = softmax(logits, axis)
-    spread = weights if values.ndim == weights.ndim else weights.unsqueeze(-1)
-    mixed = sum(spread * values, axis)
-    mixed = mixed.reshape(-1) if heads > 1 else mixed
-    return (mixed, weights) if with_weights else mixed
-
-
-def lookup(
-    address: Value,
-    keys: Value,
-    values: Value,
-    *,
-    over: str = "slot",
-    topk: int | None = None,
-    sharpness: Any = 1.0,
-) -> Value:
-    """Associative memory: α_i = k_iᵀx, c = softmax(sharpness α), s = Σ c_i v_i.
-
-    `topk` keeps only the k best matching slots (exactly; ties to the earlier slot).
-    """
-    match = dot(address, keys) * sharpness
-    if topk is not None:
-        best = _over("axis_top", match, over, k=topk)
-        match = torch.where(best, match, float("-inf"))
-    weights = softmax(match, over)
-    return sum(weights.reshape((1,) * values.ndim) * values, over)

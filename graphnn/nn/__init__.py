@@ -4,6 +4,7 @@
 put in layers and directions by `Recurrent`. The planner knows none of them by name.
 """
 
+from graphnn.nn.attention import AdditiveAttention, LocationAttention, MultiHeadAttention
 from graphnn.nn.cell import Cell, GatedCell
 from graphnn.nn.conv import TemporalConv
 from graphnn.nn.gru import GRU, GRUCell
@@ -19,14 +20,22 @@ from graphnn.nn.multiplicative import (
     MultiplicativeRNNCell,
 )
 from graphnn.nn.noise import LockedDropout, locked_dropout, zoneout
+from graphnn.nn.positions import (
+    LearnedPositions,
+    RelativePositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from graphnn.nn.recurrent import Recurrent
 from graphnn.nn.rnn import RNN, RNNCell
+from graphnn.nn.transformer import TransformerBlock
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
     "SRU",
+    "AdditiveAttention",
     "Cell",
     "GRUCell",
     "GatedCell",
@@ -34,9 +43,12 @@ __all__ = [
     "HyperLSTM",
     "HyperLSTMCell",
     "LSTMCell",
+    "LearnedPositions",
+    "LocationAttention",
     "LockedDropout",
     "MinGRU",
     "MinGRUCell",
+    "MultiHeadAttention",
     "Multiplicative",
     "MultiplicativeLSTM",
     "MultiplicativeLSTMCell",
@@ -44,8 +56,12 @@ __all__ = [
     "MultiplicativeRNNCell",
     "RNNCell",
     "Recurrent",
+    "RelativePositions",
+    "RotaryPositions",
     "SRUCell",
+    "SinusoidalPositions",
     "TemporalConv",
+    "TransformerBlock",
     "locked_dropout",
     "zoneout",
 ]

@@ -46,8 +46,7 @@ def _argmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
 
 
 def _softmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
-    if length is None:
-        return torch.softmax(x, 0)
+    # where every position is left out, or at -inf, there is nothing to choose: zeros
     filled = _fill(x, length, float("-inf"))
     top = filled.detach().amax(0)
     e = torch.exp(filled - torch.where(torch.isfinite(top), top, 0))

@@ -16,7 +16,7 @@ from graphnn.backends.torch.scope import (
     literal,
     size_name,
 )
-from graphnn.ir import Node
+from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 
@@ -83,7 +83,23 @@ def _axis(s: Scope, node: Node) -> str:
     for k in ("shift", "position", "k"):
         if k in node.attrs:
             parts.append(f"{k}={node.attrs[k]}")
+    if node.op == "axis_softmax" and _masked(s.ir, first):
+        parts.append("masked=True")
     return f"runtime.{node.op}({', '.join(parts)})"
+
+
+def _masked(ir: IR, node: Node) -> bool:
+    """Whether a score may be -inf by the graph's own doing: `where(allowed, score, -inf)`."""
+    seen: set[int] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if node.op == "const" and node.attrs["value"] == float("-inf"):
+            return True
+        if node.id not in seen and OPS[node.op].family in ("pointwise", "view", "rename", "join"):
+            stack.extend(ir.operands(node))
+        seen.add(node.id)
+    return False
 
 
 def _reshape(s: Scope, node: Node) -> str:

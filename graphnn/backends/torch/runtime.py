@@ -54,10 +54,16 @@ def axis_argmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
     return filled(x, d, length, float("-inf")).argmax(d)
 
 
-def axis_softmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
-    if length is None:
+def axis_softmax(
+    x: Tensor, d: int, length: Tensor | None = None, *, masked: bool = False
+) -> Tensor:
+    """`masked`: numbers may be -inf, and where all are, the result is zeros."""
+    if length is None and not masked:
         return torch.softmax(x, d)
-    soft = torch.softmax(filled(x, d, length, torch.finfo(x.dtype).min), d)
+    least = torch.finfo(x.dtype).min
+    soft = torch.softmax(filled(x.clamp(min=least) if masked else x, d, length, least), d)
+    if masked:
+        soft = soft.masked_fill(x == float("-inf"), 0)
     return filled(soft, d, length, 0)
 
 
