@@ -125,9 +125,12 @@ class Compiled(nn.Module):
         return self
 
     def _mode(self) -> tuple[Any, ...]:
-        """What a trace depends on besides the source: training flags and floating dtypes."""
-        flags = tuple(m.training for m in self._owner.modules())
-        return (flags, self._floating())
+        """What a trace depends on besides the source: training flags, dtype, and the attributes
+        that a module names as its `switches`."""
+        modules = list(self._owner.modules())
+        flags = tuple(m.training for m in modules)
+        turned = tuple(getattr(m, s) for m in modules for s in getattr(type(m), "switches", ()))
+        return (flags, turned, self._floating())
 
     def _floating(self) -> torch.dtype | None:
         for p in self._owner.parameters():

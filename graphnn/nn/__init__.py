@@ -12,6 +12,7 @@ from graphnn.nn.hyper import Hyper
 from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
 from graphnn.nn.linear import SRU, MinGRU, MinGRUCell, SRUCell
 from graphnn.nn.lstm import LSTM, LSTMCell
+from graphnn.nn.memory_network import MemoryNetwork
 from graphnn.nn.multiplicative import (
     Multiplicative,
     MultiplicativeLSTM,
@@ -46,6 +47,7 @@ __all__ = [
     "LearnedPositions",
     "LocationAttention",
     "LockedDropout",
+    "MemoryNetwork",
     "MinGRU",
     "MinGRUCell",
     "MultiHeadAttention",

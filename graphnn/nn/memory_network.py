@@ -1,0 +1,180 @@
+"""An end-to-end memory network: sentences into memory, a question that addresses it in hops."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from graphnn.errors import AxisError, ShapeError, UnsupportedError
+from graphnn.functions import dot, index, length, rename, softmax
+from graphnn.functions import sum as axis_sum
+from graphnn.nn.axes import sequence_axis
+from graphnn.nn.types import Value
+from graphnn.sites import user_site
+
+ENCODINGS, TYINGS = ("bag", "position"), ("adjacent", "layer")
+
+
+class MemoryNetwork(nn.Module):
+    """MemN2N of Sukhbaatar et al. 2015 (arXiv:1503.08895): a question, a story, an answer.
+
+    Of each sentence i a hop k has a key m_i = Σ_j l_j ⊙ A_k x_ij + T_k(age of i) and a value c_i
+    of the same form; with the question as u, p = softmax(uᵀ m), o = Σ p_i c_i, and u + o goes on
+    to the next hop (section 2). The answer's scores are W u at the end. Word 0 is the null symbol:
+    it adds nothing.
+
+    Parameters
+    ----------
+    vocabulary : how many words there are, the null symbol among them
+    width : of all embeddings
+    hops : how often the memory is addressed
+    capacity : how many ages have an embedding T; older sentences share the last
+    encoding : "bag" of words, l = 1, or by "position", l_kj = (1 - j/J) - (k/d)(1 - 2j/J) with J
+        the words of the sentence (section 4.1)
+    temporal : whether keys and values say how old a sentence is (T above)
+    tying : "adjacent", a hop's values are the next one's keys, the question's embedding the first
+        keys', W the last values'; or "layer", all hops have the same, and u goes through a linear
+        map between them (section 2.2)
+    noise : while training, ages grow as if up to this fraction of empty sentences lay between
+        (section 4.1, random noise)
+    linear : leave the softmaxes out, for the start of training (linear start). May be set at any
+        time: `net.linear = False`
+    """
+
+    switches: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int = 20,
+        hops: int = 3,
+        *,
+        capacity: int = 50,
+        encoding: str = "position",
+        temporal: bool = True,
+        tying: str = "adjacent",
+        noise: float = 0.0,
+        linear: bool = False,
+    ):
+        super().__init__()
+        for name, given, known in (("encoding", encoding, ENCODINGS), ("tying", tying, TYINGS)):
+            if given not in known:
+                raise UnsupportedError(
+                    f"a memory network has no {name} {given!r}",
+                    site=user_site(),
+                    got=f"{name}={given!r}",
+                    wanted=f"one of {', '.join(known)}",
+                    fix="check the spelling",
+                )
+        self.width, self.hops, self.capacity = width, hops, capacity
+        self.encoding, self.temporal, self.tying = encoding, temporal, tying
+        self.noise, self.linear = noise, linear
+        tables = hops + 1 if tying == "adjacent" else 2
+        self.embed = nn.Parameter(torch.empty(vocabulary, tables, width))
+        self.ages = nn.Parameter(torch.empty(capacity, tables, width)) if temporal else None
+        if tying == "layer":
+            self.question = nn.Parameter(torch.empty(vocabulary, width))
+            self.map = nn.Linear(width, width, bias=False)
+            self.answer = nn.Linear(width, vocabulary, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.1²) throughout, as in the paper (section 4.2)."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.1)
+
+    def forward(
+        self,
+        story: Value,
+        question: Value,
+        over: str = "sentence",
+        with_weights: bool = False,
+    ) -> Any:
+        """Scores of all words as the answer, (vocabulary,).
+
+        `story` has a word's number, int64 of shape (), over sentences (the axis `over`, the oldest
+        first) and the words of each; `question` over its words. With `with_weights`, also what each
+        hop attended to: a list of numbers over sentences. Raises AxisError, ShapeError.
+        """
+        word = self._words(story, question, over)
+        g, adjacent = story.graph, self.tying == "adjacent"
+        tables = g.value(self.embed)
+        memory = self._encoded(story, word, tables)
+        if self.ages is not None:
+            memory = memory + _rows(g.value(self.ages), self._age(story, over))
+        first = tables[:, :1] if adjacent else g.value(self.question)[:, None]
+        u = self._encoded(question, sequence_axis(question, None), first)[0]
+        weights = []
+        for hop in range(self.hops):
+            own = hop if adjacent else 0
+            match = dot(memory[own], u)
+            chosen = match if self.linear else softmax(match, over)
+            read = axis_sum(chosen * memory[own + 1], over)
+            u = (u if adjacent else self.map(u)) + read
+            weights.append(chosen)
+        scores = F.linear(u, tables[:, -1]) if adjacent else self.answer(u)
+        return (scores, weights) if with_weights else scores
+
+    def _words(self, story: Value, question: Value, over: str) -> str:
+        """The axis of the words of a sentence."""
+        if over not in story.axes or len(story.axes) != 2 or len(question.axes) != 1:
+            raise AxisError(
+                "a story varies over sentences and their words, a question over its words",
+                node=story.label,
+                site=user_site(),
+                got=f"a story over {story.axes}, a question over {question.axes}",
+                wanted=f"a story over '{over}' and one more axis, a question over one",
+                fix=f"g.input('story', over=('{over}', 'word'), dtype=torch.int64)",
+            )
+        if story.shape or question.shape or story.dtype.is_floating_point:
+            raise ShapeError(
+                "words are numbers",
+                node=story.label,
+                site=user_site(),
+                got=f"{story.dtype} of shape {tuple(story.shape)} and {tuple(question.shape)}",
+                wanted="torch.int64 of shape ()",
+                fix=f"g.input('story', over=('{over}', 'word'), dtype=torch.int64)",
+            )
+        return next(axis for axis in story.axes if axis != over)
+
+    def _encoded(self, words: Value, axis: str, tables: Value) -> Value:
+        """Σ_j l_j ⊙ E x_j in every table, (tables, width), without the words' axis."""
+        found = _rows(tables, words)
+        kind = words != 0
+        weight = kind.to(found.dtype)
+        if self.encoding == "position":
+            total: Value = kind.long()
+            weight = torch.where(kind, self._places(axis_sum(total, axis), axis), 0.0)
+        return axis_sum(found * (weight if weight.shape else weight[None, None]), axis)
+
+    def _places(self, total: Value, axis: str) -> Value:
+        """l_kj of the word at each place j, (width,)."""
+        part = torch.arange(1, self.width + 1, dtype=torch.float64) / self.width
+        part = part.to(total.graph.floating())
+        place = (index(axis, total.graph) + 1) / torch.clamp(total, min=1)
+        return (1 - place) - part * (1 - 2 * place)
+
+    def _age(self, story: Value, over: str) -> Value:
+        """How many sentences, and empty ones drawn between them, came after each."""
+        g = story.graph
+        age = length(over, g) - 1 - index(over, g)
+        if self.training and self.noise:
+            uniform = g.random("uniform", (), frozenset({over, "batch"}))
+            empty = (uniform < self.noise).long()
+            later = rename(empty, **{over: f"{over}_later"})
+            age = age + axis_sum(
+                torch.where(index(f"{over}_later", g) >= index(over, g), later, 0), f"{over}_later"
+            )
+        return torch.clamp(age, 0, self.capacity - 1)
+
+    def extra_repr(self) -> str:
+        vocabulary = self.embed.shape[0]
+        return f"{vocabulary}, {self.width}, hops={self.hops}, tying={self.tying!r}"
+
+
+def _rows(tables: Value, which: Value) -> Value:
+    """A row of every table: (rows, tables, width) -> (tables, width), all by one look-up."""
+    return F.embedding(which, tables.flatten(1)).unflatten(0, tables.shape[1:])
