@@ -1,5 +1,6 @@
 """An end-to-end memory network: sentences into memory, a question that addresses it in hops."""
 
+# mypy: disable-error-code="arg-type"
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphnn.errors import AxisError, ShapeError, UnsupportedError
-from graphnn.functions import dot, index, length, rename, softmax
+from graphnn.functions import dot, index, length, logsumexp, rename, softmax
 from graphnn.functions import sum as axis_sum
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.types import Value
@@ -31,9 +32,12 @@ class MemoryNetwork(nn.Module):
     vocabulary : how many words there are, the null symbol among them
     width : of all embeddings
     hops : how often the memory is addressed
-    capacity : how many ages have an embedding T; older sentences share the last
-    encoding : "bag" of words, l = 1, or by "position", l_kj = (1 - j/J) - (k/d)(1 - 2j/J) with J
-        the words of the sentence (section 4.1)
+    capacity : the slots of the memory, and of ages with an embedding T; older ones share the last
+    spare : slots without a sentence take part in the softmax with a score of 0, and zeros are read
+        from them, so that a hop may read little
+    encoding : "bag" of words, l = 1, or by "position", l_kj = 1 + 4 (j/J - 1/2)(k/d - 1/2), j and
+        k counted to the middle of a place, J the words of the sentence: twice that of section 4.1,
+        with which what the paper reports is not reached
     temporal : whether keys and values say how old a sentence is (T above)
     tying : "adjacent", a hop's values are the next one's keys, the question's embedding the first
         keys', W the last values'; or "layer", all hops have the same, and u goes through a linear
@@ -55,6 +59,7 @@ class MemoryNetwork(nn.Module):
         capacity: int = 50,
         encoding: str = "position",
         temporal: bool = True,
+        spare: bool = True,
         tying: str = "adjacent",
         noise: float = 0.0,
         linear: bool = False,
@@ -71,7 +76,7 @@ class MemoryNetwork(nn.Module):
                 )
         self.width, self.hops, self.capacity = width, hops, capacity
         self.encoding, self.temporal, self.tying = encoding, temporal, tying
-        self.noise, self.linear = noise, linear
+        self.noise, self.linear, self.spare = noise, linear, spare
         tables = hops + 1 if tying == "adjacent" else 2
         self.embed = nn.Parameter(torch.empty(vocabulary, tables, width))
         self.ages = nn.Parameter(torch.empty(capacity, tables, width)) if temporal else None
@@ -113,8 +118,9 @@ class MemoryNetwork(nn.Module):
             match = dot(memory[own], u)
             chosen = match if self.linear else softmax(match, over)
             read = axis_sum(chosen * memory[own + 1], over)
-            u = (u if adjacent else self.map(u)) + read
-            weights.append(chosen)
+            share = self._share(match, over)
+            u = (u if adjacent else self.map(u)) + share * read
+            weights.append(chosen * share)
         scores = F.linear(u, tables[:, -1]) if adjacent else self.answer(u)
         return (scores, weights) if with_weights else scores
 
@@ -143,19 +149,26 @@ class MemoryNetwork(nn.Module):
     def _encoded(self, words: Value, axis: str, tables: Value) -> Value:
         """Σ_j l_j ⊙ E x_j in every table, (tables, width), without the words' axis."""
         found = _rows(tables, words)
-        kind = words != 0
-        weight = kind.to(found.dtype)
+        kind: Value = words != 0
+        weight = kind.to(found.dtype)[None, None]
         if self.encoding == "position":
-            total: Value = kind.long()
-            weight = torch.where(kind, self._places(axis_sum(total, axis), axis), 0.0)
-        return axis_sum(found * (weight if weight.shape else weight[None, None]), axis)
+            weight = torch.where(kind, self._places(axis_sum(kind.long(), axis), axis), 0.0)
+        return axis_sum(found * weight, axis)
 
     def _places(self, total: Value, axis: str) -> Value:
         """l_kj of the word at each place j, (width,)."""
-        part = torch.arange(1, self.width + 1, dtype=torch.float64) / self.width
-        part = part.to(total.graph.floating())
-        place = (index(axis, total.graph) + 1) / torch.clamp(total, min=1)
-        return (1 - place) - part * (1 - 2 * place)
+        middle = (self.width + 1) / 2
+        across = (torch.arange(1, self.width + 1, dtype=torch.float64) - middle) / self.width
+        total = torch.clamp(total, min=1)
+        along = (index(axis, total.graph) + 1 - (total + 1) / 2) / total
+        return 1 + 4 * along * across.to(total.graph.floating())
+
+    def _share(self, match: Value, over: str) -> Any:
+        """How much of a softmax over all slots falls on those with a sentence."""
+        if self.linear or not self.spare:
+            return 1.0
+        empty = torch.clamp(self.capacity - length(over, match.graph), min=0)
+        return torch.sigmoid(logsumexp(match, over) - torch.log(empty))
 
     def _age(self, story: Value, over: str) -> Value:
         """How many sentences, and empty ones drawn between them, came after each."""
