@@ -22,6 +22,7 @@ from graphnn.planner.choose import Target
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
+from graphnn.planner.stream import Cache, copies, stream
 from graphnn.planner.trace import Trace, trace
 from graphnn.value import Value
 
@@ -71,6 +72,7 @@ class Compiled(nn.Module):
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
+    _steppers: dict[Any, tuple[str, Compiled, list[Cache]]]
 
     def __init__(
         self,
@@ -100,10 +102,11 @@ class Compiled(nn.Module):
         self.__dict__["_traces"] = {}
         self.__dict__["_plans"] = {}
         self.__dict__["_programs"] = {}
+        self.__dict__["_steppers"] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_traces", "_plans", "_programs", "_places"):
+        for name in ("_traces", "_plans", "_programs", "_places", "_steppers"):
             state[name] = {}
         return state
 
@@ -330,12 +333,16 @@ class Compiled(nn.Module):
 
         States that start from what inputs say are left out: the first step computes them.
         """
-        axis = streaming.stream_axis(self.ir, over)
+        axis, _, caches = self._stepping(over)
         device = self._device() or torch.device("cpu")
         sizes = {a: x.length for a, x in self.ir.axes.items() if x.length is not None}
         call = calls.Call({}, {**sizes, BATCH: batch}, {}, {}, device)
         run = self._evaluation(call, streaming.without_axis(self.ir, axis))
-        return streaming.initial(self.ir, run, axis)
+        known = {*call.sizes, *(c.copy for c in caches)}
+        past = {
+            c.name: streaming.empty(c, call.sizes, device) for c in caches if known >= {*c.over}
+        }
+        return {**streaming.initial(self.ir, run, axis), **past}
 
     def step(
         self, state: Mapping[str, Tensor], over: str | None = None, **inputs: Tensor
@@ -343,26 +350,42 @@ class Compiled(nn.Module):
         """Advance by one position: (outputs, states), from the states of the step before.
 
         Inputs that vary over the axis are given for one position, (batch, *shape); others whole.
-        Raises StepError where the graph needs more than this and earlier positions.
+        Causal attention keeps among the states what it attends to of earlier positions. Raises
+        StepError where the graph needs more than this and earlier positions.
         """
-        axis = streaming.stream_axis(self.ir, over)
-        wanted = calls.declared(self.ir)
-        widened = {
-            name: x.unsqueeze(1 + wanted[name].attrs["over"].index(axis))
-            if name in wanted and axis in wanted[name].attrs["over"] and isinstance(x, Tensor)
-            else x
-            for name, x in inputs.items()
-        }
-        call = calls.read(self.ir, widened, None, state, self._device())
-        outputs, final, _ = self._run(call, True, frozenset(), frozenset())
+        axis, stepper, caches = self._stepping(over)
+        given = streaming.widened(self.ir, axis, inputs)
+        if caches:
+            device = self._device() or next(iter(inputs.values())).device
+            sizes = streaming.sizes_of(self.ir, given)
+            given |= streaming.opened(caches, state, sizes, device)
+        names = {c.name for c in caches}
+        own = {k: v for k, v in state.items() if k not in names}
+        call = calls.read(stepper.ir, given, None, own, self._device())
+        outputs, final, _ = stepper._run(call, True, frozenset(), frozenset())
+        past = {name: outputs.pop(name) for name in names}
         for name, value in outputs.items():
             axes = Value.order(self.ir, self.ir.outputs[name])
             if axis in axes:
                 outputs[name] = value.squeeze(1 + axes.index(axis))
         kept = {n.attrs["key"] for n in self.ir if n.op == "delay" and n.attrs["axis"] == axis}
-        carried_on = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
+        own = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
         result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return result, carried_on
+        return result, {**own, **past}
+
+    def _stepping(self, over: str | None) -> tuple[str, Compiled, list[Cache]]:
+        """The axis to step along, the model of one step, and what it keeps besides states."""
+        key = (self._mode(), over)
+        if key not in self._steppers:
+            axis, stepper, caches = streaming.stream_axis(self.ir, over), self, []
+            if copies(self.ir, axis):
+                streamed = stream(self.ir, axis)
+                graph = Graph(self.ir.name, self._owner)
+                graph.ir, graph.constants = streamed.ir, self._traced().constants
+                stepper = Compiled(graph, self.backend, self._passes, self._recompute)
+                caches = streamed.caches
+            self._steppers[key] = (axis, stepper, caches)
+        return self._steppers[key]
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""
