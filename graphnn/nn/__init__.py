@@ -12,6 +12,7 @@ from graphnn.nn.hyper import Hyper
 from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
 from graphnn.nn.linear import SRU, MinGRU, MinGRUCell, SRUCell
 from graphnn.nn.lstm import LSTM, LSTMCell
+from graphnn.nn.memory import AssociativeMemory, KeyValueMemory
 from graphnn.nn.memory_network import MemoryNetwork
 from graphnn.nn.multiplicative import (
     Multiplicative,
@@ -37,12 +38,14 @@ __all__ = [
     "RNN",
     "SRU",
     "AdditiveAttention",
+    "AssociativeMemory",
     "Cell",
     "GRUCell",
     "GatedCell",
     "Hyper",
     "HyperLSTM",
     "HyperLSTMCell",
+    "KeyValueMemory",
     "LSTMCell",
     "LearnedPositions",
     "LocationAttention",
