@@ -10,21 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphnn import calls, explain, streaming
+from graphnn import calls, explain
 from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.graph import Graph
-from graphnn.ir import BATCH, IR, Node
+from graphnn.ir import IR, Node
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
-from graphnn.planner.stream import Cache, copies, stream
 from graphnn.planner.trace import Trace, trace
-from graphnn.value import Value
+from graphnn.stepping import Stepping
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
@@ -58,7 +57,7 @@ def _program_of(
     return model._places[program]
 
 
-class Compiled(nn.Module):
+class Compiled(Stepping):
     """A graph made callable. Made by `gn.compile`.
 
     It has the parameters, buffers and submodules of its source under the same names, so
@@ -72,7 +71,6 @@ class Compiled(nn.Module):
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
-    _steppers: dict[Any, tuple[str, Compiled, list[Cache]]]
 
     def __init__(
         self,
@@ -327,65 +325,6 @@ class Compiled(nn.Module):
         holder = self._owner.get_submodule(path)
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
-
-    def initial_state(self, batch: int = 1, over: str | None = None) -> dict[str, Tensor]:
-        """The states before the first position, (batch, *axes, *shape) by name, for `step`.
-
-        States that start from what inputs say are left out: the first step computes them.
-        """
-        axis, _, caches = self._stepping(over)
-        device = self._device() or torch.device("cpu")
-        sizes = {a: x.length for a, x in self.ir.axes.items() if x.length is not None}
-        call = calls.Call({}, {**sizes, BATCH: batch}, {}, {}, device)
-        run = self._evaluation(call, streaming.without_axis(self.ir, axis))
-        known = {*call.sizes, *(c.copy for c in caches)}
-        past = {
-            c.name: streaming.empty(c, call.sizes, device) for c in caches if known >= {*c.over}
-        }
-        return {**streaming.initial(self.ir, run, axis), **past}
-
-    def step(
-        self, state: Mapping[str, Tensor], over: str | None = None, **inputs: Tensor
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """Advance by one position: (outputs, states), from the states of the step before.
-
-        Inputs that vary over the axis are given for one position, (batch, *shape); others whole.
-        Causal attention keeps among the states what it attends to of earlier positions. Raises
-        StepError where the graph needs more than this and earlier positions.
-        """
-        axis, stepper, caches = self._stepping(over)
-        given = streaming.widened(self.ir, axis, inputs)
-        if caches:
-            device = self._device() or next(iter(inputs.values())).device
-            sizes = streaming.sizes_of(self.ir, given)
-            given |= streaming.opened(caches, state, sizes, device)
-        names = {c.name for c in caches}
-        own = {k: v for k, v in state.items() if k not in names}
-        call = calls.read(stepper.ir, given, None, own, self._device())
-        outputs, final, _ = stepper._run(call, True, frozenset(), frozenset())
-        past = {name: outputs.pop(name) for name in names}
-        for name, value in outputs.items():
-            axes = Value.order(self.ir, self.ir.outputs[name])
-            if axis in axes:
-                outputs[name] = value.squeeze(1 + axes.index(axis))
-        kept = {n.attrs["key"] for n in self.ir if n.op == "delay" and n.attrs["axis"] == axis}
-        own = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
-        result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return result, {**own, **past}
-
-    def _stepping(self, over: str | None) -> tuple[str, Compiled, list[Cache]]:
-        """The axis to step along, the model of one step, and what it keeps besides states."""
-        key = (self._mode(), over)
-        if key not in self._steppers:
-            axis, stepper, caches = streaming.stream_axis(self.ir, over), self, []
-            if copies(self.ir, axis):
-                streamed = stream(self.ir, axis)
-                graph = Graph(self.ir.name, self._owner)
-                graph.ir, graph.constants = streamed.ir, self._traced().constants
-                stepper = Compiled(graph, self.backend, self._passes, self._recompute)
-                caches = streamed.caches
-            self._steppers[key] = (axis, stepper, caches)
-        return self._steppers[key]
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""

@@ -204,10 +204,22 @@ class _Streamer:
 
     def _name(self, node: Node, copy: str) -> str:
         """By the module that made it, so that another trace of it has the same."""
-        maker = node
-        while not maker.name and maker.inputs:
-            maker = self.old[maker.inputs[0]]
-        name, count = f"{CACHE}{maker.name} over {copy}", 2
+        made = f"{CACHE}{self._maker(node)}"
+        name, count = f"{made} over {copy}", 2
         while name in self.new.outputs:
-            name, count = f"{CACHE}{maker.name} ({count}) over {copy}", count + 1
+            name, count = f"{made} ({count}) over {copy}", count + 1
         return name
+
+    def _maker(self, node: Node) -> str:
+        """The name of what is nearest above a value: of a module by its weights, or a value's."""
+        line = [node.id]
+        for i in line:
+            above = self.old[i]
+            while not above.axes and OPS[above.op].family == "view":
+                above = self.old[above.inputs[0]]
+            if above.op == "parameter":
+                return above.name.rpartition(".")[0] or above.name
+            if above.name:
+                return above.name
+            line += above.inputs[::-1]  # the weight before what it is applied to
+        return node.op
