@@ -58,10 +58,11 @@ class Stepping(nn.Module):
         """
         (axis, stepper, caches), ir = self._stepping(over), self.ir
         given = streaming.widened(ir, axis, inputs)
-        if caches:
-            device = self._device() or next(iter(inputs.values())).device
-            sizes = streaming.sizes_of(ir, given)
-            given |= streaming.opened(caches, state, sizes, device)
+        if any(c.name not in state for c in caches):
+            call = calls.read(ir, given, None, None, self._device())
+            empty = {c.name: streaming.empty(c, call.sizes, call.device) for c in caches}
+            state = {**empty, **state}
+        given |= streaming.opened(caches, state)
         names = {c.name for c in caches}
         own = {k: v for k, v in state.items() if k not in names}
         call = calls.read(stepper.ir, given, None, own, self._device())

@@ -112,15 +112,6 @@ def widened(ir: IR, axis: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sizes_of(ir: IR, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of the axes, the batch among them, as inputs and declarations have them."""
-    sizes = {a: x.length for a, x in ir.axes.items() if x.length is not None}
-    for name, node in declared(ir).items():
-        if isinstance(inputs.get(name), Tensor):
-            sizes |= dict(zip((BATCH, *node.attrs["over"]), inputs[name].shape))
-    return sizes
-
-
 def empty(cache: Cache, sizes: Mapping[str, int], device: torch.device) -> Tensor:
     """A cache before the first position."""
     axes = [0 if a == cache.copy else sizes[a] for a in cache.over]
@@ -128,21 +119,15 @@ def empty(cache: Cache, sizes: Mapping[str, int], device: torch.device) -> Tenso
     return torch.empty(shape, dtype=cache.node.dtype, device=device)
 
 
-def opened(
-    caches: list[Cache], state: Mapping[str, Tensor], sizes: Mapping[str, int], device: torch.device
-) -> dict[str, Tensor]:
+def opened(caches: list[Cache], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each cache with one place more at its end, where this position comes, as inputs of a step.
 
     Beyond its window the oldest position is left out. Raises StateError.
     """
     given = {}
     for cache in caches:
-        past = state.get(cache.name)
-        past = empty(cache, sizes, device) if past is None else past
-        fits = isinstance(past, Tensor) and past.dim() == 1 + len(cache.over) + len(
-            cache.node.shape
-        )
-        if not fits:
+        past, d = state[cache.name], len(cache.over)
+        if not isinstance(past, Tensor) or past.dim() != 1 + d + len(cache.node.shape):
             raise StateError(
                 f"state '{cache.name}' has another form than a step gave it",
                 node=cache.name,
@@ -150,7 +135,6 @@ def opened(
                 wanted=f"(batch, {', '.join(cache.over)}, *{tuple(cache.node.shape)})",
                 fix="pass what initial_state() or the last step() gave",
             )
-        d = len(cache.over)
         if cache.window is not None and past.shape[d] >= cache.window:
             past = past.narrow(d, past.shape[d] - cache.window + 1, cache.window - 1)
         given[cache.name] = F.pad(past, [0, 0] * (past.dim() - d - 1) + [0, 1])

@@ -213,6 +213,13 @@ def test_a_cache_of_another_form_is_refused() -> None:
         model.step({**state, name: torch.zeros(2)}, x=torch.zeros(2, WIDTH).double())
 
 
+def test_a_step_without_its_input_is_refused() -> None:
+    model = gn.compile(shuffled(Stack()))
+    for state in ({}, model.initial_state(2)):
+        with pytest.raises(gn.errors.MissingInputError, match="input 'x' was not given"):
+            model.step(state)
+
+
 def test_dropout_and_training_have_their_own_steps() -> None:
     model = gn.compile(shuffled(Stack(dropout=0.5)))
     x, state = doubles(1, 2, WIDTH), model.initial_state(1)
