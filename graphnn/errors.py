@@ -134,5 +134,9 @@ class StepError(CallError):
     """The graph cannot be streamed one step at a time."""
 
 
+class GenerateError(CallError):
+    """A graph that cannot generate, or arguments of `generate` that make no sense."""
+
+
 class DoubleBackwardError(CallError):
     """A second derivative was asked of a loop that only has a first one."""

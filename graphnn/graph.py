@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from graphnn.errors import AxisError, NameTakenError, ShapeError, UnsupportedError
+from graphnn.errors import AxisError, GraphError, NameTakenError, ShapeError, UnsupportedError
 from graphnn.ir import BATCH, IR
 from graphnn.names import RESERVED, Names, graph_of
 from graphnn.ops.expr import Expr, const
@@ -22,6 +23,17 @@ from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
 from graphnn.value import State, Value
+
+CHOICES = ("argmax", "sample")
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """When generating, the next `input` is chosen from `output` as `choose` says."""
+
+    input: str
+    output: str
+    choose: str
 
 
 class Graph(Names):
@@ -42,6 +54,7 @@ class Graph(Names):
         self.ir = IR(name)
         self.owner = module if module is not None else nn.Module()
         self.constants: dict[int, torch.Tensor] = {}
+        self.feedbacks: list[Feedback] = []
         self._taken: set[str] = set()
         self._parameters: dict[int, str] = {}
         self._nodes: dict[str, int] = {}
@@ -226,6 +239,36 @@ class Graph(Names):
         value = self.value(value)
         self.ir.outputs[name] = value.id
         return value
+
+    def feedback(self, input: Value | str, output: Value | str, choose: str = "argmax") -> None:
+        """Say how the loop is closed when generating: the next `input` is chosen from `output`.
+
+        `input` is an integer input of shape () over one axis, `output` an output of logits, shape
+        (vocabulary,), over that axis; either may be given by name. `choose`: the largest ("argmax")
+        or at random ("sample"). In training nothing is fed back: inputs are what is given (teacher
+        forcing). Raises GraphError.
+        """
+        given = input if isinstance(input, str) else self.value(input).node.attrs.get("key", "")
+        named = {i: name for name, i in self.ir.outputs.items()}
+        out = output if isinstance(output, str) else named.get(self.value(output).id, "")
+        source = next((n for n in self.ir if n.op == "input" and n.attrs["key"] == given), None)
+        fits = source is not None and out in self.ir.outputs and choose in CHOICES
+        if fits and source is not None:
+            logits = self.ir[self.ir.outputs[out]]
+            fits = not source.shape and source.dtype == torch.int64 and len(logits.shape) == 1
+            fits = (
+                fits and len(source.attrs["over"]) == 1 and source.attrs["over"][0] in logits.axes
+            )
+        if not fits:
+            raise GraphError(
+                "this output cannot be fed back to this input",
+                site=user_site(),
+                got=f"input {given or input!r}, output {out or output!r}, choose={choose!r}",
+                wanted="an int64 input of shape () over one axis, an output (vocabulary,) over it, "
+                f"choose among {', '.join(CHOICES)}",
+                fix="declare g.input(name, (), over=axis, dtype=torch.int64) and g.output first",
+            )
+        self.feedbacks.append(Feedback(given, out, choose))
 
     def module(self, name: str, module: nn.Module) -> nn.Module:
         """Register a module's parameters under `name`; returns the module to call on values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,15 +15,19 @@ from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
-from graphnn.graph import Graph
+from graphnn.graph import Feedback, Graph
 from graphnn.ir import IR, Node
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
+from graphnn.planner.held import held
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.trace import Trace, trace
 from graphnn.stepping import Stepping
+
+if TYPE_CHECKING:
+    from graphnn.generation import Generation
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
@@ -71,6 +75,7 @@ class Compiled(Stepping):
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
+    _parts: dict[Any, tuple[Compiled | None, Compiled]]
 
     def __init__(
         self,
@@ -100,11 +105,12 @@ class Compiled(Stepping):
         self.__dict__["_traces"] = {}
         self.__dict__["_plans"] = {}
         self.__dict__["_programs"] = {}
+        self.__dict__["_parts"] = {}
         self.__dict__["_steppers"] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_traces", "_plans", "_programs", "_places", "_steppers"):
+        for name in ("_traces", "_plans", "_programs", "_places", "_parts", "_steppers"):
             state[name] = {}
         return state
 
@@ -325,6 +331,70 @@ class Compiled(Stepping):
         holder = self._owner.get_submodule(path)
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
+
+    def parts(self, axis: str) -> tuple[Compiled | None, Compiled]:
+        """What does not vary over an axis, if anything, and the rest: models of these parameters.
+
+        The first gives as outputs what the second takes as inputs.
+        """
+        key = (self._mode(), axis)
+        if key not in self._parts:
+            cut = held(self.ir, axis)
+            before = None if cut.before is None else self._part(cut.before)
+            self._parts[key] = before, self._part(cut.steps)
+        return self._parts[key]
+
+    def _part(self, ir: IR) -> Compiled:
+        graph = Graph(ir.name, self._owner)
+        graph.ir, graph.constants = ir, self._traced().constants
+        return Compiled(graph, self.backend, self._passes, self._recompute)
+
+    @property
+    def feedback(self) -> tuple[Feedback, ...]:
+        """What is fed back when the model generates: see `g.feedback`."""
+        return self._traced().feedback
+
+    def generate(
+        self,
+        *,
+        start: int | Tensor,
+        stop: int | None = None,
+        max_steps: int = 100,
+        beam: int | None = None,
+        length_penalty: float = 0.0,
+        choose: str | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        lengths: Mapping[str, Any] | None = None,
+        progress: bool = False,
+        **inputs: Tensor,
+    ) -> Generation:
+        """Symbols, each the next input of the one before: the loop closed that `g.feedback` names.
+
+        `start` is the first symbol, or (batch,) or (batch, n) of them; `stop` ends an example, at
+        the latest `max_steps` do. One by one they are the most probable or drawn at random
+        (`choose`, by default what `g.feedback` says; `temperature`, `top_k`, `top_p`, `generator`:
+        see `Chooser`); with `beam` they are sought by a beam search of that width, scores compared
+        with `length_penalty`. `inputs` and `lengths` are those of a call but for the input that is
+        fed back; an input over its axis is read a position a step. Raises GenerateError, StepError.
+        """
+        from graphnn.generation import Chooser, generate
+
+        how = choose or next((f.choose for f in self.feedback), "argmax")
+        return generate(
+            self,
+            inputs,
+            start=start,
+            stop=stop,
+            max_steps=max_steps,
+            beam=beam,
+            length_penalty=length_penalty,
+            choose=Chooser(how, temperature, top_k, top_p, generator),
+            lengths=lengths,
+            progress=progress,
+        )
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from graphnn import calls, streaming
-from graphnn.graph import Graph
 from graphnn.ir import BATCH
 from graphnn.planner.stream import Cache, copies, stream
 from graphnn.value import Value
@@ -20,16 +19,12 @@ Tensor = torch.Tensor
 class Stepping(nn.Module):
     """`initial_state` and `step`, for a class that has a graph and runs it."""
 
-    backend: str
-    _owner: nn.Module
-    _passes: frozenset[str]
-    _recompute: Any
     _steppers: dict[Any, tuple[str, Any, list[Cache]]]
     ir: Any
     _device: Any
     _evaluation: Any
     _mode: Any
-    _traced: Any
+    _part: Any
 
     def initial_state(self, batch: int = 1, over: str | None = None) -> dict[str, Tensor]:
         """The states before the first position, (batch, *axes, *shape) by name, for `step`.
@@ -48,13 +43,18 @@ class Stepping(nn.Module):
         return {**streaming.initial(self.ir, run, axis), **past}
 
     def step(
-        self, state: Mapping[str, Tensor], over: str | None = None, **inputs: Tensor
+        self,
+        state: Mapping[str, Tensor],
+        over: str | None = None,
+        lengths: Mapping[str, Any] | None = None,
+        **inputs: Tensor,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Advance by one position: (outputs, states), from the states of the step before.
 
-        Inputs that vary over the axis are given for one position, (batch, *shape); others whole.
-        Causal attention keeps among the states what it attends to of earlier positions. Raises
-        StepError where the graph needs more than this and earlier positions.
+        Inputs that vary over the axis are given for one position, (batch, *shape); others whole,
+        with the `lengths` of their axes. Causal attention keeps among the states what it attends to
+        of earlier positions. Raises StepError where the graph needs more than this and earlier
+        positions.
         """
         (axis, stepper, caches), ir = self._stepping(over), self.ir
         given = streaming.widened(ir, axis, inputs)
@@ -65,7 +65,7 @@ class Stepping(nn.Module):
         given |= streaming.opened(caches, state)
         names = {c.name for c in caches}
         own = {k: v for k, v in state.items() if k not in names}
-        call = calls.read(stepper.ir, given, None, own, self._device())
+        call = calls.read(stepper.ir, given, lengths, own, self._device())
         outputs, final, _ = stepper._run(call, True, frozenset(), frozenset())
         past = {c.name: outputs.pop(c.name) for c in caches}
         for name, value in outputs.items():
@@ -84,9 +84,6 @@ class Stepping(nn.Module):
             axis, stepper, caches = streaming.stream_axis(self.ir, over), self, []
             if copies(self.ir, axis):
                 streamed = stream(self.ir, axis)
-                graph = Graph(self.ir.name, self._owner)
-                graph.ir, graph.constants = streamed.ir, self._traced().constants
-                stepper = type(self)(graph, self.backend, self._passes, self._recompute)  # type: ignore
-                caches = streamed.caches
+                stepper, caches = self._part(streamed.ir), streamed.caches
             self._steppers[key] = (axis, stepper, caches)
         return self._steppers[key]

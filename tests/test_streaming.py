@@ -120,6 +120,41 @@ def test_a_decoder_with_an_encoder_and_a_loop() -> None:
     torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-10, atol=1e-10)
 
 
+class Translator(nn.Module):
+    """An encoder and a causal decoder of symbols, that may write by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(7, WIDTH), nn.Linear(WIDTH, 7)
+        self.places = gn.nn.SinusoidalPositions(WIDTH)
+        self.encoder = Block(WIDTH, 2)
+        self.decoder = Block(WIDTH, 2, causal=True, cross=True)
+
+    def graph(self, g: gn.Graph) -> None:
+        source = g.input("source", over="source", dtype=torch.int64)
+        target = g.input("target", over="target", dtype=torch.int64)
+        memory = self.encoder(self.places(self.embed(source)))
+        h = self.decoder(self.places(self.embed(target)), memory)
+        g.output("logits", self.out(h))
+        g.feedback("target", "logits")
+
+
+@pytest.mark.parametrize("beam", [None, 3])
+def test_a_transformer_generates(beam: int | None) -> None:
+    """Greedy: each symbol is the best of the whole-sequence call. A beam finds none less likely."""
+    model = gn.compile(shuffled(Translator()).eval())
+    source, lengths = torch.tensor([[1, 2, 3], [4, 5, 0]]), {"source": torch.tensor([3, 2])}
+    found = model.generate(source=source, lengths=lengths, start=0, max_steps=5, beam=beam)
+    tokens = found.tokens[:, 0] if found.tokens.dim() == 3 else found.tokens
+    given = torch.cat([torch.zeros(2, 1, dtype=torch.int64), tokens[:, :-1]], 1)
+    logits = model(source=source, target=given, lengths=lengths)
+    if beam is None:
+        assert torch.equal(logits.argmax(-1), tokens)
+    score = logits.log_softmax(-1).gather(-1, tokens[..., None]).sum((1, 2))
+    best = found.scores[:, 0] if found.scores.dim() == 2 else found.scores
+    torch.testing.assert_close(score, best.to(score.dtype), rtol=1e-6, atol=1e-6)
+
+
 class Written(nn.Module):
     """Attention in bare vocabulary: `masks` says how the score keeps to the past."""
 

@@ -7,6 +7,7 @@ put in layers and directions by `Recurrent`. The planner knows none of them by n
 from graphnn.nn.attention import AdditiveAttention, LocationAttention, MultiHeadAttention
 from graphnn.nn.cell import Cell, GatedCell
 from graphnn.nn.conv import TemporalConv
+from graphnn.nn.decoder import AttentionDecoder
 from graphnn.nn.gru import GRU, GRUCell
 from graphnn.nn.hyper import Hyper
 from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
@@ -22,6 +23,7 @@ from graphnn.nn.multiplicative import (
     MultiplicativeRNNCell,
 )
 from graphnn.nn.noise import LockedDropout, locked_dropout, zoneout
+from graphnn.nn.ntm import NTM
 from graphnn.nn.positions import (
     LearnedPositions,
     RelativePositions,
@@ -30,15 +32,18 @@ from graphnn.nn.positions import (
 )
 from graphnn.nn.recurrent import Recurrent
 from graphnn.nn.rnn import RNN, RNNCell
+from graphnn.nn.seq2seq import Seq2Seq
 from graphnn.nn.transformer import TransformerBlock
 
 __all__ = [
     "GRU",
     "LSTM",
+    "NTM",
     "RNN",
     "SRU",
     "AdditiveAttention",
     "AssociativeMemory",
+    "AttentionDecoder",
     "Cell",
     "GRUCell",
     "GatedCell",
@@ -64,6 +69,7 @@ __all__ = [
     "RelativePositions",
     "RotaryPositions",
     "SRUCell",
+    "Seq2Seq",
     "SinusoidalPositions",
     "TemporalConv",
     "TransformerBlock",

@@ -73,9 +73,9 @@ class TorchRecurrent(Recurrent):
             **{k: self.options[k] for k in self.shared if k in self.options},
         )
         weight, names, own = next(self.parameters()), list(made.state_dict()), self.state_dict()
+        made.to(weight.device, weight.dtype)
         made.load_state_dict({k: own[n] for k, n in zip(names, _own_names(names))})
-        made.to(weight.device, weight.dtype).train(self.training)
-        return made  # type: ignore[no-any-return]
+        return made.train(self.training)  # type: ignore[no-any-return]
 
     def _check_torch_has_it(self) -> None:
         used = {**self.options, "zoneout": self.zoneout}

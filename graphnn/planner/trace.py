@@ -9,22 +9,25 @@ import torch
 from torch import nn
 
 from graphnn.errors import GraphError
-from graphnn.graph import Graph
+from graphnn.graph import Feedback, Graph
 from graphnn.ir import IR
 
 
 @dataclass
 class Trace:
-    """A drawn graph and the constant tensors it uses, by the key of their nodes."""
+    """A drawn graph, the constant tensors it uses, by the key of their nodes, and what is fed back
+    when it generates."""
 
     ir: IR
     constants: dict[int, torch.Tensor]
+    feedback: tuple[Feedback, ...] = ()
 
 
 def trace(source: nn.Module | Graph) -> Trace:
     """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands."""
     if isinstance(source, Graph):
-        return Trace(retyped(source.ir, source.floating()), dict(source.constants))
+        ir = retyped(source.ir, source.floating())
+        return Trace(ir, dict(source.constants), tuple(source.feedbacks))
     draw: Any = getattr(source, "graph", None)
     if not callable(draw):
         raise GraphError(
@@ -35,7 +38,7 @@ def trace(source: nn.Module | Graph) -> Trace:
         )
     g = Graph(type(source).__name__.lower(), source)
     draw(g)
-    return Trace(g.ir.copy(), dict(g.constants))
+    return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks))
 
 
 def retyped(ir: IR, floating: torch.dtype) -> IR:

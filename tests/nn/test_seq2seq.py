@@ -1,0 +1,125 @@
+"""Decoders and sequence to sequence against plain tensors, and against the definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphnn as gn
+from graphnn.errors import UnsupportedError
+from tests.nn.common import agree, close, doubles, run, shuffled
+
+INPUT, HIDDEN, SOURCE = 3, 5, 4
+LENGTHS = {"source": torch.tensor([4, 1, 3]), "target": torch.tensor([3, 2, 1])}
+
+
+class Decoder(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.decoder = gn.nn.AttentionDecoder(INPUT, HIDDEN, SOURCE, **options)
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", (INPUT,), over="target")
+        source = g.input("source", (SOURCE,), over="source")
+        init = {"h": g.input("h", (HIDDEN,))}
+        y, states = self.decoder(x, source, init=init, with_states=True)
+        g.output("y", y)
+        g.output("weights", states["weights"])
+
+
+def plain(net: Decoder, x: Tensor, source: Tensor, h: Tensor) -> dict[str, Tensor]:
+    """The decoder as a loop over tensors, its cell by torch's own."""
+    d = net.decoder
+    c = torch.zeros_like(h)
+    found: dict[str, list[Tensor]] = {"y": [], "weights": []}
+    for t in range(x.shape[1]):
+        if isinstance(d.attention, nn.Linear):
+            score = torch.einsum("bk,bjk->bj", d.attention(h), source)
+        else:
+            a = d.attention
+            score = torch.tanh(a.query(h)[:, None] + a.key(source)) @ a.weight
+        weights = score.softmax(-1)
+        context = torch.einsum("bj,bjk->bk", weights, source)
+        seen, p = torch.cat([x[:, t], context], -1), d.cell
+        if isinstance(p, gn.nn.LSTMCell):
+            gates = F.linear(seen, p.weight_ih, p.bias_ih) + F.linear(h, p.weight_hh, p.bias_hh)
+            i, f, g, o = gates.chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        else:
+            into = F.linear(seen, p.weight_ih, p.bias_ih).chunk(3, -1)
+            gates, rows = (into[0], into[1]), p.weight_hh.split(HIDDEN)
+            bias = p.bias_hh.split(HIDDEN)
+            r, z = (torch.sigmoid(v + F.linear(h, w, b)) for v, w, b in zip(gates, rows, bias))
+            h = (1 - z) * torch.tanh(into[2] + F.linear(r * h, rows[2], bias[2])) + z * h
+        found["y"].append(torch.cat([h, context], -1))
+        found["weights"].append(weights)
+    return {k: torch.stack(v, 1) for k, v in found.items()}
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("score", ["additive", "dot"])
+def test_a_decoder_equals_the_loop_in_plain_tensors(score: str, cell: str) -> None:
+    net = shuffled(Decoder(score=score, cell=cell, attention_size=6))
+    given = {"x": doubles(3, 3, INPUT), "source": doubles(3, 4, SOURCE), "h": doubles(3, HIDDEN)}
+    model, wanted = gn.compile(net), {**given, **dict(net.named_parameters())}
+    got = run(lambda: model(**given), wanted)
+    axes = gn.compile(net).ir  # the order of axes in the weights is the graph's
+    assert [a for a in axes.axes if a != "batch"][:2] == ["target", "source"]
+    close(got, run(lambda: plain(net, **given), wanted), 1e-10)
+
+
+@pytest.mark.parametrize("score", ["additive", "dot"])
+def test_a_ragged_decoder_equals_the_definition(score: str) -> None:
+    net = shuffled(Decoder(score=score))
+    x, source = doubles(3, 3, INPUT), doubles(3, 4, SOURCE)
+    agree(net, LENGTHS, x=x, source=source, h=doubles(3, HIDDEN))
+
+
+NETS: dict[str, dict[str, Any]] = {
+    "plain": {"num_layers": 2, "reverse": True},
+    "both_ways": {"bidirectional": True, "cell": "gru", "num_layers": 2},
+    "additive": {"attention": "additive", "bidirectional": True, "num_layers": 3},
+    "dot": {"attention": "dot"},
+}
+
+
+def words(*shape: int, count: int) -> Tensor:
+    return torch.randint(count, shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", NETS)
+def test_seq2seq_equals_the_definition(name: str, lengths: Any) -> None:
+    net = shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, **NETS[name]))
+    agree(net, lengths, source=words(3, 4, count=7), target=words(3, 3, count=6))
+
+
+def test_without_attention_it_is_two_of_torchs_lstms() -> None:
+    net = shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, num_layers=2, reverse=True))
+    encoder, decoder = net.encoder.to_torch(), net.decoder.to_torch()
+    source, target = words(2, 5, count=7), words(2, 3, count=6)
+    _, state = encoder(net.source_words(source).flip(1))
+    wanted = net.out(decoder(net.target_words(target), state)[0])
+    got = gn.compile(net)(source=source, target=target)
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_reversed_ragged_source_is_reversed_as_far_as_it_goes() -> None:
+    model = gn.compile(shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, reverse=True)))
+    source, target = words(3, 4, count=7), words(3, 2, count=6)
+    together = model(source=source, target=target, lengths={"source": LENGTHS["source"]})
+    for k, n in enumerate(LENGTHS["source"]):
+        alone = model(source=source[k : k + 1, :n], target=target[k : k + 1])
+        torch.testing.assert_close(alone[0], together[k], rtol=1e-10, atol=1e-10)
+
+
+def test_unknown_options_say_which_there_are() -> None:
+    with pytest.raises(UnsupportedError, match=r"(?s)Seq2Seq has no attention 'cosine'.*'dot'"):
+        gn.nn.Seq2Seq(7, 6, 3, 4, attention="cosine")
+    with pytest.raises(UnsupportedError, match="AttentionDecoder has no cell 'elman'"):
+        gn.nn.AttentionDecoder(3, 4, 5, cell="elman")
