@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from graphnn import calls, explain, streaming
+from graphnn import calls, explain
 from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.graph import Feedback, Graph
-from graphnn.ir import BATCH, IR, Node
+from graphnn.ir import IR, Node
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
 from graphnn.planner.held import held
@@ -24,7 +24,7 @@ from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.trace import Trace, trace
-from graphnn.value import Value
+from graphnn.stepping import Stepping
 
 if TYPE_CHECKING:
     from graphnn.generation import Generation
@@ -61,7 +61,7 @@ def _program_of(
     return model._places[program]
 
 
-class Compiled(nn.Module):
+class Compiled(Stepping):
     """A graph made callable. Made by `gn.compile`.
 
     It has the parameters, buffers and submodules of its source under the same names, so
@@ -106,10 +106,11 @@ class Compiled(nn.Module):
         self.__dict__["_plans"] = {}
         self.__dict__["_programs"] = {}
         self.__dict__["_parts"] = {}
+        self.__dict__["_steppers"] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_traces", "_plans", "_programs", "_places", "_parts"):
+        for name in ("_traces", "_plans", "_programs", "_places", "_parts", "_steppers"):
             state[name] = {}
         return state
 
@@ -332,18 +333,6 @@ class Compiled(nn.Module):
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
 
-    def initial_state(self, batch: int = 1, over: str | None = None) -> dict[str, Tensor]:
-        """The states before the first position, (batch, *axes, *shape) by name, for `step`.
-
-        States that start from what inputs say are left out: the first step computes them.
-        """
-        axis = streaming.stream_axis(self.ir, over)
-        device = self._device() or torch.device("cpu")
-        sizes = {a: x.length for a, x in self.ir.axes.items() if x.length is not None}
-        call = calls.Call({}, {**sizes, BATCH: batch}, {}, {}, device)
-        run = self._evaluation(call, streaming.without_axis(self.ir, axis))
-        return streaming.initial(self.ir, run, axis)
-
     def parts(self, axis: str) -> tuple[Compiled | None, Compiled]:
         """What does not vary over an axis, if anything, and the rest: models of these parameters.
 
@@ -407,38 +396,6 @@ class Compiled(nn.Module):
             lengths=lengths,
             progress=progress,
         )
-
-    def step(
-        self,
-        state: Mapping[str, Tensor],
-        over: str | None = None,
-        lengths: Mapping[str, Any] | None = None,
-        **inputs: Tensor,
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """Advance by one position: (outputs, states), from the states of the step before.
-
-        Inputs that vary over the axis are given for one position, (batch, *shape); others whole,
-        with the `lengths` of their axes.
-        Raises StepError where the graph needs more than this and earlier positions.
-        """
-        axis = streaming.stream_axis(self.ir, over)
-        wanted = calls.declared(self.ir)
-        widened = {
-            name: x.unsqueeze(1 + wanted[name].attrs["over"].index(axis))
-            if name in wanted and axis in wanted[name].attrs["over"] and isinstance(x, Tensor)
-            else x
-            for name, x in inputs.items()
-        }
-        call = calls.read(self.ir, widened, lengths, state, self._device())
-        outputs, final, _ = self._run(call, True, frozenset(), frozenset())
-        for name, value in outputs.items():
-            axes = Value.order(self.ir, self.ir.outputs[name])
-            if axis in axes:
-                outputs[name] = value.squeeze(1 + axes.index(axis))
-        kept = {n.attrs["key"] for n in self.ir if n.op == "delay" and n.attrs["axis"] == axis}
-        carried_on = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
-        result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return result, carried_on
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""

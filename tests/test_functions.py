@@ -491,6 +491,33 @@ AXIS: dict[str, tuple[Function, Function]] = {
         ),
         _each(lambda x: F.scaled_dot_product_attention(x[:, :1], x[:, :2], x[:, :2])[:, 0]),
     ),
+    "attend window": (
+        lambda v: gn.attend(v, v, over="source", window=2),
+        _kept(lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=_near(x.shape[1]))),
+    ),
+    "attend bias": (
+        lambda v: gn.attend(
+            v,
+            v,
+            over="source",
+            bias=lambda own, key: 0.5 * (gn.index(key, v.graph) - gn.index(own, v.graph)),
+        ),
+        _kept(
+            lambda x: F.scaled_dot_product_attention(
+                x, x, x, attn_mask=0.5 * (torch.arange(n := x.shape[1]) - torch.arange(n)[:, None])
+            )
+        ),
+    ),
+    "lookup masked": (
+        lambda v: gn.lookup(
+            gn.first(v, over="source"), v, v, over="source", mask=gn.index("source", v.graph) > 0
+        ),
+        _each(lambda x: ((x[:, :1] * x[:, 1:]).sum(-1, keepdim=True).softmax(1) * x[:, 1:]).sum(1)),
+    ),
+    "top": (
+        lambda v: v * gn.top(v[:1], 1, over="source").to(v.dtype),
+        _kept(lambda x: x * (x[..., :1] == x[..., :1].amax(1, keepdim=True))),
+    ),
     "lookup": (
         lambda v: gn.lookup(gn.first(v, over="source"), v, v * v, over="source"),
         _each(lambda x: ((x[:, :1] * x).sum(-1, keepdim=True).softmax(1) * x * x).sum(1)),
@@ -501,6 +528,11 @@ AXIS: dict[str, tuple[Function, Function]] = {
     ),
     "clip_gradient": (lambda v: gn.clip_gradient(v, 1e9), _kept(lambda x: x)),
 }
+
+
+def _near(n: int) -> Tensor:
+    """True at a position and the one before it."""
+    return torch.ones(n, n, dtype=torch.bool).tril().triu(-1)
 
 
 def _topk(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import graphnn as gn
 from graphnn.backends.torch.scans import in_order, in_parallel, linear_scan
 
 
@@ -28,3 +29,14 @@ def test_first_and_second_derivatives(reverse):
 
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_a_count_of_whole_numbers_stays_whole():
+    g = gn.Graph("count")
+    x, n = g.input("x", (), over="time"), g.state("n", (), init=0, dtype=torch.int64)
+    n.next = n + (x > 0).to(torch.int64)
+    g.output("n", n.next)
+    x = torch.tensor([[1.0, -1.0, 2.0]])
+    for backend in ("torch", "reference"):
+        found, state = gn.compile(g, backend=backend)(x=x, return_state=True)
+        assert found.tolist() == [[1, 1, 2]] and found.dtype == state["n"].dtype == torch.int64

@@ -13,6 +13,7 @@ from graphnn.nn.hyper import Hyper
 from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
 from graphnn.nn.linear import SRU, MinGRU, MinGRUCell, SRUCell
 from graphnn.nn.lstm import LSTM, LSTMCell
+from graphnn.nn.memory import AssociativeMemory, KeyValueMemory
 from graphnn.nn.memory_network import MemoryNetwork
 from graphnn.nn.multiplicative import (
     Multiplicative,
@@ -41,6 +42,7 @@ __all__ = [
     "RNN",
     "SRU",
     "AdditiveAttention",
+    "AssociativeMemory",
     "AttentionDecoder",
     "Cell",
     "GRUCell",
@@ -48,6 +50,7 @@ __all__ = [
     "Hyper",
     "HyperLSTM",
     "HyperLSTMCell",
+    "KeyValueMemory",
     "LSTMCell",
     "LearnedPositions",
     "LocationAttention",

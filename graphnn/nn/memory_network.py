@@ -159,16 +159,17 @@ class MemoryNetwork(nn.Module):
         """l_kj of the word at each place j, (width,)."""
         middle = (self.width + 1) / 2
         across = (torch.arange(1, self.width + 1, dtype=torch.float64) - middle) / self.width
-        total = torch.clamp(total, min=1)
-        along = (index(axis, total.graph) + 1 - (total + 1) / 2) / total
-        return 1 + 4 * along * across.to(total.graph.floating())
+        floating = total.graph.floating()
+        total = torch.clamp(total, min=1).to(floating)
+        along = (index(axis, total.graph).to(floating) + 1 - (total + 1) / 2) / total
+        return 1 + 4 * along * across.to(floating)
 
     def _share(self, match: Value, over: str) -> Any:
         """How much of a softmax over all slots falls on those with a sentence."""
         if self.linear or not self.spare:
             return 1.0
         empty = torch.clamp(self.capacity - length(over, match.graph), min=0)
-        return torch.sigmoid(logsumexp(match, over) - torch.log(empty))
+        return torch.sigmoid(logsumexp(match, over) - torch.log(empty.to(match.dtype)))
 
     def _age(self, story: Value, over: str) -> Value:
         """How many sentences, and empty ones drawn between them, came after each."""

@@ -19,6 +19,8 @@ def scannable(ir: IR, loop: Loop) -> bool:
     if len(loop.states) != 1 or loop.stop is not None:
         return False
     (z,) = loop.states
+    if not ir[z].dtype.is_floating_point:
+        return False  # a scan's numbers are the model's
     if abs(ir[z].attrs["steps"]) != 1 or any(ir[i].axes != ir[z].axes for i in loop.nodes):
         return False
     inside = set(loop.nodes)
