@@ -59,7 +59,7 @@ class Across:
         self.names = dict(page.named(op))
         self.groups = list(self._groups())
         widths = [n.width for n in self.groups]
-        few = 1 < min(widths) and max(widths) < EACH * tiling.warps
+        few = min(widths) > 1 and max(widths) < EACH * tiling.warps
         self.deep = few and not source.tiles
         self.pieces = self._pieces()
         self.loaded: dict[int, str] = {}
