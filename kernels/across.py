@@ -58,8 +58,9 @@ class Across:
         self.weight: Part = op.attrs["weight"]
         self.names = dict(page.named(op))
         self.groups = list(self._groups())
-        widest = max(n.width for n in self.groups)
-        self.deep = widest < EACH * tiling.warps and widest > 1 and not source.tiles
+        widths = [n.width for n in self.groups]
+        few = min(widths) > 1 and max(widths) < EACH * tiling.warps
+        self.deep = few and not source.tiles
         self.pieces = self._pieces()
         self.loaded: dict[int, str] = {}
 

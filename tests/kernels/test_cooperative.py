@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +103,22 @@ def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
     agree(source)
     found = case(source, "bf16", 16, warps).judge("sm_90")
     assert found.faults == () and found.weights == "resident"
+
+
+def test_single_numbers_beside_others_are_of_one_product() -> None:
+    """A product of five numbers that every block has, of which the first is taken by itself."""
+    first = by_hand()
+    wide = Tensor("wide", (5, 48), ())
+    five = Op("five", "product", ("h", "wide"), (5,), "float", {"sub": "k,nk->n"})
+    one = Op("one", "view", ("five",), (1,), "float", {"maps": [np.arange(1)]})
+    rest = Op("rest", "view", ("five",), (3,), "float", {"maps": [np.arange(1, 4)]})
+    template = {"template": "tanh({0} + {1} * {2})"}
+    g = Op("after_g", "point", ("next_g", "rest", "one"), (3,), "float", template)
+    read = Op("wide", "read", (), (5, 48), "float", {"tensor": wide})
+    ops = (first.ops[0], read, *first.ops[1:], five, one, rest, g)
+    states = first.states[0], replace(first.states[1], next="after_g")
+    made = replace(first, tensors=(*first.tensors, wide), ops=ops, states=states)
+    agree(cooperate(made, Tiling(8, 8, 16, 2)))
 
 
 def test_the_text_names_blocks_barriers_and_the_users_nodes() -> None:
