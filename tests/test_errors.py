@@ -692,8 +692,8 @@ def test_an_unknown_pass():
         """
         there is no pass ['fuze'] to skip
           got:    ['fuze']
-          wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract', 'attend',
-                  'match', 'scan', 'sink', 'beside', 'resident', 'fit']
+          wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
+                  'attend', 'match', 'scan', 'sink', 'beside', 'resident', 'fit']
           fix:    check the spelling
         """,
     ):
