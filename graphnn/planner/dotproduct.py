@@ -51,7 +51,7 @@ def dot_product(part: Contraction) -> DotProduct | None:
             return None
         node = kept
     pair = _pair(part, node)
-    if value is None or pair is None:
+    if value is None or pair is None or (length >= 0 and ir[length].axes & part.queries):
         return None
     return DotProduct(*pair, value, scale, causal, length)
 

@@ -57,7 +57,7 @@ class Direct:
         )
         mask = None
         if form.length >= 0:
-            length = of[form.length].reshape(-1, 1, 1, 1)
+            length = self._lengths(of[form.length], sizes)
             place = torch.arange(sizes[part.axis], device=q.device)
             valid = place.unsqueeze(-1) < length
             # what is beyond may be anything
@@ -71,7 +71,7 @@ class Direct:
             q, k, v, attn_mask=mask, is_causal=form.causal, scale=form.scale
         )
         if form.length >= 0:
-            out = torch.where(of[form.length].reshape(-1, 1, 1, 1) > 0, out, 0)
+            out = torch.where(self._lengths(of[form.length], sizes) > 0, out, 0)
         return self._back(out, sizes)
 
     def _form(
@@ -84,6 +84,12 @@ class Direct:
         x = x[tuple(slice(None) if a in have else None for a in wanted)]
         x = x.expand(*(sizes[a] for a in wanted), x.shape[-1])
         return x.reshape(*self._sizes(sizes, inner), x.shape[-1])
+
+    def _lengths(self, x: Tensor, sizes: Mapping[str, int]) -> Tensor:
+        """How many keys there are: (batch, 1, 1, 1)."""
+        have = self.part.ir.layout(self.part.ir[self.form.length].axes)
+        x = x[tuple(slice(None) if a in have else None for a in self.batch)]
+        return x.expand(*(sizes[a] for a in self.batch)).reshape(-1, 1, 1, 1)
 
     def _sizes(self, sizes: Mapping[str, int], inner: tuple[str, ...]) -> list[int]:
         return [math.prod([sizes[a] for a in part]) for part in (self.batch, self.heads, inner)]
