@@ -37,6 +37,8 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
         return Work(flops=_products(ir, node, sizes, without), bytes=moved, launches=1)
     if node.op == "aten":
         return Work(flops=_layer(ir, node, sizes), bytes=moved, launches=1)
+    if node.op == "attend":
+        return _attention(node, sizes, moved)
     # a reduction does its operations once a number that it reads
     widest = max([made, *(numbers(ir[i], sizes, without) for i in node.inputs)])
     return Work(pointwise=float(OPS[node.op].flops * widest), bytes=moved, launches=1)
@@ -55,6 +57,14 @@ def _layer(ir: IR, node: Node, sizes: Sizes) -> float:
     """A recurrent layer of torch: its matrices, once a position."""
     weights = [math.prod(ir[i].shape) for i in node.inputs if len(ir[i].shape) == 2]
     return 2.0 * sum(weights) * math.prod(sizes[a] for a in node.axes)
+
+
+def _attention(node: Node, sizes: Sizes, moved: float) -> Work:
+    """What is computed for every query and key; only what is read and made is moved."""
+    ir = node.attrs["part"].ir
+    known = {**{a: x.length for a, x in ir.axes.items() if x.length is not None}, **sizes}
+    work = of_nodes(ir, list(ir.nodes), known)
+    return Work(flops=work.flops, pointwise=work.pointwise, bytes=moved, launches=1)
 
 
 def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
