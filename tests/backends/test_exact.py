@@ -34,6 +34,11 @@ def covering() -> list[tuple[str, Sizes, str]]:
     return found
 
 
+# A norm over one or two numbers gives ±1 whatever they are: of its gradient, a sum of terms near 1,
+# 1e-5 to 1e-3 is left, with the rounding of the terms (torch's own loop is off by as much)
+CANCELLED = 1e-2
+
+
 def check(name: str, sizes: Sizes, regime: str, place: Place, short: bool) -> None:
     """Hold one regime against the reference."""
     net = network(name, sizes.hidden)
@@ -44,7 +49,8 @@ def check(name: str, sizes: Sizes, regime: str, place: Place, short: bool) -> No
     given = inputs(net, sizes, torch.float64, place.device)
     lengths = {k: v.to(place.device) for k, v in lengths.items()}
     got, model = run(net, place, skipped(name, place, regime), given, lengths)
-    close({k: v.cpu() for k, v in got.items()}, wanted, TOLERANCE)
+    least = {"least": CANCELLED} if sizes.hidden == 1 and "layer_norm" in name else {}
+    close({k: v.cpu() for k, v in got.items()}, wanted, TOLERANCE, **least)
     regime = place.carries(regime, torch.float64)
     assert all(c.regime == regime for c in choices(model)), choices(model)
 

@@ -69,12 +69,17 @@ def run(call: Callable[[], Any], wanted: Mapping[str, Tensor]) -> Outputs:
     return {**outputs, **gradients(outputs, wanted)}
 
 
-def close(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float) -> None:
-    """The same names, and each difference small beside the largest number of its tensor."""
+def close(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float, least: float = 1e-6
+) -> None:
+    """The same names, and each difference small beside the largest number of its tensor.
+
+    Tensors whose numbers are all below `least` are compared as if they reached it.
+    """
     assert list(a) == list(b)
     for name in a:
         assert a[name].shape == b[name].shape, name
-        scale = max(b[name].abs().max().item(), 1e-6) if b[name].numel() else 1.0
+        scale = max(b[name].abs().max().item(), least) if b[name].numel() else 1.0
         error = (a[name] - b[name]).abs().max().item() / scale if b[name].numel() else 0.0
         assert error <= tolerance, f"{name}: relative error {error:.2e}"
 
