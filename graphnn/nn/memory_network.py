@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from graphnn.errors import AxisError, ShapeError, UnsupportedError
+from graphnn.errors import AxisError, ShapeError
 from graphnn.functions import dot, index, length, logsumexp, rename, softmax
 from graphnn.functions import sum as axis_sum
 from graphnn.nn.axes import sequence_axis
+from graphnn.nn.options import one_of
 from graphnn.nn.types import Value
 from graphnn.sites import user_site
 
@@ -65,15 +66,8 @@ class MemoryNetwork(nn.Module):
         linear: bool = False,
     ):
         super().__init__()
-        for name, given, known in (("encoding", encoding, ENCODINGS), ("tying", tying, TYINGS)):
-            if given not in known:
-                raise UnsupportedError(
-                    f"a memory network has no {name} {given!r}",
-                    site=user_site(),
-                    got=f"{name}={given!r}",
-                    wanted=f"one of {', '.join(known)}",
-                    fix="check the spelling",
-                )
+        one_of("MemoryNetwork", "encoding", encoding, ENCODINGS)
+        one_of("MemoryNetwork", "tying", tying, TYINGS)
         self.width, self.hops, self.capacity = width, hops, capacity
         self.encoding, self.temporal, self.tying = encoding, temporal, tying
         self.noise, self.linear, self.spare = noise, linear, spare
