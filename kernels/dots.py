@@ -33,21 +33,35 @@ from .text import times, total
 # 128: 26 barriers), as a pair does beside other products. Sums over columns want the other layout
 # (a layer-norm LSTM of 128 units: 2160 instructions a step instead of 1388): there all stay apart.
 
+# Sixteen columns alone are padded by a part of zeros: with no more columns than rows each warp
+# computes all of them, and so it does in every other product of the step, as Triton lays them all
+# out alike (sm_90, bf16, 8 warps, 16 rows, registers/spills of the backward, alone and
+# padded: HyperLSTM 16 255/309 156/0, LSTM 16 117 54, RNN 48 of pieces 113 55).
+NARROW = 16
+
 # what takes the parts of a product apart
 APART = {4: "quarters", 2: "halves"}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of a weight: those of `spans`, two of each in turn, `stride` apart in the weight."""
+    """Columns of a weight: those of `spans`, two of each in turn, `stride` apart in the weight.
+
+    One part of three, or of few columns, has a part of zeros beside it.
+    """
 
     spans: tuple[Span, ...]
     stride: int = 0
 
     @property
     def count(self) -> int:
-        """How many parts there are, one of zeros beside three."""
-        return 4 if len(self.spans) == 3 else len(self.spans)
+        """How many parts there are, those of zeros too."""
+        return 4 if len(self.spans) == 3 else len(self.spans) + self.padded
+
+    @property
+    def padded(self) -> bool:
+        """Whether a part of zeros stands beside a single one."""
+        return len(self.spans) == 1 and self.spans[0].width == NARROW
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +84,7 @@ def dot(page: Page, op: Op, how: Dot) -> None:
         columns = _columns(page, op, how, left)
         left = [span for span in left if span not in columns.spans]
         parts = [names[span] for span in columns.spans]
-        if len(parts) == 1:
+        if columns.count == 1:
             _sum(page, op, how, columns, parts[0], op.note)
         else:
             _apart(page, op, how, columns, parts)
@@ -83,7 +97,8 @@ def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> 
     note = f"{op.note}: one product, parts of {columns.spans[0].valid} from {starts}"
     whole = page.names.fresh(f"{op.name}_joined")
     page.sizes[whole] = columns.width
-    page.joined.append(columns.width)
+    if not columns.padded:
+        page.joined.append(columns.width)
     _sum(page, op, how, columns, whole, note)
     zeros = [page.names.fresh("zeros")] * (columns.count - len(parts))
     page.used.add(APART[columns.count])
@@ -171,7 +186,7 @@ def _places(page: Page, how: Dot, k: Span, n: Columns) -> tuple[list[str], list[
         line, first = page.cols(n.width), n.spans[0]
         if n.count > 1:
             line, part = page.turns(n.width, n.count)
-            places.append(times(part, n.stride))
+            places += [times(part, n.stride)] * bool(n.stride)
             masks += [f"({part} < {len(n.spans)})"] * (len(n.spans) < n.count)
         places.append(times(line, to_n))
         masks += [f"({line} < {first.valid})"] * (first.valid < first.width)

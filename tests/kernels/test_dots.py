@@ -68,6 +68,12 @@ def test_what_is_joined(net: nn.Module, found: dict[str, int]) -> None:
     assert set(joined(net, join=False)) <= {"product"}
 
 
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize(("size", "products"), [(16, 1), (9, 1), (48, 4)])
+def test_few_columns_are_padded(size: int, products: int, join: bool) -> None:
+    assert joined(Parts(size, 1), join) == {"product": products, "halves": 1}
+
+
 def test_the_source_says_what_is_joined() -> None:
     text = sources(LSTMCell(20))["saving"].text
     assert ": one product, parts of 20 from 0, 20, 40, 60\n" in text
