@@ -20,7 +20,7 @@ from graphnn.kernels.aot import Row, render
 from graphnn.kernels.cases import case
 from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source
-from graphnn.kernels.fit import Launch, Verdict, best, serious
+from graphnn.kernels.fit import Launch, Verdict, best, borne, serious
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import micros, spread
 from graphnn.model import Compiled, compile
@@ -65,7 +65,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
     """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
     source = model._source.to(dtype) if isinstance(model._source, nn.Module) else model._source
-    planned = compile(source, "interpret", skip=("fit", "beside"))
+    planned = compile(source, "interpret", skip=("fit", "beside"), recompute=model._recompute)
     planned.source()
     found: dict[str, Source] = {}
     for program in planned._programs.values():
@@ -94,7 +94,9 @@ def rows(
                 step = ""
                 if isinstance(source, Cooperative):
                     step = f"{source.blocks} blocks, {micros(source, launch, target):.1f} us"
-                yield replace(made.judge(target), name=title, step=step)
+                row = made.judge(target)
+                faults = tuple(f for f in row.faults if not borne(source, f))
+                yield replace(row, name=title, step=step, faults=faults)
 
 
 def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:

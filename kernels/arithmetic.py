@@ -20,14 +20,10 @@ def point(page: Page, op: Op) -> None:
     page.used.update(set(re.findall(r"\b[a-z0-9]+(?=\()", op.attrs["template"])) & set(PRELUDE))
     tiles = []
     for span, name in page.named(op):
-        texts, width, rows = [], 1, False
-        for arg in op.args:
-            if page.ops[arg].kind == "const":
-                texts.append(_number(page, arg, op))
-                continue
-            tile = page.operand(op.name, arg, span)
-            texts.append(tile.text)
-            width, rows = max(width, tile.width), rows or tile.rows
+        args = [a for a in op.args if page.ops[a].kind != "const"]
+        found, width, rows = page.meet([page.operand(op.name, a, span) for a in args])
+        made = iter(found)
+        texts = [next(made) if a in args else _number(page, a, op) for a in op.args]
         page.add(op, f"{name} = {bare(op.attrs['template'].format(*texts))}")
         tiles.append(page.tile(span, name, width, rows))
     page.tiles[op.name] = tuple(tiles)
@@ -87,7 +83,8 @@ def _multiply(page: Page, op: Op, how: Rows) -> None:
 def _pair(page: Page, op: Op, how: Rows, term: Term, shift: int) -> Part:
     a = page.at(op.args[0], term.a + shift * how.moves[1])
     b = page.at(op.args[1], term.b + shift * how.moves[2])
-    return f"{a.text} * {b.text}", a.rows or b.rows, max(a.width, b.width)
+    (left, right), width, rows = page.meet([a, b])
+    return f"{left} * {right}", rows, width
 
 
 def _summed(page: Page, op: Op, how: Rows, term: Term) -> list[Part]:
@@ -98,7 +95,8 @@ def _summed(page: Page, op: Op, how: Rows, term: Term) -> list[Part]:
         shift = tile.span.start - (term.a, term.b)[k]
         if 0 <= shift < how.size:
             text, rows, width = _pair(page, op, how, term, shift)
-            found.append((_total(page, f"({text})", tile.span, width, "sum"), rows, 1))
+            text = _total(page, f"({text})", tile.span, width, "sum")
+            found.append((_lined(page, text, rows and width > 1), rows, 1))
     return found
 
 
@@ -114,6 +112,11 @@ def _total(page: Page, text: str, span: Span, width: int, kind: str) -> str:
     return f"tl.{kind}({bare(text)}, 1, keep_dims=True)"
 
 
+def _lined(page: Page, text: str, rows: bool) -> str:
+    """What is left of a row, one number: of lanes they are a line."""
+    return f"tl.trans({text})" if rows and page.program.lanes else text
+
+
 def reduce(page: Page, op: Op) -> None:
     """Sums and maxima over dimensions of a value's own shape."""
     joins = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
@@ -125,8 +128,12 @@ def reduce(page: Page, op: Op) -> None:
         for tile in page.tiles[x.name]:
             if _place(tile.span.start, x.shape, dims) != span.start:
                 continue
-            part = _total(page, tile.text, tile.span, tile.width, op.kind) if last else tile.text
-            rows, width = rows or tile.rows, width if last else max(width, tile.width)
+            part = tile.text
+            if last:
+                part = _total(page, part, tile.span, tile.width, op.kind)
+                part = _lined(page, part, tile.rows)
+            rows = rows or tile.rows or tile.line
+            width = width if last else max(width, tile.width)
             text = joins[op.kind].format(text, part) if text else part
         page.add(op, f"{name} = {text}")
         tiles.append(page.tile(span, name, width, rows))

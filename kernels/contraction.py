@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .memory import length
 from .page import Line
 from .program import Op, Refused, Tensor
-from .text import INDENT, wrapped
+from .text import INDENT, length, wrapped
 from .tiles import Span, Store, Tile, Tiles, letters
 from .tilesheet import Sheet
 from .tilework import fitted, flattened, lined_up, operand, value, widened, within

@@ -23,13 +23,12 @@ from .emit import (
     _prune,
 )
 from .exchange import Exchange
-from .memory import length
 from .page import Line, Tile
 from .phases import Event, Phases, phases
 from .program import Op, Program, Refused
 from .share import Shared, share
 from .sheet import Sheet
-from .text import INDENT, wrapped
+from .text import INDENT, length, wrapped
 
 # how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
 APART = 32

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from .lanes import EQUAL
 from .layout import Span
 from .page import Page, Tile
 from .products import Dot
@@ -88,7 +89,8 @@ def dot(page: Page, op: Op, how: Dot) -> None:
             _sum(page, op, how, columns, parts[0], op.note)
         else:
             _apart(page, op, how, columns, parts)
-    page.tiles[op.name] = tuple(page.tile(s, text, s.width, True) for s, text in names.items())
+    wide = op.name in page.wide
+    page.tiles[op.name] = tuple(page.tile(s, text, s.width, wide) for s, text in names.items())
 
 
 def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> None:
@@ -96,7 +98,8 @@ def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> 
     starts = ", ".join(str(span.start) for span in columns.spans)
     note = f"{op.note}: one product, parts of {columns.spans[0].valid} from {starts}"
     whole = page.names.fresh(f"{op.name}_joined")
-    page.sizes[whole] = columns.width
+    if op.name in page.wide:
+        page.sizes[whole] = columns.width
     if not columns.padded:
         page.joined.append(columns.width)
     _sum(page, op, how, columns, whole, note)
@@ -129,29 +132,49 @@ def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
 
 
 def _sum(page: Page, op: Op, how: Dot, columns: Columns, name: str, note: str) -> None:
-    """What each tile of the value adds to these columns of the result."""
-    so_far = ""
-    for tile in page.tiles[how.value]:
+    """What each tile of the value adds to these columns of the result.
+
+    A value that all lanes have alike is multiplied in equal rows, of which one is kept.
+    """
+    tiles, so_far = page.tiles[how.value], ""
+    wide = op.name in page.wide
+    equal = not wide and columns.width > 1 and any(t.span.width > 1 for t in tiles)
+    rows = "ROWS" if wide else str(EQUAL if equal else 1)
+    made = page.names.fresh(f"{name}_equal") if equal else name
+    for tile in tiles:
         base = how.meet(tile.span.start, columns.spans[0].start)
         if base is not None:
-            page.add(op, f"{name} = {_term(page, how, tile, columns, base, so_far)}", note)
-            so_far = name
+            term = _term(page, how, _filled(page, tile, rows), columns, base, so_far, rows)
+            page.add(op, f"{made} = {term}", note)
+            so_far = made
+    if equal:
+        page.used.add("single")
+        page.add(op, f"{name} = single({made})")
+    elif wide and columns.width == 1 and page.program.lanes:
+        page.add(op, f"{name} = tl.trans({made})")
 
 
-def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str) -> str:
-    """What one tile of the value adds to one tile of the result."""
-    k, text = tile.span, tile.text
-    weight = _weight(page, how, base, k, n)
+def _filled(page: Page, tile: Tile, rows: str) -> Tile:
+    """A tile in all of its columns and so many rows, nothing but zeros beyond its value."""
+    k, text = tile.span, tile.column
     if k.valid < k.width:
         text = f"tl.where({page.cols(k.width)} < {k.valid}, {text}, 0.0)"
+    if tile.width < k.width or not (tile.rows or tile.line or rows == "1"):
+        text = f"tl.broadcast_to({text}, [{rows}, {k.width}])"
+    return replace(tile, text=text)
+
+
+def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str, rows: str) -> str:
+    """What a tile of the value, in so many rows, adds to one tile of the result."""
+    k, text = tile.span, tile.text
+    weight = _weight(page, how, base, k, n)
     added = f"{before} + " if before else ""
     if k.width == 1:
-        return f"{added}{page.full(tile, 1)} * {weight}.to(ACC)"
-    text = page.full(replace(tile, text=text), k.width)
+        return f"{added}{text} * {weight}.to(ACC)"
     if n.width == 1:
         return f"{added}tl.sum({text} * {weight}.to(ACC), 1, keep_dims=True)"
     page.used.add("product")
-    before = before or f"tl.zeros([ROWS, {n.width}], ACC)"
+    before = before or f"tl.zeros([{rows}, {n.width}], ACC)"
     return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
 
 

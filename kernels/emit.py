@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import arithmetic, memory
+from . import arithmetic, lanes, memory
 from .layout import Span
 from .live import needed, sunk, widths
-from .memory import length
 from .page import KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
-from .text import INDENT, literal, wrapped
+from .text import INDENT, length, literal, wrapped
 
 
 @dataclass(frozen=True)
@@ -123,16 +122,16 @@ def _single(page: Page, op: Op, text: str) -> None:
 
 def _state(page: Page, op: Op) -> None:
     """A state's slots, the oldest first: what a step reads."""
-    state = page.program.state(op.name)
+    state, wide = page.program.state(op.name), op.name in page.wide
     tiles = []
     for k, (span, name) in enumerate(page.named(op)):
         names = [name, *(page.names.fresh(f"{name}_in_{d}") for d in range(1, state.delay))]
         for slot, variable in enumerate(names):
             init = state.inits[slot if len(state.inits) > 1 else 0]
             page.append(page.before, f"{variable} = {_beginning(page, op, init, span)}", op.note)
-            page.tile(span, variable, span.width, True)
+            page.tile(span, variable, span.width, wide)
         page.slots[op.name, k] = names
-        tiles.append(Tile(span, name, span.width, True))
+        tiles.append(page.tile(span, name, span.width, wide))
     page.tiles[op.name] = tuple(tiles)
 
 
@@ -144,11 +143,12 @@ def _beginning(page: Page, op: Op, init: str, span: Span) -> str:
 
 def _following(page: Page, name: str, op: Op, span: Span) -> str:
     """A value as a state takes it: in all rows and columns."""
-    value = page.ops[name]
+    value, wide = page.ops[name], op.name in page.wide
     if value.kind == "const":
         number = literal(value.attrs["value"], op.dtype)
-        return f"tl.full([ROWS, {span.width}], {number}, {KINDS[op.dtype]})"
-    return page.full(page.operand(op.name, name, span), span.width)
+        shape = page.shape(span.width, wide)
+        return f"tl.full([{shape}], {number}, {KINDS[op.dtype]})"
+    return page.full(page.operand(op.name, name, span), span.width, wide)
 
 
 def _advance(page: Page) -> None:
@@ -172,6 +172,8 @@ WRITERS: dict[str, Callable[[Page, Op], None]] = {
     "const": _const,
     "index": _index,
     "size": _size,
+    "lane": lanes.lane,
+    "lanes": lanes.lanes,
     "state": _state,
     "point": arithmetic.point,
     "view": arithmetic.view,
@@ -183,8 +185,9 @@ WRITERS: dict[str, Callable[[Page, Op], None]] = {
 
 def _text(page: Page) -> str:
     program = page.program
-    over = f"a loop over {program.axis}, " if program.axis else "one phase of a step, "
-    lines = [f'"""{program.name}: {over}one program a tile of rows."""', ""]
+    over = f"a loop over {program.axis}" if program.axis else "one phase of a step"
+    of = f"row, all of {program.lanes} in it" if program.lanes else "tile of rows"
+    lines = [f'"""{program.name}: {over}, one program a {of}."""', ""]
     lines += ["import triton", "import triton.language as tl", ""]
     if page.used:
         lines += wrapped(
@@ -210,12 +213,30 @@ def _head(page: Page) -> list[str]:
     ]
 
 
-def _body(page: Page) -> list[list[str]]:
-    program = page.program
-    start = [
+def _rows(program: Program) -> list[str]:
+    """The rows of a program: a tile of them."""
+    return [
         f"n_rows = {' * '.join(length(a) for a in program.rows) or '1'}",
         "rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]",
         "live = rows < n_rows",
+    ]
+
+
+def _lanes(axis: str) -> list[str]:
+    """The row of a program, and its lanes as the rows of tiles."""
+    return [
+        "rows = tl.program_id(0)",
+        "lane = tl.arange(0, ROWS)[:, None]",
+        f"live = lane < {length(axis)}",
+        "across = tl.arange(0, ROWS)[None, :]",
+        f"there = across < {length(axis)}",
+    ]
+
+
+def _body(page: Page) -> list[list[str]]:
+    program = page.program
+    start = [
+        *(_lanes(program.lanes) if program.lanes else _rows(program)),
         *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(page.widths)),
         *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(page.depths)),
     ]

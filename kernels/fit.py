@@ -16,6 +16,7 @@ from . import cache
 from .aot import Row
 from .cases import case
 from .emit import Source, emit
+from .lanes import tile
 from .limits import SHARED, register_cap
 from .program import Program
 
@@ -38,6 +39,8 @@ LIKELY = 300
 # is tried first (sm_90, Triton 3.9: an LSTM's of 512 units and 16 rows, 64 a thread, spills 1,563
 # times; of 4 rows, 16 a thread, it takes 126 registers, of 1 row 40)
 MOST, FIRST = 16, 4
+# bytes a thread that may be spilled where a step takes all of an axis
+SPARE = 1024
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
     Products are joined and loads made a step ahead, or apart, or as they are used. Raises Refused
     where there can be no kernel.
     """
+    if program.lanes:
+        return _with_lanes(program, replace(launch, rows=tile(program.most)), target, ask)
     tried: list[tuple[Source, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
@@ -77,6 +82,16 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
         if verdict.fits or too_wide:
             break
     return tried[-1]
+
+
+def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tuple[Source, Verdict]:
+    """The one form and launch that is tried where a step takes all of an axis.
+
+    Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
+    minute goes by (a Neural Turing Machine of 128 slots), and so much more with each form tried.
+    """
+    source = emit(program, ahead=False)
+    return source, _judge(source, launch, target, 0 if ask else LIKELY, ask)
 
 
 def judge(
@@ -103,6 +118,8 @@ def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[L
     one that spills is timed in vain, which costs less than to miss one that does not (of 188
     kernels of 32 and 64 rows 18 spill and are timed; 22 that do not spill count more than LIKELY).
     """
+    if source.program.lanes:
+        return [launch]
     if not source.multiplies:
         return _without_products(source, launch)
     # on Blackwell 64 rows are multiplied in tensor memory: too little of it is not foretold, and is
@@ -154,7 +171,8 @@ def registers(source: Source, launch: Launch) -> int:
     Many joined products in a step hold more than is seen here (a HyperLSTM of 64 units has six,
     counts 168 without what they add, and spills).
     """
-    alive = sum(_elements(width, launch) for width in source.live)
+    elements = _of_lanes if source.program.lanes else _elements
+    alive = sum(elements(width, launch) for width in source.live)
     fixed = 40 + (68 if len(source.staged) > 1 else 0)
     fixed += 15 * max(0, len(source.joined) - 2)
     return fixed + int(alive * (2.4 if launch.precision == "tf32x3" else 1))
@@ -165,6 +183,11 @@ def _elements(width: int, launch: Launch) -> int:
     if width == 1:
         return 2
     return max(1, launch.rows * max(8, width // launch.warps) // 32)
+
+
+def _of_lanes(width: int, launch: Launch) -> int:
+    """Numbers of a tile of all lanes in a thread."""
+    return max(1, launch.rows * width // (32 * launch.warps))
 
 
 def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool) -> Verdict:
@@ -181,9 +204,9 @@ def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool
         text = f"a step holds about {wanted} numbers a thread at once, {cap} fit ({target})"
         return Verdict(False, launch, text)
     faults = compiled(source, launch, target)
-    if faults:
-        return Verdict(False, launch, f"compiled for {target}, {faults[0]}")
-    return Verdict(True, launch, _fits(need, have, launch))
+    if grave := [fault for fault in faults if not borne(source, fault)]:
+        return Verdict(False, launch, f"compiled for {target}, {grave[0]}")
+    return Verdict(True, launch, "; ".join([_fits(need, have, launch), *faults]))
 
 
 def _fits(need: int, have: int, launch: Launch) -> str:
@@ -209,6 +232,15 @@ def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
         known = {"faults": list(serious(made.judge(target)))}
         cache.remember(key, known)
     return tuple(known["faults"])
+
+
+def borne(source: Source, fault: str) -> bool:
+    """Whether a kernel is taken all the same: of a step that takes all of an axis a few spills.
+
+    A kilobyte a thread stays in the nearest cache; the alternative is dozens of launches a step.
+    """
+    found = re.match(r"spills: \d+ instructions, (\d+) bytes", fault)
+    return bool(source.program.lanes and found and int(found[1]) <= SPARE)
 
 
 def serious(row: Row) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from . import interpreter
 from .cache import load
 from .emit import Source
 from .fit import Launch
+from .lanes import tile
 from .limits import register_cap
 from .tune import Tuner
 
@@ -44,6 +45,7 @@ class Launcher:
         self.tuner = Tuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
+        self._least = tile(program.most) if program.lanes else ROWS
         self._stores = [(t.axes, t.shape, DTYPES.get(t.kind)) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
@@ -122,8 +124,8 @@ class Launcher:
         return index
 
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        constants = {"ROWS": ROWS, **self._constants(dtype)}
-        grid = (-(-count // ROWS), self.source.loops)
+        constants = {"ROWS": self._least, **self._constants(dtype)}
+        grid = self._grid(count, self._least)
         interpreter.launch(self.function, grid, *args, **constants)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
@@ -134,14 +136,18 @@ class Launcher:
         if way is None:
 
             def run(launch: Launch) -> None:
-                grid = (-(-count // launch.rows), self.source.loops)
-                self.function[grid](*args, **self._options(launch, dtype))
+                self.function[self._grid(count, launch.rows)](*args, **self._options(launch, dtype))
 
-            judged = Launch(NAMES[dtype], precision(dtype), ROWS, self.warps)
+            judged = Launch(NAMES[dtype], precision(dtype), self._least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
             way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
         rows, options = way
-        self.function[(-(-count // rows), self.source.loops)](*args, **options)
+        self.function[self._grid(count, rows)](*args, **options)
+
+    def _grid(self, count: int, rows: int) -> tuple[int, int]:
+        """How many programs there are: one a tile of rows, or one a row with all of its lanes."""
+        tiles = count if self.source.program.lanes else -(-count // rows)
+        return tiles, self.source.loops
 
     def _options(self, launch: Launch, dtype: torch.dtype) -> dict[str, Any]:
         return {

@@ -119,7 +119,7 @@ class Layout:
 
     def _links(self, op: Op) -> Iterator[Link]:
         """Where each operand's numbers go, for operations that keep them in place."""
-        if op.kind in ("point", "read"):
+        if op.kind in ("point", "read", "lanes"):
             yield from ((op.name, x, broadcast(self.ops[x].shape, op.shape)) for x in op.args)
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))

@@ -9,14 +9,9 @@ from .layout import Span
 from .page import KINDS, Page, Tile
 from .products import Dot
 from .program import Op, Part, Refused, Tensor
-from .text import literal, times, total
+from .text import length, literal, times, total
 
 NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
-
-
-def length(axis: str) -> str:
-    """The argument that holds the length of an axis."""
-    return "n_" + re.sub(r"\W+", "_", axis)
 
 
 def read(page: Page, op: Op) -> None:
@@ -27,7 +22,7 @@ def read(page: Page, op: Op) -> None:
     if _only_weight(page, op):
         return
     tensor: Tensor = op.attrs["tensor"]
-    rows = bool(set(tensor.axes) & set(page.program.rows))
+    rows = page.over(tensor)
     cast = ".to(ACC)" if op.dtype == "float" else ""
     tiles = []
     shift = op.attrs.get("shift", 0)
@@ -56,7 +51,7 @@ def draw(page: Page, op: Op) -> None:
     tensor: Tensor = op.attrs["tensor"]
     seed = page.names.fresh(f"{tensor.name}_seed")
     page.append(page.before, f"{seed} = tl.load({page.pointer(tensor)})", op.note)
-    rows = bool(set(tensor.axes) & set(page.program.rows))
+    rows = page.over(tensor)
     law, p = op.attrs["law"], op.attrs["p"]
     page.used.add(law)
     tiles = []
@@ -102,39 +97,45 @@ def _only_weight(page: Page, op: Op) -> bool:
 
 def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     """The text of a load at the position `when`."""
-    rows = bool(set(tensor.axes) & set(page.program.rows))
-    masks = ["live"] * rows + beyond(page, span) + edge(page, tensor, span)
+    rows = page.over(tensor)
+    masks = _living(page, span) * rows + beyond(page, span) + edge(page, tensor, span)
     guard = f", mask={' & '.join(masks)}, other={NOTHING[tensor.kind]}" if masks else ""
     return f"tl.load({_address(page, tensor, span, when)}{guard})"
 
 
 def store(page: Page, name: str, tensor: Tensor) -> None:
     """Keeps a value at each position."""
-    mine = set(tensor.axes) - {page.program.axis}
+    mine = set(tensor.axes) - {page.program.axis, page.program.lanes}
     if mine and mine != set(page.program.rows):
         raise Refused(f"'{name}' varies over some of the axes of its rows only")
-    pointer = page.pointer(tensor)
+    pointer, over = page.pointer(tensor), page.over(tensor)
     for tile in page.tiles[name]:
-        masks = _stored(tensor, bool(mine)) + beyond(page, tile.span)
+        masks = _stored(page, tensor, tile.span, bool(mine)) + beyond(page, tile.span)
         masks += edge(page, tensor, tile.span)
-        kept = f"{_spread(tile, bool(mine))}.to({pointer}.dtype.element_ty)"
+        kept = f"{_spread(page, tile, over)}.to({pointer}.dtype.element_ty)"
         address = _address(page, tensor, tile.span, "t")
-        line = f"tl.store({address}, {kept}, mask={' & '.join(masks)})"
+        guard = f", mask={' & '.join(masks)}" if masks else ""
+        line = f"tl.store({address}, {kept}{guard})"
         lines = page.step if page.program.axis else page.before
         page.append(lines, line, f"keep {page.ops[name].note or name}")
 
 
-def _stored(tensor: Tensor, mine: bool) -> list[str]:
+def _living(page: Page, span: Span) -> list[str]:
+    """The mask of rows, or of lanes that have one number each."""
+    return ["there" if page.program.lanes and span.width == 1 else "live"]
+
+
+def _stored(page: Page, tensor: Tensor, span: Span, mine: bool) -> list[str]:
     """Which rows are stored; what all blocks have alike, the first one stores."""
+    if page.program.lanes:
+        first = ["tl.full([1, 1], rows == 0, tl.int1)"] * (not mine and bool(page.program.rows))
+        return _living(page, span) * page.over(tensor) + first
     alone = isinstance(tensor, Part) and not tensor.period
     return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)
 
 
-def _spread(tile: Tile, rows: bool) -> str:
-    width = tile.span.width
-    if tile.width == width and (tile.rows or not rows):
-        return tile.text
-    return f"tl.broadcast_to({tile.text}, [{'ROWS' if rows or tile.rows else 1}, {width}])"
+def _spread(page: Page, tile: Tile, rows: bool) -> str:
+    return page.full(tile, tile.span.width, rows or tile.rows)
 
 
 def beyond(page: Page, span: Span) -> list[str]:
@@ -160,12 +161,34 @@ def column(page: Page, tensor: Tensor, span: Span) -> str:
 
 
 def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+    if page.program.lanes:
+        # one number of 64 bits for all lanes, and one of 32 for each
+        start, inside = total(_rows(page, tensor, when)), _inside(page, tensor, span)
+        return f"{page.pointer(tensor)} + ({start}) + ({inside})"
     return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
+
+
+def _inside(page: Page, tensor: Tensor, span: Span) -> str:
+    """Where in one row of a tensor the numbers of a span lie, of all lanes."""
+    found = column(page, tensor, span)
+    if page.over(tensor):
+        return total([_across(page, tensor, span), found])
+    return found if span.width > 1 else f"tl.full([1, 1], {found}, tl.int32)"
+
+
+def _across(page: Page, tensor: Tensor, span: Span) -> str:
+    """A lane's place in its row."""
+    later = tensor.axes[tensor.axes.index(page.program.lanes) + 1 :]
+    return times(
+        "across" if span.width == 1 else "lane", *map(length, later), math.prod(tensor.shape)
+    )
 
 
 def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     """Where in a tensor the numbers of a span lie, at the position `when`."""
     parts = _rows(page, tensor, when)
+    if page.program.lanes:
+        return total([*parts, _inside(page, tensor, span)])
     at = total([*parts, column(page, tensor, span)])
     if span.width == 1 and "rows" not in at:
         at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
@@ -175,7 +198,7 @@ def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
 def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:
     """Where a tensor's rows of one position begin."""
     program, width = page.program, math.prod(tensor.shape)
-    mine = tuple(a for a in tensor.axes if a != program.axis)
+    mine = tuple(a for a in tensor.axes if a not in (program.axis, program.lanes))
     if unknown := set(mine) - set(program.rows):
         raise Refused(f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop")
     parts = [f"{when} * {_stride(page, tensor)}"] if program.axis in tensor.axes else []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .lanes import wide
 from .layout import LEAST, Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
@@ -12,9 +14,13 @@ from .text import Names
 PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
+    *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
 )
 RESERVED = frozenset(
-    ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)
+    (
+        *("triton", "tl", "rows", "lane", "live", "across", "there", "step", "t", "ahead"),
+        *("first", "n_rows", "ROWS", *PRELUDE),
+    )
 )
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
@@ -25,12 +31,22 @@ MOST = 1500
 
 @dataclass(frozen=True)
 class Tile:
-    """A variable of the kernel that holds one span of a value: [rows or 1, width or 1]."""
+    """A variable of the kernel that holds one span of a value: [rows or 1, width or 1].
+
+    In a program with lanes these are its rows, and what all lanes have alike is one row. What has
+    one number a lane is a `line`: [1, rows].
+    """
 
     span: Span
     text: str
     width: int
     rows: bool
+    line: bool = False
+
+    @property
+    def column(self) -> str:
+        """The tile beside such as have several numbers a lane."""
+        return f"tl.trans({self.text})" if self.line else self.text
 
 
 @dataclass
@@ -51,8 +67,10 @@ class Page:
     def __init__(self, program: Program, join: bool = True, ahead: bool = True, least: int = LEAST):
         self.program, self.layout = program, Layout(program, least)
         self.ahead = ahead
-        self.join = join and not any(op.kind in ("sum", "max") for op in program.ops)
+        sums = any(op.kind in ("sum", "max") for op in program.ops)
+        self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
+        self.wide = wide(program)
         self.names = Names(RESERVED)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr")
@@ -123,7 +141,8 @@ class Page:
         """A tile whose variable is counted among those that take registers."""
         if rows:
             self.sizes[text] = width
-        return Tile(span, text, width, rows)
+        line = rows and self.line(width)
+        return Tile(span, text, width, rows and not line, line)
 
     def at(self, name: str, start: int) -> Tile:
         """The tile of a value that begins at a number."""
@@ -137,11 +156,44 @@ class Page:
                 return replace(self.at(arg, place), span=span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 
-    def full(self, tile: Tile, width: int) -> str:
-        """A tile in all of its rows and columns."""
-        if tile.rows and tile.width == width:
+    def full(self, tile: Tile, width: int, wide: bool = True) -> str:
+        """A tile in all of its columns and, if `wide`, in all of its rows."""
+        line = wide and self.line(width)
+        if (tile.rows or tile.line) >= wide and tile.width == width:
             return tile.text
-        return f"tl.broadcast_to({tile.text}, [ROWS, {width}])"
+        text = tile.text if line else tile.column
+        return f"tl.broadcast_to({text}, [{self.shape(width, wide)}])"
+
+    def shape(self, width: int, wide: bool = True) -> str:
+        """The shape of a tile in all of its columns and, if `wide`, in all of its rows."""
+        if wide and self.line(width):
+            return "1, ROWS"
+        return f"{'ROWS' if wide else 1}, {width}"
+
+    def line(self, width: int) -> bool:
+        """Whether a tile of one number a lane is a line."""
+        return width == 1 and bool(self.program.lanes)
+
+    def meet(self, tiles: Sequence[Tile]) -> tuple[list[str], int, bool]:
+        """Tiles side by side: their texts, how wide they are together and whether in all rows."""
+        width, rows = max((t.width for t in tiles), default=1), any(t.rows for t in tiles)
+        if width == 1 and not rows:
+            return [t.text for t in tiles], 1, any(t.line for t in tiles)
+        lanes = bool(self.program.lanes) and (rows or any(t.line for t in tiles))
+        texts = [self._beside(t) if lanes else t.text for t in tiles]
+        return texts, width, rows or lanes
+
+    def _beside(self, tile: Tile) -> str:
+        """A tile beside such as have several numbers a lane."""
+        if tile.rows or tile.line or tile.text.startswith("tl.full("):
+            return tile.column
+        self.used.add("apart")
+        return f"apart({tile.text}, ACC)"
+
+    def over(self, tensor: Tensor) -> bool:
+        """Whether a tensor differs from row to row of a tile."""
+        program = self.program
+        return bool(set(tensor.axes) & ({program.lanes} if program.lanes else set(program.rows)))
 
     def pointer(self, tensor: Tensor) -> str:
         """The argument that points at a tensor."""

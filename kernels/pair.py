@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from .cooperative import APART, Cooperative
 from .emit import Source
-from .memory import length
 from .program import Program
-from .text import INDENT, wrapped
+from .text import INDENT, length, wrapped
 
 CONSTANTS = ("ROWS", "ACC", "PRECISION", "UPCAST")
 

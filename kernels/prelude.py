@@ -147,3 +147,93 @@ def dropout(seed, at, p, ACC: tl.constexpr):
 def remainder(a, b):
     """What is left of a over b, with the sign of b."""
     return a - b * tl.floor(a / b)
+
+
+# Of all lanes, the rows of a tile: `live` tells those that count, `many` how many they are.
+
+
+@triton.jit
+def single(x):
+    """One of rows that are all alike: the first."""
+    first = tl.arange(0, x.shape[0])[:, None] == 0
+    return tl.sum(tl.where(first, x, 0.0), 0, keep_dims=True)
+
+
+@triton.jit
+def apart(x, ACC: tl.constexpr):
+    """The same, in a layout of its own: in that of a matrix product every warp holds all lanes.
+
+    A Neural Turing Machine of 128 slots, sm_90, bf16, 8 warps: 656 spills of the backward without,
+    250 with this and `moved`.
+    """
+    if x.dtype != ACC:
+        return x
+    whole = tl.broadcast_to(x, [32, x.shape[1]])
+    found = tl.gather(whole, tl.full([32, x.shape[1]], 0, tl.int32), 0)
+    first = tl.arange(0, 32)[:, None] == 0
+    return tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+
+
+@triton.jit
+def total(x, lane, live, many, AXIS: tl.constexpr):
+    """The sum over the lanes."""
+    return tl.sum(tl.where(live, x, 0.0), AXIS, keep_dims=True)
+
+
+@triton.jit
+def largest(x, lane, live, many, AXIS: tl.constexpr):
+    """The largest of the lanes; 0 where there is none."""
+    filled = tl.where(live, x, float("-inf"))
+    top = tl.max(filled, AXIS, keep_dims=True)
+    unknown = tl.max(tl.where(live & (x != x), 1, 0), AXIS, keep_dims=True)
+    top = tl.where(unknown == 1, float("nan"), top)
+    return tl.where(many > 0, top, 0.0).to(x.dtype)
+
+
+@triton.jit
+def softmax(x, lane, live, many, AXIS: tl.constexpr):
+    """exp(x) as a share of its sum over the lanes; zeros where nothing is above -inf."""
+    filled = tl.where(live, x, float("-inf"))
+    top = tl.max(filled, AXIS, keep_dims=True)
+    raised = tl.exp(filled - tl.where(tl.abs(top) < float("inf"), top, 0.0))
+    added = tl.sum(raised, AXIS, keep_dims=True)
+    return raised / tl.where(added == 0, 1.0, added)
+
+
+@triton.jit
+def logsumexp(x, lane, live, many, AXIS: tl.constexpr):
+    """log of the sum of exp(x) over the lanes."""
+    filled = tl.where(live, x, float("-inf"))
+    top = tl.max(filled, AXIS, keep_dims=True)
+    top = tl.where(tl.abs(top) < float("inf"), top, 0.0)
+    return tl.log(tl.sum(tl.exp(filled - top), AXIS, keep_dims=True)) + top
+
+
+@triton.jit
+def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
+    """Each lane as the one `shift` before it was, around the end; those beyond stay."""
+    place = ((lane - shift) % many + many) % many
+    place = tl.where(live, place, lane).to(tl.int32)
+    # a line is gathered in as many copies as there are warps: laid out so, tiles that it meets are
+    # held once, not by every warp
+    HEIGHT: tl.constexpr = 8 if AXIS == 1 else x.shape[0]
+    whole = tl.broadcast_to(x, [HEIGHT, x.shape[1]])
+    found = tl.gather(whole, tl.broadcast_to(place, [HEIGHT, x.shape[1]]), AXIS)
+    if AXIS == 0:
+        return found
+    first = tl.arange(0, HEIGHT)[:, None] == 0
+    return tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+
+
+@triton.jit
+def turned(x, lane, live, many, AXIS: tl.constexpr):
+    """The lanes in reverse; those beyond stay."""
+    place = tl.where(live, many - 1 - lane, lane).to(tl.int32)
+    return tl.gather(x, tl.broadcast_to(place, [x.shape[0], x.shape[1]]), AXIS)
+
+
+@triton.jit
+def picked(x, lane, live, many, position, AXIS: tl.constexpr):
+    """One lane, counted from the end where negative; 0 where there is none."""
+    place = tl.where(position < 0, many + position, position)
+    return tl.sum(tl.where(live & (lane == place), x, 0.0), AXIS, keep_dims=True)

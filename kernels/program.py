@@ -55,6 +55,9 @@ class Op:
     const     -                    value
     index     -                    (the position along the loop's axis)
     size      -                    axis: its length
+    lane      -                    (the position along the lanes)
+    lanes     x[, how many count]  law: "total", "largest", "softmax", "logsumexp", "moved" by
+                                   `shift`, "turned" or "picked" at `position`: of all lanes
     state     -                    (see State)
     point     its operands         template: Triton text with {0}, {1} …
     view      what it is made of   maps: for each operand, where each number of the value is taken
@@ -91,7 +94,8 @@ class State:
 class Program:
     """A loop over `axis`; `stores` are the values written at each step, and where.
 
-    Without an axis ("") it is one step, or a part of one: a phase.
+    Without an axis ("") it is one step, or a part of one: a phase. `lanes` is an axis of which a
+    step takes all: a thread block then has one row, and of it every lane, `most` at most.
     """
 
     name: str
@@ -102,6 +106,8 @@ class Program:
     ops: tuple[Op, ...]
     states: tuple[State, ...]
     stores: tuple[tuple[str, Tensor], ...]
+    lanes: str = ""
+    most: int = 0
 
     def state(self, name: str) -> State:
         """The state that an operation reads."""
@@ -112,5 +118,5 @@ class Program:
         """The axes whose lengths a launch gives: the loop's own first, then the rows'."""
         used = {a for t in (*self.tensors, *(t for _, t in self.stores)) for a in t.axes}
         used |= {op.attrs["axis"] for op in self.ops if op.kind == "size"}
-        own = (self.axis,) if self.axis else ()
-        return tuple(dict.fromkeys((*own, *self.rows, *sorted(used))))
+        own, lanes = [(a,) if a else () for a in (self.axis, self.lanes)]
+        return tuple(dict.fromkeys((*own, *self.rows, *lanes, *sorted(used))))

@@ -27,6 +27,11 @@ class Names:
         return name
 
 
+def length(axis: str) -> str:
+    """The argument that holds the length of an axis."""
+    return "n_" + re.sub(r"\W+", "_", axis)
+
+
 def literal(value: Any, kind: str) -> str:
     """A number as source, in the kind of the operation it belongs to."""
     if kind == "float":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from .memory import NOTHING, length
+from .memory import NOTHING
 from .page import MOST, PRELUDE, Line
 from .program import Op, Refused, Tensor
-from .text import Names, times, total
+from .text import Names, length, times, total
 from .tiles import CHUNK, LONG, Span, Tile, Tiles, sides, spans
 
 RESERVED = frozenset(

@@ -50,7 +50,7 @@ def _index(s: Sheet, op: Op, k: int) -> Tile:
 
 
 def _size(s: Sheet, op: Op, k: int) -> Tile:
-    from .memory import length
+    from .text import length
 
     return Tile(f"tl.full([1, 1], {length(op.attrs['axis'])}, tl.int64)", False, False, 1)
 

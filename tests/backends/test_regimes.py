@@ -58,7 +58,7 @@ class Squared(nn.Module):
 
 
 class Slots(nn.Module):
-    """A softmax over slots at every step: the rows of a tile need each other."""
+    """A softmax over slots and one over heads at every step: no tile has both as its rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,12 @@ class Slots(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         g.axis("slot", 3)
+        g.axis("head", 2)
         x = g.input("x", (3,), over="time")
         w = g.state("w", (), along="slot", init=0.5)
         score = w + gn.index("slot", graph=g) * self.enc(x).reshape(())
-        w.next = gn.softmax(score, over="slot")
+        shares = gn.softmax(score * gn.index("head", graph=g), over="head")
+        w.next = gn.softmax(score + gn.max(shares, over="head"), over="slot")
         g.output("y", w.next)
 
 
@@ -90,7 +92,7 @@ class Pieces(Step):
 REASONS = {
     Opaque: r"torch\.cumsum at test_regimes\.py:\d+ has no row in the table",
     Squared: r"a product \w+,\w+->\w+ of values of each example, would be more than 256 terms",
-    Slots: r"takes all of 'slot' within a step \(axis_softmax\)",
+    Slots: r"a step takes all of head, of slot",
     Pieces: r"\(70,\) numbers an example, falls into more than 64 pieces",
 }
 

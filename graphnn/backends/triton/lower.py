@@ -19,6 +19,16 @@ from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
 
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
+# what kernels have of operations over an axis that a step takes all of
+LAWS = {
+    "axis_sum": "total",
+    "axis_max": "largest",
+    "axis_softmax": "softmax",
+    "axis_logsumexp": "logsumexp",
+    "axis_roll": "moved",
+    "axis_reverse": "turned",
+    "axis_at": "picked",
+}
 
 
 def lower(ir: IR, loop: Loop, kept: Sequence[int], name: str) -> tuple[Program, list[int]]:
@@ -60,7 +70,8 @@ class _Lowering:
         self.states = loop.states if loop else []
         self.reverse = loop.reverse if loop else False
         axes = frozenset().union(*(ir[i].axes for i in nodes)) - {self.axis}
-        self.rows = self._layout(axes)
+        self.lanes, self.most = self._whole() if loop else ("", 0)
+        self.rows = self._layout(axes - {self.lanes})
         self.ops: dict[str, Op] = {}
         self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
@@ -89,8 +100,29 @@ class _Lowering:
             tuple(self.ops.values()),
             states,
             stores,
+            self.lanes,
+            self.most,
         )
         return program, self.reads
+
+    def _whole(self) -> tuple[str, int]:
+        """The axis that a step takes all of, and its length. Raises Refused where it varies."""
+        over: dict[str, Node] = {}
+        for node in (self.ir[i] for i in self.nodes):
+            taken = {node.attrs["axis"]} if OPS[node.op].family == "axis" else set()
+            taken |= node.attrs.get("contract", set()) - set(self.dropped)
+            over.update(dict.fromkeys(taken, node))
+        if not over:
+            return "", 0
+        axis, node = next(iter(over.items()))
+        if len(over) > 1:
+            raise Refused(f"a step takes all of {', of '.join(sorted(over))}")
+        length = self.ir.axes[axis].length
+        if length is None:
+            raise Refused(
+                f"{_called(node)} takes all of '{axis}', of any length, within a step ({node.op})"
+            )
+        return axis, length
 
     def _check(self) -> None:
         """What no kernel carries, whatever its sizes."""
@@ -206,6 +238,7 @@ class _Lowering:
             "amax": lambda n: self._reduced(n, "max"),
             "softmax": self._softmax,
             "logsumexp": self._logsumexp,
+            **dict.fromkeys(LAWS, self._across),
             "cat": self._cat,
         }
         family = OPS[node.op].family
@@ -230,9 +263,17 @@ class _Lowering:
         raise Refused(f"{_called(node)} is a '{node.op}', which no kernel writes")
 
     def _index(self, node: Node) -> None:
-        if node.attrs["axis"] != self.axis:
+        if node.attrs["axis"] not in (self.axis, self.lanes):
             raise Refused(f"{_called(node)} is the position along another axis")
-        self._add(node, "index", ())
+        self._add(node, "lane" if node.attrs["axis"] == self.lanes else "index", ())
+
+    def _across(self, node: Node) -> None:
+        """An operation over all lanes."""
+        if node.attrs["axis"] != self.lanes:
+            self._refuse(node)
+        more = {k: node.attrs[k] for k in ("shift", "position") if k in node.attrs}
+        args = [self.named[i] for i in node.inputs]
+        self._add(node, "lanes", args, law=LAWS[node.op], **more)
 
     def _pointwise(self, node: Node) -> None:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
@@ -261,19 +302,27 @@ class _Lowering:
         self._add(node, "point", [self.named[node.inputs[0]]], template=templates[kind_of(node)])
 
     def _product(self, node: Node) -> None:
-        self._within(node)
         args = [self.named[i] for i in node.inputs]
-        self._add(node, "product", args, sub=node.attrs["sub"])
+        if not self._within(node):
+            self._add(node, "product", args, sub=node.attrs["sub"])
+            return
+        label = node.name or "product"
+        made = self._make(label, "product", args, node.shape, sub=node.attrs["sub"])
+        self._add(node, "lanes", [made], law="total")
 
-    def _within(self, node: Node) -> None:
-        if over := node.attrs["contract"] - set(self.dropped):
+    def _within(self, node: Node) -> bool:
+        """Whether a product sums over the lanes, too."""
+        over = node.attrs["contract"] - set(self.dropped)
+        if over - {self.lanes}:
             raise Refused(f"{_called(node)} sums over {', '.join(sorted(over))} within a step")
+        return bool(over)
 
     def _affine(self, node: Node) -> None:
-        self._within(node)
         c, a, b = (self.named[i] for i in node.inputs)
         label = node.name or "product"
         made = self._make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
+        if self._within(node):
+            made = self._make(label, "lanes", [made], node.shape, law="total")
         self._add(node, "point", [made, c], template="({0} + {1})")
 
     def _reduced(self, node: Node, kind: str) -> None:

@@ -49,7 +49,9 @@ class OneKernel:
     kept: list[int]
 
     def alike(self, other: OneKernel) -> bool:
-        """Whether two may be one launch: as many warps, rows and blocks."""
+        """Whether two may be one launch: as many warps, rows and blocks; none with lanes."""
+        if self.source.program.lanes or other.source.program.lanes:
+            return False
         blocks = [getattr(x.source, "blocks", 1) for x in (self, other)]
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
 
