@@ -48,21 +48,17 @@ APART = {4: "quarters", 2: "halves"}
 class Columns:
     """Columns of a weight: those of `spans`, two of each in turn, `stride` apart in the weight.
 
-    One part of three, or of few columns, has a part of zeros beside it.
+    Three parts, and one that is `padded`, have a part of zeros beside them.
     """
 
     spans: tuple[Span, ...]
     stride: int = 0
+    padded: bool = False
 
     @property
     def count(self) -> int:
         """How many parts there are, those of zeros too."""
         return 4 if len(self.spans) == 3 else len(self.spans) + self.padded
-
-    @property
-    def padded(self) -> bool:
-        """Whether a part of zeros stands beside a single one."""
-        return len(self.spans) == 1 and self.spans[0].width == NARROW
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,7 +113,7 @@ def _columns(page: Page, op: Op, how: Dot, left: Sequence[Span]) -> Columns:
         stride = _stride(met)
         if stride is not None:
             return Columns(tuple(alike), stride)
-    return Columns((first,))
+    return Columns((first,), padded=first.width == NARROW)
 
 
 def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
