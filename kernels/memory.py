@@ -115,13 +115,39 @@ def store(page: Page, name: str, tensor: Tensor) -> None:
         raise Refused(f"'{name}' varies over some of the axes of its rows only")
     pointer = page.pointer(tensor)
     for tile in page.tiles[name]:
-        masks = _stored(tensor, bool(mine)) + beyond(page, tile.span)
-        masks += edge(page, tensor, tile.span)
         kept = f"{_spread(tile, bool(mine))}.to({pointer}.dtype.element_ty)"
         address = _address(page, tensor, tile.span, "t")
-        line = f"tl.store({address}, {kept}, mask={' & '.join(masks)})"
+        line = f"tl.store({address}, {kept}, mask={_kept(page, tensor, tile)})"
         lines = page.step if page.program.axis else page.before
         page.append(lines, line, f"keep {page.ops[name].note or name}")
+
+
+def fill(page: Page, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
+    """The lines that store, at a position without a step, what is at `last`, or zeros.
+
+    First those that load it.
+    """
+    mine = bool(set(tensor.axes) - {page.program.axis})
+    pointer = page.pointer(tensor)
+    before, inside = [], []
+    for tile in page.tiles[name]:
+        mask = _kept(page, tensor, tile)
+        shape = f"[{'ROWS' if mine or tile.rows else 1}, {tile.span.width}]"
+        value = f"tl.zeros({shape}, {pointer}.dtype.element_ty)"
+        if page.program.held:
+            value = page.names.fresh(f"{name}_last")
+            last = _address(page, tensor, tile.span, "last")
+            guard = f"mask={mask}, other={NOTHING[tensor.kind]}"
+            before.append(f"{value} = tl.load({last}, {guard})")
+        inside.append(f"tl.store({_address(page, tensor, tile.span, 't')}, {value}, mask={mask})")
+    return before, inside
+
+
+def _kept(page: Page, tensor: Tensor, tile: Tile) -> str:
+    """The mask of a tile that is stored."""
+    mine = bool(set(tensor.axes) - {page.program.axis})
+    masks = _stored(tensor, mine) + beyond(page, tile.span) + edge(page, tensor, tile.span)
+    return " & ".join(masks)
 
 
 def _stored(tensor: Tensor, mine: bool) -> list[str]:

@@ -13,9 +13,8 @@ PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
 )
-RESERVED = frozenset(
-    ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)
-)
+LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
+RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *PRELUDE))
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}

@@ -91,7 +91,9 @@ class State:
 class Program:
     """A loop over `axis`; `stores` are the values written at each step, and where.
 
-    Without an axis ("") it is one step, or a part of one: a phase.
+    Without an axis ("") it is one step, or a part of one: a phase. Of a ragged one `ends` has the
+    lengths of the rows: no step is taken where none of a program's rows is. What is stored beyond
+    repeats the last position that they have (`held`), or is zero.
     """
 
     name: str
@@ -102,6 +104,9 @@ class Program:
     ops: tuple[Op, ...]
     states: tuple[State, ...]
     stores: tuple[tuple[str, Tensor], ...]
+    ends: Tensor | None = None
+    order: Tensor | None = None
+    held: bool = False
 
     def state(self, name: str) -> State:
         """The state that an operation reads."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.functions import Function, Lowering, write
+from graphnn.backends.torch.scope import Ends, Scope
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
 from graphnn.planner.arrange import settle
@@ -95,8 +96,13 @@ class LoopProgram:
         ir, name = self.loop.ir, _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
-        reads = self.loop.reads
-        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering)
+        reads, ends = self.loop.reads, self._ends(held=True)
+        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering, ends)
+
+    def _ends(self, held: bool) -> Ends | None:
+        """Where the examples end, on a ragged axis: beyond, values are `held` or zero."""
+        i = self.loop.ends
+        return None if i is None else Ends(self.loop.loop.axis, self.loop.ir[i], held)
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -121,8 +127,11 @@ class LoopProgram:
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
         outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
-        title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
-        return write(ir, name, reads, outs, title, self.passes, self.lowering)
+        title, ends = (
+            f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
+            self._ends(False),
+        )
+        return write(ir, name, reads, outs, title, self.passes, self.lowering, ends)
 
     def choices(self) -> list[Any]:
         """How a lowering runs the forward and the backward, each with its reason."""
@@ -146,8 +155,6 @@ class LoopProgram:
 
 
 def _identifier(name: str) -> str:
-    from graphnn.backends.torch.scope import Scope
-
     return Scope(IR()).fresh(name)
 
 

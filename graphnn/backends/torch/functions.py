@@ -21,7 +21,7 @@ from graphnn.backends.torch.places import part_spans
 from graphnn.backends.torch.products import linear, outer
 from graphnn.backends.torch.repeated import times
 from graphnn.backends.torch.scans import scan
-from graphnn.backends.torch.scope import Scope, dtype_text, size_name
+from graphnn.backends.torch.scope import Ends, Scope, dtype_text, size_name
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.beside import Part, beside, joined
@@ -131,11 +131,12 @@ def write(
     title: str,
     passes: frozenset[str],
     lowering: Lowering | None = None,
+    ends: Ends | None = None,
 ) -> Function:
     """A function of the `given` nodes `reads`.
 
     It returns a value for each pair in `results`: a node, and the node whose form it is to have.
-    Loops are given to `lowering` first.
+    Loops are given to `lowering` first; those over the axis of `ends` stop where examples do.
     """
     likes = [like for _, like in results]
     ir = _with_outputs(ir, [i for i, _ in results])
@@ -143,7 +144,11 @@ def write(
     # kernels add to products by themselves
     ir = fuse(ir, in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
+    if ends is not None and ends.node.id not in ir.nodes:
+        ir = ir.copy()
+        ir.insert(ends.node)
     scope = Scope(ir)
+    scope.ends = ends
     names = [_read(scope, ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
     axes = tuple(a for a in ir.axes)
     body = ["device = tensors[0].device"]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
 
-from graphnn.backends.torch.scope import Scope
+from graphnn.backends.torch.scope import Ends, Scope
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Program, Refused, State, Tensor
 from graphnn.ops.table import OPS
@@ -21,13 +23,43 @@ from graphnn.planner.partition import Loop, Whole
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
 
 
-def lower(ir: IR, loop: Loop, kept: Sequence[int], name: str) -> tuple[Program, list[int]]:
-    """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order."""
+# stands among the nodes that a loop reads for its rows in the order of their lengths
+ORDER = -1
+
+
+def lower(
+    ir: IR, loop: Loop, kept: Sequence[int], name: str, ends: Ends | None = None
+) -> tuple[Program, list[int]]:
+    """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order.
+
+    Over the axis of `ends` it ends with its rows; `ORDER` is then among what it reads.
+    """
     if loop.stop is not None:
         raise Refused("the loop ends when its data says so")
     if any(not isinstance(r, Whole) for r in loop.body):
         raise Refused("a loop lies within its step")
-    return _Lowering(ir, loop.nodes, name, loop).run(kept)
+    program, reads = _Lowering(ir, loop.nodes, name, loop).run(kept)
+    if ends is None or loop.axis != ends.axis:
+        return program, reads
+    return _ending(program, reads, ends)
+
+
+def _ending(program: Program, reads: list[int], ends: Ends) -> tuple[Program, list[int]]:
+    """The program with the lengths of its rows, and their order."""
+    axes = tuple(a for a in program.rows if a in ends.node.axes)
+    names = {t.name for t in program.tensors}
+    lengths = Tensor(_free("lengths", names), (), axes, "int")
+    order = Tensor(_free("order", names), (), program.rows, "int")
+    made = (*program.tensors, lengths, order)
+    program = replace(program, tensors=made, ends=lengths, order=order, held=ends.held)
+    return program, [*reads, ends.node.id, ORDER]
+
+
+def _free(wanted: str, names: set[str]) -> str:
+    """A name that none of `names` is."""
+    return next(
+        x for x in chain([wanted], map(f"{wanted}_{{}}".format, count(2))) if x not in names
+    )
 
 
 def lower_phase(

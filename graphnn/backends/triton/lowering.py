@@ -12,7 +12,7 @@ import torch
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.graphs import Cuda, Replayed
-from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.lower import ORDER, lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.ir import IR
@@ -28,6 +28,8 @@ from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tiles import Contraction
 
+# said of loops whose rows have lengths
+RAGGED = "; a program takes as many steps as the longest of its rows, which are sorted by length"
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -52,6 +54,14 @@ class OneKernel:
         """Whether two may be one launch: as many warps, rows and blocks."""
         blocks = [getattr(x.source, "blocks", 1) for x in (self, other)]
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
+
+
+def _sorted(scope: Scope, rows: Sequence[str]) -> str:
+    """The rows of a loop in their order, the longest first."""
+    assert scope.ends is not None
+    lengths = scope.aligned(scope.ends.node.id, rows, 0)
+    sizes = ", ".join(size_name(a) for a in rows)
+    return f"runtime.order({lengths}.expand({sizes}))"
 
 
 @dataclass(eq=False)
@@ -87,8 +97,9 @@ class Lowering:
                 reasons.append(str(reason))
                 continue
             why = "; ".join([made.verdict.reason, *(f"not by one: {r}" for r in reasons)])
+            why += RAGGED if made.source.program.ends is not None else ""
             self._chosen(scope, loop, name, Choice(regime, why))
-            return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+            return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
 
     def _chosen(
@@ -110,9 +121,10 @@ class Lowering:
             if first.alike(second):
                 source = pair(name, first.source, second.source)
                 reason = f"side by side in one launch; {first.verdict.reason}"
+                reason += RAGGED if first.source.program.ends is not None else ""
                 self._chosen(scope, loops[0], name, Choice(regime, reason))
                 reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
-                return [self._call(scope, source, first.verdict, reads, kept)]
+                return self._call(scope, source, first.verdict, reads, kept)
         return None
 
     def _resident(
@@ -120,7 +132,7 @@ class Lowering:
     ) -> OneKernel:
         """A loop as one kernel, beside others or not. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name)
+        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         source, verdict = self._best(program, scope.ir.floating)
         return OneKernel(source, verdict, reads, kept)
 
@@ -134,7 +146,7 @@ class Lowering:
         if not self.cooperative:
             raise Refused("sharing the loop by many blocks was switched off (skip 'cooperative')")
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name)
+        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
         ask = not self.interpret
         source, verdict = spread(program, launch, self.target, ask, self.fit, loops)
@@ -142,13 +154,17 @@ class Lowering:
 
     def _call(
         self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
-    ) -> str:
+    ) -> list[str]:
         called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
-        tensors = ", ".join(scope.seeds.get(i) or scope.var(i) for i in reads)
+        lines, names = [], dict(scope.seeds)
+        if ORDER in reads:
+            names[ORDER] = scope.fresh("order")
+            lines = [f"{names[ORDER]} = {_sorted(scope, source.program.rows)}"]
+        tensors = ", ".join(names.get(i) or scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
-        return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
+        return [*lines, f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
 
     def _best(self, program: Program, floating: torch.dtype) -> tuple[Source, Verdict]:
         """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""
