@@ -20,7 +20,7 @@ from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.grid import GridLauncher
-from graphnn.kernels.launch import Launcher, precision
+from graphnn.kernels.launch import PRECISIONS, Launcher, precision
 from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
@@ -71,7 +71,8 @@ class Lowering:
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
     Without `resident` no loop becomes one kernel, without `cooperative` none that many thread
     blocks share, without `fit` all do that can be written. With `graphs` the launches of stepwise
-    loops are replayed by `cuda`.
+    loops are replayed by `cuda`. `float32` is how products of float32 are computed, where torch's
+    setting does not say.
     """
 
     interpret: bool
@@ -80,6 +81,7 @@ class Lowering:
     fit: bool = True
     cooperative: bool = True
     graphs: bool = False
+    float32: str | None = None
     cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Lowering:
                 reasons.append(str(reason))
                 continue
             why = "; ".join([made.verdict.reason, *(f"not by one: {r}" for r in reasons)])
-            why += RAGGED if made.source.program.ends is not None else ""
+            why += self._besides(scope, made)
             self._chosen(scope, loop, name, Choice(regime, why))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
@@ -121,11 +123,17 @@ class Lowering:
             if first.alike(second):
                 source = pair(name, first.source, second.source)
                 reason = f"side by side in one launch; {first.verdict.reason}"
-                reason += RAGGED if first.source.program.ends is not None else ""
+                reason += self._besides(scope, first)
                 self._chosen(scope, loops[0], name, Choice(regime, reason))
                 reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
                 return self._call(scope, source, first.verdict, reads, kept)
         return None
+
+    def _besides(self, scope: Scope, made: OneKernel) -> str:
+        """How float32 is multiplied, and where ragged loops end."""
+        how = PRECISIONS[precision(torch.float32, self.float32)]
+        words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
+        return words + (RAGGED if made.source.program.ends is not None else "")
 
     def _resident(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
@@ -185,11 +193,11 @@ class Lowering:
             raise Refused(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter: the kernels are those of half precision
         dtype = floating if floating in NAMES else torch.bfloat16
-        return Launch(NAMES[dtype], precision(dtype))
+        return Launch(NAMES[dtype], precision(dtype, self.float32))
 
     def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         kind = GridLauncher if isinstance(source, Cooperative) else Launcher
-        launcher = kind(source, self.interpret, warps)
+        launcher = kind(source, self.interpret, warps, self.float32)
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
@@ -202,7 +210,7 @@ class Lowering:
         if part.top:
             return None
         try:
-            return Kernels(part, passes, self.interpret)
+            return Kernels(part, passes, self.interpret, self.float32)
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
@@ -223,6 +231,10 @@ class Lowering:
             self._chosen(scope, loop, name, Choice("torch", why))
             return None
         why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"
+        if self.float32 is not None and scope.ir.floating == torch.float32:
+            why += (
+                f"; torch multiplies float32 by its own setting, whatever float32={self.float32!r}"
+            )
         writer = StepWriter(scope, loop, keep, name, self)
         lines = writer.write()
         self._chosen(scope, loop, name, Choice("stepwise", why), len(writer.step))
