@@ -74,13 +74,13 @@ def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ())
     cut.until = {a: i for a, i in ir.until.items() if i in inside}
     results = [i for i in loop.nodes if i in outside]
     cut.outputs = {f"v{i}": i for i in results}
-    ends = _ends(ir, loop)
+    ends = ends_of(ir, loop)
     if ends is not None:
         read(ends)
     return LoopIR(_name(ir, loop), loop, cut, reads, results, frozenset(absorbed), ends)
 
 
-def _ends(ir: IR, loop: Loop) -> int | None:
+def ends_of(ir: IR, loop: Loop) -> int | None:
     """The lengths of the examples along a loop's axis, where a call gives them."""
     root = ir.axes[loop.axis].copy_of or loop.axis
     rows = frozenset().union(*(ir[i].axes for i in loop.nodes))

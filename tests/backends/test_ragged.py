@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 import graphnn as gn
+from graphnn.backends.torch import packed
+from graphnn.backends.torch.running import Running
 from graphnn.kernels import simulate
 from graphnn.planner.plan import Variant
+from graphnn.planner.sink import WIDE
 from tests.backends.cells import Sizes, inputs, network, run, skipped
 from tests.backends.places import INTERPRET, Place, choices
 from tests.backends.test_cooperative import poisoned
@@ -53,6 +56,29 @@ def check(name: str, lengths: list[int], regime: str) -> None:
 @pytest.mark.parametrize("name, lengths", CASES, ids=str)
 def test_equals_the_reference(name: str, lengths: list[int]) -> None:
     check(name, lengths, "resident")
+
+
+@pytest.mark.parametrize(
+    "name, lengths, hidden",
+    [*((*case, 20) for case in CASES), ("lstm_peepholes", FEW, WIDE), ("delayed", NONE, WIDE)],
+    ids=str,
+)
+def test_torch_code_equals_the_reference(
+    name: str, lengths: list[int], hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the rows that run alone; products leave padding out, however few the numbers."""
+    monkeypatch.setattr(packed, "ENOUGH", 0)
+    sizes = Sizes(len(lengths), MOST, hidden)
+    net = network(name, sizes.hidden)
+    given, ends = inputs(net, sizes, torch.float64, "cpu"), {"time": torch.tensor(lengths)}
+    wanted, _ = run(net, Place("reference", "cpu"), (), given, ends)
+    given = inputs(net, sizes, torch.float64, "cpu")
+    monkeypatch.setattr(torch, "empty", poisoned)
+    got, model = run(net, Place("torch", "cpu"), ("match", "scan"), given, ends)
+    close(got, wanted, TOLERANCE)
+    (program,) = (p for p in model._programs.values() if p.loops)
+    assert all("runtime.Running(" in x.train.source for x in program.loops)
+    assert "runtime.packed_linear(" in program.source
 
 
 @pytest.mark.parametrize("name, lengths", CASES[:3], ids=str)
@@ -116,8 +142,63 @@ def test_what_is_made_of_values_beyond_the_end_stays_finite(backend: str) -> Non
     torch.testing.assert_close(*found, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_explain_says_what_steps_take() -> None:
+    text = gn.compile(network("gru_before", 8)).explain(lengths=("time",))
+    assert "ragged: a step takes the examples that still run, sorted by length" in text
+    model = gn.compile(network("lstm", 8), backend="interpret", skip=("resident", "cooperative"))
+    assert "ragged: every step takes all examples, masked" in model.explain(lengths=("time",))
+    assert "ragged" not in model.explain()
+
+
 def test_explain_says_where_loops_end() -> None:
     model = gn.compile(network("lstm", 8), backend="interpret")
     text = "as many steps as the longest of its rows"
     assert text in model.explain(lengths=("time",)) and text not in model.explain()
     assert "runtime.order(" in model._program(Variant(frozenset({"time"}))).sources()
+
+
+class Words(nn.Module):
+    """A loop over time, and one over another ragged axis."""
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", (2,), over="time", dtype=torch.float64)
+        y = g.input("y", (2,), over="word", dtype=torch.float64)
+        h = g.state("h", (2,), dtype=torch.float64)
+        u = g.state("u", (2,), over="word", dtype=torch.float64)
+        h.next = torch.tanh(h + x + gn.first(y, over="word"))
+        u.next = torch.tanh(u * gn.last(h.next, over="time") + y)
+        g.output("h", h.next)
+        g.output("u", u.next)
+
+
+def test_two_ragged_axes() -> None:
+    """Examples are sorted along one of them."""
+    x, y = numbers(torch.empty(3, 5, 2), 0), numbers(torch.empty(3, 4, 2), 1)
+    ends = {"time": torch.tensor([3, 0, 5]), "word": torch.tensor([1, 4, 2])}
+    found = [
+        gn.compile(Words(), backend=backend)(
+            x=x.requires_grad_(), y=y.requires_grad_(), lengths=ends
+        )
+        for backend in ("torch", "reference")
+    ]
+    grads = [torch.autograd.grad(f["h"].sum() + f["u"].square().sum(), [x, y]) for f in found]
+    torch.testing.assert_close(*found, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(*grads, rtol=TOLERANCE, atol=TOLERANCE)
+    text = gn.compile(Words()).explain(lengths=("time", "word"))
+    assert "sorted by length" in text and "sorted along another axis" in text
+
+
+def test_positions_that_are_there_alone_are_multiplied_twice_differentiable() -> None:
+    there = Running(torch.tensor([4, 2, 0]), False)
+    x = numbers(torch.empty(5, 3, 2), 0).requires_grad_()
+    w = numbers(torch.empty(3, 2), 1).requires_grad_()
+
+    def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return packed.packed_linear(there, x, w, held=False).tanh()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "ENOUGH", 0)
+        inside = torch.arange(5)[:, None, None] < torch.tensor([4, 2, 1])[:, None]
+        torch.testing.assert_close(product(x, w), (x @ w.t()).tanh() * inside)
+        assert torch.autograd.gradcheck(product, (x, w))
+        assert torch.autograd.gradgradcheck(product, (x, w))

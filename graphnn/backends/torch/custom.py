@@ -34,7 +34,8 @@ class LoopProgram:
     """A loop's generated functions: forward, forward that saves for backward, backward.
 
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
-    kernels of the loops where given. `recompute`: pointwise values are computed again in the
+    kernels of the loops where given. `ordered`: examples come in the order of their lengths, the
+    longest first. `recompute`: pointwise values are computed again in the
     backward, or none (False), or those that kernels had better (None).
     """
 
@@ -44,7 +45,9 @@ class LoopProgram:
         passes: frozenset[str],
         recompute: bool | None = None,
         lowering: Lowering | None = None,
+        ordered: bool = False,
     ):
+        self.ordered = ordered
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
         moving = [i for i, able in zip(loop.reads, self.floating(), strict=True) if able]
@@ -102,7 +105,9 @@ class LoopProgram:
     def _ends(self, held: bool) -> Ends | None:
         """Where the examples end, on a ragged axis: beyond, values are `held` or zero."""
         i = self.loop.ends
-        return None if i is None else Ends(self.loop.loop.axis, self.loop.ir[i], held)
+        if i is None:
+            return None
+        return Ends(self.loop.loop.axis, self.loop.ir[i], held, self.ordered)
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""

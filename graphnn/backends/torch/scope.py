@@ -24,12 +24,13 @@ class Ends:
 
     Nothing reads what lies beyond but sums with gradients that are zero there. Values are `held`
     (they repeat a step that was taken: whatever is made of them is no worse than of that), and
-    gradients are zero.
+    gradients are zero. `sorted`: the longest example comes first.
     """
 
     axis: str
     node: Node
     held: bool
+    sorted: bool = False
 
 
 class Scope:
@@ -43,6 +44,8 @@ class Scope:
         # the seeds of noise that kernels draw
         self.seeds: dict[int, str] = {}
         self.ends: Ends | None = None
+        # what knows which positions examples have, along which axes, and what lies beyond
+        self.there: tuple[str, tuple[str, ...], bool] | None = None
         self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
 
