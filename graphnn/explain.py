@@ -141,7 +141,7 @@ def _ragged(program: LoopProgram | None, regime: str) -> list[str]:
         return []
     if program.ordered:
         return ["  ragged: a step takes the examples that still run, sorted by length"]
-    why = "" if program.lowering else ", as they are sorted along another axis or it is not simple"
+    why = "" if program.lowering else ": sorted along another axis, if at all"
     return [f"  ragged: every step takes all examples, masked{why}"]
 
 

@@ -199,6 +199,7 @@ class Compiled(Stepping):
                 planned.passes,
                 self._recompute,
                 self._lowering(variant.target),
+                variant.target.device == "cpu",
             )
         return self._programs[key]
 

@@ -92,8 +92,9 @@ class Program:
     """A loop over `axis`; `stores` are the values written at each step, and where.
 
     Without an axis ("") it is one step, or a part of one: a phase. Of a ragged one `ends` has the
-    lengths of the rows: no step is taken where none of a program's rows is. What is stored beyond
-    repeats the last position that they have (`held`), or is zero.
+    lengths of the rows and `order` their numbers, the longest first: no step is taken where none of
+    a program's rows is. What is stored beyond repeats the last position that they have (`held`), or
+    is zero.
     """
 
     name: str

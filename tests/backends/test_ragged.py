@@ -18,7 +18,7 @@ from graphnn.backends.torch.running import Running
 from graphnn.kernels import simulate
 from graphnn.planner.plan import Variant
 from graphnn.planner.sink import WIDE
-from tests.backends.cells import Sizes, inputs, network, run, skipped
+from tests.backends.cells import Delayed, Sizes, drawn, inputs, network, run, skipped
 from tests.backends.places import INTERPRET, Place, choices
 from tests.backends.test_cooperative import poisoned
 from tests.graphs import numbers
@@ -185,7 +185,18 @@ def test_two_ragged_axes() -> None:
     torch.testing.assert_close(*found, rtol=TOLERANCE, atol=TOLERANCE)
     torch.testing.assert_close(*grads, rtol=TOLERANCE, atol=TOLERANCE)
     text = gn.compile(Words()).explain(lengths=("time", "word"))
-    assert "sorted by length" in text and "sorted along another axis" in text
+    assert "sorted by length" in text and "masked: sorted along another axis" in text
+
+
+@pytest.mark.parametrize("backend", ["torch", "interpret"])
+def test_an_empty_batch(backend: str) -> None:
+    x = torch.empty(0, 4, 5, dtype=torch.float64, requires_grad=True)
+    none = torch.empty(0, dtype=torch.int64)
+    y = gn.compile(drawn(Delayed(5, 3)), backend=backend, skip=INTERPRET.skip("resident"))(
+        x=x, u0=torch.empty(0, 3, dtype=torch.float64), lengths={"time": none}
+    )
+    y.sum().backward()
+    assert y.shape == (0, 4, 3) and x.grad is not None
 
 
 def test_positions_that_are_there_alone_are_multiplied_twice_differentiable() -> None:

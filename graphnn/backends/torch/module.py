@@ -77,10 +77,12 @@ def build(
     passes: frozenset[str],
     recompute: bool | None,
     lowering: Lowering | None = None,
+    sorts: bool = True,
 ) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs.
 
-    `lowering` makes kernels of the loops; without it they are torch code.
+    `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
+    examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
     ir = fuse(ir, in_loops=False)
     users = ir.users()
@@ -91,7 +93,7 @@ def build(
     if lowering is not None and recompute:
         noise = {n.id for n in random_nodes(ir, training)}
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
-    along = sorted_along(ir, loops) if lowering is None else None
+    along = sorted_along(ir, loops) if lowering is None and sorts else None
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}
     for n, loop in enumerate(loops):
