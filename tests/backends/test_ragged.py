@@ -15,7 +15,9 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.torch import packed
 from graphnn.backends.torch.running import Running
+from graphnn.backends.triton.lowering import Lowering
 from graphnn.kernels import simulate
+from graphnn.kernels.program import Program, Refused
 from graphnn.planner.plan import Variant
 from graphnn.planner.sink import WIDE
 from tests.backends.cells import Delayed, Sizes, drawn, inputs, network, run, skipped
@@ -90,6 +92,23 @@ def test_shared_by_many_blocks_equals_the_reference(name: str, lengths: list[int
 @pytest.mark.parametrize("name, lengths", CASES[3:], ids=str)
 def test_more_that_many_blocks_share(name: str, lengths: list[int]) -> None:
     check(name, lengths, "cooperative")
+
+
+def test_where_rows_in_order_do_not_fit_they_come_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    best = Lowering._best
+
+    def tight(self: Lowering, program: Program, floating: torch.dtype) -> Any:
+        if program.order is not None:
+            raise Refused("a few registers too many")
+        return best(self, program, floating)
+
+    monkeypatch.setattr(Lowering, "_best", tight)
+    check("gru_before", MANY, "resident")
+    model = gn.compile(network("lstm", 8), backend="interpret")
+    text = model.explain(lengths=("time",))
+    assert "the longest of its rows" in text and "sorted" not in text
 
 
 def loads(lengths: list[int] | None, regime: str) -> list[int]:

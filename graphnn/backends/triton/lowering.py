@@ -12,7 +12,7 @@ import torch
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.graphs import Cuda, Replayed
-from graphnn.backends.triton.lower import ORDER, lower, lower_phase
+from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.ir import IR
@@ -29,7 +29,8 @@ from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tiles import Contraction
 
 # said of loops whose rows have lengths
-RAGGED = "; a program takes as many steps as the longest of its rows, which are sorted by length"
+RAGGED = "; a program takes as many steps as the longest of its rows"
+SORTED = ", which are sorted by length"
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -133,7 +134,9 @@ class Lowering:
         """How float32 is multiplied, and where ragged loops end."""
         how = PRECISIONS[precision(torch.float32, self.float32)]
         words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
-        return words + (RAGGED if made.source.program.ends is not None else "")
+        program = made.source.program
+        words += RAGGED if program.ends is not None else ""
+        return words + (SORTED if program.order is not None else "")
 
     def _resident(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
@@ -141,7 +144,13 @@ class Lowering:
         """A loop as one kernel, beside others or not. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name, scope.ends)
-        source, verdict = self._best(program, scope.ir.floating)
+        try:
+            source, verdict = self._best(program, scope.ir.floating)
+        except Refused:
+            if program.order is None:
+                raise
+            program, reads = unordered(program, reads)
+            source, verdict = self._best(program, scope.ir.floating)
         return OneKernel(source, verdict, reads, kept)
 
     def _cooperative(
