@@ -99,8 +99,8 @@ class Lowering:
             except Refused as reason:
                 reasons.append(str(reason))
                 continue
-            why = "; ".join([made.verdict.reason, *(f"not by one: {r}" for r in reasons)])
-            why += self._besides(scope, made)
+            why = made.verdict.reason + self._besides(scope, made)
+            why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
             self._chosen(scope, loop, name, Choice(regime, why))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
