@@ -115,6 +115,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     way = "from the end" if loop.reverse else "from the start"
     regime, reason = _chosen(program, decision)
     lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
+    lines += _ragged(program, regime)
     for i in loop.states:
         lines.append(f"  state {_state(ir, ir[i])}")
     lines.append("  each step:")
@@ -132,6 +133,16 @@ def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
     if not choices:
         return decision.regime, decision.reason
     return choices[0].regime, choices[0].reason
+
+
+def _ragged(program: LoopProgram | None, regime: str) -> list[str]:
+    """What a loop over examples of different lengths costs."""
+    if program is None or program.loop.ends is None or regime in ("resident", "cooperative"):
+        return []
+    if program.ordered:
+        return ["  ragged: a step takes the examples that still run, sorted by length"]
+    why = "" if program.lowering else ": sorted along another axis, if at all"
+    return [f"  ragged: every step takes all examples, masked{why}"]
 
 
 def _unwritten(program: LoopProgram | None) -> list[str]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 KERNELS = ("triton", "interpret")
+FLOAT32 = ("ieee", "tf32x3", "tf32", None)
 
 
 _numbers = itertools.count()
@@ -83,6 +84,7 @@ class Compiled(Stepping):
         backend: str,
         passes: frozenset[str],
         recompute: bool | None,
+        float32: str | None = None,
     ):
         super().__init__()
         owner = source.owner if isinstance(source, Graph) else source
@@ -91,7 +93,7 @@ class Compiled(Stepping):
         self.__dict__["_source"], self.__dict__["_owner"] = source, owner
         self.training = owner.training
         self.backend = backend
-        self._passes, self._recompute = passes, recompute
+        self._passes, self._recompute, self._float32 = passes, recompute, float32
         self._forget()
         self._traced()
 
@@ -197,6 +199,7 @@ class Compiled(Stepping):
                 planned.passes,
                 self._recompute,
                 self._lowering(variant.target),
+                variant.target.device == "cpu",
             )
         return self._programs[key]
 
@@ -216,6 +219,7 @@ class Compiled(Stepping):
             "cooperative" in self._passes,
             # torch.compile may record graphs of its own
             self.backend != "interpret" and not target.traced and graphs.enabled(),
+            self._float32,
         )
 
     def source(self) -> str:
@@ -348,7 +352,7 @@ class Compiled(Stepping):
     def _part(self, ir: IR) -> Compiled:
         graph = Graph(ir.name, self._owner)
         graph.ir, graph.constants = ir, self._traced().constants
-        return Compiled(graph, self.backend, self._passes, self._recompute)
+        return Compiled(graph, self.backend, self._passes, self._recompute, self._float32)
 
     @property
     def feedback(self) -> tuple[Feedback, ...]:
@@ -436,6 +440,7 @@ def compile(
     *,
     skip: Sequence[str] = (),
     recompute: bool | None = None,
+    float32: str | None = None,
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
@@ -444,7 +449,9 @@ def compile(
     "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
     True computes pointwise values again in the backward rather than saving them, and lets kernels
     draw their noise, which then is nowhere in memory; False saves all; None takes the faster.
-    Raises GraphError where the graph is wrong.
+    `float32` is how kernels multiply float32: "ieee" (plain multiply-adds), "tf32x3" (three
+    products of TF32), "tf32" (one), or None, as torch.set_float32_matmul_precision says; products
+    that are torch's own always go by that. Raises GraphError where the graph is wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(
@@ -461,4 +468,11 @@ def compile(
             wanted=f"passes among {list(SWITCHABLE)}",
             fix="check the spelling",
         )
-    return Compiled(source, backend, frozenset(SWITCHABLE) - set(skip), recompute)
+    if float32 not in FLOAT32:
+        raise BackendError(
+            f"float32 is not multiplied as '{float32}'",
+            got=f"float32={float32!r}",
+            wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
+            fix="None does as torch.set_float32_matmul_precision says",
+        )
+    return Compiled(source, backend, frozenset(SWITCHABLE) - set(skip), recompute, float32)

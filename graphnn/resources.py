@@ -75,14 +75,17 @@ def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
 
 
 def rows(
-    models: Mapping[str, Compiled], dtype: str, targets: Sequence[str]
+    models: Mapping[str, Compiled],
+    dtype: str,
+    targets: Sequence[str],
+    float32: str = PRECISION["fp32"],
 ) -> Iterator[Row | tuple[str, str, str]]:
     """For each kernel and target a row, or (kernel, target, reason) where it is not chosen."""
     for name, model in models.items():
         for k, written in enumerate(kernels(model, DTYPES[dtype])):
             way = "backward" if written.name.endswith("backward") else "forward"
             for target in targets:
-                how = Launch(dtype, PRECISION[dtype])
+                how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
                 title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
                 try:
                     source, verdict = _chosen(written.program, how, target)
@@ -111,12 +114,16 @@ def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict
 
 
 def show(
-    models: Mapping[str, Compiled] | None, dtype: str, targets: Sequence[str], as_json: bool
+    models: Mapping[str, Compiled] | None,
+    dtype: str,
+    targets: Sequence[str],
+    as_json: bool,
+    float32: str = PRECISION["fp32"],
 ) -> int:
     """Print the table, of the library where no models are given; 1 where a kernel has a fault."""
     if models is None:
         models = {name: compile(make()) for name, make in LIBRARY.items()}
-    found = list(rows(models, dtype, targets))
+    found = list(rows(models, dtype, targets, float32))
     fit = [row for row in found if isinstance(row, Row)]
     refused = [row for row in found if not isinstance(row, Row)]
     bad = any(serious(row) for row in fit)

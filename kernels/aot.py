@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from .apart import apart
 from .limits import SHARED, TENSOR_MEMORY, register_cap
 from .sass import assembled
 from .ttgir import census
@@ -161,7 +162,10 @@ def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel to be judged: `resident` names the arguments that must be loaded only once."""
+    """A kernel to be judged: `resident` names the arguments that must be loaded only once.
+
+    Those that may bring down the compiler are compiled `apart`, in a process of their own.
+    """
 
     name: str
     function: Any
@@ -172,18 +176,25 @@ class Case:
     stages: int = 1
     cooperative: bool = False
     maxnreg: int | None = None
+    apart: bool = False
 
     def judge(self, target: str) -> Row:
         """Compile for one target, and say what is wrong."""
+        if self.apart:
+            made = apart(self, target)
+            return made if isinstance(made, Row) else self._failed(target, made)
         options = (target, self.warps, self.stages, self.cooperative, self.maxnreg)
         try:
             found = inspect(self.function, self.signature, self.constants, *options)
         except DoesNotCompile as error:
-            return Row(self.name, target, None, "", (f"does not compile: {error}",))
+            return self._failed(target, str(error))
         moved = found.loaded_inside + found.staged_inside
         again = ", ".join(name for name in self.resident if name in moved)
         weights = (f"{again} again" if again else "resident") if self.resident else ""
         return Row(self.name, target, found, weights, tuple(found.faults(self.resident)))
+
+    def _failed(self, target: str, why: str) -> Row:
+        return Row(self.name, target, None, "", (f"does not compile: {why}",))
 
 
 @dataclass(frozen=True)

@@ -44,4 +44,5 @@ def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ie
         resident,
         cooperative=together,
         maxnreg=register_cap(32 * warps),
+        apart=dtype == "fp32" and precision == "ieee",
     )

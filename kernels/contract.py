@@ -25,11 +25,19 @@ FILL, STRETCH = 264, 1024
 class Runner:
     """A kernel made callable. `interpret`: by Triton's interpreter, on CPU tensors.
 
-    `fill` and `stretch`: parts are taken until there are so many programs, of so many columns each.
+    `float32` is how products of float32 are computed, where torch's setting does not say. `fill`
+    and `stretch`: parts are taken until there are so many programs, of so many columns each.
     """
 
-    def __init__(self, source: Source, interpret: bool, fill: int = FILL, stretch: int = STRETCH):
-        self.source, self.interpret = source, interpret
+    def __init__(
+        self,
+        source: Source,
+        interpret: bool,
+        fill: int = FILL,
+        stretch: int = STRETCH,
+        float32: str | None = None,
+    ):
+        self.source, self.interpret, self.float32 = source, interpret, float32
         self.fill, self.stretch = fill, stretch
         self._shapes: dict[Any, Shape] = {}
 
@@ -44,7 +52,7 @@ class Runner:
             rows = INTERPRETED.rows if self.source.program.rows else 1
             return Shape(rows, INTERPRETED.columns, INTERPRETED.warps)
         few = count <= INTERPRETED.rows
-        key = few, dtype, precision(dtype)
+        key = few, dtype, precision(dtype, self.float32)
         if key not in self._shapes:
             self._shapes[key] = self._fitting(*key)
         return self._shapes[key]
@@ -105,7 +113,7 @@ class Runner:
             "ROWS": shape.rows,
             "COLS": shape.columns,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-            "PRECISION": precision(dtype),
+            "PRECISION": precision(dtype, self.float32),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
         }
         if self.interpret:

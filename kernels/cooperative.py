@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import exchange as exchanges
-from . import memory
+from . import memory, ragged
 from .across import Across, Tiling
 from .across import Source as From
 from .emit import (
@@ -21,6 +21,8 @@ from .emit import (
     _following,
     _moves,
     _prune,
+    begin,
+    turns,
 )
 from .exchange import Exchange
 from .page import Line, Tile
@@ -261,27 +263,17 @@ class _Writer:
         ]
 
     def _body(self) -> list[list[str]]:
-        sheet, program = self.sheet, self.sheet.program
-        count = length(program.axis)
-        last = f"{count} - 1"
-        loop = [
-            f"for step in tl.range(0, {count}, num_stages=1):",
-            f"{INDENT}t = {f'{last} - step' if program.reverse else 'step'}",
-            f"{INDENT}turn = step % 2",
-            f"{INDENT}soon = 1 - turn",
-        ]
-        if sheet.ahead:
-            following = "tl.maximum(t - 1, 0)" if program.reverse else f"tl.minimum(t + 1, {last})"
-            loop.append(f"{INDENT}ahead = {following}")
-        inner = _commented([*sheet.step, Line("", ""), *sheet.ends], INDENT * 2)
+        sheet = self.sheet
+        head = [*turns(sheet), f"{INDENT}turn = step % 2", f"{INDENT}soon = 1 - turn"]
         return [
-            [INDENT + s for s in self._start(last)],
+            [INDENT + s for s in self._start()],
             _commented(sheet.before, INDENT),
-            [INDENT + s for s in loop],
-            inner,
+            [INDENT + s for s in head],
+            _commented([*sheet.step, Line("", ""), *sheet.ends], INDENT * 2),
+            ragged.beyond(sheet),
         ]
 
-    def _start(self, last: str) -> list[str]:
+    def _start(self) -> list[str]:
         sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
         units = self.shared.units
         lines = [
@@ -290,6 +282,7 @@ class _Writer:
             f"tile = tl.program_id(0) // {blocks}",
             f"arrived = arrived_ptr + tile * {APART}",
             "rows = begin + tile * ROWS + tl.arange(0, ROWS)[:, None]",
+            *ragged.sorted_rows(sheet),
             "live = rows < n_rows",
             "alone = rows < tl.where(share == 0, n_rows, 0)",
             *(f"unit_{p} = share * {u}" for p, u in units.items()),
@@ -301,7 +294,8 @@ class _Writer:
             lines += [line for _, line in sheet.lines.values()]
         return [
             *lines,
-            f"first = {last if program.reverse else 0}",
+            *ragged.steps(sheet),
+            begin(sheet),
             "patience = tl.full([], PATIENCE, tl.int32)",
             "trust = tl.full([], 0.0, ACC)",
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import arithmetic, lanes, memory
+from . import arithmetic, lanes, memory, ragged
 from .layout import Span
 from .live import needed, sunk, widths
 from .page import KINDS, Line, Page, Tile
@@ -213,11 +213,12 @@ def _head(page: Page) -> list[str]:
     ]
 
 
-def _rows(program: Program) -> list[str]:
+def _rows(page: Page) -> list[str]:
     """The rows of a program: a tile of them."""
     return [
-        f"n_rows = {' * '.join(length(a) for a in program.rows) or '1'}",
+        f"n_rows = {' * '.join(length(a) for a in page.program.rows) or '1'}",
         "rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]",
+        *ragged.sorted_rows(page),
         "live = rows < n_rows",
     ]
 
@@ -236,29 +237,39 @@ def _lanes(axis: str) -> list[str]:
 def _body(page: Page) -> list[list[str]]:
     program = page.program
     start = [
-        *(_lanes(program.lanes) if program.lanes else _rows(program)),
+        *(_lanes(program.lanes) if program.lanes else _rows(page)),
         *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(page.widths)),
         *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(page.depths)),
     ]
     if not program.axis:
         return [[INDENT + s for s in start], _commented(page.before, INDENT)]
-    count = length(program.axis)
+    inner = _commented([*page.step, Line("", ""), *page.ends], INDENT * 2)
+    return [
+        [INDENT + s for s in (*start, *ragged.steps(page), begin(page))],
+        _commented(page.before, INDENT),
+        [INDENT + s for s in turns(page)],
+        inner,
+        ragged.beyond(page),
+    ]
+
+
+def begin(page: Page) -> str:
+    """The line that says at which position a loop begins."""
+    return f"first = {f'{ragged.count(page)} - 1' if page.program.reverse else 0}"
+
+
+def turns(page: Page) -> list[str]:
+    """The head of a loop: its steps, and the position of each."""
+    program, count = page.program, ragged.count(page)
     last = f"{count} - 1"
-    start.append(f"first = {last if program.reverse else 0}")
-    loop = [
+    lines = [
         f"for step in tl.range(0, {count}, num_stages=1):",
         f"{INDENT}t = {f'{last} - step' if program.reverse else 'step'}",
     ]
     if page.ahead:
         following = "tl.maximum(t - 1, 0)" if program.reverse else f"tl.minimum(t + 1, {last})"
-        loop.append(f"{INDENT}ahead = {following}")
-    inner = _commented([*page.step, Line("", ""), *page.ends], INDENT * 2)
-    return [
-        [INDENT + s for s in start],
-        _commented(page.before, INDENT),
-        [INDENT + s for s in loop],
-        inner,
-    ]
+        lines.append(f"{INDENT}ahead = {following}")
+    return lines
 
 
 def _commented(lines: list[Line], indent: str) -> list[str]:

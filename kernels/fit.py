@@ -35,6 +35,10 @@ ROWS, FEW = (16, 32, 64), (1, 4, 16)
 # have 16 warps. That is for loads a step ahead: of 57 that load later and count as little 5 spill.
 SURELY, NEVER = 195, 420
 LIKELY = 300
+# Weights a thread from which plain multiply-adds of float32 are refused, 8 warps: they go through
+# registers, and of 28 kernels (RNN, GRU and LSTM of 8 to 128 units, sm_90, Triton 3.9) none with
+# fewer spills, all forward ones with as many do (an LSTM of 64 units: 64, 18 spills)
+HELD = 64
 # numbers of one tile in a thread: of a phase without products the most that never spilled, and what
 # is tried first (sm_90, Triton 3.9: an LSTM's of 512 units and 16 rows, 64 a thread, spills 1,563
 # times; of 4 rows, 16 a thread, it takes 126 registers, of 1 row 40)
@@ -51,6 +55,11 @@ class Launch:
     precision: str
     rows: int = 16
     warps: int = 8
+
+
+def plain(launch: Launch) -> bool:
+    """Whether float32 is multiplied by plain multiply-adds: compiled in a process of its own."""
+    return launch.dtype == "fp32" and launch.precision == "ieee"
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[L
         return [launch]
     if not source.multiplies:
         return _without_products(source, launch)
+    if plain(launch):  # others were not compiled, which may bring the process down
+        return [launch]
     # on Blackwell 64 rows are multiplied in tensor memory: too little of it is not foretold, and is
     # compiled to a trap
     most = min(max(16, rows), 32 if target == "sm_100" else 64)
@@ -197,6 +208,10 @@ def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool
         text = f"weights of {need / 1024:.0f} KB do not fit the {have / 1024:.0f} KB of one "
         return Verdict(False, launch, f"{text}multiprocessor ({target}, {launch.dtype})")
     cap = register_cap(32 * launch.warps)
+    held = sum(source.weights.values()) // (32 * launch.warps)
+    if plain(launch) and held >= HELD * cap // 255:
+        text = f"{held} numbers of its weights a thread, as multiply-adds of float32 take them, do "
+        return Verdict(False, launch, f"{text}not fit the {cap} registers ({target})")
     wanted = registers(source, launch)
     if wanted <= believed * cap // 255:
         return Verdict(True, launch, _fits(need, have, launch))

@@ -13,7 +13,7 @@ from . import together
 from .cache import load
 from .cooperative import APART, Cooperative
 from .exchange import SLOTS
-from .fit import Launch
+from .fit import Launch, plain
 from .forecast import DEVICES
 from .launch import NAMES, ROWS, Launcher, precision
 from .limits import PATIENCE, SHARED
@@ -44,6 +44,8 @@ class GridTuner(Tuner):
     def able(self, judged: Launch, target: str, rows: int) -> list[Launch]:
         """Launches whose tiles fit, of all kernels; the first is the one that was judged."""
         found: list[Launch] = [judged]
+        if plain(judged):  # others were not compiled, which may bring the process down
+            return found
         for source in self.kernels:
             for tile in TILES:
                 launch = GridLaunch(
@@ -70,8 +72,10 @@ class GridLauncher(Launcher):
 
     source: Cooperative
 
-    def __init__(self, source: Cooperative, interpret: bool, warps: int = 8):
-        super().__init__(source, interpret, warps)
+    def __init__(
+        self, source: Cooperative, interpret: bool, warps: int = 8, float32: str | None = None
+    ):
+        super().__init__(source, interpret, warps, float32)
         self.tuner = GridTuner(source)
         self._widest = max(self._widest, SLOTS * max((e.size for e in source.exchanges), default=1))
         self.watchdog = Watchdog(source.name)
@@ -102,7 +106,8 @@ class GridLauncher(Launcher):
             )
         self.watchdog.check()
         units = self.source.tiling.units
-        judged = GridLaunch(NAMES[dtype], precision(dtype), ROWS, self.warps, units)
+        how = precision(dtype, self.float32)
+        judged = GridLaunch(NAMES[dtype], how, ROWS, self.warps, units)
         judged = replace(judged, rows=self._rows_for(count, judged, gpu(index)[1]))
         run = functools.partial(self._launched, args, count, dtype)
         self._launched(args, count, dtype, self.tuner.choose(judged, count, index, run))

@@ -22,6 +22,12 @@ from .tune import Tuner
 ROWS = 16
 # rows of one position are addressed by 32 bits; positions by 64
 REACH = 2**31
+# how products of float32 may be computed, in words
+PRECISIONS = {
+    "ieee": "plain multiply-adds (ieee)",
+    "tf32x3": "three products of TF32 (tf32x3)",
+    "tf32": "one product of TF32 (tf32)",
+}
 DTYPES = {"int": torch.int64, "bool": torch.bool}
 NAMES = {
     torch.bfloat16: "bf16",
@@ -36,12 +42,14 @@ class Launcher:
 
     `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them. `warps` is
     how the kernel was found to fit; on a GPU a tuner may choose another launch, for each dtype,
-    device and bucket of rows. Raises ValueError where tensors are not all on one device, or one
+    device and bucket of rows. `float32` is how products of float32 are computed, where torch's
+    setting does not say. Raises ValueError where tensors are not all on one device, or one
     position has 2^31 numbers or more.
     """
 
-    def __init__(self, source: Source, interpret: bool, warps: int = 8):
+    def __init__(self, source: Source, interpret: bool, warps: int = 8, float32: str | None = None):
         self.source, self.interpret, self.warps = source, interpret, warps
+        self.float32 = float32
         self.tuner = Tuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
@@ -131,14 +139,15 @@ class Launcher:
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         """Launch on the current device, the way that the tuner chooses."""
         fixed = torch.are_deterministic_algorithms_enabled()
-        key = dtype, precision(dtype), count, index, fixed
+        how = precision(dtype, self.float32)
+        key = dtype, how, count, index, fixed
         way = self._ways.get(key)
         if way is None:
 
             def run(launch: Launch) -> None:
                 self.function[self._grid(count, launch.rows)](*args, **self._options(launch, dtype))
 
-            judged = Launch(NAMES[dtype], precision(dtype), self._least, self.warps)
+            judged = Launch(NAMES[dtype], how, self._least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
             way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
         rows, options = way
@@ -162,17 +171,19 @@ class Launcher:
     def _constants(self, dtype: torch.dtype) -> dict[str, Any]:
         return {
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-            "PRECISION": precision(dtype),
+            "PRECISION": precision(dtype, self.float32),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
         }
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How products are computed: of float32, as torch.set_float32_matmul_precision says.
+def precision(dtype: torch.dtype, float32: str | None = None) -> str:
+    """How products are computed: of float32 as asked, else as torch's setting says.
 
-    "highest" takes three products of TF32 (tf32x3), nearly float32's own; plain multiply-adds spill
-    from 128 units on, and for some kernels Triton 3.9 does not survive compiling them.
+    "highest" takes three products of TF32 (tf32x3), nearly float32's own: plain multiply-adds
+    ("ieee") spill where there are many weights, and some Triton 3.9 does not survive compiling.
     """
     if dtype != torch.float32:
         return "ieee"
+    if float32 is not None:
+        return float32
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

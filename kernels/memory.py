@@ -110,14 +110,39 @@ def store(page: Page, name: str, tensor: Tensor) -> None:
         raise Refused(f"'{name}' varies over some of the axes of its rows only")
     pointer, over = page.pointer(tensor), page.over(tensor)
     for tile in page.tiles[name]:
-        masks = _stored(page, tensor, tile.span, bool(mine)) + beyond(page, tile.span)
-        masks += edge(page, tensor, tile.span)
         kept = f"{_spread(page, tile, over)}.to({pointer}.dtype.element_ty)"
         address = _address(page, tensor, tile.span, "t")
-        guard = f", mask={' & '.join(masks)}" if masks else ""
-        line = f"tl.store({address}, {kept}{guard})"
+        line = f"tl.store({address}, {kept}{_guard(page, tensor, tile)})"
         lines = page.step if page.program.axis else page.before
         page.append(lines, line, f"keep {page.ops[name].note or name}")
+
+
+def fill(page: Page, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
+    """The lines that store, at a position without a step, what is at `last`, or zeros.
+
+    First those that load it.
+    """
+    pointer = page.pointer(tensor)
+    before, inside = [], []
+    for tile in page.tiles[name]:
+        guard = _guard(page, tensor, tile)
+        wide = page.over(tensor) or tile.rows
+        value = f"tl.zeros([{page.shape(tile.span.width, wide)}], {pointer}.dtype.element_ty)"
+        if page.program.held:
+            value = page.names.fresh(f"{name}_last")
+            last = _address(page, tensor, tile.span, "last")
+            other = f"{guard}, other={NOTHING[tensor.kind]}" if guard else ""
+            before.append(f"{value} = tl.load({last}{other})")
+        inside.append(f"tl.store({_address(page, tensor, tile.span, 't')}, {value}{guard})")
+    return before, inside
+
+
+def _guard(page: Page, tensor: Tensor, tile: Tile) -> str:
+    """The mask of a tile that is stored, if it needs one."""
+    mine = bool(set(tensor.axes) - {page.program.axis, page.program.lanes})
+    masks = _stored(page, tensor, tile.span, mine) + beyond(page, tile.span)
+    masks += edge(page, tensor, tile.span)
+    return f", mask={' & '.join(masks)}" if masks else ""
 
 
 def _living(page: Page, span: Span) -> list[str]:

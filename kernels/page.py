@@ -16,12 +16,9 @@ PRELUDE = (
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
     *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
 )
-RESERVED = frozenset(
-    (
-        *("triton", "tl", "rows", "lane", "live", "across", "there", "step", "t", "ahead"),
-        *("first", "n_rows", "ROWS", *PRELUDE),
-    )
-)
+LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
+LANES = ("lane", "across", "there")
+RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *LANES, *PRELUDE))
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}

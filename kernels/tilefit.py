@@ -70,6 +70,7 @@ def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> C
         shape.warps,
         stages=STAGES,
         maxnreg=register_cap(32 * shape.warps),
+        apart=dtype == "fp32" and precision == "ieee",
     )
 
 

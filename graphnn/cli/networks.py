@@ -11,6 +11,7 @@ from graphnn.errors import PictureError
 from graphnn.model import BACKENDS
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
+FLOAT32 = ("ieee", "tf32x3", "tf32")
 
 
 def add_all(commands: Any, examples: str) -> None:
@@ -34,6 +35,8 @@ def add_all(commands: Any, examples: str) -> None:
     command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
     command.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
     command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
+    text = "how fp32 is multiplied (tf32x3)"
+    command.add_argument("--float32", default="tf32x3", choices=FLOAT32, help=text)
     command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     command.set_defaults(run=_resources)
 
@@ -122,4 +125,5 @@ def _resources(args: argparse.Namespace) -> int:
     from graphnn import resources
 
     models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None
-    return resources.show(models, args.dtype, args.target or ["sm_90"], args.json)
+    targets = args.target or ["sm_90"]
+    return resources.show(models, args.dtype, targets, args.json, args.float32)

@@ -23,7 +23,8 @@ class LoopIR:
 
     `ir` has a `given` node for each value in `reads` (same id as in the graph it came from);
     `results` are the nodes whose values over the whole axis are needed outside, `absorbed` those
-    from before the loop that only it reads: computed here, and again in the backward.
+    from before the loop that only it reads: computed here, and again in the backward. `ends` is the
+    read that holds where each example ends along the loop's axis, if that is ragged.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LoopIR:
     reads: list[int]
     results: list[int]
     absorbed: frozenset[int] = frozenset()
+    ends: int | None = None
 
 
 def given(node: Node) -> Node:
@@ -72,7 +74,18 @@ def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ())
     cut.until = {a: i for a, i in ir.until.items() if i in inside}
     results = [i for i in loop.nodes if i in outside]
     cut.outputs = {f"v{i}": i for i in results}
-    return LoopIR(_name(ir, loop), loop, cut, reads, results, frozenset(absorbed))
+    ends = ends_of(ir, loop)
+    if ends is not None:
+        read(ends)
+    return LoopIR(_name(ir, loop), loop, cut, reads, results, frozenset(absorbed), ends)
+
+
+def ends_of(ir: IR, loop: Loop) -> int | None:
+    """The lengths of the examples along a loop's axis, where a call gives them."""
+    root = ir.axes[loop.axis].copy_of or loop.axis
+    rows = frozenset().union(*(ir[i].axes for i in loop.nodes))
+    found = (n for n in ir if n.op == "length" and n.attrs["axis"] == root and n.axes <= rows)
+    return next((n.id for n in found), None) if loop.stop is None else None
 
 
 def form_of(cut: LoopIR) -> Any:
@@ -84,7 +97,8 @@ def form_of(cut: LoopIR) -> Any:
     ]
     closings = [(place[d], place[s]) for d, s in cut.ir.closings.items()]
     stops = [(axis, place[i]) for axis, i in cut.ir.until.items()]
-    groups = (cut.reads, cut.results, sorted(cut.absorbed), cut.loop.states)
+    ends = [] if cut.ends is None else [cut.ends]
+    groups = (cut.reads, cut.results, sorted(cut.absorbed), cut.loop.states, ends)
     ids = [tuple(place[i] for i in group) for group in groups]
     return tuple(nodes), tuple(closings), tuple(stops), tuple(ids), tuple(cut.ir.axes)
 

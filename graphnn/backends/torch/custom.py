@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.functions import Function, Lowering, write
+from graphnn.backends.torch.scope import Ends, Scope
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
 from graphnn.planner.arrange import settle
@@ -33,7 +34,8 @@ class LoopProgram:
     """A loop's generated functions: forward, forward that saves for backward, backward.
 
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
-    kernels of the loops where given. `recompute`: pointwise values are computed again in the
+    kernels of the loops where given. `ordered`: examples come in the order of their lengths, the
+    longest first. `recompute`: pointwise values are computed again in the
     backward, or none (False), or those that kernels had better (None).
     """
 
@@ -43,7 +45,9 @@ class LoopProgram:
         passes: frozenset[str],
         recompute: bool | None = None,
         lowering: Lowering | None = None,
+        ordered: bool = False,
     ):
+        self.ordered = ordered
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
         moving = [i for i, able in zip(loop.reads, self.floating(), strict=True) if able]
@@ -95,8 +99,15 @@ class LoopProgram:
         ir, name = self.loop.ir, _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
-        reads = self.loop.reads
-        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering)
+        reads, ends = self.loop.reads, self._ends(held=True)
+        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering, ends)
+
+    def _ends(self, held: bool) -> Ends | None:
+        """Where the examples end, on a ragged axis: beyond, values are `held` or zero."""
+        i = self.loop.ends
+        if i is None:
+            return None
+        return Ends(self.loop.loop.axis, self.loop.ir[i], held, self.ordered)
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -121,8 +132,11 @@ class LoopProgram:
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
         outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
-        title = f"Gradients of the loop over {loop.loop.axis} of {loop.name}."
-        return write(ir, name, reads, outs, title, self.passes, self.lowering)
+        title, ends = (
+            f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
+            self._ends(False),
+        )
+        return write(ir, name, reads, outs, title, self.passes, self.lowering, ends)
 
     def choices(self) -> list[Any]:
         """How a lowering runs the forward and the backward, each with its reason."""
@@ -146,8 +160,6 @@ class LoopProgram:
 
 
 def _identifier(name: str) -> str:
-    from graphnn.backends.torch.scope import Scope
-
     return Scope(IR()).fresh(name)
 
 

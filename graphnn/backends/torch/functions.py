@@ -17,12 +17,14 @@ from graphnn.backends.torch import runtime
 from graphnn.backends.torch.aten import recurrent
 from graphnn.backends.torch.loops import INDENT, LoopWriter
 from graphnn.backends.torch.nodes import express
+from graphnn.backends.torch.packed import packed_linear, packed_outer, tokens
 from graphnn.backends.torch.places import part_spans
 from graphnn.backends.torch.products import linear, outer
 from graphnn.backends.torch.repeated import times
+from graphnn.backends.torch.running import Running
 from graphnn.backends.torch.scans import scan
-from graphnn.backends.torch.scope import Scope, dtype_text, size_name
-from graphnn.ir import IR, Node
+from graphnn.backends.torch.scope import Ends, Scope, dtype_text, size_name
+from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.beside import Part, beside, joined
 from graphnn.planner.contract import contract
@@ -37,9 +39,13 @@ CALLED = SimpleNamespace(
     **{k: v for k, v in vars(runtime).items() if not k.startswith("_")},
     linear=linear,
     outer=outer,
+    tokens=tokens,
+    packed_linear=packed_linear,
+    packed_outer=packed_outer,
     times=times,
     scan=scan,
     recurrent=recurrent,
+    Running=Running,
 )
 ALIASING = ("view", "rename", "along")
 
@@ -131,11 +137,12 @@ def write(
     title: str,
     passes: frozenset[str],
     lowering: Lowering | None = None,
+    ends: Ends | None = None,
 ) -> Function:
     """A function of the `given` nodes `reads`.
 
     It returns a value for each pair in `results`: a node, and the node whose form it is to have.
-    Loops are given to `lowering` first.
+    Loops are given to `lowering` first; those over the axis of `ends` stop where examples do.
     """
     likes = [like for _, like in results]
     ir = _with_outputs(ir, [i for i, _ in results])
@@ -143,7 +150,11 @@ def write(
     # kernels add to products by themselves
     ir = fuse(ir, in_loops=lowering is None)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
+    if ends is not None and ends.node.id not in ir.nodes:
+        ir = ir.copy()
+        ir.insert(ends.node)
     scope = Scope(ir)
+    scope.ends = ends
     names = [_read(scope, ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
     axes = tuple(a for a in ir.axes)
     body = ["device = tensors[0].device"]
@@ -154,6 +165,9 @@ def write(
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
     body += [_noise(scope, ir[i]) for i in scope.seeds]
+    if ends is not None and ends.sorted:
+        scope.there = scope.fresh("there"), (ends.axis, BATCH), ends.held
+        body.append(f"{scope.there[0]} = runtime.tokens({scope.var(ends.node.id)})")
     body += regions(scope, set(wanted), passes, lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from graphnn.backends.torch.narrow import Narrowed, rows_of
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed, pointwise
 from graphnn.backends.torch.places import accumulated, gathered, joined_later, part_spans
 from graphnn.backends.torch.scope import (
@@ -16,9 +17,8 @@ from graphnn.backends.torch.scope import (
     dtype_text,
     size_name,
     sizes_text,
-    steps_text,
 )
-from graphnn.ir import Node
+from graphnn.ir import BATCH, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
 
@@ -32,6 +32,7 @@ class LoopWriter:
     def __init__(self, outer: Scope, loop: Loop, keep: set[int], results: set[int] = frozenset()):  # type: ignore[assignment]
         self.ir, self.loop, self.outer = outer.ir, loop, outer
         self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
+        self.rows = rows_of(outer, self.s, loop)
         self.before: list[str] = []
         self.step: list[str] = []
         self.sources: dict[str, str] = {}
@@ -66,18 +67,27 @@ class LoopWriter:
         reads = dict.fromkeys(j for i in self.loop.nodes for j in self.ir[i].inputs)
         for j in reads:
             node = self.ir[j]
-            if j in inside or self.loop.axis not in node.axes or node.op == "const":
+            if j in inside or node.op == "const":
+                continue
+            if self.loop.axis not in node.axes:
+                self._enter_fixed(node)
                 continue
             self.s.names[j] = self.s.fresh(f"{self.outer.var(j)}_t")
-            self.sources[self.s.names[j]] = self._steps(self.outer.var(j), node)
+            self.sources[self.s.names[j]] = self.rows.steps(self.outer.var(j), node)
             self.whole[j] = self.outer.var(j)
         for d in self.loop.states:
             self.s.declare(self.ir[d])
 
-    def _steps(self, whole: str, node: Node) -> str:
-        return steps_text(self.outer, self.loop, whole, node)
+    def _enter_fixed(self, node: Node) -> None:
+        """What is the same at each step, of the rows that run."""
+        if BATCH in node.axes and isinstance(self.rows, Narrowed):
+            name = self.s.fresh(f"{self.outer.var(node.id)}_fixed")
+            self.before.append(f"{name} = {self.outer.var(node.id)}")
+            self.s.names[node.id] = self.rows.own(name, node)
 
     def _allocate(self, scope: Scope, node: Node, name: str) -> None:
+        if scope is self.s:
+            self.rows.own(name, node)
         kind = dtype_text(self.ir, node.dtype)
         sizes = sizes_text(scope, node)
         if scope is self.outer and not scope.dropped:
@@ -97,8 +107,9 @@ class LoopWriter:
     def _sequence_in(self, node: Node, whole: str) -> str:
         self.outer.names[node.id] = whole
         self.whole[node.id] = whole
+        self.rows.kept(whole, node)
         step = self.s.fresh(node.name or node.op)
-        self.sources[step] = self._steps(whole, node)
+        self.sources[step] = self.rows.steps(whole, node)
         return step
 
     def _storage(self, node: Node) -> str:
@@ -155,11 +166,11 @@ class LoopWriter:
             name = self.s.fresh(part.name or part.op)
             if node.id in self.whole:
                 whole = f"{self.whole[node.id]}[{cut}]"
-                self.sources[name] = self._steps(whole, node)
+                self.sources[name] = self.rows.steps(whole, node)
                 if part.id in own:
                     self.whole[part.id] = self.outer.names[part.id] = whole
             else:
-                self.before.append(f"{name} = {self.s.names[node.id]}[{cut}]")
+                self.before.append(f"{self.rows.own(name, part)} = {self.s.names[node.id]}[{cut}]")
                 if part.id in own:
                     self.fixed.add(part.id)
             if part.id in own:
@@ -231,6 +242,9 @@ class LoopWriter:
         wide = f"runtime.summing({kind})"
         self.before.append(f"{total} = torch.zeros({sizes}, dtype={wide}, device=device)")
         self.outer.names[node.id] = self.whole[node.id] = f"{total}.to({kind})"
+        if BATCH in node.axes:
+            whole, total = total, self.s.fresh(f"{total}_now")
+            self.before.append(f"{self.rows.own(total, node)} = {whole}")
         x, axes = self.ir[node.inputs[0]], self.s.axes(node)
         if x.id in self.gathered:
             parts = [self.s.aligned(i, axes, len(x.shape)) for i in x.inputs]
@@ -257,13 +271,13 @@ class LoopWriter:
             whole.names[base] = self.whole[base]
             name = self.s.fresh(node.name or node.op)
             self.whole[node.id] = express(whole, node)
-            self.sources[name] = self._steps(self.whole[node.id], node)
+            self.sources[name] = self.rows.steps(self.whole[node.id], node)
             self.s.names[node.id] = name
             return True
         if base not in self.fixed or node.op not in ("slice", "permute", "expand"):
             return False
         name = self.s.fresh(node.name or node.op)
-        self.before.append(f"{name} = {express(self.s, node)}")
+        self.before.append(f"{self.rows.own(name, node)} = {express(self.s, node)}")
         self.s.names[node.id] = name
         self.fixed.add(node.id)
         return True
@@ -296,6 +310,8 @@ class LoopWriter:
         times = self.s.fresh(f"by_{weight}")
         turned = "" if is_linear(self.s, a, b, node.attrs["sub"]) else ".t()"
         steps, rows = size_name(self.loop.axis), size_name(self.s.axes(a)[0])
+        if isinstance(self.rows, Narrowed):
+            rows = "1"  # fewer and fewer: the form that hangs on no number of them
         self.before.append(f"{times} = runtime.times({weight}{turned}, {steps}, {rows})")
         if node.op == "product":
             return f"{times}.into({out}, {x})"
@@ -321,11 +337,10 @@ class LoopWriter:
             node, after = self.ir[d], self.next_of[d]
             count = abs(node.attrs["steps"])
             slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
-            first = ", ".join(self._initial(node, i) for i in slots)
-            whole = self._steps(self.whole[after], self.ir[after])
-            if self.ir[after].axes != node.axes:
-                whole = self._steps(self.outer.full(after, node), node)
-            self.sources[self.s.names[d]] = f"[{first}, *{whole}]"
+            first = [self._initial(node, i) for i in slots]
+            same = self.ir[after].axes == node.axes
+            whole = self.whole[after] if same else self.outer.full(after, node)
+            self.sources[self.s.names[d]] = self.rows.states(first, whole, node)
 
     def _initial(self, node: Node, init: int) -> str:
         sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
@@ -338,11 +353,12 @@ class LoopWriter:
 
     def _assemble(self) -> list[str]:
         self._starts()
+        self.sources.update(self.rows.sources())
         used = {k: v for k, v in self.sources.items() if _mentions(self.step, k)}
         if not used:
             used = self.sources
         variables, lists = list(used), list(used.values())
-        lines = list(self.before)
+        lines = [*self.rows.before(), *self.before, *self.rows.ready()]
         stop = self.loop.stop
         if stop is not None:
             lines.append("done = 0")
@@ -361,7 +377,7 @@ class LoopWriter:
                 f"{INDENT * 2}break",
                 f"runtime.hold([{', '.join(self.buffers)}], done)",
             ]
-        return lines
+        return lines + self.rows.after(used)
 
 
 def _mentions(lines: list[str], name: str) -> bool:

@@ -14,16 +14,18 @@ from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
 from graphnn.backends.torch.loops import INDENT
+from graphnn.backends.torch.narrow import narrows
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
-from graphnn.planner.loopir import LoopIR, extract, form_of
-from graphnn.planner.partition import Whole
+from graphnn.planner.loopir import LoopIR, ends_of, extract, form_of
+from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.reverse import arranged
 from graphnn.planner.seed import seed
 from graphnn.planner.sink import absorbed
+from graphnn.planner.unmask import unmask
 
 Tensor = torch.Tensor
 
@@ -75,10 +77,12 @@ def build(
     passes: frozenset[str],
     recompute: bool | None,
     lowering: Lowering | None = None,
+    sorts: bool = True,
 ) -> Program:
     """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs.
 
-    `lowering` makes kernels of the loops; without it they are torch code.
+    `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
+    examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
     ir = fuse(ir, in_loops=False)
     users = ir.users()
@@ -89,18 +93,31 @@ def build(
     if lowering is not None and recompute:
         noise = {n.id for n in random_nodes(ir, training)}
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
+    along = sorted_along(ir, loops) if lowering is None and sorts else None
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
         first = absorbed(ir, loop, kept) if "sink" in passes and loop.stop is None else []
         cut = extract(ir, loop, outside, first)
+        ordered = cut.ends is not None and cut.ends == along and narrows(ir, loop)
+        cut = unmask(cut, ir) if ordered else cut
         form = form_of(cut)
         if form not in known:
-            known[form] = LoopProgram(cut, passes, recompute, lowering)
+            known[form] = LoopProgram(cut, passes, recompute, lowering, ordered)
         calls.append((cut, known[form]))
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
-    return _Writer(ir, order, training, parts, calls, attends, called(lowering)).write()
+    objects = called(lowering)
+    return _Writer(ir, order, training, parts, calls, attends, objects, along).write()
+
+
+def sorted_along(ir: IR, loops: list[Loop]) -> int | None:
+    """The lengths by which a call sorts its examples: those of the first loop that gains by it."""
+    for loop in loops:
+        ends = ends_of(ir, loop)
+        if ends is not None and narrows(ir, loop):
+            return ends
+    return None
 
 
 def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None) -> AttendProgram:
@@ -136,8 +153,9 @@ class _Writer:
         calls: list[tuple[LoopIR, LoopProgram]],
         attends: dict[int, AttendProgram],
         objects: dict[str, Any],
+        along: int | None,
     ):
-        self.attends = attends
+        self.attends, self.along = attends, along
         self.parts, self.objects = parts, objects
         self.ir, self.order, self.training, self.calls = ir, order, training, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
@@ -158,7 +176,7 @@ class _Writer:
                 cut, program = next(calls)
                 self._call(cut, program)
                 pieces.append(Piece(cut.loop.nodes, cut, program, len(self.lines)))
-        outs = [self._output(self.ir[i]) for i in self.ir.outputs.values()]
+        outs = [self._returned(self.ir[i]) for i in self.ir.outputs.values()]
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
         head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
         body = [*self.lines, f"return [{', '.join(outs)}]"]
@@ -187,6 +205,11 @@ class _Writer:
         if self.parameters:
             names = [s.declare(n) for n in self.parameters]
             add(f"{', '.join(names)}{',' * (len(names) == 1)} = parameters")
+        if self.along is not None:
+            axis = self.ir[self.along].attrs["axis"]
+            self.places, self.back = s.fresh("order"), s.fresh("back")
+            add(f"{self.places} = runtime.order(lengths[{axis!r}])  # the longest example first")
+            add(f"{self.back} = {self.places}.argsort()")
         drawn = {n.id for n in random_nodes(self.ir, self.training)}
         for node in random_nodes(self.ir, self.training):
             add(f"{s.declare(node)} = {self._draw(node)}")
@@ -197,7 +220,10 @@ class _Writer:
                 axis = self.ir.axes[node.attrs["axis"]].copy_of or node.attrs["axis"]
                 name = s.fresh(f"length_{axis}")
                 s.names[node.id] = name
-                add(f"{name} = lengths[{axis!r}]")
+                add(f"{name} = lengths[{axis!r}]{self._sorted(0)}")
+                if node.id == self.along:
+                    s.there = s.fresh("there"), (axis, BATCH), True
+                    add(f"{s.there[0]} = runtime.tokens({name})")
             elif node.op == "random" and node.id not in drawn:
                 sizes = [size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape]
                 text = f"torch.ones(({', '.join(sizes)},), dtype=dtype, device=device)"
@@ -214,12 +240,26 @@ class _Writer:
         sizes = [size_name(a) for a in canonical] + [str(n) for n in node.shape]
         text = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
         kind, p = node.attrs["kind"], literal(node.attrs["p"])
-        return f"draw({kind!r}, {p}, {text}, dtype, device)" + self.s.permuted(canonical, node)
+        drawn = f"draw({kind!r}, {p}, {text}, dtype, device)"
+        if BATCH in canonical:
+            drawn += self._sorted(canonical.index(BATCH))
+        return drawn + self.s.permuted(canonical, node)
+
+    def _sorted(self, dim: int) -> str:
+        """What puts the examples of a value in their order."""
+        return "" if self.along is None else f".index_select({dim}, {self.places})"
+
+    def _returned(self, node: Node) -> str:
+        """An output, its examples as they were given."""
+        text = self._output(node)
+        alike = BATCH not in node.axes  # all examples have the same
+        return text if self.along is None or alike else f"{text}.index_select(0, {self.back})"
 
     def _input(self, node: Node) -> str:
         batched = [BATCH] if node.attrs.get("batched", True) else []
         given = [*batched, *node.attrs["over"]]
-        return f"inputs[{node.attrs['key']!r}]" + self.s.permuted(given, node)
+        text = f"inputs[{node.attrs['key']!r}]" + (self._sorted(0) if batched else "")
+        return text + self.s.permuted(given, node)
 
     def _whole(self, region: Whole) -> None:
         within = frozenset().union(*(cut.absorbed for cut, _ in self.calls))

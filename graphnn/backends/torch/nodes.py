@@ -295,19 +295,37 @@ def is_transposed(s: Scope, a: Node, b: Node, sub: str) -> bool:
 def _product(s: Scope, node: Node) -> str:
     a, b = (s.ir[i] for i in node.inputs[-2:])
     sub, contract = node.attrs["sub"], node.attrs["contract"] - set(s.dropped)
+    packed = _packed(s, a)
     if not contract and is_linear(s, a, b, sub):
-        return f"{_linear(s)}({s.var(a.id)}, {s.var(b.id)})"
+        return f"{_linear(s, packed)}{s.var(a.id)}, {s.var(b.id)}{_held(s, packed)})"
     if not contract and is_transposed(s, a, b, sub):
+        if packed:
+            turned = f"{s.var(b.id)}.t(){_held(s, packed)}"
+            return f"{_linear(s, packed)}{s.var(a.id)}, {turned})"
         return f"torch.matmul({s.var(a.id)}, {s.var(b.id)})"
     if _is_outer(s, a, b, sub, contract):
+        if s.there is not None and packed:
+            return f"runtime.packed_outer({s.there[0]}, {s.var(a.id)}, {s.var(b.id)})"
         left, right = (f"{s.var(n.id)}.reshape(-1, {n.shape[-1]})" for n in (a, b))
         return f"runtime.outer({left}, {right})"
     return _einsum(s, node, a, b)
 
 
-def _linear(s: Scope) -> str:
-    """Over whole axes products are large, and worth a choice of library."""
-    return "F.linear" if s.dropped else "runtime.linear"
+def _packed(s: Scope, x: Node) -> bool:
+    """Whether a value's padding can be left out of a product."""
+    return s.there is not None and s.axes(x) == s.there[1] and len(x.shape) == 1
+
+
+def _linear(s: Scope, packed: bool) -> str:
+    """Over whole axes products are large, and worth a choice of library, and of positions."""
+    if packed and s.there is not None:
+        return f"runtime.packed_linear({s.there[0]}, "
+    return "F.linear(" if s.dropped else "runtime.linear("
+
+
+def _held(s: Scope, packed: bool) -> str:
+    """Gradients are zero beyond an example's end."""
+    return ", held=False" if packed and s.there is not None and not s.there[2] else ""
 
 
 def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) -> bool:
@@ -334,7 +352,9 @@ def _einsum(s: Scope, node: Node, a: Node, b: Node) -> str:
 def _affine(s: Scope, node: Node) -> str:
     c, a, b = (s.ir[i] for i in node.inputs)
     if is_linear(s, a, b, node.attrs["sub"]) and not s.axes(c) and c.shape == b.shape[:1]:
-        return f"{_linear(s)}({s.var(a.id)}, {s.var(b.id)}, {s.var(c.id)})"
+        packed = _packed(s, a)
+        operands = ", ".join(s.var(n.id) for n in (a, b, c))
+        return f"{_linear(s, packed)}{operands}{_held(s, packed)})"
     return f"{s.aligned(c.id, s.axes(node), len(node.shape))} + {_product(s, node)}"
 
 

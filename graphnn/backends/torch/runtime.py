@@ -218,6 +218,11 @@ def own(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def order(lengths: Tensor) -> Tensor:
+    """The places of all numbers, the largest first."""
+    return lengths.reshape(-1).argsort(descending=True, stable=True)
+
+
 def summing(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which many values of `dtype` are added up one after another."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

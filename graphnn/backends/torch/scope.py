@@ -9,12 +9,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from graphnn.ir import IR, Node
 from graphnn.planner.partition import Loop
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where the examples of a batch end along an axis: `node` holds their lengths.
+
+    Nothing reads what lies beyond but sums with gradients that are zero there. Values are `held`
+    (they repeat a step that was taken: whatever is made of them is no worse than of that), and
+    gradients are zero. `sorted`: the longest example comes first.
+    """
+
+    axis: str
+    node: Node
+    held: bool
+    sorted: bool = False
 
 
 class Scope:
@@ -27,6 +43,9 @@ class Scope:
         self.started: dict[int, set[int]] = {}
         # the seeds of noise that kernels draw
         self.seeds: dict[int, str] = {}
+        self.ends: Ends | None = None
+        # what knows which positions examples have, along which axes, and what lies beyond
+        self.there: tuple[str, tuple[str, ...], bool] | None = None
         self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
 

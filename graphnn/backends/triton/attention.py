@@ -25,6 +25,7 @@ from graphnn.backends.triton.contract import (
 from graphnn.ir import IR
 from graphnn.kernels.contract import Runner
 from graphnn.kernels.contraction import emit
+from graphnn.kernels.launch import PRECISIONS
 from graphnn.planner.reverse import gradients, reverse
 from graphnn.planner.tiles import Contraction
 
@@ -54,8 +55,15 @@ class Backward:
 class Kernels:
     """Runs a contraction by generated kernels. Raises Refused where there can be none."""
 
-    def __init__(self, part: Contraction, passes: frozenset[str], interpret: bool):
+    def __init__(
+        self,
+        part: Contraction,
+        passes: frozenset[str],
+        interpret: bool,
+        float32: str | None = None,
+    ):
         self.part, self.passes, self.interpret = part, passes, interpret
+        self.float32 = float32
         self.role: Roles = roles(part)
         self.name = Scope(IR()).fresh(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
@@ -65,7 +73,7 @@ class Kernels:
         self.backward_of(*self.full)
 
     def _stage(self, kernel: Kernel) -> Stage:
-        return Stage(Runner(emit(kernel.program), self.interpret), kernel)
+        return Stage(Runner(emit(kernel.program), self.interpret, float32=self.float32), kernel)
 
     def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -187,7 +195,14 @@ class Kernels:
             f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
             f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
             saved(self.part),
+            *self._multiplied(),
         ]
+
+    def _multiplied(self) -> list[str]:
+        """How float32 is multiplied, where that was asked for."""
+        if self.float32 is None or self.part.ir.floating != torch.float32:
+            return []
+        return [f"float32 is multiplied by {PRECISIONS[self.float32]}"]
 
     def sources(self) -> list[str]:
         """The kernels, forward and backward, and what torch does after them."""

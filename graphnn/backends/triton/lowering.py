@@ -12,7 +12,7 @@ import torch
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.graphs import Cuda, Replayed
-from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.ir import IR
@@ -20,7 +20,7 @@ from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.grid import GridLauncher
-from graphnn.kernels.launch import Launcher, precision
+from graphnn.kernels.launch import PRECISIONS, Launcher, precision
 from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
@@ -28,6 +28,9 @@ from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tiles import Contraction
 
+# said of loops whose rows have lengths
+RAGGED = "; a program takes as many steps as the longest of its rows"
+SORTED = ", which are sorted by length"
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -56,6 +59,14 @@ class OneKernel:
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
 
 
+def _sorted(scope: Scope, rows: Sequence[str]) -> str:
+    """The rows of a loop in their order, the longest first."""
+    assert scope.ends is not None
+    lengths = scope.aligned(scope.ends.node.id, rows, 0)
+    sizes = ", ".join(size_name(a) for a in rows)
+    return f"runtime.order({lengths}.expand({sizes}))"
+
+
 @dataclass(eq=False)
 class Lowering:
     """Turns loops into kernels, or their steps; `choices` says which and why.
@@ -63,7 +74,8 @@ class Lowering:
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
     Without `resident` no loop becomes one kernel, without `cooperative` none that many thread
     blocks share, without `fit` all do that can be written. With `graphs` the launches of stepwise
-    loops are replayed by `cuda`.
+    loops are replayed by `cuda`. `float32` is how products of float32 are computed, where torch's
+    setting does not say.
     """
 
     interpret: bool
@@ -72,6 +84,7 @@ class Lowering:
     fit: bool = True
     cooperative: bool = True
     graphs: bool = False
+    float32: str | None = None
     cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -88,9 +101,10 @@ class Lowering:
             except Refused as reason:
                 reasons.append(str(reason))
                 continue
-            why = "; ".join([made.verdict.reason, *(f"not by one: {r}" for r in reasons)])
+            why = made.verdict.reason + self._besides(scope, made)
+            why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
             self._chosen(scope, loop, name, Choice(regime, why))
-            return [self._call(scope, made.source, made.verdict, made.reads, made.kept)]
+            return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
 
     def _chosen(
@@ -112,18 +126,33 @@ class Lowering:
             if first.alike(second):
                 source = pair(name, first.source, second.source)
                 reason = f"side by side in one launch; {first.verdict.reason}"
+                reason += self._besides(scope, first)
                 self._chosen(scope, loops[0], name, Choice(regime, reason))
                 reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
-                return [self._call(scope, source, first.verdict, reads, kept)]
+                return self._call(scope, source, first.verdict, reads, kept)
         return None
+
+    def _besides(self, scope: Scope, made: OneKernel) -> str:
+        """How float32 is multiplied, and where ragged loops end."""
+        how = PRECISIONS[precision(torch.float32, self.float32)]
+        words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
+        program = made.source.program
+        words += RAGGED if program.ends is not None else ""
+        return words + (SORTED if program.order is not None else "")
 
     def _resident(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
     ) -> OneKernel:
         """A loop as one kernel, beside others or not. Raises Refused where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name)
-        source, verdict = self._best(program, scope.ir.floating)
+        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
+        try:
+            source, verdict = self._best(program, scope.ir.floating)
+        except Refused:
+            if program.order is None:
+                raise
+            program, reads = unordered(program, reads)
+            source, verdict = self._best(program, scope.ir.floating)
         return OneKernel(source, verdict, reads, kept)
 
     def _cooperative(
@@ -136,7 +165,7 @@ class Lowering:
         if not self.cooperative:
             raise Refused("sharing the loop by many blocks was switched off (skip 'cooperative')")
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name)
+        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
         ask = not self.interpret
         source, verdict = spread(program, launch, self.target, ask, self.fit, loops)
@@ -144,13 +173,17 @@ class Lowering:
 
     def _call(
         self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
-    ) -> str:
+    ) -> list[str]:
         called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
-        tensors = ", ".join(scope.seeds.get(i) or scope.var(i) for i in reads)
+        lines, names = [], dict(scope.seeds)
+        if ORDER in reads:
+            names[ORDER] = scope.fresh("order")
+            lines = [f"{names[ORDER]} = {_sorted(scope, source.program.rows)}"]
+        tensors = ", ".join(names.get(i) or scope.var(i) for i in reads)
         sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
-        return f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"
+        return [*lines, f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
 
     def _best(self, program: Program, floating: torch.dtype) -> tuple[Source, Verdict]:
         """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""
@@ -171,11 +204,11 @@ class Lowering:
             raise Refused(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter: the kernels are those of half precision
         dtype = floating if floating in NAMES else torch.bfloat16
-        return Launch(NAMES[dtype], precision(dtype))
+        return Launch(NAMES[dtype], precision(dtype, self.float32))
 
     def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         kind = GridLauncher if isinstance(source, Cooperative) else Launcher
-        launcher = kind(source, self.interpret, warps)
+        launcher = kind(source, self.interpret, warps, self.float32)
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
@@ -188,7 +221,7 @@ class Lowering:
         if part.top:
             return None
         try:
-            return Kernels(part, passes, self.interpret)
+            return Kernels(part, passes, self.interpret, self.float32)
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
@@ -209,6 +242,10 @@ class Lowering:
             self._chosen(scope, loop, name, Choice("torch", why))
             return None
         why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"
+        if self.float32 is not None and scope.ir.floating == torch.float32:
+            why += (
+                f"; torch multiplies float32 by its own setting, whatever float32={self.float32!r}"
+            )
         writer = StepWriter(scope, loop, keep, name, self)
         lines = writer.write()
         self._chosen(scope, loop, name, Choice("stepwise", why), len(writer.step))
