@@ -12,6 +12,7 @@ from graphnn.ops.table import OPS
 from graphnn.planner.choose import Decision, fallbacks, name_of
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.plan import Plan
+from graphnn.planner.tally import Tally
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
 
@@ -212,7 +213,8 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
         if note.part is None:
             lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
             continue
-        lines.append(f"{note.name}{where}: contraction")
+        what = "reductions" if isinstance(note.part, Tally) else "contraction"
+        lines.append(f"{note.name}{where}: {what}")
         if note.part.origin in programs:
             lines += [f"  {text}" for text in programs[note.part.origin].says()]
         lines += [f"  {note.reason}"] * bool(note.reason)

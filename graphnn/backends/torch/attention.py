@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.chosen import Chosen
-from graphnn.backends.torch.chunks import Chunked
+from graphnn.backends.torch.chunks import Chunked, kind_of
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
 from graphnn.errors import DoubleBackwardError
@@ -65,7 +65,8 @@ class AttendProgram:
         """`why` says why there are no kernels, where there might be."""
         self.part, self.passes, self.why = part, passes, why
         self.chosen = Chosen(part, passes) if part.top else None
-        form = dot_product(part) if "match" in passes and not part.top else None
+        plain_form = "match" in passes and not part.top and part.weight >= 0 > part.total
+        form = dot_product(part) if plain_form else None
         self.direct = Direct(part, form) if form is not None else None
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
         self.key = f"{part.name} {next(_numbers)}"
@@ -101,7 +102,7 @@ class AttendProgram:
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """Empty tensors of the results' shapes, the log-sum-exp last."""
         part, sizes = self.part, self.sizes(lengths)
-        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        kind = kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=True))
         acc = torch.promote_types(kind, torch.float32)
         lead = [sizes[a] for a in part.ir.layout(part.axes)]
         shapes = [(part.ir[i].shape, kind) for i in part.results] + [((), acc)]
@@ -122,11 +123,9 @@ class AttendProgram:
 
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
-    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
-    if len(kinds) > 1:
-        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
-        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    """The results, and where it is read the log-sum-exp; numbers of several dtypes, as autocast hands
+    out, are taken to the widest."""
+    tensors = of_one_kind(program.part, tensors)
     if program.chosen is not None:
         return program.chosen(tensors, program.sizes(sizes))
     if program.direct is not None:
@@ -136,7 +135,20 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     if program.engine.leaves(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
-    return results[: len(program.part.results)]  # type: ignore[no-any-return]
+    return results[: len(program.part.ends)]  # type: ignore[no-any-return]
+
+
+def of_one_kind(part: Contraction, tensors: list[Tensor]) -> list[Tensor]:
+    """Numbers in the widest dtype of those that are not wide anyway."""
+    narrow = [
+        t.is_floating_point() and not part.ir[i].attrs.get("wide")
+        for t, i in zip(tensors, part.reads, strict=True)
+    ]
+    kinds = {t.dtype for t, n in zip(tensors, narrow, strict=True) if n}
+    if len(kinds) < 2:
+        return tensors
+    widest = max(kinds, key=lambda d: torch.finfo(d).bits)
+    return [t.to(widest) if n else t for t, n in zip(tensors, narrow, strict=True)]
 
 
 @torch.library.custom_op("graphnn::attend", mutates_args=())
@@ -187,9 +199,9 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _backward(ctx: Any, grads: Any) -> Any:
     program = PROGRAMS[ctx.key]
-    results = len(program.part.results)
-    present = [g is not None for g in grads[:results]]
-    flows = [g.contiguous() for g in grads[:results] if g is not None]
+    ends = len(program.part.ends)
+    present = [g is not None for g in grads[:ends]]
+    flows = [g.contiguous() for g in grads[:ends] if g is not None]
     found: list[Any] = [None] * len(ctx.wanted)
     if any(present) and any(ctx.wanted):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():

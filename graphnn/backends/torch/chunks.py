@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,35 +173,49 @@ class Chunked:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
-        part = self.part
+        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
         code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
-        kind = _kind(part, tensors)
-        delta = delta_of(results, flows, len(self.row_axes), peak.dtype)
+        delta = delta_of(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         layouts = [*self._layouts(), *[self.row_axes] * (len(given) - len(tensors))]
+        return self.gradients(code, given, layouts, wanted, sizes)
+
+    def gradients(
+        self,
+        code: TileCode,
+        given: Sequence[Tensor],
+        layouts: Sequence[Sequence[str]],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        """What `code` makes of each tile, added up: of the first tensors given, those wanted."""
+        kind = _kind(self.part, given)
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
-        grads = [torch.zeros_like(tensors[k], dtype=acc) for k in chosen]
+        grads = [torch.zeros_like(given[k], dtype=acc) for k in chosen]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
                 parts = self._parts(given, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
                     self.cut(grad, layouts[k], tile).add_(value)
-        return [g.to(tensors[k].dtype) for g, k in zip(grads, chosen, strict=True)]
+        return [g.to(given[k].dtype) for g, k in zip(grads, chosen, strict=True)]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> TileCode:
         if (wanted, present) not in self._backwards:
             part = self.part
             reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
-            results = [i for i, p in zip(part.results, present, strict=True) if p]
+            results = [i for i, p in zip(part.ends, present, strict=True) if p]
             derived = reverse(part, reads, results)
-            given = [*part.reads, part.peak, part.delta]
+            given = [*part.reads, *self.kept()]
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
             ir, outs = gradients(derived.ir, reads)
             likes = [part.ir[i] for i in reads]
             self._backwards[wanted, present] = self.code(ir, given, outs, "backward", likes)
         return self._backwards[wanted, present]
+
+    def kept(self) -> list[int]:
+        """What tiles of a backward read besides: the scores' logsumexp, and `delta`."""
+        return [self.part.peak, self.part.delta]
 
     def says(self) -> list[str]:
         """How it computes, in words for users."""
@@ -217,7 +231,7 @@ class Chunked:
     def sources(self) -> list[str]:
         """The code of tiles, forward and backward."""
         floating = tuple(self.part.ir[i].dtype.is_floating_point for i in self.part.reads)
-        back = self._backward(floating, (True,) * len(self.part.results))
+        back = self._backward(floating, (True,) * len(self.part.ends))
         return [self.ahead.function.source, back.function.source]
 
 
@@ -231,21 +245,26 @@ def saved(part: Contraction) -> str:
 
 
 def _kind(part: Contraction, tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype of a call: that of its numbers."""
-    return next(t.dtype for t in tensors if t.dtype.is_floating_point)
+    """The dtype of a call: that of its numbers, but for those that are wide anyway."""
+    return kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=False))
 
 
-def delta_of(
-    results: Sequence[Tensor], flows: Sequence[Tensor | None], rank: int, dtype: torch.dtype
-) -> Tensor:
-    """Σ over results of what each is times what flows to it, over all but the first dimensions."""
-    total = None
+def kind_of(pairs: Iterable[tuple[Tensor, Node]]) -> torch.dtype:
+    """The dtype of numbers that a graph does not read as wide ones."""
+    floats = ((t.dtype, n) for t, n in pairs if t.dtype.is_floating_point)
+    return next(dtype for dtype, n in floats if not n.attrs.get("wide"))
+
+
+def delta_of(results: Sequence[Tensor], flows: Sequence[Tensor | None], peak: Tensor) -> Tensor:
+    """Σ over results of what each is times what flows to it, over all but the dimensions of `peak`,
+    which it looks like."""
+    total = torch.zeros_like(peak)
     for c, g in zip(results, flows, strict=True):
         if g is not None:
-            product = (c.to(dtype) * g.to(dtype)).flatten(rank).sum(-1) if c.dim() > rank else None
-            product = c.to(dtype) * g.to(dtype) if product is None else product
-            total = product if total is None else total + product
-    assert total is not None
+            product = c.to(peak.dtype) * g.to(peak.dtype)
+            total = total + (
+                product.flatten(peak.dim()).sum(-1) if c.dim() > peak.dim() else product
+            )
     return total
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from graphnn.backends.draws import draw, new_seed, random_nodes
-from graphnn.backends.torch import attention, custom
+from graphnn.backends.torch import custom, tallies
 from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
+from graphnn.backends.torch.tallies import TallyProgram
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
@@ -24,6 +25,7 @@ from graphnn.planner.partition import Whole
 from graphnn.planner.reverse import arranged
 from graphnn.planner.seed import seed
 from graphnn.planner.sink import absorbed
+from graphnn.planner.tally import Tally
 
 Tensor = torch.Tensor
 
@@ -107,7 +109,8 @@ def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | Non
     part = arranged(node.attrs["part"], ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-    return AttendProgram(part, passes, engine, why if engine is None else "")
+    kind: Any = TallyProgram if isinstance(part, Tally) else AttendProgram
+    return kind(part, passes, engine, why if engine is None else "")  # type: ignore[no-any-return]
 
 
 def partitions(ir: IR) -> dict[int, list[Node]]:
@@ -169,7 +172,7 @@ class _Writer:
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
             **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
             "call": custom.call,
-            "attend": attention.call,
+            "attend": tallies.call,
             "draw": draw,
             "new_seed": new_seed,
         }

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.buffers import bare, buffer
-from graphnn.ops.axis import soft
+from graphnn.ops.axis import level, soft, weigh, widen
 from graphnn.ops.pointwise import clip_gradient
 from graphnn.ops.views import run_put_rows as put_rows
 
-__all__ = ["clip_gradient", "put_rows", "soft"]
+__all__ = ["clip_gradient", "level", "put_rows", "soft", "weigh", "widen"]
 Tensor = torch.Tensor
 
 # found once: the way to them through torch.ops takes a fifth of a call

@@ -61,7 +61,7 @@ class Kernels:
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}
         floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
-        self.full = floating, (True,) * len(part.results)
+        self.full = floating, (True,) * len(part.ends)
         self.backward_of(*self.full)
 
     def _stage(self, kernel: Kernel) -> Stage:
@@ -76,7 +76,7 @@ class Kernels:
     def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
-        results = [i for i, p in zip(part.results, present, strict=True) if p]
+        results = [i for i, p in zip(part.ends, present, strict=True) if p]
         derived = reverse(part, reads, results)
         exits = Exits(derived.ir, part, self.role).found
         name = f"{self.name}_backward"
@@ -125,10 +125,10 @@ class Kernels:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
+        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
         kind, acc = _kinds(tensors)
-        delta = delta_of(results, flows, len(self.part.axes), acc)
+        delta = delta_of(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         values = dict(zip(code.reads, given, strict=True))
         stored: dict[int, Tensor] = {}

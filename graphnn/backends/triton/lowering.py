@@ -26,6 +26,7 @@ from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.tally import Tally
 from graphnn.planner.tiles import Contraction
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -184,6 +185,9 @@ class Lowering:
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
         if part.top:
+            return None
+        if isinstance(part, Tally):
+            self.unwritten[part.name] = "kernels have no reductions"
             return None
         try:
             return Kernels(part, passes, self.interpret)

@@ -1,0 +1,277 @@
+"""tally: what else than weighted sums is read of a softmax's weights becomes reductions in tiles.
+
+Sums, largest values and their positions, over keys or over queries, of whatever is made of weights
+one by one: entropy, coverage. A weight is made anew from its score and the scores' logsumexp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.sources import index_of
+from graphnn.ops.table import build
+from graphnn.planner.inside import Inside, independent
+from graphnn.planner.placing import named, placed, rewired
+from graphnn.planner.rewrite import keep, reachable
+from graphnn.planner.split import home_loops
+from graphnn.planner.tiles import Contraction, Dims, Pattern, Unfit, Writer, operands, supported
+
+REDUCERS = frozenset({"axis_sum", "axis_max", "axis_argmax", "axis_logsumexp"})
+INF = float("inf")
+
+
+@dataclass(eq=False)
+class Tally(Contraction):
+    """Reductions over queries or keys of what is computed for each of both, as a graph.
+
+    `results` are sums, `axis_max` and `axis_argmax` nodes; gradients come from the sums alone.
+    `asking` are the axes that its softmax has queries over. Reads that are `wide` are in float32 at
+    least.
+    """
+
+    asking: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The axes of scores but that of keys."""
+        return self.ir[self.score].axes - {self.axis}
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """The axes of queries: none that a result has along with that of keys."""
+        kept = (self.ir[i].axes for i in self.results)
+        return self.asking - frozenset().union(*(a for a in kept if self.axis in a))
+
+    @property
+    def ends(self) -> list[int]:
+        """The nodes that gradients come from."""
+        return [i for i in self.results if self.sums(i)]
+
+    def sums(self, i: int) -> bool:
+        """Whether a result is a sum."""
+        return self.ir[i].op in ("axis_sum", "product")
+
+    def reduced(self, i: int) -> str:
+        """The axis that a result is reduced over."""
+        node = self.ir[i]
+        (axis,) = node.attrs["contract"] if node.op == "product" else (node.attrs["axis"],)
+        return str(axis)
+
+
+class Reach:
+    """Where weights go: the nodes made of them one by one, the reductions these end in, and what
+    reads them otherwise, in words for users."""
+
+    def __init__(self, ir: IR, weight: int, part: Contraction, home: dict[int, int]):
+        self.ir, self.part, self.home = ir, part, home
+        self.outputs = {i: k for k, i in ir.outputs.items()}
+        self.through = {weight}
+        self.exits: list[int] = []
+        self.whole: list[str] = []
+        users, stack = ir.users(), [weight]
+        while stack:
+            i = stack.pop()
+            if i in self.outputs:
+                self.whole.append(f"output '{self.outputs[i]}'")
+            for j in users[i]:
+                if j not in self.through and self._into(ir[j]):
+                    self.through.add(j)
+                    stack.append(j)
+
+    def _into(self, node: Node) -> bool:
+        """Whether a reader makes numbers for each query and key that may stay in tiles."""
+        outside = node.id not in self.home
+        if outside and node.op in REDUCERS and not self._spread(node):
+            self.exits += [node.id] * (node.id not in self.exits)
+            return False
+        if outside and supported(node) and not node.attrs.get("contract"):
+            return True
+        self.whole.append(f"'{node.label}' at {node.site}" if node.site else node.label)
+        return False
+
+    def _spread(self, node: Node) -> bool:
+        return self.part.axis in node.axes and bool(node.axes & self.part.queries)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The `attend` node that gives a softmax's logsumexp, and what it computes."""
+
+    node: int
+    part: Contraction
+    dims: Dims
+
+
+def peak_of(new: IR, softmax: Node, source: Source) -> Expr:
+    """The logsumexp of a softmax's scores, which has the softmax's shape."""
+    part = source.part
+    sizes = tuple(part.ir.axes[a].length or 0 for a in part.parts)
+    attrs = {"which": len(part.results), "axes": softmax.axes - {part.axis}}
+    pick = build(new, "pick", (source.node,), attrs, shape=sizes, dtype=softmax.dtype)
+    return source.dims.taken(Expr(new, pick), softmax.id)
+
+
+def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
+    """The weights, made from scores and their logsumexp; zero beyond the axis's length.
+
+    Scores there are left out twice: neither they nor what is made of a zero weight are read, and
+    their gradients are zero whatever flows to them.
+    """
+    score, rest = Expr(new, softmax.inputs[0]), softmax.inputs[1:]
+    if not rest:
+        return make("weigh", score, peak)
+    valid = make("lt", index_of(new, softmax.attrs["axis"]), Expr(new, rest[0]))
+    return make("where", valid, make("weigh", make("where", valid, score, -INF), peak), 0.0)
+
+
+def spelled(new: IR, node: Node) -> Expr | None:
+    """A largest value, or a logsumexp, by sums, which tiles have the derivatives of."""
+    if node.op not in ("axis_max", "axis_logsumexp"):
+        return None
+    x, *rest = (Expr(new, i) for i in node.inputs)
+    axis, fixed = node.attrs["axis"], make("detach", x)
+    top = make("axis_max", fixed, *rest, axis=axis)
+    if node.op == "axis_logsumexp":
+        safe = make("where", make("lt", make("abs", top), INF), top, 0.0)
+        return make("log", make("axis_sum", make("exp", x - safe), *rest, axis=axis)) + safe
+    place = make("axis_argmax", fixed, *rest, axis=axis)
+    hit = make("logical_or", make("level", fixed, top), make("eq", index_of(new, axis), place))
+    count = make("axis_sum", make("cast", hit, dtype=x.dtype), *rest, axis=axis)
+    total = make("axis_sum", make("where", hit, x, 0.0), *rest, axis=axis)
+    none = make("where", make("gt", rest[0], 0), top, 0.0) if rest else top
+    return make("where", make("gt", count, 0), total / make("maximum", count, 1.0), none)
+
+
+class TallyWriter(Writer):
+    """Writes the graph of reductions; `wide` are nodes that are read in float32 at least."""
+
+    def __init__(self, ir: IR, pattern: Pattern, wide: frozenset[int]):
+        super().__init__(ir, pattern)
+        self.wide = wide
+
+    def tally(self, asking: frozenset[str]) -> Tally:
+        """The reductions; raises Unfit where shapes are too involved."""
+        p = self.pattern
+        reads = [self._read(self.ir[i]) for i in p.reads]
+        for i in p.inside:
+            node = self.ir[i]
+            self.new.here = (node.name, node.site)
+            self.made[i] = self._exit(node) if i in p.exits else self._node(node)
+        self.new.here = ("", None)
+        results, score = [self.made[i].id for i in p.exits], self[p.score].id
+        self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
+        self.new = keep(self.new, reachable(self.new, [*results, score, *reads]))
+        rest = score, -1, results, self.parts
+        return Tally(p.name, self.axis, self.new, reads, *rest, asking=asking)
+
+    def _read(self, node: Node) -> int:
+        i = super()._read(node)
+        self.new[i].attrs["wide"] = node.id in self.wide
+        return i
+
+    def _exit(self, node: Node) -> Expr:
+        x, axis, valid = self[node.inputs[0]], node.attrs["axis"], None
+        if len(node.inputs) > 1:
+            valid = make("lt", index_of(self.new, axis), self[node.inputs[1]])
+        if node.op != "axis_sum":
+            x = x if valid is None else make("where", valid, x, -INF)
+            return make(node.op, x, axis=axis)
+        if x.node.op == "mul":
+            a, b = (Expr(self.new, i) for i in x.node.inputs)
+            a, b = (b, a) if a.shape else (a, b)
+            if len(b.shape) == 1 and not a.shape and "const" not in (a.node.op, b.node.op):
+                a = a if valid is None else make("where", valid, a, 0.0)
+                return make("product", a, b, sub=",z->z", contract=frozenset({axis}))
+        x = x if valid is None else make("where", valid, x, 0.0)
+        return make("axis_sum", x, axis=axis)
+
+
+@dataclass
+class Tallied:
+    """A graph with reductions of a softmax's weights in its place: those, and what they were."""
+
+    ir: IR
+    parts: list[Tally]
+    reads: list[str]
+
+
+def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Tallied:
+    """Reductions in place of a softmax. Raises Unfit where something reads its weights whole."""
+    part = source.part
+    reach = Reach(ir, softmax.id, part, home_loops(ir))
+    _check(reach, part)
+    made = Tallied(_opened(ir, softmax, source, reach), [], [ir[i].label for i in reach.exits])
+    weight = made.ir.outputs.pop(WEIGHT)
+    while weight in made.ir.nodes:
+        reach = Reach(made.ir, weight, part, home_loops(made.ir))
+        if not reach.exits:
+            break
+        names = [*used, *(p.name for p in made.parts)]
+        _step(made, reach, softmax, weight, source, named(f"weights over {part.axis}", names))
+    part.read_peak()
+    return made
+
+
+def _check(reach: Reach, part: Contraction) -> None:
+    if reach.whole:
+        raise Unfit(", ".join(dict.fromkeys(reach.whole)))
+    names = ", ".join(f"'{reach.ir[i].label}'" for i in reach.exits)
+    if part.top:
+        raise Unfit(f"{names}, as only the {part.top} best scores take part")
+    if not part.queries:
+        raise Unfit(f"{names}: they are no more than the keys")
+
+
+WEIGHT = "weights of a softmax"
+
+
+def _opened(ir: IR, softmax: Node, source: Source, reach: Reach) -> IR:
+    """The graph with weights made from scores, and their reductions spelled by sums."""
+    new, swap = ir.copy(), dict[int, int]()
+    new.here = (softmax.name, softmax.site)
+    peak = peak_of(new, softmax, source)
+    swap[softmax.id] = weighed(new, softmax, peak).id
+    for i in reach.exits:
+        new.here = (ir[i].name, ir[i].site)
+        made = spelled(new, ir[i])
+        if made is not None:
+            swap[i] = made.id
+    new.here = ("", None)
+    new.outputs[WEIGHT] = swap[softmax.id]
+    return rewired(new, swap)
+
+
+def _step(
+    made: Tallied, reach: Reach, softmax: Node, weight: int, source: Source, name: str
+) -> None:
+    """Put the reductions that wait for no other into tiles."""
+    ir, axis = made.ir, reach.part.axis
+    ready = independent(ir, reach.exits)
+    inner = Inside(ir, axis, reach.home)
+    wanted = {weight, *ready, *reach.through} & reachable(ir, ready)
+    inside = wanted | inner.all(
+        [j for i in sorted(wanted) for j in ir[i].inputs if j not in wanted]
+    )
+    order = [i for i in ir.nodes if i in inside]
+    score = softmax.inputs[0]
+    pattern = Pattern(name, axis, -1, ready, order, operands(ir, order, {}), score)
+    writer = TallyWriter(ir, pattern, wide_of(ir, source))
+    part = writer.tally(reach.part.queries)
+    new = ir.copy()
+    _, swap = placed(new, pattern, part, writer.dims, softmax.site)
+    made.ir = rewired(new, swap)
+    made.parts.append(part)
+
+
+def wide_of(ir: IR, source: Source) -> frozenset[int]:
+    """The nodes that are a softmax's logsumexp, in whatever form."""
+    found: set[int] = set()
+    for node in ir:
+        peak = node.op == "pick" and node.inputs[0] == source.node
+        peak = peak and node.attrs["which"] == len(source.part.results)
+        if peak or (node.op in ("reshape", "permute") and node.inputs[0] in found):
+            found.add(node.id)
+    return frozenset(found)

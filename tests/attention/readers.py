@@ -1,0 +1,143 @@
+"""Softmaxes whose weights are read by more than weighted sums, in the ways a person may write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import graphnn as gn
+from tests.attention.networks import WIDTH, Additive, Net
+
+
+def safe_log(w: gn.Value) -> gn.Value:
+    """log w; zero for a weight of zero, and so is its gradient."""
+    return torch.log(torch.where(w > 0, w, 1.0))
+
+
+class Read(Net):
+    """Attention, and what `read` makes of its weights."""
+
+    def graph(self, g: gn.Graph) -> None:
+        q = g.input("q", (self.width,), over="target")
+        k = g.input("k", (self.width,), over="source")
+        s = self.score(self.query(q), self.key(k))
+        w = gn.softmax(s, over="source")
+        g.output("y", gn.sum(w * self.value(k), over="source"))
+        for name, v in self.read(w, s, k).items():
+            g.output(name, v)
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {"entropy": -gn.sum(w * safe_log(w), over="source")}
+
+
+class Added(Read, Additive):
+    """The same of additive attention."""
+
+
+class Coverage(Added):
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {"coverage": gn.sum(w, over="target")}
+
+
+class Largest(Added):
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {"best": gn.max(w, over="source"), "where": gn.argmax(w, over="source")}
+
+
+class LargestScore(Added):
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {
+            "best": gn.max(w * s, over="source"),
+            "asked": gn.max(w, over="target"),
+            "who": gn.argmax(w, over="target"),
+        }
+
+
+class Masked(Added):
+    """Some queries have nothing to attend to."""
+
+    def score(self, q: gn.Value, k: gn.Value) -> gn.Value:
+        ahead = gn.index("target") - gn.index("source")
+        return torch.where((ahead > 0) & (ahead < 4), super().score(q, k), float("-inf"))
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {
+            "entropy": -gn.sum(w * safe_log(w), over="source"),
+            "coverage": gn.sum(w, over="target"),
+            "best": gn.max(w, over="source"),
+            "where": gn.argmax(w, over="source"),
+        }
+
+
+class Naive(Added):
+    """Σ w log w as it stands."""
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {"entropy": -gn.sum(w * torch.log(w), over="source")}
+
+
+class Forms(Added):
+    """Entropy by the scores and their logsumexp; another logsumexp; sums of vectors."""
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {
+            "again": gn.logsumexp(s, over="source") - gn.sum(w * s, over="source"),
+            "squares": gn.sum(w * w * k, over="source"),
+            "sharp": gn.logsumexp(3 * w, over="source"),
+            "heard": gn.sum(w.square() * k, over="target"),
+        }
+
+
+class Waiting(Added):
+    """A reduction that waits for another: how far weights are from being spread evenly."""
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        squares = gn.sum(w * w, over="source")
+        return {
+            "far": gn.sum((w - squares).abs() ** 1.5, over="source"),
+            "kept": gn.sum(torch.minimum(w, gn.sum(w, over="target") / 3), over="source"),
+        }
+
+
+class Alone(Added):
+    """Weights that weigh nothing."""
+
+    def graph(self, g: gn.Graph) -> None:
+        q = g.input("q", (self.width,), over="target")
+        k = g.input("k", (self.width,), over="source")
+        w = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
+        g.output("entropy", -gn.sum(w * safe_log(w), over="source"))
+        g.output("coverage", gn.sum(w, over="target"))
+
+
+class Heads(nn.Module):
+    """Causal self-attention of two heads, its entropy, and how much each position got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", (WIDTH,), over="time")
+        q, k, v = self.maps(x).chunk(3)
+        y, w = gn.attend(q, k, v, over="time", heads=2, causal=True, with_weights=True)
+        g.output("y", y)
+        g.output("entropy", -gn.sum(w * safe_log(w), over="time_key"))
+        g.output("got", gn.sum(w, over="time"))
+
+
+READERS: dict[str, Callable[[], nn.Module]] = {
+    "entropy": Read,
+    "additive": Added,
+    "coverage": Coverage,
+    "largest": Largest,
+    "largest score": LargestScore,
+    "masked": Masked,
+    "naive": Naive,
+    "forms": Forms,
+    "waiting": Waiting,
+    "alone": Alone,
+    "heads": Heads,
+}
