@@ -103,5 +103,5 @@ row(
     "pick",
     lambda results, which: results[which],
     axes=_picked_axes,
-    private=frozenset({"without", "axes"}),
+    private=frozenset({"without", "axes", "narrow"}),
 )

@@ -16,6 +16,7 @@ from graphnn.ops.table import OPS
 from graphnn.planner.inside import Inside, independent
 from graphnn.planner.placing import named, placed, rewired
 from graphnn.planner.rewrite import reachable, rewrite
+from graphnn.planner.rows import rows
 from graphnn.planner.split import home_loops, parted
 from graphnn.planner.tally import Source, tallied
 from graphnn.planner.tiles import Contraction, Pattern, Unfit, Writer, operands
@@ -41,20 +42,33 @@ class Note:
 
 def attend(ir: IR) -> tuple[IR, list[Note]]:
     """The graph with `attend` nodes, and a note on each softmax over an axis."""
-    if all(n.op != "axis_softmax" for n in ir):
+    if not softmaxes(ir):
         return ir, []
-    ir = separate(ir)
-    ir, notes, sources = weighting(ir)
-    for softmax in [n for n in ir if n.op == "axis_softmax"]:
-        if softmax.id in ir.nodes:
-            ir, notes = besides(ir, ir[softmax.id], sources.get(softmax.id), notes)
-    return ir, notes
+    ir, single = rows(ir)
+    ir, notes, sources = weighting(separate(ir))
+    for softmax in dict.fromkeys([*(s.softmax for s in sources.values()), *softmaxes(ir)]):
+        now = ir.nodes.get(softmax.id, softmax)
+        if now.id not in single:
+            ir, notes = besides(ir, now, sources.get(now.id), notes)
+    labels = {ir[i].label: text for i, text in single.items() if i in ir.nodes}
+    return ir, [_single(n, labels) if n.softmax in labels else n for n in notes]
+
+
+def _single(note: Note, labels: dict[str, str]) -> Note:
+    """A note on the weights of one query alone."""
+    reader = labels[note.softmax]
+    return note if note.part else replace(note, reason=f"for the one query that {reader} reads")
+
+
+def softmaxes(ir: IR) -> list[Node]:
+    """The softmaxes over an axis."""
+    return [n for n in ir if n.op == "axis_softmax"]
 
 
 def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
     """Weighted sums as `attend` nodes; and which of them has a softmax's logsumexp."""
     notes, sources = list[Note](), dict[int, Source]()
-    left = [n.id for n in ir if n.op == "axis_softmax"]
+    left = [n.id for n in softmaxes(ir)]
     while left:
         new, swap, again = ir.copy(), dict[int, int](), list[int]()
         for node in (ir[i] for i in left if i in ir.nodes):
@@ -69,7 +83,7 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
             notes.append(_note(node, part.name, stored(part), part))
             place, mine = placed(new, pattern, part, writer.dims, node.site)
             swap |= mine
-            sources.setdefault(node.id, Source(place, part, writer.dims))
+            sources.setdefault(node.id, Source(place, part, writer.dims, node))
             again += [node.id] * more
         ir, left = (rewired(new, swap) if swap else ir), again
     return ir, notes, sources
@@ -78,7 +92,7 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
 def besides(
     ir: IR, softmax: Node, source: Source | None, notes: list[Note]
 ) -> tuple[IR, list[Note]]:
-    """What else reads a softmax's weights, in tiles where none needs them whole."""
+    """What else reads a softmax's weights and scores, in tiles where none needs them whole."""
     used = [n.name for n in notes if n.part]
     mine = next((n for n in notes if n.softmax == softmax.label), None)
     if mine is None or (source is None and mine.reason != NO_SUM.format(axis=mine.axis)):
@@ -91,14 +105,16 @@ def besides(
     except Unfit as why:
         how = "the weights are stored besides, for" if mine.part else "its weights are stored, for"
         return ir, _said(notes, mine, f"{how} {why}")
-    names = ", ".join(f"'{n}'" for n in made.reads)
+    if made is None:
+        return ir, notes
+    names = ", ".join(made.reads)
     if mine.part is None:
         part = source.part
         notes = [
             replace(n, name=part.name, reason="", part=part) if n is mine else n for n in notes
         ]
         mine = next(n for n in notes if n.part is part)
-    notes = _said(notes, mine, f"its weights are read besides by {names}: made anew, in tiles")
+    notes = _said(notes, mine, f"read besides by {names}: weights are made anew, in tiles")
     return made.ir, notes + [_note(softmax, p.name, stored(p), p) for p in made.parts]
 
 
@@ -114,7 +130,7 @@ def alone(ir: IR, softmax: Node, used: Sequence[str]) -> tuple[IR, Source]:
     writer, new = Writer(ir, pattern), ir.copy()
     part = writer.write()
     place, _ = placed(new, pattern, part, writer.dims, softmax.site)
-    return new, Source(place, part, writer.dims)
+    return new, Source(place, part, writer.dims, softmax)
 
 
 def _note(node: Node, name: str, reason: str, part: Contraction | None = None) -> Note:

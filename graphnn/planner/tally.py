@@ -6,7 +6,7 @@ one by one: entropy, coverage. A weight is made anew from its score and the scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphnn.ir import IR, Node
@@ -62,16 +62,16 @@ class Tally(Contraction):
 
 
 class Reach:
-    """Where weights go: the nodes made of them one by one, the reductions these end in, and what
-    reads them otherwise, in words for users."""
+    """Where some values go: the nodes made of them one by one, the reductions these end in, and
+    what reads them otherwise, in words for users."""
 
-    def __init__(self, ir: IR, weight: int, part: Contraction, home: dict[int, int]):
+    def __init__(self, ir: IR, starts: Iterable[int], part: Contraction, home: dict[int, int]):
         self.ir, self.part, self.home = ir, part, home
         self.outputs = {i: k for k, i in ir.outputs.items()}
-        self.through = {weight}
+        self.through = set(starts)
         self.exits: list[int] = []
         self.whole: list[str] = []
-        users, stack = ir.users(), [weight]
+        users, stack = ir.users(), [*self.through]
         while stack:
             i = stack.pop()
             if i in self.outputs:
@@ -89,11 +89,16 @@ class Reach:
             return False
         if outside and supported(node) and not node.attrs.get("contract"):
             return True
-        self.whole.append(f"'{node.label}' at {node.site}" if node.site else node.label)
+        self.whole.append(_said(node))
         return False
 
     def _spread(self, node: Node) -> bool:
         return self.part.axis in node.axes and bool(node.axes & self.part.queries)
+
+
+def _said(node: Node) -> str:
+    """A reader, in words for users."""
+    return f"'{node.label}' at {node.site}" if node.site else f"'{node.label}'"
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,15 @@ class Source:
     node: int
     part: Contraction
     dims: Dims
+    softmax: Node
 
 
-def peak_of(new: IR, softmax: Node, source: Source) -> Expr:
-    """The logsumexp of a softmax's scores, which has the softmax's shape."""
+def peak_of(new: IR, softmax: Node, source: Source, narrow: bool = False) -> Expr:
+    """The logsumexp of a softmax's scores, which has the softmax's shape; in float32 at least,
+    unless `narrow`."""
     part = source.part
     sizes = tuple(part.ir.axes[a].length or 0 for a in part.parts)
-    attrs = {"which": len(part.results), "axes": softmax.axes - {part.axis}}
+    attrs = {"which": len(part.results), "axes": softmax.axes - {part.axis}, "narrow": narrow}
     pick = build(new, "pick", (source.node,), attrs, shape=sizes, dtype=softmax.dtype)
     return source.dims.taken(Expr(new, pick), softmax.id)
 
@@ -191,87 +198,121 @@ class TallyWriter(Writer):
 
 @dataclass
 class Tallied:
-    """A graph with reductions of a softmax's weights in its place: those, and what they were."""
+    """A graph with reductions in tiles: `starts` are values that they begin with, `parts` the
+    reductions, `reads` what these were called."""
 
     ir: IR
+    softmax: Node
+    source: Source
+    starts: list[int]
     parts: list[Tally]
     reads: list[str]
 
+    def reach(self) -> Reach:
+        """Where those values go that nothing reads whole."""
+        home, part = home_loops(self.ir), self.source.part
+        mine = [i for i in self.starts if i in self.ir.nodes]
+        fit = [i for i in mine if not Reach(self.ir, [i], part, home).whole]
+        return Reach(self.ir, fit, part, home)
 
-def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Tallied:
-    """Reductions in place of a softmax. Raises Unfit where something reads its weights whole."""
+
+def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Tallied | None:
+    """Reductions of a softmax's weights and scores in tiles; None where there are none.
+
+    Raises Unfit where something reads its weights whole.
+    """
     part = source.part
-    reach = Reach(ir, softmax.id, part, home_loops(ir))
-    _check(reach, part)
-    made = Tallied(_opened(ir, softmax, source, reach), [], [ir[i].label for i in reach.exits])
-    weight = made.ir.outputs.pop(WEIGHT)
-    while weight in made.ir.nodes:
-        reach = Reach(made.ir, weight, part, home_loops(made.ir))
-        if not reach.exits:
-            break
+    if softmax.id in ir.nodes:
+        _check(Reach(ir, [softmax.id], part, home_loops(ir)), part)
+    elif part.top or not part.queries:
+        return None
+    made = Tallied(ir, softmax, source, scores(ir, softmax), [], [])
+    if softmax.id in ir.nodes:
+        _open(made)
+    reach = made.reach()
+    made.reads = [_said(made.ir[i]) for i in reach.exits]
+    _spell(made, reach)
+    while (reach := made.reach()).exits:
         names = [*used, *(p.name for p in made.parts)]
-        _step(made, reach, softmax, weight, source, named(f"weights over {part.axis}", names))
-    part.read_peak()
-    return made
+        _step(made, reach, named(f"weights over {part.axis}", names))
+    if wide_of(made.ir, source, narrow=True):
+        part.read_peak()
+    return made if made.reads else None
 
 
 def _check(reach: Reach, part: Contraction) -> None:
     if reach.whole:
         raise Unfit(", ".join(dict.fromkeys(reach.whole)))
-    names = ", ".join(f"'{reach.ir[i].label}'" for i in reach.exits)
+    names = ", ".join(_said(reach.ir[i]) for i in reach.exits)
     if part.top:
         raise Unfit(f"{names}, as only the {part.top} best scores take part")
     if not part.queries:
         raise Unfit(f"{names}: they are no more than the keys")
 
 
-WEIGHT = "weights of a softmax"
+def scores(ir: IR, softmax: Node) -> list[int]:
+    """What a softmax takes, and what that is made of one by one."""
+    top = ir[softmax.inputs[0]] if softmax.inputs[0] in ir.nodes else None
+    found = [top] if top is not None else []
+    for node in found:
+        for x in ir.operands(node):
+            alike = x.axes == softmax.axes and x.shape == softmax.shape and x not in found
+            if alike and x.dtype.is_floating_point and supported(x):
+                found.append(x)
+    return [n.id for n in found]
 
 
-def _opened(ir: IR, softmax: Node, source: Source, reach: Reach) -> IR:
-    """The graph with weights made from scores, and their reductions spelled by sums."""
-    new, swap = ir.copy(), dict[int, int]()
+def _open(made: Tallied) -> None:
+    """Put weights made from scores in the place of the softmax."""
+    new, softmax = made.ir.copy(), made.softmax
     new.here = (softmax.name, softmax.site)
-    peak = peak_of(new, softmax, source)
-    swap[softmax.id] = weighed(new, softmax, peak).id
-    for i in reach.exits:
-        new.here = (ir[i].name, ir[i].site)
-        made = spelled(new, ir[i])
-        if made is not None:
-            swap[i] = made.id
+    weight = weighed(new, softmax, peak_of(new, softmax, made.source)).id
     new.here = ("", None)
-    new.outputs[WEIGHT] = swap[softmax.id]
-    return rewired(new, swap)
+    made.starts.append(weight)
+    made.ir = rewired(new, {softmax.id: weight})
 
 
-def _step(
-    made: Tallied, reach: Reach, softmax: Node, weight: int, source: Source, name: str
-) -> None:
+def _spell(made: Tallied, reach: Reach) -> None:
+    """Spell reductions by sums; the logsumexp of the scores is there already."""
+    new, swap = made.ir.copy(), dict[int, int]()
+    for node in (new[i] for i in reach.exits):
+        new.here = (node.name, node.site)
+        axis = node.attrs["axis"] == made.softmax.attrs["axis"]
+        if node.op == "axis_logsumexp" and axis and node.inputs == made.softmax.inputs:
+            swap[node.id] = peak_of(new, made.softmax, made.source, narrow=True).id
+        elif (found := spelled(new, node)) is not None:
+            swap[node.id] = found.id
+    new.here = ("", None)
+    made.ir = rewired(new, swap)
+
+
+def _step(made: Tallied, reach: Reach, name: str) -> None:
     """Put the reductions that wait for no other into tiles."""
     ir, axis = made.ir, reach.part.axis
     ready = independent(ir, reach.exits)
     inner = Inside(ir, axis, reach.home)
-    wanted = {weight, *ready, *reach.through} & reachable(ir, ready)
-    inside = wanted | inner.all(
-        [j for i in sorted(wanted) for j in ir[i].inputs if j not in wanted]
-    )
+    wanted = {*ready, *reach.through} & reachable(ir, ready)
+    roots = [j for i in sorted(wanted) for j in ir[i].inputs if j not in wanted]
+    # a score may be one of those that reductions begin with, and is computed in tiles as well
+    inside = wanted | inner.all([*(i for i in wanted if inner(i)), *roots])
     order = [i for i in ir.nodes if i in inside]
-    score = softmax.inputs[0]
+    score = made.softmax.inputs[0]
     pattern = Pattern(name, axis, -1, ready, order, operands(ir, order, {}), score)
-    writer = TallyWriter(ir, pattern, wide_of(ir, source))
+    writer = TallyWriter(ir, pattern, wide_of(ir, made.source))
     part = writer.tally(reach.part.queries)
     new = ir.copy()
-    _, swap = placed(new, pattern, part, writer.dims, softmax.site)
+    _, swap = placed(new, pattern, part, writer.dims, made.softmax.site)
     made.ir = rewired(new, swap)
     made.parts.append(part)
 
 
-def wide_of(ir: IR, source: Source) -> frozenset[int]:
-    """The nodes that are a softmax's logsumexp, in whatever form."""
+def wide_of(ir: IR, source: Source, narrow: bool = False) -> frozenset[int]:
+    """The nodes that are a softmax's logsumexp, in whatever form; with the `narrow` ones or not."""
     found: set[int] = set()
     for node in ir:
         peak = node.op == "pick" and node.inputs[0] == source.node
         peak = peak and node.attrs["which"] == len(source.part.results)
+        peak = peak and (narrow or not node.attrs["narrow"])
         if peak or (node.op in ("reshape", "permute") and node.inputs[0] in found):
             found.add(node.id)
     return frozenset(found)

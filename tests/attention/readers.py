@@ -1,4 +1,4 @@
-"""Softmaxes whose weights are read by more than weighted sums, in the ways a person may write it."""
+"""Softmaxes whose weights are read by more than weighted sums, in ways a person may write it."""
 
 from __future__ import annotations
 
@@ -90,6 +90,18 @@ class Forms(Added):
         }
 
 
+class Scores(Added):
+    """What is read of the scores alone: their logsumexp, the best of them."""
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {
+            "z": gn.logsumexp(s, over="source").square(),
+            "best": gn.max(s, over="source"),
+            "where": gn.argmax(s, over="source"),
+            "asked": gn.sum(s.sigmoid(), over="target"),
+        }
+
+
 class Waiting(Added):
     """A reduction that waits for another: how far weights are from being spread evenly."""
 
@@ -110,6 +122,16 @@ class Alone(Added):
         w = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
         g.output("entropy", -gn.sum(w * safe_log(w), over="source"))
         g.output("coverage", gn.sum(w, over="target"))
+
+
+class Rows(Added):
+    """The weights of chosen queries."""
+
+    def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
+        return {
+            "last": gn.last(w, over="target"),
+            "first": gn.first(torch.where(w > 0.1, w, 0.0), over="target"),
+        }
 
 
 class Heads(nn.Module):
@@ -137,7 +159,9 @@ READERS: dict[str, Callable[[], nn.Module]] = {
     "masked": Masked,
     "naive": Naive,
     "forms": Forms,
+    "scores": Scores,
     "waiting": Waiting,
     "alone": Alone,
+    "rows": Rows,
     "heads": Heads,
 }

@@ -48,7 +48,8 @@ def test_explain_says_how():
     assert "tiles of target and source" in gn.compile(Additive()).explain()
     assert "exactly torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
-    assert "the weights are stored besides, for 'mul" in text and "attention over source, 2" in text
+    assert "read besides by 'axis_sum" in text and "attention over source, 2" in text
+    assert "weights over source at networks.py:" in text and ": reductions" in text
 
 
 class Decoder(nn.Module):

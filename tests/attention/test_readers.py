@@ -13,7 +13,7 @@ from tests.graphs import assert_same, results
 
 TOLERANCE = 1e-12
 # batch, queries, keys
-LOGARITHMS = ("forms",)
+LOGARITHMS = ("forms", "scores")
 SIZES = [(2, 3, 17), (1, 1, 1), (3, 1, 17), (2, 17, 1), (0, 3, 5)]
 
 
@@ -49,3 +49,15 @@ def test_torch_in_many_tiles(name, tile, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", tile)
     for short in (False, True)[: 1 + (name != "naive")]:
         compare(name, "torch", (2, 3, 7), short)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_nothing_as_large_as_the_weights_is_left(name):
+    plan = gn.compile(READERS[name]()).plan
+    for note in plan.notes:
+        assert "stored" not in note.reason
+        if note.part is None:
+            assert name == "rows" and "for the one query that 'axis_at" in note.reason
+            continue
+        wide = [n for n in plan.ir if note.part.spread(n.axes) and n.op not in ("input", "attend")]
+        assert not wide

@@ -123,8 +123,8 @@ class AttendProgram:
 
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """The results, and where it is read the log-sum-exp; numbers of several dtypes, as autocast hands
-    out, are taken to the widest."""
+    """The results, and the log-sum-exp where it is read; numbers of several dtypes, as autocast
+    hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)
     if program.chosen is not None:
         return program.chosen(tensors, program.sizes(sizes))

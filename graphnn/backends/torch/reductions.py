@@ -52,9 +52,7 @@ class Reduced(Chunked):
                 self._merge(whole, made, tile)
         return [x.to(kind) if x.is_floating_point() else x for x in outs]
 
-    def _start(
-        self, i: int, like: Tensor, sizes: Mapping[str, int], acc: torch.dtype
-    ) -> Tensor:
+    def _start(self, i: int, like: Tensor, sizes: Mapping[str, int], acc: torch.dtype) -> Tensor:
         node = self.part.ir[i]
         shape = [*(sizes[a] for a in self.part.ir.layout(node.axes)), *node.shape]
         if node.op == "axis_max":
