@@ -131,8 +131,17 @@ def _double(kind: type[nn.Module]) -> nn.Module:
     return net
 
 
+class Made(Net):
+    """Keys that are made of the values."""
+
+    def mixed(self, q, k):
+        value = self.value(k)
+        weights = gn.softmax(self.score(self.query(q), self.key(value)), over="source")
+        return gn.sum(weights * value, over="source")
+
+
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
-@pytest.mark.parametrize("make", [Net, Additive])
+@pytest.mark.parametrize("make", [Net, Additive, Made])
 def test_second_derivatives(make, backend, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", 8)
     net = make().double()

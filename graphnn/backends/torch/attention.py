@@ -217,13 +217,28 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
     """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = list(ctx.saved_tensors[: len(ctx.wanted)])
+    tensors = apart(ctx.saved_tensors[: len(ctx.wanted)])
     outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
-    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
-    grads = torch.autograd.grad(
+    return derived(outs, tensors, ctx.wanted, flows)
+
+
+def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values, none of which is made of another: their derivatives are partial ones."""
+    return [t.view_as(t) for t in tensors]
+
+
+def derived(
+    outs: list[Tensor], tensors: list[Tensor], wanted: Sequence[bool], flows: list[Tensor]
+) -> Any:
+    """Gradients of the tensors that want one, which have gradients in turn."""
+    moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
+    pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(t) for t in moving]
+    outs, flows = (list(x) for x in zip(*pairs, strict=True))
+    return torch.autograd.grad(
         outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    return grads
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch import attention
-from graphnn.backends.torch.attention import AttendProgram, of_one_kind
+from graphnn.backends.torch.attention import AttendProgram, apart, derived, of_one_kind
 from graphnn.backends.torch.chunks import kind_of
 from graphnn.backends.torch.reductions import Reduced
 from graphnn.errors import DoubleBackwardError
@@ -137,13 +137,10 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _again(ctx: Any, program: TallyProgram, present: list[bool], flows: list[Tensor]) -> Any:
     """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = list(ctx.saved_tensors)
+    tensors = apart(ctx.saved_tensors)
     made = program.flowing(program.definition(tensors, ctx.sizes))
     outs = [o for o, p in zip(made, present, strict=True) if p]
-    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
-    return torch.autograd.grad(
-        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
-    )
+    return derived(outs, tensors, ctx.wanted, flows)
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
