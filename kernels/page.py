@@ -11,7 +11,7 @@ from .text import Names
 
 PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
-    *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
+    *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout", "level"),
 )
 RESERVED = frozenset(
     ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)

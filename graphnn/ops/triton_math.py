@@ -55,8 +55,6 @@ TRITON: dict[str, str] = {
     "detach": "{0}",
     "weigh": "tl.where({1} == float('-inf'), 0.0, tl.exp({0} - {1}))",
     "widen": "{0}",
-    # 64 roundings of float64 and of float32
-    "level": "(({0} == {1}) | ({0} >= {1} - tl.abs({1}) * (2.0**-46 if ACC == tl.float64 "
-    "else 2.0**-17)))",
+    "level": "level({0}, {1})",
     "soft": "tl.where({1} == float('-inf'), 0.0, tl.exp({0} - {1}))",
 }

@@ -51,6 +51,16 @@ def test_torch_in_many_tiles(name, tile, monkeypatch):
         compare(name, "torch", (2, 3, 7), short)
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", READERS)
+def test_kernels(name, short):
+    if short and name == "naive":
+        pytest.skip("by the definition log 0 has no gradient")
+    for sizes in SIZES[: 1 if short else 3]:
+        model = compare(name, "interpret", sizes, short)
+        assert "falls back:" not in model.explain()
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_nothing_as_large_as_the_weights_is_left(name):
     plan = gn.compile(READERS[name]()).plan

@@ -15,6 +15,7 @@ from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
+from graphnn.backends.triton.tallies import Reductions
 from graphnn.ir import IR
 from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
@@ -186,11 +187,9 @@ class Lowering:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
         if part.top:
             return None
-        if isinstance(part, Tally):
-            self.unwritten[part.name] = "kernels have no reductions"
-            return None
+        kind = Reductions if isinstance(part, Tally) else Kernels
         try:
-            return Kernels(part, passes, self.interpret)
+            return kind(part, passes, self.interpret)  # type: ignore[arg-type]
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
