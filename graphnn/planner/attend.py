@@ -103,8 +103,9 @@ def besides(
             new, source = alone(ir, softmax, used)
         made = tallied(new, softmax, source, used)
     except Unfit as why:
-        how = "the weights are stored besides, for" if mine.part else "its weights are stored, for"
-        return ir, _said(notes, mine, f"{how} {why}")
+        how = "the weights are stored besides" if mine.part else "its weights are stored"
+        reason = str(why) if str(why).startswith("for ") else f"as {why}"
+        return ir, _said(notes, mine, f"{how}, {reason}")
     if made is None:
         return ir, notes
     names = ", ".join(made.reads)

@@ -20,6 +20,8 @@ from graphnn.planner.split import home_loops
 from graphnn.planner.tiles import Contraction, Dims, Pattern, Unfit, Writer, operands, supported
 
 REDUCERS = frozenset({"axis_sum", "axis_max", "axis_argmax", "axis_logsumexp"})
+# what a sum may be taken before as well as behind
+LINEAR = frozenset({"sum", "reshape", "permute", "neg", "mul", "div"})
 INF = float("inf")
 
 
@@ -134,9 +136,29 @@ def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
     return make("where", valid, make("weigh", make("where", valid, score, -INF), peak), 0.0)
 
 
+def first(new: IR, node: Node) -> Expr | None:
+    """A sum along an axis taken before sums over other dimensions, such as heads, that it is of."""
+    x, *rest = (Expr(new, i) for i in node.inputs)
+    steps: list[Node] = []
+    while x.node.op in LINEAR and sum(new[i].op != "const" for i in x.node.inputs) == 1:
+        if x.node.op == "div" and new[x.node.inputs[0]].op == "const":
+            break
+        steps.append(x.node)
+        x = next(Expr(new, i) for i in x.node.inputs if new[i].op != "const")
+    if all(step.op != "sum" for step in steps):
+        return None
+    made = make("axis_sum", x, *rest, axis=node.attrs["axis"])
+    for step in reversed(steps):
+        inputs = [Expr(new, i) if new[i].op == "const" else made for i in step.inputs]
+        made = make(step.op, *inputs, **step.attrs)
+    return made
+
+
 def spelled(new: IR, node: Node) -> Expr | None:
     """A largest value, or a logsumexp, by sums, which tiles have the derivatives of."""
-    if node.op not in ("axis_max", "axis_logsumexp"):
+    if node.op == "axis_sum":
+        return first(new, node)
+    if node.op == "axis_argmax":
         return None
     x, *rest = (Expr(new, i) for i in node.inputs)
     axis, fixed = node.attrs["axis"], make("detach", x)
@@ -242,12 +264,12 @@ def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Talli
 
 def _check(reach: Reach, part: Contraction) -> None:
     if reach.whole:
-        raise Unfit(", ".join(dict.fromkeys(reach.whole)))
+        raise Unfit(f"for {', '.join(dict.fromkeys(reach.whole))}")
     names = ", ".join(_said(reach.ir[i]) for i in reach.exits)
     if part.top:
-        raise Unfit(f"{names}, as only the {part.top} best scores take part")
+        raise Unfit(f"for {names}, as only the {part.top} best scores take part")
     if not part.queries:
-        raise Unfit(f"{names}: they are no more than the keys")
+        raise Unfit(f"for {names}: they are no more than the keys")
 
 
 def scores(ir: IR, softmax: Node) -> list[int]:

@@ -11,11 +11,6 @@ import graphnn as gn
 from tests.attention.networks import WIDTH, Additive, Net
 
 
-def safe_log(w: gn.Value) -> gn.Value:
-    """log w; zero for a weight of zero, and so is its gradient."""
-    return torch.log(torch.where(w > 0, w, 1.0))
-
-
 class Read(Net):
     """Attention, and what `read` makes of its weights."""
 
@@ -29,7 +24,7 @@ class Read(Net):
             g.output(name, v)
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
-        return {"entropy": -gn.sum(w * safe_log(w), over="source")}
+        return {"entropy": gn.entropy(w, over="source")}
 
 
 class Added(Read, Additive):
@@ -64,7 +59,7 @@ class Masked(Added):
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
         return {
-            "entropy": -gn.sum(w * safe_log(w), over="source"),
+            "entropy": gn.entropy(w, over="source"),
             "coverage": gn.sum(w, over="target"),
             "best": gn.max(w, over="source"),
             "where": gn.argmax(w, over="source"),
@@ -120,7 +115,7 @@ class Alone(Added):
         q = g.input("q", (self.width,), over="target")
         k = g.input("k", (self.width,), over="source")
         w = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
-        g.output("entropy", -gn.sum(w * safe_log(w), over="source"))
+        g.output("entropy", gn.entropy(w, over="source"))
         g.output("coverage", gn.sum(w, over="target"))
 
 
@@ -135,7 +130,7 @@ class Rows(Added):
 
 
 class Heads(nn.Module):
-    """Causal self-attention of two heads, its entropy, and how much each position got."""
+    """Causal self-attention of two heads: entropy, what each position got, a mean of heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,8 +141,9 @@ class Heads(nn.Module):
         q, k, v = self.maps(x).chunk(3)
         y, w = gn.attend(q, k, v, over="time", heads=2, causal=True, with_weights=True)
         g.output("y", y)
-        g.output("entropy", -gn.sum(w * safe_log(w), over="time_key"))
+        g.output("entropy", gn.entropy(w, over="time_key"))
         g.output("got", gn.sum(w, over="time"))
+        g.output("alike", gn.sum(w.square().mean(0), over="time_key"))
 
 
 READERS: dict[str, Callable[[], nn.Module]] = {

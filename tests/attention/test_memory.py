@@ -54,7 +54,7 @@ def test_grows_as_queries_and_keys(make, monkeypatch):
     assert peak(make(), 512, 128) < most and peak(make(), 128, 512) < most
 
 
-@pytest.mark.parametrize("name", ["coverage", "masked", "waiting", "rows"])
+@pytest.mark.parametrize("name", ["masked", "rows"])
 def test_what_reads_weights_besides_grows_as_queries_and_keys(name, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", 2**12)
     few, more = (peak(READERS[name](), n, n) for n in (128, 256))
