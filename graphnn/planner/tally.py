@@ -100,7 +100,9 @@ class Reach:
 
 def _said(node: Node) -> str:
     """A reader, in words for users."""
-    return f"'{node.label}' at {node.site}" if node.site else f"'{node.label}'"
+    over = f" over {node.attrs['axis']}" if node.op in REDUCERS else ""
+    what = f"'{node.name or node.op.removeprefix('axis_') + over}'"
+    return f"{what} at {node.site}" if node.site else what
 
 
 @dataclass(frozen=True)

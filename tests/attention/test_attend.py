@@ -48,7 +48,7 @@ def test_explain_says_how():
     assert "tiles of target and source" in gn.compile(Additive()).explain()
     assert "exactly torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
-    assert "read besides by 'axis_sum" in text and "attention over source, 2" in text
+    assert "read besides by 'sum over source' at" in text and "attention over source, 2" in text
     assert "weights over source at networks.py:" in text and ": reductions" in text
 
 

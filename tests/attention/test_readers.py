@@ -96,7 +96,7 @@ def test_stored_where_something_reads_them_whole():
             return {"s": s, "entropy": gn.entropy(w, over="source")}
 
     text = gn.compile(Some()).explain()
-    assert "read besides by 'axis_sum" in text and "weights over source" in text
+    assert "read besides by 'sum over source' at" in text and "weights over source" in text
 
 
 @pytest.mark.parametrize("tile", [1, 2**20])
