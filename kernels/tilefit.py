@@ -12,7 +12,7 @@ from .cache import load, recall, remember
 from .contraction import Source
 from .limits import register_cap
 
-POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32"}
+POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
 STAGES = 2
 
 

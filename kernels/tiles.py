@@ -108,7 +108,7 @@ def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
     rows, columns = set(program.rows), set(program.columns)
     found: dict[str, tuple[bool, bool]] = {}
     for op in program.ops:
-        if op.kind == "read":
+        if op.kind in ("read", "draw"):
             axes = set(op.attrs["tensor"].axes)
         elif op.kind == "index":
             axes = {op.attrs["axis"]}

@@ -80,7 +80,7 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
                 if not any(n.softmax == node.label and n.part for n in notes):
                     notes.append(_note(node, node.label, str(why)))
                 continue
-            notes.append(_note(node, part.name, stored(part), part))
+            notes.append(_note(node, part.name, "", part))
             place, mine = placed(new, pattern, part, writer.dims, node.site)
             swap |= mine
             sources.setdefault(node.id, Source(place, part, writer.dims, node))
@@ -116,7 +116,7 @@ def besides(
         ]
         mine = next(n for n in notes if n.part is part)
     notes = _said(notes, mine, f"read besides by {names}: weights are made anew, in tiles")
-    return made.ir, notes + [_note(softmax, p.name, stored(p), p) for p in made.parts]
+    return made.ir, notes + [_note(softmax, p.name, "", p) for p in made.parts]
 
 
 def _said(notes: list[Note], note: Note, text: str) -> list[Note]:
@@ -136,12 +136,6 @@ def alone(ir: IR, softmax: Node, used: Sequence[str]) -> tuple[IR, Source]:
 
 def _note(node: Node, name: str, reason: str, part: Contraction | None = None) -> Note:
     return Note(name, node.label, node.attrs["axis"], str(node.site or ""), reason, part)
-
-
-def stored(part: Contraction) -> str:
-    """What is read that is as large as the weights, in words for users."""
-    what = ", ".join(part.stored)
-    return f"as large as the weights, and stored: {what}" if what else ""
 
 
 def find(

@@ -61,6 +61,15 @@ class Contraction:
         if self.total < 0:
             self.total = make("axis_sum", Expr(self.ir, self.weight), axis=self.axis).id
 
+    def drawn(self, i: int) -> bool:
+        """Whether a read is given as a seed, of which its numbers are drawn where they are used."""
+        return "places" in self.ir[i].attrs
+
+    @property
+    def moving(self) -> tuple[bool, ...]:
+        """Which reads may have a gradient: numbers, but no noise."""
+        return tuple(self.ir[i].dtype.is_floating_point and not self.drawn(i) for i in self.reads)
+
     @property
     def peak(self) -> int:
         """The score's logsumexp."""
@@ -91,8 +100,8 @@ class Contraction:
 
     @property
     def stored(self) -> list[str]:
-        """Reads as large as the weights themselves."""
-        found = (self.ir[i] for i in self.reads)
+        """Reads as large as the weights themselves; what is drawn from a seed is none."""
+        found = (self.ir[i] for i in self.reads if not self.drawn(i))
         return [n.label for n in found if self.axis in n.axes and n.axes & self.queries]
 
 

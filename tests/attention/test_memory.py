@@ -21,9 +21,10 @@ def peak(
     keys: int,
     skip: tuple[str, ...] = ("match",),
     batch: int = 1,
+    recompute: bool | None = None,
 ) -> int:
     """The most bytes held at once by a forward and a backward."""
-    model = gn.compile(net, skip=skip)
+    model = gn.compile(net, skip=skip, recompute=recompute)
     given = inputs(model, batch, queries, keys, torch.float32)
 
     leaves = [*given.values(), *model.parameters()]

@@ -74,6 +74,7 @@ def test_nothing_as_large_as_the_weights_is_left(name):
     plan = gn.compile(READERS[name]()).plan
     for note in plan.notes:
         assert "stored" not in note.reason
+        assert note.part is None or not note.part.stored
         if note.part is None:
             assert name == "rows" and "for the one query that 'axis_at" in note.reason
             continue

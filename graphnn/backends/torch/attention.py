@@ -68,7 +68,7 @@ class AttendProgram:
         plain_form = "match" in passes and not part.top and part.weight >= 0 > part.total
         form = dot_product(part) if plain_form else None
         self.direct = Direct(part, form) if form is not None else None
-        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        self.floating = part.moving
         self.key = f"{part.name} {next(_numbers)}"
         PROGRAMS[self.key] = self
         own = self.chosen is None and self.direct is None

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.philox import dropped, places_of
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.reverse import gradients, positions, reverse, tiled
 from graphnn.planner.tiles import Contraction
@@ -27,6 +28,24 @@ Tile = dict[str, tuple[int, int]]
 TILE = 2**20
 # sizes below which an axis is cut only when all are at theirs
 LEAST = {"rows": 16, "over": 256}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Noise that is drawn tile by tile: its seed, and the axes that its places run over."""
+
+    seed: Tensor
+    node: Node
+    sizes: Mapping[str, int]
+    dtype: torch.dtype = torch.int64
+
+    def cut(self, axes: Sequence[str], tile: Tile) -> Tensor:
+        """The numbers of a tile, over `axes`, in float64."""
+        order = self.node.attrs["places"]
+        spans = [(*tile.get(a, (0, self.sizes[a])), self.sizes[a]) for a in order]
+        at = places_of(spans, self.seed.device)
+        made = dropped(self.seed, self.node.attrs["p"], at, torch.float64)
+        return made.permute([order.index(a) for a in axes])
 
 
 @dataclass
@@ -75,6 +94,9 @@ class Chunked:
         wanted = [f"w{k}" for k in range(len(results))]
         ir = ir.copy()
         ir.outputs = dict(zip(wanted, results, strict=True))
+        for node in [n for n in ir if "places" in n.attrs]:
+            # to a tile noise is a value as any other
+            ir.nodes[node.id] = replace(node, attrs={k: node.attrs[k] for k in ("key", "was")})
         ir, given = positions(ir)
         made = [ir.outputs[w] for w in wanted]
         likes = [ir[i] for i in made] if likes is None else likes
@@ -120,7 +142,10 @@ class Chunked:
             tile = dict(zip(axes[:-1], rows, strict=True))
             yield tile, [{**tile, axes[-1]: span} for span in cuts[-1]]
 
-    def cut(self, x: Tensor, axes: Sequence[str], tile: Tile) -> Tensor:
+    def cut(self, x: Tensor | Drawn, axes: Sequence[str], tile: Tile) -> Tensor:
+        """What of a value belongs to a tile."""
+        if isinstance(x, Drawn):
+            return x.cut(axes, tile)
         for d, axis in enumerate(axes):
             if axis in tile and tile[axis] != (0, x.shape[d]):
                 start, stop = tile[axis]
@@ -131,9 +156,15 @@ class Chunked:
         """What of the reads belongs to a tile."""
         return [self.cut(x, a, tile) for x, a in zip(tensors, self._layouts(), strict=True)]
 
+    def sown(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor | Drawn]:
+        """The reads, and what is given behind them; seeds as the noise they stand for."""
+        part = self.part
+        seeds = {k: part.ir[i] for k, i in enumerate(part.reads) if part.drawn(i)}
+        return [Drawn(x, seeds[k], sizes) if k in seeds else x for k, x in enumerate(tensors)]
+
     def _parts(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Sequence[Tensor | Drawn],
         layouts: Sequence[Sequence[str]],
         tile: Tile,
         acc: torch.dtype,
@@ -149,7 +180,7 @@ class Chunked:
         """The results, and `peak` in float32 or wider."""
         kind = _kind(self.part, tensors)
         acc = torch.promote_types(kind, torch.float32)
-        layouts = self._layouts()
+        layouts, given = self._layouts(), self.sown(tensors, sizes)
         outs = [
             tensors[0].new_empty([sizes[a] for a in self.row_axes] + list(n.shape), dtype=d)
             for n, d in zip(self._results, [kind] * (len(self._results) - 1) + [acc], strict=True)
@@ -157,7 +188,7 @@ class Chunked:
         for rows, tiles in self.tiles_of(sizes):
             merged: list[Tensor] | None = None
             for tile in tiles:
-                parts = self._parts(tensors, layouts, tile, acc)
+                parts = self._parts(given, layouts, tile, acc)
                 made = self.ahead(parts, tile, sizes)
                 merged = made if merged is None else merge(merged, made, acc)
             for out, value in zip(outs, merged or (), strict=False):
@@ -192,10 +223,11 @@ class Chunked:
         kind = _kind(self.part, given)
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
+        sown = self.sown(given, sizes)
         grads = [torch.zeros_like(given[k], dtype=acc) for k in chosen]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
-                parts = self._parts(given, layouts, tile, acc)
+                parts = self._parts(sown, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
                     self.cut(grad, layouts[k], tile).add_(value)
         return [g.to(given[k].dtype) for g, k in zip(grads, chosen, strict=True)]
@@ -230,8 +262,7 @@ class Chunked:
 
     def sources(self) -> list[str]:
         """The code of tiles, forward and backward."""
-        floating = tuple(self.part.ir[i].dtype.is_floating_point for i in self.part.reads)
-        back = self._backward(floating, (True,) * len(self.part.ends))
+        back = self._backward(self.part.moving, (True,) * len(self.part.ends))
         return [self.ahead.function.source, back.function.source]
 
 

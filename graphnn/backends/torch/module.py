@@ -23,7 +23,7 @@ from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import LoopIR, extract, form_of
 from graphnn.planner.partition import Whole
 from graphnn.planner.reverse import arranged
-from graphnn.planner.seed import seed
+from graphnn.planner.seed import seed, seed_tiles
 from graphnn.planner.sink import absorbed
 from graphnn.planner.tally import Tally
 
@@ -83,13 +83,14 @@ def build(
     `lowering` makes kernels of the loops; without it they are torch code.
     """
     ir = fuse(ir, in_loops=False)
+    noise = {n.id for n in random_nodes(ir, training)}
+    ir = seed_tiles(ir, order, noise) if recompute else ir
     users = ir.users()
     kept = set(ir.outputs.values())
     parts = parts_of(ir, "beside" in passes and lowering is not None)
     loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     if lowering is not None and recompute:
-        noise = {n.id for n in random_nodes(ir, training)}
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}

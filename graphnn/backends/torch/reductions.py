@@ -43,11 +43,11 @@ class Reduced(Chunked):
         acc = torch.promote_types(kind, torch.float32)
         outs = [self._start(i, tensors[0], sizes, acc) for i in part.results]
         tops = [outs[part.results.index(i)].to(acc).fill_(-math.inf) for i in self.found]
-        reads = self._layouts()
+        reads, given = self._layouts(), self.sown(tensors, sizes)
         kept = [ir.layout(ir[i].axes) for i in (*part.results, *self.found)]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
-                made = self.ahead(self._parts(tensors, reads, tile, acc), tile, sizes)
+                made = self.ahead(self._parts(given, reads, tile, acc), tile, sizes)
                 whole = [self.cut(x, a, tile) for x, a in zip((*outs, *tops), kept, strict=True)]
                 self._merge(whole, made, tile)
         return [x.to(kind) if x.is_floating_point() else x for x in outs]

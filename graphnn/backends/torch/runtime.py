@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.buffers import bare, buffer
+from graphnn.backends.torch.philox import dropped, places_of
 from graphnn.ops.axis import level, soft, weigh, widen
 from graphnn.ops.pointwise import clip_gradient
 from graphnn.ops.views import run_put_rows as put_rows
@@ -120,6 +121,14 @@ def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tens
     order = filled(x, d, length, float("-inf")).argsort(dim=d, descending=True, stable=True)
     chosen = order.argsort(dim=d, stable=True) < k
     return chosen if length is None else chosen & (places(x, d) < length)
+
+
+def noise(seed: Tensor, kind: str, p: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Numbers by counter; of attention's weights, dropout alone."""
+    if kind != "dropout":
+        raise AssertionError(f"no noise '{kind}' is drawn by torch from a seed")
+    at = places_of([(0, n, n) for n in shape], seed.device)
+    return dropped(seed, p, at, dtype)
 
 
 def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:

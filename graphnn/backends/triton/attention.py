@@ -63,8 +63,7 @@ class Kernels:
         self.name = Scope(IR()).fresh(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}
-        floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
-        self.full = floating, (True,) * len(part.ends)
+        self.full = part.moving, (True,) * len(part.ends)
         self.backward_of(*self.full)
 
     def _stage(self, kernel: Kernel) -> Stage:

@@ -231,11 +231,16 @@ class Ops:
         name = wanted
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
+        drawn = "places" in node.attrs
         wide = node.attrs.get("wide") or node.attrs.get("key") in ("peak", "delta")
         kind = "acc" if wide else kind_of(node)
-        tensor = Tensor(name, node.shape, self.ir.layout(node.axes), kind)
+        axes = node.attrs["places"] if drawn else self.ir.layout(node.axes)
+        tensor = Tensor(name, node.shape, axes, "seed" if drawn else kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
+        if drawn:
+            law = {"law": node.attrs["kind"], "p": float(node.attrs["p"])}
+            return self._add(node, "draw", (), tensor=tensor, **law)
         return self._add(node, "read", (), tensor=tensor)
 
     def _pointwise(self, node: Node) -> str:

@@ -34,8 +34,7 @@ class Reductions(Kernels):
         kernels = back(part, self.role, part.ir, self.exits, self.name, "reductions")
         self.stages = [self._stage(k) for k in kernels]
         self._backwards: dict[Any, Backward] = {}
-        floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
-        self.full = floating, (True,) * len(part.ends)
+        self.full = part.moving, (True,) * len(part.ends)
         if part.ends:
             self.backward_of(*self.full)
 
