@@ -443,7 +443,8 @@ def compile(
     "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
     "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
     True computes pointwise values again in the backward rather than saving them, and lets kernels
-    draw their noise, which then is nowhere in memory; False saves all; None takes the faster.
+    draw their noise, and attention its dropout, which then is nowhere in memory; False saves all;
+    None takes the faster.
     Raises GraphError where the graph is wrong.
     """
     if backend not in BACKENDS:
