@@ -43,7 +43,8 @@ class Tally(Contraction):
 
     @property
     def queries(self) -> frozenset[str]:
-        """The axes of queries: none that a result has along with that of keys."""
+        """The axes of queries: none that a result has along with that of keys, as all of these are
+        reduced over one axis."""
         kept = (self.ir[i].axes for i in self.results)
         return self.asking - frozenset().union(*(a for a in kept if self.axis in a))
 
@@ -86,7 +87,7 @@ class Reach:
     def _into(self, node: Node) -> bool:
         """Whether a reader makes numbers for each query and key that may stay in tiles."""
         outside = node.id not in self.home
-        if outside and node.op in REDUCERS and not self._spread(node):
+        if outside and node.op in REDUCERS and self._smaller(node):
             self.exits += [node.id] * (node.id not in self.exits)
             return False
         if outside and supported(node) and not node.attrs.get("contract"):
@@ -94,8 +95,16 @@ class Reach:
         self.whole.append(_said(node))
         return False
 
-    def _spread(self, node: Node) -> bool:
-        return self.part.axis in node.axes and bool(node.axes & self.part.queries)
+    def _smaller(self, node: Node) -> bool:
+        """Whether a reduction is one over keys or over an axis of queries."""
+        return node.attrs["axis"] in {self.part.axis, *self.part.queries}
+
+    def at_once(self) -> list[int]:
+        """The reductions that wait for no other, of those over queries the ones over one axis."""
+        ready = independent(self.ir, self.exits)
+        axes = [self.ir[i].attrs["axis"] for i in ready]
+        asked = [a for a in axes if a != self.part.axis][:1]
+        return [i for i, a in zip(ready, axes, strict=True) if a in (self.part.axis, *asked)]
 
 
 def _said(node: Node) -> str:
@@ -313,7 +322,7 @@ def _spell(made: Tallied, reach: Reach) -> None:
 def _step(made: Tallied, reach: Reach, name: str) -> None:
     """Put the reductions that wait for no other into tiles."""
     ir, axis = made.ir, reach.part.axis
-    ready = independent(ir, reach.exits)
+    ready = reach.at_once()
     inner = Inside(ir, axis, reach.home)
     wanted = {*ready, *reach.through} & reachable(ir, ready)
     roots = [j for i in sorted(wanted) for j in ir[i].inputs if j not in wanted]

@@ -129,6 +129,37 @@ class Rows(Added):
         }
 
 
+class Beams(Added):
+    """Queries over two axes: what is reduced over one of them still varies over the other."""
+
+    def graph(self, g: gn.Graph) -> None:
+        q = g.input("q", (self.width,), over=("target", "time"))
+        k = g.input("k", (self.width,), over="source")
+        w = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
+        g.output("y", gn.sum(w * k, over="source"))
+        g.output("coverage", gn.sum(w, over="target"))
+        g.output("asked", gn.max(w * w, over="time"))
+        g.output("entropy", gn.entropy(w, over="source"))
+
+
+class Memory(nn.Module):
+    """Slots that all examples share, and how much each example asks them for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.randn(20, WIDTH))
+        self.values = nn.Parameter(torch.randn(20, WIDTH))
+
+    def graph(self, g: gn.Graph) -> None:
+        q = g.input("q", (WIDTH,), over="time")
+        g.axis("slot", 20)
+        keys, values = gn.along(self.keys, "slot"), gn.along(self.values, "slot")
+        w = gn.softmax(gn.dot(q, keys), over="slot")
+        g.output("y", gn.sum(w * values, over="slot"))
+        g.output("used", gn.sum(w, over="time"))
+        g.output("where", gn.argmax(w, over="slot"))
+
+
 class Heads(nn.Module):
     """Causal self-attention of two heads: entropy, what each position got, a mean of heads."""
 
@@ -159,5 +190,7 @@ READERS: dict[str, Callable[[], nn.Module]] = {
     "waiting": Waiting,
     "alone": Alone,
     "rows": Rows,
+    "beams": Beams,
+    "memory": Memory,
     "heads": Heads,
 }
