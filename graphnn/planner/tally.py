@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphnn.ir import IR, Node
-from graphnn.ops.expr import Expr, make
+from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.sources import index_of
-from graphnn.ops.table import build
+from graphnn.ops.table import OPS, build
 from graphnn.planner.inside import Inside, independent
 from graphnn.planner.placing import named, placed, rewired
-from graphnn.planner.rewrite import keep, reachable
+from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops
 from graphnn.planner.tiles import Contraction, Dims, Pattern, Unfit, Writer, operands, supported
 
@@ -147,6 +147,30 @@ def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
     return make("where", valid, make("weigh", make("where", valid, score, -INF), peak), 0.0)
 
 
+def settled(ir: IR, through: set[int]) -> IR:
+    """The graph with weights reshaped after what is made of them one by one, and after their
+    reductions, not before: dimensions such as heads then stay apart in tiles."""
+    if all(ir[i].op != "reshape" for i in through):
+        return ir
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        alone = OPS[node.op].family == "pointwise" or node.op in REDUCERS
+        wide = [new[i] for i in node.inputs if new[i].shape]
+        if not alone or not wide or any(x.op != "reshape" for x in wide):
+            return None
+        before = {new[x.inputs[0]].shape for x in wide}
+        if len(before) > 1 or any(x.shape != node.shape for x in wide):
+            return None
+        if through.isdisjoint(x.id for x in wide):
+            return None
+        inputs = [Expr(new, new[i].inputs[0] if new[i].shape else i) for i in node.inputs]
+        made = reshape(make(node.op, *inputs, **node.attrs), node.shape)
+        through.add(made.id)
+        return made
+
+    return rewrite(ir, rule)
+
+
 def first(new: IR, node: Node) -> Expr | None:
     """A sum along an axis taken before sums over other dimensions, such as heads, that it is of."""
     x, *rest = (Expr(new, i) for i in node.inputs)
@@ -262,6 +286,7 @@ def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Talli
     made = Tallied(ir, softmax, source, scores(ir, softmax), [], [])
     if softmax.id in ir.nodes:
         _open(made)
+    made.ir = settled(made.ir, made.reach().through)
     reach = made.reach()
     made.reads = [_said(made.ir[i]) for i in reach.exits]
     _spell(made, reach)

@@ -177,6 +177,23 @@ class Heads(nn.Module):
         g.output("alike", gn.sum(w.square().mean(0), over="time_key"))
 
 
+class Grouped(nn.Module):
+    """Two queries to a key: weights that are reshaped before they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", (WIDTH,), over="time")
+        q, k = self.query(x), self.key(x)
+        y, w = gn.attend(q, k, k, over="time", heads=4, kv_heads=2, causal=True, with_weights=True)
+        g.output("y", y)
+        g.output("entropy", gn.entropy(w, over="time_key"))
+        g.output("where", gn.argmax(w, over="time_key"))
+        g.output("got", gn.sum(w.mean(0), over="time"))
+
+
 READERS: dict[str, Callable[[], nn.Module]] = {
     "entropy": Read,
     "additive": Added,
@@ -193,4 +210,5 @@ READERS: dict[str, Callable[[], nn.Module]] = {
     "beams": Beams,
     "memory": Memory,
     "heads": Heads,
+    "grouped": Grouped,
 }
