@@ -103,7 +103,8 @@ def besides(
             new, source = alone(ir, softmax, used)
         made = tallied(new, softmax, source, used)
     except Unfit as why:
-        how = "the weights are stored besides" if mine.part else "its weights are stored"
+        what = "weights" if softmax.id in ir.nodes else "scores"
+        how = f"the {what} are stored besides" if mine.part else "its weights are stored"
         reason = str(why) if str(why).startswith("for ") else f"as {why}"
         return ir, _said(notes, mine, f"{how}, {reason}")
     if made is None:

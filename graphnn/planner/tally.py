@@ -147,9 +147,9 @@ def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
     return make("where", valid, make("weigh", make("where", valid, score, -INF), peak), 0.0)
 
 
-def settled(ir: IR, through: set[int]) -> IR:
+def settled(ir: IR, through: set[int], starts: Sequence[int]) -> IR:
     """The graph with weights reshaped after what is made of them one by one, and after their
-    reductions, not before: dimensions such as heads then stay apart in tiles."""
+    reductions, not before: dimensions such as heads then stay apart in tiles. `starts` stay."""
     if all(ir[i].op != "reshape" for i in through):
         return ir
 
@@ -161,7 +161,7 @@ def settled(ir: IR, through: set[int]) -> IR:
         before = {new[x.inputs[0]].shape for x in wide}
         if len(before) > 1 or any(x.shape != node.shape for x in wide):
             return None
-        if through.isdisjoint(x.id for x in wide):
+        if node.id in starts or through.isdisjoint(x.id for x in wide):
             return None
         inputs = [Expr(new, new[i].inputs[0] if new[i].shape else i) for i in node.inputs]
         made = reshape(make(node.op, *inputs, **node.attrs), node.shape)
@@ -286,7 +286,7 @@ def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Talli
     made = Tallied(ir, softmax, source, scores(ir, softmax), [], [])
     if softmax.id in ir.nodes:
         _open(made)
-    made.ir = settled(made.ir, made.reach().through)
+    made.ir = settled(made.ir, made.reach().through, made.starts)
     reach = made.reach()
     made.reads = [_said(made.ir[i]) for i in reach.exits]
     _spell(made, reach)
