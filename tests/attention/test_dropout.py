@@ -43,8 +43,10 @@ class Heads(nn.Module):
 NETWORKS = {"dropped": Dropped, "heads": Heads}
 
 
-@pytest.mark.parametrize("tile", [40, 2**20])
-@pytest.mark.parametrize("backend", ["torch", "interpret"])
+WAYS = [("torch", 40), ("torch", 2**20), ("interpret", 2**20)]
+
+
+@pytest.mark.parametrize("backend, tile", WAYS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_the_definition(name, backend, tile, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", tile)
