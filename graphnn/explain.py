@@ -12,6 +12,8 @@ from graphnn.ops.table import OPS
 from graphnn.planner.choose import Decision, fallbacks, name_of
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.plan import Plan
+from graphnn.planner.tally import Tally
+from graphnn.planner.tiles import Contraction
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
 
@@ -223,11 +225,23 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
         if note.part is None:
             lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
             continue
-        lines.append(f"{note.name}{where}: contraction")
-        if note.part.origin in programs:
-            lines += [f"  {text}" for text in programs[note.part.origin].says()]
+        what = "reductions" if isinstance(note.part, Tally) else "contraction"
+        lines.append(f"{note.name}{where}: {what}")
+        made = programs.get(note.part.origin)
+        lines += [f"  {text}" for text in (made.says() if made is not None else ())]
         lines += [f"  {note.reason}"] * bool(note.reason)
+        lines += [f"  {text}" for text in _read(note.part if made is None else made.part)]
     return lines
+
+
+def _read(part: Contraction) -> list[str]:
+    """What tiles read that is as large as the weights, or would be."""
+    drawn = ", ".join(part.ir[i].label for i in part.reads if part.drawn(i))
+    stored = ", ".join(part.stored)
+    return [
+        *[f"as large as the weights, and stored: {stored}"] * bool(stored),
+        *[f"drawn anew from a seed wherever it is read: {drawn}"] * bool(drawn),
+    ]
 
 
 def _numbers(node: Node) -> int:

@@ -76,6 +76,12 @@ def logsumexp(v: Value, over: str) -> Value:
     return _over("axis_logsumexp", v, over)
 
 
+def entropy(v: Value, over: str) -> Value:
+    """-Σ v log v along an axis, of weights that sum to one; a weight of zero adds nothing, and no
+    gradient flows to it."""
+    return -sum(v * torch.log(torch.where(v > 0, v, 1.0)), over)
+
+
 def argmax(v: Value, over: str) -> Value:
     """Position of the largest along an axis (int64; the first of equals)."""
     return _over("axis_argmax", v, over)

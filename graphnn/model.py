@@ -448,10 +448,11 @@ def compile(
     "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
     "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
     True computes pointwise values again in the backward rather than saving them, and lets kernels
-    draw their noise, which then is nowhere in memory; False saves all; None takes the faster.
-    `float32` is how kernels multiply float32: "ieee" (plain multiply-adds), "tf32x3" (three
-    products of TF32), "tf32" (one), or None, as torch.set_float32_matmul_precision says; products
-    that are torch's own always go by that. Raises GraphError where the graph is wrong.
+    draw their noise, and attention its dropout, which then is nowhere in memory; False saves all;
+    None takes the faster. `float32` is how kernels multiply float32: "ieee" (plain multiply-adds),
+    "tf32x3" (three products of TF32), "tf32" (one), or None, as torch.set_float32_matmul_precision
+    says; products that are torch's own always go by that. Raises GraphError where the graph is
+    wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(

@@ -91,7 +91,7 @@ class Runner:
             lead = lead if kind == "each" else [parts, *lead]
             if kind == "tile":
                 lead = [parts, *(sizes[a] for a in p.blocks), tiles]
-            further = parts > 1 and kind != "each"
+            further = parts > 1 and kind != "each" and wanted.is_floating_point
             full = torch.promote_types(wanted, torch.float32) if further else wanted
             outs.append(tensors[0].new_empty([*lead, *tensor.shape], dtype=full))
         programs = parts * blocks * tiles

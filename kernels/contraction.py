@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .page import Line
 from .program import Op, Refused, Tensor
 from .text import INDENT, length, wrapped
+from .tilemost import most
 from .tiles import Span, Store, Tile, Tiles, letters
 from .tilesheet import Sheet
 from .tilework import fitted, flattened, lined_up, operand, value, widened, within
@@ -35,8 +36,10 @@ def emit(program: Tiles) -> Source:
     """The kernel of a program. Raises Refused where there can be none."""
     sheet = Sheet(program)
     for store in program.stores:
-        (_each if store.kind == "each" else _total)(sheet, store)
+        largest = sheet.ops[store.op].kind in ("most", "place")
+        (most if largest else _each if store.kind == "each" else _total)(sheet, store)
     if program.peak is not None:
+        value(sheet, next(o.name for o in program.ops if o.kind == "soft"), 0)
         _peak(sheet, program.peak)
     pointers = (*program.tensors, *program.outputs)
     return Source(program.name, _text(sheet), program, pointers, program.sizes, sheet.wide)

@@ -13,7 +13,7 @@ from .text import Names
 
 PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
-    *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
+    *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout", "level"),
     *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
 )
 LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")

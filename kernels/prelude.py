@@ -149,6 +149,13 @@ def remainder(a, b):
     return a - b * tl.floor(a / b)
 
 
+@triton.jit
+def level(x, top):
+    """Whether numbers equal the largest of them, but for 64 roundings."""
+    slack = 2.0**-46 if x.dtype == tl.float64 else 2.0**-17
+    return (x == top) | (x >= top - tl.abs(top) * slack)
+
+
 # Of all lanes, the rows of a tile: `live` tells those that count, `many` how many they are.
 
 

@@ -12,7 +12,7 @@ from .cache import load, recall, remember
 from .contraction import Source
 from .limits import register_cap
 
-POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32"}
+POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
 STAGES = 2
 
 
@@ -25,7 +25,11 @@ class Shape(NamedTuple):
 
 
 # the larger first; matrix products take 16 rows and columns at least
-PLAIN = [Shape(64, 64, 4), Shape(64, 64, 8), Shape(64, 32, 4), Shape(32, 32, 4), Shape(16, 16, 4)]
+PLAIN = [
+    *(Shape(64, 64, 4), Shape(64, 64, 8), Shape(64, 32, 4), Shape(64, 32, 8)),
+    # the last for values of more than 128 numbers, whose sums fill the registers of 4 warps
+    *(Shape(32, 32, 4), Shape(16, 16, 4), Shape(16, 16, 8)),
+]
 # columns one by one: a tile of [rows, width] stays in registers
 WIDE = [Shape(16, 1, 4), Shape(16, 1, 8)]
 # one row: a query of its own for each program
@@ -77,11 +81,11 @@ def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> C
 def best(source: Source, dtype: str, target: str, precision: str, few: bool = False) -> Shape:
     """The first tile of the ladder without spills, else the one with the fewest; remembered."""
     key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
-    key["few"] = str(few)
+    shapes = ladder(source, few)
+    key["shapes"] = str(shapes)
     known = recall(key)
     if known is not None:
         return Shape(known["rows"], known["columns"], known["warps"])
-    shapes = ladder(source, few)
     judged = []
     for shape in shapes:
         made = case(source, dtype, shape, precision)

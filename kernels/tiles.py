@@ -36,8 +36,10 @@ class Tiles:
     soft      score    -: exp(score - largest so far), the weights of an online softmax
     expand    x        -: a number for each column of its own
     total     x | a, b sub: summed over columns, of one value, or of a product of two
+    most      x        -: the largest over columns
+    place     x        -: its position there
 
-    `total` operations are only stored. With `soft`, totals are divided by the sum of weights, and
+    The last three are only stored. With `soft`, totals are divided by the sum of weights, and
     the scores' log-sum-exp is stored to `peak`.
     """
 
@@ -106,7 +108,7 @@ def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
     rows, columns = set(program.rows), set(program.columns)
     found: dict[str, tuple[bool, bool]] = {}
     for op in program.ops:
-        if op.kind == "read":
+        if op.kind in ("read", "draw"):
             axes = set(op.attrs["tensor"].axes)
         elif op.kind == "index":
             axes = {op.attrs["axis"]}

@@ -112,6 +112,10 @@ class Sheet:
 
     def address(self, tensor: Tensor, tile: Tile, span: Span, part: str = "") -> str:
         """Where a chunk of a tensor lies; `part` is the number of the whole before it."""
+        return f"{self.pointers[tensor.name]} + {self.offset(tensor, tile, span, part)}"
+
+    def offset(self, tensor: Tensor, tile: Tile, span: Span, part: str = "") -> str:
+        """How far from its beginning that is."""
         down = tile.columns and not tile.rows and tile.width > 1
         text = part
         for axis in tensor.axes:
@@ -127,7 +131,7 @@ class Sheet:
         at = total([text, str(span.start), column])
         if tile.width == 1 and not (tile.rows or tile.columns):
             at = f"tl.full([1, 1], {at}, tl.int64)"
-        return f"{self.pointers[tensor.name]} + {at}"
+        return at
 
     def mask(self, tile: Tile, span: Span) -> str:
         """What of a tile is there."""

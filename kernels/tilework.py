@@ -42,6 +42,19 @@ def _read(s: Sheet, op: Op, k: int) -> Tile:
     return s.put(op, k, s.load(op.attrs["tensor"], like, span), like)
 
 
+def _draw(s: Sheet, op: Op, k: int) -> Tile:
+    """Random numbers, each by a seed and its place in the tensor that they would fill: the same in
+    all kernels, whatever their tiles."""
+    if math.prod(op.shape) != 1 or op.attrs["law"] != "dropout":
+        raise Refused(f"'{op.name}' is noise of a kind that tiles do not draw")
+    tensor = op.attrs["tensor"]
+    like = Tile("", *s.sides[op.name], 1)
+    seed = s.names.fresh(f"{op.name}_seed")
+    s.add(f"{seed} = tl.load({s.pointers[tensor.name]})", op, False)
+    at = s.offset(tensor, like, Span(0, 1, 1))
+    return s.put(op, k, f"dropout({seed}, {at}, {op.attrs['p']!r}, ACC)", like)
+
+
 def _index(s: Sheet, op: Op, k: int) -> Tile:
     axis = op.attrs["axis"]
     rows, columns = s.sides[op.name]
@@ -275,6 +288,7 @@ def _soft(s: Sheet, op: Op, k: int) -> Tile:
 
 WRITERS: dict[str, Callable[[Sheet, Op, int], Tile]] = {
     "read": _read,
+    "draw": _draw,
     "const": _const,
     "index": _index,
     "size": _size,

@@ -245,3 +245,43 @@ row(
     torch="runtime.soft({0}, {1})",
     flops=10,
 )
+
+
+def weigh(s: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+    """`soft` in the dtype of the score; a peak may be more precise."""
+    return soft(s, peak).to(s.dtype)
+
+
+# softmax's value at a score whose logsumexp over the axis is a value as any other
+row(
+    "weigh",
+    "pointwise",
+    weigh,
+    grad=lambda g, y, s, peak: (g * y, -(g * y)),
+    torch="runtime.weigh({0}, {1})",
+    flops=10,
+)
+
+
+def widen(x: torch.Tensor) -> torch.Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# what a logsumexp is taken of; to the graph it is of the same dtype
+row("widen", "pointwise", lambda x: x, grad=lambda g, y, x: (g,), torch="runtime.widen({0})")
+
+
+def level(x: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """Whether numbers equal the largest of them, but for the rounding of computing them twice."""
+    slack = 64 * torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
+    return (x == top) | (x >= top - top.abs() * slack)
+
+
+row(
+    "level",
+    "pointwise",
+    level,
+    grad=lambda g, y, x, top: (None, None),
+    torch="runtime.level({0}, {1})",
+)

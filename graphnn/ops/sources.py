@@ -93,8 +93,9 @@ row("vjp", "opaque", call_vjp)
 
 
 def _picked_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
-    """Those of the operand; final states are `without` the axis of the loop."""
-    return operands[0] - {attrs.get("without")}
+    """Those of the operand, unless given; final states are `without` the axis of the loop."""
+    known: frozenset[str] = attrs.get("axes", operands[0] - {attrs.get("without")})
+    return known
 
 
 row(
@@ -102,5 +103,5 @@ row(
     "pick",
     lambda results, which: results[which],
     axes=_picked_axes,
-    private=frozenset({"without"}),
+    private=frozenset({"without", "axes", "narrow"}),
 )

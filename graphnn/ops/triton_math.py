@@ -53,5 +53,8 @@ TRITON: dict[str, str] = {
     "lerp": "({0} + {2} * ({1} - {0}))",
     "clip_gradient": "{0}",
     "detach": "{0}",
+    "weigh": "tl.where({1} == float('-inf'), 0.0, tl.exp({0} - {1}))",
+    "widen": "{0}",
+    "level": "level({0}, {1})",
     "soft": "tl.where({1} == float('-inf'), 0.0, tl.exp({0} - {1}))",
 }

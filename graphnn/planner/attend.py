@@ -12,23 +12,20 @@ from dataclasses import dataclass, replace
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr
 from graphnn.ops.product import split_sub
-from graphnn.ops.table import OPS, build
-from graphnn.planner.loopir import merge_orders
-from graphnn.planner.rewrite import keep, reachable, rewrite
+from graphnn.ops.table import OPS
+from graphnn.planner.inside import Inside, independent
+from graphnn.planner.placing import named, placed, rewired
+from graphnn.planner.rewrite import reachable, rewrite
+from graphnn.planner.rows import rows
 from graphnn.planner.split import home_loops, parted
-from graphnn.planner.tiles import (
-    OWN,
-    Contraction,
-    Dims,
-    Pattern,
-    Unfit,
-    Writer,
-    operands,
-    supported,
-)
+from graphnn.planner.tally import Source, tallied
+from graphnn.planner.tiles import Contraction, Pattern, Unfit, Writer, operands
 
 # what a weight may go through on its way to a sum
 LINEAR = frozenset({"mul", "reshape", "permute", "expand", "neg"})
+
+
+NO_SUM = "no sum over '{axis}' of what it weights"
 
 
 @dataclass(frozen=True)
@@ -45,53 +42,108 @@ class Note:
 
 def attend(ir: IR) -> tuple[IR, list[Note]]:
     """The graph with `attend` nodes, and a note on each softmax over an axis."""
-    notes: list[Note] = []
-    if all(n.op != "axis_softmax" for n in ir):
-        return ir, notes
-    ir = separate(ir)
-    left = [n.id for n in ir if n.op == "axis_softmax"]
+    if not softmaxes(ir):
+        return ir, []
+    ir, single = rows(ir)
+    ir, notes, sources = weighting(separate(ir))
+    for softmax in dict.fromkeys([*(s.softmax for s in sources.values()), *softmaxes(ir)]):
+        now = ir.nodes.get(softmax.id, softmax)
+        if now.id not in single:
+            ir, notes = besides(ir, now, sources.get(now.id), notes)
+    labels = {ir[i].label: text for i, text in single.items() if i in ir.nodes}
+    return ir, [_single(n, labels) if n.softmax in labels else n for n in notes]
+
+
+def _single(note: Note, labels: dict[str, str]) -> Note:
+    """A note on the weights of one query alone."""
+    reader = labels[note.softmax]
+    return note if note.part else replace(note, reason=f"for the one query that {reader} reads")
+
+
+def softmaxes(ir: IR) -> list[Node]:
+    """The softmaxes over an axis."""
+    return [n for n in ir if n.op == "axis_softmax"]
+
+
+def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
+    """Weighted sums as `attend` nodes; and which of them has a softmax's logsumexp."""
+    notes, sources = list[Note](), dict[int, Source]()
+    left = [n.id for n in softmaxes(ir)]
     while left:
         new, swap, again = ir.copy(), dict[int, int](), list[int]()
         for node in (ir[i] for i in left if i in ir.nodes):
             try:
-                used = [n.name for n in notes if n.part]
-                pattern, rest = find(ir, node, used)
+                pattern, more = find(ir, node, [n.name for n in notes if n.part])
                 writer = Writer(ir, pattern)
                 part = writer.write()
             except Unfit as why:
                 if not any(n.softmax == node.label and n.part for n in notes):
                     notes.append(_note(node, node.label, str(why)))
                 continue
-            notes.append(_note(node, part.name, _whole(part, rest), part))
-            swap |= placed(new, pattern, part, writer.dims)
-            again += [node.id] * rest.again
+            notes.append(_note(node, part.name, "", part))
+            place, mine = placed(new, pattern, part, writer.dims, node.site)
+            swap |= mine
+            sources.setdefault(node.id, Source(place, part, writer.dims, node))
+            again += [node.id] * more
         ir, left = (rewired(new, swap) if swap else ir), again
-    return ir, notes
+    return ir, notes, sources
+
+
+def besides(
+    ir: IR, softmax: Node, source: Source | None, notes: list[Note]
+) -> tuple[IR, list[Note]]:
+    """What else reads a softmax's weights and scores, in tiles where none needs them whole."""
+    used = [n.name for n in notes if n.part]
+    mine = next((n for n in notes if n.softmax == softmax.label), None)
+    if mine is None or (source is None and mine.reason != NO_SUM.format(axis=mine.axis)):
+        return ir, notes
+    try:
+        new = ir
+        if source is None:
+            new, source = alone(ir, softmax, used)
+        made = tallied(new, softmax, source, used)
+    except Unfit as why:
+        what = "weights" if softmax.id in ir.nodes else "scores"
+        how = f"the {what} are stored besides" if mine.part else "its weights are stored"
+        reason = str(why) if str(why).startswith("for ") else f"as {why}"
+        return ir, _said(notes, mine, f"{how}, {reason}")
+    if made is None:
+        return ir, notes
+    names = ", ".join(made.reads)
+    if mine.part is None:
+        part = source.part
+        notes = [
+            replace(n, name=part.name, reason="", part=part) if n is mine else n for n in notes
+        ]
+        mine = next(n for n in notes if n.part is part)
+    notes = _said(notes, mine, f"read besides by {names}: weights are made anew, in tiles")
+    return made.ir, notes + [_note(softmax, p.name, "", p) for p in made.parts]
+
+
+def _said(notes: list[Note], note: Note, text: str) -> list[Note]:
+    said = (text, note.reason) if note.part else (note.reason, text)
+    more = replace(note, reason="; ".join(t for t in said if t))
+    return [more if n is note else n for n in notes]
+
+
+def alone(ir: IR, softmax: Node, used: Sequence[str]) -> tuple[IR, Source]:
+    """The graph with a softmax's logsumexp, where it weights no sum. Raises Unfit."""
+    pattern, _ = find(ir, softmax, used, sums=False)
+    writer, new = Writer(ir, pattern), ir.copy()
+    part = writer.write()
+    place, _ = placed(new, pattern, part, writer.dims, softmax.site)
+    return new, Source(place, part, writer.dims, softmax)
 
 
 def _note(node: Node, name: str, reason: str, part: Contraction | None = None) -> Note:
     return Note(name, node.label, node.attrs["axis"], str(node.site or ""), reason, part)
 
 
-@dataclass(frozen=True)
-class Rest:
-    """Who else reads the weights, and whether sums are left that wait for others."""
-
-    readers: tuple[str, ...]
-    again: bool
-
-
-def _whole(part: Contraction, rest: Rest) -> str:
-    said = []
-    if rest.readers:
-        said.append(f"the weights are stored besides, for {', '.join(rest.readers)}")
-    if part.stored:
-        said.append(f"as large as the weights, and stored: {', '.join(part.stored)}")
-    return "; ".join(said)
-
-
-def find(ir: IR, softmax: Node, used: Sequence[str] = ()) -> tuple[Pattern, Rest]:
-    """The pattern around a softmax. Raises Unfit, in words for users."""
+def find(
+    ir: IR, softmax: Node, used: Sequence[str] = (), sums: bool = True
+) -> tuple[Pattern, bool]:
+    """The pattern around a softmax, with its sums or without any, and whether sums are left that
+    wait for others. Raises Unfit, in words for users."""
     axis, home = softmax.attrs["axis"], home_loops(ir)
     if softmax.id in home:
         raise Unfit("it is taken at each step of a loop")
@@ -100,24 +152,22 @@ def find(ir: IR, softmax: Node, used: Sequence[str] = ()) -> tuple[Pattern, Rest
     score, top = best(ir, softmax)
     if score.axes == {axis}:
         raise Unfit("its scores vary over nothing but the axis: there are no queries")
-    chain, sums, readers = follow(ir, softmax, home)
-    if not sums:
-        raise Unfit(f"no sum over '{axis}' of what it weights")
-    ready = independent(ir, sums)
+    chain, found = follow(ir, softmax, home)
+    if sums and not found:
+        raise Unfit(NO_SUM.format(axis=axis))
+    ready = independent(ir, found) if sums else []
     inner = Inside(ir, axis, home)
     if not inner(score.id):
         raise Unfit("its scores are given whole: they are not computed from queries and keys here")
-    wanted = {*chain, *ready} & reachable(ir, ready)
+    wanted = {*chain, *ready} & reachable(ir, [softmax.id, *ready])
     roots = [score.id, *softmax.inputs[1:]]
     roots += [j for i in sorted(wanted - {softmax.id}) for j in ir[i].inputs if j not in chain]
     inside = wanted | inner.all(roots)
     order = [i for i in ir.nodes if i in inside]
-    name = f"attention over {axis}"
-    count = sum(n.split(", ")[0] == name for n in used)
-    name = f"{name}, {count + 1}" if count else name
+    name = named(f"attention over {axis}", used)
     reads = operands(ir, order, {softmax.id: [score.id, *softmax.inputs[1:]]})
-    found = Pattern(name, softmax.id, ready, order, reads, score.id, top)
-    return found, Rest(tuple(readers), len(ready) < len(sums))
+    pattern = Pattern(name, axis, softmax.id, ready, order, reads, score.id, top)
+    return pattern, len(ready) < len(found)
 
 
 def best(ir: IR, softmax: Node) -> tuple[Node, int]:
@@ -132,139 +182,34 @@ def best(ir: IR, softmax: Node) -> tuple[Node, int]:
     return score, 0
 
 
-def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[int], list[str]]:
-    """Where the weights go: through what, into which sums, and who else reads them."""
-    users, outputs = ir.users(), {i: k for k, i in ir.outputs.items()}
+def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[int]]:
+    """Where the weights go as factors: through what, and into which sums."""
+    users, made = ir.users(), multiplied(ir, softmax)
     axis, chain = softmax.attrs["axis"], {softmax.id}
     sums: list[int] = []
-    readers: list[str] = []
     stack = [softmax.id]
     while stack:
         i = stack.pop()
-        if i in outputs:
-            readers.append(f"output '{outputs[i]}'")
         for j in users[i]:
             node = ir[j]
-            once = node.inputs.count(i) == 1 and not (set(node.inputs) - {i}) & chain
+            once = node.inputs.count(i) == 1 and not (set(node.inputs) - {i}) & made
             if node.op == "axis_sum" and node.attrs["axis"] == axis and j not in home:
                 sums += [j] * (j not in sums)
             elif node.op in LINEAR and once and j not in home:
                 chain.add(j)
                 stack.append(j)
-            else:
-                readers.append(f"'{node.label}' at {node.site}" if node.site else node.label)
-    return chain, sorted(sums, key=list(ir.nodes).index), list(dict.fromkeys(readers))
+    return chain, sorted(sums, key=list(ir.nodes).index)
 
 
-def independent(ir: IR, sums: list[int]) -> list[int]:
-    """The sums that wait for none of the others."""
-    found: list[int] = []
-    for i in sums:
-        if not (reachable(ir, [i]) - {i}) & set(sums):
-            found.append(i)
+def multiplied(ir: IR, softmax: Node) -> set[int]:
+    """What is made of the weights one by one: they are no factors where it is another."""
+    users, found, stack = ir.users(), {softmax.id}, [softmax.id]
+    while stack:
+        for j in users[stack.pop()]:
+            if j not in found and OPS[ir[j].op].family != "axis":
+                found.add(j)
+                stack.append(j)
     return found
-
-
-class Inside:
-    """Which nodes belong into tiles: those larger than any of what they are made of."""
-
-    def __init__(self, ir: IR, axis: str, home: dict[int, int]):
-        self.ir, self.axis, self.home = ir, axis, home
-        self.known: dict[int, bool] = {}
-
-    def __call__(self, i: int) -> bool:
-        if i not in self.known:
-            self.known[i] = self._ask(self.ir[i])
-        return self.known[i]
-
-    def _ask(self, node: Node) -> bool:
-        if node.id in self.home or node.op in OWN or not supported(node):
-            return False
-        parts = self.ir.operands(node)
-        if self._positional(node):
-            return True
-        if not node.dtype.is_floating_point:
-            # a mask is compared anew in each tile, unless it is as large as what it compares
-            return all(p.axes != node.axes or p.op in OWN or self(p.id) for p in parts)
-        if self.axis not in node.axes:
-            return False
-        numbers = [p for p in parts if p.dtype.is_floating_point and p.axes]
-        if any(self(p.id) for p in numbers):
-            return True
-        if numbers and all(p.axes != node.axes for p in numbers):
-            return True
-        return self._matched(node, numbers)
-
-    def _positional(self, node: Node) -> bool:
-        """What positions and lengths alone are made into: cheaper made anew than read."""
-        if node.op in OWN or node.op == "length":
-            return True
-        return OPS[node.op].family == "pointwise" and all(
-            self._positional(p) for p in self.ir.operands(node)
-        )
-
-    def _matched(self, node: Node, numbers: list[Node]) -> bool:
-        """A key matched with a query of its own: read once, in tiles."""
-        if node.op != "product" or len(numbers) != 2:
-            return False
-        left, right, out = split_sub(node.attrs["sub"])
-        alone = any(self.axis not in p.axes for p in numbers)
-        return alone and bool((set(left) & set(right)) - set(out))
-
-    def all(self, roots: list[int]) -> set[int]:
-        """All nodes inside that the roots are made of."""
-        found: set[int] = set()
-        stack = [i for i in roots if self(i)]
-        while stack:
-            i = stack.pop()
-            if i not in found:
-                found.add(i)
-                stack += [j for j in self.ir[i].inputs if self(j)]
-        return found
-
-
-def placed(new: IR, pattern: Pattern, part: Contraction, dims: Dims) -> dict[int, int]:
-    """Add an `attend` node for a pattern; gives the nodes to be read in place of its sums."""
-    first = new[pattern.exits[0]]
-    given = [dims.given(Expr(new, i), i) for i in pattern.reads]
-    node = build(
-        new,
-        "attend",
-        [x.id for x in given],
-        {"part": part, "axes": first.axes},
-        shape=part.ir[part.results[0]].shape,
-        dtype=first.dtype,
-        axes=first.axes,
-        name=part.name,
-        site=new[pattern.softmax].site,
-    )
-    swap: dict[int, int] = {}
-    for which, i in enumerate(pattern.exits):
-        old = new[i]
-        new.here = (old.name, old.site)
-        sizes = [part.ir.axes[a].length or 0 for a in part.parts]
-        shape = (*sizes, *part.ir[part.results[which]].shape)
-        pick = build(new, "pick", (node,), {"which": which}, shape=shape, dtype=old.dtype)
-        swap[i] = dims.taken(Expr(new, pick), i).id
-    new.here = ("", None)
-    return swap
-
-
-def rewired(ir: IR, swap: dict[int, int]) -> IR:
-    """The graph with nodes read in place of others; what nothing reads any more goes."""
-    nodes = {
-        i: replace(n, inputs=tuple(swap.get(j, j) for j in n.inputs))
-        if any(j in swap for j in n.inputs)
-        else n
-        for i, n in ir.nodes.items()
-    }
-    ir.closings = {d: swap.get(s, s) for d, s in ir.closings.items()}
-    ir.outputs = {k: swap.get(i, i) for k, i in ir.outputs.items()}
-    ir.until = {a: swap.get(i, i) for a, i in ir.until.items()}
-    ir.nodes = merge_orders(nodes, {})
-    roots = [*ir.outputs.values(), *ir.until.values()]
-    roots += [n.id for n in ir if n.op in ("random", "input", "given")]
-    return keep(ir, reachable(ir, roots))
 
 
 def separate(ir: IR) -> IR:

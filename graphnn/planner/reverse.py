@@ -28,7 +28,10 @@ def reverse(part: Contraction, wanted: Iterable[int], results: Iterable[int]) ->
         part.name, Loop(part.axis, False, [], []), part.ir, part.reads, list(results), everything
     )
     derived = differentiate(loop, wanted)
-    return replace(derived, ir=simplify(derived.ir))
+    ir = simplify(derived.ir)
+    if (i := derived.cotangents.get(part.total)) in ir.nodes:
+        ir[i].attrs["wide"] = True  # it flows to the logsumexp, which is in float32 at least
+    return replace(derived, ir=ir)
 
 
 def gradients(ir: IR, reads: Iterable[int]) -> tuple[IR, list[int]]:
@@ -46,8 +49,16 @@ def arranged(part: Contraction, axes: Iterable[str]) -> Contraction:
 
 
 def plain(part: Contraction) -> IR:
-    """The definition: the softmax over the whole axis."""
-    return _with_weight(part, lambda s: make("axis_softmax", s, axis=part.axis))
+    """The definition: the softmax over the whole axis, and `peak` where it is read."""
+    if part.weight < 0:
+        return part.ir
+
+    def weight(s: Expr) -> Expr:
+        if part.total >= 0:
+            s.ir.outputs["peak"] = make("axis_logsumexp", make("widen", s), axis=part.axis).id
+        return make("axis_softmax", s, axis=part.axis)
+
+    return _with_weight(part, weight)
 
 
 def tiled(part: Contraction) -> IR:

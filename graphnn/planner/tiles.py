@@ -34,7 +34,9 @@ class Contraction:
     value, a `soft` node of the score and two `given` nodes that are no reads: `peak`, the score's
     logsumexp over the axis, and `delta`. `results` are sums over the axis. `parts` are the axes
     that dimensions became; `origin` is the same in all forms of one contraction. With `top`, only
-    so many of the best scores take part.
+    so many of the best scores take part. Where `peak` is read besides, `total` is the sum of the
+    weights: as the derivative of a score's logsumexp is its weight, what flows to `peak` is taken
+    as flowing to it.
     """
 
     name: str
@@ -46,7 +48,27 @@ class Contraction:
     results: list[int]
     parts: list[str]
     top: int = 0
+    total: int = -1
     origin: object = field(default_factory=object)
+
+    @property
+    def ends(self) -> list[int]:
+        """The nodes that gradients come from."""
+        return [*self.results, *[self.total] * (self.total >= 0)]
+
+    def read_peak(self) -> None:
+        """From now on `peak` is a result too, behind the others."""
+        if self.total < 0:
+            self.total = make("axis_sum", Expr(self.ir, self.weight), axis=self.axis).id
+
+    def drawn(self, i: int) -> bool:
+        """Whether a read is given as a seed, of which its numbers are drawn where they are used."""
+        return "places" in self.ir[i].attrs
+
+    @property
+    def moving(self) -> tuple[bool, ...]:
+        """Which reads may have a gradient: numbers, but no noise."""
+        return tuple(self.ir[i].dtype.is_floating_point and not self.drawn(i) for i in self.reads)
 
     @property
     def peak(self) -> int:
@@ -78,8 +100,8 @@ class Contraction:
 
     @property
     def stored(self) -> list[str]:
-        """Reads as large as the weights themselves."""
-        found = (self.ir[i] for i in self.reads)
+        """Reads as large as the weights themselves; what is drawn from a seed is none."""
+        found = (self.ir[i] for i in self.reads if not self.drawn(i))
         return [n.label for n in found if self.axis in n.axes and n.axes & self.queries]
 
 
@@ -88,6 +110,7 @@ class Pattern:
     """What was found in a graph: `inside` are the nodes to be computed in tiles, in order."""
 
     name: str
+    axis: str
     softmax: int
     exits: list[int]
     inside: list[int]
@@ -216,7 +239,7 @@ class Writer:
 
     def __init__(self, ir: IR, pattern: Pattern):
         self.ir, self.pattern, self.dims = ir, pattern, Dims(ir, pattern)
-        self.axis = ir[pattern.softmax].attrs["axis"]
+        self.axis = pattern.axis
         self.new = ir.empty()
         self.parts = self._named(len(self.dims.sizes))
         for part, size in zip(self.parts, self.dims.sizes, strict=True):
@@ -254,7 +277,7 @@ class Writer:
         if any(self.new[i].axes != self.new[score].axes - {self.axis} for i in results):
             raise Unfit("the values it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
-        self.new = keep(self.new, reachable(self.new, [*results, *reads]))
+        self.new = keep(self.new, reachable(self.new, [*results, weight, *reads]))
         rest = results, self.parts, p.top
         return Contraction(p.name, self.axis, self.new, reads, score, weight, *rest)
 

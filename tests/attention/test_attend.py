@@ -48,7 +48,8 @@ def test_explain_says_how():
     assert "tiles of target and source" in gn.compile(Additive()).explain()
     assert "exactly torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
-    assert "the weights are stored besides, for 'mul" in text and "attention over source, 2" in text
+    assert "read besides by 'sum over source' at" in text and "attention over source, 2" in text
+    assert "weights over source at networks.py:" in text and ": reductions" in text
 
 
 class Decoder(nn.Module):
@@ -130,8 +131,17 @@ def _double(kind: type[nn.Module]) -> nn.Module:
     return net
 
 
+class Made(Net):
+    """Keys that are made of the values."""
+
+    def mixed(self, q, k):
+        value = self.value(k)
+        weights = gn.softmax(self.score(self.query(q), self.key(value)), over="source")
+        return gn.sum(weights * value, over="source")
+
+
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
-@pytest.mark.parametrize("make", [Net, Additive])
+@pytest.mark.parametrize("make", [Net, Additive, Made])
 def test_second_derivatives(make, backend, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", 8)
     net = make().double()

@@ -12,11 +12,13 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.torch.module import Program
 from graphnn.backends.triton.attention import Kernels, Stage
+from graphnn.backends.triton.tallies import Reductions
 from graphnn.kernels import aot, simulate
 from graphnn.kernels.contract import Runner
 from graphnn.kernels.tilefit import best, case
 from graphnn.planner.plan import Variant
 from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
+from tests.attention.readers import READERS
 from tests.graphs import assert_same, results
 
 
@@ -32,7 +34,8 @@ def of(program: Program) -> list[Stage]:
     for attend in program.attends:
         engine = attend.engine
         assert isinstance(engine, Kernels)
-        found += [engine.forward_stage, *engine.backward_of(*engine.full).stages]
+        found += engine.stages if isinstance(engine, Reductions) else [engine.forward_stage]
+        found += engine.backward_of(*engine.full).stages if engine.part.ends else []
     return found
 
 
@@ -40,6 +43,13 @@ def of(program: Program) -> list[Stage]:
 def test_one_kernel_forward_and_two_backward(name):
     """Of rows of queries and of keys; where a query has keys of its own, one."""
     names = [s.kernel.program.name for s in stages(NETWORKS[name]())]
+    if name == "spread":  # what reads its weights besides has kernels of its own
+        assert [n for n in names if n.startswith("weights")] == [
+            "weights_over_source_queries",
+            "weights_over_source_backward_queries",
+            "weights_over_source_backward_keys",
+        ]
+        names = [n for n in names if not n.startswith("weights")]
     count = 2 if name in ("story", "spread") else 1
     ways = ["", "_backward_queries"] + ["_backward_keys"] * (name != "story")
     assert len(names) == count * len(ways)
@@ -48,10 +58,14 @@ def test_one_kernel_forward_and_two_backward(name):
         assert n.endswith(way)
 
 
-@pytest.mark.parametrize("name", ["additive", "capped", "perceptron", "grouped", "slots", "story"])
+ALL = {**NETWORKS, **{f"read, {k}": v for k, v in READERS.items()}}
+CHECKED = ["additive", "capped", "perceptron", "grouped", "slots", "story", "read, masked"]
+
+
+@pytest.mark.parametrize("name", CHECKED)
 def test_no_kernel_has_a_fault(name):
     """Every address within its tensor, every result written once, nothing read before."""
-    net = NETWORKS[name]().double()
+    net = ALL[name]().double()
     model = gn.compile(net, backend="interpret")
     given = inputs(model, 2, 3, 17)
     lengths = ragged(model, given)
@@ -67,10 +81,13 @@ def test_no_kernel_has_a_fault(name):
     assert {r.kernel for r in reports} == stores.keys()
 
 
-@pytest.mark.parametrize("name", ["additive", "capped", "slots", "story", "perceptron"])
+CUT = ["additive", "capped", "slots", "story", "perceptron"]
+
+
+@pytest.mark.parametrize("name", [*CUT, pytest.param("read, masked", marks=pytest.mark.slow)])
 def test_a_walk_cut_into_parts(name, monkeypatch):
     """Parts of the columns, each a program of its own, merged by their log-sum-exp."""
-    net = NETWORKS[name]().double()
+    net = ALL[name]().double()
     given = inputs(gn.compile(net), 2, 3, 150)
     wanted = results(gn.compile(net, backend="reference"), given, {})[0]
     seen = []
@@ -148,20 +165,20 @@ def test_fits_without_spills(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", aot.TARGETS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ALL)
 def test_compiles_for_every_target(name, target):
-    for stage in stages(NETWORKS[name]().bfloat16()):
+    for stage in stages(ALL[name]().bfloat16()):
         shape = best(stage.run.source, "bf16", target, "ieee")
         row = case(stage.run.source, "bf16", shape).judge(target)
         assert row.resources is not None and not row.resources.spills, row
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ALL)
 def test_equals_the_definition_on_a_gpu(name):
     """In float32, against the definition in float64; the same bits twice."""
     torch.manual_seed(0)
-    net = NETWORKS[name]()
+    net = ALL[name]()
     exact = gn.compile(copy.deepcopy(net).double(), backend="reference")
     given = inputs(exact, 2, 63, 130)
     wanted = results(exact, given, {})[0]

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import graphnn as gn
 from graphnn.backends.torch import chunks
 from tests.attention.networks import Additive, Net, Slots, inputs
+from tests.attention.readers import READERS
 
 
 def peak(
@@ -20,13 +21,19 @@ def peak(
     keys: int,
     skip: tuple[str, ...] = ("match",),
     batch: int = 1,
+    recompute: bool | None = None,
 ) -> int:
     """The most bytes held at once by a forward and a backward."""
-    model = gn.compile(net, skip=skip)
+    model = gn.compile(net, skip=skip, recompute=recompute)
     given = inputs(model, batch, queries, keys, torch.float32)
 
+    leaves = [*given.values(), *model.parameters()]
+
     def run() -> None:
-        torch.autograd.grad(model(**given).sum(), [*given.values(), *model.parameters()])
+        made = model(**given)
+        made = made.values() if isinstance(made, dict) else [made]
+        total = sum(v.sum() for v in made if v.is_floating_point())
+        torch.autograd.grad(total, leaves, allow_unused=True)
 
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -46,6 +53,15 @@ def test_grows_as_queries_and_keys(make, monkeypatch):
     # twice as long takes twice as much; four times if queries by keys were held
     assert more < 2.2 * few and most < 2.2 * more
     assert peak(make(), 512, 128) < most and peak(make(), 128, 512) < most
+
+
+@pytest.mark.parametrize("name", ["masked", "rows"])
+def test_what_reads_weights_besides_grows_as_queries_and_keys(name, monkeypatch):
+    monkeypatch.setattr(chunks, "TILE", 2**12)
+    few, more = (peak(READERS[name](), n, n) for n in (128, 256))
+    assert more < 2.2 * few
+    # the matrix alone, which is held twice and more where it is stored
+    assert more < 256 * 256 * 4
 
 
 def test_would_grow_as_their_product():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.chosen import Chosen
-from graphnn.backends.torch.chunks import Chunked
+from graphnn.backends.torch.chunks import Chunked, kind_of
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
 from graphnn.errors import DoubleBackwardError
@@ -65,9 +65,10 @@ class AttendProgram:
         """`why` says why there are no kernels, where there might be."""
         self.part, self.passes, self.why = part, passes, why
         self.chosen = Chosen(part, passes) if part.top else None
-        form = dot_product(part) if "match" in passes and not part.top else None
+        plain_form = "match" in passes and not part.top and part.weight >= 0 > part.total
+        form = dot_product(part) if plain_form else None
         self.direct = Direct(part, form) if form is not None else None
-        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        self.floating = part.moving
         self.key = f"{part.name} {next(_numbers)}"
         PROGRAMS[self.key] = self
         own = self.chosen is None and self.direct is None
@@ -101,7 +102,7 @@ class AttendProgram:
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """Empty tensors of the results' shapes, the log-sum-exp last."""
         part, sizes = self.part, self.sizes(lengths)
-        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        kind = kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=True))
         acc = torch.promote_types(kind, torch.float32)
         lead = [sizes[a] for a in part.ir.layout(part.axes)]
         shapes = [(part.ir[i].shape, kind) for i in part.results] + [((), acc)]
@@ -122,11 +123,9 @@ class AttendProgram:
 
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
-    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
-    if len(kinds) > 1:
-        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
-        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    """The results, and the log-sum-exp where it is read; numbers of several dtypes, as autocast
+    hands out, are taken to the widest."""
+    tensors = of_one_kind(program.part, tensors)
     if program.chosen is not None:
         return program.chosen(tensors, program.sizes(sizes))
     if program.direct is not None:
@@ -136,7 +135,20 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     if program.engine.leaves(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
-    return results[: len(program.part.results)]  # type: ignore[no-any-return]
+    return results[: len(program.part.ends)]  # type: ignore[no-any-return]
+
+
+def of_one_kind(part: Contraction, tensors: list[Tensor]) -> list[Tensor]:
+    """Numbers in the widest dtype of those that are not wide anyway."""
+    narrow = [
+        t.is_floating_point() and not part.ir[i].attrs.get("wide")
+        for t, i in zip(tensors, part.reads, strict=True)
+    ]
+    kinds = {t.dtype for t, n in zip(tensors, narrow, strict=True) if n}
+    if len(kinds) < 2:
+        return tensors
+    widest = max(kinds, key=lambda d: torch.finfo(d).bits)
+    return [t.to(widest) if n else t for t, n in zip(tensors, narrow, strict=True)]
 
 
 @torch.library.custom_op("graphnn::attend", mutates_args=())
@@ -187,9 +199,9 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _backward(ctx: Any, grads: Any) -> Any:
     program = PROGRAMS[ctx.key]
-    results = len(program.part.results)
-    present = [g is not None for g in grads[:results]]
-    flows = [g.contiguous() for g in grads[:results] if g is not None]
+    ends = len(program.part.ends)
+    present = [g is not None for g in grads[:ends]]
+    flows = [g.contiguous() for g in grads[:ends] if g is not None]
     found: list[Any] = [None] * len(ctx.wanted)
     if any(present) and any(ctx.wanted):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -205,13 +217,28 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
     """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = list(ctx.saved_tensors[: len(ctx.wanted)])
+    tensors = apart(ctx.saved_tensors[: len(ctx.wanted)])
     outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
-    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
-    grads = torch.autograd.grad(
+    return derived(outs, tensors, ctx.wanted, flows)
+
+
+def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same values, none of which is made of another: their derivatives are partial ones."""
+    return [t.view_as(t) for t in tensors]
+
+
+def derived(
+    outs: list[Tensor], tensors: list[Tensor], wanted: Sequence[bool], flows: list[Tensor]
+) -> Any:
+    """Gradients of the tensors that want one, which have gradients in turn."""
+    moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
+    pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(t) for t in moving]
+    outs, flows = (list(x) for x in zip(*pairs, strict=True))
+    return torch.autograd.grad(
         outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    return grads
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:

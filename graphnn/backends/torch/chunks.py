@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.philox import dropped, places_of
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.reverse import gradients, positions, reverse, tiled
 from graphnn.planner.tiles import Contraction
@@ -27,6 +28,24 @@ Tile = dict[str, tuple[int, int]]
 TILE = 2**20
 # sizes below which an axis is cut only when all are at theirs
 LEAST = {"rows": 16, "over": 256}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Noise that is drawn tile by tile: its seed, and the axes that its places run over."""
+
+    seed: Tensor
+    node: Node
+    sizes: Mapping[str, int]
+    dtype: torch.dtype = torch.int64
+
+    def cut(self, axes: Sequence[str], tile: Tile) -> Tensor:
+        """The numbers of a tile, over `axes`, in float64."""
+        order = self.node.attrs["places"]
+        spans = [(*tile.get(a, (0, self.sizes[a])), self.sizes[a]) for a in order]
+        at = places_of(spans, self.seed.device)
+        made = dropped(self.seed, self.node.attrs["p"], at, torch.float64)
+        return made.permute([order.index(a) for a in axes])
 
 
 @dataclass
@@ -75,6 +94,9 @@ class Chunked:
         wanted = [f"w{k}" for k in range(len(results))]
         ir = ir.copy()
         ir.outputs = dict(zip(wanted, results, strict=True))
+        for node in [n for n in ir if "places" in n.attrs]:
+            # to a tile noise is a value as any other
+            ir.nodes[node.id] = replace(node, attrs={k: node.attrs[k] for k in ("key", "was")})
         ir, given = positions(ir)
         made = [ir.outputs[w] for w in wanted]
         likes = [ir[i] for i in made] if likes is None else likes
@@ -120,7 +142,10 @@ class Chunked:
             tile = dict(zip(axes[:-1], rows, strict=True))
             yield tile, [{**tile, axes[-1]: span} for span in cuts[-1]]
 
-    def cut(self, x: Tensor, axes: Sequence[str], tile: Tile) -> Tensor:
+    def cut(self, x: Tensor | Drawn, axes: Sequence[str], tile: Tile) -> Tensor:
+        """What of a value belongs to a tile."""
+        if isinstance(x, Drawn):
+            return x.cut(axes, tile)
         for d, axis in enumerate(axes):
             if axis in tile and tile[axis] != (0, x.shape[d]):
                 start, stop = tile[axis]
@@ -131,9 +156,15 @@ class Chunked:
         """What of the reads belongs to a tile."""
         return [self.cut(x, a, tile) for x, a in zip(tensors, self._layouts(), strict=True)]
 
+    def sown(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor | Drawn]:
+        """The reads, and what is given behind them; seeds as the noise they stand for."""
+        part = self.part
+        seeds = {k: part.ir[i] for k, i in enumerate(part.reads) if part.drawn(i)}
+        return [Drawn(x, seeds[k], sizes) if k in seeds else x for k, x in enumerate(tensors)]
+
     def _parts(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Sequence[Tensor | Drawn],
         layouts: Sequence[Sequence[str]],
         tile: Tile,
         acc: torch.dtype,
@@ -149,7 +180,7 @@ class Chunked:
         """The results, and `peak` in float32 or wider."""
         kind = _kind(self.part, tensors)
         acc = torch.promote_types(kind, torch.float32)
-        layouts = self._layouts()
+        layouts, given = self._layouts(), self.sown(tensors, sizes)
         outs = [
             tensors[0].new_empty([sizes[a] for a in self.row_axes] + list(n.shape), dtype=d)
             for n, d in zip(self._results, [kind] * (len(self._results) - 1) + [acc], strict=True)
@@ -157,7 +188,7 @@ class Chunked:
         for rows, tiles in self.tiles_of(sizes):
             merged: list[Tensor] | None = None
             for tile in tiles:
-                parts = self._parts(tensors, layouts, tile, acc)
+                parts = self._parts(given, layouts, tile, acc)
                 made = self.ahead(parts, tile, sizes)
                 merged = made if merged is None else merge(merged, made, acc)
             for out, value in zip(outs, merged or (), strict=False):
@@ -173,35 +204,50 @@ class Chunked:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
-        part = self.part
+        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
         code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
-        kind = _kind(part, tensors)
-        delta = delta_of(results, flows, len(self.row_axes), peak.dtype)
+        delta = delta_of(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         layouts = [*self._layouts(), *[self.row_axes] * (len(given) - len(tensors))]
+        return self.gradients(code, given, layouts, wanted, sizes)
+
+    def gradients(
+        self,
+        code: TileCode,
+        given: Sequence[Tensor],
+        layouts: Sequence[Sequence[str]],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        """What `code` makes of each tile, added up: of the first tensors given, those wanted."""
+        kind = _kind(self.part, given)
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
-        grads = [torch.zeros_like(tensors[k], dtype=acc) for k in chosen]
+        sown = self.sown(given, sizes)
+        grads = [torch.zeros_like(given[k], dtype=acc) for k in chosen]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
-                parts = self._parts(given, layouts, tile, acc)
+                parts = self._parts(sown, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
                     self.cut(grad, layouts[k], tile).add_(value)
-        return [g.to(tensors[k].dtype) for g, k in zip(grads, chosen, strict=True)]
+        return [g.to(given[k].dtype) for g, k in zip(grads, chosen, strict=True)]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> TileCode:
         if (wanted, present) not in self._backwards:
             part = self.part
             reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
-            results = [i for i, p in zip(part.results, present, strict=True) if p]
+            results = [i for i, p in zip(part.ends, present, strict=True) if p]
             derived = reverse(part, reads, results)
-            given = [*part.reads, part.peak, part.delta]
+            given = [*part.reads, *self.kept()]
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
             ir, outs = gradients(derived.ir, reads)
             likes = [part.ir[i] for i in reads]
             self._backwards[wanted, present] = self.code(ir, given, outs, "backward", likes)
         return self._backwards[wanted, present]
+
+    def kept(self) -> list[int]:
+        """What tiles of a backward read besides: the scores' logsumexp, and `delta`."""
+        return [self.part.peak, self.part.delta]
 
     def says(self) -> list[str]:
         """How it computes, in words for users."""
@@ -216,8 +262,7 @@ class Chunked:
 
     def sources(self) -> list[str]:
         """The code of tiles, forward and backward."""
-        floating = tuple(self.part.ir[i].dtype.is_floating_point for i in self.part.reads)
-        back = self._backward(floating, (True,) * len(self.part.results))
+        back = self._backward(self.part.moving, (True,) * len(self.part.ends))
         return [self.ahead.function.source, back.function.source]
 
 
@@ -231,21 +276,26 @@ def saved(part: Contraction) -> str:
 
 
 def _kind(part: Contraction, tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype of a call: that of its numbers."""
-    return next(t.dtype for t in tensors if t.dtype.is_floating_point)
+    """The dtype of a call: that of its numbers, but for those that are wide anyway."""
+    return kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=False))
 
 
-def delta_of(
-    results: Sequence[Tensor], flows: Sequence[Tensor | None], rank: int, dtype: torch.dtype
-) -> Tensor:
-    """Σ over results of what each is times what flows to it, over all but the first dimensions."""
-    total = None
+def kind_of(pairs: Iterable[tuple[Tensor, Node]]) -> torch.dtype:
+    """The dtype of numbers that a graph does not read as wide ones."""
+    floats = ((t.dtype, n) for t, n in pairs if t.dtype.is_floating_point)
+    return next(dtype for dtype, n in floats if not n.attrs.get("wide"))
+
+
+def delta_of(results: Sequence[Tensor], flows: Sequence[Tensor | None], peak: Tensor) -> Tensor:
+    """Σ over results of what each is times what flows to it, over all but the dimensions of `peak`,
+    which it looks like."""
+    total = torch.zeros_like(peak)
     for c, g in zip(results, flows, strict=True):
         if g is not None:
-            product = (c.to(dtype) * g.to(dtype)).flatten(rank).sum(-1) if c.dim() > rank else None
-            product = c.to(dtype) * g.to(dtype) if product is None else product
-            total = product if total is None else total + product
-    assert total is not None
+            product = c.to(peak.dtype) * g.to(peak.dtype)
+            total = total + (
+                product.flatten(peak.dim()).sum(-1) if c.dim() > peak.dim() else product
+            )
     return total
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.draws import draw, new_seed, random_nodes
-from graphnn.backends.torch import attention, custom
+from graphnn.backends.torch import custom, tallies
 from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
@@ -17,14 +17,16 @@ from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.narrow import narrows
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
+from graphnn.backends.torch.tallies import TallyProgram
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.loopir import LoopIR, ends_of, extract, form_of
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.reverse import arranged
-from graphnn.planner.seed import seed
+from graphnn.planner.seed import seed, seed_tiles
 from graphnn.planner.sink import absorbed
+from graphnn.planner.tally import Tally
 from graphnn.planner.unmask import unmask
 
 Tensor = torch.Tensor
@@ -85,13 +87,14 @@ def build(
     examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
     ir = fuse(ir, in_loops=False)
+    noise = {n.id for n in random_nodes(ir, training)}
+    ir = seed_tiles(ir, order, noise) if recompute else ir
     users = ir.users()
     kept = set(ir.outputs.values())
     parts = parts_of(ir, "beside" in passes and lowering is not None)
     loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     if lowering is not None and recompute:
-        noise = {n.id for n in random_nodes(ir, training)}
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     along = sorted_along(ir, loops) if lowering is None and sorts else None
     calls: list[tuple[LoopIR, LoopProgram]] = []
@@ -124,7 +127,8 @@ def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | Non
     part = arranged(node.attrs["part"], ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-    return AttendProgram(part, passes, engine, why if engine is None else "")
+    kind: Any = TallyProgram if isinstance(part, Tally) else AttendProgram
+    return kind(part, passes, engine, why if engine is None else "")  # type: ignore[no-any-return]
 
 
 def partitions(ir: IR) -> dict[int, list[Node]]:
@@ -187,7 +191,7 @@ class _Writer:
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
             **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
             "call": custom.call,
-            "attend": attention.call,
+            "attend": tallies.call,
             "draw": draw,
             "new_seed": new_seed,
         }

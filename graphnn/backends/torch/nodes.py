@@ -275,7 +275,8 @@ def _aten(s: Scope, node: Node) -> str:
 
 
 def _pick(s: Scope, node: Node) -> str:
-    return f"{s.var(node.inputs[0])}[{node.attrs['which']}]"
+    narrow = ".to(dtype)" if node.attrs.get("narrow") else ""
+    return f"{s.var(node.inputs[0])}[{node.attrs['which']}]{narrow}"
 
 
 def is_linear(s: Scope, a: Node, b: Node, sub: str) -> bool:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.buffers import bare, buffer
-from graphnn.ops.axis import soft
+from graphnn.backends.torch.philox import dropped, places_of
+from graphnn.ops.axis import level, soft, weigh, widen
 from graphnn.ops.pointwise import clip_gradient
 from graphnn.ops.views import run_put_rows as put_rows
 
-__all__ = ["clip_gradient", "put_rows", "soft"]
+__all__ = ["clip_gradient", "level", "put_rows", "soft", "weigh", "widen"]
 Tensor = torch.Tensor
 
 # found once: the way to them through torch.ops takes a fifth of a call
@@ -120,6 +121,14 @@ def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tens
     order = filled(x, d, length, float("-inf")).argsort(dim=d, descending=True, stable=True)
     chosen = order.argsort(dim=d, stable=True) < k
     return chosen if length is None else chosen & (places(x, d) < length)
+
+
+def noise(seed: Tensor, kind: str, p: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Numbers by counter; of attention's weights, dropout alone."""
+    if kind != "dropout":
+        raise AssertionError(f"no noise '{kind}' is drawn by torch from a seed")
+    at = places_of([(0, n, n) for n in shape], seed.device)
+    return dropped(seed, p, at, dtype)
 
 
 def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:

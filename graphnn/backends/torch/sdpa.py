@@ -118,7 +118,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
         if torch.is_grad_enabled():
-            inner = list(ctx.saved_tensors)
+            # none is made of another: their derivatives are partial ones
+            inner = [t.view_as(t) for t in ctx.saved_tensors]
             out = ctx.definition(inner)[0]
         else:
             inner, out = ctx.inner, ctx.out

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.chunks import delta_of, saved
+from graphnn.backends.torch.chunks import delta_of, kind_of, saved
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.scope import Scope
 from graphnn.backends.triton.contract import (
@@ -42,7 +42,9 @@ class Stage:
 
 @dataclass
 class Backward:
-    """The kernels of a derivative; `after` computes the gradients from what they store."""
+    """The kernels of a derivative; `after` computes the gradients from what they store, but for
+    those that are stored as they are wanted: `direct`, of these `final` in the dtype of the call.
+    """
 
     stages: list[Stage]
     after: Function | None
@@ -50,6 +52,7 @@ class Backward:
     direct: dict[int, int]
     exits: dict[int, Exit]
     places: dict[int, int]
+    final: set[int]
 
 
 class Kernels:
@@ -68,8 +71,7 @@ class Kernels:
         self.name = Scope(IR()).fresh(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}
-        floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
-        self.full = floating, (True,) * len(part.results)
+        self.full = part.moving, (True,) * len(part.ends)
         self.backward_of(*self.full)
 
     def _stage(self, kernel: Kernel) -> Stage:
@@ -84,12 +86,12 @@ class Kernels:
     def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
-        results = [i for i, p in zip(part.results, present, strict=True) if p]
+        results = [i for i, p in zip(part.ends, present, strict=True) if p]
         derived = reverse(part, reads, results)
         exits = Exits(derived.ir, part, self.role).found
         name = f"{self.name}_backward"
         stages = [self._stage(k) for k in back(part, self.role, derived.ir, exits.values(), name)]
-        given = [*part.reads, part.peak, part.delta]
+        given = [*part.reads, *self.kept()]
         given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
         # gradients that a kernel stores as they are wanted
         direct = {}
@@ -102,7 +104,9 @@ class Kernels:
         ir = finish(derived.ir, exits, places)
         rest = [k for k in range(len(reads)) if k not in direct]
         after = self._after(ir, reads, rest, given, places) if rest else None
-        return Backward(stages, after, given, direct, exits, places)
+        wide = {k for k, i in enumerate(reads) if part.ir[i].attrs.get("wide")}
+        final = {i for k, i in direct.items() if k not in wide}
+        return Backward(stages, after, given, direct, exits, places, final)
 
     def _after(
         self, ir: IR, reads: list[int], rest: list[int], given: list[int], places: dict[int, int]
@@ -115,7 +119,7 @@ class Kernels:
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         """The results, and `peak` in float32 or wider."""
-        kind, acc = _kinds(tensors)
+        kind, acc = self.kinds(tensors)
         stage = self.forward_stage
         given = self._picked(stage, dict(zip(self.part.reads, tensors, strict=True)))
         kinds = [kind] * len(self.part.results)
@@ -133,24 +137,41 @@ class Kernels:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
+        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
-        kind, acc = _kinds(tensors)
-        delta = delta_of(results, flows, len(self.part.axes), acc)
+        delta = delta_of(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
+        return self.gradients(code, given, wanted, sizes)
+
+    def kept(self) -> list[int]:
+        """What a backward reads besides: the scores' logsumexp, and `delta`."""
+        return [self.part.peak, self.part.delta]
+
+    def gradients(
+        self,
+        code: Backward,
+        given: Sequence[Tensor],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        """What the kernels of a derivative give: of the first tensors given, those wanted."""
+        kind, acc = self.kinds(given)
         values = dict(zip(code.reads, given, strict=True))
         stored: dict[int, Tensor] = {}
         for stage in code.stages:
-            whole = set(code.direct.values())
             # what is summed further is kept in full
-            kinds = [kind if i in whole else acc for i in stage.kernel.stores]
+            kinds = [kind if i in code.final else acc for i in stage.kernel.stores]
             outs = stage.run(self._picked(stage, values), sizes, kinds)
             stores = stage.kernel.program.stores
             for store, i, out in zip(stores, stage.kernel.stores, outs, strict=True):
                 stored[i] = self._stored(out, store.kind, code.exits[i])
-        return self._gradients(
-            code, given, stored, [t.dtype for t, w in zip(tensors, wanted, strict=True) if w], sizes
-        )
+        dtypes = [t.dtype for t, w in zip(given, wanted, strict=False) if w]
+        return self._gradients(code, given, stored, dtypes, sizes)
+
+    def kinds(self, tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
+        """The dtype of a call's numbers, and the one in which they are added up."""
+        kind = kind_of(zip(tensors, (self.part.ir[i] for i in self.part.reads), strict=False))
+        return kind, torch.promote_types(kind, torch.float32)
 
     def _gradients(
         self,
@@ -213,12 +234,6 @@ class Kernels:
 
 def _count(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
-
-
-def _kinds(tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
-    """The dtype of a call's numbers, and the one in which they are added up."""
-    kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
-    return kind, torch.promote_types(kind, torch.float32)
 
 
 def merged(outs: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:

@@ -42,7 +42,7 @@ class Exit:
     """Where a graph of tiles leaves them: node `end` is a sum of what `args` make over `gone`.
 
     `kind`: "row", "tile", "each" as in `kernels.tiles.Store`; "column": summed over the rows.
-    `axes` are those of what a kernel stores.
+    `axes` are those of what a kernel stores. `how` may be "most" or "place" instead of "total".
     """
 
     end: int
@@ -51,6 +51,7 @@ class Exit:
     kind: str
     axes: frozenset[str]
     gone: frozenset[str]
+    how: str = "total"
 
 
 class Exits:
@@ -230,10 +231,16 @@ class Ops:
         name = wanted
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
-        kind = "acc" if node.attrs.get("key") in ("peak", "delta") else kind_of(node)
-        tensor = Tensor(name, node.shape, self.ir.layout(node.axes), kind)
+        drawn = "places" in node.attrs
+        wide = node.attrs.get("wide") or node.attrs.get("key") in ("peak", "delta")
+        kind = "acc" if wide else kind_of(node)
+        axes = node.attrs["places"] if drawn else self.ir.layout(node.axes)
+        tensor = Tensor(name, node.shape, axes, "seed" if drawn else kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
+        if drawn:
+            law = {"law": node.attrs["kind"], "p": float(node.attrs["p"])}
+            return self._add(node, "draw", (), tensor=tensor, **law)
         return self._add(node, "read", (), tensor=tensor)
 
     def _pointwise(self, node: Node) -> str:
@@ -322,7 +329,13 @@ def _roles(role: Roles, turned: bool = False) -> tuple[tuple[str, ...], ...]:
 
 
 def _store(
-    ops: Ops, node: Node, args: Sequence[int], sub: str, kind: str, axes: Iterable[str]
+    ops: Ops,
+    node: Node,
+    args: Sequence[int],
+    sub: str,
+    kind: str,
+    axes: Iterable[str],
+    how: str = "total",
 ) -> Store:
     """What is stored of a node: its terms as an operation, and where they go."""
     named = [ops.need(i) for i in args]
@@ -333,12 +346,13 @@ def _store(
         shape = _summed(ops, named, sub)
         attrs = {"sub": sub} if sub else {}
         wanted = ops.fresh(node.name or "total")
-        name = ops.put(Op(wanted, "total", tuple(named), shape, "float", attrs, label))
+        name = ops.put(Op(wanted, how, tuple(named), shape, "float", attrs, label))
     taken = {t.name for t in ops.tensors}
     out = f"{name}_out"
     while out in taken:
         out += "_"
-    return Store(name, Tensor(out, ops.ops[name].shape, ops.ir.layout(axes)), kind)
+    dtype = {"most": "acc", "place": "int"}.get(how, "float")
+    return Store(name, Tensor(out, ops.ops[name].shape, ops.ir.layout(axes), dtype), kind)
 
 
 def _summed(ops: Ops, args: Sequence[str], sub: str) -> tuple[int, ...]:
@@ -351,8 +365,16 @@ def _summed(ops: Ops, args: Sequence[str], sub: str) -> tuple[int, ...]:
     return tuple(sizes[c] for c in out)
 
 
-def back(part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: str) -> list[Kernel]:
-    """The backward kernels: one whose rows are the queries, one whose rows are the keys."""
+def back(
+    part: Contraction,
+    role: Roles,
+    ir: IR,
+    exits: Iterable[Exit],
+    name: str,
+    what: str = "gradients",
+) -> list[Kernel]:
+    """Kernels of sums, of a backward for one: one whose rows are the queries, one whose rows are
+    the keys."""
     made = []
     exits = list(exits)
     ways = (("queries", ("row", "tile", "each"), False), ("keys", ("column",), True))
@@ -365,8 +387,8 @@ def back(part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: st
         for e in mine:
             kind = "row" if e.kind == "column" else e.kind
             axes = () if kind == "tile" else exit_axes(role, e)
-            stores.append(_store(ops, ir[e.end], e.args, e.sub, kind, axes))
-        title = f"{part.name}: gradients, one program a tile of {word}."
+            stores.append(_store(ops, ir[e.end], e.args, e.sub, kind, axes, e.how))
+        title = f"{part.name}: {what}, one program a tile of {word}."
         program = Tiles(
             f"{name}_{word}",
             title,

@@ -15,6 +15,7 @@ from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
+from graphnn.backends.triton.tallies import Reductions
 from graphnn.ir import IR
 from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
@@ -26,6 +27,7 @@ from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
 from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.tally import Tally
 from graphnn.planner.tiles import Contraction
 
 # said of loops whose rows have lengths
@@ -220,8 +222,9 @@ class Lowering:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
         if part.top:
             return None
+        kind = Reductions if isinstance(part, Tally) else Kernels
         try:
-            return Kernels(part, passes, self.interpret, self.float32)
+            return kind(part, passes, self.interpret, self.float32)  # type: ignore[arg-type]
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None

@@ -1,0 +1,57 @@
+"""Dropout by counter, by torch's own operations: what kernels draw, anywhere in a tensor.
+
+Philox-4x32, ten rounds (Salmon et al. 2011), as `triton.language.rand` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Tensor = torch.Tensor
+ROUNDS = 10
+LOW = 0xFFFFFFFF
+ADDED = (0x9E3779B9, 0xBB67AE85)
+TIMES = (0xD2511F53, 0xCD9E8D57)
+# numbers drawn at a time: what is made of them on the way stays in the processor's cache
+PIECE = 2**15
+
+
+def dropped(seed: Tensor, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 with probability p, else 1 / (1 - p), by `seed`, (1,) int64, at the places `at`, int64.
+
+    In float32, as kernels have them, and then in `dtype`.
+    """
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    pieces = [_uniform(seed, x) >= p for x in at.reshape(-1).split(PIECE)]
+    kept = torch.cat(pieces) if pieces else at.new_empty(0, dtype=torch.bool)
+    return (kept.reshape(at.shape).to(torch.float32) * scale).to(dtype)
+
+
+def places_of(spans: Sequence[tuple[int, int, int]], device: torch.device) -> Tensor:
+    """Where a block of a tensor lies in it; its dimensions are (start, stop, size of the whole)."""
+    at = torch.zeros([1] * len(spans), dtype=torch.int64, device=device)
+    for d, (start, stop, size) in enumerate(spans):
+        line = torch.arange(start, stop, device=device)
+        at = at * size + line.reshape([-1 if i == d else 1 for i in range(len(spans))])
+    return at
+
+
+def _uniform(seed: Tensor, at: Tensor) -> Tensor:
+    """U[0, 1) in float32."""
+    c = [at & LOW, (at >> 32) & LOW, torch.zeros_like(at), torch.zeros_like(at)]
+    keys = [seed & LOW, (seed >> 32) & LOW]
+    for _ in range(ROUNDS):
+        # in int64 a product of two numbers of 32 bits has its 64 bits, whatever its sign
+        first, second = c[0] * TIMES[0], c[2] * TIMES[1]
+        c = [
+            ((second >> 32) & LOW) ^ c[1] ^ keys[0],
+            second & LOW,
+            ((first >> 32) & LOW) ^ c[3] ^ keys[1],
+            first & LOW,
+        ]
+        keys = [(k + add) & LOW for k, add in zip(keys, ADDED, strict=True)]
+    x = c[0]
+    x = torch.where(x > 0x7FFFFFFF, LOW - x, x)
+    return x.to(torch.float32) * 4.6566127342e-10

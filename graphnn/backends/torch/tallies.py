@@ -1,0 +1,160 @@
+"""Reductions of what is computed for each query and key, as torch operators: known to autograd and
+to torch.compile. `graphnn::tally` gives them, `graphnn::tally_backward` their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch import attention
+from graphnn.backends.torch.attention import AttendProgram, apart, derived, of_one_kind
+from graphnn.backends.torch.chunks import kind_of
+from graphnn.backends.torch.reductions import Reduced
+from graphnn.errors import DoubleBackwardError
+from graphnn.planner.tally import Tally
+
+PROGRAMS: dict[str, TallyProgram] = {}
+
+
+class Engine(Protocol):
+    """What computes reductions."""
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
+
+    def pull(
+        self,
+        tensors: Sequence[Tensor],
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]: ...
+
+    def leaves(self, sizes: Mapping[str, int]) -> bool: ...
+
+    def sources(self) -> list[str]: ...
+
+    def says(self) -> list[str]: ...
+
+
+class TallyProgram(AttendProgram):
+    """Code of reductions. `engine` computes them, by tiles of torch code unless given."""
+
+    part: Tally
+
+    def __init__(
+        self, part: Tally, passes: frozenset[str], engine: Engine | None = None, why: str = ""
+    ):
+        self.tallies: Engine = Reduced(part, passes) if engine is None else engine
+        super().__init__(part, passes, self.tallies, why)  # type: ignore[arg-type]
+        self._plain = self._written()
+        PROGRAMS[self.key] = self
+
+    def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the results' shapes."""
+        part, sizes = self.part, self.sizes(lengths)
+        kind = kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=True))
+        made = []
+        for node in (part.ir[i] for i in part.results):
+            shape = [*(sizes[a] for a in part.ir.layout(node.axes)), *node.shape]
+            dtype = kind if node.dtype.is_floating_point else node.dtype
+            made.append(tensors[0].new_empty(shape, dtype=dtype))
+        return made
+
+    def flowing(self, made: Sequence[Any]) -> list[Any]:
+        """Of something for each result, that for those which gradients come from."""
+        return [x for x, i in zip(made, self.part.results, strict=True) if self.part.sums(i)]
+
+
+def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The results of reductions, or of a contraction."""
+    if not isinstance(program, TallyProgram):
+        return attention.call(program, tensors, sizes)
+    tensors = of_one_kind(program.part, tensors)
+    if program.tallies.leaves(program.sizes(sizes)):
+        return program.definition(tensors, sizes)
+    return torch.ops.graphnn.tally(tensors, program.key, sizes)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::tally", mutates_args=())
+def _tally(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    program = PROGRAMS[key]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.tallies.forward(tensors, program.sizes(sizes))
+
+
+@_tally.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    return PROGRAMS[key].forms(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::tally_backward", mutates_args=())
+def _tally_backward(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    program = PROGRAMS[key]
+    reads = len(program.part.reads)
+    flowing = iter(tensors[reads:])
+    flows = [next(flowing) if p else None for p in present]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.tallies.pull(tensors[:reads], flows, wanted, program.sizes(sizes))
+
+
+@_tally_backward.register_fake
+def _(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    tensors, ctx.key, ctx.sizes = inputs
+    ctx.set_materialize_grads(False)
+    floating = PROGRAMS[ctx.key].floating
+    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    program = PROGRAMS[ctx.key]
+    grads = program.flowing(grads)
+    present = [g is not None for g in grads]
+    flows = [g.contiguous() for g in grads if g is not None]
+    found: list[Any] = [None] * len(ctx.wanted)
+    if any(present) and any(ctx.wanted):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            made = iter(_again(ctx, program, present, flows))
+        else:
+            given = [*ctx.saved_tensors, *flows]
+            made = iter(
+                torch.ops.graphnn.tally_backward(given, ctx.key, ctx.sizes, ctx.wanted, present)
+            )
+        found = [next(made) if w else None for w in ctx.wanted]
+    return found, None, None
+
+
+def _again(ctx: Any, program: TallyProgram, present: list[bool], flows: list[Tensor]) -> Any:
+    """Where a second derivative is to follow: by the definition, which stores all weights."""
+    tensors = apart(ctx.saved_tensors)
+    made = program.flowing(program.definition(tensors, ctx.sizes))
+    outs = [o for o, p in zip(made, present, strict=True) if p]
+    return derived(outs, tensors, ctx.wanted, flows)
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise DoubleBackwardError(
+        f"the '{ctx.key}' have no second derivative under torch.compile",
+        got="a backward through its backward (create_graph=True)",
+        wanted="first derivatives, or a call outside torch.compile",
+        fix="leave torch.compile out, or compile with backend='reference'",
+    )
+
+
+def _remember(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.key = inputs[1]
+
+
+_tally.register_autograd(_backward, setup_context=_setup)
+_tally_backward.register_autograd(_no_second_derivative, setup_context=_remember)
