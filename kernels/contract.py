@@ -77,13 +77,14 @@ class Runner:
         tiles = -(-rows // shape.rows)
         parts, length = self.parts(tiles * blocks, columns)
         outs = []
-        stores = [*((s.tensor, s.kind) for s in p.stores), *([(p.peak, "row")] if p.peak else [])]
-        for (tensor, kind), wanted in zip(stores, kinds, strict=True):
+        ways = {s.tensor.name: s.kind for s in p.stores}
+        for tensor, wanted in zip(p.outputs, kinds, strict=True):
+            kind = ways.get(tensor.name, "row")
             lead = [sizes[a] for a in tensor.axes]
             lead = lead if kind == "each" else [parts, *lead]
             if kind == "tile":
                 lead = [parts, *(sizes[a] for a in p.blocks), tiles]
-            further = parts > 1 and kind != "each"
+            further = parts > 1 and kind != "each" and wanted.is_floating_point
             full = torch.promote_types(wanted, torch.float32) if further else wanted
             outs.append(tensors[0].new_empty([*lead, *tensor.shape], dtype=full))
         programs = parts * blocks * tiles

@@ -14,7 +14,7 @@ from .memory import length
 from .page import Line
 from .program import Op, Refused, Tensor
 from .text import INDENT, wrapped
-from .tiles import Span, Store, Tile, Tiles, letters
+from .tiles import Span, Store, Tile, Tiles, Top, letters
 from .tilesheet import Sheet
 from .tilework import fitted, flattened, lined_up, operand, value, widened, within
 
@@ -35,10 +35,14 @@ class Source:
 def emit(program: Tiles) -> Source:
     """The kernel of a program. Raises Refused where there can be none."""
     sheet = Sheet(program)
+    if program.picks is not None:
+        value(sheet, program.picks.op, 0)
     for store in program.stores:
         (_each if store.kind == "each" else _total)(sheet, store)
     if program.peak is not None:
         _peak(sheet, program.peak)
+    if program.top is not None:
+        _top(sheet, program.top)
     pointers = (*program.tensors, *program.outputs)
     return Source(program.name, _text(sheet), program, pointers, program.sizes, sheet.wide)
 
@@ -202,6 +206,23 @@ def _peak(s: Sheet, tensor: Tensor) -> None:
     address = s.address(tensor, like, Span(0, 1, 1), "part")
     mask = s.mask(like, Span(0, 1, 1)) or "True"
     s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", "log-sum-exp of the scores"))
+
+
+def _top(s: Sheet, top: Top) -> None:
+    """The best columns, in lists that the walk takes its tiles into."""
+    op, span = s.ops[top.op], top.kept
+    note = Op("", "", note=f"the {top.count} best of {op.note}")
+    rows = "ROWS" if s.program.rows else "1"
+    s.add(f"best, places = unfilled({rows}, {top.count}, {span.width}, ACC)", note, False)
+    score = value(s, top.op, 0)
+    if not score.columns:
+        raise Refused("the scores are the same for all columns")
+    there = "valid & live" if s.program.rows else "valid"
+    s.add(f"best, places = kept(best, places, {score.text}, col, {there})", note, True)
+    like = Tile("", bool(s.program.rows), False, span.width)
+    for tensor, text in ((top.best, "best"), (top.places, "places")):
+        address, mask = s.address(tensor, like, span, "part"), s.mask(like, span) or "True"
+        s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", note.note))
 
 
 def _text(s: Sheet) -> str:

@@ -12,6 +12,7 @@ from .text import Names
 PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout"),
+    *("unfilled", "kept"),
 )
 RESERVED = frozenset(
     ("triton", "tl", "rows", "live", "step", "t", "ahead", "first", "n_rows", "ROWS", *PRELUDE)

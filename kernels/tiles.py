@@ -29,6 +29,31 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Top:
+    """The `count` best columns of each row: `op` is their score. The scores go to `best`, where
+    they are to `places`, in no order; where there are too few columns, the first of each list."""
+
+    op: str
+    count: int
+    best: Tensor
+    places: Tensor
+
+    @property
+    def kept(self) -> Span:
+        """The list as it lies in a tile."""
+        return Span(0, 1 << (self.count - 1).bit_length(), self.count)
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Columns that are positions along an `axis`, which an operation `op` reads: tensors over the
+    axis are read there."""
+
+    axis: str
+    op: str
+
+
+@dataclass(frozen=True)
 class Tiles:
     """One kernel. Operations are those of `program.Op`, and besides
 
@@ -38,7 +63,8 @@ class Tiles:
     total     x | a, b sub: summed over columns, of one value, or of a product of two
 
     `total` operations are only stored. With `soft`, totals are divided by the sum of weights, and
-    the scores' log-sum-exp is stored to `peak`.
+    the scores' log-sum-exp is stored to `peak`. With `top`, the best columns are found; with
+    `picks`, columns are what was found.
     """
 
     name: str
@@ -50,6 +76,8 @@ class Tiles:
     ops: tuple[Op, ...]
     stores: tuple[Store, ...]
     peak: Tensor | None = None
+    top: Top | None = None
+    picks: Picks | None = None
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -62,7 +90,8 @@ class Tiles:
     def outputs(self) -> tuple[Tensor, ...]:
         """What is written, in the order of the arguments."""
         peak = () if self.peak is None else (self.peak,)
-        return (*(s.tensor for s in self.stores), *peak)
+        top = () if self.top is None else (self.top.best, self.top.places)
+        return (*(s.tensor for s in self.stores), *peak, *top)
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,7 @@ def spans(count: int, chunk: int) -> tuple[Span, ...]:
 def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
     """Which values vary over rows, and which over columns."""
     rows, columns = set(program.rows), set(program.columns)
+    columns |= {program.picks.axis} if program.picks else set()
     found: dict[str, tuple[bool, bool]] = {}
     for op in program.ops:
         if op.kind == "read":

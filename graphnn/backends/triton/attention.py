@@ -25,6 +25,7 @@ from graphnn.backends.triton.contract import (
 from graphnn.ir import IR
 from graphnn.kernels.contract import Runner
 from graphnn.kernels.contraction import emit
+from graphnn.planner.pick import Picked
 from graphnn.planner.reverse import gradients, reverse
 from graphnn.planner.tiles import Contraction
 
@@ -52,11 +53,20 @@ class Backward:
 
 
 class Kernels:
-    """Runs a contraction by generated kernels. Raises Refused where there can be none."""
+    """Runs a contraction by generated kernels. Raises Refused where there can be none.
 
-    def __init__(self, part: Contraction, passes: frozenset[str], interpret: bool):
+    `picked` says that it is one over positions, and what is read through these.
+    """
+
+    def __init__(
+        self,
+        part: Contraction,
+        passes: frozenset[str],
+        interpret: bool,
+        picked: Picked | None = None,
+    ):
         self.part, self.passes, self.interpret = part, passes, interpret
-        self.role: Roles = roles(part)
+        self.role: Roles = roles(part, picked)
         self.name = Scope(IR()).fresh(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}

@@ -13,26 +13,33 @@ from typing import Any
 from graphnn.backends.triton.lower import LOGICAL, kind_of
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Refused, Tensor
-from graphnn.kernels.tiles import Store, Tiles
+from graphnn.kernels.tiles import Picks, Store, Tiles, Top
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS, build
+from graphnn.planner.pick import Picked
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.tiles import Contraction
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The axes of a contraction: of queries and keys both, of queries alone, of keys alone."""
+    """The axes of a contraction: of queries and keys both, of queries alone, of keys alone.
+
+    Where the keys were `picked` for each query, all axes but the picked are of both.
+    """
 
     blocks: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    picked: Picked | None = None
 
 
-def roles(part: Contraction) -> Roles:
+def roles(part: Contraction, picked: Picked | None = None) -> Roles:
     """What is a row, what a column, and which axes both have."""
     axes = part.ir.layout(part.axes)
+    if picked is not None:
+        return Roles(axes, (), (part.axis,), picked)
     rows = tuple(a for a in axes if a in part.queries)
     return Roles(tuple(a for a in axes if a not in rows), rows, (part.axis,))
 
@@ -159,12 +166,17 @@ def finish(ir: IR, exits: dict[int, Exit], places: dict[int, int]) -> IR:
 class Ops:
     """Nodes of a graph as operations of a kernel."""
 
-    def __init__(self, ir: IR, given: dict[int, str]):
-        """`given` are nodes that are not computed but have an operation already."""
+    def __init__(self, ir: IR, picked: Picked | None = None):
+        """`picked` says where the columns are positions, and of which reads."""
         self.ir, self.ops = ir, dict[str, Op]()
-        self.named = given
+        self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
         self.reads: list[int] = []
+        self.lies = picked.lies if picked else {}
+        self.picks: Picks | None = None
+        if picked is not None:
+            self.named[picked.places] = self._read(picked.part.ir[picked.places])
+            self.picks = Picks(picked.source, self.named[picked.places])
 
     def fresh(self, wanted: str) -> str:
         """A name that no operation has."""
@@ -231,7 +243,8 @@ class Ops:
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
         kind = "acc" if node.attrs.get("key") in ("peak", "delta") else kind_of(node)
-        tensor = Tensor(name, node.shape, self.ir.layout(node.axes), kind)
+        axes = self.lies.get(node.id) or self.ir.layout(node.axes)
+        tensor = Tensor(name, node.shape, axes, kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
         return self._add(node, "read", (), tensor=tensor)
@@ -287,6 +300,9 @@ class Ops:
         return self._add(node, "point", [raised, total], template="({0} / {1})")
 
 
+NAMED = ("best", "places")
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A program, the nodes it reads, and those whose values it stores."""
@@ -298,7 +314,7 @@ class Kernel:
 
 def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     """The forward kernel."""
-    ops = Ops(part.ir, {})
+    ops = Ops(part.ir, role.picked)
     score = ops.need(part.score)
     note = f"softmax over {part.axis}"
     ops.named[part.weight] = ops.put(Op(ops.fresh("soft"), "soft", (score,), note=note))
@@ -309,10 +325,20 @@ def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     layout = part.ir.layout(part.axes)
     peak = Tensor("peak", (), layout, "float")
     title = f"{part.name}: softmax over {part.axis} and the sums it weights."
-    program = Tiles(
-        name, title, *_roles(role), tuple(ops.tensors), tuple(ops.ops.values()), tuple(stores), peak
-    )
+    tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
+    program = Tiles(name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks)
     return Kernel(program, ops.reads, list(part.results))
+
+
+def best(part: Contraction, role: Roles, name: str) -> Kernel:
+    """The kernel that finds the columns of the best scores."""
+    ops = Ops(part.ir)
+    score, layout = ops.need(part.score), part.ir.layout(part.axes)
+    kept = (Tensor(word, (part.top,), layout, kind) for word, kind in zip(NAMED, ("acc", "int")))
+    title = f"{part.name}: the {part.top} best of {part.axis}."
+    tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
+    top = Top(score, part.top, *kept)
+    return Kernel(Tiles(name, title, *_roles(role), tensors, made, (), top=top), ops.reads, [])
 
 
 def _roles(role: Roles, turned: bool = False) -> tuple[tuple[str, ...], ...]:
@@ -360,7 +386,7 @@ def back(part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: st
         mine = [e for e in exits if e.kind in kinds]
         if not mine:
             continue
-        ops = Ops(ir, {})
+        ops = Ops(ir, role.picked)
         stores = []
         for e in mine:
             kind = "row" if e.kind == "column" else e.kind
@@ -374,6 +400,7 @@ def back(part: Contraction, role: Roles, ir: IR, exits: Iterable[Exit], name: st
             tuple(ops.tensors),
             tuple(ops.ops.values()),
             tuple(stores),
+            picks=ops.picks,
         )
         made.append(Kernel(program, ops.reads, [e.end for e in mine]))
     return made

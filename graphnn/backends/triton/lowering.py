@@ -11,6 +11,7 @@ import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
+from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
@@ -183,10 +184,8 @@ class Lowering:
 
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
-        if part.top:
-            return None
         try:
-            return Kernels(part, passes, self.interpret)
+            return (Best if part.top else Kernels)(part, passes, self.interpret)
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
