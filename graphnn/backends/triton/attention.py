@@ -24,7 +24,7 @@ from graphnn.backends.triton.contract import (
 )
 from graphnn.ir import IR
 from graphnn.kernels.contract import Runner
-from graphnn.kernels.contraction import emit
+from graphnn.kernels.contraction import Source, emit
 from graphnn.planner.pick import Picked
 from graphnn.planner.reverse import gradients, reverse
 from graphnn.planner.tiles import Contraction
@@ -203,7 +203,12 @@ class Kernels:
         """The kernels, forward and backward, and what torch does after them."""
         code = self.backward_of(*self.full)
         after = [code.after.source] if code.after is not None else []
-        return [s.run.source.text for s in (self.forward_stage, *code.stages)] + after
+        return [source.text for source in self.kernels()] + after
+
+    def kernels(self) -> list[Source]:
+        """The kernels, forward and backward."""
+        stages = (self.forward_stage, *self.backward_of(*self.full).stages)
+        return [s.run.source for s in stages]
 
 
 def _count(n: int, word: str) -> str:

@@ -17,7 +17,7 @@ from graphnn.backends.torch.scope import Scope
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.contract import best, roles
 from graphnn.ir import IR
-from graphnn.kernels.contraction import emit
+from graphnn.kernels.contraction import Source, emit
 from graphnn.kernels.program import Refused
 from graphnn.kernels.top import LONGEST, Finder
 from graphnn.planner.pick import picked
@@ -36,10 +36,10 @@ class Best:
         self.part, self.picked = part, picked(part)
         self.kernel = best(part, roles(part), Scope(IR()).fresh(f"best {part.name}"))
         self.finder = Finder(emit(self.kernel.program), interpret)
-        self.kernels: Kernels | None = None
+        self.inner: Kernels | None = None
         self.why = ""
         try:
-            self.kernels = Kernels(self.picked.part, passes, interpret, self.picked)
+            self.inner = Kernels(self.picked.part, passes, interpret, self.picked)
         except Refused as reason:
             self.why = str(reason)
 
@@ -53,8 +53,8 @@ class Best:
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         """The results and `peak`; the last of the tensors are the positions."""
-        assert self.kernels is not None
-        return self.kernels.forward(tensors, self._sizes(tensors[-1], sizes))
+        assert self.inner is not None
+        return self.inner.forward(tensors, self._sizes(tensors[-1], sizes))
 
     def backward(
         self,
@@ -66,10 +66,10 @@ class Best:
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
         """The gradients of the reads that are wanted, given those of some results."""
-        assert self.kernels is not None
+        assert self.inner is not None
         places = tensors[-1]
         known = self._sizes(places, sizes)
-        made = self.kernels.backward(tensors, results, peak, flows, wanted, known)
+        made = self.inner.backward(tensors, results, peak, flows, wanted, known)
         reads = [(i, x) for i, x, w in zip(self.part.reads, tensors, wanted, strict=False) if w]
         return [
             self._spread(g, i, x, places, sizes) if i in self.picked.lies else g
@@ -90,7 +90,7 @@ class Best:
 
     def leaves(self, sizes: Mapping[str, int]) -> bool:
         """Whether what follows the choice is left to torch."""
-        return self.kernels is None
+        return self.inner is None
 
     def says(self) -> list[str]:
         """How it computes, in words for users."""
@@ -99,12 +99,17 @@ class Best:
             f"the {self.part.top} best of {axis}, exactly: one kernel finds those of each part of "
             f"{axis}, and one, where there are several parts, the best of these"
         )
-        if self.kernels is None:
+        if self.inner is None:
             return [found, f"falls back: {self.why}: softmax and sums over the best are torch's"]
         after = f"gradients go to the chosen alone, added up in the order of {axis}"
-        return [found, *self.kernels.says(), after]
+        return [found, *self.inner.says(), after]
 
     def sources(self) -> list[str]:
         """The kernels, and what torch does after them."""
-        more = self.kernels.sources() if self.kernels is not None else []
+        more = self.inner.sources() if self.inner is not None else []
         return [self.finder.run.source.text, *more]
+
+    def kernels(self) -> list[Source]:
+        """The kernels, but for the one that merges parts."""
+        more = self.inner.kernels() if self.inner is not None else []
+        return [self.finder.run.source, *more]
