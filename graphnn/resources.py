@@ -17,6 +17,7 @@ from torch import nn
 
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.chosen import Best
+from graphnn.backends.triton.hops import HopKernels
 from graphnn.graph import Graph
 from graphnn.kernels import tilefit, top
 from graphnn.kernels.aot import Row, render
@@ -89,7 +90,7 @@ def attention(model: Compiled, name: str, dtype: str, target: str) -> Iterator[R
     """A row for each kernel of a model's contractions, with the tile that it would have."""
     for program in _planned(model, DTYPES[dtype])._programs.values():
         for engine in (a.engine for a in program.attends):
-            if not isinstance(engine, Kernels | Best):
+            if not isinstance(engine, Kernels | Best | HopKernels):
                 continue
             for source in engine.kernels():
                 shape = tilefit.best(source, dtype, target, PRECISION[dtype])

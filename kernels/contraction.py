@@ -8,6 +8,7 @@ whose results are merged after. No atomics: every program writes places of its o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .memory import length
@@ -38,16 +39,17 @@ def emit(program: Tiles) -> Source:
     if program.picks is not None:
         value(sheet, program.picks.op, 0)
     for store in program.stores:
-        (_each if store.kind == "each" else _total)(sheet, store)
+        (each if store.kind == "each" else _total)(sheet, store)
     if program.peak is not None:
         _peak(sheet, program.peak)
     if program.top is not None:
         _top(sheet, program.top)
     pointers = (*program.tensors, *program.outputs)
-    return Source(program.name, _text(sheet), program, pointers, program.sizes, sheet.wide)
+    text = written(sheet, [(sheet.before, sheet.step)])
+    return Source(program.name, text, program, pointers, program.sizes, sheet.wide)
 
 
-def _each(s: Sheet, store: Store) -> None:
+def each(s: Sheet, store: Store) -> None:
     """A value at each row and column."""
     for k, span in enumerate(s.spans(store.op)):
         tile = value(s, store.op, k)
@@ -80,13 +82,13 @@ def _total(s: Sheet, store: Store) -> None:
         rows = "ROWS" if s.program.rows else "1"
         acc = s.names.fresh(f"{op.name}_{k}" if len(s.spans(op.name)) > 1 else op.name)
         s.add(f"{acc} = tl.zeros([{rows}, {span.width}], ACC)", op, False)
-        _gather(s, op, acc, k, span, weighed)
+        gather(s, op, acc, k, span, weighed)
         total = f"{acc} / tl.where(share == 0, 1.0, share)" if weighed else acc
-        _keep(s, store, total, span)
+        keep(s, store, total, span)
     s.forget()
 
 
-def _gather(s: Sheet, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
+def gather(s: Sheet, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
     """A line that adds this tile's columns."""
     before = f"{acc} * shrink" if weighed else acc
     pair = _pair(s, op)
@@ -180,7 +182,7 @@ def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
     return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")
 
 
-def _keep(s: Sheet, store: Store, text: str, span: Span) -> None:
+def keep(s: Sheet, store: Store, text: str, span: Span) -> None:
     """Write a sum: for each row, or one for the program."""
     op, pointer = s.ops[store.op], s.pointers[store.tensor.name]
     if store.kind == "row":
@@ -225,7 +227,8 @@ def _top(s: Sheet, top: Top) -> None:
         s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", note.note))
 
 
-def _text(s: Sheet) -> str:
+def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
+    """The text of a kernel: of each walk what goes before it, and its step."""
     p = s.program
     body = [line.text for line in (*s.before, *s.step, *s.after)]
     lines = [f'"""{p.title}"""', "", "import triton", "import triton.language as tl", ""]
@@ -235,9 +238,10 @@ def _text(s: Sheet) -> str:
         lines += wrapped(f"from graphnn.kernels.prelude import ({', '.join(sorted(s.used))})", "")
     lines += [*[""] * (2 if s.used else 1), *_head(s)]
     lines += [INDENT + text for text in _start(s)]
-    lines += _commented(s.before, INDENT)
-    lines += [INDENT + text for text in _walk(s)]
-    lines += _commented(s.step, INDENT * 2)
+    for before, step in walks:
+        lines += _commented(before, INDENT)
+        lines += [INDENT + text for text in _walk(s)]
+        lines += _commented(step, INDENT * 2)
     lines += _commented(s.after, INDENT)
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from .program import Op, Refused, Tensor
 # numbers of a value's own that are computed at a time; where values over both rows and columns are
 # wide, columns are taken one by one, and there is room for more of each
 CHUNK, LONG = 64, 256
+SUMMED = ("total", "lse")
 # the least side of a matrix product
 LEAST = 16
 
@@ -61,10 +62,11 @@ class Tiles:
     soft      score    -: exp(score - largest so far), the weights of an online softmax
     expand    x        -: a number for each column of its own
     total     x | a, b sub: summed over columns, of one value, or of a product of two
+    lse       score    -: the logsumexp over columns
 
-    `total` operations are only stored. With `soft`, totals are divided by the sum of weights, and
-    the scores' log-sum-exp is stored to `peak`. With `top`, the best columns are found; with
-    `picks`, columns are what was found.
+    But in kernels of several walks, `total` operations are only stored, and there is no `lse`.
+    With `soft`, totals are divided by the sum of weights, and the scores' log-sum-exp is stored to
+    `peak`. With `top`, the best columns are found; with `picks`, columns are what was found.
     """
 
     name: str
@@ -134,6 +136,7 @@ def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
     """Which values vary over rows, and which over columns."""
     rows, columns = set(program.rows), set(program.columns)
     columns |= {program.picks.axis} if program.picks else set()
+    kinds = {op.name: op.kind for op in program.ops}
     found: dict[str, tuple[bool, bool]] = {}
     for op in program.ops:
         if op.kind == "read":
@@ -142,9 +145,9 @@ def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
             axes = {op.attrs["axis"]}
         else:
             axes = set()
-        found[op.name] = _union(
-            [(bool(axes & rows), bool(axes & columns)), *(found[a] for a in op.args)]
-        )
+        # what is summed over columns varies over them no more, for those who read it
+        parts = [(found[a][0], found[a][1] and kinds[a] not in SUMMED) for a in op.args]
+        found[op.name] = _union([(bool(axes & rows), bool(axes & columns)), *parts])
     return found
 
 

@@ -130,8 +130,20 @@ def _double(kind: type[nn.Module]) -> nn.Module:
     return net
 
 
+class Same(Additive):
+    """What is mixed is what the keys are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Identity()
+
+    def mixed(self, q: gn.Value, k: gn.Value) -> gn.Value:
+        weights = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
+        return gn.sum(weights * k, over="source")
+
+
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
-@pytest.mark.parametrize("make", [Net, Additive])
+@pytest.mark.parametrize("make", [Net, Additive, Same])
 def test_second_derivatives(make, backend, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", 8)
     net = make().double()

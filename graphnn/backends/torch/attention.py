@@ -233,7 +233,8 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
     """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = list(ctx.saved_tensors[: len(ctx.wanted)])
+    # what is read may be made of other things read: nothing is to flow from one to another here
+    tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
     outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
     moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
     grads = torch.autograd.grad(

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 
 from graphnn.backends.draws import draw, new_seed, random_nodes
-from graphnn.backends.torch import attention, custom
+from graphnn.backends.torch import attention, custom, hops
 from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
+from graphnn.backends.torch.hops import HopsProgram
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express
 from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
+from graphnn.planner.hops import Hops
+from graphnn.planner.hops import arranged as placed
 from graphnn.planner.loopir import LoopIR, extract, form_of
 from graphnn.planner.partition import Whole
 from graphnn.planner.reverse import arranged
@@ -50,7 +53,7 @@ class Program:
     program_of: dict[int, LoopProgram]  # by the states of loops
     ir: IR
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
-    attends: list[AttendProgram]
+    attends: list[AttendProgram | HopsProgram]
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -103,8 +106,16 @@ def build(
     return _Writer(ir, order, training, parts, calls, attends, called(lowering)).write()
 
 
-def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None) -> AttendProgram:
-    part = arranged(node.attrs["part"], ir.axes)
+def _attend(
+    ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None
+) -> AttendProgram | HopsProgram:
+    part = node.attrs["part"]
+    if isinstance(part, Hops):
+        part = placed(part, ir.axes)
+        engine = lowering.hops(part, passes) if lowering is not None else None
+        why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
+        return HopsProgram(part, passes, engine, why)
+    part = arranged(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
     return AttendProgram(part, passes, engine, why if engine is None else "")
@@ -134,7 +145,7 @@ class _Writer:
         training: bool,
         parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
-        attends: dict[int, AttendProgram],
+        attends: dict[int, AttendProgram | HopsProgram],
         objects: dict[str, Any],
     ):
         self.attends = attends
@@ -170,6 +181,7 @@ class _Writer:
             **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
             "call": custom.call,
             "attend": attention.call,
+            "hops": hops.call,
             "draw": draw,
             "new_seed": new_seed,
         }
@@ -239,7 +251,8 @@ class _Writer:
         tensors = ", ".join(self.s.var(i) for i in node.inputs)
         sizes = ", ".join(size_name(a) for a in program.axes)
         number = list(self.attends).index(node.id)
-        return f"attend(attend_{number}, [{tensors}], [{sizes}])"
+        word = "hops" if isinstance(program, HopsProgram) else "attend"
+        return f"{word}(attend_{number}, [{tensors}], [{sizes}])"
 
     def _split(self, parts: list[Node]) -> str:
         """All parts of a value at once: their gradients are then joined, not each filled up."""

@@ -242,12 +242,15 @@ class Ops:
         name = wanted
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
-        kind = "acc" if node.attrs.get("key") in ("peak", "delta") else kind_of(node)
+        kind = self._kind(node)
         axes = self.lies.get(node.id) or self.ir.layout(node.axes)
         tensor = Tensor(name, node.shape, axes, kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
         return self._add(node, "read", (), tensor=tensor)
+
+    def _kind(self, node: Node) -> str:
+        return "acc" if node.attrs.get("key") in ("peak", "delta") else kind_of(node)
 
     def _pointwise(self, node: Node) -> str:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]

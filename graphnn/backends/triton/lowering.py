@@ -13,6 +13,7 @@ from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.graphs import Cuda, Replayed
+from graphnn.backends.triton.hops import HopKernels
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
@@ -26,6 +27,7 @@ from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
+from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tiles import Contraction
 
@@ -186,6 +188,14 @@ class Lowering:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
         try:
             return (Best if part.top else Kernels)(part, passes, self.interpret)
+        except Refused as reason:
+            self.unwritten[part.name] = str(reason)
+            return None
+
+    def hops(self, part: Hops, passes: frozenset[str]) -> Any:
+        """Kernels for hops; None: torch computes them, as no kernel can be written."""
+        try:
+            return HopKernels(part, passes, self.interpret)
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
