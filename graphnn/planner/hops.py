@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS, build
-from graphnn.planner.attend import Note, follow, rewired
+from graphnn.planner.attend import Note, attend, follow, rewired
 from graphnn.planner.loopir import given
 from graphnn.planner.rewrite import reachable
 from graphnn.planner.split import home_loops
@@ -203,6 +203,17 @@ def _placed(ir: IR, part: Hops) -> IR:
         swap[i] = build(new, "pick", (node,), {"which": which}, shape=old.shape, dtype=old.dtype)
     new.here = ("", None)
     return rewired(new, swap)
+
+
+def apart(part: Hops) -> IR:
+    """The same as a graph of its own, a contraction a hop: an input for each value read, by its
+    number, and an output for each result."""
+    ir = part.ir.copy()
+    for k, i in enumerate(part.reads):
+        node = ir[i]
+        attrs = {"key": str(k), "over": ir.layout(node.axes), "batched": False}
+        ir.nodes[i] = replace(node, op="input", attrs=attrs)
+    return attend(ir)[0]
 
 
 def arranged(part: Hops, axes: Iterable[str]) -> Hops:

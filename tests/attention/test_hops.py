@@ -10,9 +10,11 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.backends.torch.hops import HopsProgram
+from graphnn.backends.triton import hops
 from graphnn.backends.triton.hops import HopKernels
 from graphnn.kernels import simulate
 from graphnn.kernels.aot import TARGETS
+from graphnn.kernels.program import Refused
 from graphnn.kernels.tilefit import best, case
 from tests.graphs import assert_same, results
 
@@ -154,6 +156,35 @@ def test_one_launch_each_way_without_a_fault(name):
         got = results(model, x, lengths)[0]
     assert all(torch.equal(got[k], wanted[k]) for k in wanted)
     assert [r.kernel for r in reports] == list(stores)
+
+
+def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
+    """Its walks are cut into parts then, which one launch of all hops cannot do."""
+    net = Rectified(3, 2).double()
+    model = gn.compile(net, backend="interpret")
+    x, _ = given(net, 1, 40)
+    (engine,) = engines(model)
+    assert engine.apart({"batch": 1, "slot": 2048}) and not engine.apart({"batch": 1, "slot": 2047})
+    assert not engine.apart({"batch": 200, "slot": 10**5})
+    monkeypatch.setattr(hops, "STRETCH", 16)
+    with simulate.checking(threads=False) as reports:
+        got = results(model, x, {})[0]
+    kernels = {r.kernel for r in reports}
+    assert len(kernels) == 4 and not kernels & {s.name for s in engine.kernels()}
+    assert_same(results(gn.compile(net, backend="reference"), x, {})[0], got, 1e-12)
+
+
+def test_where_there_is_no_kernel_one_contraction_follows_another(monkeypatch):
+    def refuse(*args):
+        raise Refused("no such kernel")
+
+    monkeypatch.setattr(hops, "emit", refuse)
+    net = Rectified().double()
+    x, lengths = given(net)
+    model = gn.compile(net, backend="interpret")
+    exact = gn.compile(net, backend="reference")
+    assert_same(results(exact, x, lengths)[0], results(model, x, lengths)[0], 1e-12)
+    assert "falls back: no such kernel: one contraction after another" in model.explain()
 
 
 def test_some_gradients_alone():

@@ -7,7 +7,7 @@ axis, and the logsumexp of each hop's scores.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,10 @@ class Engine(Protocol):
 
     kept: list[Node]
 
+    def apart(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a launch a hop is better for these sizes."""
+        ...
+
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
 
     def backward(
@@ -42,13 +46,21 @@ class Engine(Protocol):
 
 
 class HopsProgram:
-    """The code of hops: that of `engine`, or else torch's operations over the whole axis."""
+    """The code of hops: that of `engine`, or one contraction after another.
+
+    `single` computes the latter: a model's `main`, whose inputs are numbered.
+    """
 
     def __init__(
-        self, part: Hops, passes: frozenset[str], engine: Engine | None = None, why: str = ""
+        self,
+        part: Hops,
+        passes: frozenset[str],
+        single: Callable[..., list[Tensor]],
+        engine: Engine | None = None,
+        why: str = "",
     ):
         """`why` says why there are no kernels."""
-        self.part, self.engine, self.why = part, engine, why
+        self.part, self.single, self.engine, self.why = part, single, engine, why
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
         self.key = f"{part.name} {next(_numbers)}"
         PROGRAMS[self.key] = self
@@ -68,11 +80,13 @@ class HopsProgram:
     def says(self) -> list[str]:
         """How they are computed, in words for users."""
         if self.engine is None:
-            return [f"falls back: {self.why}: torch's operations over the whole axis"]
+            return [f"falls back: {self.why}: one contraction after another"]
         rows = " x ".join(self.part.ir.layout(self.part.axes))
         return [
             f"all hops in one kernel forward and one backward, a program for each of {rows}, which "
             f"walks over {self.part.axis} once a hop",
+            f"where {self.part.axis} is so long, and programs so few, that walks are cut into "
+            "parts: one contraction after another",
             "saved for backward: what the hops read, and one number a hop; the weights over "
             f"{self.part.axis} are computed anew",
         ]
@@ -80,6 +94,11 @@ class HopsProgram:
     def sources(self) -> list[str]:
         """The code that computes them."""
         return self.engine.sources() if self.engine is not None else [self.plain.source]
+
+    def one_by_one(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by a contraction a hop."""
+        inputs = {str(k): t for k, t in enumerate(tensors)}
+        return self.single([], inputs, {}, self.sizes(lengths), tensors[0].device)
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """The results by torch's own operations, which have derivatives of any order."""
@@ -104,8 +123,8 @@ def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[
     if len(kinds) > 1:
         widest = max(kinds, key=lambda d: torch.finfo(d).bits)
         tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
-    if program.engine is None:
-        return program.definition(tensors, sizes)
+    if program.engine is None or program.engine.apart(program.sizes(sizes)):
+        return program.one_by_one(tensors, sizes)
     made = torch.ops.graphnn.hops(tensors, program.key, sizes)
     return made[: len(program.part.results)]  # type: ignore[no-any-return]
 

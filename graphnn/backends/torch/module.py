@@ -20,7 +20,7 @@ from graphnn.backends.torch.scope import Scope, literal, size_name
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
-from graphnn.planner.hops import Hops
+from graphnn.planner.hops import Hops, apart
 from graphnn.planner.hops import arranged as placed
 from graphnn.planner.loopir import LoopIR, extract, form_of
 from graphnn.planner.partition import Whole
@@ -114,7 +114,8 @@ def _attend(
         part = placed(part, ir.axes)
         engine = lowering.hops(part, passes) if lowering is not None else None
         why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-        return HopsProgram(part, passes, engine, why)
+        single = build(apart(part), list(part.ir.axes), False, passes, None, lowering)
+        return HopsProgram(part, passes, single.main, engine, why)
     part = arranged(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""

@@ -6,6 +6,7 @@ of weights between hops are left to torch, as products over all examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.scope import Scope
 from graphnn.backends.triton.contract import Exit, Kernel, Ops, finish
 from graphnn.ir import IR, Node
-from graphnn.kernels.contract import Runner
+from graphnn.kernels.contract import FILL, STRETCH, Runner
 from graphnn.kernels.contraction import Source
 from graphnn.kernels.hops import emit
 from graphnn.kernels.program import Op, Refused, Tensor
@@ -180,6 +181,11 @@ class HopKernels:
         for i in ir.outputs.values():
             leave(i)
         return found
+
+    def apart(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a contraction's walk would be cut into parts, as one of hops cannot be."""
+        programs = math.prod([sizes[a] for a in self.blocks])
+        return min(FILL // max(programs, 1), sizes[self.part.axis] // STRETCH) > 1
 
     def forward(
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]
