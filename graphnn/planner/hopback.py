@@ -99,32 +99,32 @@ def backward(part: Hops, wanted: Iterable[int], results: Iterable[int]) -> Backw
     that of results times what flows to them (Dao et al. 2022, FlashAttention, appendix B.4). To
     learn the latter, something that is zero is added to each result, and its gradient asked for.
     """
-    marked = Marked(part)
-    wanted = [*wanted]
+    marked, wanted = Marked(part), [*wanted]
     found = marked.derived([*wanted, *marked.zeros.values()], results)
-    ir = found.ir.copy()
-    swap: dict[int, int] = {}
+    ir = _settled(found.ir, marked, wanted)
+    at: dict[int, int] = {}
+    new = _ordered(rewrite(ir, Masks(part.axis), at))
+    peaks = {i: at[p] for i, p in marked.peaks.items() if p in at}
+    flows = {i: at[c] for i in part.results if (c := found.cotangents.get(marked.at[i], -1)) in at}
+    return Backward(new, peaks, flows)
+
+
+def _settled(derived: IR, marked: Marked, wanted: Iterable[int]) -> IR:
+    """A derived graph with the zeros that were added left out, and the sums put in."""
+    ir, swap = derived.copy(), dict[int, int]()
     for i in marked.zeros.values():
         if i in ir.nodes:
             swap[i] = const(ir, 0.0).id
     for softmax, delta in marked.deltas.items():
         if delta in ir.nodes:
             swap[delta] = _delta(ir, marked, softmax).id
-    ir.nodes = {
+    nodes = {
         i: replace(n, inputs=tuple(swap.get(j, j) for j in n.inputs)) for i, n in ir.nodes.items()
     }
-    ir.nodes = merge_orders(ir.nodes, {})
-    ir.outputs = {
-        f"d{i}": swap.get(o, o) for i in wanted if (o := ir.outputs.get(f"d{i}", -1)) >= 0
-    }
-    ir = simplify(keep(ir, reachable(ir, ir.outputs.values())))
-    at: dict[int, int] = {}
-    masks = Masks(part.axis)
-    new = _ordered(rewrite(ir, masks, at))
-    flows = {i: at[c] for i, c in found.cotangents.items() if c in at}
-    back = {at_: i for i, at_ in marked.at.items()}
-    peaks = {i: at[p] for i, p in marked.peaks.items() if p in at}
-    return Backward(new, peaks, {back[i]: c for i, c in flows.items()})
+    ir.nodes = merge_orders(nodes, {})
+    outputs = {f"d{i}": ir.outputs.get(f"d{i}", -1) for i in wanted}
+    ir.outputs = {key: swap.get(i, i) for key, i in outputs.items() if i >= 0}
+    return simplify(keep(ir, reachable(ir, ir.outputs.values())))
 
 
 def _delta(ir: IR, marked: Marked, softmax: int) -> Expr:

@@ -108,7 +108,9 @@ def _cut(ir: IR, chain: list[int], home: dict[int, int], name: str) -> Hops:
         cut.insert(node)
     for node in (cut[i] for i in reads):
         if node.dtype.is_floating_point and axis in node.axes and node.axes != full:
-            raise Unfit(f"'{node.label}' is the same for all examples, which share tiles of it")
+            raise Unfit(
+                f"'{node.label}' is shared by several queries, which read its tiles together"
+            )
     sums = _weighted(ir, chain, home)
     results = _results(ir, inside, full - {axis})
     cut.outputs = {f"r{k}": i for k, i in enumerate(results)}

@@ -97,7 +97,12 @@ NETS = {
     "perceptron": lambda: Perceptron(2),
     "heads": lambda: Heads(2),
 }
-WAYS = [("torch", 2**20), ("torch", 16), ("interpret", 2**20)]
+# what the other tests have besides is slow here
+QUICK = ("5 of 3", "once", "perceptron", "heads")
+WAYS = [
+    *(pytest.param(name, "torch", tile) for name in NETS for tile in (2**20, 16)),
+    *(pytest.param(n, "interpret", 16, marks=[pytest.mark.slow] * (n not in QUICK)) for n in NETS),
+]
 
 
 def given(net: nn.Module, batch: int = 3, queries: int = 4, sources: int = 9, dtype=torch.float64):
@@ -129,8 +134,7 @@ def stages(engine: Best) -> list[Runner]:
     return [engine.finder.run, *(s.run for s in more)]
 
 
-@pytest.mark.parametrize(("backend", "tile"), WAYS)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(("name", "backend", "tile"), WAYS)
 def test_equals_the_reference(name, backend, tile, monkeypatch):
     monkeypatch.setattr(chunks, "TILE", tile)
     torch.manual_seed(0)
@@ -174,7 +178,7 @@ def test_parts_of_the_axis_are_merged(name, monkeypatch):
     assert "merge" in {r.kernel for r in reports}
 
 
-@pytest.mark.parametrize("name", ["5 of 3", "5 of 40", "once", "heads", "perceptron"])
+@pytest.mark.parametrize("name", ["5 of 3", "once", "heads"])
 def test_no_kernel_has_a_fault(name):
     """Every address within its tensor, every result written once, nothing read before."""
     torch.manual_seed(0)

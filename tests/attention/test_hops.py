@@ -96,6 +96,12 @@ NETS = {
 }
 
 
+def some(*quick: str) -> list:
+    """All networks, those that are not `quick` among the slow tests."""
+    marks = {False: [pytest.mark.slow], True: []}
+    return [pytest.param(name, marks=marks[name in quick]) for name in NETS]
+
+
 def given(net: nn.Module, batch: int = 3, slots: int = 5, dtype=torch.float64):
     """Inputs, and lengths that have all slots, none and some."""
     made = torch.Generator().manual_seed(0)
@@ -118,7 +124,7 @@ def engines(model: gn.Compiled) -> list[HopKernels]:
     return [a.engine for a in found]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", some("rectified", "distance", "adjacent"))
 def test_equals_the_reference(name):
     torch.manual_seed(0)
     net = NETS[name]().double()
@@ -296,7 +302,7 @@ class Weighted(Story):
 
 
 REFUSED = {
-    Shared: "is the same for all examples",
+    Shared: "is shared by several queries",
     Watched: "are read besides, by output 'weights0'",
     Weighted: "has weights of its own at each position",
 }

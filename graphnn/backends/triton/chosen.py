@@ -15,10 +15,12 @@ import torch
 from graphnn.backends.torch.chosen import spots
 from graphnn.backends.torch.scope import Scope
 from graphnn.backends.triton.attention import Kernels
-from graphnn.backends.triton.contract import best, roles
+from graphnn.backends.triton.contract import Kernel, Ops, roles
 from graphnn.ir import IR
 from graphnn.kernels.contraction import Source, emit
 from graphnn.kernels.program import Refused
+from graphnn.kernels.program import Tensor as Argument
+from graphnn.kernels.tiles import Tiles, Top
 from graphnn.kernels.top import LONGEST, Finder
 from graphnn.planner.pick import picked
 from graphnn.planner.tiles import Contraction
@@ -34,7 +36,7 @@ class Best:
         if part.top > LONGEST:
             raise Refused(f"lists of more than {LONGEST} best do not stay in registers")
         self.part, self.picked = part, picked(part)
-        self.kernel = best(part, roles(part), Scope(IR()).fresh(f"best {part.name}"))
+        self.kernel = finding(part, Scope(IR()).fresh(f"best {part.name}"))
         self.finder = Finder(emit(self.kernel.program), interpret)
         self.inner: Kernels | None = None
         self.why = ""
@@ -113,3 +115,18 @@ class Best:
         """The kernels, but for the one that merges parts."""
         more = self.inner.kernels() if self.inner is not None else []
         return [self.finder.run.source, *more]
+
+
+def finding(part: Contraction, name: str) -> Kernel:
+    """The kernel that finds the columns of the best scores."""
+    ops, role = Ops(part.ir), roles(part)
+    score, layout = ops.need(part.score), part.ir.layout(part.axes)
+    best, places = (
+        Argument(word, (part.top,), layout, kind)
+        for word, kind in (("best", "acc"), ("places", "int"))
+    )
+    title = f"{part.name}: the {part.top} best of {part.axis}."
+    axes = role.blocks, role.rows, role.columns
+    top = Top(score, part.top, best, places)
+    program = Tiles(name, title, *axes, tuple(ops.tensors), tuple(ops.ops.values()), (), top=top)
+    return Kernel(program, ops.reads, [])

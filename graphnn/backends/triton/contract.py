@@ -13,7 +13,7 @@ from typing import Any
 from graphnn.backends.triton.lower import LOGICAL, kind_of
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Refused, Tensor
-from graphnn.kernels.tiles import Picks, Store, Tiles, Top
+from graphnn.kernels.tiles import Picks, Store, Tiles
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS, build
@@ -303,9 +303,6 @@ class Ops:
         return self._add(node, "point", [raised, total], template="({0} / {1})")
 
 
-NAMED = ("best", "places")
-
-
 @dataclass(frozen=True)
 class Kernel:
     """A program, the nodes it reads, and those whose values it stores."""
@@ -331,17 +328,6 @@ def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
     program = Tiles(name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks)
     return Kernel(program, ops.reads, list(part.results))
-
-
-def best(part: Contraction, role: Roles, name: str) -> Kernel:
-    """The kernel that finds the columns of the best scores."""
-    ops = Ops(part.ir)
-    score, layout = ops.need(part.score), part.ir.layout(part.axes)
-    kept = (Tensor(word, (part.top,), layout, kind) for word, kind in zip(NAMED, ("acc", "int")))
-    title = f"{part.name}: the {part.top} best of {part.axis}."
-    tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
-    top = Top(score, part.top, *kept)
-    return Kernel(Tiles(name, title, *_roles(role), tensors, made, (), top=top), ops.reads, [])
 
 
 def _roles(role: Roles, turned: bool = False) -> tuple[tuple[str, ...], ...]:
