@@ -60,6 +60,8 @@ def hops(ir: IR) -> tuple[IR, list[Note]]:
     notes: list[Note] = []
     home = home_loops(ir) if any(n.op == "axis_softmax" for n in ir) else {}
     for chain in chains(ir, home):
+        if any(i not in ir.nodes for i in chain):
+            continue  # part of other hops
         first = ir[chain[0]]
         name = f"{len(chain)} hops over {first.attrs['axis']}"
         form = (name, first.label, first.attrs["axis"], str(first.site or ""))
@@ -94,24 +96,26 @@ def _cut(ir: IR, chain: list[int], home: dict[int, int], name: str) -> Hops:
     """The part of a graph that a chain is. Raises Unfit, in words for users."""
     axis, full = ir[chain[0]].attrs["axis"], ir[chain[0]].axes
     inside = _region(ir, chain, axis, full)
-    order = [i for i in ir.nodes if i in inside]
+    places = _places(ir, inside)
+    order = [i for i in ir.nodes if i in inside | places]
     if any(i in home for i in order):
         raise Unfit("between two of them lies a loop")
     cut, reads = ir.empty(), []
     for node in (ir[i] for i in order):
         for source in ir.operands(node):
-            if source.id not in inside and source.id not in cut.nodes:
+            if source.id not in inside | places and source.id not in cut.nodes:
                 own = source.op in OWN
                 cut.insert(source if own else given(source))
                 reads += [source.id] * (not own)
-        _check(ir, node, axis, full)
+        if node.id in inside:
+            _check(ir, node, axis, full)
         cut.insert(node)
     for node in (cut[i] for i in reads):
         if node.dtype.is_floating_point and axis in node.axes and node.axes != full:
             raise Unfit(
                 f"'{node.label}' is shared by several queries, which read its tiles together"
             )
-    sums = _weighted(ir, chain, home)
+    sums = _weighted(ir, [i for i in order if ir[i].op == "axis_softmax"], home)
     results = _results(ir, inside, full - {axis})
     cut.outputs = {f"r{k}": i for k, i in enumerate(results)}
     return Hops(name, axis, full - {axis}, cut, reads, results, sums)
@@ -140,6 +144,23 @@ def _region(ir: IR, chain: list[int], axis: str, full: frozenset[str]) -> set[in
     ends = [i for i in below if ir[i].op in OVER and ir[i].attrs["axis"] == axis]
     ends = [i for i in ends if ir[ir[i].inputs[0]].axes == full]
     return reachable(ir, ends) & below
+
+
+def _places(ir: IR, inside: set[int]) -> set[int]:
+    """Numbers made of positions and lengths alone, which a kernel makes anew."""
+    found: set[int] = set()
+    known: dict[int, bool] = {}
+    for node in ir:
+        made = node.op == "cast" or (OPS[node.op].family == "pointwise" and _known(node))
+        known[node.id] = node.op in (*OWN, "length")
+        known[node.id] |= made and all(known[i] for i in node.inputs)
+    stack = [j for i in inside for j in ir[i].inputs if ir[j].dtype.is_floating_point]
+    while stack:
+        i = stack.pop()
+        if known[i] and ir[i].op not in (*OWN, "length") and i not in found | inside:
+            found.add(i)
+            stack += ir[i].inputs
+    return found
 
 
 def _scores(ir: IR, softmax: int, full: frozenset[str]) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 import torch
@@ -257,6 +258,61 @@ def test_as_precise_as_torch(dtype):
     for a, b, c in zip(wanted, ours, eager, strict=True):
         error, allowed = ((v.double() - a).detach().norm() for v in (b, c))
         assert error <= 2 * allowed + torch.finfo(dtype).eps * a.detach().norm()
+
+
+class Drawn(Story):
+    """Two to four hops of random scores, values, and steps between them."""
+
+    def __init__(self, seed: int):
+        super().__init__(4)
+        self.draw = random.Random(seed)
+        self.count = self.draw.randint(2, 4)
+        self.maps = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def hops(self, u: gn.Value, m: gn.Value, c: gn.Value) -> gn.Value:
+        draw = self.draw
+        for map in self.maps[: self.count]:
+            weights = gn.softmax(self.score(draw, u, m), over="slot")
+            value = draw.choice([m, c, torch.tanh(m) * c, (u * c).sum(-1), c * u])
+            u = self.step(draw, map, u, gn.sum(weights.reshape((1,) * value.ndim) * value, "slot"))
+        return u
+
+    def score(self, draw: random.Random, u: gn.Value, m: gn.Value) -> gn.Value:
+        far = (gn.length("slot") - gn.index("slot")).to(u.dtype)
+        match = draw.choice([gn.dot(u, m), gn.cosine(u, m) * 2, -((u - m) ** 2).sum(-1) / 2])
+        return draw.choice(
+            [
+                match,
+                match - 0.1 * far,
+                torch.where(far > 1, match, float("-inf")),
+                match * (u * u).sum(-1),
+            ]
+        )
+
+    def step(self, draw: random.Random, map: nn.Module, u: gn.Value, read: gn.Value) -> gn.Value:
+        return draw.choice(
+            [
+                lambda: torch.tanh(map(u)) + read,
+                lambda: torch.relu(map(u + read)),
+                lambda: u * torch.sigmoid(read) + map(read * u),
+                lambda: (u + read) / (1 + ((u + read) ** 2).sum(-1, keepdim=True)),
+            ]
+        )()
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(k, marks=[pytest.mark.slow] * (k > 1)) for k in range(40)]
+)
+def test_random_hops(seed):
+    torch.manual_seed(seed)
+    net = Drawn(seed).double()
+    x, lengths = given(net)
+    net.draw.seed(seed)
+    model = gn.compile(net, backend="interpret")
+    net.draw.seed(seed)
+    exact = gn.compile(net, backend="reference")
+    for short in ({}, lengths):
+        assert_same(results(exact, x, short)[0], results(model, x, short)[0], 1e-12)
 
 
 class Shared(nn.Module):
