@@ -28,7 +28,15 @@ from graphnn.kernels.fit import Launch, Verdict, best, serious
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import micros, spread
 from graphnn.model import Compiled, compile
-from graphnn.nn import GRU, LSTM, RNN, AssociativeMemory, HyperLSTM, MultiplicativeLSTM
+from graphnn.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    AssociativeMemory,
+    HyperLSTM,
+    KeyValueMemory,
+    MultiplicativeLSTM,
+)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISION = {"bf16": "ieee", "fp16": "ieee", "fp32": "tf32x3"}
@@ -44,6 +52,19 @@ class Layer(nn.Module):
     def graph(self, g: Graph) -> None:
         """Draw it."""
         g.output("y", self.layer(g.input("x", (self.size,), over="time")))
+
+
+class Facts(nn.Module):
+    """A memory of keys and values, addressed in hops."""
+
+    def __init__(self, size: int, hops: int):
+        super().__init__()
+        self.memory, self.size = KeyValueMemory(size, hops), size
+
+    def graph(self, g: Graph) -> None:
+        """Draw it."""
+        keys, values = (g.input(name, (self.size,), over="fact") for name in ("keys", "values"))
+        g.output("y", self.memory(g.input("x", (self.size,)), keys, values))
 
 
 # the widest that is said to fit sm_90 in half precision, and the options at a common width
@@ -64,6 +85,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "memory of slots, 64 wide, 32 best": lambda: Layer(
         AssociativeMemory(4096, 64, 64, topk=32), 64
     ),
+    "memory of facts, 64 wide, 3 hops": lambda: Facts(64, 3),
     "LSTM 512": lambda: Layer(LSTM(512, 512), 512),
     "LSTM 1024": lambda: Layer(LSTM(1024, 1024), 1024),
     "GRU 1024, reset before": lambda: Layer(GRU(1024, 1024, reset="before"), 1024),

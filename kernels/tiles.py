@@ -64,8 +64,8 @@ class Tiles:
     total     x | a, b sub: summed over columns, of one value, or of a product of two
     lse       score    -: the logsumexp over columns
 
-    But in kernels of several walks, `total` operations are only stored, and there is no `lse`.
-    With `soft`, totals are divided by the sum of weights, and the scores' log-sum-exp is stored to
+    Where there is one walk, `total` operations are only stored, and there is no `lse`; see `hops`
+    for kernels of several. With `soft`, totals are divided by the sum of weights, and the scores' log-sum-exp is stored to
     `peak`. With `top`, the best columns are found; with `picks`, columns are what was found.
     """
 
