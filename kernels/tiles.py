@@ -65,8 +65,9 @@ class Tiles:
     lse       score    -: the logsumexp over columns
 
     Where there is one walk, `total` operations are only stored, and there is no `lse`; see `hops`
-    for kernels of several. With `soft`, totals are divided by the sum of weights, and the scores' log-sum-exp is stored to
-    `peak`. With `top`, the best columns are found; with `picks`, columns are what was found.
+    for kernels of several. With `soft`, totals are divided by the sum of weights, and the scores'
+    log-sum-exp is stored to `peak`. With `top`, the best columns are found; with `picks`, columns
+    are what was found.
     """
 
     name: str
