@@ -79,8 +79,30 @@ class Lookup(nn.Module):
         return F.scaled_dot_product_attention(q[None, None], k, v, scale=1.0)[0, 0]
 
 
-KINDS: dict[str, type[Additive] | type[Dot] | type[Lookup]] = {
+class Best(nn.Module):
+    """A lookup that reads the 8 slots that match best, or all where there are fewer."""
+
+    def __init__(self, size: int, slots: int):
+        super().__init__()
+        self.K, self.V = (nn.Parameter(torch.randn(slots, size) * 0.3) for _ in range(2))
+        self.size, self.slots, self.top = size, slots, min(8, slots)
+
+    def graph(self, g: gn.Graph) -> None:
+        """Draw it."""
+        x = g.input("q", (self.size,))
+        g.axis("slot", self.slots)
+        keys, values = gn.along(self.K, "slot"), gn.along(self.V, "slot")
+        g.output("y", gn.lookup(x, keys, values, topk=self.top))
+
+    def eager(self, q: Tensor) -> Tensor:
+        """(batch, width) -> (batch, width)."""
+        best = (q @ self.K.T).topk(self.top)
+        return (torch.softmax(best.values, -1)[..., None] * self.V[best.indices]).sum(-2)
+
+
+KINDS: dict[str, type[Additive] | type[Dot] | type[Lookup] | type[Best]] = {
     "additive attention": Additive,
     "dot attention": Dot,
     "lookup": Lookup,
+    "lookup of the 8 best": Best,
 }

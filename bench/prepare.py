@@ -129,7 +129,7 @@ def contenders(
     runs[EAGER] = bound(found.eager)
     if hasattr(found.net, "sdpa"):
         runs["SDPA"] = bound(found.net.sdpa)
-    if case.network in KINDS and case.network != "lookup":
+    if case.network in KINDS and not case.network.startswith("lookup"):
         _flex(case, device, inputs, runs, absent)
     there, missing = others(found.net, case.network, device, case.dtype)
     runs |= {name: bound(peer) for name, peer in there.items()}

@@ -10,6 +10,7 @@ from graphnn.ir import IR, Node
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 from graphnn.planner.choose import Decision, fallbacks, name_of
+from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.plan import Plan
 from graphnn.planner.tally import Tally
@@ -93,7 +94,9 @@ def _what(ir: IR, node: Node) -> str:
     if node.op == "aten":
         return f"torch's {node.attrs['kind']} {tuple(node.shape)}"
     if node.op == "attend":
-        return f"contraction over {node.attrs['part'].axis} {tuple(node.shape)}"
+        part = node.attrs["part"]
+        word = f"{part.count} hops" if isinstance(part, Hops) else "contraction"
+        return f"{word} over {part.axis} {tuple(node.shape)}"
     detail = f" over {node.attrs['axis']}" if OPS[node.op].family == "axis" else ""
     return f"{node.op}{detail} {tuple(node.shape)}"
 
@@ -222,15 +225,19 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
     programs = {a.part.origin: a for a in program.attends} if program is not None else {}
     for note in plan.notes:
         where = f" at {note.place}" if note.place else ""
+        if note.hops and note.reason:
+            lines.append(f"{note.name}{where}: {note.reason}")
+            continue
         if note.part is None:
             lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
             continue
         what = "reductions" if isinstance(note.part, Tally) else "contraction"
-        lines.append(f"{note.name}{where}: {what}")
+        lines.append(f"{note.name}{where}" + (":" if note.hops else f": {what}"))
         made = programs.get(note.part.origin)
         lines += [f"  {text}" for text in (made.says() if made is not None else ())]
         lines += [f"  {note.reason}"] * bool(note.reason)
-        lines += [f"  {text}" for text in _read(note.part if made is None else made.part)]
+        part = note.part if made is None else made.part
+        lines += [f"  {text}" for text in ([] if isinstance(part, Hops) else _read(part))]
     return lines
 
 

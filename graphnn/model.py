@@ -183,7 +183,7 @@ class Compiled(Stepping):
 
     def _passes_for(self, target: Target) -> frozenset[str]:
         if not self._kernels(target):
-            return self._passes
+            return self._passes - {"hops"}
         # asked for by name, kernels leave no loop to torch's layers; what torch's code sinks into
         # its loops, whole-axis operations do as well before a kernel
         return self._passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})

@@ -15,7 +15,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from graphnn.backends.triton.attention import Kernels
+from graphnn.backends.triton.chosen import Best
+from graphnn.backends.triton.hops import HopKernels
 from graphnn.graph import Graph
+from graphnn.kernels import tilefit, top
 from graphnn.kernels.aot import Row, render
 from graphnn.kernels.cases import case
 from graphnn.kernels.cooperative import Cooperative
@@ -24,7 +28,15 @@ from graphnn.kernels.fit import Launch, Verdict, best, borne, serious
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import micros, spread
 from graphnn.model import Compiled, compile
-from graphnn.nn import GRU, LSTM, RNN, HyperLSTM, MultiplicativeLSTM
+from graphnn.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    AssociativeMemory,
+    HyperLSTM,
+    KeyValueMemory,
+    MultiplicativeLSTM,
+)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISION = {"bf16": "ieee", "fp16": "ieee", "fp32": "tf32x3"}
@@ -42,6 +54,19 @@ class Layer(nn.Module):
         g.output("y", self.layer(g.input("x", (self.size,), over="time")))
 
 
+class Facts(nn.Module):
+    """A memory of keys and values, addressed in hops."""
+
+    def __init__(self, size: int, hops: int):
+        super().__init__()
+        self.memory, self.size = KeyValueMemory(size, hops), size
+
+    def graph(self, g: Graph) -> None:
+        """Draw it."""
+        keys, values = (g.input(name, (self.size,), over="fact") for name in ("keys", "values"))
+        g.output("y", self.memory(g.input("x", (self.size,)), keys, values))
+
+
 # the widest that is said to fit sm_90 in half precision, and the options at a common width
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "RNN 320": lambda: Layer(RNN(320, 320), 320),
@@ -56,6 +81,11 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "multiplicative LSTM 64": lambda: Layer(MultiplicativeLSTM(64, 64), 64),
     "HyperLSTM 32": lambda: Layer(HyperLSTM(32, 32), 32),
     "HyperLSTM 64": lambda: Layer(HyperLSTM(64, 64), 64),
+    "memory of slots, 64 wide": lambda: Layer(AssociativeMemory(4096, 64, 64), 64),
+    "memory of slots, 64 wide, 32 best": lambda: Layer(
+        AssociativeMemory(4096, 64, 64, topk=32), 64
+    ),
+    "memory of facts, 64 wide, 3 hops": lambda: Facts(64, 3),
     "LSTM 512": lambda: Layer(LSTM(512, 512), 512),
     "LSTM 1024": lambda: Layer(LSTM(1024, 1024), 1024),
     "GRU 1024, reset before": lambda: Layer(GRU(1024, 1024, reset="before"), 1024),
@@ -64,14 +94,33 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 
 def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
     """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
-    source = model._source.to(dtype) if isinstance(model._source, nn.Module) else model._source
-    planned = compile(source, "interpret", skip=("fit", "beside"), recompute=model._recompute)
-    planned.source()
     found: dict[str, Source] = {}
-    for program in planned._programs.values():
+    for program in _planned(model, dtype)._programs.values():
         for loop in program.loops:
             found.update({k: x.source for k, x in loop.lowering.launchers.items()})  # type: ignore[union-attr]
     return [x for x in found.values() if x.program.axis]
+
+
+def _planned(model: Compiled, dtype: torch.dtype) -> Compiled:
+    source = model._source.to(dtype) if isinstance(model._source, nn.Module) else model._source
+    planned = compile(source, "interpret", skip=("fit", "beside"), recompute=model._recompute)
+    planned.source()
+    return planned
+
+
+def attention(model: Compiled, name: str, dtype: str, target: str) -> Iterator[Row]:
+    """A row for each kernel of a model's contractions, with the tile that it would have."""
+    for program in _planned(model, DTYPES[dtype])._programs.values():
+        for engine in (a.engine for a in program.attends):
+            if not isinstance(engine, Kernels | Best | HopKernels):
+                continue
+            for source in engine.kernels():
+                shape = tilefit.best(source, dtype, target, PRECISION[dtype])
+                made = tilefit.case(source, dtype, shape, PRECISION[dtype])
+                yield replace(made.judge(target), name=f"{name}, {source.name.replace('_', ' ')}")
+            if isinstance(engine, Best):
+                merge = top.case(engine.part.top)
+                yield replace(merge.judge(target), name=f"{name}, {merge.name}")
 
 
 def rows(
@@ -100,6 +149,8 @@ def rows(
                 row = made.judge(target)
                 faults = tuple(f for f in row.faults if not borne(source, f))
                 yield replace(row, name=title, step=step, faults=faults)
+        for target in targets:
+            yield from attention(model, name, dtype, target)
 
 
 def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:

@@ -85,8 +85,9 @@ class Runner:
         tiles = -(-rows // shape.rows)
         parts, length = self.parts(tiles * blocks, columns)
         outs = []
-        stores = [*((s.tensor, s.kind) for s in p.stores), *([(p.peak, "row")] if p.peak else [])]
-        for (tensor, kind), wanted in zip(stores, kinds, strict=True):
+        ways = {s.tensor.name: s.kind for s in p.stores}
+        for tensor, wanted in zip(p.outputs, kinds, strict=True):
+            kind = ways.get(tensor.name, "row")
             lead = [sizes[a] for a in tensor.axes]
             lead = lead if kind == "each" else [parts, *lead]
             if kind == "tile":

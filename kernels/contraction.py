@@ -8,13 +8,14 @@ whose results are merged after. No atomics: every program writes places of its o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .page import Line
 from .program import Op, Refused, Tensor
 from .text import INDENT, length, wrapped
 from .tilemost import most
-from .tiles import Span, Store, Tile, Tiles, letters
+from .tiles import Span, Store, Tile, Tiles, Top, letters
 from .tilesheet import Sheet
 from .tilework import fitted, flattened, lined_up, operand, value, widened, within
 
@@ -35,17 +36,22 @@ class Source:
 def emit(program: Tiles) -> Source:
     """The kernel of a program. Raises Refused where there can be none."""
     sheet = Sheet(program)
+    if program.picks is not None:
+        value(sheet, program.picks.op, 0)
     for store in program.stores:
         largest = sheet.ops[store.op].kind in ("most", "place")
-        (most if largest else _each if store.kind == "each" else _total)(sheet, store)
+        (most if largest else each if store.kind == "each" else _total)(sheet, store)
     if program.peak is not None:
         value(sheet, next(o.name for o in program.ops if o.kind == "soft"), 0)
         _peak(sheet, program.peak)
+    if program.top is not None:
+        _top(sheet, program.top)
     pointers = (*program.tensors, *program.outputs)
-    return Source(program.name, _text(sheet), program, pointers, program.sizes, sheet.wide)
+    text = written(sheet, [(sheet.before, sheet.step)])
+    return Source(program.name, text, program, pointers, program.sizes, sheet.wide)
 
 
-def _each(s: Sheet, store: Store) -> None:
+def each(s: Sheet, store: Store) -> None:
     """A value at each row and column."""
     for k, span in enumerate(s.spans(store.op)):
         tile = value(s, store.op, k)
@@ -78,13 +84,13 @@ def _total(s: Sheet, store: Store) -> None:
         rows = "ROWS" if s.program.rows else "1"
         acc = s.names.fresh(f"{op.name}_{k}" if len(s.spans(op.name)) > 1 else op.name)
         s.add(f"{acc} = tl.zeros([{rows}, {span.width}], ACC)", op, False)
-        _gather(s, op, acc, k, span, weighed)
+        gather(s, op, acc, k, span, weighed)
         total = f"{acc} / tl.where(share == 0, 1.0, share)" if weighed else acc
-        _keep(s, store, total, span)
+        keep(s, store, total, span)
     s.forget()
 
 
-def _gather(s: Sheet, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
+def gather(s: Sheet, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
     """A line that adds this tile's columns."""
     before = f"{acc} * shrink" if weighed else acc
     pair = _pair(s, op)
@@ -178,7 +184,7 @@ def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
     return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")
 
 
-def _keep(s: Sheet, store: Store, text: str, span: Span) -> None:
+def keep(s: Sheet, store: Store, text: str, span: Span) -> None:
     """Write a sum: for each row, or one for the program."""
     op, pointer = s.ops[store.op], s.pointers[store.tensor.name]
     if store.kind == "row":
@@ -206,7 +212,25 @@ def _peak(s: Sheet, tensor: Tensor) -> None:
     s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", "log-sum-exp of the scores"))
 
 
-def _text(s: Sheet) -> str:
+def _top(s: Sheet, top: Top) -> None:
+    """The best columns, in lists that the walk takes its tiles into."""
+    op, span = s.ops[top.op], top.kept
+    note = Op("", "", note=f"the {top.count} best of {op.note}")
+    rows = "ROWS" if s.program.rows else "1"
+    s.add(f"best, places = unfilled({rows}, {top.count}, {span.width}, ACC)", note, False)
+    score = value(s, top.op, 0)
+    if not score.columns:
+        raise Refused("the scores are the same for all columns")
+    there = "valid & live" if s.program.rows else "valid"
+    s.add(f"best, places = kept(best, places, {score.text}, col, {there})", note, True)
+    like = Tile("", bool(s.program.rows), False, span.width)
+    for tensor, text in ((top.best, "best"), (top.places, "places")):
+        address, mask = s.address(tensor, like, span, "part"), s.mask(like, span) or "True"
+        s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", note.note))
+
+
+def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
+    """The text of a kernel: of each walk what goes before it, and its step."""
     p = s.program
     body = [line.text for line in (*s.before, *s.step, *s.after)]
     lines = [f'"""{p.title}"""', "", "import triton", "import triton.language as tl", ""]
@@ -216,9 +240,10 @@ def _text(s: Sheet) -> str:
         lines += wrapped(f"from graphnn.kernels.prelude import ({', '.join(sorted(s.used))})", "")
     lines += [*[""] * (2 if s.used else 1), *_head(s)]
     lines += [INDENT + text for text in _start(s)]
-    lines += _commented(s.before, INDENT)
-    lines += [INDENT + text for text in _walk(s)]
-    lines += _commented(s.step, INDENT * 2)
+    for before, step in walks:
+        lines += _commented(before, INDENT)
+        lines += [INDENT + text for text in _walk(s)]
+        lines += _commented(step, INDENT * 2)
     lines += _commented(s.after, INDENT)
     return "\n".join(lines) + "\n"
 

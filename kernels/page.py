@@ -15,6 +15,7 @@ PRELUDE = (
     *("product", "quarters", "halves", "sigmoid", "tanh", "log1p", "expm1"),
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout", "level"),
     *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
+    *("unfilled", "kept"),
 )
 LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
 LANES = ("lane", "across", "there")

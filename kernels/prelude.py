@@ -9,6 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# after all positions
+NEVER = tl.constexpr(2**31 - 1)
+
 
 @triton.jit
 def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
@@ -147,6 +150,45 @@ def dropout(seed, at, p, ACC: tl.constexpr):
 def remainder(a, b):
     """What is left of a over b, with the sign of b."""
     return a - b * tl.floor(a / b)
+
+
+@triton.jit
+def unfilled(ROWS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr):
+    """Lists of TOP numbers a row that anything is better than, and of their positions.
+
+    No two positions are alike. What KEEP, a power of two, has besides is better than anything.
+    """
+    slot = tl.arange(0, KEEP)[None, :]
+    best = tl.where(slot < TOP, float("-inf"), float("inf")).to(ACC)
+    places = tl.where(slot < TOP, NEVER - 1 - slot, -1 - slot)
+    return tl.broadcast_to(best, [ROWS, KEEP]), tl.broadcast_to(places, [ROWS, KEEP])
+
+
+@triton.jit
+def kept(best, places, score, place, there):
+    """Lists of the best numbers of each row, and their positions, with a tile taken in.
+
+    Of equal numbers the earlier position is the better; NaN counts as infinite. Each round puts the
+    best of the tile that is left in place of the worst of the list, until no row's list gains.
+    """
+    score = tl.where(score != score, float("inf"), score)
+    score = tl.where(there, score, float("-inf"))
+    place = tl.where(there, place.to(tl.int32), NEVER)
+    going = 1
+    while going > 0:
+        most = tl.max(score, 1)[:, None]
+        first = tl.min(tl.where(score == most, place, NEVER), 1)[:, None]
+        least = tl.min(best, 1)[:, None]
+        last = tl.max(tl.where(best == least, places, -NEVER), 1)[:, None]
+        better = (most > least) | ((most == least) & (first < last))
+        out = better & (places == last)
+        best = tl.where(out, most, best)
+        places = tl.where(out, first, places)
+        taken = place == first
+        score = tl.where(taken, float("-inf"), score)
+        place = tl.where(taken, NEVER, place)
+        going = tl.max(better.to(tl.int32))
+    return best, places
 
 
 @triton.jit

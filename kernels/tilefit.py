@@ -46,7 +46,8 @@ def ladder(source: Source, few: bool = False) -> list[Shape]:
         return SINGLE
     if source.wide:
         return WIDE
-    return SMALL if few else PLAIN
+    # lists of the best are filled in rounds, of which there are as many as the slowest row needs
+    return SMALL if few or source.program.top else PLAIN
 
 
 def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> Case:

@@ -14,6 +14,7 @@ from .program import Op, Refused, Tensor
 # numbers of a value's own that are computed at a time; where values over both rows and columns are
 # wide, columns are taken one by one, and there is room for more of each
 CHUNK, LONG = 64, 256
+SUMMED = ("total", "lse")
 # the least side of a matrix product
 LEAST = 16
 
@@ -29,6 +30,31 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Top:
+    """The `count` best columns of each row: `op` is their score. The scores go to `best`, where
+    they are to `places`, in no order; where there are too few columns, the first of each list."""
+
+    op: str
+    count: int
+    best: Tensor
+    places: Tensor
+
+    @property
+    def kept(self) -> Span:
+        """The list as it lies in a tile."""
+        return Span(0, 1 << (self.count - 1).bit_length(), self.count)
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Columns that are positions along an `axis`, which an operation `op` reads: tensors over the
+    axis are read there."""
+
+    axis: str
+    op: str
+
+
+@dataclass(frozen=True)
 class Tiles:
     """One kernel. Operations are those of `program.Op`, and besides
 
@@ -38,9 +64,12 @@ class Tiles:
     total     x | a, b sub: summed over columns, of one value, or of a product of two
     most      x        -: the largest over columns
     place     x        -: its position there
+    lse       score    -: the logsumexp over columns
 
-    The last three are only stored. With `soft`, totals are divided by the sum of weights, and
-    the scores' log-sum-exp is stored to `peak`.
+    Where there is one walk, `total`, `most` and `place` are only stored, and there is no `lse`; see
+    `hops` for kernels of several. With `soft`, totals are divided by the sum of weights, and the
+    scores' log-sum-exp is stored to `peak`. With `top`, the best columns are found; with `picks`,
+    columns are what was found.
     """
 
     name: str
@@ -52,6 +81,8 @@ class Tiles:
     ops: tuple[Op, ...]
     stores: tuple[Store, ...]
     peak: Tensor | None = None
+    top: Top | None = None
+    picks: Picks | None = None
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -64,7 +95,8 @@ class Tiles:
     def outputs(self) -> tuple[Tensor, ...]:
         """What is written, in the order of the arguments."""
         peak = () if self.peak is None else (self.peak,)
-        return (*(s.tensor for s in self.stores), *peak)
+        top = () if self.top is None else (self.top.best, self.top.places)
+        return (*(s.tensor for s in self.stores), *peak, *top)
 
 
 @dataclass(frozen=True)
@@ -106,6 +138,8 @@ def spans(count: int, chunk: int) -> tuple[Span, ...]:
 def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
     """Which values vary over rows, and which over columns."""
     rows, columns = set(program.rows), set(program.columns)
+    columns |= {program.picks.axis} if program.picks else set()
+    kinds = {op.name: op.kind for op in program.ops}
     found: dict[str, tuple[bool, bool]] = {}
     for op in program.ops:
         if op.kind in ("read", "draw"):
@@ -114,9 +148,9 @@ def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
             axes = {op.attrs["axis"]}
         else:
             axes = set()
-        found[op.name] = _union(
-            [(bool(axes & rows), bool(axes & columns)), *(found[a] for a in op.args)]
-        )
+        # what is summed over columns varies over them no more, for those who read it
+        parts = [(found[a][0], found[a][1] and kinds[a] not in SUMMED) for a in op.args]
+        found[op.name] = _union([(bool(axes & rows), bool(axes & columns)), *parts])
     return found
 
 

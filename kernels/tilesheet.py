@@ -15,7 +15,7 @@ RESERVED = frozenset(
     (
         *("triton", "tl", "program", "tile", "tiles", "block", "part", "row", "live", "col"),
         *("down", "valid", "valid_down", "start", "begin", "end", "length", "top", "weights"),
-        *("shrink", "best", "floor", "n_rows", "n_cols", "n_blocks", "share", "KIND"),
+        *("shrink", "best", "floor", "n_rows", "n_cols", "n_blocks", "share", "places", "KIND"),
         *("ROWS", "COLS", *PRELUDE),
     )
 )
@@ -94,6 +94,8 @@ class Sheet:
             return self._part("block", axis, p.blocks, False)
         if axis in p.rows:
             return self._part("row", axis, p.rows, False)
+        if p.picks and axis == p.picks.axis:
+            return self._pick(p.picks.op, down)
         return self._part("down" if down else "col", axis, p.columns, True)
 
     def _part(self, whole: str, axis: str, axes: tuple[str, ...], moving: bool) -> str:
@@ -109,6 +111,14 @@ class Sheet:
             self.places[whole, axis] = name
             self.add(f"{name} = {text}", None, moving)
         return self.places[whole, axis]
+
+    def _pick(self, op: str, down: bool) -> str:
+        """The positions that the columns stand for."""
+        name = self.made[op, 0, False].text
+        if down and ("down", op) not in self.places:
+            self.places["down", op] = self.names.fresh(f"{name}_down")
+            self.add(f"{self.places['down', op]} = tl.trans({name})", self.ops[op], True)
+        return self.places["down", op] if down else name
 
     def address(self, tensor: Tensor, tile: Tile, span: Span, part: str = "") -> str:
         """Where a chunk of a tensor lies; `part` is the number of the whole before it."""

@@ -217,9 +217,9 @@ def _by_matrix(s: Sheet, op: Op, which: int, k: int) -> Tile:
     rows, columns = s.sides[vector]
     if s.ops[square].kind != "read" or s.ops[square].attrs["tensor"].axes:
         raise Refused(f"'{op.name}' multiplies by a matrix that is no weight")
-    if not (rows or columns):
-        raise Refused(f"'{op.name}' varies over neither rows nor columns")
     out = s.spans(op.name)[k]
+    if not (rows or columns):
+        return _single(s, op, which, k)
     height = {(True, True): "ROWS * COLS", (True, False): "ROWS", (False, True): "COLS"}
     size = height[rows, columns]
     text = f"tl.zeros([{size}, {out.width}], ACC)"
@@ -231,6 +231,16 @@ def _by_matrix(s: Sheet, op: Op, which: int, k: int) -> Tile:
     if rows and columns:
         text = f"tl.reshape({text}, [ROWS, COLS, {out.width}])"
     return s.put(op, k, text, Tile("", rows, columns, out.width))
+
+
+def _single(s: Sheet, op: Op, which: int, k: int) -> Tile:
+    """A vector of the program's own times a matrix: matrix units take 16 at once, and are left."""
+    vector, out, parts = op.args[1 - which], s.spans(op.name)[k], []
+    for j, span in enumerate(s.spans(vector)):
+        tile = widened(value(s, vector, j), span)
+        weight = _square(s, op, which, j, span, k, out)
+        parts.append(f"tl.sum(tl.trans({within(s, tile, span)}) * {weight}.to(ACC), 0)[None, :]")
+    return s.put(op, k, " + ".join(parts), Tile("", False, False, out.width))
 
 
 def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:

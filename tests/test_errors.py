@@ -693,7 +693,8 @@ def test_an_unknown_pass():
         there is no pass ['fuze'] to skip
           got:    ['fuze']
           wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
-                  'attend', 'match', 'scan', 'sink', 'beside', 'resident', 'cooperative', 'fit']
+                  'hops', 'attend', 'match', 'scan', 'sink', 'beside', 'resident',
+                  'cooperative', 'fit']
           fix:    check the spelling
         """,
     ):

@@ -11,12 +11,20 @@ import pytest
 from graphnn.cli import main
 
 CELLS = """
-import torch
+import graphnn as gn
 from bench.networks import LSTM, RNN
 
 small = RNN(32)
 wide = LSTM(256)
 widest = LSTM(4096)
+
+
+class Best(gn.nn.AssociativeMemory):
+    def graph(self, g):
+        g.output("y", self(g.input("x", (8,))))
+
+
+best = Best(50, 8, 8, topk=4)
 """
 
 
@@ -51,6 +59,15 @@ def test_what_many_blocks_share_is_in_the_table(
     for row in found["fit"]:
         assert row["faults"] == [] and row["weights"] == "resident"
         assert re.fullmatch(r"32 blocks, 1\.\d us", row["step"])
+
+
+def test_kernels_of_attention_are_in_the_table(
+    cells: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resources", f"{cells}:best", "--target", "sm_90", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["fit"]
+    assert len(found) == 4 and not any(row["faults"] for row in found)
+    assert found[-1]["name"] == "best, merge of the 4 best"
 
 
 @pytest.mark.slow

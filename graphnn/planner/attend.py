@@ -38,6 +38,7 @@ class Note:
     place: str
     reason: str
     part: Contraction | None = None
+    hops: bool = False
 
 
 def attend(ir: IR) -> tuple[IR, list[Note]]:

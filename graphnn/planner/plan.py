@@ -13,6 +13,7 @@ from graphnn.planner.choose import Decision, Target, choose
 from graphnn.planner.contract import contract
 from graphnn.planner.gather import gather
 from graphnn.planner.hoist import hoist
+from graphnn.planner.hops import hops
 from graphnn.planner.mask import mask
 from graphnn.planner.merge import merge
 from graphnn.planner.partition import Region, partition
@@ -32,7 +33,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
 BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
 AFTER = ("simplify", "merge", "contract")
 SWITCHABLE = (
-    *(*PASSES, "attend", "match", "scan", "sink", "beside"),
+    *(*PASSES, "hops", "attend", "match", "scan", "sink", "beside"),
     *("resident", "cooperative", "fit"),
 )
 
@@ -74,7 +75,10 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     for name in BEFORE:
         if name in passes:
             ir = _step(ir, name, PASSES[name])
-    ir, notes = attend(ir) if "attend" in passes else (ir, [])
+    ir, notes = hops(ir) if "hops" in passes else (ir, [])
+    verify(ir, "hops")
+    ir, more = attend(ir) if "attend" in passes else (ir, [])
+    notes = [*notes, *more]
     verify(ir, "attend")
     ir, decisions = choose(ir, variant.target, passes)
     verify(ir, "choose")

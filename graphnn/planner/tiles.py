@@ -127,6 +127,8 @@ class Dims:
         for i in pattern.inside:
             self._node(ir[i])
         score = ir[pattern.score]
+        if pattern.softmax >= 0:
+            self._aligned(score.id, ir[pattern.softmax])
         wide = [(score.id, d) for d, n in enumerate(score.shape) if n != 1]
         self.lifted = list(dict.fromkeys(self.find(place) for place in wide))
         fixed = {self.find(place) for place in self.fixed}

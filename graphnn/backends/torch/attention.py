@@ -29,6 +29,11 @@ _numbers = itertools.count()
 class Engine(Protocol):
     """What computes a contraction."""
 
+    def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
+        """Where only some take part: the positions of these, which the other calls are given as the
+        last of the tensors."""
+        ...
+
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
 
     def backward(
@@ -68,7 +73,9 @@ class AttendProgram:
         plain_form = "match" in passes and not part.top and part.weight >= 0 > part.total
         form = dot_product(part) if plain_form else None
         self.direct = Direct(part, form) if form is not None else None
-        self.floating = part.moving
+        # kernels are given the positions of the best besides
+        places = self.chosen is not None and engine is not None
+        self.floating = [*part.moving, *[False] * places]
         self.key = f"{part.name} {next(_numbers)}"
         PROGRAMS[self.key] = self
         own = self.chosen is None and self.direct is None
@@ -80,13 +87,13 @@ class AttendProgram:
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
-        way = self.chosen or self.direct or self.engine
+        way = self.direct or self.engine or self.chosen
         assert way is not None
         return way.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     def sources(self) -> list[str]:
         """The code that computes it; none where torch has kernels of its own."""
-        way = self.chosen or (None if self.direct is not None else self.engine)
+        way = None if self.direct is not None else self.engine or self.chosen
         return way.sources() if way is not None else []
 
     @property
@@ -110,6 +117,8 @@ class AttendProgram:
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """The results by torch's own operations, which have derivatives of any order."""
+        if self.chosen is not None:
+            return self.chosen.read(tensors[:-1], tensors[-1], self.sizes(lengths))
         if self._plain is None:
             self._plain = self._written()
         sizes = self.sizes(lengths)
@@ -127,7 +136,10 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)
     if program.chosen is not None:
-        return program.chosen(tensors, program.sizes(sizes))
+        if program.engine is None:
+            return program.chosen(tensors, program.sizes(sizes))
+        places = torch.ops.graphnn.choose([t.detach() for t in tensors], program.key, sizes)
+        tensors = [*tensors, places]
     if program.direct is not None:
         known = program.sizes(sizes)
         return program.direct(tensors, known, lambda given: program.definition(given, sizes))
@@ -164,6 +176,22 @@ def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
     return PROGRAMS[key].forms(tensors, sizes)
 
 
+@torch.library.custom_op("graphnn::choose", mutates_args=())
+def _choose(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
+    program = PROGRAMS[key]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        assert program.engine is not None and not isinstance(program.engine, Chunked)
+        return program.engine.choose(tensors, program.sizes(sizes))
+
+
+@_choose.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
+    program = PROGRAMS[key]
+    part, known = program.part, program.sizes(sizes)
+    lead = [known[a] for a in part.ir.layout(part.axes)]
+    return tensors[0].new_empty([*lead, min(part.top, known[part.axis])], dtype=torch.int64)
+
+
 @torch.library.custom_op("graphnn::attend_backward", mutates_args=())
 def _attend_backward(
     tensors: list[Tensor],
@@ -173,7 +201,7 @@ def _attend_backward(
     present: list[bool],
 ) -> list[Tensor]:
     program = PROGRAMS[key]
-    reads, results = len(program.part.reads), len(program.part.results)
+    reads, results = len(wanted), len(program.part.results)
     given, made = tensors[:reads], tensors[reads : reads + results]
     peak, flowing = tensors[reads + results], iter(tensors[reads + results + 1 :])
     flows = [next(flowing) if p else None for p in present]

@@ -1,15 +1,17 @@
 """The k best of many: scores tile by tile, the best of them chosen exactly, and softmax over these.
 
 Only what is chosen is read again, so that gradients flow to it alone. Ties go to the earlier
-position. On CUDA gradients are put together by sorting: the same bits every time.
+position. Gradients are added up in the same order every time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 from graphnn.backends.torch.chunks import Chunked
 from graphnn.backends.torch.functions import Function, write
@@ -49,12 +51,20 @@ class Chosen:
         return [self.scores.function.source, self.function.source]
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
-        part = self.part
         with torch.no_grad():
             places = self.choose([t.detach() for t in tensors], sizes)
+        return self.read(tensors, places, sizes)
+
+    def read(
+        self, tensors: Sequence[Tensor], places: Tensor, sizes: Mapping[str, int]
+    ) -> list[Tensor]:
+        """The results, where the best are known: (axes of the results, k), int64."""
+        part = self.part
         layouts = [part.ir.layout(part.ir[i].axes) for i in part.reads]
         picked = [
-            self._picked(x, axes, places, sizes) if part.axis in axes else x
+            taken(x, len(axes), spots(axes, part.axis, self.walk.row_axes, places, sizes))
+            if part.axis in axes
+            else x
             for x, axes in zip(tensors, layouts, strict=True)
         ]
         for kind, axis in self.given:
@@ -85,19 +95,32 @@ class Chosen:
                 self.walk.cut(found, rows, tile).copy_(where)
         return found
 
-    def _picked(
-        self, x: Tensor, axes: Sequence[str], places: Tensor, sizes: Mapping[str, int]
-    ) -> Tensor:
-        """A value at the chosen positions: (axes of the results, k, shape)."""
-        rows = self.walk.row_axes
-        index = []
-        for axis in axes:
-            if axis == self.part.axis:
-                index.append(places)
-                continue
-            line = torch.arange(sizes[axis], device=x.device)
-            index.append(line.reshape([-1 if a == axis else 1 for a in (*rows, "")]))
-        return x[tuple(index)]
+
+def spots(
+    axes: Sequence[str], axis: str, rows: Sequence[str], places: Tensor, sizes: Mapping[str, int]
+) -> Tensor:
+    """Where a value over `axes` has the positions `places` of `axis`, (rows, k): counted along all
+    its axes taken as one."""
+    at = torch.zeros_like(places)
+    for a in axes:
+        line = places
+        if a != axis:
+            line = torch.arange(sizes[a], device=places.device)
+            line = line.reshape([-1 if a == b else 1 for b in (*rows, "")])
+        at = at * sizes[a] + line
+    return at
+
+
+def taken(x: Tensor, rank: int, at: Tensor) -> Tensor:
+    """What a value, of `rank` axes, has at the places `at`: (shape of `at`, the value's own shape).
+
+    The gradient of an embedding is added up in the same order every time, by any number of threads;
+    that of an index is not.
+    """
+    own = x.shape[rank:]
+    flat = x.reshape(math.prod(x.shape[:rank]), math.prod(own))
+    found = F.embedding(at, flat) if x.dtype.is_floating_point else flat[at]
+    return found.reshape(*at.shape, *own)
 
 
 def largest(x: Tensor, k: int) -> Tensor:

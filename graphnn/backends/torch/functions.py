@@ -29,6 +29,7 @@ from graphnn.ops.table import OPS
 from graphnn.planner.beside import Part, beside, joined
 from graphnn.planner.contract import contract
 from graphnn.planner.fuse import fuse
+from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.sink import sink
 from graphnn.planner.tiles import Contraction
@@ -118,6 +119,10 @@ class Lowering(Protocol):
 
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """What computes a contraction, or None where that is left to torch."""
+        ...
+
+    def hops(self, part: Hops, passes: frozenset[str]) -> Any:
+        """What computes hops, or None where that is left to torch."""
         ...
 
     def note(self, ir: IR) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from graphnn.backends.draws import draw, new_seed, random_nodes
-from graphnn.backends.torch import custom, tallies
+from graphnn.backends.torch import custom, hops, tallies
 from graphnn.backends.torch.attention import AttendProgram
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.functions import Lowering, called, load, parts_of
+from graphnn.backends.torch.hops import HopsProgram
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.narrow import narrows
 from graphnn.backends.torch.nodes import express
@@ -21,6 +22,8 @@ from graphnn.backends.torch.tallies import TallyProgram
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
+from graphnn.planner.hops import Hops, apart
+from graphnn.planner.hops import arranged as placed
 from graphnn.planner.loopir import LoopIR, ends_of, extract, form_of
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.reverse import arranged
@@ -54,7 +57,7 @@ class Program:
     program_of: dict[int, LoopProgram]  # by the states of loops
     ir: IR
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
-    attends: list[AttendProgram]
+    attends: list[AttendProgram | HopsProgram]
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -123,8 +126,17 @@ def sorted_along(ir: IR, loops: list[Loop]) -> int | None:
     return None
 
 
-def _attend(ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None) -> AttendProgram:
-    part = arranged(node.attrs["part"], ir.axes)
+def _attend(
+    ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None
+) -> AttendProgram | HopsProgram:
+    part = node.attrs["part"]
+    if isinstance(part, Hops):
+        part = placed(part, ir.axes)
+        engine = lowering.hops(part, passes) if lowering is not None else None
+        why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
+        single = build(apart(part), list(part.ir.axes), False, passes, None, lowering)
+        return HopsProgram(part, passes, single.main, engine, why)
+    part = arranged(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
     kind: Any = TallyProgram if isinstance(part, Tally) else AttendProgram
@@ -155,7 +167,7 @@ class _Writer:
         training: bool,
         parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
-        attends: dict[int, AttendProgram],
+        attends: dict[int, AttendProgram | HopsProgram],
         objects: dict[str, Any],
         along: int | None,
     ):
@@ -192,6 +204,7 @@ class _Writer:
             **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
             "call": custom.call,
             "attend": tallies.call,
+            "hops": hops.call,
             "draw": draw,
             "new_seed": new_seed,
         }
@@ -283,7 +296,8 @@ class _Writer:
         tensors = ", ".join(self.s.var(i) for i in node.inputs)
         sizes = ", ".join(size_name(a) for a in program.axes)
         number = list(self.attends).index(node.id)
-        return f"attend(attend_{number}, [{tensors}], [{sizes}])"
+        word = "hops" if isinstance(program, HopsProgram) else "attend"
+        return f"{word}(attend_{number}, [{tensors}], [{sizes}])"
 
     def _split(self, parts: list[Node]) -> str:
         """All parts of a value at once: their gradients are then joined, not each filled up."""

@@ -129,7 +129,8 @@ class Scope:
 
 RESERVED = frozenset(
     "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
-    "range zip list reversed parameters inputs lengths draw new_seed attend None True False".split()
+    "range zip list reversed parameters inputs lengths draw new_seed attend hops None "
+    "True False".split()
 )
 
 

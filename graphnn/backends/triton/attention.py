@@ -24,8 +24,9 @@ from graphnn.backends.triton.contract import (
 )
 from graphnn.ir import IR
 from graphnn.kernels.contract import Runner
-from graphnn.kernels.contraction import emit
+from graphnn.kernels.contraction import Source, emit
 from graphnn.kernels.launch import PRECISIONS
+from graphnn.planner.pick import Picked
 from graphnn.planner.reverse import gradients, reverse
 from graphnn.planner.tiles import Contraction
 
@@ -56,7 +57,10 @@ class Backward:
 
 
 class Kernels:
-    """Runs a contraction by generated kernels. Raises Refused where there can be none."""
+    """Runs a contraction by generated kernels. Raises Refused where there can be none.
+
+    `picked` says that it is one over positions, and what is read through these.
+    """
 
     def __init__(
         self,
@@ -64,10 +68,11 @@ class Kernels:
         passes: frozenset[str],
         interpret: bool,
         float32: str | None = None,
+        picked: Picked | None = None,
     ):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
-        self.role: Roles = roles(part)
+        self.role: Roles = roles(part, picked)
         self.name = Scope(IR()).fresh(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}
@@ -229,7 +234,12 @@ class Kernels:
         """The kernels, forward and backward, and what torch does after them."""
         code = self.backward_of(*self.full)
         after = [code.after.source] if code.after is not None else []
-        return [s.run.source.text for s in (self.forward_stage, *code.stages)] + after
+        return [source.text for source in self.kernels()] + after
+
+    def kernels(self) -> list[Source]:
+        """The kernels, forward and backward."""
+        stages = (self.forward_stage, *self.backward_of(*self.full).stages)
+        return [s.run.source for s in stages]
 
 
 def _count(n: int, word: str) -> str:

@@ -13,26 +13,33 @@ from typing import Any
 from graphnn.backends.triton.lower import LOGICAL, kind_of
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Refused, Tensor
-from graphnn.kernels.tiles import Store, Tiles
+from graphnn.kernels.tiles import Picks, Store, Tiles
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS, build
+from graphnn.planner.pick import Picked
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.tiles import Contraction
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The axes of a contraction: of queries and keys both, of queries alone, of keys alone."""
+    """The axes of a contraction: of queries and keys both, of queries alone, of keys alone.
+
+    Where the keys were `picked` for each query, all axes but the picked are of both.
+    """
 
     blocks: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    picked: Picked | None = None
 
 
-def roles(part: Contraction) -> Roles:
+def roles(part: Contraction, picked: Picked | None = None) -> Roles:
     """What is a row, what a column, and which axes both have."""
     axes = part.ir.layout(part.axes)
+    if picked is not None:
+        return Roles(axes, (), (part.axis,), picked)
     rows = tuple(a for a in axes if a in part.queries)
     return Roles(tuple(a for a in axes if a not in rows), rows, (part.axis,))
 
@@ -160,12 +167,17 @@ def finish(ir: IR, exits: dict[int, Exit], places: dict[int, int]) -> IR:
 class Ops:
     """Nodes of a graph as operations of a kernel."""
 
-    def __init__(self, ir: IR, given: dict[int, str]):
-        """`given` are nodes that are not computed but have an operation already."""
+    def __init__(self, ir: IR, picked: Picked | None = None):
+        """`picked` says where the columns are positions, and of which reads."""
         self.ir, self.ops = ir, dict[str, Op]()
-        self.named = given
+        self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
         self.reads: list[int] = []
+        self.lies = picked.lies if picked else {}
+        self.picks: Picks | None = None
+        if picked is not None:
+            self.named[picked.places] = self._read(picked.part.ir[picked.places])
+            self.picks = Picks(picked.source, self.named[picked.places])
 
     def fresh(self, wanted: str) -> str:
         """A name that no operation has."""
@@ -232,16 +244,19 @@ class Ops:
         while name in taken:
             name, count = f"{wanted}_{count}", count + 1
         drawn = "places" in node.attrs
-        wide = node.attrs.get("wide") or node.attrs.get("key") in ("peak", "delta")
-        kind = "acc" if wide else kind_of(node)
-        axes = node.attrs["places"] if drawn else self.ir.layout(node.axes)
-        tensor = Tensor(name, node.shape, axes, "seed" if drawn else kind)
+        kind = "seed" if drawn else self._kind(node)
+        axes = self.lies.get(node.id) or self.ir.layout(node.axes)
+        tensor = Tensor(name, node.shape, node.attrs["places"] if drawn else axes, kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)
         if drawn:
             law = {"law": node.attrs["kind"], "p": float(node.attrs["p"])}
             return self._add(node, "draw", (), tensor=tensor, **law)
         return self._add(node, "read", (), tensor=tensor)
+
+    def _kind(self, node: Node) -> str:
+        wide = node.attrs.get("wide") or node.attrs.get("key") in ("peak", "delta")
+        return "acc" if wide else kind_of(node)
 
     def _pointwise(self, node: Node) -> str:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
@@ -305,7 +320,7 @@ class Kernel:
 
 def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     """The forward kernel."""
-    ops = Ops(part.ir, {})
+    ops = Ops(part.ir, role.picked)
     score = ops.need(part.score)
     note = f"softmax over {part.axis}"
     ops.named[part.weight] = ops.put(Op(ops.fresh("soft"), "soft", (score,), note=note))
@@ -316,9 +331,8 @@ def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     layout = part.ir.layout(part.axes)
     peak = Tensor("peak", (), layout, "float")
     title = f"{part.name}: softmax over {part.axis} and the sums it weights."
-    program = Tiles(
-        name, title, *_roles(role), tuple(ops.tensors), tuple(ops.ops.values()), tuple(stores), peak
-    )
+    tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
+    program = Tiles(name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks)
     return Kernel(program, ops.reads, list(part.results))
 
 
@@ -382,7 +396,7 @@ def back(
         mine = [e for e in exits if e.kind in kinds]
         if not mine:
             continue
-        ops = Ops(ir, {})
+        ops = Ops(ir, role.picked)
         stores = []
         for e in mine:
             kind = "row" if e.kind == "column" else e.kind
@@ -396,6 +410,7 @@ def back(
             tuple(ops.tensors),
             tuple(ops.ops.values()),
             tuple(stores),
+            picks=ops.picks,
         )
         made.append(Kernel(program, ops.reads, [e.end for e in mine]))
     return made

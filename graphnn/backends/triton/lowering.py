@@ -11,7 +11,9 @@ import torch
 
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
+from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.graphs import Cuda, Replayed
+from graphnn.backends.triton.hops import HopKernels
 from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.steps import Called, StepWriter
@@ -26,6 +28,7 @@ from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
+from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tally import Tally
 from graphnn.planner.tiles import Contraction
@@ -220,11 +223,17 @@ class Lowering:
 
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """Kernels for a contraction; None: torch computes it, as no kernel can be written."""
-        if part.top:
-            return None
-        kind = Reductions if isinstance(part, Tally) else Kernels
+        kind: Any = Best if part.top else Reductions if isinstance(part, Tally) else Kernels
         try:
-            return kind(part, passes, self.interpret, self.float32)  # type: ignore[arg-type]
+            return kind(part, passes, self.interpret, self.float32)
+        except Refused as reason:
+            self.unwritten[part.name] = str(reason)
+            return None
+
+    def hops(self, part: Hops, passes: frozenset[str]) -> Any:
+        """Kernels for hops; None: torch computes them, as no kernel can be written."""
+        try:
+            return HopKernels(part, passes, self.interpret, self.float32)
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None

@@ -1,0 +1,218 @@
+"""Hops over one memory as torch operators: known to autograd and to torch.compile.
+
+`graphnn::hops` gives the results and what is kept for `graphnn::hops_backward`: the sums over the
+axis, and the logsumexp of each hop's scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.functions import write
+from graphnn.errors import DoubleBackwardError
+from graphnn.ir import Node
+from graphnn.planner.hops import Hops
+
+PROGRAMS: dict[str, HopsProgram] = {}
+_numbers = itertools.count()
+
+
+class Engine(Protocol):
+    """What computes hops; `kept` are nodes of the form of what is kept."""
+
+    kept: list[Node]
+
+    def apart(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a launch a hop is better for these sizes."""
+        ...
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]: ...
+
+    def sources(self) -> list[str]: ...
+
+
+class HopsProgram:
+    """The code of hops: that of `engine`, or one contraction after another.
+
+    `single` computes the latter: a model's `main`, whose inputs are numbered.
+    """
+
+    def __init__(
+        self,
+        part: Hops,
+        passes: frozenset[str],
+        single: Callable[..., list[Tensor]],
+        engine: Engine | None = None,
+        why: str = "",
+    ):
+        """`why` says why there are no kernels."""
+        self.part, self.single, self.engine, self.why = part, single, engine, why
+        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        self.key = f"{part.name} {next(_numbers)}"
+        PROGRAMS[self.key] = self
+        pairs = [(i, part.ir[i]) for i in part.results]
+        title = f"The definition of {part.name}."
+        self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes whose lengths a call gives."""
+        return list(self.part.ir.axes)
+
+    def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
+        """The lengths of all axes."""
+        return dict(zip(self.axes, lengths, strict=True))
+
+    def says(self) -> list[str]:
+        """How they are computed, in words for users."""
+        if self.engine is None:
+            return [f"falls back: {self.why}: one contraction after another"]
+        rows = " x ".join(self.part.ir.layout(self.part.axes))
+        return [
+            f"all hops in one kernel forward and one backward, a program for each of {rows}, which "
+            f"walks over {self.part.axis} once a hop",
+            f"where {self.part.axis} is so long, and programs so few, that walks are cut into "
+            "parts: one contraction after another",
+            "saved for backward: what the hops read, and one number a hop; the weights over "
+            f"{self.part.axis} are computed anew",
+        ]
+
+    def sources(self) -> list[str]:
+        """The code that computes them."""
+        return self.engine.sources() if self.engine is not None else [self.plain.source]
+
+    def one_by_one(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by a contraction a hop."""
+        inputs = {str(k): t for k, t in enumerate(tensors)}
+        return self.single([], inputs, {}, self.sizes(lengths), tensors[0].device)
+
+    def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by torch's own operations, which have derivatives of any order."""
+        sizes = self.sizes(lengths)
+        return self.plain.call(tensors, [sizes[a] for a in self.plain.axes])
+
+    def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the forms of the results and of what is kept."""
+        assert self.engine is not None
+        sizes, part = self.sizes(lengths), self.part
+        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        acc = torch.promote_types(kind, torch.float32)
+        lead = [sizes[a] for a in part.ir.layout(part.axes)]
+        made = [(part.ir[i].shape, kind) for i in part.results]
+        made += [(n.shape if n.op != "axis_softmax" else (), acc) for n in self.engine.kept]
+        return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in made]
+
+
+def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
+    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
+    if len(kinds) > 1:
+        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
+        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    if program.engine is None or program.engine.apart(program.sizes(sizes)):
+        return program.one_by_one(tensors, sizes)
+    made = torch.ops.graphnn.hops(tensors, program.key, sizes)
+    return made[: len(program.part.results)]  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::hops", mutates_args=())
+def _hops(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    program = PROGRAMS[key]
+    assert program.engine is not None
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.forward(tensors, program.sizes(sizes))
+
+
+@_hops.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    return PROGRAMS[key].forms(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::hops_backward", mutates_args=())
+def _hops_backward(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    """`tensors`: what is read, what is kept, and what flows to the results that are `present`."""
+    program, reads = PROGRAMS[key], len(wanted)
+    assert program.engine is not None
+    kept = reads + len(program.engine.kept)
+    flowing = iter(tensors[kept:])
+    flows = [next(flowing) if p else None for p in present]
+    given = (tensors[:reads], tensors[reads:kept], flows, wanted)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.backward(*given, program.sizes(sizes))
+
+
+@_hops_backward.register_fake
+def _(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    tensors, ctx.key, ctx.sizes = inputs
+    ctx.set_materialize_grads(False)
+    program = PROGRAMS[ctx.key]
+    ctx.wanted = [f and t.requires_grad for f, t in zip(program.floating, tensors, strict=True)]
+    ctx.save_for_backward(*tensors, *output[len(program.part.results) :])
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    program = PROGRAMS[ctx.key]
+    grads = grads[: len(program.part.results)]
+    present = [g is not None for g in grads]
+    flows = [g.contiguous() for g in grads if g is not None]
+    found: list[Any] = [None] * len(ctx.wanted)
+    if any(present) and any(ctx.wanted):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            made = iter(_again(ctx, program, present, flows))
+        else:
+            given = [*ctx.saved_tensors, *flows]
+            made = iter(
+                torch.ops.graphnn.hops_backward(given, ctx.key, ctx.sizes, ctx.wanted, present)
+            )
+        found = [next(made) if w else None for w in ctx.wanted]
+    return found, None, None
+
+
+def _again(ctx: Any, program: HopsProgram, present: list[bool], flows: list[Tensor]) -> Any:
+    """Where a second derivative is to follow: by the definition, which stores all weights."""
+    # what is read may be made of other things read: nothing is to flow from one to another here
+    tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
+    outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
+    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
+    return torch.autograd.grad(
+        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise DoubleBackwardError(
+        f"'{ctx.key.rsplit(' ', 1)[0]}' have no second derivative under torch.compile",
+        got="a backward through their backward (create_graph=True)",
+        wanted="first derivatives, or a call outside torch.compile",
+        fix="leave torch.compile out, or compile with backend='reference'",
+    )
+
+
+def _remember(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.key = inputs[1]
+
+
+_hops.register_autograd(_backward, setup_context=_setup)
+_hops_backward.register_autograd(_no_second_derivative, setup_context=_remember)
