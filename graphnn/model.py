@@ -19,7 +19,6 @@ from graphnn.graph import Feedback, Graph
 from graphnn.ir import IR, Node
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
-from graphnn.planner.held import held
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
@@ -75,7 +74,6 @@ class Compiled(Stepping):
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
-    _parts: dict[Any, tuple[Compiled | None, Compiled]]
 
     def __init__(
         self,
@@ -332,18 +330,6 @@ class Compiled(Stepping):
         holder = self._owner.get_submodule(path)
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
-
-    def parts(self, axis: str) -> tuple[Compiled | None, Compiled]:
-        """What does not vary over an axis, if anything, and the rest: models of these parameters.
-
-        The first gives as outputs what the second takes as inputs.
-        """
-        key = (self._mode(), axis)
-        if key not in self._parts:
-            cut = held(self.ir, axis)
-            before = None if cut.before is None else self._part(cut.before)
-            self._parts[key] = before, self._part(cut.steps)
-        return self._parts[key]
 
     def _part(self, ir: IR) -> Compiled:
         graph = Graph(ir.name, self._owner)

@@ -17,6 +17,8 @@ from graphnn.planner.reach import INF, Reaches
 from graphnn.planner.rewrite import finish, reachable, remake
 
 CACHE = "past of "
+# the operand that decides, whatever the other is
+DECIDES = {"logical_and": False, "logical_or": True}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class _Streamer:
     def __init__(self, ir: IR, axis: str):
         self.old, self.axis = ir, axis
         self.windows = {copy: window(ir, axis, copy) for copy in copies(ir, axis)}
+        self.reaches = {copy: Reaches(ir, axis, copy) for copy in self.windows}
+        self.given_out = any(set(self.windows) & ir[i].axes for i in ir.outputs.values())
         self.new = ir.empty()
         for copy in self.windows:
             self.new.axes[copy] = Axis(copy, site=ir.axes[copy].site)
@@ -163,7 +167,35 @@ class _Streamer:
         if node.op == "rename" and self.axis in node.attrs["axes"].values():
             # back from a copy: at this position it is the value itself
             return self._at_own(node.inputs[0])
+        if node.op == "where" and (branch := self._branch(node)) is not None:
+            return Expr(self.new, inputs[branch])
         return Expr(self.new, self.new.insert(remake(self.new, node, inputs)))
+
+    def _branch(self, node: Node) -> int | None:
+        """The operand that a choice comes to, where what a cache has decides it: a causal mask
+        hides nothing of the past. Without the mask it is plain attention."""
+        test = self._told(self.old[node.inputs[0]])
+        if test is None or self.given_out:
+            return None
+        branch = 1 if test else 2
+        kept = self.old[node.inputs[branch]]
+        same = kept.axes == node.axes and kept.shape == node.shape and kept.dtype == node.dtype
+        return branch if same else None
+
+    def _told(self, node: Node) -> bool | None:
+        """What a test is at every position that a cache has: from its window to this one."""
+        for copy in set(self.windows) & node.axes:
+            size = self.windows[copy]
+            first = -INF if size is None else 1 - size
+            for known in self.reaches[copy].found[node.id]:
+                if isinstance(known.fill, bool) and (known.low > 0 or known.high < first):
+                    return known.fill
+        if node.op not in DECIDES:
+            return None
+        parts, decides = [self._told(x) for x in self.old.operands(node)], DECIDES[node.op]
+        if decides in parts:
+            return decides
+        return None if None in parts else not decides
 
     def _position(self, node: Node) -> Expr:
         """The positions that a cache has, this one the last: t - (size - 1) + k."""
@@ -196,8 +228,7 @@ class _Streamer:
             site=node.site,
         )
         now = make("axis_at", self.twins[node.id], axis=self.axis, position=0)
-        here = make("eq", index_of(self.new, copy), size_of(self.new, copy) - 1)
-        joined = make("where", here, now, Expr(self.new, given))
+        joined = make("axis_put", Expr(self.new, given), now, axis=copy)
         self.new.outputs[name] = joined.id
         self.done.caches.append(Cache(name, over, copy, self.windows[copy], node))
         return joined

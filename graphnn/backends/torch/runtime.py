@@ -122,6 +122,12 @@ def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tens
     return chosen if length is None else chosen & (places(x, d) < length)
 
 
+def axis_put(x: Tensor, d: int, last: Tensor) -> Tensor:
+    """`x` with another last position, in place: a stream gives each step a place to write."""
+    x.narrow(d, x.shape[d] - 1, 1).copy_(last)
+    return x
+
+
 def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:
     """`x` of `steps` positions ago along `d`; `inits` are read first, in their order."""
     n, count = x.shape[d], abs(steps)
