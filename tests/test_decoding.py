@@ -244,6 +244,17 @@ def test_a_step_writes_one_position_and_copies_nothing() -> None:
     assert len(places) == 4  # buffers of 16, 32, 64 and 128 places
 
 
+def test_a_stream_may_go_in_and_out_of_inference_mode() -> None:
+    model, x = gn.compile(shuffled(Causal())), doubles(2, 9, WIDTH)
+    modes = (torch.no_grad, torch.inference_mode, torch.no_grad, torch.enable_grad)
+    state, steps = model.initial_state(2), []
+    for t in range(9):
+        with modes[t % 4]():
+            y, state = model.step(state, x=x[:, t])
+        steps.append(y.detach().clone())
+    torch.testing.assert_close(torch.stack(steps, 1), model(x=x), rtol=1e-12, atol=1e-12)
+
+
 def test_what_steps_hand_on_is_not_reordered_by_a_beam() -> None:
     model = gn.compile(shuffled(NETS["transformer"]()).eval())
     given, call = source_of("transformer", 2, 4), {"start": 0, "max_steps": 5, "beam": 4}
