@@ -104,11 +104,11 @@ def _lacking(ir: IR, steps: IR, still: set[int]) -> list[int]:
 
 
 def _names(ir: IR, border: list[int]) -> dict[int, str]:
-    """By the user's names, so that another trace has the same."""
+    """By the modules that made them, so that another trace has the same."""
     taken = {n.attrs["key"] for n in ir if n.op in ("input", "delay")}
     names: dict[int, str] = {}
     for i in border:
-        first = name = f"{HELD}{ir[i].name or ir[i].op}"
+        first = name = f"{HELD}{maker(ir, ir[i])}"
         count = 2
         while name in taken:
             name, count = f"{first} ({count})", count + 1
@@ -120,3 +120,18 @@ def _names(ir: IR, border: list[int]) -> dict[int, str]:
 def _given(ir: IR, node: Node, name: str) -> Node:
     over = tuple(a for a in ir.layout(node.axes) if a != BATCH)
     return replace(node, op="input", inputs=(), attrs={"key": name, "over": over}, name=name)
+
+
+def maker(ir: IR, node: Node) -> str:
+    """The name of what is nearest above a value: of a module by its weights, or a value's."""
+    line = [node.id]
+    for i in line:
+        above = ir[i]
+        while not above.axes and OPS[above.op].family == "view":
+            above = ir[above.inputs[0]]
+        if above.op == "parameter":
+            return above.name.rpartition(".")[0] or above.name
+        if above.name:
+            return above.name
+        line += above.inputs[::-1]  # the weight before what it is applied to
+    return node.op

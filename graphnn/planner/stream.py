@@ -13,6 +13,7 @@ from graphnn.ir import BATCH, IR, Axis, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.sources import index_of, size_of
 from graphnn.ops.table import OPS, build
+from graphnn.planner.held import maker
 from graphnn.planner.reach import INF, Reaches
 from graphnn.planner.rewrite import finish, reachable, remake
 
@@ -235,22 +236,8 @@ class _Streamer:
 
     def _name(self, node: Node, copy: str) -> str:
         """By the module that made it, so that another trace of it has the same."""
-        made = f"{CACHE}{self._maker(node)}"
+        made = f"{CACHE}{maker(self.old, node)}"
         name, count = f"{made} over {copy}", 2
         while name in self.new.outputs:
             name, count = f"{made} ({count}) over {copy}", count + 1
         return name
-
-    def _maker(self, node: Node) -> str:
-        """The name of what is nearest above a value: of a module by its weights, or a value's."""
-        line = [node.id]
-        for i in line:
-            above = self.old[i]
-            while not above.axes and OPS[above.op].family == "view":
-                above = self.old[above.inputs[0]]
-            if above.op == "parameter":
-                return above.name.rpartition(".")[0] or above.name
-            if above.name:
-                return above.name
-            line += above.inputs[::-1]  # the weight before what it is applied to
-        return node.op
