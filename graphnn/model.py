@@ -262,11 +262,12 @@ class Compiled(Stepping, Generating, Telling):
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
         if not finals:
             return {}
-        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"}
+        ir = self.ir
+        asked = {n.attrs["axis"] for n in ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
             for a in sorted(asked)
-            if self.ir.axes[a].length is None and self.ir.axes[a].copy_of is None
+            if ir.axes[a].length is None and ir.axes[a].copy_of is None
         }
 
     def _lookup(self, node: Node, device: torch.device) -> Tensor:

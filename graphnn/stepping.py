@@ -11,7 +11,7 @@ from torch import nn
 
 from graphnn import caching, calls, streaming
 from graphnn.errors import InputShapeError, LengthsError
-from graphnn.ir import BATCH
+from graphnn.ir import BATCH, IR
 from graphnn.planner.held import held
 from graphnn.planner.stream import Cache, copies, stream
 from graphnn.value import Value
@@ -23,17 +23,30 @@ LENGTHS = "@lengths of "
 
 @dataclass(frozen=True)
 class Stream:
-    """A model of one step along an axis, and what it keeps besides states."""
+    """A graph along an axis, the model of one step of it, and what that keeps besides states."""
 
     axis: str
+    ir: IR
     model: Any
+    step: IR
     caches: list[Cache]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """A graph along an axis as it is, and in two parts: what is the same at every position, as
+    `names` of what it makes, and the steps that read this."""
+
+    whole: Stream
+    before: Any
+    names: list[str]
+    steps: Stream
 
 
 class Stepping(nn.Module):
     """`initial_state` and `step`, for a class that has a graph and runs it."""
 
-    _steppers: dict[Any, Stream]
+    _steppers: dict[Any, Streams]
     _parts: dict[Any, tuple[Any, Any]]
     ir: Any
     _device: Any
@@ -55,21 +68,23 @@ class Stepping(nn.Module):
         states. Without them states that start from what inputs say are left out, and every step
         takes these inputs and computes all that comes of them anew.
         """
-        axis = self._stepping(over).axis
-        before, steps = self.parts(axis)
+        found = self._stepping(over)
+        axis, whole = found.whole.axis, found.whole
         if inputs or lengths:
-            streaming.before_steps(self.ir, axis, inputs, lengths or {})
-        if before is None or (not inputs and streaming.still(self.ir, axis)):
-            call = calls.Call(
-                {}, self._sizes(1 if batch is None else batch), {}, {}, self._here_or_cpu()
-            )
-            return self._begin(axis, call)
-        call = calls.read(before.ir, inputs, lengths, None, self._device())
+            streaming.before_steps(whole.ir, axis, inputs, lengths or {})
+        device = self._device()
+        if not found.names or (not inputs and streaming.still(whole.ir, axis)):
+            sizes = _sizes(whole.ir, 1 if batch is None else batch)
+            call = calls.Call({}, sizes, {}, {}, device or torch.device("cpu"))
+            return self._begin(whole, call)
+        before, steps = found.before, found.steps
+        call = calls.read(before.ir, inputs, lengths, None, device)
         _same_batch(batch, call, bool(inputs))
         made, _, _ = before._run(call, False, frozenset(), frozenset())
         ragged = {a: n for a, n in call.lengths.items() if a in steps.ir.axes}
-        sizes = {**self._sizes(call.sizes[BATCH]), **call.sizes}
-        first = steps._begin(axis, calls.Call(made, sizes, ragged, {}, call.device))
+        sizes = {**_sizes(steps.ir, call.sizes[BATCH]), **call.sizes}
+        _, rest = self.parts(axis)
+        first = rest._begin(steps, calls.Call(made, sizes, ragged, {}, call.device))
         return {**first, **made, **{f"{LENGTHS}{a}": n for a, n in ragged.items()}}
 
     def step(
@@ -88,21 +103,21 @@ class Stepping(nn.Module):
         are never changed: a step may be taken again from an older one. Raises StepError where the
         graph needs more than this and earlier positions, CallError where a call does not fit.
         """
-        axis = self._stepping(over).axis
-        before, steps = self.parts(axis)
-        names = [] if before is None else list(before.ir.outputs)
+        found, device = self._stepping(over), self._device()
+        axis, names = found.whole.axis, found.names
         kept = bool(names) and all(name in state for name in names)
-        streaming.in_steps(self.ir, axis, inputs, lengths or {}, kept)
+        streaming.in_steps(found.whole.ir, axis, inputs, lengths or {}, kept)
         if not kept:
-            return self._advance(axis, state, lengths, inputs)
+            return _advance(found.whole, state, lengths, inputs, device)
+        declared = calls.declared(found.steps.ir)
         for name in names:
-            node = calls.declared(steps.ir)[name]
+            node = declared[name]
             caching.checked(name, state[name], node.attrs["over"], tuple(node.shape))
         past = {k: v for k, v in state.items() if k in names or k.startswith(LENGTHS)}
         ragged = {k[len(LENGTHS) :]: v for k, v in past.items() if k.startswith(LENGTHS)}
         own = {k: v for k, v in state.items() if k not in past}
         given = {**inputs, **{k: past[k] for k in names}}
-        y, own = steps._advance(axis, own, {**ragged, **(lengths or {})}, given)
+        y, own = _advance(found.steps, own, {**ragged, **(lengths or {})}, given, device)
         return y, {**own, **past}
 
     def parts(self, axis: str) -> tuple[Any, Any]:
@@ -117,67 +132,67 @@ class Stepping(nn.Module):
             self._parts[key] = before, self._part(cut.steps)
         return self._parts[key]
 
-    def _sizes(self, batch: int) -> dict[str, int]:
-        """The lengths that the graph itself says, of a batch."""
-        return {BATCH: batch, **{a: x.length for a, x in self.ir.axes.items() if x.length}}
-
-    def _here_or_cpu(self) -> torch.device:
-        return self._device() or torch.device("cpu")
-
-    def _begin(self, axis: str, call: calls.Call) -> State:
+    def _begin(self, stream: Stream, call: calls.Call) -> State:
         """States and caches before the first position, as far as what is known says."""
-        caches = self._stepping(axis).caches
-        run = self._evaluation(call, streaming.knowable(self.ir, axis, call.sizes))
-        known = {*call.sizes, *(c.copy for c in caches)}
-        return {
-            **streaming.initial(self.ir, run, axis),
-            **{
-                c.name: caching.empty(c, call.sizes, call.device)
-                for c in caches
-                if known >= {*c.over}
-            },
-        }
+        run = self._evaluation(call, streaming.knowable(stream.ir, stream.axis, call.sizes))
+        known = {*call.sizes, *(c.copy for c in stream.caches)}
+        fit = [c for c in stream.caches if known >= {*c.over}]
+        past = {c.name: caching.empty(c, call.sizes, call.device) for c in fit}
+        return {**streaming.initial(stream.ir, run, stream.axis), **past}
 
-    def _advance(
-        self,
-        axis: str,
-        state: Mapping[str, Tensor],
-        lengths: Mapping[str, Any] | None,
-        inputs: Mapping[str, Tensor],
-    ) -> tuple[Any, State]:
-        """One step of the whole graph, all inputs given."""
-        stream, ir = self._stepping(axis), self.ir
-        caches = stream.caches
-        _no_lengths(stream, lengths)
-        given = streaming.widened(ir, axis, inputs)
-        if any(c.name not in state for c in caches):
-            call = calls.read(ir, given, None, None, self._device())
-            empty = {c.name: caching.empty(c, call.sizes, call.device) for c in caches}
-            state = {**empty, **state}
-        past = {c.name: caching.opened(c, state[c.name]) for c in caches}
-        own = {k: v for k, v in state.items() if k not in past}
-        call = calls.read(stream.model.ir, {**given, **past}, lengths, own, self._device())
-        outputs, final, _ = stream.model._run(call, True, frozenset(), frozenset())
-        past = {name: caching.kept(x, outputs.pop(name)) for name, x in past.items()}
-        for name, value in outputs.items():
-            axes = Value.order(ir, ir.outputs[name])
-            if axis in axes:
-                outputs[name] = value.squeeze(1 + axes.index(axis))
-        kept = {n.attrs["key"] for n in ir if n.op == "delay" and n.attrs["axis"] == axis}
-        own = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
-        result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        return result, {**own, **past}
-
-    def _stepping(self, over: str | None) -> Stream:
-        """The model of one step along an axis, by default the one axis that there is."""
+    def _stepping(self, over: str | None) -> Streams:
+        """The models of one step along an axis, by default the one axis that there is."""
         key = (self._mode(), over)
         if key not in self._steppers:
-            axis, stepper, caches = streaming.stream_axis(self.ir, over), self, []
-            if copies(self.ir, axis):
-                streamed = stream(self.ir, axis)
-                stepper, caches = self._part(streamed.ir), streamed.caches
-            self._steppers[key] = Stream(axis, stepper, caches)
+            axis = streaming.stream_axis(self.ir, over)
+            before, steps = self.parts(axis)
+            names = [] if before is None else list(before.ir.outputs)
+            whole = self._along(axis)
+            rest = steps._along(axis) if names else whole
+            self._steppers[key] = Streams(whole, before, names, rest)
         return self._steppers[key]
+
+    def _along(self, axis: str) -> Stream:
+        ir = self.ir
+        if not copies(ir, axis):
+            return Stream(axis, ir, self, ir, [])
+        streamed = stream(ir, axis)
+        return Stream(axis, ir, self._part(streamed.ir), streamed.ir, streamed.caches)
+
+
+def _advance(
+    stream: Stream,
+    state: Mapping[str, Tensor],
+    lengths: Mapping[str, Any] | None,
+    inputs: Mapping[str, Tensor],
+    device: torch.device | None,
+) -> tuple[Any, State]:
+    """One step of a graph, all inputs given."""
+    axis, ir, caches = stream.axis, stream.ir, stream.caches
+    _no_lengths(stream, lengths)
+    given = streaming.widened(ir, axis, inputs)
+    if any(c.name not in state for c in caches):
+        call = calls.read(ir, given, None, None, device)
+        empty = {c.name: caching.empty(c, call.sizes, call.device) for c in caches}
+        state = {**empty, **state}
+    past = {c.name: caching.opened(c, state[c.name]) for c in caches}
+    own = {k: v for k, v in state.items() if k not in past}
+    call = calls.read(stream.step, {**given, **past}, lengths, own, device)
+    outputs, final, _ = stream.model._run(call, True, frozenset(), frozenset())
+    past = {name: caching.kept(x, outputs.pop(name)) for name, x in past.items()}
+    for name, value in outputs.items():
+        axes = Value.order(ir, ir.outputs[name])
+        if axis in axes:
+            outputs[name] = value.squeeze(1 + axes.index(axis))
+    kept = {n.attrs["key"] for n in ir if n.op == "delay" and n.attrs["axis"] == axis}
+    own = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
+    result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+    return result, {**own, **past}
+
+
+def _sizes(ir: IR, batch: int) -> dict[str, int]:
+    """The lengths that a graph itself says, of a batch."""
+    return {BATCH: batch, **{a: x.length for a, x in ir.axes.items() if x.length}}
 
 
 def _same_batch(batch: int | None, call: calls.Call, brought: bool) -> None:
