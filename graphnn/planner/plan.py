@@ -32,7 +32,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
 BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
 AFTER = ("simplify", "merge", "contract")
 SWITCHABLE = (
-    *(*PASSES, "attend", "match", "scan", "sink", "beside"),
+    *(*PASSES, "attend", "match", "scan", "sink", "beside", "stacked"),
     *("resident", "cooperative", "fit"),
 )
 

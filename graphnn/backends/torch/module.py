@@ -80,10 +80,12 @@ def build(
 
     `lowering` makes kernels of the loops; without it they are torch code.
     """
-    ir = fuse(ir, in_loops=False)
+    parts = parts_of(ir, passes, lowering)
+    joint = {i for part in parts if not isinstance(part, Whole) for i in joined(part).nodes}
+    ir = fuse(ir, in_loops=False, apart=joint)
     users = ir.users()
     kept = set(ir.outputs.values())
-    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    parts = parts_of(ir, passes, lowering)
     loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     if lowering is not None and recompute:
