@@ -85,14 +85,7 @@ def read(
 ) -> Call:
     """Check a call. Raises the CallError that says what does not fit."""
     wanted = declared(ir)
-    for name in inputs:
-        if name not in wanted:
-            raise UnknownInputError(
-                f"'{ir.name}' has no input '{name}'",
-                got=name,
-                wanted=f"inputs {list(wanted)}",
-                fix="check the spelling against g.input(...)",
-            )
+    unknown(ir, inputs, list(wanted))
     for name, node in wanted.items():
         if inputs.get(name) is None:
             raise MissingInputError(
@@ -123,6 +116,18 @@ def read(
     return Call(
         {k: inputs[k] for k in wanted}, sizes, ragged, _state(ir, state, sizes, device), device
     )
+
+
+def unknown(ir: IR, inputs: Mapping[str, Any], wanted: list[str]) -> None:
+    """Refuse inputs that are not among those wanted."""
+    for name in inputs:
+        if name not in wanted:
+            raise UnknownInputError(
+                f"'{ir.name}' has no input '{name}'",
+                got=name,
+                wanted=f"inputs {wanted}",
+                fix="check the spelling against g.input(...)",
+            )
 
 
 def _form(ir: IR, node: Node) -> str:

@@ -2,67 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from graphnn import calls, explain
+from graphnn import calls, programs
 from graphnn.backends import reference
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
-from graphnn.graph import Feedback, Graph
+from graphnn.generation.closed import Generating
+from graphnn.graph import Graph
 from graphnn.ir import IR, Node
 from graphnn.planner.check import check
 from graphnn.planner.choose import Target
-from graphnn.planner.held import held
 from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.trace import Trace, trace
 from graphnn.stepping import Stepping
-
-if TYPE_CHECKING:
-    from graphnn.generation import Generation
+from graphnn.telling import Telling
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 KERNELS = ("triton", "interpret")
 FLOAT32 = ("ieee", "tf32x3", "tf32", None)
+# what a model makes when first asked, and drops when its parameters change their place or dtype
+MADE = ("_traces", "_plans", "_programs", "_places", "_parts", "_steppers")
 
 
-_numbers = itertools.count()
-_PROGRAMS: dict[int, Program] = {}
-_MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _program_of(
-    number: int,
-    ragged: tuple[str, ...],
-    given: tuple[str, ...],
-    finals: bool,
-    recorded: tuple[str, ...],
-    probed: tuple[str, ...],
-    device: str,
-    traced: bool,
-) -> int:
-    """The place in `_PROGRAMS` of a model's program: a constant to torch.compile."""
-    sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
-    target = Target(device, traced)
-    model = _MODELS[number]
-    program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target))
-    if program not in model._places:
-        model._places[program] = next(_numbers)
-        _PROGRAMS[model._places[program]] = program
-    return model._places[program]
-
-
-class Compiled(Stepping):
+class Compiled(Stepping, Generating, Telling):
     """A graph made callable. Made by `gn.compile`.
 
     It has the parameters, buffers and submodules of its source under the same names, so
@@ -76,7 +47,6 @@ class Compiled(Stepping):
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
-    _parts: dict[Any, tuple[Compiled | None, Compiled]]
 
     def __init__(
         self,
@@ -99,22 +69,12 @@ class Compiled(Stepping):
 
     def _forget(self) -> None:
         """Drop what was planned; under a number of its own the model is found while traced."""
-        self.__dict__["_number"] = next(_numbers)
-        _MODELS[self._number] = self
-        for place in self.__dict__.get("_places", {}).values():
-            _PROGRAMS.pop(place, None)
-        self.__dict__["_places"] = {}
-        self.__dict__["_traces"] = {}
-        self.__dict__["_plans"] = {}
-        self.__dict__["_programs"] = {}
-        self.__dict__["_parts"] = {}
-        self.__dict__["_steppers"] = {}
+        self.__dict__["_number"] = programs.entered(self)
+        programs.dropped(self.__dict__.get("_places", {}))
+        self.__dict__.update({name: {} for name in MADE})
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for name in ("_traces", "_plans", "_programs", "_places", "_parts", "_steppers"):
-            state[name] = {}
-        return state
+        return {**self.__dict__, **{name: {} for name in MADE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -222,10 +182,6 @@ class Compiled(Stepping):
             self._float32,
         )
 
-    def source(self) -> str:
-        """The code generated for a call without lengths."""
-        return self._program(Variant(target=self._here())).sources()
-
     def _device(self) -> torch.device | None:
         first = next(self._owner.parameters(), None)
         return None if first is None else first.device
@@ -271,18 +227,7 @@ class Compiled(Stepping):
 
     def _run_torch(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
         self._check_device(call.device)
-        # by number and plain values: torch.compile then takes the program as a constant
-        sets = [tuple(sorted(x)) for x in (call.lengths, call.state)]
-        wanted = [tuple(sorted(x)) for x in (variant.recorded, variant.probed)]
-        place = _program_of(
-            self._number,
-            *sets,
-            variant.finals,
-            *wanted,
-            call.device.type,
-            torch.compiler.is_compiling(),
-        )
-        program = _PROGRAMS[place]
+        program = programs.program_of(self._number, variant)
         parameters = [self._lookup(n, call.device) for n in program.parameters]
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
@@ -321,11 +266,12 @@ class Compiled(Stepping):
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
         if not finals:
             return {}
-        asked = {n.attrs["axis"] for n in self.ir if n.op == "index"}
+        ir = self.ir
+        asked = {n.attrs["axis"] for n in ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
             for a in sorted(asked)
-            if self.ir.axes[a].length is None and self.ir.axes[a].copy_of is None
+            if ir.axes[a].length is None and ir.axes[a].copy_of is None
         }
 
     def _lookup(self, node: Node, device: torch.device) -> Tensor:
@@ -337,101 +283,10 @@ class Compiled(Stepping):
         tensor = holder._parameters.get(name)
         return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
 
-    def parts(self, axis: str) -> tuple[Compiled | None, Compiled]:
-        """What does not vary over an axis, if anything, and the rest: models of these parameters.
-
-        The first gives as outputs what the second takes as inputs.
-        """
-        key = (self._mode(), axis)
-        if key not in self._parts:
-            cut = held(self.ir, axis)
-            before = None if cut.before is None else self._part(cut.before)
-            self._parts[key] = before, self._part(cut.steps)
-        return self._parts[key]
-
     def _part(self, ir: IR) -> Compiled:
         graph = Graph(ir.name, self._owner)
         graph.ir, graph.constants = ir, self._traced().constants
         return Compiled(graph, self.backend, self._passes, self._recompute, self._float32)
-
-    @property
-    def feedback(self) -> tuple[Feedback, ...]:
-        """What is fed back when the model generates: see `g.feedback`."""
-        return self._traced().feedback
-
-    def generate(
-        self,
-        *,
-        start: int | Tensor,
-        stop: int | None = None,
-        max_steps: int = 100,
-        beam: int | None = None,
-        length_penalty: float = 0.0,
-        choose: str | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        generator: torch.Generator | None = None,
-        lengths: Mapping[str, Any] | None = None,
-        progress: bool = False,
-        **inputs: Tensor,
-    ) -> Generation:
-        """Symbols, each the next input of the one before: the loop closed that `g.feedback` names.
-
-        `start` is the first symbol, or (batch,) or (batch, n) of them; `stop` ends an example, at
-        the latest `max_steps` do. One by one they are the most probable or drawn at random
-        (`choose`, by default what `g.feedback` says; `temperature`, `top_k`, `top_p`, `generator`:
-        see `Chooser`); with `beam` they are sought by a beam search of that width, scores compared
-        with `length_penalty`. `inputs` and `lengths` are those of a call but for the input that is
-        fed back; an input over its axis is read a position a step. Raises GenerateError, StepError.
-        """
-        from graphnn.generation import Chooser, generate
-
-        how = choose or next((f.choose for f in self.feedback), "argmax")
-        return generate(
-            self,
-            inputs,
-            start=start,
-            stop=stop,
-            max_steps=max_steps,
-            beam=beam,
-            length_penalty=length_penalty,
-            choose=Chooser(how, temperature, top_k, top_p, generator),
-            lengths=lengths,
-            progress=progress,
-        )
-
-    def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
-        """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""
-        from graphnn.pictures import draw
-
-        return draw(self, path, unroll, plan)
-
-    def profile(self, *, lengths: Any = None, backward: Any = None, **inputs: Tensor) -> Any:
-        """Where the time of a call on these inputs goes: see `graphnn.timing.profile.profile`."""
-        from graphnn.timing.profile import profile
-
-        return profile(self, inputs, lengths, backward)
-
-    def explain(self, measure: Mapping[str, Tensor] | None = None, **variant: Any) -> str:
-        """What runs before, in and after each loop, how, and why.
-
-        `lengths=("time",)` explains a call that gives lengths for these axes; `measure` are inputs
-        to time it on: what was measured then stands beside what the cost model expected.
-        """
-        if measure is not None:
-            from graphnn.timing.profile import profile
-
-            measured = f"measured, beside what the cost model expects:\n{profile(self, measure)}"
-            return f"{self.explain(**variant)}\n{measured}"
-        ragged = frozenset(variant.pop("lengths", ()))
-        wanted = Variant(ragged, **{"target": self._here(), **variant})
-        planned = self._planned(wanted)
-        program = None if self.backend == "reference" else self._program(wanted)
-        backend = self.backend
-        if backend == "auto":
-            backend = "triton" if self._kernels(wanted.target) else "torch"
-        return explain.explain(planned, program, backend)
 
 
 def compile(

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from graphnn import calls
 from graphnn.backends.reference import Reference
 from graphnn.calls import declared
-from graphnn.errors import StateError, StepError
+from graphnn.errors import LengthsError, MissingInputError, StepError, UnknownInputError
 from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import carried
 from graphnn.planner.rewrite import keep, reachable
-from graphnn.planner.stream import Cache, copies, looks_ahead
+from graphnn.planner.stream import copies, looks_ahead
 
 Tensor = torch.Tensor
 
@@ -73,21 +73,23 @@ def _culprit(ir: IR, axis: str) -> Node | None:
     return looks_ahead(ir, axis)
 
 
-def without_axis(ir: IR, axis: str) -> IR:
-    """The graph without random numbers along `axis`, which no initial value can need."""
-    return keep(ir, {i for i, n in ir.nodes.items() if not (n.op == "random" and axis in n.axes)})
+def knowable(ir: IR, axis: str, sizes: Mapping[str, int]) -> IR:
+    """The graph without random numbers that no initial value can need: along `axis`, or along
+    others of unknown length."""
+    unknown = {axis, *ir.axes} - ({*sizes} - {axis})
+    return keep(ir, {i for i, n in ir.nodes.items() if not (n.op == "random" and n.axes & unknown)})
 
 
 def initial(ir: IR, reference: Reference, axis: str) -> dict[str, Tensor]:
-    """The initial values of the states along `axis` that do not depend on inputs."""
+    """The initial values of the states along `axis` that depend on no input but those given."""
     states: dict[str, Any] = {}
     for i in carried(ir):
         node = ir[i]
-        if node.attrs["axis"] != axis:
+        if node.attrs["axis"] != axis or not node.axes - {axis} <= {*reference.sizes}:
             continue
-        if any(ir[j].op == "input" for j in reachable(ir, node.inputs)):
-            continue
-        states[node.attrs["key"]] = _whole_initial(ir, reference, node)
+        needed = (ir[j] for j in reachable(ir, node.inputs))
+        if all(n.attrs["key"] in reference.inputs for n in needed if n.op == "input"):
+            states[node.attrs["key"]] = _whole_initial(ir, reference, node)
     if any(n.op == "index" and n.attrs["axis"] == axis for n in ir):
         states[f"@{axis}"] = torch.zeros((), dtype=torch.int64)
     return states
@@ -112,30 +114,68 @@ def widened(ir: IR, axis: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def empty(cache: Cache, sizes: Mapping[str, int], device: torch.device) -> Tensor:
-    """A cache before the first position."""
-    axes = [0 if a == cache.copy else sizes[a] for a in cache.over]
-    shape = (sizes[BATCH], *axes, *cache.node.shape)
-    return torch.empty(shape, dtype=cache.node.dtype, device=device)
+def still(ir: IR, axis: str) -> list[str]:
+    """The inputs that are the same at every position of `axis`."""
+    return [name for name, n in declared(ir).items() if axis not in n.attrs["over"]]
 
 
-def opened(caches: list[Cache], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each cache with one place more at its end, where this position comes, as inputs of a step.
-
-    Beyond its window the oldest position is left out. Raises StateError.
-    """
-    given = {}
-    for cache in caches:
-        past, d = state[cache.name], len(cache.over)
-        if not isinstance(past, Tensor) or past.dim() != 1 + d + len(cache.node.shape):
-            raise StateError(
-                f"state '{cache.name}' has another form than a step gave it",
-                node=cache.name,
-                got=tuple(past.shape) if isinstance(past, Tensor) else type(past).__name__,
-                wanted=f"(batch, {', '.join(cache.over)}, *{tuple(cache.node.shape)})",
-                fix="pass what initial_state() or the last step() gave",
+def before_steps(ir: IR, axis: str, inputs: Mapping[str, Any], lengths: Mapping[str, Any]) -> None:
+    """Refuse inputs before the first step that are given step by step, and some without others."""
+    wanted = still(ir, axis)
+    if lengths and not wanted:
+        raise LengthsError(
+            f"all inputs of '{ir.name}' vary over '{axis}': there are none before the first step",
+            got=f"lengths of {sorted(lengths)}",
+            wanted="no lengths",
+            fix="leave them out",
+        )
+    for name in inputs:
+        if name in declared(ir) and name not in wanted:
+            raise UnknownInputError(
+                f"input '{name}' varies over '{axis}': there is none of it before the first step",
+                got=name,
+                wanted=f"inputs among {wanted}",
+                fix=f"model.step(state, {name}=…)",
             )
-        if cache.window is not None and past.shape[d] >= cache.window:
-            past = past.narrow(d, past.shape[d] - cache.window + 1, cache.window - 1)
-        given[cache.name] = F.pad(past, [0, 0] * (past.dim() - d - 1) + [0, 1])
-    return given
+    calls.unknown(ir, inputs, wanted)
+    for name in wanted:
+        if inputs.get(name) is None:
+            raise MissingInputError(
+                f"input '{name}' was not given",
+                node=name,
+                site=declared(ir)[name].site,
+                got=f"inputs {list(inputs)}",
+                wanted=f"all that do not vary over '{axis}': {wanted}",
+                fix=f"initial_state({', '.join(f'{n}=…' for n in wanted)})",
+            )
+
+
+def in_steps(
+    ir: IR, axis: str, given: Mapping[str, Any], lengths: Mapping[str, Any], kept: bool
+) -> None:
+    """Refuse a step that is given again what its state keeps, or that has neither."""
+    wanted = still(ir, axis)
+    again = [n for n in wanted if given.get(n) is not None]
+    if kept and again:
+        raise UnknownInputError(
+            f"the state keeps what steps need of '{again[0]}' since initial_state()",
+            got=f"input '{again[0]}' besides",
+            wanted=f"inputs over '{axis}' alone",
+            fix="leave it out; for another, begin with another initial_state(…)",
+        )
+    if kept and {*lengths} - {axis}:
+        raise LengthsError(
+            "the state keeps the lengths that initial_state() was given",
+            got=f"lengths of {sorted({*lengths} - {axis})} besides",
+            wanted="none",
+            fix="initial_state(…, lengths={…}), and steps without",
+        )
+    if wanted and not kept and not again:
+        raise MissingInputError(
+            f"input '{wanted[0]}' was not given, and the state keeps nothing of it",
+            node=wanted[0],
+            site=declared(ir)[wanted[0]].site,
+            got=f"inputs {list(given)}",
+            wanted=f"all that do not vary over '{axis}', {wanted}, once or at each step",
+            fix=f"state = model.initial_state({', '.join(f'{n}=…' for n in wanted)})",
+        )

@@ -50,6 +50,7 @@ class _Schedule:
             e.name: _published(e, program.states) if e.state else e.value for e in shared.exchanges
         }
         self.levels = levels(self.ops, self.exchanges)
+        self._put_off()
         self.events: list[Event] = []
         self.done: set[str] = set()
 
@@ -57,7 +58,10 @@ class _Schedule:
         inner = max(self.levels.values(), default=0)
         when = {name: self._level(self.sources[name]) for name in self.exchanges}
         carries = any(e.state for e in self.exchanges.values())
-        late = any(e.state and when[e.name] >= inner for e in self.exchanges.values())
+        late = any(
+            e.state and when[e.name] >= inner and self._first(e.name) == 0
+            for e in self.exchanges.values()
+        )
         count = inner + late
         if carries:
             self._reads(0)
@@ -73,6 +77,25 @@ class _Schedule:
             if level < inner:
                 self.events.append(Event("wait", barrier=level + 1))
         return Phases(tuple(self.events), count, carries)
+
+    def _put_off(self) -> None:
+        """What a step needs of a state only behind its first barrier is read there: that blocks
+        publish the state before they come to this barrier is then enough, without one of its own.
+        """
+        inner = max(self.levels.values(), default=0)
+        for op in reversed(self.ops.values()):
+            exchange = self.exchanges.get(op.attrs.get("exchange", ""))
+            if exchange is None or not exchange.state:
+                continue
+            if self._level(self.sources[exchange.name]) >= inner:
+                users = (self.levels[o.name] for o in self.ops.values() if op.name in o.args)
+                self.levels[op.name] = min(users, default=0)
+
+    def _first(self, exchange: str) -> int:
+        """The level at which an exchange is first read."""
+        reads = [(self.levels[o.name], o.attrs) for o in self.ops.values()]
+        mine = [at for at, a in reads if exchange in (a.get("exchange"), a.get("sums"))]
+        return min(mine, default=0)
 
     def _level(self, source: str) -> int:
         return self.levels.get(source, 0)

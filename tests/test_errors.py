@@ -693,7 +693,7 @@ def test_an_unknown_pass():
         there is no pass ['fuze'] to skip
           got:    ['fuze']
           wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
-                  'hops', 'attend', 'match', 'scan', 'sink', 'beside', 'resident',
+                  'hops', 'attend', 'match', 'scan', 'sink', 'beside', 'stacked', 'resident',
                   'cooperative', 'fit']
           fix:    check the spelling
         """,

@@ -17,7 +17,7 @@ from graphnn.errors import GenerateError
 from graphnn.generation.choosing import Chooser
 from graphnn.generation.result import Generation
 from graphnn.generation.search import beam_search, one_by_one
-from graphnn.generation.stepper import State, Stepper, stepper
+from graphnn.generation.stepper import State, stepper
 
 __all__ = ["Chooser", "Generation", "generate"]
 
@@ -41,8 +41,7 @@ def generate(
     each = beam or 1
     _check(max_steps, each, choose, beam)
     batch = _batch(inputs, start)
-    run = stepper(model, axis, inputs, lengths, batch, each)
-    prompt = _prompt(start, batch, run).repeat_interleave(each, 0)
+    prompt = _prompt(start, batch, model._device()).repeat_interleave(each, 0)
     count = prompt.shape[1]
 
     def step(state: State, place: int, symbols: Tensor) -> tuple[Tensor, State]:
@@ -50,7 +49,8 @@ def generate(
         return (outputs[back.output] if isinstance(outputs, dict) else outputs), state
 
     with torch.no_grad():
-        state = run.start()
+        run = stepper(model, axis, inputs, lengths, batch, each)
+        state = run.start
         for place in range(count - 1):
             _, state = step(state, place, prompt[:, place])
         places = _shown(range(count - 1, count - 1 + max_steps), progress)
@@ -94,9 +94,9 @@ def _batch(inputs: Mapping[str, Tensor], start: int | Tensor) -> int:
     return given
 
 
-def _prompt(start: int | Tensor, batch: int, run: Stepper) -> Tensor:
+def _prompt(start: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
     """(batch, n) symbols that the first steps are given."""
-    symbols = torch.as_tensor(start, dtype=torch.int64, device=run.device)
+    symbols = torch.as_tensor(start, dtype=torch.int64, device=device)
     symbols = symbols[:, None] if symbols.dim() == 1 else symbols
     symbols = symbols.expand(batch, 1) if symbols.dim() == 0 else symbols
     if symbols.dim() != 2 or symbols.shape[0] != batch or not symbols.shape[1]:

@@ -53,10 +53,15 @@ def beam_search(
     score / ((5 + length) / 6)^length_penalty (Wu et al. 2016, arXiv:1609.08144, eq. 14).
     """
     search = _Beams(last.shape[0] // beam, beam, stop, length_penalty, last.device)
+    start = state
     for place in places:
         logits, state = step(state, place, last)
         parents, last = search.advance(_logs(logits))
-        state = {k: v.index_select(0, parents) if v.dim() else v for k, v in state.items()}
+        # what steps only hand on is the same of all hypotheses of an example
+        state = {
+            k: v.index_select(0, parents) if v.dim() and v is not start.get(k) else v
+            for k, v in state.items()
+        }
         if not search.going.any():
             break
     return search.best()

@@ -90,6 +90,11 @@ def _top(x: torch.Tensor, length: Length = None, *, k: int) -> torch.Tensor:
     return chosen if valid is None else chosen & valid
 
 
+def _put(x: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """`x` with another last position. Backends may write into `x`: it is an input given for it."""
+    return torch.cat([x[:-1], last[None]])
+
+
 def _result_axes(keep: bool) -> Any:
     def axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
         union = frozenset().union(*operands)
@@ -157,6 +162,7 @@ _ROWS: dict[str, tuple[Any, Any, int]] = {
     "axis_roll": (_roll, _roll_grad, 0),
     "axis_at": (_at, _at_grad, 0),
     "axis_top": (_top, _no_grad, 4),
+    "axis_put": (_put, _no_grad, 0),
 }
 for _name, (_run, _grad, _flops) in _ROWS.items():
     row(

@@ -58,7 +58,7 @@ def row(name: str, family: str, run: Callable[..., Any] | None = None, **fields:
 
 
 # operations over a named axis whose result still varies over it
-KEEPS_AXIS = frozenset({"axis_softmax", "axis_reverse", "axis_roll", "axis_top"})
+KEEPS_AXIS = frozenset({"axis_softmax", "axis_reverse", "axis_roll", "axis_top", "axis_put"})
 _INFERRED: dict[Any, Signature] = {}
 
 

@@ -51,22 +51,24 @@ def _mate(ir: IR, loop: Loop, left: list[Region]) -> Mate | None:
     for k, region in enumerate(left):
         if isinstance(region, Whole):
             for i in region.nodes:
-                if after & _reads(ir, i):
+                if after & reads(ir, i):
                     after.add(i)
                     waiting.append(i)
                 else:
                     ready.append(i)
             continue
-        needs = any(after & _reads(ir, i) for i in region.nodes)
-        fits = region.axis == loop.axis and _rows(ir, region) == _rows(ir, loop)
+        needs = any(after & reads(ir, i) for i in region.nodes)
+        fits = region.axis == loop.axis and rows(ir, region) == rows(ir, loop)
         simple = region.stop is None and loop.stop is None
         return (k, region, ready, waiting) if fits and simple and not needs else None
     return None
 
 
-def _reads(ir: IR, i: int) -> set[int]:
+def reads(ir: IR, i: int) -> set[int]:
+    """What a node reads, a delay what closes it."""
     return {*ir[i].inputs, *([ir.closings[i]] if i in ir.closings else [])}
 
 
-def _rows(ir: IR, loop: Loop) -> frozenset[str]:
+def rows(ir: IR, loop: Loop) -> frozenset[str]:
+    """The axes that a loop's values vary over besides its own."""
     return frozenset().union(*(ir[i].axes for i in loop.nodes)) - {loop.axis}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops
 
 
-def fuse(ir: IR, in_loops: bool = True) -> IR:
+def fuse(ir: IR, in_loops: bool = True, apart: Collection[int] = ()) -> IR:
     """The last pass before code is written: sums with a product become `affine` nodes.
 
-    Loops that are still to be differentiated are left as they are (`in_loops` false).
+    Loops that are still to be differentiated are left as they are (`in_loops` false), and so are
+    the nodes `apart`, that go with them.
     """
     users, home = ir.users(), home_loops(ir)
     outputs = set(ir.outputs.values())
@@ -27,7 +30,7 @@ def fuse(ir: IR, in_loops: bool = True) -> IR:
 
     def rule(new: IR, node: Node) -> Expr | None:
         old = ir[node.id] if node.id in ir.nodes else node
-        if not in_loops and old.id in home:
+        if old.id in apart or (not in_loops and old.id in home):
             return None
         if node.op != "add" or (side := product_of(old)) is None:
             return None

@@ -33,7 +33,7 @@ PASSES: dict[str, Callable[[IR], IR]] = {
 BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
 AFTER = ("simplify", "merge", "contract")
 SWITCHABLE = (
-    *(*PASSES, "hops", "attend", "match", "scan", "sink", "beside"),
+    *(*PASSES, "hops", "attend", "match", "scan", "sink", "beside", "stacked"),
     *("resident", "cooperative", "fit"),
 )
 

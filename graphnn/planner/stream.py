@@ -13,10 +13,13 @@ from graphnn.ir import BATCH, IR, Axis, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.sources import index_of, size_of
 from graphnn.ops.table import OPS, build
+from graphnn.planner.held import maker
 from graphnn.planner.reach import INF, Reaches
 from graphnn.planner.rewrite import finish, reachable, remake
 
 CACHE = "past of "
+# the operand that decides, whatever the other is
+DECIDES = {"logical_and": False, "logical_or": True}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class _Streamer:
     def __init__(self, ir: IR, axis: str):
         self.old, self.axis = ir, axis
         self.windows = {copy: window(ir, axis, copy) for copy in copies(ir, axis)}
+        self.reaches = {copy: Reaches(ir, axis, copy) for copy in self.windows}
+        self.given_out = any(set(self.windows) & ir[i].axes for i in ir.outputs.values())
         self.new = ir.empty()
         for copy in self.windows:
             self.new.axes[copy] = Axis(copy, site=ir.axes[copy].site)
@@ -163,7 +168,35 @@ class _Streamer:
         if node.op == "rename" and self.axis in node.attrs["axes"].values():
             # back from a copy: at this position it is the value itself
             return self._at_own(node.inputs[0])
+        if node.op == "where" and (branch := self._branch(node)) is not None:
+            return Expr(self.new, inputs[branch])
         return Expr(self.new, self.new.insert(remake(self.new, node, inputs)))
+
+    def _branch(self, node: Node) -> int | None:
+        """The operand that a choice comes to, where what a cache has decides it: a causal mask
+        hides nothing of the past. Without the mask it is plain attention."""
+        test = self._told(self.old[node.inputs[0]])
+        if test is None or self.given_out:
+            return None
+        branch = 1 if test else 2
+        kept = self.old[node.inputs[branch]]
+        same = kept.axes == node.axes and kept.shape == node.shape and kept.dtype == node.dtype
+        return branch if same else None
+
+    def _told(self, node: Node) -> bool | None:
+        """What a test is at every position that a cache has: from its window to this one."""
+        for copy in set(self.windows) & node.axes:
+            size = self.windows[copy]
+            first = -INF if size is None else 1 - size
+            for known in self.reaches[copy].found[node.id]:
+                if isinstance(known.fill, bool) and (known.low > 0 or known.high < first):
+                    return known.fill
+        if node.op not in DECIDES:
+            return None
+        parts, decides = [self._told(x) for x in self.old.operands(node)], DECIDES[node.op]
+        if decides in parts:
+            return decides
+        return None if None in parts else not decides
 
     def _position(self, node: Node) -> Expr:
         """The positions that a cache has, this one the last: t - (size - 1) + k."""
@@ -196,30 +229,15 @@ class _Streamer:
             site=node.site,
         )
         now = make("axis_at", self.twins[node.id], axis=self.axis, position=0)
-        here = make("eq", index_of(self.new, copy), size_of(self.new, copy) - 1)
-        joined = make("where", here, now, Expr(self.new, given))
+        joined = make("axis_put", Expr(self.new, given), now, axis=copy)
         self.new.outputs[name] = joined.id
         self.done.caches.append(Cache(name, over, copy, self.windows[copy], node))
         return joined
 
     def _name(self, node: Node, copy: str) -> str:
         """By the module that made it, so that another trace of it has the same."""
-        made = f"{CACHE}{self._maker(node)}"
+        made = f"{CACHE}{maker(self.old, node)}"
         name, count = f"{made} over {copy}", 2
         while name in self.new.outputs:
             name, count = f"{made} ({count}) over {copy}", count + 1
         return name
-
-    def _maker(self, node: Node) -> str:
-        """The name of what is nearest above a value: of a module by its weights, or a value's."""
-        line = [node.id]
-        for i in line:
-            above = self.old[i]
-            while not above.axes and OPS[above.op].family == "view":
-                above = self.old[above.inputs[0]]
-            if above.op == "parameter":
-                return above.name.rpartition(".")[0] or above.name
-            if above.name:
-                return above.name
-            line += above.inputs[::-1]  # the weight before what it is applied to
-        return node.op

@@ -32,6 +32,7 @@ from graphnn.planner.fuse import fuse
 from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole, partition
 from graphnn.planner.sink import sink
+from graphnn.planner.stacked import stacked
 from graphnn.planner.tiles import Contraction
 
 Tensor = torch.Tensor
@@ -111,6 +112,10 @@ class Lowering(Protocol):
 
     def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
         """Lines that run two loops at once, or None where each goes by itself."""
+        ...
+
+    def together(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
+        """Whether loops that feed each other are faster as the loop `one`."""
         ...
 
     def called(self) -> dict[str, Any]:
@@ -266,7 +271,7 @@ def regions(
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
-    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    parts = parts_of(ir, passes, lowering)
     for part in sink(ir, partition(ir), keep) if "sink" in passes else parts:
         if isinstance(part, Whole):
             for i in part.nodes:
@@ -288,12 +293,15 @@ def regions(
     return lines
 
 
-def parts_of(ir: IR, paired: bool) -> list[Part]:
-    """The regions of a graph, independent loops in pairs where wanted."""
+def parts_of(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> list[Part]:
+    """The regions of a graph, for kernels with independent loops in pairs, and with those that
+    feed each other as one where that is faster."""
     regions = partition(ir)
-    if paired:
-        return beside(ir, regions)
-    return [r if isinstance(r, Whole) else [r] for r in regions]
+    plain: list[Part] = [r if isinstance(r, Whole) else [r] for r in regions]
+    if lowering is None:
+        return plain
+    parts = beside(ir, regions) if "beside" in passes else plain
+    return stacked(ir, parts, lowering.together) if "stacked" in passes else parts
 
 
 def _loops(

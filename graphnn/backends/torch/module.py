@@ -89,12 +89,14 @@ def build(
     `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
     examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
-    ir = fuse(ir, in_loops=False)
+    parts = parts_of(ir, passes, lowering)
+    joint = {i for part in parts if not isinstance(part, Whole) for i in joined(part).nodes}
+    ir = fuse(ir, in_loops=False, apart=joint)
     noise = {n.id for n in random_nodes(ir, training)}
     ir = seed_tiles(ir, order, noise) if recompute else ir
     users = ir.users()
     kept = set(ir.outputs.values())
-    parts = parts_of(ir, "beside" in passes and lowering is not None)
+    parts = parts_of(ir, passes, lowering)
     loops = [joined(part) for part in parts if not isinstance(part, Whole)]
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     if lowering is not None and recompute:

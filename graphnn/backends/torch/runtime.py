@@ -116,6 +116,12 @@ def axis_at(x: Tensor, d: int, length: Tensor | None = None, *, position: int) -
     return torch.where(there, picked, torch.zeros_like(picked)).squeeze(d)
 
 
+def axis_put(x: Tensor, d: int, last: Tensor) -> Tensor:
+    """`x` with another last position, in place: a stream gives each step a place to write."""
+    x.narrow(d, x.shape[d] - 1, 1).copy_(last)
+    return x
+
+
 def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tensor:
     """True at the `k` largest; ties go to the earlier position."""
     order = filled(x, d, length, float("-inf")).argsort(dim=d, descending=True, stable=True)

@@ -16,6 +16,7 @@ from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
 from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
 from graphnn.backends.triton.scans import scan
+from graphnn.backends.triton.stacks import Stacks, key_of
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.backends.triton.tallies import Reductions
 from graphnn.ir import IR
@@ -96,6 +97,7 @@ class Lowering:
     unwritten: dict[str, str] = field(default_factory=dict)
     # of each loop: the graph that has it, its regime, its axis and the launches at each step
     written: list[tuple[IR, str, str, int]] = field(default_factory=list)
+    stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
@@ -108,6 +110,9 @@ class Lowering:
                 continue
             why = made.verdict.reason + self._besides(scope, made)
             why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
+            stacks = self.stacks.get(scope.ir.floating)
+            weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
+            why = f"{weighed}; {why}" if weighed else why
             self._chosen(scope, loop, name, Choice(regime, why))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
@@ -144,6 +149,16 @@ class Lowering:
         program = made.source.program
         words += RAGGED if program.ends is not None else ""
         return words + (SORTED if program.order is not None else "")
+
+    def together(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
+        """Whether loops that feed each other are faster as the loop `one`."""
+        if not self.cooperative:
+            return False
+        if ir.floating not in self.stacks:
+            launch = functools.partial(self._launch, ir.floating)
+            how = (self.resident, self.fit, not self.interpret)
+            self.stacks[ir.floating] = Stacks(launch, self.target, *how)
+        return self.stacks[ir.floating].faster(ir, loops, one)
 
     def _resident(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1

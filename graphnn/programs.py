@@ -1,0 +1,68 @@
+"""The programs of compiled models under numbers, by which torch.compile takes them as constants."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+
+from graphnn.backends.torch.module import Program
+from graphnn.planner.choose import Target
+from graphnn.planner.plan import Variant
+
+if TYPE_CHECKING:
+    from graphnn.model import Compiled
+
+_numbers = itertools.count()
+_PROGRAMS: dict[int, Program] = {}
+_MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
+
+
+def entered(model: Compiled) -> int:
+    """A number of its own for a model."""
+    number = next(_numbers)
+    _MODELS[number] = model
+    return number
+
+
+def dropped(places: dict[Program, int]) -> None:
+    """Forget the programs at these places."""
+    for place in places.values():
+        _PROGRAMS.pop(place, None)
+
+
+def program_of(number: int, variant: Variant) -> Program:
+    """The program of the model of a number."""
+    # by plain values: torch.compile then takes the place as a constant
+    sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
+    ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
+    target = variant.target
+    return _PROGRAMS[
+        _place(
+            number, ragged, given, variant.finals, recorded, probed, target.device, target.traced
+        )
+    ]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _place(
+    number: int,
+    ragged: tuple[str, ...],
+    given: tuple[str, ...],
+    finals: bool,
+    recorded: tuple[str, ...],
+    probed: tuple[str, ...],
+    device: str,
+    traced: bool,
+) -> int:
+    """The place in `_PROGRAMS` of a model's program: a constant to torch.compile."""
+    sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
+    target = Target(device, traced)
+    model = _MODELS[number]
+    program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target))
+    if program not in model._places:
+        model._places[program] = next(_numbers)
+        _PROGRAMS[model._places[program]] = program
+    return model._places[program]
