@@ -139,7 +139,10 @@ def test_a_plan_says_what_its_kernels_cover():
     wide = gn.compile(Elman(), backend="interpret", skip=("resident", "fit"))
     shared = wide.draw(plan=True).scene.bands[1].detail
     assert shared.startswith("cooperative: one kernel, shared by many thread blocks")
-    model = gn.compile(TuringMachine(), backend="interpret")
+    whole = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
+    (loop,) = [b for b in whole.bands if b.kind == "loop"]
+    assert loop.detail == "resident: one kernel runs all of this band"
+    model = gn.compile(TuringMachine(), backend="interpret", skip=("resident",))
     machine = model.draw(plan=True).scene
     (loop,) = [b for b in machine.bands if b.kind == "loop"]
     kernels = {x for b in machine.boxes.values() for x in b.lines if x.startswith("kernel ")}
