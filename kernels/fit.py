@@ -43,6 +43,8 @@ HELD = 64
 # is tried first (sm_90, Triton 3.9: an LSTM's of 512 units and 16 rows, 64 a thread, spills 1,563
 # times; of 4 rows, 16 a thread, it takes 126 registers, of 1 row 40)
 MOST, FIRST = 16, 4
+# lanes that are tried where more do not fit
+FEWER = (32,)
 # bytes a thread that may be spilled where a step takes all of an axis
 SPARE = 1024
 
@@ -78,7 +80,7 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
     where there can be no kernel.
     """
     if program.lanes:
-        return _with_lanes(program, replace(launch, rows=tile(program.most)), target, ask)
+        return _with_lanes(program, launch, target, ask)
     tried: list[tuple[Source, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
@@ -94,13 +96,19 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
 
 
 def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tuple[Source, Verdict]:
-    """The one form and launch that is tried where a step takes all of an axis.
+    """The one form that is tried where a step takes all of an axis.
 
     Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
-    minute goes by (a Neural Turing Machine of 128 slots), and so much more with each form tried.
+    minute goes by (a Neural Turing Machine of 128 slots), and so much more with each form tried. Of
+    an open axis fewer lanes are tried where many do not fit.
     """
-    source = emit(program, ahead=False)
-    return source, _judge(source, launch, target, 0 if ask else LIKELY, ask)
+    believed = 0 if ask else LIKELY
+    for most in (program.most, *FEWER * program.open):
+        source = emit(replace(program, most=most), ahead=False)
+        verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, ask)
+        if verdict.fits:
+            break
+    return source, verdict
 
 
 def judge(

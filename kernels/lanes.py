@@ -44,6 +44,18 @@ def _varies(program: Program, op: Op, found: set[str]) -> bool:
     return op.kind == "lane" or bool(found & set(op.args))
 
 
+def starts(program: Program) -> frozenset[str]:
+    """The values that states start from, and what those are made of."""
+    made = {op.name: op.args for op in program.ops}
+    found, stack = set[str](), [i for s in program.states for i in s.inits]
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack += made[name]
+    return frozenset(found)
+
+
 def tile(lanes: int) -> int:
     """The rows of a tile that holds so many lanes."""
     return max(EQUAL, 1 << (lanes - 1).bit_length())

@@ -53,7 +53,8 @@ class Launcher:
         self.tuner = Tuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
-        self._least = tile(program.most) if program.lanes else ROWS
+        lanes = program.lanes
+        self._lanes = len(source.pointers) + source.sizes.index(lanes) if lanes else -1
         self._stores = [(t.axes, t.shape, DTYPES.get(t.kind)) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
@@ -132,26 +133,32 @@ class Launcher:
         return index
 
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        constants = {"ROWS": self._least, **self._constants(dtype)}
-        grid = self._grid(count, self._least)
+        least = self._least(args)
+        constants = {"ROWS": least, **self._constants(dtype)}
+        grid = self._grid(count, least)
         interpreter.launch(self.function, grid, *args, **constants)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         """Launch on the current device, the way that the tuner chooses."""
         fixed = torch.are_deterministic_algorithms_enabled()
         how = precision(dtype, self.float32)
-        key = dtype, how, count, index, fixed
+        least = self._least(args)
+        key = dtype, how, count, index, fixed, least
         way = self._ways.get(key)
         if way is None:
 
             def run(launch: Launch) -> None:
                 self.function[self._grid(count, launch.rows)](*args, **self._options(launch, dtype))
 
-            judged = Launch(NAMES[dtype], how, self._least, self.warps)
+            judged = Launch(NAMES[dtype], how, least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
             way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
         rows, options = way
         self.function[self._grid(count, rows)](*args, **options)
+
+    def _least(self, args: Sequence[Any]) -> int:
+        """The fewest rows of a tile: what a matrix product takes, or as many as there are lanes."""
+        return tile(args[self._lanes]) if self._lanes >= 0 else ROWS
 
     def _grid(self, count: int, rows: int) -> tuple[int, int]:
         """How many programs there are: one a tile of rows, or one a row with all of its lanes."""

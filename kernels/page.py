@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .lanes import wide
+from .lanes import starts, wide
 from .layout import LEAST, Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
@@ -69,6 +69,7 @@ class Page:
         self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
         self.wide = wide(program)
+        self.starts = starts(program)
         self.names = Names(RESERVED)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr")

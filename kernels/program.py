@@ -95,7 +95,8 @@ class Program:
     """A loop over `axis`; `stores` are the values written at each step, and where.
 
     Without an axis ("") it is one step, or a part of one: a phase. `lanes` is an axis of which a
-    step takes all: a thread block then has one row, and of it every lane, `most` at most. Of a
+    step takes all: a thread block then has one row, and of it every lane, `most` at most (where the
+    axis is `open`, so many are what the kernel was found to fit, and there may be more). Of a
     ragged one `ends` has the lengths of the rows and `order` their numbers, the longest first: no
     step is taken where none of a program's rows is. What is stored beyond repeats the last position
     that they have (`held`), or is zero.
@@ -111,6 +112,7 @@ class Program:
     stores: tuple[tuple[str, Tensor], ...]
     lanes: str = ""
     most: int = 0
+    open: bool = False
     ends: Tensor | None = None
     order: Tensor | None = None
     held: bool = False

@@ -21,6 +21,8 @@ from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
 
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
+# the lanes, of an axis of any length, that a kernel is tried for
+LONGEST = 128
 # what kernels have of operations over an axis that a step takes all of
 LAWS = {
     "axis_sum": "total",
@@ -114,7 +116,7 @@ class _Lowering:
         self.states = loop.states if loop else []
         self.reverse = loop.reverse if loop else False
         axes = frozenset().union(*(ir[i].axes for i in nodes)) - {self.axis}
-        self.lanes, self.most = self._whole() if loop else ("", 0)
+        self.lanes, self.most, self.open = self._whole() if loop else ("", 0, False)
         self.rows = self._layout(axes - {self.lanes})
         self.ops: dict[str, Op] = {}
         self.named: dict[int, str] = {}
@@ -146,27 +148,23 @@ class _Lowering:
             stores,
             self.lanes,
             self.most,
+            self.open,
         )
         return program, self.reads
 
-    def _whole(self) -> tuple[str, int]:
-        """The axis that a step takes all of, and its length. Raises Refused where it varies."""
-        over: dict[str, Node] = {}
+    def _whole(self) -> tuple[str, int, bool]:
+        """The axis that a step takes all of, the most of it, and whether it may be longer."""
+        over: set[str] = set()
         for node in (self.ir[i] for i in self.nodes):
-            taken = {node.attrs["axis"]} if OPS[node.op].family == "axis" else set()
-            taken |= node.attrs.get("contract", set()) - set(self.dropped)
-            over.update(dict.fromkeys(taken, node))
+            over |= {node.attrs["axis"]} if OPS[node.op].family == "axis" else set()
+            over |= node.attrs.get("contract", set()) - set(self.dropped)
         if not over:
-            return "", 0
-        axis, node = next(iter(over.items()))
+            return "", 0, False
         if len(over) > 1:
             raise Refused(f"a step takes all of {', of '.join(sorted(over))}")
+        (axis,) = over
         length = self.ir.axes[axis].length
-        if length is None:
-            raise Refused(
-                f"{_called(node)} takes all of '{axis}', of any length, within a step ({node.op})"
-            )
-        return axis, length
+        return axis, length or LONGEST, length is None
 
     def _check(self) -> None:
         """What no kernel carries, whatever its sizes."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.chosen import Best
@@ -113,9 +114,26 @@ class Lowering:
             stacks = self.stacks.get(scope.ir.floating)
             weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
             why = f"{weighed}; {why}" if weighed else why
+            if made.source.program.open:
+                return self._either(scope, loop, keep, name, made, why)
             self._chosen(scope, loop, name, Choice(regime, why))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
+
+    def _either(
+        self, scope: Scope, loop: Loop, keep: set[int], name: str, made: OneKernel, why: str
+    ) -> list[str]:
+        """One kernel while the axis that its steps take all of is short enough, else its steps."""
+        most, axis = made.source.program.most, made.source.program.lanes
+        call = self._call(scope, made.source, made.verdict, made.reads, made.kept)
+        names = {i: scope.names[i] for i in made.kept}
+        steps = StepWriter(scope, loop, keep, name, self).write()
+        steps += [f"{names[i]} = {scope.names[i]}" for i in made.kept]
+        scope.names.update(names)
+        why += f"; that is up to {most} of {axis}, step by step where there are more"
+        self._chosen(scope, loop, name, Choice("resident", why))
+        head = f"if {size_name(axis)} <= {most}:"
+        return [head, *(INDENT + x for x in call), "else:", *(INDENT + x for x in steps)]
 
     def _chosen(
         self, scope: Scope, loop: Loop, name: str, choice: Choice, launches: int = 0
