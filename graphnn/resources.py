@@ -31,8 +31,10 @@ from graphnn.model import Compiled, compile
 from graphnn.nn import (
     GRU,
     LSTM,
+    NTM,
     RNN,
     AssociativeMemory,
+    AttentionDecoder,
     HyperLSTM,
     KeyValueMemory,
     MultiplicativeLSTM,
@@ -67,6 +69,19 @@ class Facts(nn.Module):
         g.output("y", self.memory(g.input("x", (self.size,)), keys, values))
 
 
+class Decoding(nn.Module):
+    """A decoder that looks at a source as wide as itself."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.decoder, self.size = AttentionDecoder(size, size, size), size
+
+    def graph(self, g: Graph) -> None:
+        """Draw it."""
+        x, source = (g.input(name, (self.size,), over=name) for name in ("target", "source"))
+        g.output("y", self.decoder(x, source))
+
+
 # the widest that is said to fit sm_90 in half precision, and the options at a common width
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "RNN 320": lambda: Layer(RNN(320, 320), 320),
@@ -86,6 +101,8 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
         AssociativeMemory(4096, 64, 64, topk=32), 64
     ),
     "memory of facts, 64 wide, 3 hops": lambda: Facts(64, 3),
+    "attention decoder 64": lambda: Decoding(64),
+    "NTM, 128 slots of 20": lambda: Layer(NTM(8, 100, 128, 20), 8),
     "LSTM 512": lambda: Layer(LSTM(512, 512), 512),
     "LSTM 1024": lambda: Layer(LSTM(1024, 1024), 1024),
     "GRU 1024, reset before": lambda: Layer(GRU(1024, 1024, reset="before"), 1024),

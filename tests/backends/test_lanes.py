@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
+from graphnn.backends.triton import lower
 from graphnn.kernels import simulate
 from tests.backends.places import INTERPRET, choices
 from tests.backends.test_checked import launchers, outputs
@@ -108,13 +109,66 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     assert regimes(net, {"x": x[:1, :1]}) == {"resident"}
 
 
-def test_the_checker_finds_no_fault() -> None:
-    net, x = shuffled(Machine(hidden=4)), doubles(2, 2, 3).requires_grad_()
+class Decoder(nn.Module):
+    """Attention to a source inside the loop over the target."""
+
+    def __init__(self, hidden: int = 8, size: int = 6, **options: object):
+        super().__init__()
+        self.size = size
+        self.decoder = gn.nn.AttentionDecoder(3, hidden, size, **options)  # type: ignore[arg-type]
+
+    def graph(self, g: gn.Graph) -> None:
+        x, source = g.input("x", (3,), over="target"), g.input("source", (self.size,), "source")
+        g.output("y", self.decoder(x, source))
+
+
+DECODERS: dict[str, dict[str, object]] = {
+    "additive": {},
+    "dot": {"score": "dot", "cell": "lstm"},
+    "odd": {"hidden": 20, "size": 17, "attention_size": 33},
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("places", [1, 7])
+def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
+    net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
+    given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
+    lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
+    skips = [INTERPRET.skip("resident")]
+    compare(net, given, lengths, given=True, backend="interpret", skips=skips)
+    assert regimes(net, given) == {"resident"}
+
+
+def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "LONGEST", 16)
+    net, skips = shuffled(Decoder()), [INTERPRET.skip("resident")]
+    for places in (16, 17):
+        given = {"x": doubles(2, 3, 3), "source": doubles(2, places, net.size)}
+        compare(net, given, backend="interpret", skips=skips)
+    text = gn.compile(net, backend="interpret", skip=("fit",)).explain()
+    assert "that is up to 16 of source, step by step where there are more" in text
+
+
+def test_a_source_that_is_not_there_gives_zeros() -> None:
+    net, skips = shuffled(Decoder()), [INTERPRET.skip("resident")]
+    given = {"x": doubles(2, 2, 3), "source": doubles(2, 4, net.size)}
+    lengths = {"source": torch.tensor([0, 4])}
+    compare(net, given, lengths, backend="interpret", skips=skips)
+    compare(net, {"x": doubles(0, 2, 3), "source": doubles(0, 4, 6)}, backend="interpret")
+
+
+@pytest.mark.parametrize("kind", ["machine", "decoder"])
+def test_the_checker_finds_no_fault(kind: str) -> None:
+    net: nn.Module = shuffled(Machine(hidden=4) if kind == "machine" else Decoder())
+    x = doubles(2, 2, 3).requires_grad_()
+    more = {} if kind == "machine" else {"source": doubles(2, 4, 6).requires_grad_()}
+    lengths = {"time" if kind == "machine" else "target": torch.tensor([2, 1])}
     model = gn.compile(net, backend="interpret", skip=("fit",))
 
     def run() -> list[torch.Tensor]:
-        y = model(x=x, lengths={"time": torch.tensor([2, 1])})
-        return [y, *torch.autograd.grad(y.sin().sum(), [x, *net.parameters()])]
+        y = model(x=x, **more, lengths=lengths)
+        return [y, *torch.autograd.grad(y.sin().sum(), [x, *more.values(), *net.parameters()])]
 
     wanted = run()
     with simulate.checking({k.source.name: outputs(k) for k in launchers(model)}) as reports:

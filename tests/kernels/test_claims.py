@@ -10,12 +10,14 @@ import functools
 
 import pytest
 import torch
+from torch import nn
 
 import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
 from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
+from graphnn.resources import kernels
 
 HALF = Launch("bf16", "ieee")
 
@@ -59,6 +61,26 @@ def test_the_widest_that_fit(name: str, size: int) -> None:
 def test_the_next_are_refused(name: str, size: int, why: str) -> None:
     reasons = [verdict.reason for _, verdict in chosen(name, size) if not verdict.fits]
     assert reasons and all(why in reason for reason in reasons)
+
+
+class Decoder(nn.Module):
+    """Additive attention inside a loop, all as wide."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.decoder = size, gn.nn.AttentionDecoder(size, size, size)
+
+    def graph(self, g: gn.Graph) -> None:
+        x, source = (g.input(name, (self.size,), over=name) for name in ("target", "source"))
+        g.output("y", self.decoder(x, source))
+
+
+def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
+    for source in kernels(gn.compile(Decoder(64)), torch.bfloat16):
+        made, verdict = best(source.program, HALF, "sm_90")
+        assert verdict.fits and made.program.most == verdict.launch.rows == 128, verdict.reason
+        found = case(made, "bf16", 128, verdict.launch.warps).judge("sm_90")
+        assert found.faults == () and found.weights == "resident"
 
 
 def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
