@@ -16,7 +16,7 @@ from . import cache
 from .aot import Row
 from .cases import case
 from .emit import Source, emit
-from .lanes import tile
+from .lanes import EQUAL, tile
 from .limits import SHARED, register_cap
 from .program import Program
 
@@ -174,14 +174,16 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     parts = 2 if launch.precision == "tf32x3" else 1
     kept = sum(source.weights.values()) * itemsize * parts
     widest = max(source.staged, default=0)
+    # what all lanes have alike is multiplied in few rows; the compiler knows of the rest
+    rows = EQUAL if source.program.lanes else launch.rows
     # operands pass one after another, but in older Tritons side by side, with a value on its way
     # to be stored (an LSTM of 128 units, backward: 4 KB and 20 KB)
     through = widest + sum(source.staged) if TOGETHER and parts == 1 else widest * parts
     # a joined product goes through in float32, from Hopper on in rounds of 64 bytes a thread
-    change = launch.rows * max(source.joined, default=0) * (4 if target == "sm_80" else 2)
+    change = rows * max(source.joined, default=0) * (4 if target == "sm_80" else 2)
     if target != "sm_80":
         change = min(change, 64 * 32 * launch.warps)
-    return kept + max(8 * 1024, launch.rows * through * itemsize, change)
+    return kept + max(8 * 1024, rows * through * itemsize, change)
 
 
 def registers(source: Source, launch: Launch) -> int:
