@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
 
 from graphnn.backends.torch.scope import Ends, Scope
+from graphnn.backends.triton.ending import ending
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Program, Refused, State, Tensor
 from graphnn.ops.table import OPS
@@ -35,10 +34,6 @@ LAWS = {
 }
 
 
-# stands among the nodes that a loop reads for its rows in the order of their lengths
-ORDER = -1
-
-
 def lower(
     ir: IR, loop: Loop, kept: Sequence[int], name: str, ends: Ends | None = None
 ) -> tuple[Program, list[int]]:
@@ -53,37 +48,7 @@ def lower(
     program, reads = _Lowering(ir, loop.nodes, name, loop).run(kept)
     if ends is None or loop.axis != ends.axis:
         return program, reads
-    return _ending(program, reads, ends)
-
-
-def _ending(program: Program, reads: list[int], ends: Ends) -> tuple[Program, list[int]]:
-    """The program with the lengths of its rows, and their order."""
-    axes = tuple(a for a in program.rows if a in ends.node.axes)
-    names = {t.name for t in program.tensors}
-    lengths = Tensor(_free("lengths", names), (), axes, "int")
-    order = Tensor(_free("order", names), (), program.rows, "int")
-    if program.lanes:  # a program has one row
-        program = replace(program, tensors=(*program.tensors, lengths), ends=lengths)
-        return replace(program, held=ends.held), [*reads, ends.node.id]
-    made = (*program.tensors, lengths, order)
-    program = replace(program, tensors=made, ends=lengths, order=order, held=ends.held)
-    return program, [*reads, ends.node.id, ORDER]
-
-
-def unordered(program: Program, reads: list[int]) -> tuple[Program, list[int]]:
-    """The program with rows as they come, which takes a few registers less.
-
-    A GRU of 160 units, reset after the product, spills 30 times in its backward with rows in order,
-    never without (bf16, sm_90, Triton 3.9).
-    """
-    return replace(program, tensors=program.tensors[:-1], order=None), reads[:-1]
-
-
-def _free(wanted: str, names: set[str]) -> str:
-    """A name that none of `names` is."""
-    return next(
-        x for x in chain([wanted], map(f"{wanted}_{{}}".format, count(2))) if x not in names
-    )
+    return ending(program, reads, ends)
 
 
 def lower_phase(

@@ -13,9 +13,10 @@ from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.chosen import Best
+from graphnn.backends.triton.ending import ORDER, unordered
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
-from graphnn.backends.triton.lower import ORDER, lower, lower_phase, unordered
+from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.stacks import Stacks, key_of
 from graphnn.backends.triton.steps import Called, StepWriter
