@@ -15,10 +15,11 @@ from torch import Tensor
 
 from graphnn.backends.torch.chosen import Chosen
 from graphnn.backends.torch.chunks import Chunked, kind_of
+from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
-from graphnn.errors import DoubleBackwardError
 from graphnn.planner.dotproduct import dot_product
+from graphnn.planner.hops import Hops
 from graphnn.planner.reverse import plain
 from graphnn.planner.tiles import Contraction
 
@@ -124,6 +125,14 @@ class AttendProgram:
         sizes = self.sizes(lengths)
         return self._plain.call(tensors, [sizes[a] for a in self._plain.axes])
 
+    def flowing(self, made: Sequence[Any]) -> list[Any]:
+        """Of something for each result, that for those which gradients come from."""
+        return list(made[: len(self.part.ends)])
+
+    def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of what the operator gives, that which its backward reads."""
+        return made
+
     def _written(self) -> Function:
         ir = plain(self.part)
         wanted = [(i, ir[i]) for i in ir.outputs.values()]
@@ -150,7 +159,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     return results[: len(program.part.ends)]  # type: ignore[no-any-return]
 
 
-def of_one_kind(part: Contraction, tensors: list[Tensor]) -> list[Tensor]:
+def of_one_kind(part: Contraction | Hops, tensors: list[Tensor]) -> list[Tensor]:
     """Numbers in the widest dtype of those that are not wide anyway."""
     narrow = [
         t.is_floating_point() and not part.ir[i].attrs.get("wide")
@@ -210,77 +219,5 @@ def _attend_backward(
         return program.engine.backward(given, made, peak, flows, wanted, program.sizes(sizes))
 
 
-@_attend_backward.register_fake
-def _(
-    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
-) -> list[Tensor]:
-    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    tensors, ctx.key, ctx.sizes = inputs
-    ctx.set_materialize_grads(False)
-    floating = PROGRAMS[ctx.key].floating
-    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _backward(ctx: Any, grads: Any) -> Any:
-    program = PROGRAMS[ctx.key]
-    ends = len(program.part.ends)
-    present = [g is not None for g in grads[:ends]]
-    flows = [g.contiguous() for g in grads[:ends] if g is not None]
-    found: list[Any] = [None] * len(ctx.wanted)
-    if any(present) and any(ctx.wanted):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            made = iter(_again(ctx, program, present, flows))
-        else:
-            saved = [*ctx.saved_tensors, *flows]
-            made = iter(
-                torch.ops.graphnn.attend_backward(saved, ctx.key, ctx.sizes, ctx.wanted, present)
-            )
-        found = [next(made) if w else None for w in ctx.wanted]
-    return found, None, None
-
-
-def _again(ctx: Any, program: AttendProgram, present: list[bool], flows: list[Tensor]) -> Any:
-    """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = apart(ctx.saved_tensors[: len(ctx.wanted)])
-    outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
-    return derived(outs, tensors, ctx.wanted, flows)
-
-
-def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same values, none of which is made of another: their derivatives are partial ones."""
-    return [t.view_as(t) for t in tensors]
-
-
-def derived(
-    outs: list[Tensor], tensors: list[Tensor], wanted: Sequence[bool], flows: list[Tensor]
-) -> Any:
-    """Gradients of the tensors that want one, which have gradients in turn."""
-    moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
-    pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(t) for t in moving]
-    outs, flows = (list(x) for x in zip(*pairs, strict=True))
-    return torch.autograd.grad(
-        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
-    raise DoubleBackwardError(
-        f"the attention '{ctx.key.split(' ')[0]}' has no second derivative under torch.compile",
-        got="a backward through its backward (create_graph=True)",
-        wanted="first derivatives, or a call outside torch.compile",
-        fix="leave torch.compile out, or compile with backend='reference'",
-    )
-
-
-def _remember(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.key = inputs[1]
-
-
-_attend.register_autograd(_backward, setup_context=_setup)
-_attend_backward.register_autograd(_no_second_derivative, setup_context=_remember)
+_attend_backward.register_fake(alike)
+derive(_attend, _attend_backward, PROGRAMS, "the attention")

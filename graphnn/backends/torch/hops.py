@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch.attention import of_one_kind
+from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
-from graphnn.errors import DoubleBackwardError
 from graphnn.ir import Node
 from graphnn.planner.hops import Hops
 
@@ -105,6 +106,14 @@ class HopsProgram:
         sizes = self.sizes(lengths)
         return self.plain.call(tensors, [sizes[a] for a in self.plain.axes])
 
+    def flowing(self, made: Sequence[Any]) -> list[Any]:
+        """Of something for each result and what is kept, that for the results."""
+        return list(made[: len(self.part.results)])
+
+    def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of what the operator gives, what is kept."""
+        return made[len(self.part.results) :]
+
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """Empty tensors of the forms of the results and of what is kept."""
         assert self.engine is not None
@@ -119,10 +128,7 @@ class HopsProgram:
 
 def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
-    kinds = {t.dtype for t in tensors if t.dtype.is_floating_point}
-    if len(kinds) > 1:
-        widest = max(kinds, key=lambda d: torch.finfo(d).bits)
-        tensors = [t.to(widest) if t.dtype.is_floating_point else t for t in tensors]
+    tensors = of_one_kind(program.part, tensors)
     if program.engine is None or program.engine.apart(program.sizes(sizes)):
         return program.one_by_one(tensors, sizes)
     made = torch.ops.graphnn.hops(tensors, program.key, sizes)
@@ -157,62 +163,5 @@ def _hops_backward(
         return program.engine.backward(*given, program.sizes(sizes))
 
 
-@_hops_backward.register_fake
-def _(
-    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
-) -> list[Tensor]:
-    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    tensors, ctx.key, ctx.sizes = inputs
-    ctx.set_materialize_grads(False)
-    program = PROGRAMS[ctx.key]
-    ctx.wanted = [f and t.requires_grad for f, t in zip(program.floating, tensors, strict=True)]
-    ctx.save_for_backward(*tensors, *output[len(program.part.results) :])
-
-
-def _backward(ctx: Any, grads: Any) -> Any:
-    program = PROGRAMS[ctx.key]
-    grads = grads[: len(program.part.results)]
-    present = [g is not None for g in grads]
-    flows = [g.contiguous() for g in grads if g is not None]
-    found: list[Any] = [None] * len(ctx.wanted)
-    if any(present) and any(ctx.wanted):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            made = iter(_again(ctx, program, present, flows))
-        else:
-            given = [*ctx.saved_tensors, *flows]
-            made = iter(
-                torch.ops.graphnn.hops_backward(given, ctx.key, ctx.sizes, ctx.wanted, present)
-            )
-        found = [next(made) if w else None for w in ctx.wanted]
-    return found, None, None
-
-
-def _again(ctx: Any, program: HopsProgram, present: list[bool], flows: list[Tensor]) -> Any:
-    """Where a second derivative is to follow: by the definition, which stores all weights."""
-    # what is read may be made of other things read: nothing is to flow from one to another here
-    tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
-    outs = [o for o, p in zip(program.definition(tensors, ctx.sizes), present) if p]
-    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
-    return torch.autograd.grad(
-        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
-    raise DoubleBackwardError(
-        f"'{ctx.key.rsplit(' ', 1)[0]}' have no second derivative under torch.compile",
-        got="a backward through their backward (create_graph=True)",
-        wanted="first derivatives, or a call outside torch.compile",
-        fix="leave torch.compile out, or compile with backend='reference'",
-    )
-
-
-def _remember(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.key = inputs[1]
-
-
-_hops.register_autograd(_backward, setup_context=_setup)
-_hops_backward.register_autograd(_no_second_derivative, setup_context=_remember)
+_hops_backward.register_fake(alike)
+derive(_hops, _hops_backward, PROGRAMS, "the")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch import attention
-from graphnn.backends.torch.attention import AttendProgram, apart, derived, of_one_kind
+from graphnn.backends.torch.attention import AttendProgram, of_one_kind
 from graphnn.backends.torch.chunks import kind_of
+from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.reductions import Reduced
-from graphnn.errors import DoubleBackwardError
 from graphnn.planner.tally import Tally
 
 PROGRAMS: dict[str, TallyProgram] = {}
@@ -67,6 +67,10 @@ class TallyProgram(AttendProgram):
         """Of something for each result, that for those which gradients come from."""
         return [x for x, i in zip(made, self.part.results, strict=True) if self.part.sums(i)]
 
+    def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Nothing of the results is read by the backward."""
+        return ()
+
 
 def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results of reductions, or of a contraction."""
@@ -102,59 +106,5 @@ def _tally_backward(
         return program.tallies.pull(tensors[:reads], flows, wanted, program.sizes(sizes))
 
 
-@_tally_backward.register_fake
-def _(
-    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
-) -> list[Tensor]:
-    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
-
-
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    tensors, ctx.key, ctx.sizes = inputs
-    ctx.set_materialize_grads(False)
-    floating = PROGRAMS[ctx.key].floating
-    ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, grads: Any) -> Any:
-    program = PROGRAMS[ctx.key]
-    grads = program.flowing(grads)
-    present = [g is not None for g in grads]
-    flows = [g.contiguous() for g in grads if g is not None]
-    found: list[Any] = [None] * len(ctx.wanted)
-    if any(present) and any(ctx.wanted):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            made = iter(_again(ctx, program, present, flows))
-        else:
-            given = [*ctx.saved_tensors, *flows]
-            made = iter(
-                torch.ops.graphnn.tally_backward(given, ctx.key, ctx.sizes, ctx.wanted, present)
-            )
-        found = [next(made) if w else None for w in ctx.wanted]
-    return found, None, None
-
-
-def _again(ctx: Any, program: TallyProgram, present: list[bool], flows: list[Tensor]) -> Any:
-    """Where a second derivative is to follow: by the definition, which stores all weights."""
-    tensors = apart(ctx.saved_tensors)
-    made = program.flowing(program.definition(tensors, ctx.sizes))
-    outs = [o for o, p in zip(made, present, strict=True) if p]
-    return derived(outs, tensors, ctx.wanted, flows)
-
-
-def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
-    raise DoubleBackwardError(
-        f"the '{ctx.key}' have no second derivative under torch.compile",
-        got="a backward through its backward (create_graph=True)",
-        wanted="first derivatives, or a call outside torch.compile",
-        fix="leave torch.compile out, or compile with backend='reference'",
-    )
-
-
-def _remember(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.key = inputs[1]
-
-
-_tally.register_autograd(_backward, setup_context=_setup)
-_tally_backward.register_autograd(_no_second_derivative, setup_context=_remember)
+_tally_backward.register_fake(alike)
+derive(_tally, _tally_backward, PROGRAMS, "the reduction")
