@@ -4,7 +4,7 @@ A state is a view of a buffer up to its own position. The next step writes behin
 has yet; who goes back to an older state, and steps from there, gets a buffer of their own.
 
 Six layers 256 wide, 8 examples, after 950 positions: 33 ms a step, 100 where all is copied (CPU,
-Xeon, 1 thread, float32).
+AMD EPYC, 1 thread, float32).
 """
 
 from __future__ import annotations

@@ -111,8 +111,12 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 
 def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
     """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
+    return _loops(_planned(model, dtype))
+
+
+def _loops(planned: Compiled) -> list[Source]:
     found: dict[str, Source] = {}
-    for program in _planned(model, dtype)._programs.values():
+    for program in planned._programs.values():
         for loop in program.loops:
             found.update({k: x.source for k, x in loop.lowering.launchers.items()})  # type: ignore[union-attr]
     return [x for x in found.values() if x.program.axis]
@@ -125,15 +129,15 @@ def _planned(model: Compiled, dtype: torch.dtype) -> Compiled:
     return planned
 
 
-def attention(model: Compiled, name: str, dtype: str, target: str) -> Iterator[Row]:
+def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterator[Row]:
     """A row for each kernel of a model's contractions, with the tile that it would have."""
-    for program in _planned(model, DTYPES[dtype])._programs.values():
+    for program in planned._programs.values():
         for engine in (a.engine for a in program.attends):
             if not isinstance(engine, Kernels | Best | HopKernels):
                 continue
             for source in engine.kernels():
-                shape = tilefit.best(source, dtype, target, PRECISION[dtype])
-                made = tilefit.case(source, dtype, shape, PRECISION[dtype])
+                shape = tilefit.best(source, how.dtype, target, how.precision)
+                made = tilefit.case(source, how.dtype, shape, how.precision)
                 yield replace(made.judge(target), name=f"{name}, {source.name.replace('_', ' ')}")
             if isinstance(engine, Best):
                 merge = top.case(engine.part.top)
@@ -147,11 +151,12 @@ def rows(
     float32: str = PRECISION["fp32"],
 ) -> Iterator[Row | tuple[str, str, str]]:
     """For each kernel and target a row, or (kernel, target, reason) where it is not chosen."""
+    how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
     for name, model in models.items():
-        for k, written in enumerate(kernels(model, DTYPES[dtype])):
+        planned = _planned(model, DTYPES[dtype])
+        for k, written in enumerate(_loops(planned)):
             way = "backward" if written.name.endswith("backward") else "forward"
             for target in targets:
-                how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
                 title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
                 try:
                     source, verdict = _chosen(written.program, how, target)
@@ -167,7 +172,7 @@ def rows(
                 faults = tuple(f for f in row.faults if not borne(source, f))
                 yield replace(row, name=title, step=step, faults=faults)
         for target in targets:
-            yield from attention(model, name, dtype, target)
+            yield from _attention(planned, name, how, target)
 
 
 def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:
