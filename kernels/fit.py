@@ -262,7 +262,8 @@ def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
 def borne(source: Source, fault: str) -> bool:
     """Whether a kernel is taken all the same: of a step that takes all of an axis a few spills.
 
-    A kilobyte a thread stays in the nearest cache; the alternative is dozens of launches a step.
+    The alternative is dozens of launches a step. Up to 256 KB a block go through the caches, beside
+    what shared memory leaves of the nearest: what that costs was not timed.
     """
     found = re.match(r"spills: \d+ instructions, (\d+) bytes", fault)
     return bool(source.program.lanes and found and int(found[1]) <= SPARE)

@@ -89,9 +89,7 @@ def build(
     `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
     examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
-    parts = parts_of(ir, passes, lowering)
-    joint = {i for part in parts if not isinstance(part, Whole) for i in joined(part).nodes}
-    ir = fuse(ir, in_loops=False, apart=joint)
+    ir = fuse(ir, in_loops=False, apart=joint_nodes(ir, passes, lowering))
     noise = {n.id for n in random_nodes(ir, training)}
     ir = seed_tiles(ir, order, noise) if recompute else ir
     users = ir.users()
@@ -117,6 +115,12 @@ def build(
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
     objects = called(lowering)
     return _Writer(ir, order, training, parts, calls, attends, objects, along).write()
+
+
+def joint_nodes(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> set[int]:
+    """What kernels have of loops that run as one, and of what lies between them."""
+    parts = parts_of(ir, passes, lowering) if lowering is not None else []
+    return {i for part in parts if not isinstance(part, Whole) for i in joined(part).nodes}
 
 
 def sorted_along(ir: IR, loops: list[Loop]) -> int | None:
