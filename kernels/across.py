@@ -136,7 +136,7 @@ class Across:
         masks = live + f" & ({line} < {span.valid})" * (span.valid < span.width)
         column = total([str(span.start), line])
         if self.source.exchange is not None:
-            return exchanges.fetched(
+            return exchanges.load(
                 self.source.exchange, self.source.pointer, column, masks, rows=rows
             )
         tensor = self.source.tensor

@@ -114,7 +114,7 @@ def _total(page: Page, text: str, span: Span, width: int, kind: str) -> str:
 
 def _lined(page: Page, text: str, rows: bool) -> str:
     """What is left of a row, one number: of lanes they are a line."""
-    return f"tl.trans({text})" if rows and page.program.lanes else text
+    return f"tl.trans({text})" if rows and page.frame.lanes else text
 
 
 def reduce(page: Page, op: Op) -> None:

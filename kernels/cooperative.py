@@ -25,6 +25,7 @@ from .emit import (
     turns,
 )
 from .exchange import Exchange
+from .lanes import heavy
 from .page import Line, Tile
 from .phases import Event, Phases, phases
 from .program import Op, Program, Refused
@@ -35,11 +36,17 @@ from .text import INDENT, length, wrapped
 # how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
 APART = 32
 # what reads an exchange, and what else only shared programs have
-FETCHING = {"joined": exchanges.joined, "merged": exchanges.merged}
+FETCHING = {
+    "joined": exchanges.joined,
+    "merged": exchanges.merged,
+    "fetched": exchanges.fetched,
+    "portion": exchanges.portion,
+}
 WRITING: dict[str, Callable[..., None]] = {
     **WRITERS,
     "inside": exchanges.inside,
     "owned": exchanges.owned,
+    "selected": exchanges.selected,
 }
 
 
@@ -48,7 +55,8 @@ class Cooperative(Source):
     """A kernel of `blocks` a tile of rows, that meet `barriers` times a step.
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
-    `products` by a weight are in a step. `others` are kernels of the same loop that should be
+    `products` by a weight are in a step. Where a step takes all of an axis a tile has `each` rows,
+    one a block, else as many as the launch says. `others` are kernels of the same loop that should be
     nearly as fast.
     """
 
@@ -58,6 +66,7 @@ class Cooperative(Source):
     tiling: Tiling = field(default_factory=lambda: Tiling(0))
     streamed: int = 0
     products: int = 0
+    each: int = 0
     others: tuple[Cooperative, ...] = ()
 
 
@@ -85,6 +94,7 @@ def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = N
         exchanges=writer.shared.exchanges,
         tiling=tiling,
         streamed=sheet.streamed,
+        each=writer.shared.each if program.lanes else 0,
         products=sum(op.kind == "across" for op in sheet.program.ops),
     )
 
@@ -117,6 +127,7 @@ class _Writer:
         self._flush()
         for name, tensor in sheet.program.stores:
             if name not in sheet.moving or sheet.ops[name].kind == "state":
+                sheet.enter(sheet.ops[name])
                 memory.store(sheet, name, tensor)
         _advance(sheet)
         _prune(sheet)
@@ -142,6 +153,7 @@ class _Writer:
         self, lines: list[Line], exchange: Exchange, tiles: list[Tile], slot: str
     ) -> None:
         pointer = self.sheet.exchanged[exchange.name]
+        self.sheet.enter(self.sheet.ops[exchange.value])
         for text in exchanges.publish(self.sheet, exchange, pointer, tiles, slot):
             self.sheet.append(lines, text, f"for all blocks: {exchange.note}")
 
@@ -152,6 +164,7 @@ class _Writer:
         op = event if isinstance(event, Op) else sheet.ops[event.name]
         if op.name in sheet.tiles:
             return
+        sheet.enter(op)
         start = len(sheet.step)
         if op.kind == "across":
             Across(sheet, op, self._source(op), self.tiling).write()
@@ -161,7 +174,7 @@ class _Writer:
             FETCHING[op.kind](sheet, op, *self._named(op, "exchange"))
         else:
             WRITING[op.kind](sheet, op)
-        if op.kind == "read" and sheet.ahead:
+        if op.kind == "read" and sheet.ahead and not sheet.frame.lanes:
             self._put_off(start)
         for name, tensor in sheet.program.stores:
             if name == op.name and op.name in sheet.moving and op.kind != "state":
@@ -202,6 +215,7 @@ class _Writer:
     def _next(self, exchange: Exchange, after: str) -> list[Tile]:
         sheet = self.sheet
         op = sheet.ops[exchange.value]
+        sheet.enter(op)
         spans = sheet.layout.spans[op.name]
         return [Tile(s, _following(sheet, after, op, s), s.width, True) for s in spans]
 
@@ -273,6 +287,31 @@ class _Writer:
             ragged.beyond(sheet),
         ]
 
+    def _rows(self) -> list[str]:
+        """The rows of a tile, and where a step takes all of an axis a block's own row and lanes."""
+        sheet, lanes = self.sheet, self.sheet.program.lanes
+        number = "tl.arange(0, ROWS)[:, None]"
+        if not lanes:
+            return [
+                f"rows = begin + tile * ROWS + {number}",
+                *ragged.sorted_rows(sheet),
+                "live = rows < n_rows",
+            ]
+        each, height = self.shared.each, sheet.own.height
+        return [
+            f"number = {number}",
+            f"rows = tl.where(number < {each}, begin + tile * {each} + number, n_rows)",
+            f"row = tl.where(share < {each}, begin + tile * {each} + share, n_rows)",
+            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
+            "row = tl.minimum(row, n_rows - 1)",
+            *ragged.sorted_rows(sheet),
+            "live = rows < n_rows",
+            f"lane = tl.arange(0, {height})[:, None]",
+            f"living = lane < tl.where(mine, {length(lanes)}, 0)",
+            f"across = tl.arange(0, {height})[None, :]",
+            f"there = across < tl.where(mine, {length(lanes)}, 0)",
+        ]
+
     def _start(self) -> list[str]:
         sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
         units = self.shared.units
@@ -281,9 +320,7 @@ class _Writer:
             f"share = tl.program_id(0) % {blocks}",
             f"tile = tl.program_id(0) // {blocks}",
             f"arrived = arrived_ptr + tile * {APART}",
-            "rows = begin + tile * ROWS + tl.arange(0, ROWS)[:, None]",
-            *ragged.sorted_rows(sheet),
-            "live = rows < n_rows",
+            *self._rows(),
             "alone = rows < tl.where(share == 0, n_rows, 0)",
             *(f"unit_{p} = share * {u}" for p, u in units.items()),
             *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(sheet.widths)),
@@ -292,6 +329,7 @@ class _Writer:
         if sheet.lines:
             lines += ["rows_deep = rows[None, :, :]", "live_deep = live[None, :, :]"]
             lines += [line for _, line in sheet.lines.values()]
+        sheet.frame = sheet.whole
         return [
             *lines,
             *ragged.steps(sheet),
@@ -307,6 +345,7 @@ def _moving(program: Program) -> set[str]:
     for op in program.ops:
         tensors = [op.attrs.get("tensor"), op.attrs.get("source")]
         along = any(t is not None and program.axis in t.axes for t in tensors)
+        along |= op.kind == "read" and heavy(program, op)
         mine = op.kind in ("index", "state") or any(a in found for a in op.args)
         if along or mine:
             found.add(op.name)

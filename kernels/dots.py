@@ -146,7 +146,7 @@ def _sum(page: Page, op: Op, how: Dot, columns: Columns, name: str, note: str) -
     if equal:
         page.used.add("single")
         page.add(op, f"{name} = single({made})")
-    elif wide and columns.width == 1 and page.program.lanes:
+    elif wide and columns.width == 1 and page.frame.lanes:
         page.add(op, f"{name} = tl.trans({made})")
 
 

@@ -94,7 +94,7 @@ def _prune(page: Page) -> None:
 def _moves(page: Page, op: Op) -> bool:
     """Whether a value differs from position to position."""
     if op.kind == "read":
-        if _wide(page, op):
+        if lanes.heavy(page.program, op):
             return True
         if any(a in page.moving for a in op.args):
             raise Refused(f"'{op.name}' starts from a value that varies over the loop")
@@ -102,14 +102,6 @@ def _moves(page: Page, op: Op) -> bool:
     if op.kind == "draw":
         return page.program.axis in op.attrs["tensor"].axes
     return op.kind in ("index", "state") or any(a in page.moving for a in op.args)
-
-
-def _wide(page: Page, op: Op) -> bool:
-    """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
-    would be too many for registers. What states start from is not."""
-    lanes, tensor = page.program.lanes, op.attrs["tensor"]
-    many = lanes in tensor.axes and page.layout.size[op.name] > 1
-    return bool(lanes) and many and op.name not in page.starts
 
 
 def _const(page: Page, op: Op) -> None:
@@ -166,6 +158,7 @@ def _advance(page: Page) -> None:
     held = {name for names in page.slots.values() for name in names}
     for (state, k), names in page.slots.items():
         op = page.ops[state]
+        page.enter(op)
         span = page.layout.spans[state][k]
         text = _following(page, page.program.state(state).next, op, span)
         if text in held:

@@ -50,15 +50,18 @@ def publish(
     """The lines that store a block's own numbers, of these `tiles`."""
     lines = []
     for tile in tiles:
-        span, text = tile.span, page.full(tile, tile.span.width)
-        masks = ["live", *memory.beyond(page, span)]
-        if exchange.part is None:
+        own = bool(page.frame.mine)
+        span, text = tile.span, page.full(tile, tile.span.width, not own)
+        masks = [page.frame.mine or page.frame.live, *memory.beyond(page, span)]
+        if own:
+            column = _along(page, span)
+        elif exchange.part is None:
             blocks = exchange.size // len(tiles)
             column = total([str(span.start * blocks), "share"])
         else:
             column = memory.column(page, exchange.part, span)
             masks += memory.edge(page, exchange.part, span)
-        at = address(exchange, pointer, slot, column)
+        at = address(exchange, pointer, slot, column, page.frame.rows)
         kept = f"{text}.to({pointer}.dtype.element_ty)"
         lines.append(f"tl.store({at}, {kept}, mask={' & '.join(masks)})")
     return lines
@@ -70,8 +73,56 @@ def joined(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
     for span, name in page.named(op):
         column = total([str(span.start), page.cols(span.width) if span.width > 1 else ""])
         masks = " & ".join(["live", *memory.beyond(page, span)])
-        page.add(op, f"{name} = {fetched(exchange, pointer, column, masks)}.to(ACC) + trust")
+        page.add(op, f"{name} = {load(exchange, pointer, column, masks)}.to(ACC) + trust")
         tiles.append(page.tile(span, name, span.width, True))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def fetched(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+    """All numbers of a value, of a block's own row."""
+    tiles = []
+    for span, name in page.named(op):
+        masks = " & ".join([page.frame.mine, *memory.beyond(page, span)])
+        text = load(exchange, pointer, _along(page, span), masks, rows=page.frame.rows)
+        page.add(op, f"{name} = {text}.to(ACC) + trust")
+        tiles.append(page.tile(span, name, span.width, False))
+    page.tiles[op.name] = tuple(tiles)
+
+
+def _along(page: Page, span: Span) -> str:
+    """The places of a span in one row."""
+    if span.width == 1:
+        return f"tl.full([1, 1], {span.start}, tl.int32)"
+    return total([str(span.start), page.cols(span.width)])
+
+
+def portion(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+    """A block's own numbers of a value of which each row's block has published all."""
+    part: Part = op.attrs["part"]
+    tiles = []
+    for span, name in page.named(op):
+        masks = ["live", *memory.beyond(page, span), *memory.edge(page, part, span)]
+        text = load(exchange, pointer, memory.column(page, part, span), " & ".join(masks))
+        page.add(op, f"{name} = {text}.to(ACC) + trust")
+        tiles.append(page.tile(span, name, span.width, True))
+    page.tiles[op.name] = tuple(tiles)
+
+
+SELECTED = {
+    "float": "tl.sum(tl.where(rows == row, {0}, 0.0), 0, keep_dims=True)",
+    "int": "tl.sum(tl.where(rows == row, {0}, 0), 0, keep_dims=True).to(tl.int64)",
+    "bool": "tl.max(tl.where(rows == row, {0}.to(tl.int32), 0), 0, keep_dims=True) != 0",
+}
+
+
+def selected(page: Page, op: Op) -> None:
+    """A block's own row of what it has of all rows."""
+    tiles = []
+    for span, name in page.named(op):
+        tile = page.operand(op.name, op.args[0], span)
+        text = SELECTED[op.dtype].format(tile.text) if tile.rows else tile.text
+        page.add(op, f"{name} = {text}")
+        tiles.append(page.tile(span, name, tile.width, False))
     page.tiles[op.name] = tuple(tiles)
 
 
@@ -114,7 +165,7 @@ def _parts(page: Page, op: Op, exchange: Exchange, pointer: str, span: Span, not
     blocks, cols = op.attrs["blocks"], page.cols(_width(op))
     column = total([str(span.start * blocks), cols])
     masks = "live" + f" & ({cols} < {blocks})" * (blocks < _width(op))
-    return fetched(exchange, pointer, column, masks, f"float('{nothing}')")
+    return load(exchange, pointer, column, masks, f"float('{nothing}')")
 
 
 def owned(page: Page, op: Op) -> None:
@@ -126,7 +177,7 @@ def owned(page: Page, op: Op) -> None:
     page.tiles[op.name] = (Tile(span, name, 1, False),)
 
 
-def fetched(
+def load(
     exchange: Exchange,
     pointer: str,
     column: str,

@@ -47,7 +47,7 @@ class GridTuner(Tuner):
         if plain(judged):  # others were not compiled, which may bring the process down
             return found
         for source in self.kernels:
-            for tile in TILES:
+            for tile in TILES[: 1 if source.each else None]:
                 launch = GridLaunch(
                     judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
                 )
@@ -92,7 +92,7 @@ class GridLauncher(Launcher):
         def run(source: Cooperative, grid: int, given: list[Any]) -> None:
             together.launch(self.function, (grid, source.loops), *given, **constants)
 
-        self._all(self.source, args, count, dtype, ROWS, run)
+        self._all(self.source, args, count, dtype, self.source.each or ROWS, run)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         props = torch.cuda.get_device_properties(index)
@@ -127,11 +127,13 @@ class GridLauncher(Launcher):
         def run(source: Cooperative, grid: int, given: list[Any]) -> None:
             function[(grid, source.loops)](*given, **options)
 
-        self._all(source, args, count, dtype, launch.rows, run)
+        self._all(source, args, count, dtype, source.each or launch.rows, run)
 
     def _rows_for(self, count: int, launch: GridLaunch, target: str) -> int:
         """The fewest rows a program with which all run at once; else those of fewest launches."""
         most = self.processors // (self.source.blocks * self.source.loops)
+        if self.source.each:
+            return ROWS
         able = [r for r in TILES if _fits(self.source, replace(launch, rows=r), target)] or [ROWS]
         return next((r for r in able if -(-count // r) <= most), able[-1])
 

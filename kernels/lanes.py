@@ -6,6 +6,7 @@ weights as sixteen equal ones, the least that a matrix product takes.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .program import Op, Program
@@ -56,6 +57,13 @@ def starts(program: Program) -> frozenset[str]:
     return frozenset(found)
 
 
+def heavy(program: Program, op: Op) -> bool:
+    """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
+    would be too many for registers. What states start from is not."""
+    many = program.lanes in op.attrs["tensor"].axes and math.prod(op.shape) > 1
+    return bool(program.lanes) and many and op.name not in starts(program)
+
+
 def tile(lanes: int) -> int:
     """The rows of a tile that holds so many lanes."""
     return max(EQUAL, 1 << (lanes - 1).bit_length())
@@ -80,7 +88,7 @@ def lanes(page: Page, op: Op) -> None:
     for span, name in page.named(op):
         tile = page.operand(op.name, x, span)
         line = page.line(span.width)
-        which, live = ("across", "there") if line else ("lane", "live")
+        which, live = ("across", "there") if line else ("lane", page.frame.live)
         if len(op.args) > 1:
             live = f"{live} & ({which} < {many})"
         given = [page.full(tile, span.width), which, live, many, *more, str(int(line))]

@@ -20,6 +20,8 @@ from .program import Op, Program, Refused
 MOST_TILES = 64
 # the least width of a tile that is no single number: what a matrix product takes
 LEAST = 16
+# numbers of a lane in one tile, where a step takes all of an axis beside shared products
+PIECE = 64
 # pieces instead of one padded tile where they save at least this share of it
 SAVING = 0.2
 
@@ -91,9 +93,12 @@ def cover(size: int, least: int = LEAST) -> list[tuple[int, int]]:
 
 
 class Layout:
-    """The spans of every value of a program, and how its products are computed."""
+    """The spans of every value of a program, and how its products are computed.
 
-    def __init__(self, program: Program, least: int = LEAST):
+    `pieces` are values that are cut into pieces of PIECE numbers.
+    """
+
+    def __init__(self, program: Program, least: int = LEAST, pieces: Iterable[str] = ()):
         self.least = least
         self.ops = {op.name: op for op in program.ops}
         self.size = {op.name: math.prod(op.shape) for op in program.ops}
@@ -102,6 +107,8 @@ class Layout:
         for op in program.ops:  # a block's numbers of each part lie apart from those of the next
             if units := op.attrs.get("units"):
                 self._cut(op.name, range(0, self.size[op.name], units))
+        for name in pieces:
+            self._cut(name, range(0, self.size[name], PIECE))
         self.links = [link for op in program.ops for link in self._links(op)]
         for state in program.states:
             for other in (*state.inits, state.next):
@@ -119,7 +126,7 @@ class Layout:
 
     def _links(self, op: Op) -> Iterator[Link]:
         """Where each operand's numbers go, for operations that keep them in place."""
-        if op.kind in ("point", "read", "lanes"):
+        if op.kind in ("point", "read", "lanes", "selected"):
             yield from ((op.name, x, broadcast(self.ops[x].shape, op.shape)) for x in op.args)
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))

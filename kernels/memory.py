@@ -29,7 +29,7 @@ def read(page: Page, op: Op) -> None:
     for span, name in page.named(op):
         if op.name not in page.moving:
             page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
-        elif page.ahead:
+        elif page.ahead and not page.frame.mine:
             soon = page.names.fresh(f"{name}_next")
             text = load(page, tensor, span, _then(page, "first", shift))
             page.append(page.before, f"{soon} = {text}", op.note)
@@ -105,7 +105,7 @@ def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
 
 def store(page: Page, name: str, tensor: Tensor) -> None:
     """Keeps a value at each position."""
-    mine = set(tensor.axes) - {page.program.axis, page.program.lanes}
+    mine = set(tensor.axes) - {page.program.axis, page.frame.lanes}
     if mine and mine != set(page.program.rows):
         raise Refused(f"'{name}' varies over some of the axes of its rows only")
     pointer, over = page.pointer(tensor), page.over(tensor)
@@ -139,7 +139,7 @@ def fill(page: Page, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
 
 def _guard(page: Page, tensor: Tensor, tile: Tile) -> str:
     """The mask of a tile that is stored, if it needs one."""
-    mine = bool(set(tensor.axes) - {page.program.axis, page.program.lanes})
+    mine = bool(set(tensor.axes) - {page.program.axis, page.frame.lanes})
     masks = _stored(page, tensor, tile.span, mine) + beyond(page, tile.span)
     masks += edge(page, tensor, tile.span)
     return f", mask={' & '.join(masks)}" if masks else ""
@@ -147,14 +147,17 @@ def _guard(page: Page, tensor: Tensor, tile: Tile) -> str:
 
 def _living(page: Page, span: Span) -> list[str]:
     """The mask of rows, or of lanes that have one number each."""
-    return ["there" if page.program.lanes and span.width == 1 else "live"]
+    return ["there" if page.line(span.width) else page.frame.live]
 
 
 def _stored(page: Page, tensor: Tensor, span: Span, mine: bool) -> list[str]:
     """Which rows are stored; what all blocks have alike, the first one stores."""
-    if page.program.lanes:
-        first = ["tl.full([1, 1], rows == 0, tl.int1)"] * (not mine and bool(page.program.rows))
-        return _living(page, span) * page.over(tensor) + first
+    frame = page.frame
+    if frame.lanes:
+        first = [f"tl.full([1, 1], {frame.rows} == 0, tl.int1)"]
+        first *= not mine and bool(page.program.rows)
+        own = [frame.mine] * (bool(frame.mine) and not page.over(tensor))
+        return _living(page, span) * page.over(tensor) + first + own
     alone = isinstance(tensor, Part) and not tensor.period
     return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)
 
@@ -186,7 +189,7 @@ def column(page: Page, tensor: Tensor, span: Span) -> str:
 
 
 def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
-    if page.program.lanes:
+    if page.frame.lanes:
         # one number of 64 bits for all lanes, and one of 32 for each
         start, inside = total(_rows(page, tensor, when)), _inside(page, tensor, span)
         return f"{page.pointer(tensor)} + ({start}) + ({inside})"
@@ -203,7 +206,7 @@ def _inside(page: Page, tensor: Tensor, span: Span) -> str:
 
 def _across(page: Page, tensor: Tensor, span: Span) -> str:
     """A lane's place in its row."""
-    later = tensor.axes[tensor.axes.index(page.program.lanes) + 1 :]
+    later = tensor.axes[tensor.axes.index(page.frame.lanes) + 1 :]
     return times(
         "across" if span.width == 1 else "lane", *map(length, later), math.prod(tensor.shape)
     )
@@ -212,7 +215,7 @@ def _across(page: Page, tensor: Tensor, span: Span) -> str:
 def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     """Where in a tensor the numbers of a span lie, at the position `when`."""
     parts = _rows(page, tensor, when)
-    if page.program.lanes:
+    if page.frame.lanes:
         return total([*parts, _inside(page, tensor, span)])
     at = total([*parts, column(page, tensor, span)])
     if span.width == 1 and "rows" not in at:
@@ -223,12 +226,12 @@ def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
 def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:
     """Where a tensor's rows of one position begin."""
     program, width = page.program, math.prod(tensor.shape)
-    mine = tuple(a for a in tensor.axes if a not in (program.axis, program.lanes))
+    mine = tuple(a for a in tensor.axes if a not in (program.axis, page.frame.lanes))
     if unknown := set(mine) - set(program.rows):
         raise Refused(f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop")
     parts = [f"{when} * {_stride(page, tensor)}"] if program.axis in tensor.axes else []
     if mine == program.rows and tensor.axes[len(tensor.axes) - len(mine) :] == mine:
-        return [*parts, times("rows", width)] if mine else parts
+        return [*parts, times(page.frame.rows, width)] if mine else parts
     return [*parts, *(_along(page, tensor, a) for a in mine)]
 
 
@@ -254,7 +257,8 @@ def _along(page: Page, tensor: Tensor, axis: str) -> str:
     rows = page.program.rows
     k = rows.index(axis)
     inside = [length(a) for a in rows[k + 1 :]]
-    place = f"(rows // ({' * '.join(inside)}))" if inside else "rows"
+    place = page.frame.rows
+    place = f"({place} // ({' * '.join(inside)}))" if inside else place
     place = f"({place} % {length(axis)})" if k else place
     later = tensor.axes[tensor.axes.index(axis) + 1 :]
     return times(place, *(f"{length(a)}.to(tl.int64)" for a in later), math.prod(tensor.shape))

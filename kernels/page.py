@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from .lanes import starts, wide
+from .lanes import wide
 from .layout import LEAST, Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
@@ -19,12 +19,29 @@ PRELUDE = (
 )
 LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
 LANES = ("lane", "across", "there")
-RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *LANES, *PRELUDE))
+OWN = ("row", "mine", "living")
+RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *LANES, *OWN, *PRELUDE))
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
 # a kernel of more tile operations than this takes minutes to compile
 MOST = 1500
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the rows of tiles are, and what the kernel calls them.
+
+    `rows` are their numbers, `live` the mask of those there are, `height` how many a tile has. With
+    `lanes` the rows of tiles are the positions of that axis, of one row; where a block may have
+    none, `mine` says so.
+    """
+
+    rows: str = "rows"
+    live: str = "live"
+    height: str = "ROWS"
+    lanes: str = ""
+    mine: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,14 +79,21 @@ class Page:
     moves is loaded one step before it is used.
     """
 
-    def __init__(self, program: Program, join: bool = True, ahead: bool = True, least: int = LEAST):
-        self.program, self.layout = program, Layout(program, least)
+    def __init__(
+        self,
+        program: Program,
+        join: bool = True,
+        ahead: bool = True,
+        least: int = LEAST,
+        pieces: Iterable[str] = (),
+    ):
+        self.program, self.layout = program, Layout(program, least, pieces)
+        self.frame = Frame(lanes=program.lanes)
         self.ahead = ahead
         sums = any(op.kind in ("sum", "max") for op in program.ops)
         self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
         self.wide = wide(program)
-        self.starts = starts(program)
         self.names = Names(RESERVED)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr")
@@ -91,6 +115,9 @@ class Page:
         self.used: set[str] = set()
         self.staged: list[int] = []
         self.joined: list[int] = []
+
+    def enter(self, op: Op) -> None:
+        """What is written next is of an operation: where there are several frames, in its own."""
 
     def add(self, op: Op, text: str, note: str | None = None) -> None:
         """A line of an operation: in the loop, if anything it reads moves."""
@@ -166,19 +193,19 @@ class Page:
     def shape(self, width: int, wide: bool = True) -> str:
         """The shape of a tile in all of its columns and, if `wide`, in all of its rows."""
         if wide and self.line(width):
-            return "1, ROWS"
-        return f"{'ROWS' if wide else 1}, {width}"
+            return f"1, {self.frame.height}"
+        return f"{self.frame.height if wide else 1}, {width}"
 
     def line(self, width: int) -> bool:
         """Whether a tile of one number a lane is a line."""
-        return width == 1 and bool(self.program.lanes)
+        return width == 1 and bool(self.frame.lanes)
 
     def meet(self, tiles: Sequence[Tile]) -> tuple[list[str], int, bool]:
         """Tiles side by side: their texts, how wide they are together and whether in all rows."""
         width, rows = max((t.width for t in tiles), default=1), any(t.rows for t in tiles)
         if width == 1 and not rows:
             return [t.text for t in tiles], 1, any(t.line for t in tiles)
-        lanes = bool(self.program.lanes) and (rows or any(t.line for t in tiles))
+        lanes = bool(self.frame.lanes) and (rows or any(t.line for t in tiles))
         texts = [self._beside(t) if lanes else t.text for t in tiles]
         return texts, width, rows or lanes
 
@@ -191,8 +218,8 @@ class Page:
 
     def over(self, tensor: Tensor) -> bool:
         """Whether a tensor differs from row to row of a tile."""
-        program = self.program
-        return bool(set(tensor.axes) & ({program.lanes} if program.lanes else set(program.rows)))
+        lanes = self.frame.lanes
+        return bool(set(tensor.axes) & ({lanes} if lanes else set(self.program.rows)))
 
     def pointer(self, tensor: Tensor) -> str:
         """The argument that points at a tensor."""

@@ -14,16 +14,22 @@ from .early import last
 from .layout import runs
 from .products import Dot, form, is_weight, letters
 from .program import Op, Program, Refused, State
+from .rowwise import OWN, drawn, rowwise
 
-SOURCES = frozenset({"read", "draw", "const", "index", "size"})
+SOURCES = frozenset({"read", "draw", "const", "index", "size", "lane"})
 
 
 def periods(program: Program) -> dict[str, int]:
     """For each value that depends on a state or a product, of how many numbers it may be shared.
 
-    1: its numbers change places, or are needed together.
+    1: its numbers change places, or are needed together. OWN: a block has all, of its own row.
     """
-    return _Periods({op.name: op for op in plainer(program)}, program.states).found()
+    ops = {op.name: op for op in plainer(program)}
+    dots = {name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), Dot)}
+    own = rowwise(program, ops, dots)
+    found = _Periods(ops, program.states, own).found()
+    free = frozenset(name for name, p in found.items() if p < 2)
+    return {**found, **dict.fromkeys(drawn(ops, own, free) if own else (), OWN)}
 
 
 def widest(program: Program, known: dict[str, int] | None = None) -> int:
@@ -81,19 +87,20 @@ def broadcasts(op: Op, arg: Op) -> bool:
 class _Periods:
     """Values joined to those whose numbers lie in the same places, and what they must divide."""
 
-    def __init__(self, ops: dict[str, Op], states: tuple[State, ...]):
-        self.ops, self.states = ops, states
+    def __init__(self, ops: dict[str, Op], states: tuple[State, ...], own: frozenset[str]):
+        self.ops, self.states, self.own = ops, states, own
         self.parent = {name: name for name in ops}
         self.loose = loose(ops)
         self.divides = {name: last(op) for name, op in ops.items()}
 
     def found(self) -> dict[str, int]:
         for state in self.states:
-            self._join(state.name, state.next)
+            if state.name not in self.own:
+                self._join(state.name, state.next)
         for op in self.ops.values():
-            if op.name not in self.loose:
+            if op.name not in self.loose and op.name not in self.own:
                 getattr(self, f"_{op.kind}", self._alone)(op)
-        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose}
+        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.own}
 
     def _root(self, name: str) -> str:
         while self.parent[name] != name:
@@ -106,7 +113,7 @@ class _Periods:
 
     def _join(self, a: str, b: str) -> None:
         """Two values lie alike; what can be read in any form takes that of the other."""
-        if b in self.loose:
+        if b in self.loose or b in self.own:
             self._must(a, last(self.ops[b]))
             return
         first, second = self._root(a), self._root(b)

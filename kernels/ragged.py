@@ -24,10 +24,12 @@ def sorted_rows(page: Page) -> list[str]:
     if page.program.order is None:
         return []
     pointer = page.pointer(page.program.order)
-    return [
+    lines = [
         f"place = tl.load({pointer} + rows, mask=rows < n_rows, other=0).to(tl.int32)",
         "rows = tl.where(rows < n_rows, place, n_rows)",
     ]
+    own = page.program.lanes and not page.frame.lanes
+    return [*lines, *[f"row = tl.load({pointer} + row).to(tl.int32)"] * bool(own)]
 
 
 def steps(page: Page) -> list[str]:
@@ -52,6 +54,7 @@ def beyond(page: Page) -> list[str]:
     if program.held:
         lines += ["last = stop - 1", "tl.debug_barrier()"]  # what other threads stored is read
     for name, tensor in kept:
+        page.enter(page.ops[name])
         before, inside = memory.fill(page, name, tensor)
         lines += before
         lines.append(f"for t in tl.range(stop, {length(program.axis)}, num_stages=1):")

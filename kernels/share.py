@@ -2,8 +2,8 @@
 
 A value is shared out where its numbers keep their places from operation to operation: of every
 `period` of them (the units of a cell, in each of its gates) a block has `units`. Products take all
-of their operand, sums over units all parts of a sum: both come by an exchange. What cannot be
-shared out every block computes for itself.
+of their operand, sums over units all parts of a sum: both come by an exchange. What takes all of
+an axis a block computes for one row; what cannot be shared out every block computes for itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import numpy as np
 
 from .early import deviation, last, terms, waits
 from .exchange import Exchange
+from .lanes import wide
 from .periods import broadcasts, dot_of, loose, periods, plainer, widest
 from .products import Dot
 from .program import Op, Part, Program, Refused, State, Tensor
+from .rowwise import OWN
 
 # the fewest units of a block: four gates of as many make an operand of a matrix product
 LEAST = 4
 # a value in every block, not shared out
 WHOLE = 0
+# rows of a tile, where a step takes all of an axis: the least that a matrix product takes
+EACH = 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Shared:
     blocks: int
     units: dict[int, int]
     exchanges: tuple[Exchange, ...]
+
+    @property
+    def each(self) -> int:
+        """The rows of a tile that are given out, one a block, where a step takes all of an axis."""
+        return min(EACH, self.blocks)
 
 
 def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
@@ -59,12 +68,15 @@ class _Sharing:
         self.program, self.blocks = program, blocks
         self.ops = {op.name: op for op in plainer(program)}
         self.loose = loose(self.ops)
-        self.period = {name: p if p >= max(blocks, 2) else WHOLE for name, p in known.items()}
-        self.units = {p: _units(p, blocks) for p in sorted(set(self.period.values())) if p}
+        self.period = {
+            name: p if p == OWN or p >= max(blocks, 2) else WHOLE for name, p in known.items()
+        }
+        self.units = {p: _units(p, blocks) for p in sorted(set(self.period.values())) if p > 0}
         self.made: dict[str, Op] = {}
         self.known: dict[tuple[str, int], str] = {}
         self.exchanges: dict[tuple[str, str], Exchange] = {}
-        self.waiting = waits(self.ops, self.period)
+        self.varying = wide(program) if program.lanes else frozenset[str]()
+        self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
 
     def run(self) -> Shared:
         for name in self.ops:  # in their order, so that none is made from deep within another
@@ -107,6 +119,8 @@ class _Sharing:
 
     def _store(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
         home = self._home(name)
+        if home == OWN:
+            return self.make(name, OWN), tensor
         if name in self.loose:
             home = max((p for p in self.units if last(self.ops[name]) % p == 0), default=WHOLE)
         return self.make(name, home), self._part(tensor, home)
@@ -119,7 +133,7 @@ class _Sharing:
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole where it is the same along it."""
-        alike = wanted and not broadcasts(op, self.ops[arg])
+        alike = wanted == OWN or (wanted and not broadcasts(op, self.ops[arg]))
         return self.make(arg, wanted if alike else WHOLE)
 
     def make(self, name: str, wanted: int) -> str:
@@ -134,10 +148,15 @@ class _Sharing:
                 self.known[name, wanted] = made = self._fresh(name)
                 like = replace(op, name=made, shape=self._shape(op, wanted))
                 found = getattr(self, f"_as_{op.kind}")(like, op, wanted)
-                own = {"units": self.units[wanted]} if wanted else {}
-                self.made[made] = replace(found, attrs={**found.attrs, **own})
+                self.made[made] = replace(found, attrs={**found.attrs, **self._form(wanted)})
             self.known[name, wanted] = made
         return self.known[name, wanted]
+
+    def _form(self, wanted: int) -> dict[str, Any]:
+        """What tells the writer in which form a value is."""
+        if wanted == OWN:
+            return {"own": True}
+        return {"units": self.units[wanted]} if wanted else {}
 
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 2
@@ -146,7 +165,7 @@ class _Sharing:
         return name
 
     def _shape(self, op: Op, wanted: int) -> tuple[int, ...]:
-        if not wanted:
+        if wanted <= 0:
             return op.shape
         if last(op) % wanted:
             raise Refused(f"'{op.note or op.name}' is not shared out as what it meets is")
@@ -154,20 +173,30 @@ class _Sharing:
 
     def _moved(self, op: Op, wanted: int) -> str:
         """A value in another form than the one it is computed in."""
-        if wanted or op.dtype != "float":
+        home = self._home(op.name)
+        if wanted == OWN and home == WHOLE:
+            own = {"kind": "selected", "args": (self.make(op.name, WHOLE),)}
+            return self._put(replace(op, name=f"{op.name}_mine", attrs=self._form(OWN), **own))
+        between = OWN in (wanted, home) or not wanted
+        if not between or op.dtype != "float" or op.name in self.varying:
             raise Refused(f"'{op.note or op.name}' would have to change hands within a step")
         exchange = self._exchange(op, wide=True)
-        made = self._fresh(f"{op.name}_all")
-        attrs = {"exchange": exchange.name}
-        self.made[made] = replace(op, name=made, kind="joined", args=(exchange.value,), attrs=attrs)
-        return made
+        kind, name = {OWN: ("fetched", "mine"), WHOLE: ("joined", "all")}.get(
+            wanted, ("portion", "here")
+        )
+        attrs = {"exchange": exchange.name, **self._form(wanted)}
+        if wanted > 0:
+            attrs["part"] = self._part(Tensor(op.name, op.shape, ()), wanted)
+        made = replace(op, name=f"{op.name}_{name}", kind=kind, args=(exchange.value,), attrs=attrs)
+        return self._put(replace(made, shape=self._shape(op, wanted)))
 
     def _exchange(self, op: Op, wide: bool) -> Exchange:
         key = op.name, "wide" if wide else "all"
         if key not in self.exchanges:
-            value = self.make(op.name, self._home(op.name))
+            home = self._home(op.name)
+            value = self.make(op.name, home)
             name = "_".join(key)
-            part = self._part(Tensor(name, op.shape, self.program.rows), self._home(op.name))
+            part = self._part(Tensor(name, op.shape, self.program.rows), max(home, WHOLE))
             size, state = math.prod(op.shape), op.kind == "state"
             self.exchanges[key] = Exchange(name, value, size, wide, state, part, op.note)
         return self.exchanges[key]
@@ -177,25 +206,27 @@ class _Sharing:
     def _as_read(self, made: Op, op: Op, wanted: int) -> Op:
         args = tuple(self._like(op, a, wanted) for a in op.args)
         tensor = op.attrs["tensor"]
-        attrs = {**op.attrs, "tensor": self._part(tensor, wanted) if wanted else tensor}
+        attrs = {**op.attrs, "tensor": self._part(tensor, wanted) if wanted > 0 else tensor}
         return replace(made, args=args, attrs=attrs)
 
     def _as_draw(self, made: Op, op: Op, wanted: int) -> Op:
-        if not wanted:
+        if wanted <= 0:
             return made
         return replace(made, attrs={**op.attrs, "tensor": self._part(op.attrs["tensor"], wanted)})
 
     def _as_const(self, made: Op, op: Op, wanted: int) -> Op:
         return made
 
-    _as_index = _as_size = _as_state = _as_const
+    _as_index = _as_size = _as_state = _as_lane = _as_const
 
     def _as_point(self, made: Op, op: Op, wanted: int) -> Op:
         return replace(made, args=tuple(self._like(op, a, wanted) for a in op.args))
 
+    _as_lanes = _as_point
+
     def _as_view(self, made: Op, op: Op, wanted: int) -> Op:
-        if not wanted:
-            return replace(made, args=tuple(self.make(a, WHOLE) for a in op.args))
+        if wanted <= 0:
+            return replace(made, args=tuple(self.make(a, wanted) for a in op.args))
         found: dict[str, np.ndarray] = {}
         for arg, places in zip(op.args, op.attrs["maps"]):
             for part in range(len(places) // wanted):
@@ -224,7 +255,7 @@ class _Sharing:
     def _as_product(self, made: Op, op: Op, wanted: int) -> Op:
         how = dot_of(op, self.ops)
         if not isinstance(how, Dot):
-            return replace(made, args=tuple(self.make(a, WHOLE) for a in op.args))
+            return replace(made, args=tuple(self.make(a, min(wanted, WHOLE)) for a in op.args))
         if tuple(map(len, how.letters)) != (1, 2, 1):
             raise Refused(f"'{op.note or op.name}', a product {op.attrs['sub']}, is not shared out")
         value, tensor = self.ops[how.value], self.ops[how.weight].attrs["tensor"]
@@ -247,7 +278,8 @@ class _Sharing:
 
     def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
         x = self.ops[op.args[0]]
-        if len(x.shape) - 1 not in op.attrs["dims"] or not self._home(x.name):
+        alone = wanted == OWN or not self._home(x.name)
+        if alone or len(x.shape) - 1 not in op.attrs["dims"]:
             return replace(made, args=(self.make(x.name, wanted),))
         if op.kind == "sum" and not op.shape and self.waiting[x.name]:
             return self._spread(made, op, x) or self._early(made, op, x) or self._joined(made, op)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from .page import Page
+from .lanes import tile, wide
+from .page import Frame, Page, Tile
+from .program import Op
 from .share import LEAST, Shared
 
 
 class Sheet(Page):
-    """A page of a shared program. `streamed` counts the numbers of weights loaded at each step."""
+    """A page of a shared program. `streamed` counts the numbers of weights loaded at each step.
+
+    Its frame is all blocks' tile of rows; of values that are a block's `own`, its row.
+    """
 
     def __init__(self, shared: Shared, ahead: bool):
-        super().__init__(shared.program, ahead=ahead, least=LEAST)
+        program = shared.program
+        varying = wide(program) if program.lanes else frozenset()
+        super().__init__(program, ahead=ahead, least=LEAST, pieces=varying)
         self.shared = shared
+        self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
+        self.frame = self.whole = Frame()
+        self.own = Frame("row", "living", str(tile(program.most)), program.lanes, "mine")
         for name in ("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust"):
             self.names.taken.add(name)
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
         self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
         self.streamed = 0
+
+    def enter(self, op: Op) -> None:
+        """What is written next is of an operation, in its frame."""
+        self.frame = self.own if op.attrs.get("own") else self.whole
 
     def deep(self, count: int, each: int, what: str) -> str:
         """0, 1, 2 … where `count` warps split the columns of an "operand", or a "weight"'s rows."""
@@ -27,3 +41,7 @@ class Sheet(Page):
             text = f"tl.arange(0, {count})[:, None, None] * {each} + tl.arange(0, {each}){shape}"
             self.lines[key] = name, f"{name} = {text}"
         return self.lines[key][0]
+
+    def _beside(self, tile: Tile) -> str:
+        """A tile beside such as have several numbers a lane: it comes from no matrix product."""
+        return tile.column

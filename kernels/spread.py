@@ -65,8 +65,6 @@ def spread(
     So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
     where there is none, or going step by step should be faster.
     """
-    if program.lanes:
-        raise Refused(f"a step takes all of '{program.lanes}'")
     device = here(target)
     device = replace(device, processors=device.processors // loops)
     able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -116,13 +116,13 @@ class Lowering:
             weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
             why = f"{weighed}; {why}" if weighed else why
             if made.source.program.open:
-                return self._either(scope, loop, keep, name, made, why)
+                return self._either(scope, loop, keep, name, made, Choice(regime, why))
             self._chosen(scope, loop, name, Choice(regime, why))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
 
     def _either(
-        self, scope: Scope, loop: Loop, keep: set[int], name: str, made: OneKernel, why: str
+        self, scope: Scope, loop: Loop, keep: set[int], name: str, made: OneKernel, choice: Choice
     ) -> list[str]:
         """One kernel while the axis that its steps take all of is short enough, else its steps."""
         most, axis = made.source.program.most, made.source.program.lanes
@@ -131,8 +131,8 @@ class Lowering:
         steps = StepWriter(scope, loop, keep, name, self).write()
         steps += [f"{names[i]} = {scope.names[i]}" for i in made.kept]
         scope.names.update(names)
-        why += f"; that is up to {most} of {axis}, step by step where there are more"
-        self._chosen(scope, loop, name, Choice("resident", why))
+        why = f"{choice.reason}; that is up to {most} of {axis}, step by step where there are more"
+        self._chosen(scope, loop, name, replace(choice, reason=why))
         head = f"if {size_name(axis)} <= {most}:"
         return [head, *(INDENT + x for x in call), "else:", *(INDENT + x for x in steps)]
 
