@@ -193,7 +193,7 @@ class Across:
             line = self._along(span, "weight") if n.width > 1 else self.page.cols(span.width)
             places.append(times(line, to_k))
             masks += [f"({line} < {span.valid})"] * (span.valid < span.width)
-        places.insert(0, str(span.start * to_k))
+        places.insert(0, str(span.start * to_k + self.op.attrs["first"] * to_n))
         return places, masks
 
     def _columns(self, n: Columns, to_n: int) -> tuple[list[str], list[str]]:

@@ -185,6 +185,7 @@ def column(page: Page, tensor: Tensor, span: Span) -> str:
     if isinstance(tensor, Part) and tensor.period:
         part, at = divmod(start, tensor.units)
         start, place = part * tensor.period + at, tensor.place
+    start += tensor.first if isinstance(tensor, Part) else 0
     return total([str(start), place, page.cols(span.width) if span.width > 1 else ""])
 
 

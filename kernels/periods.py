@@ -12,6 +12,7 @@ from typing import Any
 
 from .early import last
 from .layout import runs
+from .parted import parted
 from .products import Dot, form, is_weight, letters
 from .program import Op, Program, Refused, State
 from .rowwise import OWN, drawn, rowwise
@@ -44,7 +45,10 @@ def widest(program: Program, known: dict[str, int] | None = None) -> int:
 
 
 def plainer(program: Program) -> list[Op]:
-    """Operations, those products that are a pointwise one, or the sum of one, written so."""
+    """Operations, those products that are a pointwise one, or the sum of one, written so.
+
+    Those by a weight are in parts where these are shared out differently.
+    """
     ops = {op.name: op for op in program.ops}
     found: list[Op] = []
     for op in program.ops:
@@ -52,7 +56,9 @@ def plainer(program: Program) -> list[Op]:
             found += _plain(op, ops)
         else:
             found.append(op)
-    return found
+    kept = {name for state in program.states for name in (*state.inits, state.next)}
+    dots = {op.name: dot for op in found if isinstance(dot := dot_of(op, ops), Dot)}
+    return parted(found, dots, frozenset(kept))
 
 
 def dot_of(op: Op, ops: dict[str, Op]) -> Any:

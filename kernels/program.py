@@ -35,13 +35,15 @@ class Part(Tensor):
 
     Of every `period` numbers a block has up to `units`; with a period of 0 all are the first
     block's. `place` is the variable that holds where a block's own begin; where they are not
-    `even`, the last blocks have less.
+    `even`, the last blocks have less. The value is part of what the tensor holds, from its `first`
+    number on.
     """
 
     period: int = 0
     units: int = 0
     place: str = ""
     even: bool = True
+    first: int = 0
 
 
 @dataclass(frozen=True)

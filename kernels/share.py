@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from . import parted
 from .early import deviation, last, terms, waits
 from .exchange import Exchange
 from .lanes import wide
@@ -83,7 +84,8 @@ class _Sharing:
             if name not in self.loose:
                 self.make(name, self._home(name))
         states = [self._state(s) for s in self.program.states]
-        stores = tuple(self._store(name, tensor) for name, tensor in self.program.stores)
+        wanted = parted.stores(self.ops.values(), self.program.stores)
+        stores = tuple(self._store(*store) for store in wanted)
         program = replace(
             self.program,
             ops=tuple(self._ordered()),
@@ -117,13 +119,13 @@ class _Sharing:
         name, after = self.make(state.name, home), self._like(op, state.next, home)
         return State(name, state.delay, inits, after)
 
-    def _store(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    def _store(self, name: str, tensor: Tensor, first: int) -> tuple[str, Tensor]:
         home = self._home(name)
         if home == OWN:
             return self.make(name, OWN), tensor
         if name in self.loose:
             home = max((p for p in self.units if last(self.ops[name]) % p == 0), default=WHOLE)
-        return self.make(name, home), self._part(tensor, home)
+        return self.make(name, home), replace(self._part(tensor, home), first=first)
 
     def _part(self, tensor: Tensor, period: int) -> Part:
         place = f"unit_{period}" if period else ""
@@ -263,7 +265,7 @@ class _Sharing:
             "weight": self._part(tensor, wanted),
             "steps": how.steps(),
             "inner": value.shape[0],
-            "outer": op.shape[0],
+            "first": op.attrs.get("first", 0),
             "period": wanted,
         }
         args: tuple[str, ...]
