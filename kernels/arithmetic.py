@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .dots import dot
@@ -122,6 +123,9 @@ def reduce(page: Page, op: Op) -> None:
     joins = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
     x, dims = page.ops[op.args[0]], set(op.attrs["dims"])
     last = len(x.shape) - 1 in dims
+    if page.frame.mine and last and _equal(page.tiles[x.name]):
+        _at_last(page, op, joins[op.kind])
+        return
     tiles = []
     for span, name in page.named(op):
         text, rows, width = "", False, 1
@@ -138,6 +142,25 @@ def reduce(page: Page, op: Op) -> None:
         page.add(op, f"{name} = {text}")
         tiles.append(page.tile(span, name, width, rows))
     page.tiles[op.name] = tuple(tiles)
+
+
+def _equal(tiles: Sequence[Tile]) -> bool:
+    """Whether tiles of lanes are several, as wide as each other and full."""
+    full = all(t.rows and t.span.valid == t.width for t in tiles)
+    return full and len(tiles) > 1 and len({t.width for t in tiles}) == 1
+
+
+def _at_last(page: Page, op: Op, join: str) -> None:
+    """Pieces are taken together number by number, each as it comes, and only then their columns."""
+    ((span, name),) = page.named(op)
+    text, *more = (t.text for t in page.tiles[op.args[0]])
+    for piece in more:
+        made = page.names.fresh(f"{name}_of_pieces")
+        page.add(op, f"{made} = {join.format(text, piece)}")
+        page.tile(span, made, page.tiles[op.args[0]][0].width, True)
+        text = made
+    page.add(op, f"{name} = {_lined(page, f'tl.{op.kind}({text}, 1, keep_dims=True)', True)}")
+    page.tiles[op.name] = (page.tile(span, name, 1, True),)
 
 
 def _place(start: int, shape: tuple[int, ...], dims: set[int]) -> int:

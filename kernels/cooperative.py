@@ -26,6 +26,7 @@ from .emit import (
 )
 from .exchange import Exchange
 from .lanes import heavy
+from .order import ordered
 from .page import Line, Tile
 from .phases import Event, Phases, phases
 from .program import Op, Program, Refused
@@ -131,6 +132,8 @@ class _Writer:
                 memory.store(sheet, name, tensor)
         _advance(sheet)
         _prune(sheet)
+        if sheet.program.lanes:
+            sheet.step = ordered(sheet.step, sheet.ends, sheet.numbers)
 
     def _begin(self) -> None:
         """What states start from is published before the loop."""
@@ -180,6 +183,8 @@ class _Writer:
             if name == op.name and op.name in sheet.moving and op.kind != "state":
                 kept = len(sheet.step)
                 memory.store(sheet, name, tensor)
+                if sheet.frame.lanes and sheet.over(tensor):
+                    continue  # of each lane, too much to hold
                 self.later += sheet.step[kept:]
                 del sheet.step[kept:]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # rows of a product of what is one row
 EQUAL = 16
+# numbers of a lane in one tile, where a step takes all of an axis beside shared products
+PIECE = 64
 # laws whose result differs from lane to lane
 KEPT = frozenset({"softmax", "moved", "turned"})
 
@@ -59,8 +61,11 @@ def starts(program: Program) -> frozenset[str]:
 
 def heavy(program: Program, op: Op) -> bool:
     """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
-    would be too many for registers. What states start from is not."""
-    many = program.lanes in op.attrs["tensor"].axes and math.prod(op.shape) > 1
+    would be too many for registers, or as many of a block's own row. What states start from is not.
+    """
+    size = math.prod(op.shape)
+    many = size > 1 and program.lanes in op.attrs["tensor"].axes
+    many |= size > PIECE and op.attrs.get("own", False)
     return bool(program.lanes) and many and op.name not in starts(program)
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from .lanes import PIECE
 from .products import Dot, Rows, form
 from .program import Op, Program, Refused
 
@@ -20,8 +21,6 @@ from .program import Op, Program, Refused
 MOST_TILES = 64
 # the least width of a tile that is no single number: what a matrix product takes
 LEAST = 16
-# numbers of a lane in one tile, where a step takes all of an axis beside shared products
-PIECE = 64
 # pieces instead of one padded tile where they save at least this share of it
 SAVING = 0.2
 

@@ -37,8 +37,13 @@ def read(page: Page, op: Op) -> None:
             page.add(op, f"{soon} = {load(page, tensor, span, _then(page, 'ahead', shift))}")
             page.tile(span, soon, span.width, rows)
         else:
-            text = load(page, tensor, span, _then(page, "t", shift)) + cast
-            page.add(op, f"{name} = {_started(page, op, span, text)}")
+            text = load(page, tensor, span, _then(page, "t", shift))
+            if page.frame.mine and rows:  # it may be under way while others are used
+                raw = page.names.fresh(f"{name}_kept")
+                page.add(op, f"{raw} = {text}")
+                page.tile(span, raw, span.width, rows)
+                text = raw
+            page.add(op, f"{name} = {_started(page, op, span, text + cast)}")
         tiles.append(page.tile(span, name, span.width, rows))
     page.tiles[op.name] = tuple(tiles)
 

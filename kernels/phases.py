@@ -6,10 +6,12 @@ Between the two it does what hangs on neither: it stores, and loads what comes n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .exchange import Exchange
+from .lanes import PIECE, wide
 from .program import Op, State
 from .share import Shared
 
@@ -44,6 +46,7 @@ def phases(shared: Shared, moving: Iterable[str]) -> Phases:
 class _Schedule:
     def __init__(self, shared: Shared, moving: set[str]):
         program = shared.program
+        self.varying = wide(program) if program.lanes else frozenset[str]()
         self.ops = {op.name: op for op in program.ops if op.name in moving}
         self.exchanges = {e.name: e for e in shared.exchanges}
         self.sources = {
@@ -51,6 +54,7 @@ class _Schedule:
         }
         self.levels = levels(self.ops, self.exchanges)
         self._put_off()
+        self._late()
         self.events: list[Event] = []
         self.done: set[str] = set()
 
@@ -103,8 +107,26 @@ class _Schedule:
     def _reads(self, level: int) -> None:
         """Loads hang on nothing: they are under way while a block waits."""
         for op in self.ops.values():
-            if op.kind == "read" and self._needed_at(op.name) == level:
+            if self._early(op) and self._needed_at(op.name) == level:
                 self._do(op.name)
+
+    def _early(self, op: Op) -> bool:
+        """Whether a value is loaded before the phase that needs it."""
+        return op.kind == "read" and not self._heavy(op)
+
+    def _heavy(self, op: Op) -> bool:
+        """Whether a value has several numbers of each lane, or many of a block's own row."""
+        size = math.prod(op.shape)
+        many = op.name in self.varying and size > 1
+        many |= op.attrs.get("own", False) and op.kind in ("read", "fetched") and size > PIECE
+        return many and op.kind != "state"
+
+    def _late(self) -> None:
+        """What is too much to hold from phase to phase is loaded and made where it is first used."""
+        for op in reversed(self.ops.values()):
+            users = [self.levels[o.name] for o in self.ops.values() if op.name in o.args]
+            if self._heavy(op) and users:
+                self.levels[op.name] = max(self.levels[op.name], min(users))
 
     def _needed_at(self, name: str) -> int:
         users = [self.levels[o.name] for o in self.ops.values() if name in o.args]
@@ -124,7 +146,7 @@ class _Schedule:
     def _rest(self, level: int) -> None:
         """All else of this level; and what the next one reads."""
         for op in self.ops.values():
-            at = self._needed_at(op.name) - 1 if op.kind == "read" else self.levels[op.name]
+            at = self._needed_at(op.name) - 1 if self._early(op) else self.levels[op.name]
             if at <= level:
                 self._with(op.name)
         if level == max(self.levels.values(), default=0):

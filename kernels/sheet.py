@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .lanes import tile, wide
+from .layout import Span
 from .page import Frame, Page, Tile
 from .program import Op
-from .share import LEAST, Shared
+from .share import EACH, LEAST, Shared
 
 
 class Sheet(Page):
@@ -27,10 +28,17 @@ class Sheet(Page):
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
         self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
         self.streamed = 0
+        self.numbers: dict[str, int] = {}
 
     def enter(self, op: Op) -> None:
         """What is written next is of an operation, in its frame."""
         self.frame = self.own if op.attrs.get("own") else self.whole
+
+    def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
+        """A tile, the numbers that it holds counted."""
+        height = tile(self.program.most) if rows and self.frame.lanes else EACH
+        self.numbers[text] = width * height
+        return super().tile(span, text, width, rows)
 
     def deep(self, count: int, each: int, what: str) -> str:
         """0, 1, 2 … where `count` warps split the columns of an "operand", or a "weight"'s rows."""
