@@ -42,6 +42,7 @@ FETCHING = {
     "merged": exchanges.merged,
     "fetched": exchanges.fetched,
     "portion": exchanges.portion,
+    "gathered": exchanges.gathered,
 }
 WRITING: dict[str, Callable[..., None]] = {
     **WRITERS,
@@ -306,8 +307,7 @@ class _Writer:
         return [
             f"number = {number}",
             f"rows = tl.where(number < {each}, begin + tile * {each} + number, n_rows)",
-            f"row = tl.where(share < {each}, begin + tile * {each} + share, n_rows)",
-            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
+            *self._members(),
             "row = tl.minimum(row, n_rows - 1)",
             *ragged.sorted_rows(sheet),
             "live = rows < n_rows",
@@ -316,6 +316,19 @@ class _Writer:
             f"across = tl.arange(0, {height})[None, :]",
             f"there = across < tl.where(mine, {length(lanes)}, 0)",
         ]
+
+    def _members(self) -> list[str]:
+        """The row that a block has, alone or as one of a group."""
+        each, groups = self.shared.each, self.shared.groups
+        row = "share" if groups == 1 else f"share % {each}"
+        lines = [
+            f"row = tl.where(share < {each * groups}, begin + tile * {each} + {row}, n_rows)",
+            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
+        ]
+        if groups > 1:
+            first = f"tl.where(share < {each}, row, n_rows)"
+            lines.append(f"leads = tl.full([1, 1], {first}, tl.int32) < n_rows")
+        return lines
 
     def _start(self) -> list[str]:
         sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
@@ -327,7 +340,8 @@ class _Writer:
             f"arrived = arrived_ptr + tile * {APART}",
             *self._rows(),
             "alone = rows < tl.where(share == 0, n_rows, 0)",
-            *(f"unit_{p} = share * {u}" for p, u in units.items()),
+            *(f"unit_{p} = share * {u}" for p, u in units.items() if p > 0),
+            *(f"own_{-p} = share // {self.shared.each} * {u}" for p, u in units.items() if p < 0),
             *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(sheet.widths)),
             *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(sheet.depths)),
         ]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import memory
 from .layout import Span
 from .page import Page, Tile
 from .program import Op, Part
 from .text import total
+
+if TYPE_CHECKING:
+    from .sheet import Sheet
 
 # the slots that steps take in turn
 SLOTS = 2
@@ -45,15 +49,17 @@ def address(exchange: Exchange, pointer: str, slot: str, column: str, rows: str 
 
 
 def publish(
-    page: Page, exchange: Exchange, pointer: str, tiles: list[Tile], slot: str
+    page: Sheet, exchange: Exchange, pointer: str, tiles: list[Tile], slot: str
 ) -> list[str]:
     """The lines that store a block's own numbers, of these `tiles`."""
     lines = []
     for tile in tiles:
         own = bool(page.frame.mine)
-        span, text = tile.span, page.full(tile, tile.span.width, not own)
-        masks = [page.frame.mine or page.frame.live, *memory.beyond(page, span)]
-        if own:
+        span, text = tile.span, page.full(tile, tile.span.width, not own or tile.line)
+        masks = [_publishing(page, exchange, tile), *memory.beyond(page, span)]
+        if own and exchange.part is None:
+            column = _member(page, tile, f"share // {page.shared.each}")
+        elif own and not exchange.part.period:
             column = _along(page, span)
         elif exchange.part is None:
             blocks = exchange.size // len(tiles)
@@ -79,14 +85,48 @@ def joined(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
 
 
 def fetched(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
-    """All numbers of a value, of a block's own row."""
+    """The numbers of a value, of a block's own row: all, or those of them that are its own."""
+    part: Part = op.attrs["part"]
     tiles = []
     for span, name in page.named(op):
-        masks = " & ".join([page.frame.mine, *memory.beyond(page, span)])
-        text = load(exchange, pointer, _along(page, span), masks, rows=page.frame.rows)
+        masks = [page.frame.mine, *memory.beyond(page, span), *memory.edge(page, part, span)]
+        column = memory.column(page, part, span) if part.period else _along(page, span)
+        text = load(exchange, pointer, column, " & ".join(masks), rows=page.frame.rows)
         page.add(op, f"{name} = {text}.to(ACC) + trust")
         tiles.append(page.tile(span, name, span.width, False))
     page.tiles[op.name] = tuple(tiles)
+
+
+def _publishing(page: Page, exchange: Exchange, tile: Tile) -> str:
+    """Which numbers of a tile a block publishes."""
+    frame = page.frame
+    if not frame.mine:
+        return frame.live
+    if tile.line:
+        return "there"
+    return frame.leads if exchange.part is not None and not exchange.part.period else frame.mine
+
+
+def _member(page: Sheet, tile: Tile, member: str) -> str:
+    """Where one block of a row has its part of a sum: of each lane, or one number."""
+    if tile.line:
+        return f"({member}) * {page.frame.height} + across"
+    return f"tl.full([1, 1], {member}, tl.int32)"
+
+
+def gathered(page: Sheet, op: Op, exchange: Exchange, pointer: str) -> None:
+    """The sum, or the largest, of what the blocks of one row have of it."""
+    ((span, name),) = page.named(op)
+    (tile,) = page.tiles[exchange.value]
+    mask = "there" if tile.line else page.frame.mine
+    join = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
+    text = ""
+    for member in range(page.shared.groups):
+        column = _member(page, tile, str(member))
+        part = load(exchange, pointer, column, mask, rows=page.frame.rows)
+        text = join[op.attrs["join"]].format(text, part) if text else part
+    page.add(op, f"{name} = {text} + trust")
+    page.tiles[op.name] = (page.tile(span, name, 1, tile.line),)
 
 
 def _along(page: Page, span: Span) -> str:

@@ -161,7 +161,10 @@ def _stored(page: Page, tensor: Tensor, span: Span, mine: bool) -> list[str]:
     if frame.lanes:
         first = [f"tl.full([1, 1], {frame.rows} == 0, tl.int1)"]
         first *= not mine and bool(page.program.rows)
-        own = [frame.mine] * (bool(frame.mine) and not page.over(tensor))
+        parts = isinstance(tensor, Part) and tensor.period
+        own = [frame.mine if parts else frame.leads] if frame.mine else []
+        if own == ["mine"] and page.over(tensor):  # the lanes of no row are none
+            own = []
         return _living(page, span) * page.over(tensor) + first + own
     alone = isinstance(tensor, Part) and not tensor.period
     return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from .live import given
 from .page import Line
@@ -16,17 +17,30 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 # what no line is moved across
 _FENCE = re.compile(r"arrive\(|patience = |trust = ")
 # loads that are under way before the first is used
-AHEAD = 4
+AHEAD = 2
 
 
 def ordered(step: Sequence[Line], ends: Sequence[Line], sizes: Mapping[str, int]) -> list[Line]:
     """The lines of a step, and `ends` after them; `sizes` are the numbers that variables hold."""
     found: list[Line] = []
+    waits = 0
     for first, last in _stretches(step):
         outside = [*step[:first], *step[last:], *ends]
         used = {word for line in outside for word in _WORD.findall(line.text)}
-        found += _Stretch(step[first:last], used, sizes).ordered()
+        lines = _Stretch(step[first:last], used, sizes).ordered()
+        if last > first and _FENCE.match(step[first].text):
+            waits = len(found) if step[first].text.startswith("patience = ") else waits
+            found += lines
+            continue
+        early = [line for line in takewhile(_given, lines) if ".cg" not in line.text]
+        found[waits:waits] = early
+        found += [line for line in lines if not any(line is x for x in early)]
     return found
+
+
+def _given(line: Line) -> bool:
+    """Whether a line loads: what a block has been given is under way while it waits for others."""
+    return " = tl.load(" in line.text
 
 
 def _stretches(step: Sequence[Line]) -> Iterator[tuple[int, int]]:

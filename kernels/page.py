@@ -19,7 +19,7 @@ PRELUDE = (
 )
 LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
 LANES = ("lane", "across", "there")
-OWN = ("row", "mine", "living")
+OWN = ("row", "mine", "leads", "living", "number")
 RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *LANES, *OWN, *PRELUDE))
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
@@ -34,7 +34,7 @@ class Frame:
 
     `rows` are their numbers, `live` the mask of those there are, `height` how many a tile has. With
     `lanes` the rows of tiles are the positions of that axis, of one row; where a block may have
-    none, `mine` says so.
+    none, `mine` says so, and `leads` whether it is the first of those that have this row.
     """
 
     rows: str = "rows"
@@ -42,6 +42,7 @@ class Frame:
     height: str = "ROWS"
     lanes: str = ""
     mine: str = ""
+    leads: str = ""
 
 
 @dataclass(frozen=True)

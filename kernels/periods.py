@@ -23,14 +23,19 @@ SOURCES = frozenset({"read", "draw", "const", "index", "size", "lane"})
 def periods(program: Program) -> dict[str, int]:
     """For each value that depends on a state or a product, of how many numbers it may be shared.
 
-    1: its numbers change places, or are needed together. OWN: a block has all, of its own row.
+    1: its numbers change places, or are needed together. Of values of one row a negative period;
+    OWN: a block has all.
     """
     ops = {op.name: op for op in plainer(program)}
     dots = {name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), Dot)}
     own = rowwise(program, ops, dots)
     found = _Periods(ops, program.states, own).found()
+    if not own:
+        return found
     free = frozenset(name for name, p in found.items() if p < 2)
-    return {**found, **dict.fromkeys(drawn(ops, own, free) if own else (), OWN)}
+    own = drawn(ops, own, free)
+    within = _Periods(ops, program.states, frozenset(ops) - own).found()
+    return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}
 
 
 def widest(program: Program, known: dict[str, int] | None = None) -> int:
@@ -93,20 +98,20 @@ def broadcasts(op: Op, arg: Op) -> bool:
 class _Periods:
     """Values joined to those whose numbers lie in the same places, and what they must divide."""
 
-    def __init__(self, ops: dict[str, Op], states: tuple[State, ...], own: frozenset[str]):
-        self.ops, self.states, self.own = ops, states, own
+    def __init__(self, ops: dict[str, Op], states: tuple[State, ...], others: frozenset[str]):
+        self.ops, self.states, self.others = ops, states, others
         self.parent = {name: name for name in ops}
         self.loose = loose(ops)
         self.divides = {name: last(op) for name, op in ops.items()}
 
     def found(self) -> dict[str, int]:
         for state in self.states:
-            if state.name not in self.own:
+            if state.name not in self.others:
                 self._join(state.name, state.next)
         for op in self.ops.values():
-            if op.name not in self.loose and op.name not in self.own:
+            if op.name not in self.loose and op.name not in self.others:
                 getattr(self, f"_{op.kind}", self._alone)(op)
-        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.own}
+        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.others}
 
     def _root(self, name: str) -> str:
         while self.parent[name] != name:
@@ -119,7 +124,7 @@ class _Periods:
 
     def _join(self, a: str, b: str) -> None:
         """Two values lie alike; what can be read in any form takes that of the other."""
-        if b in self.loose or b in self.own:
+        if b in self.loose or b in self.others:
             self._must(a, last(self.ops[b]))
             return
         first, second = self._root(a), self._root(b)
@@ -134,6 +139,8 @@ class _Periods:
         for arg in op.args:
             if not broadcasts(op, self.ops[arg]) and self.ops[arg].kind != "const":
                 self._join(op.name, arg)
+
+    _lanes = _point
 
     def _view(self, op: Op) -> None:
         for arg, places in zip(op.args, op.attrs["maps"]):

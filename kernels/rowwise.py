@@ -8,6 +8,7 @@ weights stay shared out by units; the two meet by exchanges.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .lanes import wide
 from .products import Dot
@@ -25,7 +26,7 @@ def rowwise(program: Program, ops: Mapping[str, Op], dots: Mapping[str, Dot]) ->
     """
     if not program.lanes:
         return frozenset()
-    varying = wide(program)
+    varying = wide(replace(program, ops=tuple(ops.values())))
     found = {op.name for op in ops.values() if op.name in varying or op.kind == "lanes"}
     for name, dot in dots.items():
         if dot.value in varying:

@@ -18,7 +18,7 @@ import numpy as np
 from . import parted
 from .early import deviation, last, terms, waits
 from .exchange import Exchange
-from .lanes import wide
+from .lanes import tile, wide
 from .periods import broadcasts, dot_of, loose, periods, plainer, widest
 from .products import Dot
 from .program import Op, Part, Program, Refused, State, Tensor
@@ -28,22 +28,28 @@ from .rowwise import OWN
 LEAST = 4
 # a value in every block, not shared out
 WHOLE = 0
+# the fewest numbers of a row's value that are worth a block of their own
+NARROWEST = 16
 # rows of a tile, where a step takes all of an axis: the least that a matrix product takes
 EACH = 16
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A program for each of `blocks`; `units` has how many of every period a block holds."""
+    """A program for each of `blocks`; `units` has how many of every period a block holds.
+
+    Where a step takes all of an axis `groups` blocks share a row of a tile.
+    """
 
     program: Program
     blocks: int
     units: dict[int, int]
     exchanges: tuple[Exchange, ...]
+    groups: int = 1
 
     @property
     def each(self) -> int:
-        """The rows of a tile that are given out, one a block, where a step takes all of an axis."""
+        """The rows of a tile that are given out, where a step takes all of an axis."""
         return min(EACH, self.blocks)
 
 
@@ -54,30 +60,46 @@ def share(program: Program, units: int, known: dict[str, int] | None = None) -> 
     """
     known = known or periods(program)
     blocks = -(-widest(program, known) // units)
-    return _Sharing(program, blocks, known).run()
+    groups = max(1, blocks // EACH)
+    try:
+        return _Sharing(program, blocks, known, groups).run()
+    except Refused:
+        if groups == 1 or not program.lanes:
+            raise
+    return _Sharing(program, blocks, known, 1).run()
 
 
-def _units(period: int, blocks: int) -> int:
-    """A block's share of a period: a power of two, as tiles are; the last blocks have less."""
-    return max(LEAST, 1 << (-(-period // blocks) - 1).bit_length())
+def split(form: int) -> bool:
+    """Whether blocks have parts of a value that is in this form."""
+    return form not in (WHOLE, OWN)
 
 
 class _Sharing:
     """Writes the operations of a block, each as a whole or as the block's own part of it."""
 
-    def __init__(self, program: Program, blocks: int, known: dict[str, int]):
-        self.program, self.blocks = program, blocks
+    def __init__(self, program: Program, blocks: int, known: dict[str, int], groups: int):
+        self.program, self.blocks, self.groups = program, blocks, groups
         self.ops = {op.name: op for op in plainer(program)}
         self.loose = loose(self.ops)
-        self.period = {
-            name: p if p == OWN or p >= max(blocks, 2) else WHOLE for name, p in known.items()
-        }
-        self.units = {p: _units(p, blocks) for p in sorted(set(self.period.values())) if p > 0}
+        self.period = {name: self._used(p) for name, p in known.items()}
+        self.units = {p: self._units(p) for p in sorted(set(self.period.values())) if split(p)}
         self.made: dict[str, Op] = {}
         self.known: dict[tuple[str, int], str] = {}
         self.exchanges: dict[tuple[str, str], Exchange] = {}
-        self.varying = wide(program) if program.lanes else frozenset[str]()
+        plain = replace(program, ops=tuple(self.ops.values()))
+        self.varying = wide(plain) if program.lanes else frozenset[str]()
         self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
+
+    def _used(self, period: int) -> int:
+        """A period by which it is of use to share out."""
+        if period < 0:
+            return period if self.groups > 1 and -period >= NARROWEST * self.groups else OWN
+        return period if period >= max(self.blocks, 2) else WHOLE
+
+    def _units(self, period: int) -> int:
+        """A block's share of a period: a power of two, as tiles are; the last blocks have less."""
+        blocks = self.blocks if period > 0 else self.groups
+        return max(LEAST, 1 << (-(-abs(period) // blocks) - 1).bit_length())
 
     def run(self) -> Shared:
         for name in self.ops:  # in their order, so that none is made from deep within another
@@ -92,7 +114,8 @@ class _Sharing:
             states=tuple(states),
             stores=stores,
         )
-        return Shared(program, self.blocks, self.units, tuple(self.exchanges.values()))
+        exchanges = tuple(self.exchanges.values())
+        return Shared(program, self.blocks, self.units, exchanges, self.groups)
 
     def _ordered(self) -> Iterator[Op]:
         """The operations, each after what it is made of."""
@@ -123,20 +146,22 @@ class _Sharing:
         home = self._home(name)
         if home == OWN:
             return self.make(name, OWN), tensor
-        if name in self.loose:
+        if name in self.loose and home >= 0:
             home = max((p for p in self.units if last(self.ops[name]) % p == 0), default=WHOLE)
         return self.make(name, home), replace(self._part(tensor, home), first=first)
 
     def _part(self, tensor: Tensor, period: int) -> Part:
-        place = f"unit_{period}" if period else ""
-        units = self.units.get(period, 0)
-        even = units * self.blocks == period
-        return Part(tensor.name, tensor.shape, tensor.axes, tensor.kind, period, units, place, even)
+        like = tensor.name, tensor.shape, tensor.axes, tensor.kind
+        if not split(period):
+            return Part(*like)
+        units, blocks = self.units[period], self.blocks if period > 0 else self.groups
+        place = f"{'unit' if period > 0 else 'own'}_{abs(period)}"
+        return Part(*like, abs(period), units, place, units * blocks == abs(period))
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole where it is the same along it."""
-        alike = wanted == OWN or (wanted and not broadcasts(op, self.ops[arg]))
-        return self.make(arg, wanted if alike else WHOLE)
+        alike = not split(wanted) or not broadcasts(op, self.ops[arg])
+        return self.make(arg, wanted if alike else OWN if wanted < 0 else WHOLE)
 
     def make(self, name: str, wanted: int) -> str:
         """The value in a form: a period, or whole."""
@@ -156,9 +181,8 @@ class _Sharing:
 
     def _form(self, wanted: int) -> dict[str, Any]:
         """What tells the writer in which form a value is."""
-        if wanted == OWN:
-            return {"own": True}
-        return {"units": self.units[wanted]} if wanted else {}
+        own = {"own": True} if wanted < 0 else {}
+        return {**own, "units": self.units[wanted]} if split(wanted) else own
 
     def _fresh(self, wanted: str) -> str:
         name, count = wanted, 2
@@ -167,11 +191,11 @@ class _Sharing:
         return name
 
     def _shape(self, op: Op, wanted: int) -> tuple[int, ...]:
-        if wanted <= 0:
+        if not split(wanted):
             return op.shape
         if last(op) % wanted:
             raise Refused(f"'{op.note or op.name}' is not shared out as what it meets is")
-        return (*op.shape[:-1], last(op) // wanted * self.units[wanted])
+        return (*op.shape[:-1], last(op) // abs(wanted) * self.units[wanted])
 
     def _moved(self, op: Op, wanted: int) -> str:
         """A value in another form than the one it is computed in."""
@@ -179,16 +203,16 @@ class _Sharing:
         if wanted == OWN and home == WHOLE:
             own = {"kind": "selected", "args": (self.make(op.name, WHOLE),)}
             return self._put(replace(op, name=f"{op.name}_mine", attrs=self._form(OWN), **own))
-        between = OWN in (wanted, home) or not wanted
+        # between blocks' parts and their rows, or to all blocks; not from register to register
+        between = (home < 0) != (wanted < 0) and home or wanted == WHOLE
+        between = between or (wanted == OWN and home < OWN)
         if not between or op.dtype != "float" or op.name in self.varying:
             raise Refused(f"'{op.note or op.name}' would have to change hands within a step")
         exchange = self._exchange(op, wide=True)
-        kind, name = {OWN: ("fetched", "mine"), WHOLE: ("joined", "all")}.get(
-            wanted, ("portion", "here")
-        )
-        attrs = {"exchange": exchange.name, **self._form(wanted)}
-        if wanted > 0:
-            attrs["part"] = self._part(Tensor(op.name, op.shape, ()), wanted)
+        kind, name = ("fetched", "mine") if wanted < 0 else ("portion", "here")
+        kind, name = ("joined", "all") if wanted == WHOLE else (kind, name)
+        part = self._part(Tensor(op.name, op.shape, ()), wanted)
+        attrs = {"exchange": exchange.name, "part": part, **self._form(wanted)}
         made = replace(op, name=f"{op.name}_{name}", kind=kind, args=(exchange.value,), attrs=attrs)
         return self._put(replace(made, shape=self._shape(op, wanted)))
 
@@ -198,7 +222,7 @@ class _Sharing:
             home = self._home(op.name)
             value = self.make(op.name, home)
             name = "_".join(key)
-            part = self._part(Tensor(name, op.shape, self.program.rows), max(home, WHOLE))
+            part = self._part(Tensor(name, op.shape, self.program.rows), home)
             size, state = math.prod(op.shape), op.kind == "state"
             self.exchanges[key] = Exchange(name, value, size, wide, state, part, op.note)
         return self.exchanges[key]
@@ -208,11 +232,11 @@ class _Sharing:
     def _as_read(self, made: Op, op: Op, wanted: int) -> Op:
         args = tuple(self._like(op, a, wanted) for a in op.args)
         tensor = op.attrs["tensor"]
-        attrs = {**op.attrs, "tensor": self._part(tensor, wanted) if wanted > 0 else tensor}
+        attrs = {**op.attrs, "tensor": self._part(tensor, wanted) if split(wanted) else tensor}
         return replace(made, args=args, attrs=attrs)
 
     def _as_draw(self, made: Op, op: Op, wanted: int) -> Op:
-        if wanted <= 0:
+        if not split(wanted):
             return made
         return replace(made, attrs={**op.attrs, "tensor": self._part(op.attrs["tensor"], wanted)})
 
@@ -227,11 +251,11 @@ class _Sharing:
     _as_lanes = _as_point
 
     def _as_view(self, made: Op, op: Op, wanted: int) -> Op:
-        if wanted <= 0:
+        if not split(wanted):
             return replace(made, args=tuple(self.make(a, wanted) for a in op.args))
         found: dict[str, np.ndarray] = {}
         for arg, places in zip(op.args, op.attrs["maps"]):
-            for part in range(len(places) // wanted):
+            for part in range(len(places) // abs(wanted)):
                 self._view_part(found, arg, places, part, wanted)
         return replace(made, args=tuple(found), attrs={"maps": list(found.values())})
 
@@ -239,18 +263,19 @@ class _Sharing:
         self, found: dict[str, np.ndarray], arg: str, places: np.ndarray, part: int, wanted: int
     ) -> None:
         """The places of one part of a view, among the block's own numbers of its operand."""
-        units, mine = self.units[wanted], places[part * wanted : (part + 1) * wanted]
+        units, period = self.units[wanted], abs(wanted)
+        mine = places[part * period : (part + 1) * period]
         if (mine < 0).all():
             return
         first = int(mine[0])
-        if np.array_equal(mine, first + np.arange(wanted)) and first % wanted == 0:
-            form, new = wanted, first // wanted * units + np.arange(units)
+        if np.array_equal(mine, first + np.arange(period)) and first % period == 0:
+            form, new = wanted, first // period * units + np.arange(units)
         elif (mine == first).all():
-            form, new = WHOLE, np.full(units, first)
+            form, new = OWN if wanted < 0 else WHOLE, np.full(units, first)
         else:
             raise Refused(f"'{self.ops[arg].note or arg}' is taken apart within a unit")
         name = self.make(arg, form)
-        size = len(places) // wanted * units
+        size = len(places) // period * units
         line = found.setdefault(name, np.full(size, -1))
         line[part * units : (part + 1) * units] = new
 
@@ -280,14 +305,24 @@ class _Sharing:
 
     def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
         x = self.ops[op.args[0]]
-        alone = wanted == OWN or not self._home(x.name)
-        if alone or len(x.shape) - 1 not in op.attrs["dims"]:
+        home, over = self._home(x.name), len(x.shape) - 1 in op.attrs["dims"]
+        if over and home < OWN:
+            return self._gathered(made, op, x)
+        if not over or wanted == OWN or not home:
             return replace(made, args=(self.make(x.name, wanted),))
         if op.kind == "sum" and not op.shape and self.waiting[x.name]:
             return self._spread(made, op, x) or self._early(made, op, x) or self._joined(made, op)
         return self._joined(made, op)
 
     _as_max = _as_sum
+
+    def _gathered(self, made: Op, op: Op, x: Op) -> Op:
+        """A sum over numbers that the blocks of a row share out: of each block's part of it."""
+        if math.prod(op.shape) > 1:
+            raise Refused(f"'{op.note or op.name}' are several sums over what is shared out")
+        exchange = self._parts(x.name, self._home(x.name), op)
+        attrs = {"exchange": exchange.name, "join": op.kind, **self._form(OWN)}
+        return replace(made, kind="gathered", args=(exchange.value,), attrs=attrs)
 
     def _joined(self, made: Op, op: Op) -> Op:
         """A sum over numbers that are shared out: of each block's part of it."""
@@ -301,8 +336,11 @@ class _Sharing:
         key = x, f"{op.kind}s"
         if key not in self.exchanges:
             name = self._within(x, home, self.make(x, home), 0.0 if op.kind == "sum" else -math.inf)
-            part = self._put(replace(op, name=f"{x}_{op.kind}_here", args=(name,)))
-            size = math.prod(op.shape) * self.blocks
+            form = self._form(OWN if home < 0 else WHOLE)
+            part = Op(f"{x}_{op.kind}_here", op.kind, (name,), op.shape, attrs={**op.attrs, **form})
+            part = self._put(replace(part, note=op.note))
+            lanes = tile(self.program.most) if x in self.varying else 1
+            size = math.prod(op.shape) * self.blocks if home > 0 else self.groups * lanes
             self.exchanges[key] = Exchange("_".join(key), part, size, True, False, None, op.note)
         return self.exchanges[key]
 
@@ -391,8 +429,9 @@ class _Sharing:
         if place.even:
             return name
         shape = self.made[name].shape
+        form = self._form(home)
         inside = self._put(
-            Op(f"{name}_inside", "inside", (), shape, "bool", {"part": place}, value.note)
+            Op(f"{name}_inside", "inside", (), shape, "bool", {"part": place, **form}, value.note)
         )
         template = f"tl.where({{1}}, {{0}}, float('{beyond}'))"
         return self._put(
@@ -401,6 +440,6 @@ class _Sharing:
                 name=f"{name}_within",
                 kind="point",
                 args=(name, inside),
-                attrs={"template": template},
+                attrs={"template": template, **form},
             )
         )

@@ -22,7 +22,8 @@ class Sheet(Page):
         self.shared = shared
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
-        self.own = Frame("row", "living", str(tile(program.most)), program.lanes, "mine")
+        leads = "mine" if shared.groups == 1 else "leads"
+        self.own = Frame("row", "living", str(tile(program.most)), program.lanes, "mine", leads)
         for name in ("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust"):
             self.names.taken.add(name)
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
