@@ -252,7 +252,8 @@ class _Writer:
         sheet, program = self.sheet, self.sheet.program
         blocks = self.shared.blocks
         lines = [
-            f'"""{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows."""',
+            f'"""{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows.'
+            f'{self._owned()}"""',
             "",
             "import triton",
             "import triton.language as tl",
@@ -267,6 +268,12 @@ class _Writer:
         for part in self._body():
             lines += part
         return "\n".join(lines) + "\n"
+
+    def _owned(self) -> str:
+        """Who has what of a row, in words."""
+        lanes, groups = self.sheet.program.lanes, self.shared.groups
+        who = "one block" if groups == 1 else f"a group of {groups} blocks"
+        return f"\n\nAll of {lanes} of a row is that of {who}.\n" if lanes else ""
 
     def _head(self) -> list[str]:
         sheet = self.sheet

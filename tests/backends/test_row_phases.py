@@ -5,13 +5,20 @@ Every kernel runs unmodified, its programs in turns. No GPU has run one yet.
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.kernels import simulate
+from graphnn.kernels import share, simulate
+from graphnn.kernels.grid import GridLauncher
 from tests.backends.places import INTERPRET, choices
+from tests.backends.test_cooperative import ATTEMPTS, changed, launchers, stores
 from tests.backends.test_lanes import DECODERS, Decoder, Machine
 from tests.graphs import compare
 from tests.nn.common import doubles, shuffled
@@ -37,6 +44,18 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     assert regimes(net, given) == {"cooperative"}
 
 
+@pytest.mark.parametrize("name", ["additive", "odd"])
+def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "EACH", 1)
+    monkeypatch.setattr(share, "NARROWEST", 2)
+    net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
+    given = {"x": doubles(3, 3, 3), "source": doubles(3, 7, net.size)}
+    lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([7, 1, 5])}
+    compare(net, given, lengths, given=True, backend="interpret", skips=[SKIP])
+    model = gn.compile(net, backend="interpret", skip=SKIP)
+    assert "group of" in model.source() and regimes(net, given) == {"cooperative"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -51,3 +70,125 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     lengths = {"time": torch.tensor([2, 1, 2])}
     compare(net, {"x": x}, lengths, backend="interpret", skips=[SKIP])
     assert regimes(net, {"x": x[:1, :1]}) == {"cooperative"}
+
+
+# under the checker
+
+
+def decoder() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    net = shuffled(Decoder())
+    return net, {"x": doubles(3, 2, 3), "source": doubles(3, 4, net.size)}  # type: ignore[arg-type]
+
+
+def machine() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    return shuffled(Machine(hidden=8)), {"x": doubles(3, 2, 3)}
+
+
+NETS = {"decoder": decoder, "machine": machine}
+
+
+class Run:
+    """A network's kernels, and what they give."""
+
+    def __init__(self, name: str):
+        self.net, given = NETS[name]()
+        self.given = {k: v.requires_grad_() for k, v in given.items()}
+        self.model = gn.compile(self.net, backend="interpret", skip=SKIP)
+        self.wanted = self()
+        self.kernels = launchers(self.model)
+        self.outputs = [x for k in self.kernels for x in stores(k)[0]]
+        self.kept = {k.source.name: [x for names in stores(k) for x in names] for k in self.kernels}
+
+    def __call__(self) -> list[torch.Tensor]:
+        y = self.model(**self.given)
+        wanted = [*self.given.values(), *self.net.parameters()]
+        return [y, *torch.autograd.grad(y.sin().sum(), wanted)]
+
+
+once = functools.cache(Run)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_whoever_runs_first_the_bits_are_the_same(name: str) -> None:
+    run, turns = once(name), set()
+    for seed in range(ATTEMPTS):
+        with simulate.checking(run.kept, seed=seed, written=run.outputs) as reports:
+            got = run()
+        assert all(map(torch.equal, got, run.wanted))
+        assert len(reports) == 2 and all(r.programs > 1 and r.atomics for r in reports)
+        turns.add(tuple(r.turns for r in reports))
+    assert len(turns) > 1
+
+
+def test_blocks_of_one_row_give_the_same_bits_whoever_runs_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(share, "EACH", 1)
+    monkeypatch.setattr(share, "NARROWEST", 2)
+    run = Run("decoder")
+    for seed in range(2):
+        with simulate.checking(run.kept, seed=seed, written=run.outputs):
+            assert all(map(torch.equal, run(), run.wanted))
+
+
+Change = Callable[[str], str]
+FAULTS: dict[str, tuple[Change, type]] = {
+    "a missing arrival": (
+        lambda text: re.sub(r"\n        arrive\(arrived\)", "", text),
+        simulate.Deadlock,
+    ),
+    "one exchange slot too few": (
+        lambda text: text.replace("soon = 1 - turn", "soon = 0").replace(
+            "turn = step % 2", "turn = 0"
+        ),
+        simulate.Race,
+    ),
+    "no wait": (
+        lambda text: re.sub(r"\n        patience = wait\(.*?\)\n", "\n", text),
+        simulate.KernelFault,
+    ),
+    "a row that another block has": (
+        lambda text: re.sub(r"(row = tl.where\(.*) \+ share,", r"\1,", text),
+        simulate.KernelFault,
+    ),
+    "a missing mask of rows": (
+        lambda text: text.replace(
+            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
+            "mine = tl.full([1, 1], row, tl.int32) >= 0",
+        ),
+        simulate.KernelFault,
+    ),
+    "a missing mask of lanes": (
+        lambda text: text.replace("living = lane < tl.where(mine, ", "living = lane < 1 + (").replace(
+            ", 0)\n    across", ")\n    across"
+        ),
+        simulate.KernelFault,
+    ),
+}
+
+
+# a decoder's step has five barriers: one slot would do
+CASES = [(n, f) for n in NETS for f in FAULTS if (n, f) != ("decoder", "one exchange slot too few")]
+
+
+@pytest.mark.parametrize("name, fault", CASES)
+def test_a_fault_in_emitted_text_is_named(name: str, fault: str) -> None:
+    run, (change, kind) = once(name), FAULTS[fault]
+    sound = next(k for k in run.kernels if "saving" in k.source.name)
+    faulty = changed(sound, change)
+    kept = {sound.source.name: run.kept[sound.source.name]}
+    for kernel, wanted in ((sound, None), (faulty, kind)):
+        expected = pytest.raises(wanted, match=sound.source.name) if wanted else nullcontext()
+        with expected:
+            for seed in range(2):
+                with simulate.checking(kept, seed=seed, written=stores(sound)[0]):
+                    made_up(kernel)
+
+
+KNOWN = {"batch": 3, "time": 3, "target": 3, "source": 4, "slot": 5}
+
+
+def made_up(launcher: GridLauncher) -> None:
+    """Run a kernel on tensors of random numbers."""
+    shapes = [[*(KNOWN[a] for a in t.axes), *t.shape] for t in launcher.source.program.tensors]
+    launcher([doubles(*shape) for shape in shapes], KNOWN, torch.float64)
