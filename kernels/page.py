@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .lanes import starts, wide
-from .layout import LEAST, Layout, Span, source
+from .layout import Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
 from .text import Names
@@ -62,8 +62,14 @@ class Page:
     moves is loaded one step before it is used.
     """
 
-    def __init__(self, program: Program, join: bool = True, ahead: bool = True, least: int = LEAST):
-        self.program, self.layout = program, Layout(program, least)
+    def __init__(
+        self,
+        program: Program,
+        join: bool = True,
+        ahead: bool = True,
+        layout: Layout | None = None,
+    ):
+        self.program, self.layout = program, layout or Layout(program)
         self.ahead = ahead
         sums = any(op.kind in ("sum", "max") for op in program.ops)
         self.join = join and (bool(program.lanes) or not sums)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from .layout import Layout
 from .page import Page
-from .share import LEAST, Shared
+from .share import Shared
 
 
 class Sheet(Page):
     """A page of a shared program. `streamed` counts the numbers of weights loaded at each step."""
 
-    def __init__(self, shared: Shared, ahead: bool):
-        super().__init__(shared.program, ahead=ahead, least=LEAST)
+    def __init__(self, shared: Shared, ahead: bool, layout: Layout):
+        super().__init__(shared.program, ahead=ahead, layout=layout)
         self.shared = shared
         for name in ("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust"):
             self.names.taken.add(name)
