@@ -15,7 +15,7 @@ import torch
 from . import forecast
 from .across import Tiling
 from .cooperative import Cooperative, written
-from .fit import ITEMSIZE, Launch, Verdict, compiled
+from .fit import ITEMSIZE, Launch, Verdict, compiled, each
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
 from .outline import Outline, Taken, outline, taken
@@ -73,6 +73,33 @@ def spread(
     So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
     where there is none, or going step by step should be faster.
     """
+    able, device, beside = _able(program, launch, target, loops, fit)
+    if not fit:
+        reason = f"{able[0].words}; whether it fits a GPU was not asked (skip 'fit')"
+        return able[0].source, Verdict(True, launch, reason)
+    best, faults = _sound(able, launch, target) if ask else (able[0], "")
+    rest = [c for c in able if c is not best][:OTHERS]
+    reason = _reason(best, rest, beside, launch, target, device) + faults
+    near = (c.source for c in rest if c.micros < NEAR * best.micros)
+    source = replace(best.source, others=tuple(near))
+    return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
+
+
+def quickest(
+    program: Program, launch: Launch, target: str, ask: bool = True, fit: bool = True
+) -> float:
+    """Microseconds of a step of the kernel that `spread` gives. Raises Refused as that does.
+
+    Where the compiler is not asked, no kernel is written.
+    """
+    able, _, _ = _able(program, launch, target, 1, fit)
+    return (_sound(able, launch, target)[0] if ask and fit else able[0]).micros
+
+
+def _able(
+    program: Program, launch: Launch, target: str, loops: int, fit: bool
+) -> tuple[list[Candidate], Device, float]:
+    """The kernels that fit, the best first, the device, and microseconds of a step by step."""
     if program.lanes:
         raise Refused(f"a step takes all of '{program.lanes}'")
     device = here(target)
@@ -81,21 +108,14 @@ def spread(
     if not able:
         raise Refused(_none(program, device))
     if not fit:
-        fewest = min(able, key=lambda c: c.taken.blocks)
-        reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
-        return fewest.source, Verdict(True, launch, reason)
+        return sorted(able, key=lambda c: c.taken.blocks), device, 0.0
     beside = _stepwise(able[0].taken, launch, device)
     if beside < able[0].micros:
         raise Refused(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"
         )
-    best, faults = _sound(able, launch, target) if ask else (able[0], "")
-    rest = [c for c in able if c is not best][:OTHERS]
-    reason = _reason(best, rest, beside, launch, target, device) + faults
-    near = (c.source for c in rest if c.micros < NEAR * best.micros)
-    source = replace(best.source, others=tuple(near))
-    return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
+    return able, device, beside
 
 
 def _none(program: Program, device: Device) -> str:
@@ -162,19 +182,14 @@ def _tilings(units: int, launch: Launch, have: int) -> Iterator[Tiling]:
     room for."""
     for piece, flight in CUTS:
         yield Tiling(units, launch.warps, piece, flight)
-    room = (have - RESERVE) // _each(launch) - launch.rows * piece * flight
+    room = (have - RESERVE) // each(launch) - launch.rows * piece * flight
     if room > 0:
         yield Tiling(units, launch.warps, piece, flight, room)
 
 
-def _each(launch: Launch) -> int:
-    """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
-    return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
-
-
 def _passing(source: Cooperative | Taken, launch: Launch) -> int:
     """Bytes of shared memory that the pieces of an operand pass through."""
-    return launch.rows * sum(source.staged) * _each(launch)
+    return launch.rows * sum(source.staged) * each(launch)
 
 
 def shared(source: Cooperative | Taken, launch: Launch) -> int:
@@ -182,7 +197,7 @@ def shared(source: Cooperative | Taken, launch: Launch) -> int:
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
     """
-    kept = sum(source.weights.values()) * _each(launch)
+    kept = sum(source.weights.values()) * each(launch)
     return kept + max(_passing(source, launch), RESERVE)
 
 
@@ -195,10 +210,10 @@ def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
         tiles,
         launch.rows,
         source.barriers,
-        sum(source.weights.values()) * _each(launch),
-        source.streamed * _each(launch),
+        sum(source.weights.values()) * each(launch),
+        source.streamed * each(launch),
         gathered * launch.rows,
-        _each(launch),
+        each(launch),
     )
 
 
