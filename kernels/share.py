@@ -132,10 +132,11 @@ class _Sharing:
                 made = self._moved(op, wanted)
             else:
                 self.known[name, wanted] = made = self._fresh(name)
-                like = replace(op, name=made, shape=self._shape(op, wanted))
+                shape = self._shape(op, wanted)
+                like = Op(made, op.kind, op.args, shape, op.dtype, op.attrs, op.note)
                 found = getattr(self, f"_as_{op.kind}")(like, op, wanted)
                 own = {"units": self.units[wanted]} if wanted else {}
-                self.made[made] = replace(found, attrs={**found.attrs, **own})
+                self.made[made] = replace(found, attrs={**found.attrs, **own}) if own else found
             self.known[name, wanted] = made
         return self.known[name, wanted]
 
