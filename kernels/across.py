@@ -6,6 +6,7 @@ at each step. Pieces of the operand are under way while others are multiplied.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import exchange as exchanges
@@ -39,6 +40,61 @@ class Tiling:
     flight: int = 8
     room: int = 1 << 30
 
+    def keeps(self, held: Mapping[str, int], count: int) -> bool:
+        """Whether so many numbers more are kept, beside those that are `held` of each weight."""
+        return sum(held.values()) + count <= self.room
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A product in parts: `groups` of columns, each one product of every one of the `pieces` of the
+    operand. `deep`: warps split the operand, not the columns."""
+
+    groups: tuple[Columns, ...]
+    pieces: tuple[Span, ...]
+    deep: bool
+
+    def staged(self, tiling: Tiling) -> tuple[int, ...]:
+        """How wide the pieces are that are under way at once."""
+        return tuple(s.width for s in self.pieces[: tiling.flight])
+
+    def weights(self) -> Iterator[int]:
+        """How many numbers each tile of the weight has, in the order in which they are loaded."""
+        return (span.width * n.width for span in self.pieces for n in self.groups)
+
+
+def cut(op: Op, spans: Mapping[str, Sequence[Span]], tiling: Tiling) -> Cut:
+    """How a product is computed, where the numbers of all values lie in `spans`."""
+    groups = tuple(_groups(op, spans[op.name]))
+    widths = [n.width for n in groups]
+    few = min(widths) > 1 and max(widths) < EACH * tiling.warps
+    if op.args and "exchange" not in op.attrs:  # tiles in registers
+        return Cut(groups, tuple(spans[op.args[0]]), False)
+    size, piece = op.attrs["inner"], tiling.piece
+    least = DEPTH * tiling.warps if few else DEPTH
+    piece = max(least, min(piece, 1 << (size - 1).bit_length()))
+    pieces = tuple(Span(k, min(piece, size - k), piece) for k in range(0, size, piece))
+    return Cut(groups, pieces, few)
+
+
+def _groups(op: Op, spans: Sequence[Span]) -> Iterator[Columns]:
+    """Parts of the result, as wide as each other, that come out of one product."""
+    weight: Part = op.attrs["weight"]
+    left = list(spans)
+    while left:
+        first = left[0]
+        alike = [s for s in left if _alike(weight, first, s)][:4]
+        count = len(alike) if first.width > 1 else 1
+        yield Columns(tuple(alike[:count]), weight.period * op.attrs["steps"][1])
+        left = [s for s in left if s not in alike[:count]]
+
+
+def _alike(weight: Part, a: Span, b: Span) -> bool:
+    """Whether two spans are the same part of the block's numbers of two periods."""
+    units = weight.units
+    same = (a.valid, a.width) == (b.valid, b.width)
+    return a == b or bool(units and same and a.start % units == b.start % units)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,17 +107,14 @@ class Source:
 
 
 class Across:
-    """The lines of one product. `deep`: warps split the operand, not the columns."""
+    """The lines of one product."""
 
     def __init__(self, page: Sheet, op: Op, source: Source, tiling: Tiling):
         self.page, self.op, self.source, self.tiling = page, op, source, tiling
         self.weight: Part = op.attrs["weight"]
         self.names = dict(page.named(op))
-        self.groups = list(self._groups())
-        widths = [n.width for n in self.groups]
-        few = min(widths) > 1 and max(widths) < EACH * tiling.warps
-        self.deep = few and not source.tiles
-        self.pieces = self._pieces()
+        self.cut = cut(op, page.layout.spans, tiling)
+        self.groups, self.pieces, self.deep = self.cut.groups, self.cut.pieces, self.cut.deep
         self.loaded: dict[int, str] = {}
 
     def write(self) -> None:
@@ -69,7 +122,7 @@ class Across:
         page, op = self.page, self.op
         sums = [self._start(n) for n in self.groups]
         flight = self.tiling.flight
-        page.staged = max(page.staged, [s.width for s in self.pieces[:flight]], key=sum)
+        page.staged = max(page.staged, list(self.cut.staged(self.tiling)), key=sum)
         for k, span in enumerate(self.pieces[:flight]):
             self._load(k, span)
         for k, span in enumerate(self.pieces):
@@ -82,33 +135,6 @@ class Across:
         page.tiles[op.name] = tuple(
             page.tile(s, text, s.width, True) for s, text in self.names.items()
         )
-
-    def _groups(self) -> list[Columns]:
-        """Parts of the result, as wide as each other, that come out of one product."""
-        found: list[Columns] = []
-        left = list(self.names)
-        while left:
-            first = left[0]
-            alike = [s for s in left if self._alike(first, s)][:4]
-            count = len(alike) if first.width > 1 else 1
-            stride = self.weight.period * self.op.attrs["steps"][1]
-            found.append(Columns(tuple(alike[:count]), stride))
-            left = [s for s in left if s not in alike[:count]]
-        return found
-
-    def _alike(self, a: Span, b: Span) -> bool:
-        """Whether two spans are the same part of the block's numbers of two periods."""
-        units = self.weight.units
-        same = (a.valid, a.width) == (b.valid, b.width)
-        return a == b or bool(units and same and a.start % units == b.start % units)
-
-    def _pieces(self) -> list[Span]:
-        if self.source.tiles:
-            return [tile.span for tile in self.source.tiles]
-        size, piece = self.op.attrs["inner"], self.tiling.piece
-        least = DEPTH * self.tiling.warps if self.deep else DEPTH
-        piece = max(least, min(piece, 1 << (size - 1).bit_length()))
-        return [Span(k, min(piece, size - k), piece) for k in range(0, size, piece)]
 
     def _deep(self) -> tuple[int, int]:
         """How many warps split a piece, and how much each has."""
@@ -177,7 +203,7 @@ class Across:
         guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
         text = f"{name} = tl.load({page.pointer(tensor)} + ({total(places)}){guard})"
         count = span.width * n.width
-        if sum(page.held.values()) + count <= self.tiling.room:
+        if self.tiling.keeps(page.held, count):
             page.append(page.before, text, f"{self.op.note}: its weights")
             page.held[tensor.name] = page.held.get(tensor.name, 0) + count
         else:

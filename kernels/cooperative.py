@@ -25,12 +25,11 @@ from .emit import (
     turns,
 )
 from .exchange import Exchange
-from .lanes import heavy
 from .order import ordered
+from .outline import Outline, outline
 from .page import Line, Tile
-from .phases import Event, Phases, phases
-from .program import Op, Program, Refused
-from .share import Shared, share
+from .phases import Event
+from .program import Op, Program
 from .sheet import Sheet
 from .text import INDENT, length, wrapped
 
@@ -77,9 +76,13 @@ def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = N
 
     `known` are its periods, where they have been found before.
     """
-    if not program.axis:
-        raise Refused("a phase of a step is no loop")
-    writer = _Writer(share(program, tiling.units, known), tiling)
+    return written(outline(program, tiling.units, known), tiling)
+
+
+def written(found: Outline, tiling: Tiling) -> Cooperative:
+    """The kernel of a loop that has been outlined. Raises Refused."""
+    program = found.program
+    writer = _Writer(found, tiling)
     writer.write()
     sheet = writer.sheet
     return Cooperative(
@@ -104,13 +107,12 @@ def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = N
 class _Writer:
     """Writes one kernel, event by event."""
 
-    def __init__(self, shared: Shared, tiling: Tiling):
-        self.shared, self.tiling = shared, tiling
-        moving = _moving(shared.program)
-        self.phases: Phases = phases(shared, moving)
+    def __init__(self, found: Outline, tiling: Tiling):
+        shared = found.shared
+        self.shared, self.phases, self.tiling = shared, found.phases, tiling
         # where states are exchanged a step begins by waiting, and loads meanwhile
-        self.sheet = Sheet(shared, ahead=not self.phases.carries)
-        self.sheet.moving |= moving
+        self.sheet = Sheet(shared, ahead=not self.phases.carries, layout=found.layout)
+        self.sheet.moving |= found.moving
         self.exchanges = {e.name: e for e in shared.exchanges}
         self.later: list[Line] = []
 
@@ -363,16 +365,3 @@ class _Writer:
             "patience = tl.full([], PATIENCE, tl.int32)",
             "trust = tl.full([], 0.0, ACC)",
         ]
-
-
-def _moving(program: Program) -> set[str]:
-    """The operations that a step computes."""
-    found: set[str] = set()
-    for op in program.ops:
-        tensors = [op.attrs.get("tensor"), op.attrs.get("source")]
-        along = any(t is not None and program.axis in t.axes for t in tensors)
-        along |= op.kind == "read" and heavy(program, op)
-        mine = op.kind in ("index", "state") or any(a in found for a in op.args)
-        if along or mine:
-            found.add(op.name)
-    return found

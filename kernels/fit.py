@@ -7,6 +7,7 @@ verdicts are kept in the cache.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from .cases import case
 from .emit import Source, emit
 from .lanes import EQUAL, tile
 from .limits import SHARED, register_cap
+from .products import Dot, form
 from .program import Program
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
@@ -162,6 +164,19 @@ def _without_products(source: Source, launch: Launch) -> list[Launch]:
     return sorted(able, key=lambda x: (held(x) > FIRST, x.warps, abs(held(x) - FIRST)))
 
 
+def least(program: Program, launch: Launch) -> int:
+    """Bytes that the weights of a kernel take at least, known before it is written."""
+    ops = {op.name: op for op in program.ops}
+    forms = [form(op, ops) for op in program.ops if op.kind == "product"]
+    weights = {how.weight for how in forms if isinstance(how, Dot)}
+    return sum(math.prod(ops[w].shape) for w in weights) * each(launch)
+
+
+def each(launch: Launch) -> int:
+    """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
+    return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
+
+
 def shared(source: Source, launch: Launch, target: str) -> int:
     """Bytes of shared memory: the weights, and what operands and changes of layout pass through.
 
@@ -170,9 +185,8 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     1 of 80 that load where they use, which are compiled anyway.
     """
     itemsize = ITEMSIZE[launch.dtype]
-    # what TF32 rounds away is held as a second matrix
-    parts = 2 if launch.precision == "tf32x3" else 1
-    kept = sum(source.weights.values()) * itemsize * parts
+    parts = each(launch) // itemsize
+    kept = sum(source.weights.values()) * each(launch)
     widest = max(source.staged, default=0)
     # what all lanes have alike is multiplied in few rows; the compiler knows of the rest
     rows = EQUAL if source.program.lanes else launch.rows

@@ -50,21 +50,21 @@ Link = tuple[str, str, tuple[Run, ...]]
 def runs(places: np.ndarray) -> tuple[Run, ...]:
     """The runs of a flat index map; -1 marks numbers that do not come from this operand."""
     n = len(places)
-    if n and places[0] >= 0:
-        for step in (1, 0):
-            if np.array_equal(places, places[0] + step * np.arange(n)):
-                return (Run(0, n, int(places[0]), step if n > 1 else 1),)
+    moves = np.diff(places)
+    # where the step from one number to the next is another than before, and where they end
+    turns = [*(np.flatnonzero(moves[1:] != moves[:-1]) + 1).tolist(), n - 1]
     found: list[Run] = []
-    k = 0
+    k = at = 0
     while k < n:
-        end, step = k + 1, 1
-        if places[k] >= 0:
-            if end < n and places[end] - places[k] == 0:
-                step = 0
-            while end < n and places[end] - places[end - 1] == step and places[end] >= 0:
-                end += 1
-            found.append(Run(k, end - k, int(places[k]), step if end - k > 1 else 1))
-        k = end
+        while turns[at] <= k and at < len(turns) - 1:
+            at += 1
+        step = int(moves[k]) if k < n - 1 else 1
+        end = turns[at] + 1 if step in (0, 1) else k + 1
+        first = int(places[k])
+        if first >= 0:
+            found.append(Run(k, end - k, first, step if end - k > 1 else 1))
+        # before the first number that comes from here, each step may be another
+        k = end if first >= 0 or step == 0 else k + 1
     return tuple(found)
 
 
@@ -184,14 +184,19 @@ class Layout:
 
     def _settle(self) -> None:
         """Cuts of operands and results agree: passed on until nothing changes."""
+        settled = [(0, 0)] * len(self.links)
         changed = True
         while changed:
             changed = False
-            for out, arg, found in self.links:
-                before = len(self.cuts[out]) + len(self.cuts[arg])
+            for k, (out, arg, found) in enumerate(self.links):
+                a, b = self.cuts[out], self.cuts[arg]
+                before = len(a), len(b)
+                if before == settled[k]:  # neither has had a cut since
+                    continue
                 for run in found:
-                    self._pass(self.cuts[out], self.cuts[arg], run)
-                if before != len(self.cuts[out]) + len(self.cuts[arg]):
+                    self._pass(a, b, run)
+                settled[k] = len(a), len(b)
+                if before != settled[k]:
                     changed = True
                     self._check(out)
                     self._check(arg)

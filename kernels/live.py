@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _GIVEN = re.compile(r"(\w+(?:, \w+)*) = ")
@@ -63,8 +64,11 @@ def widths(before: Sequence[str], step: Sequence[str], sizes: Mapping[str, int])
                 last[target] = len(step)
     for word in made & last.keys():
         first[word], last[word] = -1, len(step)
-    best: tuple[int, ...] = ()
-    for k in range(len(step)):
-        alive = tuple(sizes[w] for w in last if first.get(w, 0) <= k <= last[w])
-        best = max(best, alive, key=sum)
-    return best
+    spans = [(sizes[w], first.get(w, 0), end) for w, end in last.items() if first.get(w, 0) <= end]
+    change = [0] * (len(step) + 2)
+    for width, start, end in spans:
+        change[max(start, 0)] += width
+        change[end + 1] -= width
+    alive = list(accumulate(change[: len(step)]))
+    widest = alive.index(max(alive)) if alive else 0
+    return tuple(width for width, start, end in spans if start <= widest <= end)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .lanes import wide
-from .layout import LEAST, Layout, Span, source
+from .layout import Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
 from .text import Names
@@ -85,10 +85,9 @@ class Page:
         program: Program,
         join: bool = True,
         ahead: bool = True,
-        least: int = LEAST,
-        pieces: Iterable[str] = (),
+        layout: Layout | None = None,
     ):
-        self.program, self.layout = program, Layout(program, least, pieces)
+        self.program, self.layout = program, layout or Layout(program)
         self.frame = Frame(lanes=program.lanes)
         self.ahead = ahead
         sums = any(op.kind in ("sum", "max") for op in program.ops)

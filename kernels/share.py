@@ -173,9 +173,11 @@ class _Sharing:
                 made = self._moved(op, wanted)
             else:
                 self.known[name, wanted] = made = self._fresh(name)
-                like = replace(op, name=made, shape=self._shape(op, wanted))
+                shape = self._shape(op, wanted)
+                like = Op(made, op.kind, op.args, shape, op.dtype, op.attrs, op.note)
                 found = getattr(self, f"_as_{op.kind}")(like, op, wanted)
-                self.made[made] = replace(found, attrs={**found.attrs, **self._form(wanted)})
+                form = self._form(wanted)
+                self.made[made] = replace(found, attrs={**found.attrs, **form}) if form else found
             self.known[name, wanted] = made
         return self.known[name, wanted]
 

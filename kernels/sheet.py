@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .lanes import tile, wide
-from .layout import Span
+from .layout import Layout, Span
 from .page import Frame, Page, Tile
 from .program import Op
-from .share import EACH, LEAST, Shared
+from .share import EACH, Shared
 
 
 class Sheet(Page):
@@ -15,10 +15,10 @@ class Sheet(Page):
     Its frame is all blocks' tile of rows; of values that are a block's `own`, its row.
     """
 
-    def __init__(self, shared: Shared, ahead: bool):
+    def __init__(self, shared: Shared, ahead: bool, layout: Layout):
         program = shared.program
         varying = wide(program) if program.lanes else frozenset()
-        super().__init__(program, ahead=ahead, least=LEAST, pieces=varying)
+        super().__init__(program, ahead=ahead, layout=layout)
         self.shared = shared
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()

@@ -6,6 +6,7 @@ beside going step by step; the compiler has the last word where it is asked.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,10 +14,11 @@ import torch
 
 from . import forecast
 from .across import Tiling
-from .cooperative import Cooperative, cooperate
-from .fit import ITEMSIZE, Launch, Verdict, compiled
+from .cooperative import Cooperative, written
+from .fit import ITEMSIZE, Launch, Verdict, compiled, each
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
+from .outline import Outline, Taken, outline, taken
 from .periods import periods, widest
 from .program import Program, Refused
 
@@ -34,11 +36,17 @@ RESERVE = 4 * 1024
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel, the shared memory it takes, and the parts of the time that a step should take."""
+    """A kernel that may be written, what it takes, and the parts of the time of a step."""
 
-    source: Cooperative
+    outline: Outline
+    taken: Taken
     shared: int
     parts: dict[str, float]
+
+    @functools.cached_property
+    def source(self) -> Cooperative:
+        """The kernel, written when it is first asked for. Raises Refused."""
+        return written(self.outline, self.taken.tiling)
 
     @property
     def micros(self) -> float:
@@ -48,8 +56,8 @@ class Candidate:
     @property
     def words(self) -> str:
         """What tells it from others."""
-        again = "" if not self.source.streamed else ", part of the weights loaded at each step"
-        return f"{self.source.blocks} blocks of {self.source.tiling.units} units{again}"
+        again = "" if not self.taken.streamed else ", part of the weights loaded at each step"
+        return f"{self.taken.blocks} blocks of {self.taken.tiling.units} units{again}"
 
 
 def spread(
@@ -65,27 +73,47 @@ def spread(
     So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
     where there is none, or going step by step should be faster.
     """
-    device = here(target)
-    device = replace(device, processors=device.processors // loops)
-    able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
-    if not able:
-        raise Refused(_none(program, device))
+    able, device, beside = _able(program, launch, target, loops, fit)
     if not fit:
-        fewest = min(able, key=lambda c: c.source.blocks)
-        reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
-        return fewest.source, Verdict(True, launch, reason)
-    beside = _stepwise(able[0].source, launch, device)
-    if beside < able[0].micros:
-        raise Refused(
-            f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
-            f"step, step by step {beside:.1f} (a model's figures, {device.name})"
-        )
+        reason = f"{able[0].words}; whether it fits a GPU was not asked (skip 'fit')"
+        return able[0].source, Verdict(True, launch, reason)
     best, faults = _sound(able, launch, target) if ask else (able[0], "")
     rest = [c for c in able if c is not best][:OTHERS]
     reason = _reason(best, rest, beside, launch, target, device) + faults
     near = (c.source for c in rest if c.micros < NEAR * best.micros)
     source = replace(best.source, others=tuple(near))
     return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
+
+
+def quickest(
+    program: Program, launch: Launch, target: str, ask: bool = True, fit: bool = True
+) -> float:
+    """Microseconds of a step of the kernel that `spread` gives. Raises Refused as that does.
+
+    Where the compiler is not asked, no kernel is written.
+    """
+    able, _, _ = _able(program, launch, target, 1, fit)
+    return (_sound(able, launch, target)[0] if ask and fit else able[0]).micros
+
+
+def _able(
+    program: Program, launch: Launch, target: str, loops: int, fit: bool
+) -> tuple[list[Candidate], Device, float]:
+    """The kernels that fit, the best first, the device, and microseconds of a step by step."""
+    device = here(target)
+    device = replace(device, processors=device.processors // loops)
+    able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
+    if not able:
+        raise Refused(_none(program, device))
+    if not fit:
+        return sorted(able, key=lambda c: c.taken.blocks), device, 0.0
+    beside = _stepwise(able[0].taken, launch, device)
+    if beside < able[0].micros:
+        raise Refused(
+            f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
+            f"step, step by step {beside:.1f} (a model's figures, {device.name})"
+        )
+    return able, device, beside
 
 
 def _none(program: Program, device: Device) -> str:
@@ -128,55 +156,50 @@ def candidates(
     for units in UNITS:
         blocks = -(-period // units)
         if 1 < blocks <= device.processors:
-            found = _fitting(program, units, launch, target, known)
+            found = _fitting(outline(program, units, known), units, launch, target, device)
             if found is not None:
-                source, need = found
-                moved = moves(source, launch, 1)
-                yield Candidate(source, need, forecast.shared(moved, device))
-                if source.streamed:  # fewer blocks would keep even less
+                yield found
+                if found.taken.streamed:  # fewer blocks would keep even less
                     return
 
 
 def _fitting(
-    program: Program, units: int, launch: Launch, target: str, known: dict[str, int]
-) -> tuple[Cooperative, int] | None:
+    found: Outline, units: int, launch: Launch, target: str, device: Device
+) -> Candidate | None:
     """The kernel of blocks of so many units: all weights kept, if that fits, or as many as do."""
     have = SHARED[target]
+    for tiling in _tilings(units, launch, have):
+        made = taken(found, tiling)
+        if (need := shared(made, launch)) <= have:
+            return Candidate(found, made, need, forecast.shared(moves(made, launch, 1), device))
+    return None
+
+
+def _tilings(units: int, launch: Launch, have: int) -> Iterator[Tiling]:
+    """Ways to cut a loop: first those that keep all weights, then one that keeps what there is
+    room for."""
     for piece, flight in CUTS:
-        source = cooperate(program, Tiling(units, launch.warps, piece, flight), known)
-        if (need := shared(source, launch)) <= have:
-            return source, need
-        if sum(source.weights.values()) * _each(launch) > have:
-            break
-    piece, flight = CUTS[-1]
-    room = (have - RESERVE) // _each(launch) - launch.rows * piece * flight
-    if room <= 0:
-        return None
-    source = cooperate(program, Tiling(units, launch.warps, piece, flight, room), known)
-    need = shared(source, launch)
-    return (source, need) if need <= have else None
+        yield Tiling(units, launch.warps, piece, flight)
+    room = (have - RESERVE) // each(launch) - launch.rows * piece * flight
+    if room > 0:
+        yield Tiling(units, launch.warps, piece, flight, room)
 
 
-def _each(launch: Launch) -> int:
-    """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
-    return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
-
-
-def _passing(source: Cooperative, launch: Launch) -> int:
+def _passing(source: Cooperative | Taken, launch: Launch) -> int:
     """Bytes of shared memory that the pieces of an operand pass through."""
-    return launch.rows * sum(source.staged) * _each(launch)
+    return launch.rows * sum(source.staged) * each(launch)
 
 
-def shared(source: Cooperative, launch: Launch) -> int:
+def shared(source: Cooperative | Taken, launch: Launch) -> int:
     """Bytes of shared memory of a block: weights that are kept, and what pieces pass through.
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
     """
-    kept = sum(source.weights.values()) * _each(launch)
+    kept = sum(source.weights.values()) * each(launch)
     return kept + max(_passing(source, launch), RESERVE)
 
 
-def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
+def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
     """What a step of a kernel does, for the model."""
     itemsize = ITEMSIZE[launch.dtype]
     gathered = sum(e.size * (4 if e.wide else itemsize) for e in source.exchanges)
@@ -185,10 +208,10 @@ def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
         tiles,
         launch.rows,
         source.barriers,
-        sum(source.weights.values()) * _each(launch),
-        source.streamed * _each(launch),
+        sum(source.weights.values()) * each(launch),
+        source.streamed * each(launch),
         gathered * launch.rows,
-        _each(launch),
+        each(launch),
     )
 
 
@@ -197,7 +220,7 @@ def micros(source: Cooperative, launch: Launch, target: str) -> float:
     return sum(forecast.shared(moves(source, launch, 1), here(target)).values())
 
 
-def _stepwise(source: Cooperative, launch: Launch, device: Device) -> float:
+def _stepwise(source: Taken, launch: Launch, device: Device) -> float:
     numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
     return forecast.stepwise(source.products, numbers * ITEMSIZE[launch.dtype], device)
 
@@ -210,7 +233,7 @@ def _reason(
     target: str,
     device: Device,
 ) -> str:
-    source = best.source
+    source = best.taken
     most = max(best.parts, key=lambda name: best.parts[name])
     met = f"{source.barriers} barrier{'s' * (source.barriers != 1)} a step"
     others = [f"{c.words} {c.micros:.1f}" for c in rest] + [f"step by step {beside:.1f}"]

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 COLUMNS, INDENT = 100, "    "
+_BRACKET, _MARK = re.compile(r"[()]"), re.compile(r"[][(),]")
 
 
 class Names:
@@ -91,8 +92,8 @@ def _opening(line: str) -> int | None:
     if not line.endswith(")"):
         return None
     depth = 0
-    for k in range(len(line) - 1, -1, -1):
-        depth += (line[k] == ")") - (line[k] == "(")
+    for k in reversed([m.start() for m in _BRACKET.finditer(line)]):
+        depth += 1 if line[k] == ")" else -1
         if depth == 0:
             return k
     return None
@@ -100,19 +101,19 @@ def _opening(line: str) -> int | None:
 
 def _closing(text: str, start: int) -> int:
     depth = 0
-    for k in range(start, len(text)):
-        depth += (text[k] == "(") - (text[k] == ")")
+    for found in _BRACKET.finditer(text, start):
+        depth += 1 if found[0] == "(" else -1
         if depth == 0:
-            return k
+            return found.start()
     return -1
 
 
 def _parts(text: str) -> list[str]:
     """The arguments of a call."""
     found, depth, start = [], 0, 0
-    for k, c in enumerate(text):
-        depth += (c in "([") - (c in ")]")
-        if c == "," and depth == 0:
-            found.append(text[start:k].strip())
-            start = k + 1
+    for mark in _MARK.finditer(text):
+        depth += (mark[0] in "([") - (mark[0] in ")]")
+        if mark[0] == "," and depth == 0:
+            found.append(text[start : mark.start()].strip())
+            start = mark.end()
     return [*found, text[start:].strip()]

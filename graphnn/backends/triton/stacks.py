@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from graphnn.backends.triton.lower import lower
 from graphnn.ir import IR
-from graphnn.kernels.fit import Launch, best
-from graphnn.kernels.program import Refused
-from graphnn.kernels.spread import NEAR, micros, spread
+from graphnn.kernels.fit import Launch, best, least
+from graphnn.kernels.limits import SHARED
+from graphnn.kernels.program import Program, Refused
+from graphnn.kernels.spread import NEAR, quickest
 from graphnn.planner.partition import Loop
 
 Key = tuple[tuple[int, str], ...]
@@ -66,7 +67,12 @@ class Stacks:
         kept = [i for i in loop.nodes if i in outs or any(u not in inside for u in users[i])]
         program, _ = lower(ir, loop, kept, "stack")
         launch = self.launch()
-        if self.resident and best(program, launch, self.target, ask=False)[1].fits:
+        if self.resident and self._fits(program, launch):
             raise Refused("one of them fits a multiprocessor, whose steps have no model")
-        source, _ = spread(program, launch, self.target, ask, self.fit)
-        return micros(source, launch, self.target)
+        return quickest(program, launch, self.target, ask, self.fit)
+
+    def _fits(self, program: Program, launch: Launch) -> bool:
+        """Whether one block can have the whole loop."""
+        if least(program, launch) > SHARED[self.target]:
+            return False
+        return best(program, launch, self.target, ask=False)[1].fits
