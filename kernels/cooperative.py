@@ -26,7 +26,7 @@ from .emit import (
 )
 from .exchange import Exchange
 from .order import ordered
-from .outline import Outline, outline
+from .outline import Outline, lanes, outline
 from .page import Line, Tile
 from .phases import Event
 from .program import Op, Program
@@ -57,8 +57,8 @@ class Cooperative(Source):
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
     `products` by a weight are in a step. Where a step takes all of an axis a tile has `each` rows,
-    one a block, else as many as the launch says. `others` are kernels of the same loop that should be
-    nearly as fast.
+    else as many as the launch says; of `lanes` so many numbers are moved, and made. `others` are kernels of the same loop that should be nearly as
+    fast.
     """
 
     blocks: int = 1
@@ -68,6 +68,7 @@ class Cooperative(Source):
     streamed: int = 0
     products: int = 0
     each: int = 0
+    lanes: tuple[int, int] = (0, 0)
     others: tuple[Cooperative, ...] = ()
 
 
@@ -100,6 +101,7 @@ def written(found: Outline, tiling: Tiling) -> Cooperative:
         tiling=tiling,
         streamed=sheet.streamed,
         each=writer.shared.each if program.lanes else 0,
+        lanes=lanes(found),
         products=sum(op.kind == "across" for op in sheet.program.ops),
     )
 

@@ -59,11 +59,11 @@ def publish(
         masks = [_publishing(page, exchange, tile), *memory.beyond(page, span)]
         if own and exchange.part is None:
             column = _member(page, tile, f"share // {page.shared.each}")
-        elif own and not exchange.part.period:
-            column = _along(page, span)
         elif exchange.part is None:
             blocks = exchange.size // len(tiles)
             column = total([str(span.start * blocks), "share"])
+        elif own and not exchange.part.period:
+            column = _along(page, span)
         else:
             column = memory.column(page, exchange.part, span)
             masks += memory.edge(page, exchange.part, span)

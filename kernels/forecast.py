@@ -14,13 +14,15 @@ class Device:
     """What a GPU has, in microseconds, bytes and bytes a microsecond.
 
     `lines` and `products` are of one multiprocessor: bytes of shared memory, and multiplications of
-    half precision; `fetch` the bytes that one gets from the L2 cache, `cache` all together.
+    half precision, and `instructions` of single numbers; `fetch` the bytes that one gets from the
+    L2 cache, `cache` all together.
     """
 
     name: str
     processors: int
     lines: float
     products: float
+    instructions: float
     fetch: float
     cache: float
     memory: float
@@ -28,11 +30,12 @@ class Device:
 
 
 # clocks as boosted: 1.41, 1.75, 1.85 GHz; 128 bytes of shared memory and 64 of L2 a clock and
-# multiprocessor; mma.sync at half of what the tensor cores do at best
+# multiprocessor; mma.sync at half of what the tensor cores do at best; of sm_80 64 instructions of
+# single numbers a clock, of the others 128
 DEVICES = {
-    "sm_80": Device("A100", 108, 180e3, 0.72e6, 60e3, 4.0e6, 1.7e6, 40 << 20),
-    "sm_90": Device("H200", 132, 224e3, 1.8e6, 80e3, 5.5e6, 4.3e6, 50 << 20),
-    "sm_100": Device("B200", 148, 237e3, 1.9e6, 90e3, 9.0e6, 7.0e6, 126 << 20),
+    "sm_80": Device("A100", 108, 180e3, 0.72e6, 90e3, 60e3, 4.0e6, 1.7e6, 40 << 20),
+    "sm_90": Device("H200", 132, 224e3, 1.8e6, 224e3, 80e3, 5.5e6, 4.3e6, 50 << 20),
+    "sm_100": Device("B200", 148, 237e3, 1.9e6, 237e3, 90e3, 9.0e6, 7.0e6, 126 << 20),
 }
 # a barrier: a write, an atomic and a look at it cross the L2 cache (each 0.3 to 0.5), and the
 # arrivals of blocks come one after another
@@ -41,6 +44,9 @@ BARRIER, ARRIVAL = 1.1, 0.002
 LAUNCH = 2.5
 # the share of bandwidth that weights get which are loaded at each step: no copy is under way early
 STREAMED = 0.6
+# instructions a number of the lanes, about: of a decoder's forward the compiled code has 27 for each
+# tanh, one or two for each of the four other values
+WORK = 6
 # and in torch's products of few rows
 PRODUCTS = 0.85
 
@@ -50,7 +56,8 @@ class Moved:
     """What a step of a cooperative kernel does: `blocks` a tile of rows, `tiles` at once.
 
     `kept` and `streamed` are bytes of weights in a block, `gathered` bytes that a block reads of
-    others'.
+    others'. Where a step takes all of an axis, `lanes` are the bytes of that which a block loads and
+    stores, and the numbers that it makes.
     """
 
     blocks: int
@@ -61,6 +68,7 @@ class Moved:
     streamed: int
     gathered: int
     itemsize: int
+    lanes: tuple[int, int] = (0, 0)
 
 
 def shared(moved: Moved, device: Device) -> dict[str, float]:
@@ -74,7 +82,11 @@ def shared(moved: Moved, device: Device) -> dict[str, float]:
     total = moved.blocks * moved.streamed
     speed = (device.cache if total < device.cached / 2 else device.memory) * STREAMED
     again = max(total / speed, moved.streamed / device.fetch)
-    return {"barriers": met, "operands": read, "weights": used, "streaming": again}
+    parts = {"barriers": met, "operands": read, "weights": used, "streaming": again}
+    if any(moved.lanes):
+        passed, made = moved.lanes
+        parts["lanes"] = max(passed / device.fetch, made * WORK / device.instructions)
+    return parts
 
 
 def stepwise(products: int, weights: int, device: Device) -> float:

@@ -121,9 +121,9 @@ class _Stretch:
     def _ahead(self, order: list[int]) -> list[int]:
         """The same order, each load put where the one `AHEAD` of it stands."""
         loads = [k for k in order if self._loads(k)]
-        begin = dict(zip(loads, [*loads[:1] * AHEAD, *loads]))
+        begin = {**dict(zip(order, order)), **dict(zip(loads, [*loads[:1] * AHEAD, *loads]))}
         place = {k: n for n, k in enumerate(order)}
-        return sorted(order, key=lambda k: (place[begin.get(k, k)], place[k]))
+        return sorted(order, key=lambda k: (place[begin[k]], place[k]))
 
     def _loads(self, k: int) -> bool:
         """Whether a line loads what hangs on no other line here."""

@@ -6,12 +6,13 @@ of many that are weighed only what is chosen is written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .across import Tiling, cut
 from .exchange import Exchange
-from .lanes import heavy, wide
+from .lanes import heavy, tile, wide
 from .layout import Layout
 from .phases import Phases, phases
 from .program import Op, Program, Refused
@@ -42,6 +43,7 @@ class Taken:
     staged: tuple[int, ...]
     streamed: int
     products: int
+    lanes: tuple[int, int] = (0, 0)
 
 
 def outline(program: Program, units: int, known: dict[str, int] | None = None) -> Outline:
@@ -75,9 +77,26 @@ def taken(found: Outline, tiling: Tiling) -> Taken:
                 streamed += count
     shared, barriers = found.shared, found.phases.barriers
     count = len(products)
-    return Taken(
-        shared.blocks, barriers, shared.exchanges, tiling, held, staged, streamed, count
+    sizes = (held, staged, streamed, count, lanes(found))
+    return Taken(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
+
+
+def lanes(found: Outline) -> tuple[int, int]:
+    """Numbers of all lanes that a block loads and stores at a step, and those that it makes."""
+    program = found.shared.program
+    if not program.lanes:
+        return 0, 0
+    varying, many = wide(program), program.most
+    moved = sum(
+        many * math.prod(op.shape)
+        for op in program.ops
+        if op.kind == "read" and op.name in varying and op.name in found.moving
     )
+    ops = {op.name: op for op in program.ops}
+    stored = (ops[name] for name, tensor in program.stores if program.lanes in tensor.axes)
+    moved += sum(many * math.prod(op.shape) for op in stored)
+    made = (op for op in program.ops if op.name in varying and op.kind not in ("read", "view"))
+    return moved, sum(tile(many) * math.prod(op.shape) for op in made)
 
 
 def _products(found: Outline) -> Iterator[Op]:

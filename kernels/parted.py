@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def _stretches(op: Op, users: Sequence[Op]) -> list[Stretch]:
             return []
         taken.add(found)
     ordered = sorted(taken)
-    if any(a[1] > b[0] for a, b in zip(ordered, ordered[1:])):
+    if any(a[1] > b[0] for a, b in pairwise(ordered)):
         return []
     return list(_groups(ordered))
 

@@ -111,7 +111,9 @@ class _Periods:
         for op in self.ops.values():
             if op.name not in self.loose and op.name not in self.others:
                 getattr(self, f"_{op.kind}", self._alone)(op)
-        return {x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.others}
+        return {
+            x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.others
+        }
 
     def _root(self, name: str) -> str:
         while self.parent[name] != name:

@@ -122,7 +122,7 @@ class _Schedule:
         return many and op.kind != "state"
 
     def _late(self) -> None:
-        """What is too much to hold from phase to phase is loaded and made where it is first used."""
+        """What is too much to hold from phase to phase is made where it is first used."""
         for op in reversed(self.ops.values()):
             users = [self.levels[o.name] for o in self.ops.values() if op.name in o.args]
             if self._heavy(op) and users:

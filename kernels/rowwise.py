@@ -14,8 +14,9 @@ from .lanes import wide
 from .products import Dot
 from .program import Op, Program, Refused
 
-# the form of a value of which a block has one row; see `share`
-OWN = -1
+# forms of a value: in every block, not shared out; of one row in its block. Others are periods by
+# which it is shared out: among all blocks, or, below zero, among those of one row
+WHOLE, OWN = 0, -1
 
 
 def rowwise(program: Program, ops: Mapping[str, Op], dots: Mapping[str, Dot]) -> frozenset[str]:
@@ -30,7 +31,9 @@ def rowwise(program: Program, ops: Mapping[str, Op], dots: Mapping[str, Dot]) ->
     found = {op.name for op in ops.values() if op.name in varying or op.kind == "lanes"}
     for name, dot in dots.items():
         if dot.value in varying:
-            raise Refused(f"'{ops[name].note or name}' multiplies each of {program.lanes} by a weight")
+            raise Refused(
+                f"'{ops[name].note or name}' multiplies each of {program.lanes} by a weight"
+            )
     while True:
         before = len(found)
         for op in ops.values():
@@ -50,7 +53,7 @@ def drawn(ops: Mapping[str, Op], own: frozenset[str], free: frozenset[str]) -> f
     for op in ops.values():
         for arg in op.args:
             users[arg].add(op.name)
-    for op in reversed(ops.values()):
+    for op in reversed(list(ops.values())):
         mine = op.kind in ("point", "sum", "max") and op.name in free
         if mine and users[op.name] and users[op.name] <= found:
             found.add(op.name)

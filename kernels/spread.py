@@ -212,6 +212,7 @@ def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
         source.streamed * each(launch),
         gathered * launch.rows,
         each(launch),
+        lanes=(source.lanes[0] * itemsize, source.lanes[1]),
     )
 
 

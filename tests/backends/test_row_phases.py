@@ -159,9 +159,9 @@ FAULTS: dict[str, tuple[Change, type]] = {
         simulate.KernelFault,
     ),
     "a missing mask of lanes": (
-        lambda text: text.replace("living = lane < tl.where(mine, ", "living = lane < 1 + (").replace(
-            ", 0)\n    across", ")\n    across"
-        ),
+        lambda text: text.replace(
+            "living = lane < tl.where(mine, ", "living = lane < 1 + ("
+        ).replace(", 0)\n    across", ")\n    across"),
         simulate.KernelFault,
     ),
 }
