@@ -102,6 +102,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     ),
     "memory of facts, 64 wide, 3 hops": lambda: Facts(64, 3),
     "attention decoder 64": lambda: Decoding(64),
+    "attention decoder 512": lambda: Decoding(512),
     "NTM, 128 slots of 20": lambda: Layer(NTM(8, 100, 128, 20), 8),
     "LSTM 512": lambda: Layer(LSTM(512, 512), 512),
     "LSTM 1024": lambda: Layer(LSTM(1024, 1024), 1024),

@@ -57,8 +57,8 @@ class Cooperative(Source):
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
     `products` by a weight are in a step. Where a step takes all of an axis a tile has `each` rows,
-    else as many as the launch says; of `lanes` so many numbers are moved, and made. `others` are kernels of the same loop that should be nearly as
-    fast.
+    else as many as the launch says; of `lanes` so many numbers are moved, and made. `others` are
+    kernels of the same loop that should be nearly as fast.
     """
 
     blocks: int = 1

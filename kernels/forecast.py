@@ -44,7 +44,7 @@ BARRIER, ARRIVAL = 1.1, 0.002
 LAUNCH = 2.5
 # the share of bandwidth that weights get which are loaded at each step: no copy is under way early
 STREAMED = 0.6
-# instructions a number of the lanes, about: of a decoder's forward the compiled code has 27 for each
+# instructions a number of the lanes, about: of a decoder's forward compiled code has 27 for each
 # tanh, one or two for each of the four other values
 WORK = 6
 # and in torch's products of few rows
@@ -56,7 +56,7 @@ class Moved:
     """What a step of a cooperative kernel does: `blocks` a tile of rows, `tiles` at once.
 
     `kept` and `streamed` are bytes of weights in a block, `gathered` bytes that a block reads of
-    others'. Where a step takes all of an axis, `lanes` are the bytes of that which a block loads and
+    others'. Where a step takes all of an axis, `lanes` are the bytes of it that a block loads and
     stores, and the numbers that it makes.
     """
 

@@ -223,7 +223,9 @@ def micros(source: Cooperative, launch: Launch, target: str) -> float:
 
 def _stepwise(source: Taken, launch: Launch, device: Device) -> float:
     numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
-    return forecast.stepwise(source.products, numbers * ITEMSIZE[launch.dtype], device)
+    # attention, or whatever else takes all of an axis, is at least one phase more
+    products = source.products + bool(any(source.lanes))
+    return forecast.stepwise(products, numbers * ITEMSIZE[launch.dtype], device)
 
 
 def _reason(

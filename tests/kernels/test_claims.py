@@ -17,6 +17,7 @@ from bench.networks import NETWORKS
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
 from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
+from graphnn.kernels.spread import spread
 from graphnn.resources import kernels
 
 HALF = Launch("bf16", "ieee")
@@ -80,6 +81,18 @@ def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
         made, verdict = best(source.program, HALF, "sm_90")
         assert verdict.fits and made.program.most == verdict.launch.rows == 128, verdict.reason
         found = case(made, "bf16", 128, verdict.launch.warps).judge("sm_90")
+        assert found.faults == () and found.weights == "resident"
+
+
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_100"))]
+)
+def test_a_decoder_of_512_units_is_shared_by_blocks_that_keep_its_weights(target: str) -> None:
+    for source in kernels(gn.compile(Decoder(512)), torch.bfloat16):
+        made, verdict = spread(source.program, HALF, target)
+        assert made.blocks == 64 and made.barriers == 5 and not made.streamed
+        assert "a group of 4 blocks" in made.text
+        found = case(made, "bf16", 16, verdict.launch.warps).judge(target)
         assert found.faults == () and found.weights == "resident"
 
 
