@@ -120,6 +120,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     way = "from the end" if loop.reverse else "from the start"
     regime, reason = _chosen(program, decision)
     lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
+    lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
     lines += _ragged(program, regime)
     for i in loop.states:
         lines.append(f"  state {_state(ir, ir[i])}")
@@ -203,6 +204,7 @@ def _backward(program: LoopProgram) -> list[str]:
     if len(choices) > 1:
         lines.append(f"  backward kernel: {choices[1].regime}")
         lines.append(f"    why: {choices[1].reason}")
+        lines += [f"    {text}" for text in program.candidates(backward=True)]
     after = [
         f"    {_row(derived.ir, derived.ir[i])}"
         for region in partition(derived.ir)

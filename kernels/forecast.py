@@ -43,6 +43,11 @@ LAUNCH = 2.5
 STREAMED = 0.6
 # and in torch's products of few rows
 PRODUCTS = 0.85
+# a product within one multiprocessor and what follows it: cuDNN's kernel of one multiprocessor is
+# published at 0.88 us a step of an LSTM (H100), nearly all of it waiting for one thing after another
+ALONE = 0.8
+# what torch's products of many rows gain over mma.sync, by instructions of whole warp groups
+WIDE = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,24 @@ def shared(moved: Moved, device: Device) -> dict[str, float]:
     return {"barriers": met, "operands": read, "weights": used, "streaming": again}
 
 
-def stepwise(products: int, weights: int, device: Device) -> float:
-    """Microseconds of a step of two launches a product, its weights read each time."""
+def alone(moved: Moved, products: int, device: Device) -> float:
+    """Microseconds of a step within one multiprocessor a tile, of so many products in turn."""
+    waves = -(-moved.tiles // device.processors)
+    multiplied = moved.rows * moved.kept / moved.itemsize / device.products
+    return waves * (products * ALONE + max(moved.kept / device.lines, multiplied))
+
+
+def stepwise(
+    products: int, weights: int, device: Device, rows: int = 0, multiplied: int = 0, made: int = 0
+) -> float:
+    """Microseconds of a step of two launches a product, its weights read each time.
+
+    Of each of so many rows so many numbers are `multiplied`, and bytes of results `made`, which the
+    second launch reads.
+    """
     speed = device.cache if weights < device.cached / 2 else device.memory
-    return 2 * products * LAUNCH + weights / (speed * PRODUCTS)
+    read = weights / (speed * PRODUCTS)
+    counted = rows * multiplied / (WIDE * device.products * device.processors)
+    passed = 2 * rows * made
+    through = device.cache if passed < device.cached / 2 else device.memory
+    return 2 * products * LAUNCH + max(read, counted) + passed / through

@@ -59,11 +59,12 @@ def spread(
     ask: bool = True,
     fit: bool = True,
     loops: int = 1,
+    weighed: bool = True,
 ) -> tuple[Cooperative, Verdict]:
     """The fastest kernel that fits, by the model, for as many rows as `launch` has.
 
     So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
-    where there is none, or going step by step should be faster.
+    where there is none, or, `weighed`, going step by step should be faster.
     """
     if program.lanes:
         raise Refused(f"a step takes all of '{program.lanes}'")
@@ -77,7 +78,7 @@ def spread(
         reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
         return fewest.source, Verdict(True, launch, reason)
     beside = _stepwise(able[0].source, launch, device)
-    if beside < able[0].micros:
+    if weighed and beside < able[0].micros:
         raise Refused(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"
@@ -148,10 +149,10 @@ def _fitting(
         source = cooperate(program, Tiling(units, launch.warps, piece, flight), known)
         if (need := shared(source, launch)) <= have:
             return source, need
-        if sum(source.weights.values()) * _each(launch) > have:
+        if sum(source.weights.values()) * each(launch) > have:
             break
     piece, flight = CUTS[-1]
-    room = (have - RESERVE) // _each(launch) - launch.rows * piece * flight
+    room = (have - RESERVE) // each(launch) - launch.rows * piece * flight
     if room <= 0:
         return None
     source = cooperate(program, Tiling(units, launch.warps, piece, flight, room), known)
@@ -159,14 +160,14 @@ def _fitting(
     return (source, need) if need <= have else None
 
 
-def _each(launch: Launch) -> int:
+def each(launch: Launch) -> int:
     """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
     return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
 
 
 def _passing(source: Cooperative, launch: Launch) -> int:
     """Bytes of shared memory that the pieces of an operand pass through."""
-    return launch.rows * sum(source.staged) * _each(launch)
+    return launch.rows * sum(source.staged) * each(launch)
 
 
 def shared(source: Cooperative, launch: Launch) -> int:
@@ -174,7 +175,7 @@ def shared(source: Cooperative, launch: Launch) -> int:
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
     """
-    kept = sum(source.weights.values()) * _each(launch)
+    kept = sum(source.weights.values()) * each(launch)
     return kept + max(_passing(source, launch), RESERVE)
 
 
@@ -187,10 +188,10 @@ def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
         tiles,
         launch.rows,
         source.barriers,
-        sum(source.weights.values()) * _each(launch),
-        source.streamed * _each(launch),
+        sum(source.weights.values()) * each(launch),
+        source.streamed * each(launch),
         gathered * launch.rows,
-        _each(launch),
+        each(launch),
     )
 
 

@@ -103,6 +103,12 @@ class Lowering(Protocol):
 
     choices: dict[str, Any]
     unwritten: dict[str, str]
+    several_of: dict[str, Any]
+
+    def several(self, write: Callable[[Any], Function]) -> Function:
+        """The function that `write` gives with this lowering, or with one that differs from it in
+        how loops are run: whichever is best for a call."""
+        ...
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
 
