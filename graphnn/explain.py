@@ -37,7 +37,7 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
         else:
             of = program.program_of if program is not None else {}
             lines += _loop(ir, region, plan, of.get(region.states[0]))
-    lines += _direct(plan)
+    lines += _direct(plan, program)
     lines += _attention(plan, program)
     outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
     lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
@@ -257,11 +257,14 @@ def _numbers(node: Node) -> int:
     return math.prod(node.shape)
 
 
-def _direct(plan: Plan) -> list[str]:
-    """Loops that are no loops any more: scans, and layers that torch has."""
+def _direct(plan: Plan, program: Program | None) -> list[str]:
+    """Loops that are no loops any more: scans, and layers that torch has, with their rivals."""
     lines = []
+    layers = {x.called: x for x in program.layers} if program is not None else {}
     for d in plan.decisions:
         if d.regime in ("aten", "scan"):
             lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
             lines.append(f"  why: {d.reason}")
+            layer = layers.get((d.loop, d.axis)) if d.regime == "aten" else None
+            lines += [f"  {text}" for text in (layer.says() if layer is not None else [])]
     return lines

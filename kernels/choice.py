@@ -86,7 +86,8 @@ class Chooser:
         """The way for a call of these sizes in this `direction`, of the dtype and the device of
         `like`."""
         device = gpu_of(like)
-        timing = device is not None and self.tuned and tune.wanted()
+        # what takes no time says nothing of others
+        timing = device is not None and self.tuned and tune.wanted() and 0 not in sizes.values()
         about = {a: power(n) for a, n in sizes.items()}
         exact = torch.get_float32_matmul_precision()
         key = (direction, like.dtype, like.device, timing, exact, *about.values())

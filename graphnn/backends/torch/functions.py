@@ -128,6 +128,10 @@ class Lowering(Protocol):
         """Functions of `CALLED` that it has better ones for."""
         ...
 
+    def layer(self, node: Node, own: Any, wanted: Sequence[int]) -> Any:
+        """What runs one of torch's layers, or `own`, the program of its definition."""
+        ...
+
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
         """What computes a contraction, or None where that is left to torch."""
         ...

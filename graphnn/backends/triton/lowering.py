@@ -18,6 +18,7 @@ from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.ending import ORDER, unordered
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
+from graphnn.backends.triton.layers import Layer
 from graphnn.backends.triton.lower import lower, lower_phase
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.several import Several
@@ -336,6 +337,10 @@ class Lowering:
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
+
+    def layer(self, node: Node, own: Program, wanted: Sequence[int]) -> Layer:
+        """Runs one of torch's layers, or `own`, the program of its definition."""
+        return Layer(node, own, wanted, self.tune)
 
     def hops(self, part: Hops, passes: frozenset[str]) -> Any:
         """Kernels for hops; None: torch computes them, as no kernel can be written."""
