@@ -40,7 +40,7 @@ class Chosen:
     def words(self) -> str:
         """For users: where it was timed, for which calls, and how long each way took."""
         least = sorted(self.times.items(), key=lambda x: x[1])
-        up_to = ", ".join([*[self.direction] * bool(self.direction), *_up_to(self.sizes)])
+        up_to = ", ".join([self.direction, *_up_to(self.sizes)])
         took = ", ".join(f"{way} {ms:.3g} ms" for way, ms in least)
         return f"timed on {self.device} ({up_to}): {took}; {self.way} is taken"
 
@@ -81,7 +81,7 @@ class Chooser:
         self.chosen: dict[Any, Chosen] = {}
 
     def choose(
-        self, like: torch.Tensor, sizes: Mapping[str, int], ways: Ways, direction: str = ""
+        self, like: torch.Tensor, sizes: Mapping[str, int], ways: Ways, direction: str
     ) -> str:
         """The way for a call of these sizes in this `direction`, of the dtype and the device of
         `like`."""

@@ -27,8 +27,8 @@ RESIDENT, COOPERATIVE, STEPWISE = "resident", "cooperative", "stepwise"
 class Figures:
     """The figures of a loop's program on a GPU that so many `loops` share side by side.
 
-    `source` is the kernel that was written, if one was, `launch` how it is run; the best that blocks
-    would share is looked for when first asked, where it is another.
+    `source` is the kernel that was written, if one was, `launch` how it is run; the best that
+    blocks would share is looked for when first asked, where it is another.
     """
 
     program: Program

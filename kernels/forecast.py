@@ -43,8 +43,8 @@ LAUNCH = 2.5
 STREAMED = 0.6
 # and in torch's products of few rows
 PRODUCTS = 0.85
-# a product within one multiprocessor and what follows it: cuDNN's kernel of one multiprocessor is
-# published at 0.88 us a step of an LSTM (H100), nearly all of it waiting for one thing after another
+# a product within one multiprocessor and what follows it: cuDNN's kernel for few units is published
+# at 0.88 us a step of an LSTM (H100), nearly all of it waiting for one thing after another
 ALONE = 0.8
 # what torch's products of many rows gain over mma.sync, by instructions of whole warp groups
 WIDE = 2

@@ -11,7 +11,6 @@ from dataclasses import replace
 from graphnn.ir import BATCH, IR, Axis, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import linear
-from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.planner.mask import valid
 from graphnn.planner.states import finals

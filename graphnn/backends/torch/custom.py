@@ -101,12 +101,16 @@ class LoopProgram:
         likes = [(i, ir[i]) for i in results]
         reads, ends = self.loop.reads, self._ends(held=True)
         form = (ir, f"{name}{suffix}", reads, likes, title)
-        return self._written(form, ends)
+        return self._written(form, ends, "forward, saving" if suffix else "forward")
 
-    def _written(self, form: Any, ends: Ends | None) -> Function:
+    def _written(self, form: Any, ends: Ends | None, direction: str) -> Function:
         """A function of this form: in several ways where there are kernels."""
-        make = lambda lowering: write(*form, self.passes, lowering, ends)
-        return make(None) if self.lowering is None else self.lowering.several(make)
+
+        def make(lowering: Lowering | None) -> Function:
+            ir, name, reads, results, title = form
+            return write(ir, name, reads, results, title, self.passes, lowering, ends)
+
+        return make(None) if self.lowering is None else self.lowering.several(make, direction)
 
     def _ends(self, held: bool) -> Ends | None:
         """Where the examples end, on a ragged axis: beyond, values are `held` or zero."""
@@ -142,7 +146,7 @@ class LoopProgram:
             f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
             self._ends(False),
         )
-        return self._written((ir, name, reads, outs, title), ends)
+        return self._written((ir, name, reads, outs, title), ends, "backward")
 
     def choices(self) -> list[Any]:
         """How a lowering runs the forward and the backward, each with its reason."""
@@ -154,8 +158,11 @@ class LoopProgram:
     def candidates(self, backward: bool = False) -> list[str]:
         """The regimes that a direction may be run in, with what is known of them, in words."""
         several = self.lowering.several_of if self.lowering is not None else {}
-        name = self._names()[backward]
-        return several[name].says() if name in several else []
+        found = several.get(self._names()[backward])
+        lines = found.says() if found is not None else []
+        if not backward and self._infer is not None and self._infer.name in several:
+            lines += several[self._infer.name].chooser.says()
+        return lines
 
     def _names(self) -> tuple[str, str]:
         return self.train.name, f"{_identifier(self.loop.name)}_backward"

@@ -105,9 +105,9 @@ class Lowering(Protocol):
     unwritten: dict[str, str]
     several_of: dict[str, Any]
 
-    def several(self, write: Callable[[Any], Function]) -> Function:
+    def several(self, write: Callable[[Any], Function], direction: str) -> Function:
         """The function that `write` gives with this lowering, or with one that differs from it in
-        how loops are run: whichever is best for a call."""
+        how loops are run: whichever is best for a call; `direction` is what it is called."""
         ...
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,12 +19,13 @@ from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
 from graphnn.backends.triton.layers import Layer
 from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.regime import Choice
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.several import Several
 from graphnn.backends.triton.stacks import Stacks, key_of
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.backends.triton.tallies import Reductions
-from graphnn.ir import IR
+from graphnn.ir import IR, Node
 from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.figures import STEPWISE, Figures
@@ -44,54 +44,7 @@ from graphnn.planner.tiles import Contraction
 # said of loops whose rows have lengths
 RAGGED = "; a program takes as many steps as the longest of its rows"
 SORTED = ", which are sorted by length"
-# rows for which figures are told, and how often they are doubled to see whether others win
-FEWEST, MOST_DOUBLED = 16, 15
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How one loop is run, or loops side by side, and why; `figures` are those of each loop's ways,
-    where it was asked what fits a GPU."""
-
-    regime: str
-    reason: str
-    figures: tuple[Figures, ...] = ()
-
-    def rows(self, sizes: Mapping[str, int]) -> int:
-        """How many rows a call of these sizes has."""
-        return math.prod(sizes[a] for x in self.figures[:1] for a in x.program.rows)
-
-    def expected(self, rows: int) -> dict[str, float]:
-        """Microseconds of a step of so many rows, by regime, as the model has it."""
-        found = [x.at(rows) for x in self.figures]
-        ways = [way for way in (found[0] if found else ()) if all(way in x for x in found)]
-        # kernels side by side take the time of the slower one, launches that of both
-        side: dict[str, Callable[[list[float]], float]] = {STEPWISE: sum}
-        return {way: side.get(way, max)([x[way] for x in found]) for way in ways}
-
-    def best(self, rows: int) -> str:
-        """The regime for so many rows: as planned, or step by step where the model prefers that."""
-        found = self.expected(rows)
-        slower = found.get(self.regime, 0.0) > found.get(STEPWISE, math.inf)
-        return STEPWISE if slower else self.regime
-
-    def says(self) -> list[str]:
-        """The candidates with their figures, and beyond how many rows another one is taken."""
-        found = self.expected(FEWEST)
-        if not found:
-            return []
-        words = self.figures[0].words()
-        each = ", ".join(
-            f"{way}{f' ({words[way]})' if way in words else ''} {x:.1f}" for way, x in found.items()
-        )
-        line = f"candidates, us a step of {FEWEST} rows by a model that no GPU has confirmed: {each}"
-        counts = (FEWEST << k for k in range(MOST_DOUBLED))
-        more = next((n for n in counts if self.best(n) != self.regime), None)
-        if more is None:
-            return [line]
-        why = ", ".join(f"{way} {x:.1f}" for way, x in self.expected(more).items())
-        return [line, f"{self.best(more)} from {more // 2 + 1:,} rows on (of {more:,}: {why})"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +102,7 @@ class Lowering:
     stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
     several_of: dict[str, Several] = field(default_factory=dict)
 
-    def several(self, write: Callable[[Lowering], Function]) -> Function:
+    def several(self, write: Callable[[Lowering], Function], direction: str) -> Function:
         """The function that `write` gives, which goes by what is best for the sizes of a call."""
         launchers, choices = dict(self.launchers), dict(self.choices)
         first = write(self)
@@ -157,14 +110,14 @@ class Lowering:
         texts = [x.source.text for k, x in self.launchers.items() if launchers.get(k) is not x]
         if not any(c.figures for c in made.values()):
             return first
-        several = Several(self, write, first, list(made.values()), texts)
+        several = Several(self, write, first, list(made.values()), texts, direction)
         self.several_of |= dict.fromkeys(made, several)
         return replace(first, call=several)
 
     def without(self, **left_out: bool) -> Lowering:
         """One that writes kernels of its own, with some regimes left out."""
-        fresh: dict[str, Any] = {k: {} for k in ("launchers", "choices", "unwritten", "several_of")}
-        return replace(self, written=[], **fresh, **left_out)
+        own: dict[str, Any] = {k: {} for k in ("launchers", "choices", "unwritten", "several_of")}
+        return replace(self, written=[], **own, **left_out)  # type: ignore[arg-type]
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
@@ -376,9 +329,7 @@ class Lowering:
         self._chosen(scope, loop, name, Choice(STEPWISE, why, figures), len(writer.step))
         return lines
 
-    def _unshared(
-        self, scope: Scope, loop: Loop, keep: set[int], name: str
-    ) -> tuple[Figures, ...]:
+    def _unshared(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> tuple[Figures, ...]:
         """What the model expects of a loop that goes step by step, if blocks could share it."""
         if not self.fit or not self.cooperative:
             return ()

@@ -8,17 +8,17 @@ forward saved is what the backward reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from graphnn.backends.torch.functions import Function
+from graphnn.backends.triton.regime import Choice
 from graphnn.kernels.choice import Chooser, Ways
-from graphnn.kernels.figures import COOPERATIVE, RESIDENT, STEPWISE, Figures
+from graphnn.kernels.figures import COOPERATIVE, STEPWISE
 
 if TYPE_CHECKING:
-    from graphnn.backends.triton.lowering import Choice, Lowering
+    from graphnn.backends.triton.lowering import Lowering
 
 # which regimes a writing leaves out; a kernel that blocks share is written though the model thinks
 # going step by step faster
@@ -43,15 +43,15 @@ class Several:
         first: Function,
         choices: Sequence[Choice],
         texts: Sequence[str],
+        direction: str,
     ):
+        self.direction = direction
         self.lowering, self.write, self.first, self.choices = lowering, write, first, choices
         self.planned = choices[0].regime
         self.calls: dict[str, Any] = {self.planned: first.call}
         self.chooser = Chooser("\n".join([first.source, *texts]), lowering.tune)
 
-    def __call__(
-        self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]
-    ) -> list[torch.Tensor]:
+    def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         like = tensors[self.first.floating or 0]
         known = dict(zip(self.first.axes, sizes, strict=True))
         ways = Ways(
@@ -60,7 +60,10 @@ class Several:
             lambda way: self._written(way) is not None,
             lambda way: self._written(way)(tensors, sizes),
         )
-        way = self.chooser.choose(like, known, ways)
+        forms = len(self.chooser.chosen)
+        way = self.chooser.choose(like, known, ways, self.direction)
+        if len(self.chooser.chosen) > forms:
+            self._forget()
         return self._written(way)(tensors, sizes)  # type: ignore[no-any-return]
 
     def foretold(self, sizes: Mapping[str, int]) -> str:
@@ -76,6 +79,11 @@ class Several:
             regimes = {c.regime for c in other.choices.values()}
             self.calls[way] = made.call if way in regimes else None
         return self.calls[way]
+
+    def _forget(self) -> None:
+        """Let go of what lost, and of the memory that its recorded launches hold."""
+        taken = {self.planned, *(x.way for x in self.chooser.chosen.values())}
+        self.calls = {k: call for k, call in self.calls.items() if call is None or k in taken}
 
     def says(self) -> list[str]:
         """The candidates and what was measured of them, in words for users."""
