@@ -24,6 +24,8 @@ from triton.errors import TritonError
 from . import cache, tune
 
 _LOG = logging.getLogger(__name__)
+# sizes of calls that are looked up as they are: in powers of two takes several times as long
+SEEN = 256
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,50 @@ class Chooser:
     def __init__(self, what: str, tuned: bool = True):
         self.what, self.tuned = hashlib.sha256(what.encode()).hexdigest(), tuned
         self.chosen: dict[Any, Chosen] = {}
+        self._seen: dict[Any, str] = {}
 
     def choose(
-        self, like: torch.Tensor, sizes: Mapping[str, int], ways: Ways, direction: str
+        self,
+        like: torch.Tensor,
+        sizes: Mapping[str, int],
+        ways: Callable[[], Ways],
+        direction: str,
     ) -> str:
         """The way for a call of these sizes in this `direction`, of the dtype and the device of
-        `like`."""
+        `like`. `ways` are asked for only where a form is new."""
+        timing = self.tuned and tune.wanted()
+        place = like.dtype, like.device, timing, torch.get_float32_matmul_precision(), direction
+        key = (*place, *sizes.values())
+        known = self._seen.get(key)
+        if known is None:
+            known = self._choose(place, like, sizes, ways(), direction)
+            if not tune.capturing():
+                self._seen = {**self._seen, key: known} if len(self._seen) < SEEN else {key: known}
+        return known
+
+    def _choose(
+        self,
+        place: tuple[Any, ...],
+        like: torch.Tensor,
+        sizes: Mapping[str, int],
+        ways: Ways,
+        direction: str,
+    ) -> str:
+        """As it was chosen for other calls of these sizes in powers of two, or by timing now."""
         device = gpu_of(like)
-        # what takes no time says nothing of others
-        timing = device is not None and self.tuned and tune.wanted() and 0 not in sizes.values()
         about = {a: power(n) for a, n in sizes.items()}
-        exact = torch.get_float32_matmul_precision()
-        key = (direction, like.dtype, like.device, timing, exact, *about.values())
+        # what takes no time says nothing of others
+        timing = device is not None and place[2] and 0 not in sizes.values()
+        key = (*place, timing, *about.values())
         if key not in self.chosen:
             first = ways.first(about)
-            if not timing:
-                self.chosen[key] = Chosen(first, "", about, direction, {})
-            elif tune.capturing():  # nothing can be timed now
+            if timing and tune.capturing():  # nothing can be timed now
                 return first
-            else:
-                self.chosen[key] = self._timed(first, like, str(device), about, ways, direction)
+            self.chosen[key] = (
+                self._timed(first, like, str(device), about, ways, direction)
+                if timing
+                else Chosen(first, "", about, direction, {})
+            )
         return self.chosen[key].way
 
     def _timed(

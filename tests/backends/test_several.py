@@ -301,3 +301,21 @@ def test_untuned_torchs_layer_is_called_directly(torchs: None) -> None:
     model(x=torch.randn(3, 4, 4, dtype=torch.float64))
     (program,) = model._programs.values()
     assert not program.layers and "runtime.recurrent('gru'" in program.source
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_all_ways_are_timed_and_give_what_cudnn_does() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.LSTM(4, 64, batch_first=True).cuda()
+    model = gn.compile(Layers(gn.nn.LSTM(4, 64)).cuda())
+    model.load_state_dict({f"layer.{k}": v for k, v in layer.state_dict().items()})
+    x = torch.randn(8, 50, 4, device="cuda", requires_grad=True)
+    found = []
+    for y in (model(x=x), layer(x)[0]):
+        found.append([y, *torch.autograd.grad(y.sin().sum(), x)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    (program,) = model._programs.values()
+    (chosen,) = program.layers[0].chooser.chosen.values()
+    assert set(chosen.times) == {CUDNN, KERNELS} and chosen.way in chosen.times
+    assert {*next(several(model)).chooser.chosen.values().__iter__().__next__().times} >= {RESIDENT}

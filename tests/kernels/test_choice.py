@@ -61,7 +61,7 @@ def choose(
     direction: str = "training",
     among: Ways | None = None,
 ) -> str:
-    return (chooser or Chooser("a loop")).choose(like, sizes, among or ways(), direction)
+    return (chooser or Chooser("a loop")).choose(like, sizes, lambda: among or ways(), direction)
 
 
 def test_powers_of_two() -> None:

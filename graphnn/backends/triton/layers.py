@@ -40,13 +40,13 @@ class Layer:
     def __call__(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         tensors = [x for x in operands if isinstance(x, Tensor)]
         train = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        ways = Ways(
+        known = dict(zip(self.axes, sizes, strict=True))
+        ways = lambda: Ways(
             list(self.ways),
             lambda about: CUDNN,
             lambda way: True,
             lambda way: self._once(way, operands, sizes, train),
         )
-        known = dict(zip(self.axes, sizes, strict=True))
         way = self.chooser.choose(operands[0], known, ways, "training" if train else "inference")
         return self.ways[way](operands, sizes)
 

@@ -54,17 +54,19 @@ class Several:
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         like = tensors[self.first.floating or 0]
         known = dict(zip(self.first.axes, sizes, strict=True))
-        ways = Ways(
+        forms = len(self.chooser.chosen)
+        way = self.chooser.choose(like, known, lambda: self._ways(tensors, sizes), self.direction)
+        if len(self.chooser.chosen) > forms:
+            self._forget()
+        return self._written(way)(tensors, sizes)  # type: ignore[no-any-return]
+
+    def _ways(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Ways:
+        return Ways(
             [self.planned, *(x for x in WITHOUT if x != self.planned)],
             self.foretold,
             lambda way: self._written(way) is not None,
             lambda way: self._written(way)(tensors, sizes),
         )
-        forms = len(self.chooser.chosen)
-        way = self.chooser.choose(like, known, ways, self.direction)
-        if len(self.chooser.chosen) > forms:
-            self._forget()
-        return self._written(way)(tensors, sizes)  # type: ignore[no-any-return]
 
     def foretold(self, sizes: Mapping[str, int]) -> str:
         """As planned, or step by step where the model has that faster for all loops."""
