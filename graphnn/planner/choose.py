@@ -76,7 +76,8 @@ def name_of(ir: IR, loop: Loop) -> str:
 
 def _aten(ir: IR, match: Match, target: Target) -> Decision:
     reason = f"exactly torch's {LAYER[match.kind]}, "
-    reason += "cuDNN's" if target.device == "cuda" else f"faster there on {target.device}"
+    there = f"faster there on {target.device}"
+    reason += "which cuDNN has" if target.device == "cuda" else there
     return Decision(name_of(ir, match.loop), match.loop.axis, "aten", reason, [])
 
 

@@ -164,6 +164,11 @@ class LoopProgram:
             lines += several[self._infer.name].chooser.says()
         return lines
 
+    def made_of(self) -> list[str]:
+        """All that tells its code, kernels too, from another's."""
+        several = self.lowering.several_of if self.lowering is not None else {}
+        return [self.key, *(several[n].chooser.what for n in self._names() if n in several)]
+
     def _names(self) -> tuple[str, str]:
         return self.train.name, f"{_identifier(self.loop.name)}_backward"
 

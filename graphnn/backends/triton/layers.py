@@ -35,7 +35,8 @@ class Layer:
             CUDNN: self._torch,
             KERNELS: self._kernels,
         }
-        self.chooser = Chooser(own.sources(), tune)
+        parts = [own.source, *(text for loop in own.loops for text in loop.made_of())]
+        self.chooser = Chooser("\n".join(parts), tune)
 
     def __call__(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         tensors = [x for x in operands if isinstance(x, Tensor)]
@@ -47,7 +48,10 @@ class Layer:
             lambda way: True,
             lambda way: self._once(way, operands, sizes, train),
         )
-        way = self.chooser.choose(operands[0], known, ways, "training" if train else "inference")
+        direction = "training" if train else "inference"
+        if torch.is_autocast_enabled(operands[0].device.type):
+            direction += f" in {torch.get_autocast_dtype(operands[0].device.type)}"
+        way = self.chooser.choose(operands[0], known, ways, direction)
         return self.ways[way](operands, sizes)
 
     def _once(self, way: str, operands: Operands, sizes: Sequence[int], train: bool) -> None:
