@@ -7,17 +7,16 @@ GPU has room for and the rest after them, or a step after the other by torch's p
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, replace
 
 from . import forecast, spread
 from .cooperative import Cooperative
 from .emit import Source
-from .fit import ITEMSIZE, Launch
+from .fit import Launch
 from .forecast import Device, Moved
 from .grid import TILES
 from .limits import SHARED
-from .program import Op, Program, Refused
+from .program import Program, Refused
 
 # the ways, in the order in which one that can run is taken where nothing is timed
 RESIDENT, COOPERATIVE, STEPWISE = "resident", "cooperative", "stepwise"
@@ -39,9 +38,9 @@ class Figures:
 
     def at(self, rows: int) -> dict[str, float]:
         """Microseconds of a step of so many rows, by way; nothing where there is no model."""
-        if self.program.lanes or not self._products:
+        if self.program.lanes or not spread.weighing(self.program):
             return {}
-        found = {STEPWISE: self._stepwise(rows)}
+        found = {STEPWISE: spread.stepwise(self.program, self.launch, self.target, rows)}
         if self.common is not None:
             found = {COOPERATIVE: self._cooperative(self.common, rows), **found}
         if self.source is not None and self.source is not self.common:
@@ -70,25 +69,12 @@ class Figures:
         device = spread.here(self.target)
         return replace(device, processors=device.processors // self.loops)
 
-    @functools.cached_property
-    def _products(self) -> list[Op]:
-        """The products of rows by a weight."""
-        ops = {op.name: op for op in self.program.ops}
-        found = (op for op in self.program.ops if op.kind == "product")
-        return [op for op in found if _fixed(ops, op.args[1])]
-
-    @property
-    def _weights(self) -> int:
-        """Numbers of the weights, each of which multiplies one of each row."""
-        ops = {op.name: op for op in self.program.ops}
-        return sum(math.prod(ops[op.args[1]].shape) for op in self._products)
-
     def _resident(self, source: Source, rows: int) -> float:
         tiles = -(-rows // self.launch.rows)
         each = spread.each(self.launch)
         held = sum(source.weights.values()) * each
         moved = Moved(1, tiles, self.launch.rows, 0, held, 0, 0, each)
-        return forecast.alone(moved, len(self._products), self._device)
+        return forecast.alone(moved, len(spread.weighing(self.program)), self._device)
 
     def _cooperative(self, source: Cooperative, rows: int) -> float:
         launches = [replace(self.launch, rows=tile) for tile in TILES]
@@ -106,18 +92,3 @@ class Figures:
             for count, many in waves
             if count
         )
-
-    def _stepwise(self, rows: int) -> float:
-        itemsize, products = ITEMSIZE[self.launch.dtype], self._products
-        made = sum(math.prod(op.shape) for op in products) * itemsize
-        whole = spread.here(self.target)
-        sizes = (self._weights * itemsize, whole, rows, self._weights, made)
-        return forecast.stepwise(len(products), *sizes)
-
-
-def _fixed(ops: dict[str, Op], name: str) -> bool:
-    """Whether a value is a weight, or a part of one."""
-    op = ops[name]
-    if op.kind == "read":
-        return not op.attrs["tensor"].axes
-    return op.kind == "view" and all(_fixed(ops, a) for a in op.args)

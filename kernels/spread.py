@@ -6,6 +6,7 @@ beside going step by step; the compiler has the last word where it is asked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from .fit import ITEMSIZE, Launch, Verdict, compiled
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
 from .periods import periods, widest
-from .program import Program, Refused
+from .program import Op, Program, Refused
 
 # units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
 UNITS = (4, 8, 16, 32, 64, 128)
@@ -77,7 +78,7 @@ def spread(
         fewest = min(able, key=lambda c: c.source.blocks)
         reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
         return fewest.source, Verdict(True, launch, reason)
-    beside = _stepwise(able[0].source, launch, device)
+    beside = stepwise(program, launch, target, launch.rows)
     if weighed and beside < able[0].micros:
         raise Refused(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
@@ -200,9 +201,31 @@ def micros(source: Cooperative, launch: Launch, target: str) -> float:
     return sum(forecast.shared(moves(source, launch, 1), here(target)).values())
 
 
-def _stepwise(source: Cooperative, launch: Launch, device: Device) -> float:
-    numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
-    return forecast.stepwise(source.products, numbers * ITEMSIZE[launch.dtype], device)
+def stepwise(program: Program, launch: Launch, target: str, rows: int) -> float:
+    """Microseconds of a step of so many rows by torch's products, by the model."""
+    ops, itemsize, products = _named(program), ITEMSIZE[launch.dtype], weighing(program)
+    numbers = sum(math.prod(ops[op.args[1]].shape) for op in products)
+    made = sum(math.prod(op.shape) for op in products) * itemsize
+    sizes = (numbers * itemsize, here(target), rows, numbers, made)
+    return forecast.stepwise(len(products), *sizes)
+
+
+def weighing(program: Program) -> list[Op]:
+    """The products of rows by a weight."""
+    ops = _named(program)
+    return [op for op in program.ops if op.kind == "product" and _fixed(ops, op.args[1])]
+
+
+def _named(program: Program) -> dict[str, Op]:
+    return {op.name: op for op in program.ops}
+
+
+def _fixed(ops: dict[str, Op], name: str) -> bool:
+    """Whether a value is a weight, or made of weights."""
+    op = ops[name]
+    if op.kind in ("read", "draw"):
+        return not op.attrs["tensor"].axes
+    return op.kind not in ("state", "index") and all(_fixed(ops, a) for a in op.args)
 
 
 def _reason(
