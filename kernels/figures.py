@@ -27,7 +27,7 @@ class Figures:
     """The figures of a loop's program on a GPU that so many `loops` share side by side.
 
     `source` is the kernel that was written, if one was, `launch` how it is run; the best that
-    blocks would share is looked for when first asked, where it is another.
+    blocks would share is looked for when first asked, where it is another and `sharing` allowed.
     """
 
     program: Program
@@ -35,6 +35,7 @@ class Figures:
     launch: Launch
     target: str
     loops: int = 1
+    sharing: bool = True
 
     def at(self, rows: int) -> dict[str, float]:
         """Microseconds of a step of so many rows, by way; nothing where there is no model."""
@@ -57,6 +58,8 @@ class Figures:
         """The kernel that blocks share, the fastest by the model where none was written."""
         if isinstance(self.source, Cooperative):
             return self.source
+        if not self.sharing:
+            return None
         launch = replace(self.launch, rows=min(TILES))
         try:
             able = spread.candidates(self.program, launch, self.target, self._device)

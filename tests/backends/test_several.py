@@ -154,6 +154,20 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
         assert one.foretold({"time": 64, "batch": 1024}) == RESIDENT
 
 
+def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None:
+    for one in planned(160):
+        assert one.planned == RESIDENT
+        assert "resident all the same: it waits for no other block" in one.says()[0]
+
+
+def test_what_is_switched_off_is_no_candidate() -> None:
+    net = network("lstm", 64).bfloat16()
+    model = gn.compile(net, backend="interpret", skip=("cooperative",))
+    model._program(Variant())
+    for one in several(model):
+        assert list(one.choices[0].expected(16)) == [RESIDENT, STEPWISE]
+
+
 def test_untimed_a_large_batch_goes_as_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphnn.kernels.spread.DEVICES", small())
     net = network("lstm", 100)

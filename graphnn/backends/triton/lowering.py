@@ -184,7 +184,7 @@ class Lowering:
         if not self.fit:
             return ()
         each = [(x.source.program, x.source, x.verdict.launch) for x in made]
-        return tuple(Figures(*x, self.target, len(made)) for x in each)
+        return tuple(Figures(*x, self.target, len(made), self.cooperative) for x in each)
 
     def _besides(self, scope: Scope, made: OneKernel) -> str:
         """How float32 is multiplied, and where ragged loops end."""

@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from graphnn.kernels.figures import STEPWISE, Figures
+from graphnn.kernels.figures import COOPERATIVE, RESIDENT, STEPWISE, Figures
 
 # rows for which figures are told, and how often they are doubled to see whether others win
 FEWEST, DOUBLED = 16, 15
+# why a regime is taken though the model has another faster
+ALL_THE_SAME = {
+    RESIDENT: "resident all the same: it waits for no other block, which the model knows least",
+    COOPERATIVE: "cooperative, of the blocks whose kernel compiles without fault",
+    STEPWISE: "stepwise, as no kernel that blocks share compiles without fault",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Choice:
             f"{way}{f' ({words[way]})' if way in words else ''} {x:.1f}" for way, x in found.items()
         )
         line = f"candidates, us a step of {FEWEST} rows (a model's, confirmed by no GPU): {each}"
+        if found.get(self.regime, 0.0) > min(found.values()):
+            line += f"; {ALL_THE_SAME[self.regime]}"
         counts = (FEWEST << k for k in range(DOUBLED))
         more = next((n for n in counts if self.best(n) != self.regime), None)
         if more is None:
