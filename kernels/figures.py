@@ -7,16 +7,17 @@ GPU has room for and the rest after them, or a step after the other by torch's p
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 
 from . import forecast, spread
 from .cooperative import Cooperative
 from .emit import Source
-from .fit import Launch
+from .fit import ITEMSIZE, Launch
 from .forecast import Device, Moved
 from .grid import TILES
 from .limits import SHARED
-from .program import Program, Refused
+from .program import Op, Program, Refused
 
 # the ways, in the order in which one that can run is taken where nothing is timed
 RESIDENT, COOPERATIVE, STEPWISE = "resident", "cooperative", "stepwise"
@@ -39,9 +40,9 @@ class Figures:
 
     def at(self, rows: int) -> dict[str, float]:
         """Microseconds of a step of so many rows, by way; nothing where there is no model."""
-        if self.program.lanes or not spread.weighing(self.program):
+        if self.program.lanes or not self._products:
             return {}
-        found = {STEPWISE: spread.stepwise(self.program, self.launch, self.target, rows)}
+        found = {STEPWISE: self._stepwise(rows)}
         if self.common is not None:
             found = {COOPERATIVE: self._cooperative(self.common, rows), **found}
         if self.source is not None and self.source is not self.common:
@@ -72,12 +73,25 @@ class Figures:
         device = spread.here(self.target)
         return replace(device, processors=device.processors // self.loops)
 
+    @functools.cached_property
+    def _products(self) -> list[int]:
+        """Numbers of the weight of each product of rows by one."""
+        ops = {op.name: op for op in self.program.ops}
+        found = [op.args[1] for op in ops.values() if op.kind == "product"]
+        return [math.prod(ops[name].shape) for name in found if _fixed(ops, name)]
+
+    def _stepwise(self, rows: int) -> float:
+        numbers, device = sum(self._products), spread.here(self.target)
+        weights = numbers * ITEMSIZE[self.launch.dtype]
+        return forecast.stepwise(len(self._products), weights, device, rows, numbers)
+
     def _resident(self, source: Source, rows: int) -> float:
         tiles = -(-rows // self.launch.rows)
-        each = spread.each(self.launch)
+        # what TF32 rounds away is held as a second matrix
+        each = ITEMSIZE[self.launch.dtype] * (2 if self.launch.precision == "tf32x3" else 1)
         held = sum(source.weights.values()) * each
         moved = Moved(1, tiles, self.launch.rows, 0, held, 0, 0, each)
-        return forecast.alone(moved, len(spread.weighing(self.program)), self._device)
+        return forecast.alone(moved, len(self._products), self._device)
 
     def _cooperative(self, source: Cooperative, rows: int) -> float:
         launches = [replace(self.launch, rows=tile) for tile in TILES]
@@ -95,3 +109,11 @@ class Figures:
             for count, many in waves
             if count
         )
+
+
+def _fixed(ops: dict[str, Op], name: str) -> bool:
+    """Whether a value is a weight, or made of weights."""
+    op = ops[name]
+    if op.kind in ("read", "draw"):
+        return not op.attrs["tensor"].axes
+    return op.kind not in ("state", "index") and all(_fixed(ops, a) for a in op.args)

@@ -90,16 +90,13 @@ def alone(moved: Moved, products: int, device: Device) -> float:
 
 
 def stepwise(
-    products: int, weights: int, device: Device, rows: int = 0, multiplied: int = 0, made: int = 0
+    products: int, weights: int, device: Device, rows: int = 0, multiplied: int = 0
 ) -> float:
     """Microseconds of a step of two launches a product, its weights read each time.
 
-    Of each of so many rows so many numbers are `multiplied`, and bytes of results `made`, which the
-    second launch reads.
+    Each of so many rows is `multiplied` by so many numbers.
     """
     speed = device.cache if weights < device.cached / 2 else device.memory
     read = weights / (speed * PRODUCTS)
     counted = rows * multiplied / (WIDE * device.products * device.processors)
-    passed = 2 * rows * made
-    through = device.cache if passed < device.cached / 2 else device.memory
-    return 2 * products * LAUNCH + max(read, counted) + passed / through
+    return 2 * products * LAUNCH + max(read, counted)

@@ -6,7 +6,6 @@ beside going step by step; the compiler has the last word where it is asked.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from .fit import ITEMSIZE, Launch, Verdict, compiled
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
 from .periods import periods, widest
-from .program import Op, Program, Refused
+from .program import Program, Refused
 
 # units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
 UNITS = (4, 8, 16, 32, 64, 128)
@@ -78,7 +77,7 @@ def spread(
         fewest = min(able, key=lambda c: c.source.blocks)
         reason = f"{fewest.words}; whether it fits a GPU was not asked (skip 'fit')"
         return fewest.source, Verdict(True, launch, reason)
-    beside = stepwise(program, launch, target, launch.rows)
+    beside = _stepwise(able[0].source, launch, device)
     if weighed and beside < able[0].micros:
         raise Refused(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
@@ -150,10 +149,10 @@ def _fitting(
         source = cooperate(program, Tiling(units, launch.warps, piece, flight), known)
         if (need := shared(source, launch)) <= have:
             return source, need
-        if sum(source.weights.values()) * each(launch) > have:
+        if sum(source.weights.values()) * _each(launch) > have:
             break
     piece, flight = CUTS[-1]
-    room = (have - RESERVE) // each(launch) - launch.rows * piece * flight
+    room = (have - RESERVE) // _each(launch) - launch.rows * piece * flight
     if room <= 0:
         return None
     source = cooperate(program, Tiling(units, launch.warps, piece, flight, room), known)
@@ -161,14 +160,14 @@ def _fitting(
     return (source, need) if need <= have else None
 
 
-def each(launch: Launch) -> int:
+def _each(launch: Launch) -> int:
     """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
     return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
 
 
 def _passing(source: Cooperative, launch: Launch) -> int:
     """Bytes of shared memory that the pieces of an operand pass through."""
-    return launch.rows * sum(source.staged) * each(launch)
+    return launch.rows * sum(source.staged) * _each(launch)
 
 
 def shared(source: Cooperative, launch: Launch) -> int:
@@ -176,7 +175,7 @@ def shared(source: Cooperative, launch: Launch) -> int:
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
     """
-    kept = sum(source.weights.values()) * each(launch)
+    kept = sum(source.weights.values()) * _each(launch)
     return kept + max(_passing(source, launch), RESERVE)
 
 
@@ -189,10 +188,10 @@ def moves(source: Cooperative, launch: Launch, tiles: int) -> Moved:
         tiles,
         launch.rows,
         source.barriers,
-        sum(source.weights.values()) * each(launch),
-        source.streamed * each(launch),
+        sum(source.weights.values()) * _each(launch),
+        source.streamed * _each(launch),
         gathered * launch.rows,
-        each(launch),
+        _each(launch),
     )
 
 
@@ -201,31 +200,9 @@ def micros(source: Cooperative, launch: Launch, target: str) -> float:
     return sum(forecast.shared(moves(source, launch, 1), here(target)).values())
 
 
-def stepwise(program: Program, launch: Launch, target: str, rows: int) -> float:
-    """Microseconds of a step of so many rows by torch's products, by the model."""
-    ops, itemsize, products = _named(program), ITEMSIZE[launch.dtype], weighing(program)
-    numbers = sum(math.prod(ops[op.args[1]].shape) for op in products)
-    made = sum(math.prod(op.shape) for op in products) * itemsize
-    sizes = (numbers * itemsize, here(target), rows, numbers, made)
-    return forecast.stepwise(len(products), *sizes)
-
-
-def weighing(program: Program) -> list[Op]:
-    """The products of rows by a weight."""
-    ops = _named(program)
-    return [op for op in program.ops if op.kind == "product" and _fixed(ops, op.args[1])]
-
-
-def _named(program: Program) -> dict[str, Op]:
-    return {op.name: op for op in program.ops}
-
-
-def _fixed(ops: dict[str, Op], name: str) -> bool:
-    """Whether a value is a weight, or made of weights."""
-    op = ops[name]
-    if op.kind in ("read", "draw"):
-        return not op.attrs["tensor"].axes
-    return op.kind not in ("state", "index") and all(_fixed(ops, a) for a in op.args)
+def _stepwise(source: Cooperative, launch: Launch, device: Device) -> float:
+    numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
+    return forecast.stepwise(source.products, numbers * ITEMSIZE[launch.dtype], device)
 
 
 def _reason(

@@ -41,9 +41,8 @@ def test_of_a_loop_that_fits_a_multiprocessor_all_three_ways_are_told() -> None:
 def test_of_one_tile_they_are_what_spread_says() -> None:
     figures = cooperative()
     source, verdict = spread.spread(program("lstm", size=256), HALF, "sm_90", ask=False)
-    assert figures.at(16)[COOPERATIVE] == pytest.approx(
-        spread.micros(source, verdict.launch, "sm_90")
-    )
+    step = forecast.shared(spread.moves(source, verdict.launch, 1), spread.here("sm_90"))
+    assert figures.at(16)[COOPERATIVE] == pytest.approx(sum(step.values()))
     assert f"step by step {figures.at(16)[STEPWISE]:.1f}" in verdict.reason
 
 
