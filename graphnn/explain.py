@@ -37,7 +37,7 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
         else:
             of = program.program_of if program is not None else {}
             lines += _loop(ir, region, plan, of.get(region.states[0]))
-    lines += _direct(plan)
+    lines += _direct(plan, program)
     lines += _attention(plan, program)
     outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
     lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
@@ -120,6 +120,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     way = "from the end" if loop.reverse else "from the start"
     regime, reason = _chosen(program, decision)
     lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
+    lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
     lines += _ragged(program, regime)
     for i in loop.states:
         lines.append(f"  state {_state(ir, ir[i])}")
@@ -203,6 +204,7 @@ def _backward(program: LoopProgram) -> list[str]:
     if len(choices) > 1:
         lines.append(f"  backward kernel: {choices[1].regime}")
         lines.append(f"    why: {choices[1].reason}")
+        lines += [f"    {text}" for text in program.candidates(backward=True)]
     after = [
         f"    {_row(derived.ir, derived.ir[i])}"
         for region in partition(derived.ir)
@@ -255,11 +257,14 @@ def _numbers(node: Node) -> int:
     return math.prod(node.shape)
 
 
-def _direct(plan: Plan) -> list[str]:
-    """Loops that are no loops any more: scans, and layers that torch has."""
+def _direct(plan: Plan, program: Program | None) -> list[str]:
+    """Loops that are no loops any more: scans, and layers that torch has, with their rivals."""
     lines = []
+    layers = {x.called: x for x in program.layers} if program is not None else {}
     for d in plan.decisions:
         if d.regime in ("aten", "scan"):
             lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
             lines.append(f"  why: {d.reason}")
+            layer = layers.get((d.loop, d.axis)) if d.regime == "aten" else None
+            lines += [f"  {text}" for text in (layer.says() if layer is not None else [])]
     return lines

@@ -180,6 +180,7 @@ class Compiled(Stepping, Generating, Telling):
             # torch.compile may record graphs of its own
             self.backend != "interpret" and not target.traced and graphs.enabled(),
             self._float32,
+            "tune" in self._passes,
         )
 
     def _device(self) -> torch.device | None:
@@ -296,6 +297,7 @@ def compile(
     skip: Sequence[str] = (),
     recompute: bool | None = None,
     float32: str | None = None,
+    tune: bool = True,
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
@@ -306,8 +308,9 @@ def compile(
     draw their noise, and attention its dropout, which then is nowhere in memory; False saves all;
     None takes the faster. `float32` is how kernels multiply float32: "ieee" (plain multiply-adds),
     "tf32x3" (three products of TF32), "tf32" (one), or None, as torch.set_float32_matmul_precision
-    says; products that are torch's own always go by that. Raises GraphError where the graph is
-    wrong.
+    says; products that are torch's own always go by that. On a GPU the ways to run a loop, and the
+    launches of a kernel, are timed when first called and remembered: which differ in rounding;
+    without `tune` a model chooses, the same everywhere. Raises GraphError where the graph is wrong.
     """
     if backend not in BACKENDS:
         raise BackendError(
@@ -331,4 +334,5 @@ def compile(
             wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
             fix="None does as torch.set_float32_matmul_precision says",
         )
-    return Compiled(source, backend, frozenset(SWITCHABLE) - set(skip), recompute, float32)
+    passes = frozenset(SWITCHABLE) - set(skip) | ({"tune"} if tune else set())
+    return Compiled(source, backend, passes, recompute, float32)

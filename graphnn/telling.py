@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphnn import explain
+from graphnn.planner.choose import Target
 from graphnn.planner.plan import Variant
 
 
@@ -40,8 +41,9 @@ class Telling(nn.Module):
     def explain(self, measure: Mapping[str, Tensor] | None = None, **variant: Any) -> str:
         """What runs before, in and after each loop, how, and why.
 
-        `lengths=("time",)` explains a call that gives lengths for these axes; `measure` are inputs
-        to time it on: what was measured then stands beside what the cost model expected.
+        `lengths=("time",)` explains a call that gives lengths for these axes, `device="cuda"` one
+        there, whether or not there is a GPU; `measure` are inputs to time it on: what was measured
+        then stands beside what the cost model expected.
         """
         if measure is not None:
             from graphnn.timing.profile import profile
@@ -50,7 +52,9 @@ class Telling(nn.Module):
             measured = f"measured, beside what the cost model expects:\n{profile(model, measure)}"
             return f"{self.explain(**variant)}\n{measured}"
         ragged = frozenset(variant.pop("lengths", ()))
-        wanted = Variant(ragged, **{"target": self._here(), **variant})
+        device = variant.pop("device", None)
+        here = self._here() if device is None else Target(device)
+        wanted = Variant(ragged, **{"target": here, **variant})
         planned = self._planned(wanted)
         program = None if self.backend == "reference" else self._program(wanted)
         backend = self.backend

@@ -23,6 +23,14 @@ from .products import Dot, form
 from .program import Program
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
+# No launch is a cluster of blocks (num_ctas > 1). Triton 3.9 does compile the unchanged kernels so:
+# columns of the weights are split over the blocks, rows of everything else, and both change places
+# through the others' shared memory, with five barriers of the cluster a step (sm_90, bf16, 16 rows,
+# 8 warps; an LSTM of 256 units, forward: 136 KB and 214 registers in 4 blocks, 68 KB in 8). But
+# between storing the state for the product and the others' loads of it there is a barrier of the
+# block alone: a race. Without a spill compile RNNs of 384 and 512 units (2 and 4 blocks) both ways;
+# LSTMs of 160 to 256 forward only (backward 8 to 830 spills; of 320 to 512 415 to 1,465); GRUs with
+# reset before the product, of 192 to 384, neither way (8 to 882). Triton 3.6 fails on LSTMs of 256.
 WARPS = (8, 16, 4)
 # whether Triton has the operands of a product side by side in shared memory
 TOGETHER = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)

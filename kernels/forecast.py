@@ -49,6 +49,11 @@ STREAMED = 0.6
 WORK = 6
 # and in torch's products of few rows
 PRODUCTS = 0.85
+# a product within one multiprocessor and what follows it: cuDNN's kernel for few units is published
+# at 0.88 us a step of an LSTM (H100), nearly all of it waiting for one thing after another
+ALONE = 0.8
+# what torch's products of many rows gain over mma.sync, by instructions of whole warp groups
+WIDE = 2
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,21 @@ def shared(moved: Moved, device: Device) -> dict[str, float]:
     return parts
 
 
-def stepwise(products: int, weights: int, device: Device) -> float:
-    """Microseconds of a step of two launches a product, its weights read each time."""
+def alone(moved: Moved, products: int, device: Device) -> float:
+    """Microseconds of a step within one multiprocessor a tile, of so many products in turn."""
+    waves = -(-moved.tiles // device.processors)
+    multiplied = moved.rows * moved.kept / moved.itemsize / device.products
+    return waves * (products * ALONE + max(moved.kept / device.lines, multiplied))
+
+
+def stepwise(
+    products: int, weights: int, device: Device, rows: int = 0, multiplied: int = 0
+) -> float:
+    """Microseconds of a step of two launches a product, its weights read each time.
+
+    Each of so many rows is `multiplied` by so many numbers.
+    """
     speed = device.cache if weights < device.cached / 2 else device.memory
-    return 2 * products * LAUNCH + weights / (speed * PRODUCTS)
+    read = weights / (speed * PRODUCTS)
+    counted = rows * multiplied / (WIDE * device.products * device.processors)
+    return 2 * products * LAUNCH + max(read, counted)

@@ -67,13 +67,14 @@ def spread(
     ask: bool = True,
     fit: bool = True,
     loops: int = 1,
+    weighed: bool = True,
 ) -> tuple[Cooperative, Verdict]:
     """The fastest kernel that fits, by the model, for as many rows as `launch` has.
 
     So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
-    where there is none, or going step by step should be faster.
+    where there is none, or, `weighed`, going step by step should be faster.
     """
-    able, device, beside = _able(program, launch, target, loops, fit)
+    able, device, beside = _able(program, launch, target, loops, fit, weighed)
     if not fit:
         reason = f"{able[0].words}; whether it fits a GPU was not asked (skip 'fit')"
         return able[0].source, Verdict(True, launch, reason)
@@ -97,7 +98,12 @@ def quickest(
 
 
 def _able(
-    program: Program, launch: Launch, target: str, loops: int, fit: bool
+    program: Program,
+    launch: Launch,
+    target: str,
+    loops: int,
+    fit: bool,
+    weighed: bool = True,
 ) -> tuple[list[Candidate], Device, float]:
     """The kernels that fit, the best first, the device, and microseconds of a step by step."""
     device = here(target)
@@ -108,7 +114,7 @@ def _able(
     if not fit:
         return sorted(able, key=lambda c: c.taken.blocks), device, 0.0
     beside = _stepwise(able[0].taken, launch, device)
-    if beside < able[0].micros:
+    if weighed and beside < able[0].micros:
         raise Refused(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"

@@ -76,20 +76,25 @@ def timed(run: Run) -> float:
 
 
 class Tuner:
-    """The choices of one kernel. `timer` times a run: it is another one in tests."""
+    """The choices of one kernel. `timer` times a run: it is another one in tests. One that is not
+    `on` times nothing."""
 
     def __init__(self, source: Source, timer: Timer = timed):
         self.source, self.timer = source, timer
+        self.on = True
         self.chosen: dict[Any, Launch] = {}
 
     def choose(
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
     ) -> Launch:
         """The launch for `rows` rows on a GPU; `run` does one. `judged` is known to fit."""
-        key = judged, bucket(rows), device, wanted()
+        key = judged, bucket(rows), device, self._wanted()
         if key not in self.chosen:
             self.chosen[key] = self._choose(judged, rows, device, run)
         return self.chosen[key]
+
+    def _wanted(self) -> bool:
+        return self.on and wanted()
 
     def able(self, judged: Launch, target: str, rows: int) -> list[Launch]:
         """The launches to choose among, the safest first."""
@@ -100,7 +105,7 @@ class Tuner:
     ) -> Launch:
         name, target = gpu(device)
         able = self.able(judged, target, bucket(rows))
-        if len(able) == 1 or not wanted():
+        if len(able) == 1 or not self._wanted():
             return able[0]
         key = self._key(judged, name, bucket(rows))
         known = cache.recall(key)

@@ -75,7 +75,9 @@ def name_of(ir: IR, loop: Loop) -> str:
 
 
 def _aten(ir: IR, match: Match, target: Target) -> Decision:
-    reason = f"exactly torch's {LAYER[match.kind]}, faster there on {target.device}"
+    reason = f"exactly torch's {LAYER[match.kind]}, "
+    there = f"faster there on {target.device}"
+    reason += "which cuDNN has" if target.device == "cuda" else there
     return Decision(name_of(ir, match.loop), match.loop.axis, "aten", reason, [])
 
 

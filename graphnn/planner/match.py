@@ -305,11 +305,17 @@ def _bias(new: IR, moved: dict[int, int], pieces: list[list[Piece]], size: int) 
     parts = []
     for terms in pieces:
         rows = [_rows(new, moved, [t]) for t in terms]
-        total = rows[0] if rows else make("expand", const(new, 0.0), shape=(size,))
+        total = rows[0] if rows else _zeros(new, size)
         for term in rows[1:]:
             total = total + term
         parts.append(total)
     return parts[0] if len(parts) == 1 else make("cat", *parts, dim=0)
+
+
+def _zeros(new: IR, size: int) -> Expr:
+    """No bias, in the graph's own dtype."""
+    form = {"shape": (size,), "dtype": new.floating, "axes": frozenset[str]()}
+    return Expr(new, build(new, "expand", (const(new, 0.0).id,), {"shape": (size,)}, **form))  # type: ignore[arg-type]
 
 
 def _aten(new: IR, match: Match, ir: IR, moved: dict[int, int]) -> Expr:

@@ -82,11 +82,16 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     verify(ir, "attend")
     ir, decisions = choose(ir, variant.target, passes)
     verify(ir, "choose")
+    ir = finished(ir, passes)
+    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions, notes)
+
+
+def finished(ir: IR, passes: frozenset[str]) -> IR:
+    """A graph whose loops are chosen, after the passes that are left."""
     for name in AFTER:
         if name in passes:
             ir = _step(ir, name, PASSES[name])
-    ir = _step(ir, "arrange", arrange)
-    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions, notes)
+    return _step(ir, "arrange", arrange)
 
 
 def requested(ir: IR, variant: Variant) -> IR:

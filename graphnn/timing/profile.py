@@ -207,7 +207,10 @@ def _backward(
     """The backward of each loop, and what is left: autograd over whole axes."""
     spans = [t.spans(t.backwards) for t in trails]
     rows, dtype = [], program.ir.floating
+    rivals = {id(loop) for layer in program.layers for loop in layer.own.loops}
     for loop in program.loops:
+        if id(loop) in rivals and not any(loop.key in s for s in spans):
+            continue  # torch's own layer was run instead
         seconds = [s.get(loop.key, 0.0) for s in spans]
         ir = loop.derived.ir
         work = through(ir, [i for i in ir.nodes if ir[i].op != "given"], sizes)

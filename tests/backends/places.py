@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import graphnn as gn
-from graphnn.backends.triton.lowering import Choice, Lowering
+from graphnn.backends.triton.lowering import Lowering
+from graphnn.backends.triton.regime import Choice
 
 
 @dataclass(frozen=True)

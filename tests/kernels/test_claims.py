@@ -7,6 +7,7 @@ or a reload; of the next size every refusal has the reason that is expected.
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import graphnn as gn
 from bench.networks import NETWORKS
+from graphnn.kernels import aot
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
 from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
@@ -109,3 +111,20 @@ def test_every_network_that_is_timed(name: str, target: str) -> None:
     for source, verdict in chosen(name, 64, target):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
         assert case(source, "bf16", 16, verdict.launch.warps).judge(target).faults == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(TOGETHER, reason="Triton before 3.9 compiles no clusters")
+def test_in_a_cluster_the_state_is_read_before_all_have_stored_it() -> None:
+    """Why no kernel is launched as one: were this mended, it would be worth another look."""
+    (source,) = (x for x in sources("LSTM", 256) if "saving" in x.name)
+    made = case(source, "bf16", 16, 8)
+    options = {"num_warps": 8, "num_stages": 1, "maxnreg": made.maxnreg, "num_ctas": 4}
+    described = aot._source(made.function, made.signature, made.constants)
+    options["enable_fp_fusion"] = True
+    ptx = aot._compile(described, "sm_90", options).asm["ptx"]
+    does = re.findall(r"barrier\.cluster\.wait|bar\.sync|\bst\.shared|\bld\.shared::cluster", ptx)
+    first = does.index("ld.shared::cluster")
+    stored = first - 1 - does[:first][::-1].index("st.shared")
+    assert does[stored:first] == ["st.shared", "bar.sync"], "of this block alone"
+    assert does.count("barrier.cluster.wait") >= 5

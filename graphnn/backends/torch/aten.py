@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ def recurrent(
     if reverse:
         x = axis_reverse(x, 0, length)
     run = getattr(torch, kind)
+    run = functools.partial(_quietly, run) if x.is_cuda else run
     states_in = [s.unsqueeze(0) for s in start]
     given: Any = states_in if kind == "lstm" else states_in[0]
     if length is None:
@@ -43,6 +46,14 @@ def recurrent(
     if reverse:
         y = axis_reverse(y, 0, length)
     return [y, *[f.squeeze(0) for f in final]]
+
+
+def _quietly(run: Any, *args: Any) -> Any:
+    """cuDNN compacts weights that do not lie in one piece, and says so at every call: those that a
+    formula makes never do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of")
+        return run(*args)
 
 
 def _ragged(

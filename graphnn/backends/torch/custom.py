@@ -100,7 +100,17 @@ class LoopProgram:
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
         reads, ends = self.loop.reads, self._ends(held=True)
-        return write(ir, f"{name}{suffix}", reads, likes, title, self.passes, self.lowering, ends)
+        form = (ir, f"{name}{suffix}", reads, likes, title)
+        return self._written(form, ends, "forward, saving" if suffix else "forward")
+
+    def _written(self, form: Any, ends: Ends | None, direction: str) -> Function:
+        """A function of this form: in several ways where there are kernels."""
+
+        def make(lowering: Lowering | None) -> Function:
+            ir, name, reads, results, title = form
+            return write(ir, name, reads, results, title, self.passes, lowering, ends)
+
+        return make(None) if self.lowering is None else self.lowering.several(make, direction)
 
     def _ends(self, held: bool) -> Ends | None:
         """Where the examples end, on a ragged axis: beyond, values are `held` or zero."""
@@ -136,15 +146,31 @@ class LoopProgram:
             f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
             self._ends(False),
         )
-        return write(ir, name, reads, outs, title, self.passes, self.lowering, ends)
+        return self._written((ir, name, reads, outs, title), ends, "backward")
 
     def choices(self) -> list[Any]:
         """How a lowering runs the forward and the backward, each with its reason."""
         if self.lowering is None:
             return []
-        names = (self.train.name, f"{_identifier(self.loop.name)}_backward")
-        found = (self.lowering.choices.get(name) for name in names)
+        found = (self.lowering.choices.get(name) for name in self._names())
         return [choice for choice in found if choice is not None]
+
+    def candidates(self, backward: bool = False) -> list[str]:
+        """The regimes that a direction may be run in, with what is known of them, in words."""
+        several = self.lowering.several_of if self.lowering is not None else {}
+        found = several.get(self._names()[backward])
+        lines = found.says() if found is not None else []
+        if not backward and self._infer is not None and self._infer.name in several:
+            lines += several[self._infer.name].chooser.says()
+        return lines
+
+    def made_of(self) -> list[str]:
+        """All that tells its code, kernels too, from another's."""
+        several = self.lowering.several_of if self.lowering is not None else {}
+        return [self.key, *(several[n].chooser.what for n in self._names() if n in several)]
+
+    def _names(self) -> tuple[str, str]:
+        return self.train.name, f"{_identifier(self.loop.name)}_backward"
 
     def _gradient(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:

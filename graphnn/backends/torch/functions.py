@@ -103,6 +103,12 @@ class Lowering(Protocol):
 
     choices: dict[str, Any]
     unwritten: dict[str, str]
+    several_of: dict[str, Any]
+
+    def several(self, write: Callable[[Any], Function], direction: str) -> Function:
+        """The function that `write` gives with this lowering, or with one that differs from it in
+        how loops are run: whichever is best for a call; `direction` is what it is called."""
+        ...
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
 
@@ -120,6 +126,10 @@ class Lowering(Protocol):
 
     def called(self) -> dict[str, Any]:
         """Functions of `CALLED` that it has better ones for."""
+        ...
+
+    def layer(self, node: Node, own: Any, wanted: Sequence[int]) -> Any:
+        """What runs one of torch's layers, or `own`, the program of its definition."""
         ...
 
     def attend(self, part: Contraction, passes: frozenset[str]) -> Any:

@@ -24,8 +24,10 @@ from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.hops import Hops, apart
 from graphnn.planner.hops import arranged as placed
+from graphnn.planner.layer import definition
 from graphnn.planner.loopir import LoopIR, ends_of, extract, form_of
 from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.plan import finished
 from graphnn.planner.reverse import arranged
 from graphnn.planner.seed import seed, seed_tiles
 from graphnn.planner.sink import absorbed
@@ -58,10 +60,11 @@ class Program:
     ir: IR
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
     attends: list[AttendProgram | HopsProgram]
+    layers: list[Any]  # torch's own, which a lowering has kernels for as well
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
-        parts = [self.source]
+        parts = [self.source, *(layer.own.source for layer in self.layers)]
         for loop in self.loops:
             parts.append(loop.train.source)
             parts.append(
@@ -113,8 +116,23 @@ def build(
             known[form] = LoopProgram(cut, passes, recompute, lowering, ordered)
         calls.append((cut, known[form]))
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
+    layers: dict[int, Any] = {}
+    if lowering is not None and "tune" in passes:
+        layers = {n.id: _layer(ir, n, passes, recompute, lowering) for n in ir if n.op == "aten"}
     objects = called(lowering)
-    return _Writer(ir, order, training, parts, calls, attends, objects, along).write()
+    return _Writer(ir, order, training, parts, calls, attends, layers, objects, along).write()
+
+
+def _layer(
+    ir: IR, node: Node, passes: frozenset[str], recompute: bool | None, lowering: Lowering
+) -> Any:
+    """One of torch's layers, beside the program of its definition."""
+    picks = (n for n in ir if n.op == "pick" and n.inputs == (node.id,))
+    wanted = sorted({n.attrs["which"] for n in picks})
+    own = finished(definition(ir, node, wanted), passes)
+    return lowering.layer(
+        node, build(own, list(own.axes), False, passes, recompute, lowering), wanted
+    )
 
 
 def joint_nodes(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> set[int]:
@@ -174,10 +192,11 @@ class _Writer:
         parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
         attends: dict[int, AttendProgram | HopsProgram],
+        layers: dict[int, Any],
         objects: dict[str, Any],
         along: int | None,
     ):
-        self.attends, self.along = attends, along
+        self.attends, self.layers, self.along = attends, layers, along
         self.parts, self.objects = parts, objects
         self.ir, self.order, self.training, self.calls = ir, order, training, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
@@ -208,6 +227,7 @@ class _Writer:
             **self.objects,
             **{f"loop_{k}": p for k, p in enumerate(self.programs)},
             **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
+            **{f"layer_{k}": p for k, p in enumerate(self.layers.values())},
             "call": custom.call,
             "attend": tallies.call,
             "hops": hops.call,
@@ -217,8 +237,10 @@ class _Writer:
         main = load(source, "main", objects)
         of = {i: program for cut, program in self.calls for i in cut.loop.states}
         outputs, attends = list(self.ir.outputs), list(self.attends.values())
-        made = (source, main, self.parameters, self.programs, outputs, of)
-        return Program(*made, self.ir, pieces, attends)
+        layers = list(self.layers.values())
+        loops = [*self.programs, *(loop for layer in layers for loop in layer.own.loops)]
+        made = (source, main, self.parameters, loops, outputs, of)
+        return Program(*made, self.ir, pieces, attends, layers)
 
     def _sources(self) -> None:
         s, add = self.s, self.lines.append
@@ -294,7 +316,8 @@ class _Writer:
             if node.id in self.cuts:
                 self.lines.append(self._split(self.cuts[node.id]) + where)
                 continue
-            text = self._attend(node) if node.op == "attend" else express(self.s, node)
+            own = {"attend": self._attend, "aten": self._layer}.get(node.op)
+            text = own(node) if own else express(self.s, node)
             self.lines.append(f"{self.s.declare(node)} = {text}{where}")
 
     def _attend(self, node: Node) -> str:
@@ -304,6 +327,14 @@ class _Writer:
         number = list(self.attends).index(node.id)
         word = "hops" if isinstance(program, HopsProgram) else "attend"
         return f"{word}(attend_{number}, [{tensors}], [{sizes}])"
+
+    def _layer(self, node: Node) -> str:
+        if node.id not in self.layers:
+            return express(self.s, node)
+        operands = ", ".join(self.s.var(i) for i in node.inputs)
+        sizes = ", ".join(size_name(a) for a in (node.attrs["axis"], BATCH))
+        number = list(self.layers).index(node.id)
+        return f"layer_{number}([{operands}], [{sizes}])"
 
     def _split(self, parts: list[Node]) -> str:
         """All parts of a value at once: their gradients are then joined, not each filled up."""

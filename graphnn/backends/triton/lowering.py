@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from graphnn.backends.torch.functions import Function
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.scope import Scope, size_name
 from graphnn.backends.triton.attention import Kernels
@@ -16,14 +17,18 @@ from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.ending import ORDER, unordered
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
+from graphnn.backends.triton.layers import Layer
 from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.regime import Choice
 from graphnn.backends.triton.scans import scan
+from graphnn.backends.triton.several import Several
 from graphnn.backends.triton.stacks import Stacks, key_of
 from graphnn.backends.triton.steps import Called, StepWriter
 from graphnn.backends.triton.tallies import Reductions
-from graphnn.ir import IR
+from graphnn.ir import IR, Node
 from graphnn.kernels.cooperative import Cooperative
 from graphnn.kernels.emit import Source, emit
+from graphnn.kernels.figures import STEPWISE, Figures
 from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.grid import GridLauncher
 from graphnn.kernels.launch import PRECISIONS, Launcher, precision
@@ -40,14 +45,6 @@ from graphnn.planner.tiles import Contraction
 RAGGED = "; a program takes as many steps as the longest of its rows"
 SORTED = ", which are sorted by length"
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How one loop is run, and why."""
-
-    regime: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,10 @@ class Lowering:
 
     `interpret` runs them by Triton's interpreter on the CPU; `target` is the GPU they must fit.
     Without `resident` no loop becomes one kernel, without `cooperative` none that many thread
-    blocks share, without `fit` all do that can be written. With `graphs` the launches of stepwise
-    loops are replayed by `cuda`. `float32` is how products of float32 are computed, where torch's
-    setting does not say.
+    blocks share, without `fit` all do that can be written; without `weighed` blocks share what the
+    model thinks faster step by step, too. With `graphs` the launches of stepwise loops are replayed
+    by `cuda`. `float32` is how products of float32 are computed, where torch's setting does not
+    say. Without `tune` nothing is timed on a GPU: the model chooses.
     """
 
     interpret: bool
@@ -93,6 +91,8 @@ class Lowering:
     cooperative: bool = True
     graphs: bool = False
     float32: str | None = None
+    tune: bool = True
+    weighed: bool = True
     cuda: Any = field(default_factory=Cuda)
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -100,6 +100,24 @@ class Lowering:
     # of each loop: the graph that has it, its regime, its axis and the launches at each step
     written: list[tuple[IR, str, str, int]] = field(default_factory=list)
     stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
+    several_of: dict[str, Several] = field(default_factory=dict)
+
+    def several(self, write: Callable[[Lowering], Function], direction: str) -> Function:
+        """The function that `write` gives, which goes by what is best for the sizes of a call."""
+        launchers, choices = dict(self.launchers), dict(self.choices)
+        first = write(self)
+        made = {k: c for k, c in self.choices.items() if choices.get(k) is not c}
+        texts = [x.source.text for k, x in self.launchers.items() if launchers.get(k) is not x]
+        if not any(c.figures for c in made.values()):
+            return first
+        several = Several(self, write, first, list(made.values()), texts, direction)
+        self.several_of |= dict.fromkeys(made, several)
+        return replace(first, call=several)
+
+    def without(self, **left_out: bool) -> Lowering:
+        """One that writes kernels of its own, with some regimes left out."""
+        own: dict[str, Any] = {k: {} for k in ("launchers", "choices", "unwritten", "several_of")}
+        return replace(self, written=[], **own, **left_out)  # type: ignore[arg-type]
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
@@ -116,8 +134,9 @@ class Lowering:
             weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
             why = f"{weighed}; {why}" if weighed else why
             if made.source.program.open:
-                return self._either(scope, loop, keep, name, made, Choice(regime, why))
-            self._chosen(scope, loop, name, Choice(regime, why))
+                choice = Choice(regime, why, self._figures([made]))
+                return self._either(scope, loop, keep, name, made, choice)
+            self._chosen(scope, loop, name, Choice(regime, why, self._figures([made])))
             return self._call(scope, made.source, made.verdict, made.reads, made.kept)
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
 
@@ -156,10 +175,17 @@ class Lowering:
                 source = pair(name, first.source, second.source)
                 reason = f"side by side in one launch; {first.verdict.reason}"
                 reason += self._besides(scope, first)
-                self._chosen(scope, loops[0], name, Choice(regime, reason))
+                self._chosen(scope, loops[0], name, Choice(regime, reason, self._figures(made)))
                 reads, kept = [*first.reads, *second.reads], [*first.kept, *second.kept]
                 return self._call(scope, source, first.verdict, reads, kept)
         return None
+
+    def _figures(self, made: Sequence[OneKernel]) -> tuple[Figures, ...]:
+        """What the model expects of the ways to run loops that kernels were made for."""
+        if not self.fit:
+            return ()
+        each = [(x.source.program, x.source, x.verdict.launch) for x in made]
+        return tuple(Figures(*x, self.target, len(made), self.cooperative) for x in each)
 
     def _besides(self, scope: Scope, made: OneKernel) -> str:
         """How float32 is multiplied, and where ragged loops end."""
@@ -207,7 +233,8 @@ class Lowering:
         program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
         ask = not self.interpret
-        source, verdict = spread(program, launch, self.target, ask, self.fit, loops)
+        how = (ask, self.fit, loops, self.weighed)
+        source, verdict = spread(program, launch, self.target, *how)
         return OneKernel(source, verdict, reads, kept)
 
     def _call(
@@ -248,6 +275,7 @@ class Lowering:
     def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
         kind = GridLauncher if isinstance(source, Cooperative) else Launcher
         launcher = kind(source, self.interpret, warps, self.float32)
+        launcher.tuner.on = self.tune
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
@@ -263,6 +291,10 @@ class Lowering:
         except Refused as reason:
             self.unwritten[part.name] = str(reason)
             return None
+
+    def layer(self, node: Node, own: Program, wanted: Sequence[int]) -> Layer:
+        """Runs one of torch's layers, or `own`, the program of its definition."""
+        return Layer(node, own, wanted, self.tune)
 
     def hops(self, part: Hops, passes: frozenset[str]) -> Any:
         """Kernels for hops; None: torch computes them, as no kernel can be written."""
@@ -292,10 +324,22 @@ class Lowering:
             why += (
                 f"; torch multiplies float32 by its own setting, whatever float32={self.float32!r}"
             )
+        figures = self._unshared(scope, loop, keep, name)
         writer = StepWriter(scope, loop, keep, name, self)
         lines = writer.write()
-        self._chosen(scope, loop, name, Choice("stepwise", why), len(writer.step))
+        self._chosen(scope, loop, name, Choice(STEPWISE, why, figures), len(writer.step))
         return lines
+
+    def _unshared(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> tuple[Figures, ...]:
+        """What the model expects of a loop that goes step by step, if blocks could share it."""
+        if not self.fit or not self.cooperative:
+            return ()
+        try:
+            kept = [i for i in loop.nodes if i in keep]
+            program, _ = lower(scope.ir, loop, kept, name, scope.ends)
+            return (Figures(program, None, self._launch(scope.ir.floating), self.target),)
+        except Refused:
+            return ()
 
     def note(self, ir: IR) -> str:
         """Said in the source, which is what tells programs with graphs from those without."""
