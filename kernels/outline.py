@@ -72,9 +72,7 @@ def taken(found: Outline, tiling: Tiling) -> Taken:
                 streamed += count
     shared, barriers = found.shared, found.phases.barriers
     count = len(products)
-    return Taken(
-        shared.blocks, barriers, shared.exchanges, tiling, held, staged, streamed, count
-    )
+    return Taken(shared.blocks, barriers, shared.exchanges, tiling, held, staged, streamed, count)
 
 
 def _products(found: Outline) -> Iterator[Op]:

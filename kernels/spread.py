@@ -21,6 +21,7 @@ from .limits import SHARED
 from .outline import Outline, Taken, outline, taken
 from .periods import periods, widest
 from .program import Program, Refused
+from .retime import retimed
 
 # units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
 UNITS = (4, 8, 16, 32, 64, 128)
@@ -158,14 +159,15 @@ def candidates(
     """The kernels whose blocks can all run at once, and fit. Raises Refused if none is written."""
     known = periods(program)
     period = widest(program, known)
-    for units in UNITS:
-        blocks = -(-period // units)
-        if 1 < blocks <= device.processors:
-            found = _fitting(outline(program, units, known), units, launch, target, device)
-            if found is not None:
-                yield found
-                if found.taken.streamed:  # fewer blocks would keep even less
-                    return
+    able = [units for units in UNITS if 1 < -(-period // units) <= device.processors]
+    if able and (late := retimed(program, able[0])) is not program:
+        program, known = late, periods(late)
+    for units in able:
+        found = _fitting(outline(program, units, known), units, launch, target, device)
+        if found is not None:
+            yield found
+            if found.taken.streamed:  # fewer blocks would keep even less
+                return
 
 
 def _fitting(
