@@ -13,7 +13,7 @@ from dataclasses import replace
 from .outline import outline
 from .periods import dot_of
 from .products import Dot
-from .program import Op, Program, Refused, State
+from .program import Op, Program, State
 
 
 def retimed(program: Program, units: int) -> Program:

@@ -112,8 +112,8 @@ def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"2 {TOGETHER}: 1.2 us a step, 1.2 + 1.2 one after the other" in backward.reason
     monkeypatch.setattr(stacks, "NEAR", 10.0)
     apart = reasons(run(shuffled(NETS["lstm"]())))
-    assert len(apart) == 4
-    assert all("not one kernel with those stacked on it: 1.2 us" in reason for reason in apart)
+    assert "not one kernel with those stacked on it: 1.2 us a step, 1.1 + 1.1" in apart[0]
+    assert not any(TOGETHER in reason for reason in apart)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,8 +10,8 @@ import torch
 from graphnn.kernels.across import Tiling
 from graphnn.kernels.cooperative import cooperate
 from graphnn.kernels.grid import GridLauncher
-from graphnn.kernels.phases import levels
 from graphnn.kernels.outline import outline
+from graphnn.kernels.phases import levels
 from graphnn.kernels.program import Op, Program, State, Tensor
 from graphnn.kernels.retime import barriers, put_off, retimed
 from tests.kernels.test_share import program
