@@ -32,6 +32,7 @@ class Tiling:
 
     `piece` numbers of an operand are multiplied at once, `flight` pieces are loaded before the
     first is; of all weights a block keeps `room` numbers at most, and loads others at each step.
+    `parted`: numbers of float32 are multiplied in parts (see `prelude.parted_product`).
     """
 
     units: int
@@ -39,6 +40,7 @@ class Tiling:
     piece: int = 128
     flight: int = 8
     room: int = 1 << 30
+    parted: bool = False
 
     def keeps(self, held: Mapping[str, int], count: int) -> bool:
         """Whether so many numbers more are kept, beside those that are `held` of each weight."""
@@ -116,6 +118,7 @@ class Across:
         self.cut = cut(op, page.layout.spans, tiling)
         self.groups, self.pieces, self.deep = self.cut.groups, self.cut.pieces, self.cut.deep
         self.loaded: dict[int, str] = {}
+        self.rest: dict[str, str] = {}
 
     def write(self) -> None:
         """All of it."""
@@ -145,7 +148,15 @@ class Across:
         name = self.page.names.fresh(f"{self.op.name}_sum")
         shape = f"[{self.tiling.warps}, ROWS, {n.width}]" if self.deep else f"[ROWS, {n.width}]"
         self.page.add(self.op, f"{name} = tl.full({shape}, trust, ACC)")
+        if self._parted(n):
+            self.rest[name] = self.page.names.fresh(f"{name}_rest")
+            self.page.add(self.op, f"{self.rest[name]} = tl.full({shape}, 0.0, ACC)")
         return name
+
+    def _parted(self, n: Columns) -> bool:
+        """Whether a product is of parts of its numbers: some of it is for matrix instructions."""
+        deep = any(span.width >= DEPTH for span in self.pieces)
+        return self.tiling.parted and n.width > 1 and deep
 
     def _load(self, k: int, span: Span) -> None:
         """A piece of the operand, where it is not in registers."""
@@ -190,6 +201,12 @@ class Across:
         elif span.width < DEPTH:
             terms = f"{piece}.to({weight}.dtype).to(ACC)[:, :, None] * {weight}.to(ACC)[None, :, :]"
             text = f"{name} + tl.sum({terms}, 1)"
+        elif self.tiling.parted:
+            page.used.add("parted_product")
+            rest = self.rest[name]
+            text = f"parted_product({piece}, {weight}, {name}, {rest}, PRECISION, UPCAST)"
+            page.add(self.op, f"{name}, {rest} = {text}")
+            return
         else:
             page.used.add("product")
             text = f"product({piece}, {weight}, {name}, PRECISION, UPCAST)"
@@ -249,6 +266,9 @@ class Across:
         """The parts of a result, from the sums of warps where these split the operand."""
         page, op = self.page, self.op
         parts = [self.names[span] for span in n.spans]
+        if name in self.rest:
+            page.used.add("unparted")
+            page.add(op, f"{name} = unparted({name}, {self.rest[name]})")
         text = f"tl.sum({name}, 0)" if self.deep else name
         if len(parts) > 1:
             page.used.add(APART[n.count])

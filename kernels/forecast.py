@@ -61,8 +61,9 @@ class Moved:
     """What a step of a cooperative kernel does: `blocks` a tile of rows, `tiles` at once.
 
     `kept` and `streamed` are bytes of weights in a block, `gathered` bytes that a block reads of
-    others'. Where a step takes all of an axis, `lanes` are the bytes of it that a block loads and
-    stores, and the numbers that it makes.
+    others'; a number of a weight has `itemsize` of them, and is in `products` of half precision.
+    Where a step takes all of an axis, `lanes` are the bytes of it that a block loads and stores,
+    and the numbers that it makes.
     """
 
     blocks: int
@@ -73,6 +74,7 @@ class Moved:
     streamed: int
     gathered: int
     itemsize: int
+    products: int = 1
     lanes: tuple[int, int] = (0, 0)
 
 
@@ -82,7 +84,7 @@ def shared(moved: Moved, device: Device) -> dict[str, float]:
     met = moved.barriers * (BARRIER + ARRIVAL * moved.blocks)
     read = max(moved.gathered / device.fetch, count * moved.gathered / device.cache)
     weights = moved.kept + moved.streamed
-    multiplied = moved.rows * weights / moved.itemsize / device.products
+    multiplied = moved.products * moved.rows * weights / moved.itemsize / device.products
     used = max(weights / device.lines, multiplied)
     total = moved.blocks * moved.streamed
     speed = (device.cache if total < device.cached / 2 else device.memory) * STREAMED

@@ -28,6 +28,8 @@ PRECISIONS = {
     "tf32x3": "three products of TF32 (tf32x3)",
     "tf32": "one product of TF32 (tf32)",
 }
+# and where a kernel takes numbers apart itself
+PARTED = "six products of their parts in bfloat16 (for tf32x3; more exact)"
 DTYPES = {"int": torch.int64, "bool": torch.bool}
 NAMES = {
     torch.bfloat16: "bf16",
@@ -179,7 +181,7 @@ class Launcher:
         return {
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": precision(dtype, self.float32),
-            "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
+            "UPCAST": self.interpret and dtype != torch.float64,
         }
 
 

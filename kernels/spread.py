@@ -21,6 +21,7 @@ from .limits import SHARED
 from .outline import Outline, Taken, outline, taken
 from .periods import periods, widest
 from .program import Program, Refused
+from .retime import retimed
 
 # units of a block: those of four gates make up to 512 columns, more than fit beside a long operand
 UNITS = (4, 8, 16, 32, 64, 128)
@@ -30,6 +31,9 @@ CUTS = ((256, 4), (256, 2), (128, 2))
 # how many candidates the compiler is asked about, how many others are told of, and which of them
 # are timed on a GPU: the model may well be wrong by so much
 ASKED, OTHERS, NEAR = 3, 2, 1.3
+# the precision of float32 at which these kernels take numbers apart (see `prelude.parted_product`):
+# into how many parts, and products of them
+PARTED, PARTS, PRODUCTS = "tf32x3", 3, 6
 # shared memory that changes of layout take at least, beyond weights and pieces
 RESERVE = 4 * 1024
 
@@ -159,14 +163,15 @@ def candidates(
     """The kernels whose blocks can all run at once, and fit. Raises Refused if none is written."""
     known = periods(program)
     period = widest(program, known)
-    for units in UNITS:
-        blocks = -(-period // units)
-        if 1 < blocks <= device.processors:
-            found = _fitting(outline(program, units, known), units, launch, target, device)
-            if found is not None:
-                yield found
-                if found.taken.streamed:  # fewer blocks would keep even less
-                    return
+    able = [units for units in UNITS if 1 < -(-period // units) <= device.processors]
+    if able and (late := retimed(program, able[0])) is not program:
+        program, known = late, periods(late)
+    for units in able:
+        found = _fitting(outline(program, units, known), units, launch, target, device)
+        if found is not None:
+            yield found
+            if found.taken.streamed:  # fewer blocks would keep even less
+                return
 
 
 def _fitting(
@@ -184,16 +189,41 @@ def _fitting(
 def _tilings(units: int, launch: Launch, have: int) -> Iterator[Tiling]:
     """Ways to cut a loop: first those that keep all weights, then one that keeps what there is
     room for."""
+    parted = launch.precision == PARTED
     for piece, flight in CUTS:
-        yield Tiling(units, launch.warps, piece, flight)
-    room = (have - RESERVE) // each(launch) - launch.rows * piece * flight
+        yield Tiling(units, launch.warps, piece, flight, parted=parted)
+    least = Tiling(units, launch.warps, piece, flight, 0, parted)
+    passing = launch.rows * piece * flight * _each(least, launch)
+    if parted:
+        passing = max(launch.rows, _columns(least)) * piece * ITEMSIZE[launch.dtype]
+    room = (have - RESERVE - passing) // _each(least, launch)
     if room > 0:
-        yield Tiling(units, launch.warps, piece, flight, room)
+        yield replace(least, room=room)
+
+
+def _columns(tiling: Tiling) -> int:
+    """The columns that come out of one product at most: `across` joins four parts."""
+    return 4 * tiling.units
+
+
+def _each(tiling: Tiling, launch: Launch) -> int:
+    """Bytes of a number of a weight: three of bfloat16, where it is multiplied in parts."""
+    return PARTS * 2 if _parted(tiling, launch) else each(launch)
+
+
+def _parted(tiling: Tiling, launch: Launch) -> bool:
+    """Whether numbers are multiplied in parts: a launch may ask for another precision."""
+    return tiling.parted and launch.precision == PARTED
 
 
 def _passing(source: Cooperative | Taken, launch: Launch) -> int:
-    """Bytes of shared memory that the pieces of an operand pass through."""
-    return launch.rows * sum(source.staged) * each(launch)
+    """Bytes of shared memory that the pieces of an operand pass through: one after another where
+    they are taken apart behind it, and so do weights that are loaded at each step."""
+    tiling, staged = source.tiling, source.staged
+    if not _parted(tiling, launch):
+        return launch.rows * sum(staged) * each(launch)
+    again = _columns(tiling) * tiling.piece if source.streamed else 0
+    return max(launch.rows * max(staged, default=0), again) * ITEMSIZE[launch.dtype]
 
 
 def shared(source: Cooperative | Taken, launch: Launch) -> int:
@@ -201,7 +231,7 @@ def shared(source: Cooperative | Taken, launch: Launch) -> int:
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
     """
-    kept = sum(source.weights.values()) * each(launch)
+    kept = sum(source.weights.values()) * _each(source.tiling, launch)
     return kept + max(_passing(source, launch), RESERVE)
 
 
@@ -214,10 +244,11 @@ def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
         tiles,
         launch.rows,
         source.barriers,
-        sum(source.weights.values()) * each(launch),
-        source.streamed * each(launch),
+        sum(source.weights.values()) * _each(source.tiling, launch),
+        source.streamed * itemsize,
         gathered * launch.rows,
-        each(launch),
+        _each(source.tiling, launch),
+        PRODUCTS if _parted(source.tiling, launch) else 1,
         lanes=(source.lanes[0] * itemsize, source.lanes[1]),
     )
 

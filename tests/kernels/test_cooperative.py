@@ -24,16 +24,17 @@ TILINGS = {
     "some weights loaded at each step": Tiling(16, 4, 16, 2, room=2048),
     "all weights loaded at each step": Tiling(16, 8, 128, 4, room=0),
     "more than one block needs": Tiling(64),
+    "numbers in parts": Tiling(16, 4, 32, 2, parted=True),
 }
 SIZES = {"time": 3, "batch": 3}
 
 
-def stored(launcher: Launcher) -> list[torch.Tensor]:
+def stored(launcher: Launcher, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """What a kernel stores of random numbers."""
     generator = torch.Generator().manual_seed(0)
     shapes = [[*(SIZES[a] for a in t.axes), *t.shape] for t in launcher.source.program.tensors]
     tensors = [0.3 * torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
-    return launcher(tensors, SIZES, torch.float64)
+    return launcher([t.to(dtype) for t in tensors], SIZES, dtype)
 
 
 def agree(source: Cooperative) -> None:
@@ -50,6 +51,23 @@ def test_however_it_is_cut(tiling: str, kind: str) -> None:
     assert (source.streamed > 0) == ("each step" in tiling)
     assert bool(source.weights) == (not tiling.startswith("all"))
     agree(source)
+
+
+@pytest.mark.parametrize("kind", ["saving", "backward"])
+def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
+    """Against float64, beside the same kernel whose products are numpy's of float32."""
+    found = {}
+    for parted in (False, True):
+        source = cooperate(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
+        assert ("parted_product(" in source.text) == parted
+        found[parted] = stored(GridLauncher(source, True, float32="tf32x3"), torch.float32)
+    wanted = stored(GridLauncher(source, interpret=True))
+    errors = {
+        parted: max((a - b).abs().max() / b.abs().max() for a, b in zip(got, wanted, strict=True))
+        for parted, got in found.items()
+    }
+    assert 0 < errors[True] <= 2 * errors[False]
+    assert any(not torch.equal(a, b) for a, b in zip(found[True], found[False], strict=True))
 
 
 @pytest.mark.parametrize("kind", ["saving", "backward"])

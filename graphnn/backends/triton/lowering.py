@@ -31,7 +31,7 @@ from graphnn.kernels.emit import Source, emit
 from graphnn.kernels.figures import STEPWISE, Figures
 from graphnn.kernels.fit import Launch, Verdict, best
 from graphnn.kernels.grid import GridLauncher
-from graphnn.kernels.launch import PRECISIONS, Launcher, precision
+from graphnn.kernels.launch import PARTED, PRECISIONS, Launcher, precision
 from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
@@ -190,6 +190,8 @@ class Lowering:
     def _besides(self, scope: Scope, made: OneKernel) -> str:
         """How float32 is multiplied, and where ragged loops end."""
         how = PRECISIONS[precision(torch.float32, self.float32)]
+        if isinstance(made.source, Cooperative) and made.source.tiling.parted:
+            how = PARTED
         words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
         program = made.source.program
         words += RAGGED if program.ends is not None else ""
