@@ -33,7 +33,7 @@ def parted_product(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.conste
     `rest`.
 
     The parts of a weight take 6 bytes a number of shared memory, those of TF32 8: an LSTM of 1024
-    units stays there (sm_90, 128 blocks, 208 KB). Of 512 units, backward: 242 registers, no spill,
+    units stays there (sm_90, 128 blocks, 208 KB). Of 512 units, backward: 243 registers, no spill,
     where three products of TF32 spill 8 (Triton 3.9).
     """
     if PRECISION != "tf32x3":

@@ -28,6 +28,8 @@ UNITS = (4, 8, 16, 32, 64, 128)
 # pieces of an operand and how many are under way; the first that fits is taken. sm_90, bf16, 16
 # rows, 8 warps, an LSTM of 1024 units in blocks of 16, backward: 246 registers, no spill
 CUTS = ((256, 4), (256, 2), (128, 2))
+# Where numbers are multiplied in parts, these take registers, and the first is left out: float32,
+# 512 units in blocks of 8, backward, spill 4 with it in Triton 3.6, none with the second
 # how many candidates the compiler is asked about, how many others are told of, and which of them
 # are timed on a GPU: the model may well be wrong by so much
 ASKED, OTHERS, NEAR = 3, 2, 1.3
@@ -190,7 +192,7 @@ def _tilings(units: int, launch: Launch, have: int) -> Iterator[Tiling]:
     """Ways to cut a loop: first those that keep all weights, then one that keeps what there is
     room for."""
     parted = launch.precision == PARTED
-    for piece, flight in CUTS:
+    for piece, flight in CUTS[parted:]:
         yield Tiling(units, launch.warps, piece, flight, parted=parted)
     least = Tiling(units, launch.warps, piece, flight, 0, parted)
     passing = launch.rows * piece * flight * _each(least, launch)

@@ -14,6 +14,7 @@ from graphnn.kernels.cooperative import cooperate
 from graphnn.kernels.fit import Launch, serious
 from graphnn.kernels.forecast import DEVICES, Moved, shared, stepwise
 from graphnn.kernels.limits import SHARED
+from graphnn.kernels.outline import outline, taken
 from graphnn.kernels.program import Refused
 from graphnn.kernels.spread import candidates
 from tests.kernels.test_share import program
@@ -122,6 +123,50 @@ def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target
     assert found.resources is not None and set(found.resources.products) == {"mma"}
     foretold = spread.shared(source, HALF)
     assert found.resources.shared == pytest.approx(foretold, abs=4 << 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, kind", [(512, "saving"), (512, "backward"), (1024, "saving")])
+def test_float32_stays_and_nothing_spills(size: int, kind: str) -> None:
+    """In parts of bfloat16: twice in TF32, 1024 units would not fit, and 512 spill backward."""
+    full = Launch("fp32", "tf32x3")
+    source, _ = spread.spread(program("lstm", kind, size), full, "sm_90", ask=False)
+    assert source.tiling.parted and not source.streamed
+    found = case(source, "fp32", 16, 8, "tf32x3").judge("sm_90")
+    assert serious(found) == () and found.weights == "resident"
+    assert found.resources is not None
+    assert found.resources.shared == pytest.approx(spread.shared(source, full), abs=1 << 10)
+
+
+def test_float32_in_parts_takes_six_bytes_a_number() -> None:
+    full = Launch("fp32", "tf32x3")
+    (found, *_) = candidates(program("lstm", size=1024), full, "sm_90", H200)
+    assert found.taken.blocks == 128 and found.shared == 32 * 1024 * 6 + 16 * 256 * 4
+    # another precision may be asked of the same kernel: that is then held as TF32 is
+    assert spread.shared(found.taken, Launch("fp32", "tf32")) == 32 * 1024 * 4 + 2 * 16 * 256 * 4
+
+
+def test_no_kernel_is_written_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "written", lambda *_: pytest.fail("written"))
+    for c in candidates(program("lstm", size=512), HALF, "sm_90", H200):
+        assert c.shared <= SHARED["sm_90"] and c.micros > 0
+    micros = spread.quickest(program("lstm", size=512), HALF, "sm_90", ask=False)
+    assert micros == min(
+        c.micros for c in candidates(program("lstm", size=512), HALF, "sm_90", H200)
+    )
+
+
+@pytest.mark.parametrize("parted", [False, True])
+@pytest.mark.parametrize("room", [1 << 30, 2048, 0])
+@pytest.mark.parametrize(
+    "name, kind", [("lstm", "backward"), ("gru", "saving"), ("norm", "saving")]
+)
+def test_what_is_taken_is_foretold(name: str, kind: str, room: int, parted: bool) -> None:
+    tiling = Tiling(16, 4, 32, 2, room, parted)
+    source = cooperate(program(name, kind, 50), tiling)
+    found = taken(outline(program(name, kind, 50), 16), tiling)
+    for what in ("blocks", "barriers", "exchanges", "weights", "staged", "streamed", "products"):
+        assert getattr(found, what) == getattr(source, what)
 
 
 def test_the_barrier_releases_and_acquires_at_the_scope_of_the_gpu() -> None:
