@@ -17,7 +17,7 @@ from bench.networks import NETWORKS
 from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
 from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
-from graphnn.resources import kernels
+from graphnn.resources import Layer, kernels
 
 HALF = Launch("bf16", "ieee")
 
@@ -81,6 +81,17 @@ def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
         assert verdict.fits and made.program.most == verdict.launch.rows == 128, verdict.reason
         found = case(made, "bf16", 128, verdict.launch.warps).judge("sm_90")
         assert found.faults == () and found.weights == "resident"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+def test_a_neural_turing_machine_of_128_slots_fits(target: str) -> None:
+    model = gn.compile(Layer(gn.nn.NTM(8, 100, 128, 20), 8))
+    for source in kernels(model, torch.bfloat16):
+        _, verdict = best(source.program, HALF, target)
+        assert verdict.fits, verdict.reason
+        # Triton before 3.9 has operands side by side
+        assert TOGETHER or not verdict.borne
 
 
 def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
