@@ -10,7 +10,7 @@ from .aot import Case
 from .cache import load
 from .cooperative import Cooperative
 from .emit import Source
-from .limits import PATIENCE, register_cap
+from .limits import PATIENCE, asked
 
 POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64"}
 
@@ -43,6 +43,6 @@ def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ie
         warps,
         resident,
         cooperative=together,
-        maxnreg=register_cap(32 * warps),
+        maxnreg=asked(32 * warps, source.capped),
         apart=dtype == "fp32" and precision == "ieee",
     )

@@ -25,7 +25,7 @@ from .emit import (
     turns,
 )
 from .exchange import Exchange
-from .order import ordered
+from .fences import fenced
 from .outline import Outline, lanes, outline
 from .page import Line, Tile
 from .phases import Event
@@ -138,7 +138,7 @@ class _Writer:
         _advance(sheet)
         _prune(sheet)
         if sheet.program.lanes:
-            sheet.step = ordered(sheet.step, sheet.ends, sheet.numbers)
+            sheet.step = fenced(sheet.step, sheet.ends, sheet.taken)
 
     def _begin(self) -> None:
         """What states start from is published before the loop."""

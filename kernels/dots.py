@@ -15,6 +15,7 @@ from .layout import Span
 from .page import Page, Tile
 from .products import Dot
 from .program import Op, Tensor
+from .singles import WIDTH, Singles, gathered, picked, singles
 from .text import times, total
 
 # The columns of joined parts go in turn, two of each: no thread then holds what a split wants, and
@@ -63,7 +64,7 @@ class Columns:
     @property
     def shape(self) -> tuple[int, ...]:
         """What tells these columns from others that begin where they do."""
-        return self.spans[0].valid, self.width, len(self.spans), self.stride
+        return *self.spans[0].shape, self.width, len(self.spans), self.stride
 
     @property
     def width(self) -> int:
@@ -73,23 +74,31 @@ class Columns:
 
 def dot(page: Page, op: Op, how: Dot) -> None:
     """The lines of a product by a weight."""
-    operands = [t.span.width for t in page.tiles[how.value] if t.span.width > 1]
-    page.staged = max(page.staged, operands, key=sum)
     names = dict(page.named(op))
+    tiles = gathered(page, op, how)
+    operands = [t.span.width for t in tiles if t.span.width > 1]
+    page.staged = max(page.staged, operands, key=sum)
     left = list(names)
+    if operands and (alone := singles(page, op, how.letters[2], left, WIDTH)):
+        row = page.names.fresh(f"{op.name}_singles")
+        _sum(page, op, how, tiles, Columns((alone,)), row, op.note)
+        picked(page, op, alone, row, [text for span, text in names.items() if span.width == 1])
+        left = [span for span in left if span.width > 1]
     while left:
-        columns = _columns(page, op, how, left)
+        columns = _columns(page, how, tiles, left)
         left = [span for span in left if span not in columns.spans]
         parts = [names[span] for span in columns.spans]
         if columns.count == 1:
-            _sum(page, op, how, columns, parts[0], op.note)
+            _sum(page, op, how, tiles, columns, parts[0], op.note)
         else:
-            _apart(page, op, how, columns, parts)
+            _apart(page, op, how, tiles, columns, parts)
     wide = op.name in page.wide
     page.tiles[op.name] = tuple(page.tile(s, text, s.width, wide) for s, text in names.items())
 
 
-def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> None:
+def _apart(
+    page: Page, op: Op, how: Dot, tiles: Sequence[Tile], columns: Columns, parts: list[str]
+) -> None:
     """One product, and what takes its parts from it."""
     starts = ", ".join(str(span.start) for span in columns.spans)
     note = f"{op.note}: one product, parts of {columns.spans[0].valid} from {starts}"
@@ -98,15 +107,15 @@ def _apart(page: Page, op: Op, how: Dot, columns: Columns, parts: list[str]) -> 
         page.sizes[whole] = columns.width
     if not columns.padded:
         page.joined.append(columns.width)
-    _sum(page, op, how, columns, whole, note)
+    _sum(page, op, how, tiles, columns, whole, note)
     zeros = [page.names.fresh("zeros")] * (columns.count - len(parts))
     page.used.add(APART[columns.count])
     page.add(op, f"{', '.join(parts + zeros)} = {APART[columns.count]}({whole})", note)
 
 
-def _columns(page: Page, op: Op, how: Dot, left: Sequence[Span]) -> Columns:
+def _columns(page: Page, how: Dot, tiles: Sequence[Tile], left: Sequence[Span]) -> Columns:
     """The first part and those that are joined to it: as wide, and met by the same tiles."""
-    first, tiles = left[0], page.tiles[how.value]
+    first = left[0]
     alike = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
     if page.joins(len(alike)) and first.width > 1 and any(t.span.width > 1 for t in tiles):
         met = [[how.meet(t.span.start, s.start) for t in tiles] for s in alike]
@@ -127,12 +136,14 @@ def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
     return strides.pop() if len(strides) == 1 else None
 
 
-def _sum(page: Page, op: Op, how: Dot, columns: Columns, name: str, note: str) -> None:
+def _sum(
+    page: Page, op: Op, how: Dot, tiles: Sequence[Tile], columns: Columns, name: str, note: str
+) -> None:
     """What each tile of the value adds to these columns of the result.
 
     A value that all lanes have alike is multiplied in equal rows, of which one is kept.
     """
-    tiles, so_far = page.tiles[how.value], ""
+    so_far = ""
     wide = op.name in page.wide
     equal = not wide and columns.width > 1 and any(t.span.width > 1 for t in tiles)
     rows = "ROWS" if wide else str(EQUAL if equal else 1)
@@ -176,7 +187,7 @@ def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str, 
 
 def _weight(page: Page, how: Dot, base: int, k: Span, n: Columns) -> str:
     """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
-    key = (how.weight, base, (k.valid, k.width), n.shape, how.steps())
+    key = (how.weight, base, k.shape, n.shape, how.steps())
     if key in page.weights:
         return page.weights[key]
     op = page.ops[how.weight]
@@ -199,14 +210,23 @@ def _places(page: Page, how: Dot, k: Span, n: Columns) -> tuple[list[str], list[
     places, masks = [], []
     if k.width > 1:
         line = page.down(k.width) if n.width > 1 else page.cols(k.width)
-        places.append(times(line, to_k))
         masks += [f"({line} < {k.valid})"] * (k.valid < k.width)
+        places.append(times(_lying(page, line, k), to_k))
     if n.width > 1:
         line, first = page.cols(n.width), n.spans[0]
         if n.count > 1:
             line, part = page.turns(n.width, n.count)
             places += [times(part, n.stride)] * bool(n.stride)
             masks += [f"({part} < {len(n.spans)})"] * (len(n.spans) < n.count)
-        places.append(times(line, to_n))
         masks += [f"({line} < {first.valid})"] * (first.valid < first.width)
+        places.append(times(_lying(page, line, first), to_n))
     return places, masks
+
+
+def _lying(page: Page, index: str, span: Span) -> str:
+    """Where in a value, from the first on, the numbers of a tile lie."""
+    if not isinstance(span, Singles):
+        return index
+    name = page.names.fresh(f"{index}_apart")
+    page.append(page.before, f"{name} = {span.places(index)}")
+    return name

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from . import arithmetic, lanes, memory, ragged
 from .layout import Span
-from .live import needed, sunk, widths
+from .live import given, needed, sunk, widths
+from .order import ordered
 from .page import KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
 from .text import INDENT, length, literal, wrapped
@@ -24,7 +25,8 @@ class Source:
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
     the tiles alive together, `staged` those of the operands of the largest matrix product, `joined`
-    those of the products that give several parts; `loops` how many loops run side by side.
+    those of the products that give several parts; `loops` how many loops run side by side. If
+    `capped`, the assembler is told how many registers there are.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Source:
     staged: tuple[int, ...]
     joined: tuple[int, ...] = ()
     loops: int = 1
+    capped: bool = True
 
     @property
     def multiplies(self) -> bool:
@@ -61,7 +64,7 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
         for tensor in (t for name, t in program.stores if name == op.name):
             memory.store(page, op.name, tensor)
     if not ahead:
-        page.step = [page.step[k] for k in sunk([line.text for line in page.step])]
+        _order(page)
     _advance(page)
     pointers = (*program.tensors, *(t for _, t in program.stores))
     _prune(page)
@@ -80,6 +83,20 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
         tuple(page.staged),
         tuple(page.joined),
     )
+
+
+def _order(page: Page) -> None:
+    """The lines of a step in the order that takes the fewest registers."""
+    lines = [line.text for line in page.step]
+    if page.program.lanes:
+        nexts = {page.program.state(state).next for state, _ in page.slots}
+        kept = {tile.text for name in nexts for tile in page.tiles.get(name, ())}
+        states = {name for names in page.slots.values() for name in names}
+        kept |= {name for line in page.before for name in given(line.text)} - states
+        order = ordered(lines, page.taken, kept)
+    else:
+        order = sunk(lines)
+    page.step = [page.step[k] for k in order]
 
 
 def _prune(page: Page) -> None:
@@ -265,9 +282,12 @@ def turns(page: Page) -> list[str]:
     """The head of a loop: its steps, and the position of each."""
     program, count = page.program, ragged.count(page)
     last = f"{count} - 1"
+    position = f"{last} - step" if program.reverse else "step"
+    if program.lanes:  # see memory._address
+        position = f"({position}) ^ ({length(program.axis)} >> 30)"
     lines = [
         f"for step in tl.range(0, {count}, num_stages=1):",
-        f"{INDENT}t = {f'{last} - step' if program.reverse else 'step'}",
+        f"{INDENT}t = {position}",
     ]
     if page.ahead:
         following = "tl.maximum(t - 1, 0)" if program.reverse else f"tl.minimum(t + 1, {last})"

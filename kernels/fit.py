@@ -76,11 +76,15 @@ def plain(launch: Launch) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a kernel fits, how it is then launched, and in words why or why not."""
+    """Whether a kernel fits, how it is then launched, and in words why or why not.
+
+    Faults that are `borne` are in the words too.
+    """
 
     fits: bool
     launch: Launch
     reason: str
+    borne: tuple[str, ...] = ()
 
 
 def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tuple[Source, Verdict]:
@@ -111,14 +115,23 @@ def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tup
     Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
     minute goes by (a Neural Turing Machine of 128 slots), and so much more with each form tried. Of
     an open axis fewer lanes are tried where many do not fit.
+
+    An assembler that is told how many registers there are makes ready before the loop until a few
+    too many are taken (that machine, sm_90: 8 bytes spilled backward, none if it is not told), but
+    may stop at 128 if it is not (a decoder of 64 units: 16 bytes forward): both are tried.
     """
     believed = 0 if ask else LIKELY
     for most in (program.most, *FEWER * program.open):
-        source = emit(replace(program, most=most), ahead=False)
-        verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, ask)
-        if verdict.fits:
-            break
-    return source, verdict
+        made = emit(replace(program, most=most), ahead=False)
+        tried: list[tuple[Source, Verdict]] = []
+        for source in (replace(made, capped=False), made):
+            verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, ask)
+            tried.append((source, verdict))
+            if verdict.fits and not verdict.borne:
+                return source, verdict
+        if able := [found for found in tried if found[1].fits]:
+            return able[0]
+    return tried[-1]
 
 
 def judge(
@@ -253,7 +266,7 @@ def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool
     faults = compiled(source, launch, target)
     if grave := [fault for fault in faults if not borne(source, fault)]:
         return Verdict(False, launch, f"compiled for {target}, {grave[0]}")
-    return Verdict(True, launch, "; ".join([_fits(need, have, launch), *faults]))
+    return Verdict(True, launch, "; ".join([_fits(need, have, launch), *faults]), faults)
 
 
 def _fits(need: int, have: int, launch: Launch) -> str:
@@ -269,6 +282,7 @@ def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
     key = {
         "what": "faults",
         "kernel": hashlib.sha256(source.text.encode()).hexdigest(),
+        "capped": source.capped,
         "launch": repr(launch),
         "target": target,
         "triton": triton.__version__,

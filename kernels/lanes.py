@@ -84,6 +84,9 @@ def lane(page: Page, op: Op) -> None:
 def lanes(page: Page, op: Op) -> None:
     """A sum, a maximum, a softmax … over all lanes, or all of them moved along."""
     law, x = op.attrs["law"], op.args[0]
+    if law == "moved" and op.attrs["shift"] == 0:
+        page.tiles[op.name] = tuple(page.operand(op.name, x, s) for s in page.layout.spans[op.name])
+        return
     page.used.add(law)
     many = length(page.program.lanes)
     if len(op.args) > 1:

@@ -15,7 +15,7 @@ from .cache import load
 from .emit import Source
 from .fit import Launch
 from .lanes import tile
-from .limits import register_cap
+from .limits import asked
 from .tune import Tuner
 
 # rows a program where interpreted: the least that a matrix product takes
@@ -173,7 +173,7 @@ class Launcher:
             **self._constants(dtype),
             "num_warps": launch.warps,
             "num_stages": 1,
-            "maxnreg": register_cap(32 * launch.warps),
+            "maxnreg": asked(32 * launch.warps, self.source.capped),
             "enable_fp_fusion": True,
         }
 

@@ -43,6 +43,11 @@ class Span:
     valid: int
     width: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What tells it from others that begin where it does."""
+        return self.valid, self.width
+
 
 Link = tuple[str, str, tuple[Run, ...]]
 

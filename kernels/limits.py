@@ -22,6 +22,11 @@ def nearest(major: int, minor: int) -> str:
     return f"sm_{max((k for k in known if k <= able), default=known[0])}"
 
 
+def asked(threads: int, capped: bool) -> int | None:
+    """The cap on registers that the assembler is told."""
+    return register_cap(threads) if capped else None
+
+
 def register_cap(threads: int) -> int:
     """The most registers that a thread of a block may have; they are given out by eights."""
     return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)

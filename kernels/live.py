@@ -16,6 +16,11 @@ def given(line: str) -> list[str]:
     return found[1].split(", ") if found else []
 
 
+def words(line: str) -> list[str]:
+    """The names in a line, in their order."""
+    return _WORD.findall(line)
+
+
 def needed(lines: Sequence[str]) -> set[int]:
     """The places of the lines that a store, or another such line, makes use of."""
     targets = [given(line) for line in lines]

@@ -75,6 +75,13 @@ class Tile:
         return f"tl.trans({self.text})" if self.line else self.text
 
 
+def registers(width: int, rows: bool) -> int:
+    """Registers a thread of a tile: of 128 lanes, or of one row as an operand, over 8 warps."""
+    if rows:
+        return max(4, width // 2)
+    return max(4, width // 4) if width > 1 else 0
+
+
 @dataclass
 class Line:
     """A line of code and what it is for."""
@@ -121,6 +128,7 @@ class Page:
         self.turned: dict[tuple[int, int], tuple[str, str]] = {}
         self.held: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
+        self.taken: dict[str, int] = {}
         self.slots: dict[tuple[str, int], list[str]] = {}
         self.used: set[str] = set()
         self.staged: list[int] = []
@@ -177,6 +185,7 @@ class Page:
         """A tile whose variable is counted among those that take registers."""
         if rows:
             self.sizes[text] = width
+        self.taken[text] = registers(width, rows)
         line = rows and self.line(width)
         return Tile(span, text, width, rows and not line, line)
 
@@ -224,7 +233,7 @@ class Page:
         if tile.rows or tile.line or tile.text.startswith("tl.full("):
             return tile.column
         self.used.add("apart")
-        return f"apart({tile.text}, ACC)"
+        return f"apart({tile.text}, ROWS, ACC)"
 
     def over(self, tensor: Tensor) -> bool:
         """Whether a tensor differs from row to row of a tile."""

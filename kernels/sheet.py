@@ -8,6 +8,9 @@ from .page import Frame, Page, Tile
 from .program import Op
 from .share import EACH, Shared
 
+# of the 8 warps that most kernels have
+THREADS = 256
+
 
 class Sheet(Page):
     """A page of a shared program. `streamed` counts the numbers of weights loaded at each step.
@@ -29,17 +32,17 @@ class Sheet(Page):
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
         self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
         self.streamed = 0
-        self.numbers: dict[str, int] = {}
 
     def enter(self, op: Op) -> None:
         """What is written next is of an operation, in its frame."""
         self.frame = self.own if op.attrs.get("own") else self.whole
 
     def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
-        """A tile, the numbers that it holds counted."""
+        """A tile, its registers counted: what is no tile of lanes every warp holds."""
+        made = super().tile(span, text, width, rows)
         height = tile(self.program.most) if rows and self.frame.lanes else EACH
-        self.numbers[text] = width * height
-        return super().tile(span, text, width, rows)
+        self.taken[text] = max(1, width * height // THREADS)
+        return made
 
     def deep(self, count: int, each: int, what: str) -> str:
         """0, 1, 2 … where `count` warps split the columns of an "operand", or a "weight"'s rows."""

@@ -20,7 +20,7 @@ from graphnn.kernels.cases import case
 from graphnn.kernels.emit import Source
 from graphnn.kernels.fit import TOGETHER, Launch, Verdict, best
 from graphnn.kernels.spread import spread
-from graphnn.resources import kernels
+from graphnn.resources import Layer, kernels
 
 HALF = Launch("bf16", "ieee")
 
@@ -96,6 +96,17 @@ def test_a_decoder_of_512_units_is_shared_by_blocks_that_keep_its_weights(target
         assert "a group of 4 blocks" in made.text
         found = case(made, "bf16", 16, verdict.launch.warps).judge(target)
         assert found.faults == () and found.weights == "resident"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+def test_a_neural_turing_machine_of_128_slots_fits(target: str) -> None:
+    model = gn.compile(Layer(gn.nn.NTM(8, 100, 128, 20), 8))
+    for source in kernels(model, torch.bfloat16):
+        _, verdict = best(source.program, HALF, target)
+        assert verdict.fits, verdict.reason
+        # Triton before 3.9 has operands side by side
+        assert TOGETHER or not verdict.borne
 
 
 def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
