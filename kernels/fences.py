@@ -58,13 +58,14 @@ def _stretch(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) ->
     """The lines between two fences, each load put where the one `AHEAD` of it stands."""
     order = [lines[k] for k in ordered([line.text for line in lines], sizes, used)]
     made = {name for line in lines for name in given(line.text)}
-    free = [k for k, line in enumerate(order) if _loads(line) and _free(line, made)]
+    free = [k for k, line in enumerate(order) if _loads(line) and _free(order, k, made)]
     begin = dict(zip(free, [*free[:1] * AHEAD, *free]))
     places = sorted(range(len(order)), key=lambda k: (begin.get(k, k), k))
     return [order[k] for k in places]
 
 
-def _free(line: Line, made: set[str]) -> bool:
-    """Whether a line hangs on none of those that `made` variables."""
-    names = given(line.text)
-    return made.isdisjoint(words(line.text)[len(names) :])
+def _free(order: Sequence[Line], k: int, made: set[str]) -> bool:
+    """Whether a line uses nothing that is `made` here, and gives what no line before it uses."""
+    names = given(order[k].text)
+    before = {word for line in order[:k] for word in words(line.text)}
+    return made.isdisjoint(words(order[k].text)[len(names) :]) and before.isdisjoint(names)

@@ -43,13 +43,15 @@ class _Waiting:
         read = [words(line)[len(names) :] for line, names in zip(lines, self.gives)]
         self.reads = [[name for name in dict.fromkeys(names) if name in made] for names in read]
         self.uses = Counter(name for names in self.reads for name in names)
-        self.loads = {n[0]: k for k, n in enumerate(self.gives) if "tl.load(" in lines[k]}
-        self.lines = [k for k in range(len(lines)) if k not in self.loads.values()]
+        after = self._after()
+        free = [k for k, line in enumerate(lines) if "tl.load(" in line and not after[k]]
+        self.loads = {self.gives[k][0]: k for k in free}
+        self.lines = [k for k in range(len(lines)) if k not in free]
         self.placed: set[int] = set()
-        self.after = self._after()
+        self.after = [before - set(free) for before in after]
 
     def _after(self) -> list[set[int]]:
-        """The lines that each has to follow, those that load aside: a name may be given anew."""
+        """The lines that each has to follow: a name may be given anew."""
         made: dict[str, int] = {}
         readers: dict[str, set[int]] = {}
         found = []
@@ -60,7 +62,7 @@ class _Waiting:
             for name in names:
                 before |= readers.pop(name, set())
                 made[name] = k
-            found.append(before - {k} - set(self.loads.values()))
+            found.append(before - {k})
         return found
 
     def best(self) -> int:
