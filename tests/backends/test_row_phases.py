@@ -22,6 +22,7 @@ from tests.backends.test_lanes import DECODERS, Decoder, Machine
 from tests.graphs import compare
 from tests.nn.common import doubles, shuffled
 
+SLOW = pytest.mark.slow
 SKIP = INTERPRET.skip("cooperative")
 
 
@@ -33,8 +34,15 @@ def regimes(net: nn.Module, inputs: dict[str, torch.Tensor]) -> set[str]:
     return {choice.regime for choice in choices(model)}
 
 
-@pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize("places", [1, 7])
+@pytest.mark.parametrize(
+    "name, places",
+    [
+        ("additive", 7),
+        ("dot", 1),
+        ("odd", 7),
+        *(pytest.param(*x, marks=SLOW) for x in (("additive", 1), ("dot", 7), ("odd", 1))),
+    ],
+)
 def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
     given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
@@ -43,7 +51,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     assert regimes(net, given) == {"cooperative"}
 
 
-@pytest.mark.parametrize("name", ["additive", "odd"])
+@pytest.mark.parametrize("name", [pytest.param("additive", marks=SLOW), "odd"])
 def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share, "EACH", 1)
     monkeypatch.setattr(share, "NARROWEST", 2)
@@ -58,7 +66,7 @@ def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        {"hidden": 20},
+        pytest.param({"hidden": 20}, marks=SLOW),
         {"controller": "feedforward", "start": "learned", "read_heads": 2, "hidden": 36},
     ],
     ids=["lstm", "feedforward"],
