@@ -37,10 +37,12 @@ def regimes(net: nn.Module, inputs: dict[str, torch.Tensor]) -> set[str]:
 @pytest.mark.parametrize(
     "name, places",
     [
-        ("additive", 7),
         ("dot", 1),
         ("odd", 7),
-        *(pytest.param(*x, marks=SLOW) for x in (("additive", 1), ("dot", 7), ("odd", 1))),
+        *(
+            pytest.param(*x, marks=SLOW)
+            for x in (("additive", 1), ("additive", 7), ("dot", 7), ("odd", 1))
+        ),
     ],
 )
 def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
@@ -133,9 +135,8 @@ def test_blocks_of_one_row_give_the_same_bits_whoever_runs_first(
     monkeypatch.setattr(share, "EACH", 1)
     monkeypatch.setattr(share, "NARROWEST", 2)
     run = Run("decoder")
-    for seed in range(2):
-        with simulate.checking(run.kept, seed=seed, written=run.outputs):
-            assert all(map(torch.equal, run(), run.wanted))
+    with simulate.checking(run.kept, seed=1, written=run.outputs):
+        assert all(map(torch.equal, run(), run.wanted))
 
 
 Change = Callable[[str], str]
