@@ -14,6 +14,8 @@ from .program import Op
 from .text import bare, exact, literal
 
 Part = tuple[str, bool, int]
+# two parts of a reduction made one
+JOINS = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
 
 
 def point(page: Page, op: Op) -> None:
@@ -120,11 +122,10 @@ def _lined(page: Page, text: str, rows: bool) -> str:
 
 def reduce(page: Page, op: Op) -> None:
     """Sums and maxima over dimensions of a value's own shape."""
-    joins = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
     x, dims = page.ops[op.args[0]], set(op.attrs["dims"])
     last = len(x.shape) - 1 in dims
     if page.frame.mine and last and _equal(page.tiles[x.name]):
-        _at_last(page, op, joins[op.kind])
+        _at_last(page, op, JOINS[op.kind])
         return
     tiles = []
     for span, name in page.named(op):
@@ -138,7 +139,7 @@ def reduce(page: Page, op: Op) -> None:
                 part = _lined(page, part, tile.rows)
             rows = rows or tile.rows or tile.line
             width = width if last else max(width, tile.width)
-            text = joins[op.kind].format(text, part) if text else part
+            text = JOINS[op.kind].format(text, part) if text else part
         page.add(op, f"{name} = {text}")
         tiles.append(page.tile(span, name, width, rows))
     page.tiles[op.name] = tuple(tiles)

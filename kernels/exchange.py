@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import memory
+from .arithmetic import JOINS
 from .layout import Span
 from .page import Page, Tile
 from .program import Op, Part
@@ -119,12 +120,11 @@ def gathered(page: Sheet, op: Op, exchange: Exchange, pointer: str) -> None:
     ((span, name),) = page.named(op)
     (tile,) = page.tiles[exchange.value]
     mask = "there" if tile.line else page.frame.mine
-    join = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
     text = ""
     for member in range(page.shared.groups):
         column = _member(page, tile, str(member))
         part = load(exchange, pointer, column, mask, rows=page.frame.rows)
-        text = join[op.attrs["join"]].format(text, part) if text else part
+        text = JOINS[op.attrs["join"]].format(text, part) if text else part
     page.add(op, f"{name} = {text} + trust")
     page.tiles[op.name] = (page.tile(span, name, 1, tile.line),)
 

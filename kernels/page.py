@@ -12,17 +12,8 @@ from .program import Op, Program, Refused, Tensor
 from .text import Names
 
 PRELUDE = (
-    *(
-        "product",
-        "parted_product",
-        "unparted",
-        "quarters",
-        "halves",
-        "sigmoid",
-        "tanh",
-        "log1p",
-        "expm1",
-    ),
+    *("product", "parted_product", "unparted", "quarters", "halves"),
+    *("sigmoid", "tanh", "log1p", "expm1"),
     *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout", "level"),
     *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
     *("unfilled", "kept"),
