@@ -283,10 +283,11 @@ def turns(page: Page) -> list[str]:
     program, count = page.program, ragged.count(page)
     last = f"{count} - 1"
     position = f"{last} - step" if program.reverse else "step"
-    if program.lanes:  # see memory._address
+    if program.lanes and page.hoists:  # see memory._address
         position = f"({position}) ^ ({length(program.axis)} >> 30)"
+    inside = "" if page.hoists else ", disable_licm=True"
     lines = [
-        f"for step in tl.range(0, {count}, num_stages=1):",
+        f"for step in tl.range(0, {count}, num_stages=1{inside}):",
         f"{INDENT}t = {position}",
     ]
     if page.ahead:

@@ -13,6 +13,7 @@ from itertools import takewhile
 from .live import given, words
 from .order import ordered
 from .page import Line
+from .reload import reloaded
 
 # what no line is moved across
 _FENCE = re.compile(r"arrive\(|patience = |trust = ")
@@ -22,16 +23,27 @@ AHEAD = 2
 
 def fenced(step: Sequence[Line], ends: Sequence[Line], sizes: Mapping[str, int]) -> list[Line]:
     """The lines of a step, and `ends` after them; `sizes` are those of variables."""
-    found: list[Line] = []
-    waits = 0
+    lines: list[Line] = []
     for first, last in _stretches(step):
         outside = [*step[:first], *step[last:], *ends]
         used = {word for line in outside for word in words(line.text)}
+        part = step[first:last]
+        places = ordered([line.text for line in part], sizes, used)
+        lines += [part[k] for k in places]
+    held = {word for line in ends for word in words(line.text)}
+    return _under_way(reloaded(lines, held, dict(sizes)))
+
+
+def _under_way(step: Sequence[Line]) -> list[Line]:
+    """The lines with loads ahead of what uses them, and of a wait."""
+    found: list[Line] = []
+    waits = 0
+    for first, last in _stretches(step):
         if last > first and _FENCE.match(step[first].text):
             waits = len(found) if step[first].text.startswith("patience = ") else waits
             found += step[first:last]
             continue
-        lines = _stretch(step[first:last], used, sizes)
+        lines = _ahead(step[first:last])
         early = [line for line in takewhile(_loads, lines) if ".cg" not in line.text]
         found[waits:waits] = early
         found += [line for line in lines if not any(line is x for x in early)]
@@ -54,10 +66,9 @@ def _stretches(step: Sequence[Line]) -> Iterator[tuple[int, int]]:
     yield first, len(step)
 
 
-def _stretch(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) -> list[Line]:
+def _ahead(order: Sequence[Line]) -> list[Line]:
     """The lines between two fences, each load put where the one `AHEAD` of it stands."""
-    order = [lines[k] for k in ordered([line.text for line in lines], sizes, used)]
-    made = {name for line in lines for name in given(line.text)}
+    made = {name for line in order for name in given(line.text)}
     free = [k for k, line in enumerate(order) if _loads(line) and _free(order, k, made)]
     begin = dict(zip(free, [*free[:1] * AHEAD, *free]))
     places = sorted(range(len(order)), key=lambda k: (begin.get(k, k), k))

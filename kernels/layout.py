@@ -218,8 +218,9 @@ class Layout:
 
     def _spans(self, name: str) -> Iterator[Span]:
         ordered = sorted(self.cuts[name])
+        own = self.ops[name].attrs.get("own", False)
         for start, end in pairwise(ordered):
-            for valid, width in cover(end - start, self.least):
+            for valid, width in cover(end - start, LEAST if own else self.least):
                 yield Span(start, valid, width)
                 start += valid
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-_WORD = re.compile(r"[A-Za-z_]\w*")
+# not what comes behind a point: `tl.where` says nothing of a variable `where`
+_WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 _GIVEN = re.compile(r"(\w+(?:, \w+)*) = ")
 
 

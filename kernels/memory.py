@@ -201,7 +201,7 @@ def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     if page.frame.lanes:
         # one number of 64 bits for all lanes, and one of 32 for each
         start, inside = total(_rows(page, tensor, when)), _inside(page, tensor, span)
-        if re.search(r"\bt\b", when):
+        if page.hoists and re.search(r"\bt\b", when):
             # `t` is below 2**30, but LLVM cannot know: what it can make of addresses before the
             # loop, or add to from step to step, it holds, two registers for each tensor (a Neural
             # Turing Machine of 128 slots, sm_90, bf16, 8 warps: 496 bytes spilled backward, 160

@@ -44,11 +44,15 @@ class _Waiting:
         self.reads = [[name for name in dict.fromkeys(names) if name in made] for names in read]
         self.uses = Counter(name for names in self.reads for name in names)
         after = self._after()
-        free = [k for k, line in enumerate(lines) if "tl.load(" in line and not after[k]]
-        self.loads = {self.gives[k][0]: k for k in free}
+        free: set[int] = set()
+        for k, line in enumerate(lines):
+            alone = len(after[k]) == 1 and after[k] <= free and self.gives[k]
+            if alone or ("tl.load(" in line and not after[k]):
+                free.add(k)
+        self.loads = {self.gives[k][0]: k for k in sorted(free)}
         self.lines = [k for k in range(len(lines)) if k not in free]
         self.placed: set[int] = set()
-        self.after = [before - set(free) for before in after]
+        self.after = [before - free for before in after]
 
     def _after(self) -> list[set[int]]:
         """The lines that each has to follow: a name may be given anew."""
@@ -83,8 +87,12 @@ class _Waiting:
         return found
 
     def _loads(self, k: int) -> list[int]:
-        loads = [self.loads[name] for name in self.reads[k] if name in self.loads]
-        return [load for load in loads if load not in self.placed]
+        found: list[int] = []
+        for name in self.reads[k]:
+            load = self.loads.get(name)
+            if load is not None and load not in self.placed and load not in found:
+                found += [x for x in self._loads(load) if x not in found] + [load]
+        return found
 
     def _takes(self, k: int) -> int:
         """The registers that a line takes, its loads too, less those that it is the last to use."""

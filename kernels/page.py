@@ -85,8 +85,11 @@ class Page:
     """What the writers of operations share. `step` are the lines of the loop, `before` others.
 
     `join`: parts of a product come out of one matrix product, where that is of use. `ahead`: what
-    moves is loaded one step before it is used.
+    moves is loaded one step before it is used. `hoists`: what does not move LLVM may compute before
+    the loop.
     """
+
+    hoists = True
 
     def __init__(
         self,

@@ -117,15 +117,16 @@ class _Schedule:
     def _heavy(self, op: Op) -> bool:
         """Whether a value has several numbers of each lane, or many of a block's own row."""
         size = math.prod(op.shape)
-        many = op.name in self.varying and size > 1
-        many |= op.attrs.get("own", False) and op.kind in ("read", "fetched") and size > PIECE
+        many = op.name in self.varying and (size > 1 or op.kind == "read")
+        many |= op.attrs.get("own", False) and op.kind == "read"
+        many |= op.attrs.get("own", False) and op.kind == "fetched" and size > PIECE
         return many and op.kind != "state"
 
     def _late(self) -> None:
         """What is too much to hold from phase to phase is made where it is first used."""
         for op in reversed(self.ops.values()):
             users = [self.levels[o.name] for o in self.ops.values() if op.name in o.args]
-            if self._heavy(op) and users:
+            if (self._heavy(op) or (self.varying and op.kind == "view")) and users:
                 self.levels[op.name] = max(self.levels[op.name], min(users))
 
     def _needed_at(self, name: str) -> int:

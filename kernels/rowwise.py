@@ -54,7 +54,7 @@ def drawn(ops: Mapping[str, Op], own: frozenset[str], free: frozenset[str]) -> f
         for arg in op.args:
             users[arg].add(op.name)
     for op in reversed(list(ops.values())):
-        mine = op.kind in ("point", "sum", "max") and op.name in free
+        mine = op.kind in ("point", "view", "sum", "max") and op.name in free
         if mine and users[op.name] and users[op.name] <= found:
             found.add(op.name)
     return frozenset(found)

@@ -10,6 +10,8 @@ from .share import EACH, Shared
 
 # of the 8 warps that most kernels have
 THREADS = 256
+# numbers side by side that a thread has, where there are threads enough for more
+VECTOR = 4
 
 
 class Sheet(Page):
@@ -23,6 +25,10 @@ class Sheet(Page):
         varying = wide(program) if program.lanes else frozenset()
         super().__init__(program, ahead=ahead, layout=layout)
         self.shared = shared
+        # addresses of each tensor, and in shared memory of each change of layout, are more than
+        # there are registers (a Neural Turing Machine of 128 slots, sm_90, bf16, 8 warps, backward:
+        # 96 bytes spilled where they are made before the loop, 16 where they are not)
+        self.hoists = not program.lanes
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
         leads = "mine" if shared.groups == 1 else "leads"
@@ -40,8 +46,9 @@ class Sheet(Page):
     def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
         """A tile, its registers counted: what is no tile of lanes every warp holds."""
         made = super().tile(span, text, width, rows)
-        height = tile(self.program.most) if rows and self.frame.lanes else EACH
-        self.taken[text] = max(1, width * height // THREADS)
+        height = (tile(self.program.most) if rows else 1) if self.frame.lanes else EACH
+        across = height if made.line else width
+        self.taken[text] = max(min(VECTOR, across), height * width // THREADS)
         return made
 
     def deep(self, count: int, each: int, what: str) -> str:
