@@ -43,9 +43,20 @@ class Exchange:
     note: str
 
 
-def address(exchange: Exchange, pointer: str, slot: str, column: str, rows: str = "rows") -> str:
-    """Where the numbers of all rows lie, in a slot."""
-    at = total([f"({slot} * n_rows + {rows}) * {exchange.size}", column])
+def address(
+    exchange: Exchange,
+    pointer: str,
+    slot: str,
+    column: str,
+    rows: str = "rows",
+    far: bool = False,
+) -> str:
+    """Where the numbers of all rows lie, in a slot; if `far`, in 64 bits.
+
+    What is added to a place of 64 bits is part of the instruction that stores there.
+    """
+    place = f"({slot} * n_rows + {rows}){'.to(tl.int64)' * far}"
+    at = total([f"{place} * {exchange.size}", column])
     return f"{pointer} + ({at})"
 
 
@@ -68,7 +79,7 @@ def publish(
         else:
             column = memory.column(page, exchange.part, span)
             masks += memory.edge(page, exchange.part, span)
-        at = address(exchange, pointer, slot, column, page.frame.rows)
+        at = address(exchange, pointer, slot, column, page.frame.rows, far=own)
         kept = f"{text}.to({pointer}.dtype.element_ty)"
         lines.append(f"tl.store({at}, {kept}, mask={' & '.join(masks)})")
     return lines

@@ -222,9 +222,10 @@ def _inside(page: Page, tensor: Tensor, span: Span) -> str:
 def _across(page: Page, tensor: Tensor, span: Span) -> str:
     """A lane's place in its row."""
     later = tensor.axes[tensor.axes.index(page.frame.lanes) + 1 :]
-    return times(
-        "across" if span.width == 1 else "lane", *map(length, later), math.prod(tensor.shape)
-    )
+    lane = "across" if span.width == 1 else "lane"
+    # in 64 bits the distance to a thread's other lanes is part of the load's instruction
+    lane += "" if page.hoists else ".to(tl.int64)"
+    return times(lane, *map(length, later), math.prod(tensor.shape))
 
 
 def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:

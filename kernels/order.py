@@ -13,6 +13,8 @@ from .live import given, words
 
 # registers a thread of what is in no list: sums on their way, 16 rows over all warps
 SIZE = 4
+# how many lines that follow one another are looked at
+DEPTH = 3
 
 
 def ordered(lines: Sequence[str], sizes: Mapping[str, int], kept: set[str]) -> list[int]:
@@ -53,6 +55,10 @@ class _Waiting:
         self.lines = [k for k in range(len(lines)) if k not in free]
         self.placed: set[int] = set()
         self.after = [before - free for before in after]
+        self.users: list[list[int]] = [[] for _ in lines]
+        for k in self.lines:
+            for before in self.after[k]:
+                self.users[before].append(k)
 
     def _after(self) -> list[set[int]]:
         """The lines that each has to follow: a name may be given anew."""
@@ -72,18 +78,39 @@ class _Waiting:
     def best(self) -> int:
         """The line to be placed next."""
         ready = [k for k in self.lines if self.after[k] <= self.placed]
-        takes = {k: self._takes(k) for k in ready}
+        takes = {k: self._worth(k) for k in ready}
         best = min(ready, key=lambda k: takes[k])
         if takes[best] < 0:
             return best
         return next((k for k in ready if not self._size(self.gives[k])), ready[0])
 
+    def _worth(self, k: int, depth: int = DEPTH) -> int:
+        """What a line takes, or with those that can then follow, if they let go of more."""
+        takes = self._takes(k)
+        if not depth:
+            return takes
+        loads = self._loads(k)
+        self._place([*loads, k])
+        follow = [n for n in self.users[k] if self.after[n] <= self.placed]
+        rest = min((self._worth(n, depth - 1) for n in follow), default=0)
+        self._unplace([*loads, k])
+        return takes + min(rest, 0)
+
+    def _place(self, lines: Sequence[int]) -> None:
+        self.placed.update(lines)
+        for k in lines:
+            self.uses.subtract(self.reads[k])
+
+    def _unplace(self, lines: Sequence[int]) -> None:
+        self.placed.difference_update(lines)
+        for k in lines:
+            self.uses.update(self.reads[k])
+
     def take(self, k: int) -> list[int]:
         """The places of a line and, before it, of the loads that it is the first to use."""
         found = [*self._loads(k), k]
-        self.placed.update(found)
+        self._place(found)
         self.lines.remove(k)
-        self.uses.subtract(self.reads[k])
         return found
 
     def _loads(self, k: int) -> list[int]:

@@ -115,18 +115,26 @@ class _Schedule:
         return op.kind == "read" and not self._heavy(op)
 
     def _heavy(self, op: Op) -> bool:
-        """Whether a value has several numbers of each lane, or many of a block's own row."""
-        size = math.prod(op.shape)
-        many = op.name in self.varying and (size > 1 or op.kind == "read")
-        many |= op.attrs.get("own", False) and op.kind == "read"
-        many |= op.attrs.get("own", False) and op.kind == "fetched" and size > PIECE
+        """Whether a value has several numbers of each lane, or many of a block's own row.
+
+        Whatever is loaded for that row counts: there may be a hundred of them (the weightings of a
+        Neural Turing Machine's heads, backward).
+        """
+        size, own = math.prod(op.shape), op.attrs.get("own", False)
+        many = (op.name in self.varying and size > 1) or (own and op.kind == "read")
+        many |= own and op.kind == "fetched" and size > PIECE
         return many and op.kind != "state"
 
     def _late(self) -> None:
-        """What is too much to hold from phase to phase is made where it is first used."""
+        """What is too much to hold from phase to phase is made where it is first used.
+
+        So are views: they are nothing but what they show.
+        """
+        published = set(self.sources.values())
         for op in reversed(self.ops.values()):
             users = [self.levels[o.name] for o in self.ops.values() if op.name in o.args]
-            if (self._heavy(op) or (self.varying and op.kind == "view")) and users:
+            shows = bool(self.varying) and op.kind == "view" and op.name not in published
+            if (self._heavy(op) or shows) and users:
                 self.levels[op.name] = max(self.levels[op.name], min(users))
 
     def _needed_at(self, name: str) -> int:

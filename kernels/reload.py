@@ -13,7 +13,7 @@ from .live import given, words
 from .page import Line
 
 # registers a thread from which a value is worth loading again, and lines between its uses
-WIDE, APART = 8, 24
+WIDE, APART = 4, 24
 
 
 def reloaded(lines: Sequence[Line], used: set[str], sizes: dict[str, int]) -> list[Line]:
