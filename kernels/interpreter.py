@@ -32,9 +32,10 @@ def interpreted(function: Any) -> InterpretedFunction:
     """A `@triton.jit` function as the interpreter's own kind of function."""
     if isinstance(function, InterpretedFunction):
         return function
-    if function not in _INTERPRETED:
-        _INTERPRETED[function] = interpretable(function)
-    return _INTERPRETED[function]
+    # not by the jitted function itself, whose hash is that of all that it calls
+    if function.fn not in _INTERPRETED:
+        _INTERPRETED[function.fn] = interpretable(function)
+    return _INTERPRETED[function.fn]
 
 
 def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
