@@ -28,3 +28,8 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_unconfigure() -> None:
+    """Modules are let go at the end: Triton tells of what of its own is left then."""
+    gc.unfreeze()
