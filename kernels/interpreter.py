@@ -17,11 +17,12 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, mangle_type
 
+from .thrift import interpretable, thrifty
+
 # imports what Triton loads late, which must not happen while its library is replaced
 mangle_type(0)
 # the interpreter patches triton.language while it runs: one launch at a time
 _RUNNING = threading.RLock()
-_PATCHED: list[Any] = [tl, tl.core, tl.math, tl.core.tensor, tl.core.tensor_descriptor_base]
 _INTERPRETED: dict[Any, InterpretedFunction] = {}
 
 Runner = Callable[[InterpretedFunction, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
@@ -31,9 +32,10 @@ def interpreted(function: Any) -> InterpretedFunction:
     """A `@triton.jit` function as the interpreter's own kind of function."""
     if isinstance(function, InterpretedFunction):
         return function
-    if function not in _INTERPRETED:
-        _INTERPRETED[function] = InterpretedFunction(function.fn)
-    return _INTERPRETED[function]
+    # not by the jitted function itself, whose hash is that of all that it calls
+    if function.fn not in _INTERPRETED:
+        _INTERPRETED[function.fn] = interpretable(function)
+    return _INTERPRETED[function.fn]
 
 
 def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
@@ -77,7 +79,7 @@ def _library() -> Iterator[None]:
     with ExitStack() as stack:
         for library in libraries:
             stack.enter_context(_swapped(vars(library)))
-        for patch in (_indexing, _rounding, _undone):
+        for patch in (_indexing, _rounding, thrifty):
             stack.enter_context(patch())
         yield
 
@@ -140,22 +142,3 @@ def _bfloat16(bits: np.ndarray) -> np.ndarray:
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
     return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
-
-
-@contextmanager
-def _undone() -> Iterator[None]:
-    """Triton's language as it was, after.
-
-    The interpreter undoes a kernel's patches, not those of the functions that it calls: `tl.zeros`
-    would leave `triton.language.core` patched, and nothing could be compiled after.
-    """
-    before = [(place, dict(vars(place))) for place in _PATCHED]
-    try:
-        yield
-    finally:
-        for place, members in before:
-            for name in vars(place).keys() - members.keys():
-                delattr(place, name)
-            for name, member in members.items():
-                if vars(place)[name] is not member:
-                    setattr(place, name, member)

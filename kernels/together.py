@@ -16,7 +16,6 @@ from triton.runtime.interpreter import (
     InterpretedFunction,
     InterpreterBuilder,
     _implicit_cvt,
-    _patch_lang,
 )
 
 from .interpreter import launch as start
@@ -51,7 +50,7 @@ def run(
     whole = (*grid, *[1] * (3 - len(grid)))
     index = list(np.ndindex(*whole))
     turns = _Turns([f"program {place}" for place in index], index)
-    scope = _patch_lang(body)
+    scope = interpreter._patch_lang(body)
     try:
         _BUILDER.set_grid_dim(*whole)
         given = {k: x if k in fixed else _implicit_cvt(x) for k, x in bound.items()}

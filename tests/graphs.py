@@ -499,15 +499,16 @@ def compare(
     skips: Sequence[Sequence[str]] = ((),),
     tolerance: float = 1e-12,
     backend: str = "torch",
-) -> None:
-    """Hold a backend, with each set of passes skipped, against "reference"."""
+) -> list[gn.Compiled]:
+    """Hold a backend, with each set of passes skipped, against "reference"; returns its models."""
     net = module if isinstance(module, nn.Module) else module()
     reference = gn.compile(net, backend="reference")
     wanted, finals = results(reference, inputs, lengths or {})
     state = given_state(finals) if given else None
     resumed = results(reference, inputs, lengths or {}, state)[0] if given else {}
-    for skip in skips:
-        model = gn.compile(net, backend=backend, skip=skip)
+    models = [gn.compile(net, backend=backend, skip=skip) for skip in skips]
+    for model in models:
         assert_same(wanted, results(model, inputs, lengths or {})[0], tolerance)
         if given:
             assert_same(resumed, results(model, inputs, lengths or {}, state)[0], tolerance)
+    return models

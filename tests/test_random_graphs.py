@@ -18,7 +18,7 @@ def check(recipe: Recipe, skip: tuple[str, ...]) -> None:
 
 
 @given(recipes(), st.sampled_from(SKIPS[1:]))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
     check(recipe, skip)
 

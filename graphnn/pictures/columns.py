@@ -139,22 +139,23 @@ def _placed(
         near[a].append(b)
         near[b].append(a)
     x: dict[Spot, float] = {}
-    for row in rows.values():
-        x.update(_apart(row, dict.fromkeys(row, 0.0), size, dict.fromkeys(row, 1.0)))
+    offsets = {r: _offsets(row, size) for r, row in rows.items()}
+    for r, row in rows.items():
+        x.update(_apart(row, offsets[r], [0.0] * len(row), [1.0] * len(row)))
     edges: dict[Any, list[Spot]] = {}
     for s in size:
         if _wire(s):
             edges.setdefault(s[1:3], []).append(s)  # type: ignore[index]
+    edge: dict[Spot, Any] = {s: e for e, spots in edges.items() for s in spots}
+    pull = {
+        r: [6.0 if s in edge else 1.0 + len(near[s]) / 4 for s in row] for r, row in rows.items()
+    }
     order = sorted(rows)
     for sweep in range(SWEEPS):
         straight = {e: sum(x[s] for s in spots) / len(spots) for e, spots in edges.items()}
         for r in order if sweep % 2 == 0 else reversed(order):
-            wish = {
-                s: straight[s[1:3]] if _wire(s) else _wish(s, near[s], x)  # type: ignore[index]
-                for s in rows[r]
-            }
-            pull = {s: 6.0 if _wire(s) else 1.0 + len(near[s]) / 4 for s in rows[r]}
-            x.update(_apart(rows[r], wish, size, pull))
+            wish = [straight[edge[s]] if s in edge else _wish(s, near[s], x) for s in rows[r]]
+            x.update(_apart(rows[r], offsets[r], wish, pull[r]))
     return x
 
 
@@ -167,17 +168,22 @@ def _wish(s: Spot, near: list[Spot], x: dict[Spot, float]) -> float:
     return sum(x[n] for n in near) / len(near) if near else x[s]
 
 
-def _apart(
-    row: list[Spot], wish: dict[Spot, float], size: dict[Spot, float], pull: dict[Spot, float]
-) -> dict[Spot, float]:
-    """The positions nearest to the wishes in which nothing overlaps (isotonic regression)."""
+def _offsets(row: list[Spot], size: dict[Spot, float]) -> list[float]:
+    """How far from the first what stands in a row has to be, at the least."""
     offsets = [0.0]
     for a, b in itertools.pairwise(row):
         gap = WIRE / 2 if _wire(a) and _wire(b) else GAP if not _wire(a) and not _wire(b) else 12.0
         offsets.append(offsets[-1] + (size[a] + size[b]) / 2 + gap)
+    return offsets
+
+
+def _apart(
+    row: list[Spot], offsets: list[float], wishes: list[float], pull: list[float]
+) -> dict[Spot, float]:
+    """The positions nearest to the wishes in which nothing overlaps (isotonic regression)."""
     blocks: list[list[float]] = []
-    for s, offset in zip(row, offsets):
-        blocks.append([wish[s] - offset, pull[s], 1])
+    for wish, offset, weight in zip(wishes, offsets, pull):
+        blocks.append([wish - offset, weight, 1])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             m, w, n = blocks.pop()
             last = blocks[-1]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from triton.runtime import interpreter
 from triton.runtime.interpreter import (
     GridExecutor,
     InterpretedFunction,
     _implicit_cvt,
-    _patch_lang,
     interpreter_builder,
 )
 
@@ -84,7 +84,7 @@ class Launch:
         return Report(self.name, len(index), loads, stores, atomics, schedule.turns)
 
     def _run(self, schedule: InOrder, watch: Watch) -> None:
-        scope = _patch_lang(self._body)
+        scope = interpreter._patch_lang(self._body)
         try:
             interpreter_builder.set_grid_dim(*self._whole_grid())
             args = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -11,9 +13,25 @@ from tests.attention.networks import NETWORKS, inputs, ragged
 from tests.graphs import assert_same, results
 
 TOLERANCE = 1e-12
+Values = dict[str, torch.Tensor]
 # batch, queries, keys
 SIZES = [(2, 3, 17), (1, 1, 1), (3, 1, 17), (2, 17, 1)]
 LARGE = [(1, 63, 130), (2, 100, 17), (2, 3, 130), (1, 100, 130)]
+
+
+def made(name: str) -> torch.nn.Module:
+    """A network with the same weights every time."""
+    torch.manual_seed(0)
+    return NETWORKS[name]().double()
+
+
+@functools.cache
+def defined(name: str, sizes: tuple[int, int, int], short: bool) -> tuple[Values, Values, Values]:
+    """Inputs, lengths, and what the reference gives; several backends are held against it."""
+    reference = gn.compile(made(name), backend="reference")
+    given = inputs(reference, *sizes)
+    lengths = ragged(reference, given) if short else {}
+    return given, lengths, results(reference, given, lengths)[0]
 
 
 def compare(
@@ -24,17 +42,12 @@ def compare(
     skip: tuple[str, ...] = (),
 ) -> gn.Compiled:
     """Hold a backend against the reference."""
-    torch.manual_seed(0)
-    net = NETWORKS[name]().double()
-    reference = gn.compile(net, backend="reference")
-    model = gn.compile(net, backend=backend, skip=skip)
-    given = inputs(model, *sizes)
-    lengths = ragged(model, given) if short else {}
+    given, lengths, wanted = defined(name, sizes, short)
     if short and not lengths:
         pytest.skip("no input of this network has an axis that could be ragged")
-    wanted, got = (results(m, given, lengths)[0] for m in (reference, model))
+    model = gn.compile(made(name), backend=backend, skip=skip)
     assert all(v.isfinite().all() for v in wanted.values())
-    assert_same(wanted, got, TOLERANCE)
+    assert_same(wanted, results(model, given, lengths)[0], TOLERANCE)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,15 +73,7 @@ def places(options: list[Callable[..., gn.Value]]) -> st.SearchStrategy[int]:
     return st.integers(0, len(options) - 1)
 
 
-@settings(max_examples=20)
-@given(
-    places(MIXED),
-    st.lists(places(SHAPED), max_size=3),
-    places(SUMMED),
-    st.lists(places(BENT), max_size=2),
-    st.booleans(),
-)
-def test_any_score(mix: int, shapes: list[int], total: int, bends: list[int], short: bool) -> None:
+def check(mix: int, shapes: list[int], total: int, bends: list[int], short: bool) -> None:
     torch.manual_seed(0)
     net = Score(mix, shapes, total, bends).double()
     reference = gn.compile(net, backend="reference")
@@ -99,3 +92,27 @@ def test_any_score(mix: int, shapes: list[int], total: int, bends: list[int], sh
     model = gn.compile(net, backend="interpret")
     assert "falls back:" not in model.explain()
     assert_same(wanted, results(model, given, lengths)[0], 1e-11)
+
+
+recipes = given(
+    places(MIXED),
+    st.lists(places(SHAPED), max_size=3),
+    places(SUMMED),
+    st.lists(places(BENT), max_size=2),
+    st.booleans(),
+)
+
+
+@recipes
+@settings(max_examples=10)
+def test_any_score(mix: int, shapes: list[int], total: int, bends: list[int], short: bool) -> None:
+    check(mix, shapes, total, bends, short)
+
+
+@pytest.mark.slow
+@recipes
+@settings(max_examples=100)
+def test_many_scores(
+    mix: int, shapes: list[int], total: int, bends: list[int], short: bool
+) -> None:
+    check(mix, shapes, total, bends, short)

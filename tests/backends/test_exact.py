@@ -6,6 +6,7 @@ On a GPU float64 loops go step by step whatever is asked; no GPU has run them ye
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -24,13 +25,14 @@ LARGE = {name for name in CELLS if "both_ways" in name or "everything" in name o
 BRIEF = [Sizes(1, 2, 20), Sizes(17, 1, 1), Sizes(3, 2, 8)]
 
 
-def covering() -> list[tuple[str, Sizes, str]]:
-    """Every cell in both regimes: at three sizes together, the large ones at two."""
+def covering() -> list[Any]:
+    """Every cell in both regimes at one size each, the small ones at a third among the slow."""
     found = []
     for k, name in enumerate(CELLS):
-        sizes, wanted = (BRIEF, REGIMES) if name in LARGE else (SOME, ("resident", *REGIMES))
+        sizes, wanted = (BRIEF, REGIMES) if name in LARGE else (SOME, (*REGIMES, "resident"))
         for j, regime in enumerate(wanted):
-            found.append((name, sizes[(len(wanted) * k + j) % len(sizes)], regime))
+            size = sizes[(len(wanted) * k + j) % len(sizes)]
+            found.append(pytest.param(name, size, regime, marks=[pytest.mark.slow] * (j > 1)))
     return found
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.triton import lower
 from graphnn.kernels import simulate
-from tests.backends.places import INTERPRET, choices
+from tests.backends.places import INTERPRET, regimes
 from tests.backends.test_checked import launchers, outputs
 from tests.graphs import compare
 from tests.nn.common import doubles, shuffled
@@ -67,21 +67,13 @@ LAWS: dict[str, Law] = {
 }
 
 
-def regimes(net: nn.Module, inputs: dict[str, torch.Tensor]) -> set[str]:
-    model = gn.compile(net, backend="interpret", skip=("fit",))
-    out = model(**inputs)
-    found = out.values() if isinstance(out, dict) else [out]
-    sum(v.sum() for v in found).backward()
-    return {choice.regime for choice in choices(model)}
-
-
 @pytest.mark.parametrize("law", LAWS)
 def test_one_kernel_a_direction(law: str) -> None:
     net, x = shuffled(Written(law)), doubles(3, 4, 3)
     skips = [INTERPRET.skip("resident")]
     compare(net, {"x": x}, backend="interpret", skips=skips)
-    compare(net, {"x": x}, **GIVEN, given=True, backend="interpret", skips=skips)
-    assert regimes(net, {"x": x}) == {"resident"}
+    (model,) = compare(net, {"x": x}, **GIVEN, given=True, backend="interpret", skips=skips)
+    assert regimes(model) == {"resident"}
 
 
 @pytest.mark.parametrize("batch, steps", [(1, 1), (2, 1), (1, 3), (0, 2)])
@@ -105,8 +97,8 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     net = shuffled(Machine(**options))  # type: ignore[arg-type]
     x, skips = doubles(2, 2, 3), [INTERPRET.skip("resident")]
     lengths = {"time": torch.tensor([2, 1])}
-    compare(net, {"x": x}, lengths, backend="interpret", skips=skips)
-    assert regimes(net, {"x": x[:1, :1]}) == {"resident"}
+    (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=skips)
+    assert regimes(model) == {"resident"}
 
 
 class Decoder(nn.Module):
@@ -145,8 +137,8 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
     skips = [INTERPRET.skip("resident")]
-    compare(net, given, lengths, given=True, backend="interpret", skips=skips)
-    assert regimes(net, given) == {"resident"}
+    (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=skips)
+    assert regimes(model) == {"resident"}
 
 
 def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +208,9 @@ def test_two_of_them_are_two_launches() -> None:
             g.output("y", gn.sum(a.next * b.next, over="slot"))
 
     net, x = shuffled(Both()), doubles(2, 3, 3)
-    compare(net, {"x": x}, backend="interpret", skips=[INTERPRET.skip("resident")])
-    model = gn.compile(net, backend="interpret", skip=("fit",))
-    assert "one program a row" in model.source() and regimes(net, {"x": x}) == {"resident"}
+    skips = [INTERPRET.skip("resident")]
+    (model,) = compare(net, {"x": x}, backend="interpret", skips=skips)
+    assert "one program a row" in model.source() and regimes(model) == {"resident"}
     assert all(k.source.loops == 1 for k in launchers(model))
 
 

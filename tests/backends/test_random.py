@@ -26,13 +26,13 @@ def check_cell(recipe: CellRecipe) -> None:
 
 
 @given(recipes(most_steps=4))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_random_graphs(recipe: Recipe) -> None:
     check_graph(recipe)
 
 
 @given(cells())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_random_cells(recipe: CellRecipe) -> None:
     check_cell(recipe)
 

@@ -116,7 +116,9 @@ def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(TOGETHER in reason for reason in apart)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(k, marks=[pytest.mark.slow] * (k > 1)) for k in range(5)]
+)
 @pytest.mark.usefixtures("always")
 def test_layers_meet_once_a_step_whoever_runs_first(seed: int) -> None:
     """Backward too: what the lower layer publishes last is read by the step after."""

@@ -1,9 +1,12 @@
 """What the interpreter is made to do as a GPU does it."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import InterpreterError
 
 from graphnn.kernels import interpreter
 
@@ -29,3 +32,25 @@ def test_numbers_are_rounded_to_the_nearest(dtype):
     back = torch.empty(1024)
     interpreter.launch(copied, (1,), out, back, SIZE=1024)
     torch.testing.assert_close(back, out.float(), rtol=0, atol=0, equal_nan=True)
+
+
+@triton.jit
+def counted(out, SIZE: tl.constexpr, WRONG: tl.constexpr):
+    found = tl.sum(tl.zeros([SIZE], tl.int32) + 2147483647)  # wraps around, as on a GPU
+    if WRONG:
+        found += tl.arange(0, 3)
+    tl.store(out, found)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_language_is_after_a_launch_what_it_was_before(wrong):
+    """Of a kernel that calls the library, of one that fails, and at each of several launches."""
+    places = (tl, tl.core, tl.math, tl.tensor, tl.dtype)
+    before = [{name: getattr(place, name) for name in dir(place)} for place in places]
+    for _ in range(2):
+        out = torch.zeros(1, dtype=torch.int32)
+        with pytest.raises(InterpreterError) if wrong else nullcontext():
+            interpreter.launch(counted, (1,), out, SIZE=16, WRONG=wrong)
+        assert out.item() == (0 if wrong else -16)
+        after = [{name: getattr(place, name) for name in dir(place)} for place in places]
+        assert after == before
