@@ -177,13 +177,18 @@ def rows(
 
 
 def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:
-    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Refused."""
+    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Refused.
+
+    One of one block that spills a little gives way to one of many that does not.
+    """
     source, verdict = best(program, how, target)
-    if verdict.fits:
+    if verdict.fits and not verdict.borne:
         return source, verdict
     try:
         return spread(program, how, target)
     except Refused as reason:
+        if verdict.fits:
+            return source, verdict
         raise Refused(f"{verdict.reason}; {reason}") from None
 
 

@@ -113,7 +113,9 @@ class _Writer:
         shared = found.shared
         self.shared, self.phases, self.tiling = shared, found.phases, tiling
         # where states are exchanged a step begins by waiting, and loads meanwhile
-        self.sheet = Sheet(shared, ahead=not (self.phases.carries or shared.program.lanes), layout=found.layout)
+        self.sheet = Sheet(
+            shared, ahead=not (self.phases.carries or shared.program.lanes), layout=found.layout
+        )
         self.sheet.moving |= found.moving
         self.exchanges = {e.name: e for e in shared.exchanges}
         self.later: list[Line] = []

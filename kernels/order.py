@@ -14,7 +14,7 @@ from .live import given, words
 # registers a thread of what is in no list: sums on their way, 16 rows over all warps
 SIZE = 4
 # how many lines that follow one another are looked at
-DEPTH = 3
+DEPTH = 2
 
 
 def ordered(lines: Sequence[str], sizes: Mapping[str, int], kept: set[str]) -> list[int]:

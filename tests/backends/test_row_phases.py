@@ -8,15 +8,21 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.kernels import share, simulate
+from graphnn.backends.triton import lowering
+from graphnn.kernels import fit, share, simulate
+from graphnn.kernels.emit import Source
+from graphnn.kernels.fit import Verdict
 from graphnn.kernels.grid import GridLauncher
-from tests.backends.places import INTERPRET, regimes
+from graphnn.planner.plan import Variant
+from tests.backends.places import INTERPRET, choices, regimes
 from tests.backends.test_cooperative import ATTEMPTS, changed, launchers, stores
 from tests.backends.test_lanes import DECODERS, Decoder, Machine
 from tests.graphs import compare
@@ -70,6 +76,24 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     lengths = {"time": torch.tensor([2, 1, 2])}
     (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=[SKIP])
     assert regimes(model) == {"cooperative"}
+
+
+def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    spilled = "spills: 4 instructions, 8 bytes a thread"
+
+    def best(*given: Any, **options: Any) -> tuple[Source, Verdict]:
+        source, verdict = fit.best(*given, **options)
+        return source, replace(verdict, reason=f"it fits; {spilled}", borne=(spilled,))
+
+    monkeypatch.setattr(lowering, "best", best)
+    for skip, regime in ((), "cooperative"), (("cooperative",), "resident"):
+        net = Machine(hidden=32).to(torch.bfloat16)
+        model = gn.compile(net, backend="interpret", skip=("beside", *skip))
+        model._program(Variant())
+        for choice in choices(model):
+            assert choice.regime == regime
+            by_one = "not by one: " if regime == "cooperative" else ""
+            assert f"{by_one}it fits; {spilled}" in choice.reason
 
 
 # under the checker

@@ -1,6 +1,6 @@
 """Which lines of a kernel are needed and in which order, and how wide its tiles are together."""
 
-from graphnn.kernels.live import given, needed, sunk, widths
+from graphnn.kernels.live import given, needed, sunk, widths, words
 
 
 def test_lines_that_lead_to_no_store_are_not_needed() -> None:
@@ -72,3 +72,8 @@ def test_a_product_that_comes_apart_is_alive_together_with_its_parts() -> None:
     sizes = {"h": 64, "w": 256, "a": 128, "b": 128}
     step = ["w = product(h, m)", "a, b = halves(w)", "h = a + b"]
     assert sorted(widths(["h = zeros"], step, sizes)) == [64, 128, 128, 256]
+
+
+def test_functions_and_methods_are_no_variables() -> None:
+    assert words("line = tl.where(a, tile.to(ACC), 0.5)") == ["line", "tl", "a", "tile", "ACC"]
+    assert needed(["where = 1", "tl.store(p, tl.where(a, b, c))"]) == {1}

@@ -27,8 +27,20 @@ def test_what_is_made_of_single_numbers_does_not_wait() -> None:
 
 
 def test_loads_come_right_before_their_first_use() -> None:
-    lines = ["line = tl.load(p)", "tile = f(x)", "more = line * 2", "tl.store(q, line + more)"]
+    lines = ["line = tl.load(p)", "tile = f(x)", "tl.store(q, line + tile)"]
+    assert order(lines) == ["tile", "line", "tl.store(q,"]
+
+
+def test_what_is_made_of_one_load_alone_comes_with_it() -> None:
+    lines = ["line = tl.load(p)", "more = line.to(ACC)", "tile = f(x)", "tl.store(q, more + tile)"]
     assert order(lines) == ["tile", "line", "more", "tl.store(q,"]
+
+
+def test_what_lets_go_with_those_that_follow_it_comes_first() -> None:
+    lines = ["tile = f(x)", "more = g(x)", "other = tile * 2", "line = sum(other)"]
+    assert order([*lines, "tl.store(q, line + more)"]) == [
+        *("tile", "other", "line", "more", "tl.store(q,"),
+    ]
 
 
 def test_a_name_that_is_given_anew_is_read_before() -> None:

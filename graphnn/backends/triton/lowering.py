@@ -122,23 +122,43 @@ class Lowering:
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
         reasons: list[str] = []
+        spare: OneKernel | None = None
         for regime in ("resident", "cooperative"):
             try:
                 made = getattr(self, f"_{regime}")(scope, loop, keep, name)
             except Refused as reason:
                 reasons.append(str(reason))
                 continue
-            why = made.verdict.reason + self._besides(scope, made)
-            why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
-            stacks = self.stacks.get(scope.ir.floating)
-            weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
-            why = f"{weighed}; {why}" if weighed else why
-            if made.source.program.open:
-                choice = Choice(regime, why, self._figures([made]))
-                return self._either(scope, loop, keep, name, made, choice)
-            self._chosen(scope, loop, name, Choice(regime, why, self._figures([made])))
-            return self._call(scope, made.source, made.verdict, made.reads, made.kept)
+            if made.verdict.borne:  # of many blocks it may be had without
+                spare = made
+                reasons.append(made.verdict.reason)
+                continue
+            return self._one(scope, loop, keep, name, made, regime, reasons)
+        if spare is not None:
+            return self._one(scope, loop, keep, name, spare, "resident", reasons[1:])
         return self._stepwise(scope, loop, keep, name, "; ".join(dict.fromkeys(reasons)))
+
+    def _one(
+        self,
+        scope: Scope,
+        loop: Loop,
+        keep: set[int],
+        name: str,
+        made: OneKernel,
+        regime: str,
+        reasons: Sequence[str],
+    ) -> list[str]:
+        """The lines that run a loop as one kernel, not otherwise for `reasons`."""
+        why = made.verdict.reason + self._besides(scope, made)
+        why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
+        stacks = self.stacks.get(scope.ir.floating)
+        weighed = stacks.why.get(key_of(scope.ir, loop), "") if stacks else ""
+        why = f"{weighed}; {why}" if weighed else why
+        choice = Choice(regime, why, self._figures([made]))
+        if made.source.program.open:
+            return self._either(scope, loop, keep, name, made, choice)
+        self._chosen(scope, loop, name, choice)
+        return self._call(scope, made.source, made.verdict, made.reads, made.kept)
 
     def _either(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, made: OneKernel, choice: Choice
