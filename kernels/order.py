@@ -46,11 +46,7 @@ class _Waiting:
         self.reads = [[name for name in dict.fromkeys(names) if name in made] for names in read]
         self.uses = Counter(name for names in self.reads for name in names)
         after = self._after()
-        free: set[int] = set()
-        for k, line in enumerate(lines):
-            alone = len(after[k]) == 1 and after[k] <= free and self.gives[k]
-            if alone or ("tl.load(" in line and not after[k]):
-                free.add(k)
+        free = self._free(lines, after)
         self.loads = {self.gives[k][0]: k for k in sorted(free)}
         self.lines = [k for k in range(len(lines)) if k not in free]
         self.placed: set[int] = set()
@@ -59,6 +55,17 @@ class _Waiting:
         for k in self.lines:
             for before in self.after[k]:
                 self.users[before].append(k)
+
+    def _free(self, lines: Sequence[str], after: Sequence[set[int]]) -> set[int]:
+        """The lines that load, and those that make one variable of one load alone."""
+        times = Counter(name for names in self.gives for name in names)
+        free: set[int] = set()
+        for k, (line, names) in enumerate(zip(lines, self.gives)):
+            alone = len(after[k]) == 1 and after[k] <= free
+            loads = "tl.load(" in line and not after[k]
+            if (alone or loads) and len(names) == 1 and times[names[0]] == 1:
+                free.add(k)
+        return free
 
     def _after(self) -> list[set[int]]:
         """The lines that each has to follow: a name may be given anew."""

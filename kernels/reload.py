@@ -6,6 +6,7 @@ A load is an address and a mask; what it brings takes registers for as long as i
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -77,10 +78,11 @@ def _fresh(wanted: str, names: set[str]) -> str:
 def _cones(lines: Sequence[Line], used: set[str], sizes: dict[str, int]) -> dict[str, _Cone]:
     """Wide values that are made of one load alone."""
     made = {name: line for line in lines for name in given(line.text)}
+    times = Counter(name for line in lines for name in given(line.text))
     found: dict[str, _Cone] = {}
     for line in lines:
         names = given(line.text)
-        if len(names) != 1 or names[0] in used:
+        if len(names) != 1 or times[names[0]] > 1 or names[0] in used:
             continue
         of = [made[w] for w in dict.fromkeys(words(line.text)[1:]) if w in made]
         if " = tl.load(" in line.text and not of and ".cg" not in line.text:

@@ -49,8 +49,8 @@ SOME = {
 # no product by a weight in the loop, or numbers of each example by numbers of each example
 UNSHARED = re.compile("hyper|min_gru|sru")
 ALL = [Sizes(*s) for s in ((17, 1, 33), (1, 9, 8), (3, 2, 63), (1, 2, 64), (3, 9, 20), (3, 5, 3))]
-# the turns of a few seeds, and of many
-ATTEMPTS = [range(3), pytest.param(range(3, 12), marks=pytest.mark.slow)]
+# the turns of five seeds, and of more
+ATTEMPTS = [range(5), pytest.param(range(5, 12), marks=pytest.mark.slow)]
 
 
 def check(name: str, sizes: Sizes) -> gn.Compiled:

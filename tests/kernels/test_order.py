@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from graphnn.kernels.order import ordered
 
 SIZES = {"tile": 16, "other": 16, "line": 4, "more": 4, "one": 0, "two": 0}
@@ -34,6 +36,16 @@ def test_loads_come_right_before_their_first_use() -> None:
 def test_what_is_made_of_one_load_alone_comes_with_it() -> None:
     lines = ["line = tl.load(p)", "more = line.to(ACC)", "tile = f(x)", "tl.store(q, more + tile)"]
     assert order(lines) == ["tile", "line", "more", "tl.store(q,"]
+
+
+@pytest.mark.parametrize(
+    "made", ["line, more = halves(one)", "line = f(one)\nmore = g(line)\nline = h(line)"]
+)
+def test_what_gives_more_or_a_name_anew_stays_before_its_users(made: str) -> None:
+    lines = ["one = tl.load(p)", *made.split("\n"), "tile = f(x)", "tl.store(q, tile + more)"]
+    found = ordered(lines, SIZES, set())
+    assert [k for k in found if k < len(lines) - 2] == list(range(len(lines) - 2))
+    assert found.index(2 if "\n" in made else 1) < found.index(len(lines) - 1)
 
 
 def test_what_lets_go_with_those_that_follow_it_comes_first() -> None:

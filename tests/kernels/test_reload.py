@@ -51,6 +51,11 @@ def test_what_is_held_anyway_is_not() -> None:
     assert lines(LINES, {"wide"}) == LINES
 
 
+def test_a_name_that_is_given_anew_is_not() -> None:
+    texts = [*LINES[:3], "wide = wide + 1", *LINES[3:]]
+    assert lines(texts) == texts
+
+
 @pytest.mark.parametrize("loaded", ["tl.load(slot, '.cg')", "tl.load(p + a_0)", "f(t)"])
 def test_what_others_write_or_more_goes_into_is_not(loaded: str) -> None:
     texts = ["a_0 = f(t)", f"kept = {loaded}", *LINES[1:]]
