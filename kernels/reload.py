@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from .live import given, words
 from .page import Line
 
-# registers a thread from which a value is worth loading again, and lines between its uses
+# registers a thread from which a value is worth loading again, and lines between its uses (a Neural
+# Turing Machine of 128 slots, backward, sm_80, bf16, Triton 3.6: 56 bytes spilled without, none so)
 WIDE, APART = 4, 24
 
 
