@@ -20,7 +20,7 @@ EQUAL = 16
 # numbers of a lane in one tile, where a step takes all of an axis beside shared products
 PIECE = 64
 # laws whose result differs from lane to lane
-KEPT = frozenset({"softmax", "moved", "turned"})
+KEPT = frozenset({"softmax", "moved", "turned", "best"})
 
 
 def wide(program: Program) -> frozenset[str]:
@@ -91,7 +91,7 @@ def lanes(page: Page, op: Op) -> None:
     many = length(page.program.lanes)
     if len(op.args) > 1:
         many = page.tiles[op.args[1]][0].text
-    more = [str(op.attrs[k]) for k in ("shift", "position") if k in op.attrs]
+    more = [str(op.attrs[k]) for k in ("shift", "position", "k") if k in op.attrs]
     tiles = []
     for span, name in page.named(op):
         tile = page.operand(op.name, x, span)

@@ -325,3 +325,17 @@ def picked(x, lane, live, many, position, AXIS: tl.constexpr):
     """One lane, counted from the end where negative; 0 where there is none."""
     place = tl.where(position < 0, many + position, position)
     return tl.sum(tl.where(live & (lane == place), x, 0.0), AXIS, keep_dims=True)
+
+
+@triton.jit
+def best(x, lane, live, many, k, AXIS: tl.constexpr):
+    """True at the `k` largest lanes, of equal ones the earlier; NaN is as large as infinity."""
+    score = tl.where(x == x, x, float("inf"))
+    chosen = x != x
+    chosen = chosen & (chosen == 0)
+    for _ in range(k):
+        left = live & (chosen == 0)
+        top = tl.max(tl.where(left, score, float("-inf")), AXIS, keep_dims=True)
+        place = tl.min(tl.where(left & (score == top), lane, many), AXIS, keep_dims=True)
+        chosen = chosen | (left & (lane == place))
+    return chosen

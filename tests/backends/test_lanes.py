@@ -56,6 +56,10 @@ Law = Callable[[gn.Value, gn.Value], gn.Value]
 LAWS: dict[str, Law] = {
     "sum": lambda m, s: m + 0.1 * gn.sum(s * m, over="slot"),
     "mean": lambda m, s: m - gn.mean(m, over="slot"),
+    "top": lambda m, s: (
+        torch.where(gn.top(s, 2, over="slot"), m, 0.5 * m)
+        + 0.1 * torch.where(gn.top(m, 9, over="slot") | gn.top(m, 1, over="slot"), m, 0.0)
+    ),
     "max": lambda m, s: m + gn.max(m, over="slot") * gn.max(s, over="slot"),
     "softmax": lambda m, s: m * gn.softmax(s, over="slot"),
     "softmax of vectors": lambda m, s: gn.softmax(m, over="slot") + 0.1 * m,

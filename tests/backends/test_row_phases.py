@@ -78,6 +78,31 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     assert regimes(model) == {"cooperative"}
 
 
+class Best(nn.Module):
+    """A memory whose best slots are read and written, and a recurrent layer beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.mix = nn.Linear(3, 8), nn.Linear(8, 8)
+
+    def graph(self, g: gn.Graph) -> None:
+        g.axis("slot", 5)
+        x = self.enc(g.input("x", (3,), over="time"))
+        m, h = g.state("m", (8,), along="slot", init=0.1), g.state("h", (8,))
+        score = gn.dot(m, x) + gn.index("slot", graph=g) * 0.3
+        h.next = torch.tanh(self.mix(h) + gn.lookup(x, m, m, over="slot", topk=2))
+        m.next = torch.tanh(m + torch.where(gn.top(score, 3, over="slot"), h, 0.5 * x))
+        g.output("y", h.next)
+
+
+def test_the_best_slots_of_a_memory_are_found_in_a_step() -> None:
+    given, lengths = {"x": doubles(3, 4, 3)}, {"time": torch.tensor([4, 1, 3])}
+    for regime in ("resident", "cooperative"):
+        skips = [INTERPRET.skip(regime)]
+        (model,) = compare(shuffled(Best()), given, lengths, backend="interpret", skips=skips)
+        assert regimes(model) == {regime}
+
+
 def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
     spilled = "spills: 4 instructions, 8 bytes a thread"
 

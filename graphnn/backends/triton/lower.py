@@ -31,6 +31,7 @@ LAWS = {
     "axis_roll": "moved",
     "axis_reverse": "turned",
     "axis_at": "picked",
+    "axis_top": "best",
 }
 
 
@@ -276,9 +277,10 @@ class _Lowering:
 
     def _across(self, node: Node) -> None:
         """An operation over all lanes."""
-        if node.attrs["axis"] != self.lanes:
+        whole = node.op == "axis_top" and kind_of(self.ir[node.inputs[0]]) != "float"
+        if node.attrs["axis"] != self.lanes or whole:
             self._refuse(node)
-        more = {k: node.attrs[k] for k in ("shift", "position") if k in node.attrs}
+        more = {k: node.attrs[k] for k in ("shift", "position", "k") if k in node.attrs}
         args = [self.named[i] for i in node.inputs]
         self._add(node, "lanes", args, law=LAWS[node.op], **more)
 
