@@ -34,6 +34,7 @@ def periods(program: Program) -> dict[str, int]:
         return found
     free = frozenset(name for name, p in found.items() if p < 2)
     own = drawn(ops, own, free)
+    # without what has gone to the rows: a product whose parts serve them alone is one again
     found = _Periods(ops, program.states, own).found()
     within = _Periods(ops, program.states, frozenset(ops) - own).found()
     return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}
