@@ -31,7 +31,7 @@ def fenced(step: Sequence[Line], ends: Sequence[Line], sizes: Mapping[str, int])
         places = ordered([line.text for line in part], sizes, used)
         lines += [part[k] for k in places]
     held = {word for line in ends for word in words(line.text)}
-    return _under_way(reloaded(lines, held, dict(sizes)))
+    return _under_way(reloaded(lines, held, sizes))
 
 
 def _under_way(step: Sequence[Line]) -> list[Line]:

@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .live import given, words
 from .page import Line
+from .text import Names
 
 # registers a thread from which a value is worth loading again, and lines between its uses (a Neural
 # Turing Machine of 128 slots, backward, sm_80, bf16, Triton 3.6: 56 bytes spilled without, none so)
 WIDE, APART = 4, 24
 
 
-def reloaded(lines: Sequence[Line], used: set[str], sizes: dict[str, int]) -> list[Line]:
+def reloaded(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) -> list[Line]:
     """The lines, with loads of wide values again where their uses lie far apart.
 
-    Values of `used` are held anyway; `sizes` are registers of variables, new ones are added.
+    Values of `used` are held anyway; `sizes` are registers of variables.
     """
     found: list[Line] = []
     held = _cones(lines, used, sizes)
-    names = {word for line in lines for word in words(line.text)}
+    names = Names(frozenset(word for line in lines for word in words(line.text)))
     for k, line in enumerate(lines):
         for cone in held.values():
             if cone.last >= 0 and cone.used_by(line):
                 if k - cone.last > APART:
-                    found += cone.again(names, sizes)
+                    found += cone.again(names)
                 cone.last = k
         for name in given(line.text):
             if name in held:
@@ -57,26 +58,17 @@ class _Cone:
     def renamed(self, text: str) -> str:
         return re.sub(rf"\b{self.name}\b", self.now, text) if self.now else text
 
-    def again(self, names: set[str], sizes: dict[str, int]) -> list[Line]:
+    def again(self, names: Names) -> list[Line]:
         """Its lines once more, under names that are free."""
         texts = [line.text for line in self.lines]
         for old in [name for text in texts for name in given(text)]:
-            new = _fresh(f"{old}_again", names)
-            sizes[new] = sizes.get(old, 0)
+            new = names.fresh(f"{old}_again")
             texts = [re.sub(rf"\b{old}\b", new, text) for text in texts]
             self.now = new
         return [replace(line, text=text) for line, text in zip(self.lines, texts)]
 
 
-def _fresh(wanted: str, names: set[str]) -> str:
-    name, count = wanted, 2
-    while name in names:
-        name, count = f"{wanted}_{count}", count + 1
-    names.add(name)
-    return name
-
-
-def _cones(lines: Sequence[Line], used: set[str], sizes: dict[str, int]) -> dict[str, _Cone]:
+def _cones(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) -> dict[str, _Cone]:
     """Wide values that are made of one load alone."""
     made = {name: line for line in lines for name in given(line.text)}
     times = Counter(name for line in lines for name in given(line.text))

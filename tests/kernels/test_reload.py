@@ -25,7 +25,7 @@ def nearer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(texts: list[str], used: set[str] | None = None) -> list[str]:
-    found = reload.reloaded([Line(text) for text in texts], used or set(), dict(SIZES))
+    found = reload.reloaded([Line(text) for text in texts], used or set(), SIZES)
     return [line.text for line in found]
 
 
@@ -42,9 +42,6 @@ def test_a_wide_value_is_loaded_again_and_what_is_near_uses_that() -> None:
 def test_names_are_free() -> None:
     texts = ["wide_again = f(z)", *LINES]
     assert lines(texts)[-2] == "b = wide_again_2 + narrow"
-    sizes = dict(SIZES)
-    reload.reloaded([Line(text) for text in texts], set(), sizes)
-    assert sizes["wide_again_2"] == SIZES["wide"]
 
 
 def test_what_is_held_anyway_is_not() -> None:
