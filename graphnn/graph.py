@@ -6,25 +6,48 @@ name; a loop is closed by assigning `state.next`.
 
 from __future__ import annotations
 
+import sys
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from graphnn.errors import AxisError, GraphError, NameTakenError, ShapeError, UnsupportedError
 from graphnn.ir import BATCH, IR
-from graphnn.names import RESERVED, Names, graph_of
+from graphnn.names import RESERVED, Names, foreign
 from graphnn.ops.expr import Expr, const
 from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
+from graphnn.tracing import inplace, noise
+from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
+from graphnn.tracing.watch import Watch, paused
 from graphnn.value import State, Value
 
 CHOICES = ("argmax", "sample")
+_LOCAL = threading.local()
+
+
+def _module_calling() -> nn.Module | None:
+    """The module whose method is running, if any."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        asking = frame.f_locals.get("self")
+        if type(asking) is not nn.Module and isinstance(asking, nn.Module):
+            return asking
+        frame = frame.f_back
+    return None
+
+
+def _autocast() -> tuple[bool, ...]:
+    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
 
 
 @dataclass(frozen=True)
@@ -43,35 +66,71 @@ class Graph(Names):
     its own, filled by `g.module` and `g.parameter`.
     """
 
-    _latest: ClassVar[Any] = None
-
     @staticmethod
     def current() -> Graph | None:
-        """The graph made last: the one that `gn.index` and the like belong to."""
-        return Graph._latest() if Graph._latest is not None else None
+        """The graph made last in this thread: the one that `gn.index` and the like belong to."""
+        latest = getattr(_LOCAL, "latest", None)
+        return None if latest is None else latest()
 
     def __init__(self, name: str = "graph", module: nn.Module | None = None):
         self.ir = IR(name)
         self.owner = module if module is not None else nn.Module()
         self.constants: dict[int, torch.Tensor] = {}
         self.feedbacks: list[Feedback] = []
+        # the names of the parameters and buffers that the graph owns, by their identity
+        self.known: dict[int, str] = {}
+        # tensors made while drawing that were written to, as the values they are since
+        self.became: dict[int, Value] = {}
+        self.held: list[torch.Tensor] = []
+        # noise that has no axes yet: see `tracing.noise`
+        self.open: set[int] = set()
+        self.tracer: Tracer | None = None
+        self.watch: Any = Watch(nn.Module())
+        # the module whose training mode turns off the dropout that is being drawn
+        self.switch: nn.Module | None = None
+        self._graded, self._detaching = torch.is_grad_enabled(), True
+        self._autocast = _autocast()
         self._taken: set[str] = set()
-        self._parameters: dict[int, str] = {}
-        self._nodes: dict[str, int] = {}
+        self._nodes: dict[Any, int] = {}
         self._lengths: dict[str, int] = {}
         self._learn_names()
-        Graph._latest = weakref.ref(self)
+        _LOCAL.latest = weakref.ref(self)
         self.ir.floating = self.floating()
+
+    def __enter__(self) -> Graph:
+        """Within `with graph:` every torch call is seen, as in a module's `graph(g)`."""
+        self.tracer = Tracer(self)
+        self.tracer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        assert self.tracer is not None
+        self.tracer.__exit__(*error)
+        self.tracer = None
+
+    @contextmanager
+    def drawing(self, watch: Any) -> Iterator[None]:
+        """Draw in this graph: it is the current one, and sees every torch call."""
+        before = getattr(_LOCAL, "outer", None)
+        self.watch, _LOCAL.outer = watch, self
+        try:
+            with self:
+                yield
+        finally:
+            _LOCAL.outer = before
+            _LOCAL.latest = None if before is None else weakref.ref(before)
 
     def floating(self) -> torch.dtype:
         """The model's floating dtype: that of its first floating parameter."""
-        floats = [p.dtype for p in self.owner.parameters() if p.dtype.is_floating_point]
+        with paused():
+            floats = [p.dtype for p in self.owner.parameters() if p.dtype.is_floating_point]
         return floats[0] if floats else torch.float32
 
     def _learn_names(self) -> None:
-        for found in (self.owner.named_parameters(), self.owner.named_buffers()):
-            for name, tensor in found:
-                self._parameters.setdefault(id(tensor), name)
+        with paused():
+            for found in (self.owner.named_parameters(), self.owner.named_buffers()):
+                for name, tensor in found:
+                    self.known.setdefault(id(tensor), name)
 
     def input(
         self,
@@ -198,6 +257,7 @@ class Graph(Names):
                 )
             return self.random("normal", shape, axes)
         value = self.value(0.0 if init is None else init)
+        noise.bind(self, [value.id], axes)
         if extra := value.node.axes - axes:
             raise AxisError(
                 f"the initial value of state '{name}' varies over axes the state does not carry",
@@ -222,7 +282,8 @@ class Graph(Names):
         self, kind: str, shape: tuple[int, ...], axes: frozenset[str], p: float = 0
     ) -> Value:
         """Random numbers drawn once a call: `normal`, `uniform`, or a `dropout` mask."""
-        return self._source("random", "", shape, axes, self.ir.floating, kind=kind, p=p)
+        law = noise.law(self, kind, p)
+        return self._source("random", "", shape, axes, self.ir.floating, **law)
 
     def output(self, name: str, value: Any) -> Value:
         """Declare an output; it is returned as (batch, *axes, *shape)."""
@@ -237,6 +298,7 @@ class Graph(Names):
                 fix="choose another name",
             )
         value = self.value(value)
+        noise.bind(self, [value.id], frozenset())
         self.ir.outputs[name] = value.id
         return value
 
@@ -299,29 +361,34 @@ class Graph(Names):
 
         Without `init` it starts at zero.
         """
-        if name not in dict(self.owner.named_parameters(recurse=False)):
-            if isinstance(shape, torch.Tensor):
+        if name not in self.owner.__dict__["_parameters"]:
+            if isinstance(shape, Value) and shape.id in self.open:
+                start = noise.realised(self, shape.id)
+            elif isinstance(shape, torch.Tensor):
                 start = shape.detach().clone()
-                if start.is_floating_point() and len(self.ir) and self._parameters:
+                if start.is_floating_point() and len(self.ir) and self.known:
                     start = start.to(self.ir.floating)
             else:
                 sizes = (shape,) if isinstance(shape, int) else tuple(shape)
                 start = torch.zeros(sizes, dtype=self.ir.floating)
             if init is not None:
-                with torch.no_grad():
+                with torch._C.DisableTorchFunction(), torch.no_grad():
                     init(start)
             self.owner.register_parameter(name, nn.Parameter(start))
             self._learn_names()
-        return self.value(getattr(self.owner, name))
+        return self.value(self.owner.__dict__["_parameters"][name])
 
     def value(self, thing: Any) -> Value:
         """A value of this graph from a value, a parameter, a tensor or a number."""
         if isinstance(thing, Value):
-            if thing.graph is not self:
-                graph_of((thing, Value(self, -1)), {})
+            self._own(thing)
             return thing
         if isinstance(thing, torch.Tensor):
-            return Value(self, self._tensor(thing).id)
+            if id(thing) in self.became:
+                return self.became[id(thing)]
+            found = Value(self, self.tensor(thing).id)
+            found.outside = self.tracer is None or id(thing) not in self.tracer.made
+            return found
         if isinstance(thing, (bool, int, float)):
             return Value(self, const(self.ir, thing).id)
         raise UnsupportedError(
@@ -332,10 +399,21 @@ class Graph(Names):
             fix="wrap it with torch.tensor(...)",
         )
 
-    def _tensor(self, tensor: torch.Tensor) -> Expr:
+    def tensor(self, tensor: torch.Tensor) -> Expr:
         """The node of a parameter, a buffer, or a constant tensor; one node each."""
-        key = self._parameters.get(id(tensor))
-        if key is None and isinstance(tensor, nn.Parameter):
+        if id(tensor) in self.became:
+            return Expr(self.ir, self.became[id(tensor)].id)
+        key = self.known.get(id(tensor))
+        if key is None:
+            return self._constant(tensor)
+        if key not in self._nodes:
+            self._nodes[key] = self._source_of(tensor, "parameter", key, key)
+        return Expr(self.ir, self._nodes[key])
+
+    def _constant(self, tensor: torch.Tensor) -> Expr:
+        """The node of a tensor that is no parameter: as it is if it was made in the graph, else
+        whatever it holds when the graph is called."""
+        if isinstance(tensor, nn.Parameter):
             raise UnsupportedError(
                 "a parameter that this graph does not own is used",
                 site=user_site(),
@@ -343,32 +421,31 @@ class Graph(Names):
                 wanted="parameters of the compiled module, or of one registered with g.module",
                 fix="make the module in __init__, or wrap it: net = g.module('net', net)",
             )
-        if key is None and tensor.grad_fn is not None:
+        if tensor.grad_fn is not None:
             raise UnsupportedError(
                 "a tensor computed from parameters outside the graph is used",
                 site=user_site(),
                 got=f"the result of {tensor.grad_fn.name()}, of shape {tuple(tensor.shape)}, which "
                 "would stay as it is now while the parameters train",
-                wanted="a parameter as it stands, or what is computed of its value in the graph",
-                fix="start from a value: w = g.value(self.weight), then w[:3], torch.exp(w) …",
+                wanted="a parameter as it stands, or what is computed of it in the graph",
+                fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
             )
-        index = key or f"constant {id(tensor)}"
+        made = self.tracer is not None and id(tensor) in self.tracer.made
+        index = (id(tensor), tensor._version if made else None)
         if index not in self._nodes:
-            if key is None:
-                self.constants[id(tensor)] = tensor
-            op, attrs = ("parameter", key) if key else ("tensor", id(tensor))
-            node = build(
-                self.ir,
-                op,
-                (),
-                {"key": attrs},
-                shape=tuple(tensor.shape),
-                axes=frozenset(),
-                dtype=tensor.dtype,
-                name=key or "",
-            )
-            self._nodes[index] = node
+            kept = tensor.clone() if made else tensor
+            self.constants[id(kept)] = kept
+            self.held.append(tensor)
+            self._nodes[index] = self._source_of(tensor, "tensor", id(kept), "")
         return Expr(self.ir, self._nodes[index])
+
+    def _source_of(self, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:
+        form: dict[str, Any] = {
+            "shape": tuple(tensor.shape),
+            "dtype": tensor.dtype,
+            "axes": frozenset(),
+        }
+        return build(self.ir, op, (), {"key": key}, name=name, **form)
 
     def length(self, axis: str) -> Expr:
         """The node with each example's number of positions along `axis`."""
@@ -384,13 +461,68 @@ class Graph(Names):
         return () if fixed and axis not in self.ir.until else (self.length(axis),)
 
     def apply(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Apply a torch function to values of this graph: add the primitives it is made of."""
-        if graph_of(args, kwargs) is not self:
-            return graph_of(args, kwargs).apply(function, args, kwargs)
-        result = call(self, function, args, kwargs)
-        if kwargs.get("inplace") and args and type(args[0]) is Value:
-            args[0].id = result.id  # torch changes its operand: whoever reads it reads the result
-        return result
+        """What a torch function gives of values of this graph: the primitives it is made of."""
+        self._own(args, kwargs)
+        with torch._C.DisableTorchFunction():
+            name = name_of(function)
+            if name in QUERIES or name.startswith("get "):
+                return asked(function, name, args, kwargs)
+            change = inplace.changed(function, name, args, kwargs)
+            if change is not None:
+                return inplace.write(self, *change)
+            result = self.made_of(function, args, kwargs)
+            inplace.share(function, name, args, kwargs, result)
+            return result
+
+    def _own(self, *things: Any) -> None:
+        for v in tree_leaves(things):
+            if isinstance(v, Value) and v.graph is not self:
+                foreign([self, v.graph])
+
+    def made_of(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """The values that a function makes, in a call that changes none."""
+        return call(self, function, args, kwargs)
+
+    def viewed(self, i: int) -> Value:
+        """The value of a node."""
+        return Value(self, i)
+
+    @property
+    def detached(self) -> bool:
+        """Whether what is drawn now carries no gradient: `torch.no_grad()` within the drawing."""
+        return self._graded and self._detaching and not torch.is_grad_enabled()
+
+    @contextmanager
+    def undetached(self) -> Iterator[None]:
+        """Draw derivatives, which torch computes without recording them, with theirs."""
+        before, self._detaching = self._detaching, False
+        try:
+            yield
+        finally:
+            self._detaching = before
+
+    @property
+    def autocast(self) -> bool:
+        """Whether autocast was turned on within the drawing."""
+        return _autocast() != self._autocast
+
+    def drops(self, training: bool) -> bool:
+        """Whether dropout is to be drawn. A bare graph, drawn once, draws it for each module that
+        has a training mode, and leaves it out at calls in evaluation."""
+        self.switch = None
+        asking = None if self.owner_is_users else _module_calling()
+        if asking is None or asking.training != training:
+            return training
+        self.switch = asking
+        return True
+
+    def lookup(self, node: Any) -> torch.Tensor:
+        """The tensor of a node that holds one, as it is now."""
+        key = node.attrs["key"]
+        if node.op == "tensor":
+            return self.constants[key]
+        path, _, name = key.rpartition(".")
+        return getattr(self.owner.get_submodule(path), name)  # type: ignore[no-any-return]
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""

@@ -30,7 +30,9 @@ BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 KERNELS = ("triton", "interpret")
 FLOAT32 = ("ieee", "tf32x3", "tf32", None)
 # what a model makes when first asked, and drops when its parameters change their place or dtype
-MADE = ("_traces", "_plans", "_programs", "_places", "_parts", "_steppers")
+MADE = ("_plans", "_programs", "_places", "_parts", "_steppers")
+# drawings of a graph that are kept: training and evaluation, and what an attribute is turned to
+MOST_TRACES = 8
 
 
 class Compiled(Stepping, Generating, Telling):
@@ -43,7 +45,7 @@ class Compiled(Stepping, Generating, Telling):
     _source: nn.Module | Graph
     _owner: nn.Module
     _number: int
-    _traces: dict[Any, Trace]
+    _traces: list[Trace]
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
     _places: dict[Program, int]
@@ -61,7 +63,6 @@ class Compiled(Stepping, Generating, Telling):
         for kept in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[kept] = owner.__dict__[kept]
         self.__dict__["_source"], self.__dict__["_owner"] = source, owner
-        self.training = owner.training
         self.backend = backend
         self._passes, self._recompute, self._float32 = passes, recompute, float32
         self._forget()
@@ -71,21 +72,44 @@ class Compiled(Stepping, Generating, Telling):
         """Drop what was planned; under a number of its own the model is found while traced."""
         self.__dict__["_number"] = programs.entered(self)
         programs.dropped(self.__dict__.get("_places", {}))
-        self.__dict__.update({name: {} for name in MADE})
+        self.__dict__.update({name: {} for name in MADE}, _traces=[])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **{name: {} for name in MADE}}
+        return {**self.__dict__, **{name: {} for name in MADE}, "_traces": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._forget()
 
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        """Whether the source is in training mode."""
+        return self._owner.training if "_owner" in self.__dict__ else True
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_owner" in self.__dict__:
+            self._owner.training = mode
+
     def train(self, mode: bool = True) -> Compiled:
         """Training or evaluation mode, of the source's modules too."""
         super().train(mode)
-        self._owner.training = mode
         self._traced()
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner = self.__dict__.get("_owner")
+        source = owner is not None and name in owner.__dict__ and name not in self.__dict__
+        if source and not isinstance(getattr(type(self), name, None), property):
+            setattr(owner, name, value)  # an attribute of the source, which its graph reads
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        owner = self.__dict__.get("_owner")
+        if owner is not None and name in owner.__dict__:
+            return getattr(owner, name)
+        return super().__getattr__(name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Compiled:
         super()._apply(fn, recurse)
@@ -93,27 +117,47 @@ class Compiled(Stepping, Generating, Telling):
         self._traced()
         return self
 
-    def _mode(self) -> tuple[Any, ...]:
-        """What a trace depends on besides the source: training flags, dtype, and the attributes
-        that a module names as its `switches`."""
-        modules = list(self._owner.modules())
-        flags = tuple(m.training for m in modules)
-        turned = tuple(getattr(m, s) for m in modules for s in getattr(type(m), "switches", ()))
-        return (flags, turned, self._floating())
+    def _mode(self) -> int:
+        """The number of the drawing that holds now."""
+        return self._traced().number
+
+    def _traced(self) -> Trace:
+        """The drawing that holds now: the last one, an earlier one, or a new one."""
+        if torch.compiler.is_compiling():
+            number = programs.drawn(self._number, self._flags())
+            return next(t for t in self._traces if t.number == number)
+        traces = self._traces
+        if traces and traces[-1].holds():
+            return traces[-1]
+        return self._found()
+
+    def _found(self) -> Trace:
+        found = next((t for t in reversed(self._traces) if t.holds()), None)
+        if found is None:
+            found = trace(self._source)
+            found.ir = check(found.ir)
+        kept = [t for t in self._traces if t is not found]
+        for gone in kept[: len(kept) + 1 - MOST_TRACES]:
+            self._drop(gone)
+        self.__dict__["_traces"] = [*kept[-(MOST_TRACES - 1) :], found]
+        return found
+
+    def _drop(self, gone: Trace) -> None:
+        """Forget what was made for a drawing."""
+        for name in MADE:
+            made = self.__dict__[name]
+            for key in [k for k in made if isinstance(k, tuple) and k[0] == gone.number]:
+                del made[key]
+
+    def _flags(self) -> tuple[Any, ...]:
+        """What torch.compile sees change: training flags, and the floating dtype."""
+        return (*(m.training for m in self._owner.modules()), self._floating())
 
     def _floating(self) -> torch.dtype | None:
         for p in self._owner.parameters():
             if p.dtype.is_floating_point:
                 return p.dtype
         return None
-
-    def _traced(self) -> Trace:
-        mode = self._mode()
-        if mode not in self._traces:
-            traced = trace(self._source)
-            traced.ir = check(traced.ir)
-            self._traces[mode] = traced
-        return self._traces[mode]
 
     @property
     def ir(self) -> IR:
@@ -148,14 +192,13 @@ class Compiled(Stepping, Generating, Telling):
         # its loops, whole-axis operations do as well before a kernel
         return self._passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
 
-    def _program(self, variant: Variant) -> Program:
-        key = (self._mode(), variant)
+    def _program(self, variant: Variant, mode: int | None = None) -> Program:
+        key = (self._mode() if mode is None else mode, variant)
         if key not in self._programs:
             planned = self._planned(variant)
             self._programs[key] = torch_backend.build(
                 planned.ir,
                 planned.order,
-                self.training,
                 planned.passes,
                 self._recompute,
                 self._lowering(variant.target),
@@ -203,33 +246,40 @@ class Compiled(Stepping, Generating, Telling):
         states follow it, with `record` the sequences of the states it names (True: of all). Raises
         a CallError that names what does not fit.
         """
-        ir = self.ir
+        traced = self._traced()
+        ir = traced.ir
         call = calls.read(ir, calls.named(ir, args, inputs), lengths, state, self._device())
         names = calls.states(ir, record)
-        outputs, final, sequences = self._run(call, return_state, names, frozenset())
+        outputs, final, sequences = self._run(call, return_state, names, frozenset(), traced)
         value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         extras = [x for x, asked in ((final, return_state), (sequences, record)) if asked]
         return (value, *extras) if extras else value
 
     def _run(
-        self, call: calls.Call, finals: bool, recorded: frozenset[str], probed: frozenset[str]
+        self,
+        call: calls.Call,
+        finals: bool,
+        recorded: frozenset[str],
+        probed: frozenset[str],
+        traced: Trace | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        traced = traced or self._traced()
         target = Target(call.device.type, torch.compiler.is_compiling())
         given = frozenset(call.state)
         variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
         run = self._run_reference if self.backend == "reference" else self._run_torch
-        values = run(call, variant)
+        values = run(call, variant, traced)
         split: tuple[dict[str, Tensor], ...] = ({}, {}, {})
         for name, value in values.items():
             kind = 1 if name.startswith(FINAL) else 2 if name.startswith(RECORD) else 0
             split[kind][name[len(("", FINAL, RECORD)[kind]) :]] = value
         outputs, final, sequences = split
-        return outputs, {**final, **self._positions(call, finals)}, sequences
+        return outputs, {**final, **self._positions(call, finals, traced.ir)}, sequences
 
-    def _run_torch(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
+    def _run_torch(self, call: calls.Call, variant: Variant, traced: Trace) -> dict[str, Tensor]:
         self._check_device(call.device)
-        program = programs.program_of(self._number, variant)
-        parameters = [self._lookup(n, call.device) for n in program.parameters]
+        program = programs.program_of(self._number, traced.number, variant)
+        parameters = [self._lookup(n, call.device, traced) for n in program.parameters]
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
         return dict(zip(program.outputs, values, strict=True))
@@ -245,29 +295,30 @@ class Compiled(Stepping, Generating, Telling):
                 fix=f"move them there, or compile with backend='auto' or '{other}'",
             )
 
-    def _run_reference(self, call: calls.Call, variant: Variant) -> dict[str, Tensor]:
-        run = self._evaluation(call, requested(self.ir, variant))
+    def _run_reference(
+        self, call: calls.Call, variant: Variant, traced: Trace
+    ) -> dict[str, Tensor]:
+        run = self._evaluation(call, requested(traced.ir, variant))
         ir = run.ir
         keep = [ir[i].attrs["key"] for i in carried(ir)] if variant.finals else []
         return reference.evaluate(run, keep)
 
     def _evaluation(self, call: calls.Call, ir: IR) -> reference.Reference:
+        traced = self._traced()
         return reference.Reference(
             ir,
-            lambda n: self._lookup(n, call.device),
+            lambda n: self._lookup(n, call.device, traced),
             call.inputs,
             call.sizes,
             call.lengths,
             call.state,
-            self.training,
             call.device,
         )
 
-    def _positions(self, call: calls.Call, finals: bool) -> dict[str, Tensor]:
+    def _positions(self, call: calls.Call, finals: bool, ir: IR) -> dict[str, Tensor]:
         """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
         if not finals:
             return {}
-        ir = self.ir
         asked = {n.attrs["axis"] for n in ir if n.op == "index"}
         return {
             f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
@@ -275,14 +326,17 @@ class Compiled(Stepping, Generating, Telling):
             if ir.axes[a].length is None and ir.axes[a].copy_of is None
         }
 
-    def _lookup(self, node: Node, device: torch.device) -> Tensor:
+    def _lookup(self, node: Node, device: torch.device, traced: Trace) -> Tensor:
         key = node.attrs["key"]
         if node.op == "tensor":
-            return self._traced().constants[key].to(device)
+            return traced.constants[key].to(device)
         path, _, name = key.rpartition(".")
         holder = self._owner.get_submodule(path)
         tensor = holder._parameters.get(name)
-        return holder._buffers[name] if tensor is None else tensor  # type: ignore[return-value]
+        if tensor is None:
+            tensor = holder._buffers.get(name)  # type: ignore[assignment]
+        # a parametrized tensor is computed where it is read
+        return getattr(holder, name) if tensor is None else tensor  # type: ignore[no-any-return]
 
     def _part(self, ir: IR) -> Compiled:
         graph = Graph(ir.name, self._owner)

@@ -23,15 +23,20 @@ def graph_of(args: Any, kwargs: Any) -> Graph:
     """The one graph that the values among these arguments belong to."""
     graphs = {id(v.graph): v.graph for v in tree_leaves((args, kwargs)) if isinstance(v, Value)}
     if len(graphs) > 1:
-        names = " and ".join(f"'{g.ir.name}'" for g in graphs.values())
-        raise ForeignValueError(
-            f"values of different graphs meet: {names}",
-            site=user_site(),
-            got=f"values of {names}",
-            wanted="values of one graph",
-            fix="build both on one graph, or compile them apart and feed one's output to the other",
-        )
+        foreign(list(graphs.values()))
     return next(iter(graphs.values()))
+
+
+def foreign(graphs: Sequence[Graph]) -> None:
+    """Raise the error of values of different graphs."""
+    names = " and ".join(f"'{g.ir.name}'" for g in graphs)
+    raise ForeignValueError(
+        f"values of different graphs meet: {names}",
+        site=user_site(),
+        got=f"values of {names}",
+        wanted="values of one graph",
+        fix="build both on one graph, or compile them apart and feed one's output to the other",
+    )
 
 
 def axis_names(over: str | Sequence[str]) -> tuple[str, ...]:

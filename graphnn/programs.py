@@ -33,15 +33,29 @@ def dropped(places: dict[Program, int]) -> None:
         _PROGRAMS.pop(place, None)
 
 
-def program_of(number: int, variant: Variant) -> Program:
-    """The program of the model of a number."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def drawn(number: int, flags: tuple[object, ...]) -> int:
+    """The number of the drawing that holds: a constant to torch.compile, as long as its flags."""
+    return _MODELS[number]._found().number
+
+
+def program_of(number: int, mode: int, variant: Variant) -> Program:
+    """The program of the model of a number, of one of its drawings."""
     # by plain values: torch.compile then takes the place as a constant
     sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
     ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
     target = variant.target
     return _PROGRAMS[
         _place(
-            number, ragged, given, variant.finals, recorded, probed, target.device, target.traced
+            number,
+            mode,
+            ragged,
+            given,
+            variant.finals,
+            recorded,
+            probed,
+            target.device,
+            target.traced,
         )
     ]
 
@@ -49,6 +63,7 @@ def program_of(number: int, variant: Variant) -> Program:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _place(
     number: int,
+    mode: int,
     ragged: tuple[str, ...],
     given: tuple[str, ...],
     finals: bool,
@@ -61,7 +76,7 @@ def _place(
     sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
     target = Target(device, traced)
     model = _MODELS[number]
-    program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target))
+    program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target), mode)
     if program not in model._places:
         model._places[program] = next(_numbers)
         _PROGRAMS[model._places[program]] = program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _EXAMPLES = _HERE + "examples" + os.sep
+# frozen modules, and those of Python's library that torch goes through
+_SYSTEM = ("<frozen", contextlib.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,13 @@ def user_site() -> Site | None:
     """The innermost frame that is neither graphnn's nor torch's: the line the user wrote."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        ours = file.startswith(_HERE) and not file.startswith(_EXAMPLES)
-        if not ours and not file.startswith(_TORCH) and not file.startswith("<frozen"):
-            return Site(file, frame.f_lineno)
+        if is_users(frame.f_code.co_filename):
+            return Site(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def is_users(file: str) -> bool:
+    """Whether a file is neither graphnn's own nor torch's."""
+    ours = file.startswith(_HERE) and not file.startswith(_EXAMPLES)
+    return not ours and not file.startswith(_TORCH) and not file.startswith(_SYSTEM)

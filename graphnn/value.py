@@ -16,6 +16,8 @@ import torch
 from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
 from graphnn.ir import BATCH, IR, Node
 from graphnn.sites import user_site
+from graphnn.tracing import noise
+from graphnn.tracing.watch import paused
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
@@ -54,22 +56,54 @@ def refuse_mixing(name: str) -> None:
     )
 
 
+META = torch.device("meta")
+
+
+def _in_place(function: Any) -> Any:
+    def method(self: Value, *others: Any) -> Any:
+        return self.graph.apply(function, (self, *others), {})
+
+    return method
+
+
 _DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
-_CHANGE = "write the operation without the trailing underscore and use its result"
 
 
-# to type checkers a value is a tensor: what torch functions take and give
-if TYPE_CHECKING:
-    _Base = torch.Tensor
-else:
-    _Base = object
+class Value(torch.Tensor):
+    """A value of one example at one position. Made by a `Graph`, never by hand.
 
+    To torch it is a tensor of this shape and dtype without numbers: every function that is called
+    on it arrives at `__torch_function__`, and what goes past that is refused.
+    """
 
-class Value(_Base):
-    """A value of one example at one position. Made by a `Graph`, never by hand."""
+    is_graph_value = True
+    # whether it is a parameter, a buffer or a state, which nothing may change in place
+    outside = False
+    # what it is a view of, and how: see `tracing.inplace`
+    storage: Any = None
+    steps: tuple[Any, ...] = ()
+
+    def __new__(cls, graph: Graph, id: int) -> Value:
+        node = graph.ir[id]
+        with torch._C.DisableTorchFunction():
+            return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
+                cls, node.shape, dtype=node.dtype, device=META
+            )
 
     def __init__(self, graph: Graph, id: int):
         self.graph, self.id = graph, id
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        raise UnsupportedError(
+            f"'{function}' reached a symbolic value past torch's functions",
+            site=user_site(),
+            got="a scripted function, a transform of torch.func, or an extension written in C++",
+            wanted="torch functions of tensors",
+            fix="write it with torch's plain operations, or compute it outside the graph",
+        )
 
     @property
     def node(self) -> Node:
@@ -109,9 +143,27 @@ class Value(_Base):
     @property
     def device(self) -> torch.device:
         """Where the graph's parameters are: what a module makes beside a value goes there."""
-        found = next(self.graph.owner.parameters(), None)
+        with paused():
+            found = next(self.graph.owner.parameters(), None)
         return torch.device("cpu") if found is None else found.device
 
+    @property
+    def real(self) -> Value:
+        """The real parts."""
+        return torch.real(self) if self.dtype.is_complex else self
+
+    @property
+    def imag(self) -> Value:
+        """The imaginary parts."""
+        return torch.imag(self)
+
+    @property
+    def data(self) -> Value:
+        """The value, through which no gradient flows."""
+        return self.detach()
+
+    grad = grad_fn = None
+    is_leaf = False
     requires_grad = property(lambda self: self.dtype.is_floating_point)
     is_nested = is_sparse = is_quantized = is_cuda = False
     layout = torch.strided
@@ -157,20 +209,8 @@ class Value(_Base):
     def __iter__(self) -> Iterator[Value]:
         return iter([self[i] for i in range(len(self))])
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(torch.Tensor, name, None)
-        if method is None or name.startswith("__") or not callable(method):
-            raise AttributeError(f"a graphnn Value has no attribute '{name}'")
-        if name.endswith("_"):
-            return lambda *a, **k: _refuse(f"be changed in place ({name})", _CHANGE)(self)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.graph.apply(method, (self, *args), kwargs)
-
-        return call
-
     def __setitem__(self, index: Any, value: Any) -> None:
-        _refuse("be assigned to by index", "build the result with torch.cat or torch.where")(self)
+        self.graph.apply(torch.Tensor.__setitem__, (self, index, value), {})
 
     @classmethod
     def __torch_function__(
@@ -221,10 +261,22 @@ class Value(_Base):
     __eq__ = _operator(torch.eq)  # type: ignore[assignment]
     __ne__ = _operator(torch.ne)  # type: ignore[assignment]
     __getitem__ = _operator(torch.Tensor.__getitem__)
+    __iadd__ = _in_place(torch.Tensor.add_)
+    __isub__ = _in_place(torch.Tensor.sub_)
+    __imul__ = _in_place(torch.Tensor.mul_)
+    __itruediv__ = _in_place(torch.Tensor.div_)
+    __ifloordiv__ = _in_place(torch.Tensor.floor_divide_)
+    __imod__ = _in_place(torch.Tensor.remainder_)
+    __ipow__ = _in_place(torch.Tensor.pow_)
+    __iand__ = _in_place(torch.Tensor.bitwise_and_)
+    __ior__ = _in_place(torch.Tensor.bitwise_or_)
+    __ixor__ = _in_place(torch.Tensor.bitwise_xor_)
 
 
 class State(Value):
     """A value of `delay` positions ago, closed by `state.next = value`."""
+
+    outside = True
 
     @property
     def next(self) -> Value:
@@ -254,6 +306,7 @@ class State(Value):
                 fix="use a second state, or combine the two values before closing",
             )
         closed = self.graph.value(value)
+        noise.bind(self.graph, [closed.id], self.node.axes)
         if closed.node.shape != self.node.shape and closed.node.shape == ():
             closed = closed.expand(self.node.shape)
         self._check(closed)

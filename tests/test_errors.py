@@ -530,33 +530,35 @@ def test_a_value_made_a_number():
 
 
 def test_a_change_in_place():
-    _, x, _ = drawing()
+    g, _, _ = drawing()
+    h = g.state("held", (3,))
     with says(
         errors.UnsupportedError,
         """
-        a symbolic value cannot be changed in place (add_)
-          at:     node 'x' test_errors.py:N
-          got:    Value(x, shape=(3,), axes=('time',))
-          wanted: torch functions, whose result is a new value
-          fix:    write the operation without the trailing underscore and use its result
+        a symbolic value cannot be changed in place here (add_)
+          at:     node 'held' test_errors.py:N
+          got:    Value(held, shape=(3,), axes=('time',))
+          wanted: an operation that returns a new value
+          fix:    write it on a copy: v.clone()
         """,
     ):
-        x.add_(1)
+        h.add_(1)
 
 
-def test_an_assignment_by_index():
-    _, x, _ = drawing()
+def test_an_assignment_by_an_index_that_is_a_value():
+    g, x, _ = drawing()
+    k = g.input("k", (), over="time", dtype=torch.int64)
     with says(
         errors.UnsupportedError,
         """
-        a symbolic value cannot be assigned to by index
+        a symbolic value cannot be changed in place here (__setitem__ by a value)
           at:     node 'x' test_errors.py:N
           got:    Value(x, shape=(3,), axes=('time',))
-          wanted: torch functions, whose result is a new value
-          fix:    build the result with torch.cat or torch.where
+          wanted: an operation that returns a new value
+          fix:    use torch.where, torch.scatter or torch.index_put
         """,
     ):
-        x[0] = 1
+        x[k] = 1
 
 
 def test_batch_normalisation():
@@ -600,8 +602,8 @@ def test_a_parameter_computed_with_outside_the_graph():
           at:     test_errors.py:N
           got:    the result of ExpBackward0, of shape (3,), which would stay as it is now
                   while the parameters train
-          wanted: a parameter as it stands, or what is computed of its value in the graph
-          fix:    start from a value: w = g.value(self.weight), then w[:3], torch.exp(w) …
+          wanted: a parameter as it stands, or what is computed of it in the graph
+          fix:    compute it in graph(self, g), or within `with g:` on a bare Graph
         """,
     ):
         x * torch.exp(linear.bias)

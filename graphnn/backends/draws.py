@@ -31,10 +31,9 @@ def new_seed(device: torch.device) -> torch.Tensor:
     return torch.randint(2**63 - 1, (1,), device=device)
 
 
-def random_nodes(ir: IR, training: bool) -> list[Node]:
-    """The random nodes of a graph that are drawn, in the order in which they are drawn."""
-    found = [n for n in ir if n.op == "random" and (training or n.attrs["kind"] != "dropout")]
-    return sorted(found, key=lambda n: n.id)
+def random_nodes(ir: IR) -> list[Node]:
+    """The random nodes of a graph, in the order in which they are drawn."""
+    return sorted((n for n in ir if n.op == "random"), key=lambda n: n.id)
 
 
 def draw(

@@ -33,14 +33,13 @@ class Reference:
         sizes: dict[str, int],
         lengths: dict[str, Tensor],
         state: dict[str, Tensor],
-        training: bool,
         device: torch.device,
     ):
         self.ir, self.lookup, self.inputs, self.sizes = ir, lookup, inputs, sizes
-        self.lengths, self.state, self.training = lengths, state, training
+        self.lengths, self.state = lengths, state
         self.device = device
         self.values: dict[Key, Any] = {}
-        self.drawn = {n.id: self._draw(n) for n in random_nodes(ir, training)}
+        self.drawn = {n.id: self._draw(n) for n in random_nodes(ir)}
 
     def _draw(self, node: Node) -> Tensor:
         axes = self.ir.layout(node.axes)

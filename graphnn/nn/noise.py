@@ -14,7 +14,7 @@ def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
 
     The mask has every axis of `v` but `over`: that alone makes it the same at each step.
     """
-    if not training or p == 0:
+    if p == 0 or not v.graph.drops(training):
         return v
     mask = v.graph.random("dropout", tuple(v.shape), v.node.axes - {over}, p)
     return v * mask

@@ -4,7 +4,7 @@
 `torch_names` says which torch functions they are.
 """
 
-from graphnn.ops import axis, pointwise, product, reduce, sources, views
+from graphnn.ops import axis, custom, pointwise, product, reduce, sources, views
 from graphnn.ops.expr import Expr, const, make
 from graphnn.ops.table import OPS, Op
 
@@ -14,6 +14,7 @@ __all__ = [
     "Op",
     "axis",
     "const",
+    "custom",
     "make",
     "pointwise",
     "product",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ops import torch_math, torch_shapes, torch_sums  # noqa: F401  they fill the register
@@ -18,6 +18,7 @@ from graphnn.ops.expr import Expr, make
 from graphnn.ops.handlers import HANDLERS
 from graphnn.ops.table import build
 from graphnn.sites import user_site
+from graphnn.tracing import noise
 
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
 
@@ -34,6 +35,8 @@ def _collect() -> dict[Any, Any]:
 
 
 TABLE = _collect()
+# functions that give memory to be filled
+FRESH = frozenset(("empty_like", "new_empty", "new"))
 MIXES_EXAMPLES = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
 
 
@@ -41,14 +44,12 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     """Add to `graph` what `function(*args, **kwargs)` computes; returns values."""
     name = getattr(function, "__name__", str(function))
     site = user_site()
-    if kwargs.get("out") is not None or (name.endswith("_") and not name.endswith("__")):
-        raise UnsupportedError(
-            f"a symbolic value cannot be written in place ({name})",
-            site=site,
-            got="out= given" if kwargs.get("out") is not None else name,
-            wanted="an operation that returns a new value",
-            fix="use the result of the operation instead of out= or a trailing underscore",
-        )
+    if name in FRESH:
+        return _empty(function, args, kwargs)
+    if graph.autocast:
+        refuse_autocast(name)
+    if function in (torch.autograd.grad, torch.autograd.backward):
+        refuse_gradients(name)
     if function in MIXES_EXAMPLES:
         from graphnn.value import refuse_mixing
 
@@ -56,17 +57,55 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     before = graph.ir.here
     graph.ir.here = (_module_name(graph, args, kwargs), site)
     try:
-        handler = TABLE.get(function)
-        exprs_args, exprs_kwargs = tree_map(lambda x: _enter(graph, x), (args, kwargs))
-        result = NotImplemented
-        if handler is not None:
-            result = handler(*exprs_args, **exprs_kwargs)
-        if result is NotImplemented:
-            result = _opaque(graph, function, exprs_args, exprs_kwargs)
+        args, kwargs = tree_map(lambda x: _enter(graph, x), (args, kwargs))
+        entered = [x.id for x in tree_leaves((args, kwargs)) if isinstance(x, Expr)]
+        noise.meet(graph, entered)
+        since = graph.ir.counter
+        result = _primitives(graph, function, name, args, kwargs)
         result = tree_map(_in_the_models_dtype, result)
+        if graph.detached:
+            result = tree_map(_detached, result)
+        noise.spread(graph, since)
     finally:
         graph.ir.here = before
     return tree_map(lambda x: _leave(graph, x), result)
+
+
+def _primitives(graph: Any, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """What a call makes: noise, primitives of the table, or a node that torch runs as it stands."""
+    result = NotImplemented
+    if name in noise.DRAWN:
+        result = noise.DRAWN[name](graph, *args, **kwargs)
+    elif (handler := TABLE.get(function)) is not None:
+        result = handler(*args, **kwargs)
+    return _opaque(graph, function, args, kwargs) if result is NotImplemented else result
+
+
+def _detached(x: Any) -> Any:
+    return make("detach", x) if isinstance(x, Expr) and x.dtype.is_floating_point else x
+
+
+def _empty(function: Any, args: Any, kwargs: Any) -> Any:
+    """Memory in the shape of a value, for what is written to it."""
+    from graphnn.value import Value
+
+    def like(x: Any) -> Any:
+        return torch.empty(x.shape, dtype=x.dtype) if isinstance(x, Value) else x
+
+    args, kwargs = tree_map(like, (args, kwargs))
+    with torch._C._EnableTorchFunction():  # the tracer notes it as a tensor that the graph made
+        return function(*args, **kwargs)
+
+
+def refuse_autocast(name: str) -> None:
+    """Raise the error of autocast turned on within a graph."""
+    raise UnsupportedError(
+        "autocast within a graph is not honoured",
+        site=user_site(),
+        got=f"{name} under torch.autocast, entered in graph()",
+        wanted="the dtypes that the graph itself says, or autocast around the call",
+        fix="cast there (x.to(torch.bfloat16)), or call the model under torch.autocast",
+    )
 
 
 def _in_the_models_dtype(x: Any) -> Any:
@@ -85,7 +124,7 @@ def _in_the_models_dtype(x: Any) -> Any:
 def _module_name(graph: Any, args: Any, kwargs: Any) -> str:
     """`enc` for a call that uses the parameter `enc.weight`."""
     for leaf in tree_flatten((args, kwargs))[0]:
-        if isinstance(leaf, torch.Tensor) and (key := graph._parameters.get(id(leaf))):
+        if isinstance(leaf, torch.Tensor) and (key := graph.known.get(id(leaf))):
             return key.rpartition(".")[0] or key
     return ""
 
@@ -95,13 +134,24 @@ def _enter(graph: Any, x: Any) -> Any:
 
     if isinstance(x, Value):
         return Expr(graph.ir, x.id)
-    return graph._tensor(x) if isinstance(x, torch.Tensor) else x
+    return graph.tensor(x) if isinstance(x, torch.Tensor) else x
 
 
 def _leave(graph: Any, x: Any) -> Any:
     from graphnn.value import Value
 
     return Value(graph, x.id) if isinstance(x, Expr) else x
+
+
+def refuse_gradients(name: str) -> None:
+    """Raise the error of a gradient asked for within a graph."""
+    raise UnsupportedError(
+        f"torch.autograd.{name} cannot be called within a graph",
+        site=user_site(),
+        got=f"torch.autograd.{name} of symbolic values",
+        wanted="a formula: the derivative written out",
+        fix="write the derivative as operations, or differentiate what the compiled model returns",
+    )
 
 
 class Arrange:
@@ -156,7 +206,8 @@ def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, h
     tensors = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in operands]
     try:
         args, kwargs = arrange(tensors)
-        result = function(*args, **kwargs)
+        with noise.Watch() as drawn:
+            result = function(*args, **kwargs)
     except Exception as error:
         raise ShapeError(
             f"'{name}' cannot be applied to these shapes: {str(error).splitlines()[0]}",
@@ -166,6 +217,8 @@ def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, h
             wanted="shapes of one example at one position that the function takes",
             fix="compare each value's `.shape`; batch and time are implied, never written",
         ) from None
+    if drawn.found:
+        noise.refuse(name, here[0])
     parts = [result] if isinstance(result, torch.Tensor) else result
     if not isinstance(parts, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in parts):
         raise UnsupportedError(

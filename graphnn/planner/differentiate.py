@@ -91,6 +91,8 @@ class _Adjoint:
             again = again or i in self.again
             if node.op == "delay":
                 self.forward[i] = self._delayed(node)
+            elif node.op == "custom":
+                self.forward[i] = self.value(node.inputs[0]).id
             elif again:
                 inputs = tuple(self.value(j).id for j in node.inputs)
                 self.forward[i] = self.new.insert(replace(node, inputs=inputs))

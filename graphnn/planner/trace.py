@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import itertools
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
-from graphnn.errors import GraphError
+from graphnn.errors import GraphError, GraphnnError, UnsupportedError
 from graphnn.graph import Feedback, Graph
-from graphnn.ir import IR
+from graphnn.ir import IR, Node
+from graphnn.ops.expr import Expr, const
+from graphnn.planner.rewrite import rewrite
+from graphnn.sites import Site, is_users
+from graphnn.tracing import custom, hooks, weights
+from graphnn.tracing.watch import watching
+
+_numbers = itertools.count()
 
 
-@dataclass
+@dataclass(eq=False)
 class Trace:
-    """A drawn graph, the constant tensors it uses, by the key of their nodes, and what is fed back
-    when it generates."""
+    """A drawn graph, the constant tensors it uses, by the key of their nodes, what is fed back when
+    it generates, and whether it would be drawn the same now."""
 
     ir: IR
     constants: dict[int, torch.Tensor]
     feedback: tuple[Feedback, ...] = ()
+    watch: Any = None
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    def holds(self) -> bool:
+        """Whether what was read of the modules is as it was."""
+        return self.watch.holds()  # type: ignore[no-any-return]
 
 
 def trace(source: nn.Module | Graph) -> Trace:
     """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands."""
     if isinstance(source, Graph):
-        ir = retyped(source.ir, source.floating())
-        return Trace(ir, dict(source.constants), tuple(source.feedbacks))
+        with watching(source.owner) as watch:
+            ir = _switched(source.ir)
+        ir = retyped(ir, source.floating())
+        return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
     draw: Any = getattr(source, "graph", None)
     if not callable(draw):
         raise GraphError(
@@ -36,9 +56,68 @@ def trace(source: nn.Module | Graph) -> Trace:
             wanted="a graphnn.Graph, or a module whose graph(self, g) draws one",
             fix="add `def graph(self, g): …` with g.input(...) and g.output(...)",
         )
-    g = Graph(type(source).__name__.lower(), source)
-    draw(g)
-    return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks))
+    with ExitStack() as stack:
+        stack.enter_context(neutral())
+        watch = stack.enter_context(watching(source))
+        stack.enter_context(hooks.drawn(source))
+        g = Graph(type(source).__name__.lower(), source)
+        stack.enter_context(weights.standing_in(source, g.known))
+        stack.enter_context(custom.met())
+        stack.enter_context(g.drawing(watch))
+        stack.enter_context(_explained())
+        draw(g)
+    return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks), watch)
+
+
+@contextmanager
+def neutral() -> Iterator[None]:
+    """What torch holds in context when a model happens to be drawn is no part of its graph."""
+    validates = Distribution._validate_args
+    # the checks of a distribution's arguments read numbers, which a graph has none of
+    Distribution.set_default_validate_args(False)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            yield
+    finally:
+        Distribution.set_default_validate_args(validates)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors that torch raises of symbolic values name the user's line, and what may be done."""
+    try:
+        yield
+    except GraphnnError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        users = [f for f in frames if is_users(f.filename)]
+        if not users or (users[-1].line or "").startswith(("raise", "assert")):
+            raise
+        if not isinstance(error, (TypeError, RuntimeError, AttributeError, NotImplementedError)):
+            raise
+        raise UnsupportedError(
+            f"torch cannot do this with symbolic values: {str(error).strip().splitlines()[0]}",
+            site=Site(users[-1].filename, users[-1].lineno or 0),
+            got=f"{type(error).__name__} of {users[-1].line}",
+            wanted="torch functions of tensors, which give tensors",
+            fix="write it with torch's plain operations, or compute it outside the graph",
+        ) from error
+
+
+def _switched(ir: IR) -> IR:
+    """A graph drawn once, without the dropout of modules that are in evaluation now."""
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        switch = node.attrs.get("switch") if node.op == "random" else None
+        return None if switch is None or switch.training else const(new, 1.0)
+
+    return rewrite(ir, rule) if any("switch" in n.attrs for n in ir) else ir
 
 
 def retyped(ir: IR, floating: torch.dtype) -> IR:

@@ -19,6 +19,7 @@ from graphnn.backends.torch.functions import Function, Lowering, write
 from graphnn.backends.torch.scope import Ends, Scope
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
+from graphnn.ops.custom import values_alone
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
 from graphnn.planner.differentiate import Derived, differentiate
@@ -96,7 +97,7 @@ class LoopProgram:
         return settle(ir)
 
     def _forward(self, results: Sequence[int], suffix: str) -> Function:
-        ir, name = self.loop.ir, _identifier(self.loop.name)
+        ir, name = values_alone(self.loop.ir), _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
         reads, ends = self.loop.reads, self._ends(held=True)

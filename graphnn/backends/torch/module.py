@@ -81,7 +81,6 @@ class Program:
 def build(
     ir: IR,
     order: list[str],
-    training: bool,
     passes: frozenset[str],
     recompute: bool | None,
     lowering: Lowering | None = None,
@@ -93,7 +92,7 @@ def build(
     examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
     ir = fuse(ir, in_loops=False, apart=joint_nodes(ir, passes, lowering))
-    noise = {n.id for n in random_nodes(ir, training)}
+    noise = {n.id for n in random_nodes(ir)}
     ir = seed_tiles(ir, order, noise) if recompute else ir
     users = ir.users()
     kept = set(ir.outputs.values())
@@ -120,7 +119,7 @@ def build(
     if lowering is not None and "tune" in passes:
         layers = {n.id: _layer(ir, n, passes, recompute, lowering) for n in ir if n.op == "aten"}
     objects = called(lowering)
-    return _Writer(ir, order, training, parts, calls, attends, layers, objects, along).write()
+    return _Writer(ir, order, parts, calls, attends, layers, objects, along).write()
 
 
 def _layer(
@@ -130,9 +129,7 @@ def _layer(
     picks = (n for n in ir if n.op == "pick" and n.inputs == (node.id,))
     wanted = sorted({n.attrs["which"] for n in picks})
     own = finished(definition(ir, node, wanted), passes)
-    return lowering.layer(
-        node, build(own, list(own.axes), False, passes, recompute, lowering), wanted
-    )
+    return lowering.layer(node, build(own, list(own.axes), passes, recompute, lowering), wanted)
 
 
 def joint_nodes(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> set[int]:
@@ -158,7 +155,7 @@ def _attend(
         part = placed(part, ir.axes)
         engine = lowering.hops(part, passes) if lowering is not None else None
         why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-        single = build(apart(part), list(part.ir.axes), False, passes, None, lowering)
+        single = build(apart(part), list(part.ir.axes), passes, None, lowering)
         return HopsProgram(part, passes, single.main, engine, why)
     part = arranged(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
@@ -188,7 +185,6 @@ class _Writer:
         self,
         ir: IR,
         order: list[str],
-        training: bool,
         parts: list[Part],
         calls: list[tuple[LoopIR, LoopProgram]],
         attends: dict[int, AttendProgram | HopsProgram],
@@ -198,7 +194,7 @@ class _Writer:
     ):
         self.attends, self.layers, self.along = attends, layers, along
         self.parts, self.objects = parts, objects
-        self.ir, self.order, self.training, self.calls = ir, order, training, calls
+        self.ir, self.order, self.calls = ir, order, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
         self.lines: list[str] = []
@@ -255,8 +251,7 @@ class _Writer:
             self.places, self.back = s.fresh("order"), s.fresh("back")
             add(f"{self.places} = runtime.order(lengths[{axis!r}])  # the longest example first")
             add(f"{self.back} = {self.places}.argsort()")
-        drawn = {n.id for n in random_nodes(self.ir, self.training)}
-        for node in random_nodes(self.ir, self.training):
+        for node in random_nodes(self.ir):
             add(f"{s.declare(node)} = {self._draw(node)}")
         for node in self.ir:
             if node.op == "input":
@@ -269,10 +264,6 @@ class _Writer:
                 if node.id == self.along:
                     s.there = s.fresh("there"), (axis, BATCH), True
                     add(f"{s.there[0]} = runtime.tokens({name})")
-            elif node.op == "random" and node.id not in drawn:
-                sizes = [size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape]
-                text = f"torch.ones(({', '.join(sizes)},), dtype=dtype, device=device)"
-                add(f"{s.declare(node)} = {text}")
 
     def _draw(self, node: Node) -> str:
         """Drawn in the user's order of axes, as every backend does, then put into memory order.

@@ -17,6 +17,7 @@ from graphnn.backends.torch.scope import (
     size_name,
 )
 from graphnn.ir import IR, Node
+from graphnn.ops.custom import own
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 
@@ -217,15 +218,17 @@ def _index(s: Scope, node: Node) -> str:
     return f"torch.arange({size_name(node.attrs['axis'])}, device=device)"
 
 
+def _custom(s: Scope, node: Node) -> str:
+    """A value under a derivative of the user's own, one example at a time as opaque calls are."""
+    rule = node.attrs["rule"]
+
+    def call(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [own(*tensors, rule=rule)]
+
+    return f"{_called_by_one(s, node, call)}[0]"
+
+
 def _opaque(s: Scope, node: Node) -> str:
-    axes = s.axes(node)
-    operands = []
-    for i in node.inputs:
-        moves = bool(s.axes(s.ir[i]))
-        if s.ir[i].op in ("const", "size"):
-            operands.append(f"({as_tensor(s, s.ir[i])}, False)")
-        else:
-            operands.append(f"({s.full(i, node) if moves else s.var(i)}, {moves})")
     keys = ("function", "arrange", "count", "wanted")
     attrs = {k: node.attrs[k] for k in keys if k in node.attrs}
     run = OPS[node.op].run
@@ -234,6 +237,18 @@ def _opaque(s: Scope, node: Node) -> str:
     def call(*tensors: torch.Tensor) -> Any:
         return run(*tensors, **attrs)
 
+    return _called_by_one(s, node, call)
+
+
+def _called_by_one(s: Scope, node: Node, call: Callable[..., Any]) -> str:
+    axes = s.axes(node)
+    operands = []
+    for i in node.inputs:
+        moves = bool(s.axes(s.ir[i]))
+        if s.ir[i].op in ("const", "size"):
+            operands.append(f"({as_tensor(s, s.ir[i])}, False)")
+        else:
+            operands.append(f"({s.full(i, node) if moves else s.var(i)}, {moves})")
     name = s.object(call, f"{node.op}_{node.attrs['called']}")
     sizes = ", ".join(size_name(a) for a in axes)
     return f"runtime.opaque({name}, [{', '.join(operands)}], ({sizes}{',' * bool(axes)}))"
@@ -380,6 +395,7 @@ WRITERS: dict[str, Callable[[Scope, Node], str]] = {
     "final": _final,
     "index": _index,
     "opaque": _opaque,
+    "custom": _custom,
     "vjp": _opaque,
     "pick": _pick,
     "scan": _scan,

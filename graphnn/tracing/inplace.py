@@ -1,0 +1,305 @@
+"""inplace: work in place, seen through every name and view of the value that it changes.
+
+Values never change: a call in place makes a new one, which the names then mean. A view remembers
+how it was made of what it is a view of; after a change all other views are made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from graphnn.errors import UnsupportedError
+from graphnn.sites import user_site
+
+if TYPE_CHECKING:
+    from graphnn.graph import Graph
+    from graphnn.value import Value
+
+VIEWS = frozenset(
+    "view reshape flatten unflatten ravel unsqueeze squeeze permute transpose swapaxes swapdims t "
+    "movedim moveaxis expand broadcast_to expand_as view_as reshape_as narrow select split "
+    "split_with_sizes chunk unbind tensor_split hsplit vsplit dsplit diagonal detach __getitem__ "
+    "real imag view_as_real view_as_complex unfold".split()
+)
+# functions that give back their operand itself where nothing is to be done
+SAME = frozenset("contiguous to float double half bfloat16 type type_as as_tensor".split())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A view made of another: `pick` is its place among several results."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    pick: int | None = None
+
+    def take(self, base: Value) -> Value:
+        """The view of `base`."""
+        if self.function is _itself:
+            return base
+        made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
+        return made if self.pick is None else made[self.pick]
+
+
+@dataclass
+class Storage:
+    """What several values are views of: the node it holds by now, and who looks at it."""
+
+    root: int
+    outside: bool
+    members: list[weakref.ref[Value]] = field(default_factory=list)
+
+    def alive(self) -> list[Value]:
+        """Those of the values that anybody still holds."""
+        found = [(r, v) for r in self.members if (v := r()) is not None]
+        self.members = [r for r, _ in found]
+        return [v for _, v in found]
+
+
+def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+    """Note that results are views of the first argument, if they are."""
+    if name not in VIEWS | SAME or not args or not _is_value(args[0]):
+        return
+    base: Value = args[0]
+    found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
+    for pick, view in found:
+        step = Step(function, tuple(args[1:]), kwargs, pick)
+        step = Step(_itself, (), {}) if view.id == base.id else step
+        if view is not base and (name in VIEWS or view.id == base.id):
+            storage = view.storage = _storage(base)
+            view.steps = (*base.steps, step)
+            storage.members.append(weakref.ref(view))
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+def _storage(v: Value) -> Storage:
+    if v.storage is None:
+        v.storage = Storage(v.id, v.outside)
+        v.storage.members.append(weakref.ref(v))
+    return v.storage
+
+
+def changed(function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+    """What a call changes in place, and the call that computes it; None if it changes nothing."""
+    if kwargs.get("out") is not None:
+        refuse(kwargs["out"], f"out= of {name}", "use the result of the operation instead of out=")
+    if name == "requires_grad_" or not args:
+        return None
+    if name == "__setitem__":
+        return name, args[0], _put, args, kwargs
+    if name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__"):
+        return name, args[0], getattr(torch.Tensor, f"__{name[3:]}"), args, kwargs
+    if name.endswith("_") and not name.endswith("__"):
+        return name, args[0], _pure(function, name), args, kwargs
+    return _asked(function, name, args, kwargs)
+
+
+@functools.lru_cache(None)
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _asked(function: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Functions that take `inplace`, as torch's activations do."""
+    signature = _signature(function)
+    if signature is None or "inplace" not in signature.parameters:
+        return None
+    bound = signature.bind(*args, **kwargs)
+    if not bound.arguments.get("inplace"):
+        return None
+    bound.arguments["inplace"] = False
+    return name, args[0], function, bound.args, bound.kwargs
+
+
+def _pure(function: Any, name: str) -> Any:
+    """The function that computes what one in place writes."""
+    if name in _FILLS:
+        return _FILLS[name]
+    from graphnn.tracing.noise import DRAWN
+
+    if name in DRAWN:
+        return function  # noise that a tensor is filled with
+    pure = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
+    return pure or getattr(nn.functional, name[:-1], None)
+
+
+def _full(x: Value, value: Any) -> Any:
+    filled = torch.as_tensor(value, dtype=x.dtype) if not _is_value(value) else value
+    return x.graph.value(filled).to(x.dtype).expand(x.shape)
+
+
+_FILLS: dict[str, Callable[..., Any]] = {
+    "zero_": lambda x: _full(x, 0),
+    "fill_": _full,
+    "copy_": lambda x, source, non_blocking=False: (
+        x.graph.value(source).to(x.dtype).expand(x.shape)
+    ),
+}
+
+
+def _is_value(x: Any) -> bool:
+    return getattr(type(x), "is_graph_value", False)
+
+
+def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
+    """Carry out the call `name`, which changes `target`; returns the value that it is now."""
+    if not _is_value(target):
+        return _over_constant(graph, name, target, pure, args, kwargs)
+    if target.outside if target.storage is None else target.storage.outside:
+        refuse(target, name, "write it on a copy: v.clone()")
+    if pure is None:
+        refuse(target, name, "write the operation without the trailing underscore")
+    made = graph.made_of(pure, args, kwargs)
+    if made.dtype != target.dtype:
+        made = _narrowed(target, made, name)
+    if made.shape != target.shape:
+        made = made.expand(target.shape)
+    _settle(target, made)
+    return target
+
+
+def _narrowed(target: Any, made: Any, name: str) -> Any:
+    """A result in the dtype of what it is written over, as torch casts it."""
+    if not torch.can_cast(made.dtype, target.dtype):
+        raise UnsupportedError(
+            f"the result of '{name}' cannot be written over a value of {target.dtype}",
+            node=target.label,
+            site=user_site(),
+            got=made.dtype,
+            wanted=target.dtype,
+            fix=f"use the result instead, or .to({made.dtype}) first",
+        )
+    return made.to(target.dtype)
+
+
+def _settle(target: Value, made: Value) -> None:
+    """`target` is `made` from now on, and whoever shares its memory sees it."""
+    storage = target.storage
+    others = [] if storage is None else [v for v in storage.alive() if v is not target]
+    if not others:
+        target.id, target.storage, target.steps = made.id, None, ()
+        return
+    root = _written(target, made, storage)
+    storage.root, target.id = root.id, made.id
+    for other in others:
+        view = root
+        for step in other.steps:
+            view = step.take(view)
+        other.id = view.id
+
+
+def _written(target: Value, made: Value, storage: Storage) -> Value:
+    """What views are views of, with `made` in the place of the view `target`."""
+    bases = [target.graph.viewed(storage.root)]
+    for step in target.steps[:-1]:
+        bases.append(step.take(bases[-1]))
+    for step in reversed(target.steps):
+        made = _place(bases.pop(), step, made)
+    return made
+
+
+def _place(base: Any, step: Step, part: Any) -> Any:
+    """`base` with `part` where the view that `step` takes of it lies."""
+    if base.dtype != part.dtype or any(_is_value(x) for x in step.args):
+        refuse(base, "a write through a view", "build the result with torch.cat or torch.where")
+    places = torch.arange(base.shape.numel()).reshape(base.shape)
+    seen = step.function(places, *step.args, **step.kwargs)
+    seen = seen if step.pick is None else seen[step.pick]
+    return _scattered(base, seen, part)
+
+
+def _scattered(base: Any, places: torch.Tensor, part: Any) -> Any:
+    """`base` with the numbers of `part` at `places`, flat positions in it."""
+    flat, n = places.reshape(-1), base.shape.numel()
+    source = torch.arange(n)
+    source[flat] = torch.arange(n, n + flat.numel())
+    numbers = part.expand(places.shape).reshape(-1)
+    pieces = [base.reshape(-1), numbers]
+    runs, start = [], 0
+    order = source.tolist()
+    for i in range(1, n + 1):
+        if i == n or order[i] != order[i - 1] + 1 or order[i] == n:
+            runs.append((order[start], order[i - 1] + 1))
+            start = i
+    if len(runs) > MOST_RUNS:
+        refuse(base, "a scattered write", "build the result with torch.where or torch.cat")
+    cut = [pieces[0][a:b] if b <= n else pieces[1][a - n : b - n] for a, b in runs]
+    return (cut[0] if len(cut) == 1 else torch.cat(cut)).reshape(base.shape)
+
+
+# pieces that a value may be put together of after a write through a view
+MOST_RUNS = 256
+
+
+def _put(x: Any, index: Any, value: Any) -> Any:
+    """`x[index] = value`, for an index of whole numbers, slices, None and Ellipsis."""
+    graph = x.graph
+    part = graph.value(value).to(x.dtype) if not _is_value(value) else value.to(x.dtype)
+    items = index if isinstance(index, tuple) else (index,)
+    masks = [i for i in items if _is_value(i)]
+    if len(items) == 1 and masks and masks[0].dtype == torch.bool and not part.shape:
+        mask = masks[0].reshape(*masks[0].shape, *[1] * (x.ndim - masks[0].ndim))
+        return torch.where(mask, part, x)
+    if masks:
+        refuse(x, "__setitem__ by a value", "use torch.where, torch.scatter or torch.index_put")
+    places = torch.arange(x.shape.numel()).reshape(x.shape)[index]
+    return _scattered(x, places, part)
+
+
+def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
+    """A tensor made in the graph that a value, or noise, is written to becomes a value itself."""
+    if id(target) in graph.became:
+        present = graph.became[id(target)]
+        return write(graph, name, present, pure, (present, *args[1:]), kwargs)
+    tracer = graph.tracer
+    if tracer is None or id(target) not in tracer.made:
+        refuse_outside(name, target)
+    elif target._is_view() or tracer.shared(target):
+        refuse(target, "a write through a view", "build the result with torch.cat or torch.stack")
+    from graphnn.tracing.noise import DRAWN
+
+    if name in DRAWN:
+        made = graph.made_of(pure, args, kwargs)
+    else:
+        present = graph.value(target)
+        made = graph.made_of(pure, (present, *args[1:]), kwargs)
+    made = made if made.dtype == target.dtype else made.to(target.dtype)
+    graph.became[id(target)] = made
+    graph.held.append(target)
+    return made
+
+
+def refuse(target: Any, what: str, fix: str) -> None:
+    """Raise the error of a change in place that cannot be followed."""
+    raise UnsupportedError(
+        f"a symbolic value cannot be changed in place here ({what})",
+        node=getattr(target, "label", ""),
+        site=user_site(),
+        got=repr(target) if _is_value(target) else f"a tensor of shape {tuple(target.shape)}",
+        wanted="an operation that returns a new value",
+        fix=fix,
+    )
+
+
+def refuse_outside(what: str, target: torch.Tensor) -> None:
+    """Raise the error of a parameter, buffer or other tensor that a call would change."""
+    refuse(
+        target,
+        f"{what}: a parameter, a buffer, or a tensor that was there before the graph",
+        "keep what changes from position to position in a state: g.state(…), z.next = …",
+    )

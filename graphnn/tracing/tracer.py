@@ -1,0 +1,183 @@
+"""Tracer: every torch call made while a graph is drawn, whether or not it has a value of the graph.
+
+A call that reads a value, a parameter, a buffer or any other tensor made before becomes part of the
+graph, and so does one that draws random numbers. What is left computes constants: it runs at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from graphnn.errors import UnsupportedError
+from graphnn.sites import user_site
+from graphnn.tracing import inplace, noise
+
+if TYPE_CHECKING:
+    from graphnn.graph import Graph
+
+# questions about a tensor whose answers no training changes
+QUERIES = frozenset(
+    "size dim ndimension numel nelement stride is_contiguous element_size is_floating_point "
+    "is_complex is_signed get_device data_ptr storage_offset untyped_storage storage __len__ "
+    "__repr__ __str__ __format__ __hash__ __dir__ __reduce_ex__ is_same_size is_inference "
+    "is_shared is_pinned result_type can_cast broadcast_shapes requires_grad_ is_coalesced __instancecheck__ "
+    "is_tensor has_names is_conj is_neg is_storage".split()
+)
+# what gives numbers to Python, which the graph then holds as they are
+NUMBERS = frozenset(
+    "item tolist numpy __array__ __bool__ __float__ __int__ __index__ __complex__ __contains__ "
+    "equal allclose is_nonzero".split()
+)
+# attributes that are values in turn
+VALUED = frozenset("T mT H mH real imag data".split())
+
+
+class Tracer(TorchFunctionMode):
+    """The torch calls of one graph, while it is drawn."""
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        self.graph = graph
+        # the tensors made meanwhile: constants, unless they are written to by a value
+        self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        if any(self._transformed(x) for x in leaves):
+            _refuse_transform(function)
+        if any(_is_value(x) for x in leaves):
+            return self.graph.apply(function, args, kwargs)
+        name = name_of(function)
+        if any(self.follows(x) for x in leaves):
+            return self._followed(function, name, args, kwargs)
+        if name in noise.DRAWN and not any(isinstance(x, nn.Parameter) for x in leaves):
+            return self._drawn(function, name, args, kwargs)
+        with noise.Watch() as drawn:
+            result = function(*args, **kwargs)
+        if drawn.found and not _initialises(leaves):
+            noise.refuse(name)
+        return tree_map(self._keep, result)
+
+    def follows(self, x: Any) -> bool:
+        """Whether a tensor was there before the drawing: what is computed of it may change."""
+        if not isinstance(x, torch.Tensor):
+            return False
+        if isinstance(x, nn.Parameter):
+            return id(x) in self.graph.known
+        return id(x) in self.graph.became or id(x) not in self.made
+
+    def _transformed(self, x: Any) -> bool:
+        """Whether torch.func differentiates or maps over a tensor here."""
+        if not isinstance(x, torch.Tensor) or _is_value(x) or id(x) in self.graph.known:
+            return False
+        return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+    def shared(self, x: torch.Tensor) -> bool:
+        """Whether another tensor made meanwhile has a part of the memory of `x`."""
+        storage = x.untyped_storage().data_ptr()
+        others = [r() for i, r in self.made.items() if i != id(x)]
+        return any(o is not None and o.untyped_storage().data_ptr() == storage for o in others)
+
+    def _keep(self, x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and id(x) not in self.made:
+            i = id(x)
+            self.made[i] = weakref.ref(x, lambda _: self.made.pop(i, None))
+        return x
+
+    def _followed(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
+            return function(*args, **kwargs)
+        if name.startswith(("get ", "set ")):
+            return self._attribute(function, name, args)
+        if name in NUMBERS and not any(id(x) in self.graph.became for x in args):
+            return self._numbers(function, name, args, kwargs)
+        return self.graph.apply(function, args, kwargs)
+
+    def _attribute(self, function: Any, name: str, args: Any) -> Any:
+        kind, _, attribute = name.partition(" ")
+        if kind == "set" and attribute == "data":
+            inplace.refuse_outside("data", args[0])
+        if attribute in VALUED:
+            return getattr(self.graph.value(args[0]), attribute)
+        return function(*args)
+
+    def _numbers(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Numbers of a buffer are read again where it changes; those of a parameter always do."""
+        for x in (x for x in tree_leaves((args, kwargs)) if self.follows(x)):
+            if x.requires_grad:
+                raise UnsupportedError(
+                    f"a parameter cannot become a Python number ({name})",
+                    node=self.graph.known.get(id(x), ""),
+                    site=user_site(),
+                    got=f"a parameter of shape {tuple(x.shape)}, which training changes",
+                    wanted="a tensor: w.detach(), w.abs().max() …",
+                    fix="compute with the tensor; what decides a branch is torch.where",
+                )
+            self.graph.watch.number(x)
+        return function(*args, **kwargs)
+
+    def _drawn(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if _initialises(()):
+            return tree_map(self._keep, function(*args, **kwargs))
+        return self.graph.apply(function, args, kwargs)
+
+
+def _is_value(x: Any) -> bool:
+    return getattr(type(x), "is_graph_value", False)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's name; "get shape" and "set data" for attributes of tensors."""
+    name = getattr(function, "__name__", str(function))
+    if name in ("__get__", "__set__", "__delete__"):
+        return f"{name.strip('_')} {getattr(function.__self__, '__name__', '')}"  # type: ignore[attr-defined]
+    return name
+
+
+def asked(function: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """What a question about values is answered with; an attribute that is a value is one."""
+    attribute = name.partition(" ")[2]
+    if attribute in VALUED:
+        return getattr(args[0], attribute)
+    if name == "requires_grad_":
+        return args[0]
+    if name == "is_tensor":
+        return True
+    return function(*tree_map(_meta, args), **tree_map(_meta, kwargs))
+
+
+def _meta(x: Any) -> Any:
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if _is_value(x) else x
+
+
+def _refuse_transform(function: Any) -> None:
+    raise UnsupportedError(
+        "torch.func transforms cannot be used within a graph",
+        site=user_site(),
+        got=f"'{name_of(function)}' under torch.func.grad, vmap, jvp or the like",
+        wanted="operations of one example; what a gradient is, written out",
+        fix="write the derivative as a formula, or transform the compiled model instead",
+    )
+
+
+def _initialises(leaves: Any) -> bool:
+    """Whether a module is being made, whose first parameters are drawn once."""
+    if any(isinstance(x, nn.Parameter) for x in leaves):
+        return True
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename == nn.init.__file__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -1,0 +1,242 @@
+"""watch: what a drawing reads of its modules, so that a later call knows whether it still holds.
+
+The rule: what `graph()` reads of a module (attributes, submodules, which parameters there are,
+hooks, training flags, numbers of buffers) is compared at every call, and the graph is drawn anew
+where it differs. Globals and closures are read once.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_LOCK = threading.RLock()
+_DEPTH = [0]
+_LOCAL = threading.local()
+_ABSENT = object()
+# dicts of a module that are read as a whole, where they are
+WHOLE = frozenset(
+    "_modules _forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks".split()
+)
+# dicts in which a module's `__getattr__` looks a name up
+LOOKED = ("_parameters", "_buffers", "_modules")
+NUMBERS = (bool, int, float, complex, str, bytes, type(None))
+DEEPEST, MOST = 3, 64
+
+
+class Watch:
+    """The readings of one drawing. `holds()` says whether all would be read alike now."""
+
+    def __init__(self, root: nn.Module):
+        self.before = [(m, dict(m.__dict__)) for m in root.modules()]
+        kinds = ("_parameters", "_buffers")
+        self.registers = {id(m.__dict__[kind]) for m in root.modules() for kind in kinds}
+        self.read: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        self.checks: list[Callable[[], bool]] = []
+        self.same: list[tuple[dict[str, Any], str, Any]] = []
+        self.empty: list[dict[Any, Any]] = []
+        self.tensors: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def number(self, x: torch.Tensor) -> None:
+        """Numbers of a tensor were read: a later change of it counts."""
+        self.tensors[id(x)] = (x, x._version)
+
+    def note(self, where: dict[str, Any], name: str, value: Any) -> None:
+        """`where[name]` was read as `value`."""
+        self.read.setdefault((id(where), name), (where, name, value))
+
+    def settle(self, root: nn.Module) -> None:
+        """Make the checks of what was read, less what the drawing wrote itself."""
+        written = self._written()
+        for (i, name), (where, _, value) in self.read.items():
+            if (i, name) in written or where.get(name, _ABSENT) is not value:
+                continue
+            if isinstance(value, torch.Tensor) and i in self.registers:
+                self.checks.append(_formed(where, name, value))
+            elif value == {} and name in WHOLE:
+                self.empty.append(value)
+            elif _simple(value):
+                self.same.append((where, name, value))
+            else:
+                self.checks.append(_unlike(where, name, value))
+        self.checks += _ties(root)
+        self.checks += [_version(x, v) for x, v in self.tensors.values()]
+        self.before.clear()
+        self.read.clear()
+
+    def _written(self) -> set[tuple[int, str]]:
+        """Attributes that the drawing set; tensors that it replaced by values are put back."""
+        found = set()
+        for module, before in self.before:
+            now = module.__dict__
+            for name in [n for n, v in now.items() if before.get(n, _ABSENT) is not v]:
+                found.add((id(now), name))
+                if getattr(type(now[name]), "is_graph_value", False) and isinstance(
+                    before.get(name), torch.Tensor
+                ):
+                    now[name] = before[name]
+        return found
+
+    def holds(self) -> bool:
+        """Whether the graph would be drawn the same now."""
+        if any(self.empty):
+            return False
+        for where, name, value in self.same:
+            now = where.get(name, _ABSENT)
+            if now is not value and not (type(now) is type(value) and _equal(now, value)):
+                return False
+        return all(check() for check in self.checks)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return isinstance(a, NUMBERS) and a == b
+
+
+def _simple(value: Any) -> bool:
+    """Whether a value is compared as it is: numbers by what they say, all else by identity."""
+    plain = (nn.Module, torch.Tensor, types.FunctionType, types.MethodType, type, torch.dtype)
+    return isinstance(value, (*NUMBERS, *plain)) or value is _ABSENT
+
+
+def _unlike(where: dict[str, Any], name: str, value: Any) -> Callable[[], bool]:
+    """The check of a container or an object: what it holds."""
+    print_ = _print(value, DEEPEST, [MOST])
+    return lambda: (
+        where.get(name, _ABSENT) is value and _print(where[name], DEEPEST, [MOST]) == print_
+    )
+
+
+def _print(value: Any, depth: int, left: list[int]) -> Any:
+    """What can change within a value without its becoming another."""
+    left[0] -= 1
+    if isinstance(value, NUMBERS):
+        return (type(value).__name__, value)
+    if depth == 0 or left[0] < 0 or _simple(value):
+        return id(value)
+    if isinstance(value, dict):
+        items = list(value.items())
+        keys = tuple(k if isinstance(k, NUMBERS) else id(k) for k, _ in items)
+        return keys, tuple(_print(v, depth - 1, left) for _, v in items)
+    if isinstance(value, (list, tuple)):
+        return tuple(_print(v, depth - 1, left) for v in value)
+    if isinstance(value, (set, frozenset)):
+        return frozenset(id(v) for v in value)
+    held = getattr(value, "__dict__", None)
+    if isinstance(held, dict) and not isinstance(value, types.ModuleType):
+        return (id(value), _print(held, depth - 1, left))
+    return id(value)
+
+
+def _formed(where: dict[str, Any], name: str, value: torch.Tensor) -> Callable[[], bool]:
+    """The check of a parameter or buffer: that there is one, of this form."""
+    shape, dtype = value.shape, value.dtype
+
+    def check() -> bool:
+        now = where.get(name)
+        return isinstance(now, torch.Tensor) and now.shape == shape and now.dtype == dtype
+
+    return check
+
+
+def _version(x: torch.Tensor, version: int) -> Callable[[], bool]:
+    return lambda: x._version == version
+
+
+def _ties(root: nn.Module) -> list[Callable[[], bool]]:
+    """Tensors registered under several names were drawn as one: they must stay one."""
+    first: dict[int, tuple[dict[str, Any], str]] = {}
+    checks = []
+    for module in root.modules():
+        for kind in ("_parameters", "_buffers"):
+            where = module.__dict__[kind]
+            for name, x in where.items():
+                if x is None:
+                    continue
+                if id(x) in first:
+                    checks.append(_tied(*first[id(x)], where, name))
+                else:
+                    first[id(x)] = (where, name)
+    return checks
+
+
+def _tied(a: dict[str, Any], x: str, b: dict[str, Any], y: str) -> Callable[[], bool]:
+    return lambda: a.get(x) is b.get(y)
+
+
+# --- reading
+
+
+def _getattribute(self: nn.Module, name: str) -> Any:
+    value = object.__getattribute__(self, name)
+    watch = getattr(_LOCAL, "watch", None)
+    if watch is not None and not name.startswith("__"):
+        held = object.__getattribute__(self, "__dict__")
+        if name in held:
+            if name in WHOLE:
+                _whole(watch, held, name)
+            elif name not in ("_parameters", "_buffers"):
+                watch.note(held, name, value)
+    return value
+
+
+def _whole(watch: Watch, held: dict[str, Any], name: str) -> None:
+    """A dict read as a whole: what it holds, whatever it is called by then."""
+    watch.read.setdefault((id(held), name), (held, name, held[name]))
+
+
+def _getattr(original: Any) -> Any:
+    def look(self: nn.Module, name: str) -> Any:
+        watch = getattr(_LOCAL, "watch", None)
+        if watch is not None:
+            held = object.__getattribute__(self, "__dict__")
+            for kind in LOOKED:
+                where = held.get(kind)
+                if where is not None and name in where:
+                    watch.note(where, name, where[name])
+                    return where[name]
+        return original(self, name)
+
+    return look
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """What the library itself reads of modules is not the drawing's."""
+    before = getattr(_LOCAL, "watch", None)
+    _LOCAL.watch = None
+    try:
+        yield
+    finally:
+        _LOCAL.watch = before
+
+
+@contextmanager
+def watching(root: nn.Module) -> Iterator[Watch]:
+    """Note what is read of modules, here and in this thread."""
+    watch, before = Watch(root), getattr(_LOCAL, "watch", None)
+    with _LOCK:
+        _DEPTH[0] += 1
+        if _DEPTH[0] == 1:
+            nn.Module.__getattribute__ = _getattribute  # type: ignore[method-assign,assignment]
+            _ORIGINAL.append(nn.Module.__getattr__)
+            nn.Module.__getattr__ = _getattr(_ORIGINAL[0])  # type: ignore[method-assign]
+    _LOCAL.watch = watch
+    try:
+        yield watch
+    finally:
+        _LOCAL.watch = before
+        with _LOCK:
+            _DEPTH[0] -= 1
+            if _DEPTH[0] == 0:
+                del nn.Module.__getattribute__
+                nn.Module.__getattr__ = _ORIGINAL.pop()  # type: ignore[method-assign]
+    watch.settle(root)
+
+
+_ORIGINAL: list[Any] = []
