@@ -463,16 +463,15 @@ class Graph(Names):
     def apply(self, function: Any, args: Any, kwargs: Any) -> Any:
         """What a torch function gives of values of this graph: the primitives it is made of."""
         self._own(args, kwargs)
-        with torch._C.DisableTorchFunction():
-            name = name_of(function)
-            if name in QUERIES or name.startswith("get "):
-                return asked(function, name, args, kwargs)
-            change = inplace.changed(function, name, args, kwargs)
-            if change is not None:
-                return inplace.write(self, *change)
-            result = self.made_of(function, args, kwargs)
-            inplace.share(function, name, args, kwargs, result)
-            return result
+        name = name_of(function)
+        if name in QUERIES or name.startswith("get "):
+            return asked(function, name, args, kwargs)
+        change = inplace.changed(function, name, args, kwargs)
+        if change is not None:
+            return inplace.write(self, *change)
+        result = self.made_of(function, args, kwargs)
+        inplace.share(function, name, args, kwargs, result)
+        return result
 
     def _own(self, *things: Any) -> None:
         for v in tree_leaves(things):
@@ -481,7 +480,8 @@ class Graph(Names):
 
     def made_of(self, function: Any, args: Any, kwargs: Any) -> Any:
         """The values that a function makes, in a call that changes none."""
-        return call(self, function, args, kwargs)
+        with torch._C.DisableTorchFunction():
+            return call(self, function, args, kwargs)
 
     def viewed(self, i: int) -> Value:
         """The value of a node."""

@@ -164,7 +164,7 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
         refuse(target, name, "write it on a copy: v.clone()")
     if pure is None:
         refuse(target, name, "write the operation without the trailing underscore")
-    made = graph.made_of(pure, args, kwargs)
+    made = pure(*args) if pure in _OURS else graph.made_of(pure, args, kwargs)
     if made.dtype != target.dtype:
         made = _narrowed(target, made, name)
     if made.shape != target.shape:
@@ -261,6 +261,10 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     return _scattered(x, places, part)
 
 
+# what is written with values themselves
+_OURS = frozenset((_put, *_FILLS.values()))
+
+
 def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
     """A tensor made in the graph that a value, or noise, is written to becomes a value itself."""
     if id(target) in graph.became:
@@ -273,11 +277,9 @@ def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, k
         refuse(target, "a write through a view", "build the result with torch.cat or torch.stack")
     from graphnn.tracing.noise import DRAWN
 
-    if name in DRAWN:
-        made = graph.made_of(pure, args, kwargs)
-    else:
-        present = graph.value(target)
-        made = graph.made_of(pure, (present, *args[1:]), kwargs)
+    if name not in DRAWN:
+        args = (graph.value(target), *args[1:])
+    made = pure(*args) if pure in _OURS else graph.made_of(pure, args, kwargs)
     made = made if made.dtype == target.dtype else made.to(target.dtype)
     graph.became[id(target)] = made
     graph.held.append(target)

@@ -28,8 +28,8 @@ QUERIES = frozenset(
     "size dim ndimension numel nelement stride is_contiguous element_size is_floating_point "
     "is_complex is_signed get_device data_ptr storage_offset untyped_storage storage __len__ "
     "__repr__ __str__ __format__ __hash__ __dir__ __reduce_ex__ is_same_size is_inference "
-    "is_shared is_pinned result_type can_cast broadcast_shapes requires_grad_ is_coalesced __instancecheck__ "
-    "is_tensor has_names is_conj is_neg is_storage".split()
+    "is_shared is_pinned result_type can_cast broadcast_shapes requires_grad_ is_coalesced "
+    "__instancecheck__ is_tensor has_names is_conj is_neg is_storage".split()
 )
 # what gives numbers to Python, which the graph then holds as they are
 NUMBERS = frozenset(
