@@ -45,7 +45,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     name = getattr(function, "__name__", str(function))
     site = user_site()
     if name in FRESH:
-        return _empty(function, args, kwargs)
+        return _empty(graph, function, args, kwargs)
     if graph.autocast:
         refuse_autocast(name)
     if function in (torch.autograd.grad, torch.autograd.backward):
@@ -85,7 +85,7 @@ def _detached(x: Any) -> Any:
     return make("detach", x) if isinstance(x, Expr) and x.dtype.is_floating_point else x
 
 
-def _empty(function: Any, args: Any, kwargs: Any) -> Any:
+def _empty(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     """Memory in the shape of a value, for what is written to it."""
     from graphnn.value import Value
 
@@ -93,8 +93,8 @@ def _empty(function: Any, args: Any, kwargs: Any) -> Any:
         return torch.empty(x.shape, dtype=x.dtype) if isinstance(x, Value) else x
 
     args, kwargs = tree_map(like, (args, kwargs))
-    with torch._C._EnableTorchFunction():  # the tracer notes it as a tensor that the graph made
-        return function(*args, **kwargs)
+    made = function(*args, **kwargs)
+    return made if graph.tracer is None else graph.tracer.keep(made)
 
 
 def refuse_autocast(name: str) -> None:

@@ -20,9 +20,12 @@ from graphnn.ops.expr import Expr, const
 from graphnn.planner.rewrite import rewrite
 from graphnn.sites import Site, is_users
 from graphnn.tracing import custom, hooks, weights
+from graphnn.tracing.patches import Patch, attributes
 from graphnn.tracing.watch import watching
 
 _numbers = itertools.count()
+# the checks of a distribution's arguments read numbers, which a graph has none of
+_UNCHECKED = Patch(attributes(Distribution, _validate_args=False))
 
 
 @dataclass(eq=False)
@@ -62,7 +65,7 @@ def trace(source: nn.Module | Graph) -> Trace:
         stack.enter_context(hooks.drawn(source))
         g = Graph(type(source).__name__.lower(), source)
         stack.enter_context(weights.standing_in(source, g.known))
-        stack.enter_context(custom.met())
+        stack.enter_context(custom.MET.held())
         stack.enter_context(g.drawing(watch))
         stack.enter_context(_explained())
         draw(g)
@@ -72,19 +75,14 @@ def trace(source: nn.Module | Graph) -> Trace:
 @contextmanager
 def neutral() -> Iterator[None]:
     """What torch holds in context when a model happens to be drawn is no part of its graph."""
-    validates = Distribution._validate_args
-    # the checks of a distribution's arguments read numbers, which a graph has none of
-    Distribution.set_default_validate_args(False)
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
-            yield
-    finally:
-        Distribution.set_default_validate_args(validates)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        _UNCHECKED.held(),
+    ):
+        yield
 
 
 @contextmanager

@@ -7,9 +7,7 @@ and everywhere else as any operation does.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,29 +19,12 @@ from graphnn.ops.custom import Rule
 from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.table import OPS, build
 from graphnn.sites import user_site
+from graphnn.tracing.patches import Patch, attributes
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
-    from graphnn.value import Value
 
-_LOCK = threading.RLock()
-_DEPTH = [0]
 _PLAIN = torch.autograd.Function.__dict__["apply"]
-
-
-@contextmanager
-def met() -> Iterator[None]:
-    """While graphs are drawn, functions applied to their values are drawn into them."""
-    with _LOCK:
-        _DEPTH[0] += 1
-        torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _DEPTH[0] -= 1
-            if not _DEPTH[0]:
-                torch.autograd.Function.apply = _PLAIN  # type: ignore[method-assign]
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,6 +32,10 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if graph is None:
         return _PLAIN.__get__(None, cls)(*args, **kwargs)
     return _Call(graph, cls, args, kwargs).run()
+
+
+# while graphs are drawn, functions applied to their values are drawn into them
+MET = Patch(attributes(torch.autograd.Function, apply=classmethod(_apply)))
 
 
 def _graph_of(args: Any) -> Graph | None:
@@ -143,7 +128,7 @@ class _Call:
             self._refuse("returns results of several dtypes", [str(p.dtype) for p in parts])
         ir.here = (name, self.site)
         packed = parts[0] if len(parts) == 1 else _packed(parts)
-        rule, reads = self._rule(packed, [outs[k] for k in floats])
+        rule, reads = self._rule(packed, outs, floats)
         inputs = [packed.id, *(self.args[k].id for k in self.moving), *reads]
         attrs = {"rule": rule, "called": name}
         kept: dict[str, Any] = _form(packed)
@@ -153,15 +138,18 @@ class _Call:
             outs[k] = graph.viewed(x.id)
         ir.here = ("", None)
 
-    def _rule(self, packed: Expr, outs: list[Value]) -> tuple[Rule, list[int]]:
+    def _rule(self, packed: Expr, outs: list[Any], floats: list[int]) -> tuple[Rule, list[int]]:
         """Draw the backward, and take what it drew out of the graph again."""
         graph, ir = self.graph, self.graph.ir
         since = ir.fresh()
         flow = build(ir, "given", (), {"key": ("flow", since)}, name="flow", **_form(packed))
         flows = [Expr(ir, flow)]
-        if len(outs) > 1:
-            flows = _unpacked(flows[0], [tuple(x.shape) for x in outs])
-        given = [graph.viewed(f.id) for f in flows]
+        if len(floats) > 1:
+            flows = _unpacked(flows[0], [tuple(outs[k].shape) for k in floats])
+        # torch gives zeros for results without a gradient, and None for what is no tensor
+        given: list[Any] = [_zeros(x) for x in outs]
+        for k, x in zip(floats, flows, strict=True):
+            given[k] = graph.viewed(x.id)
         with graph.undetached(), torch.no_grad():
             found = taken(self.function.backward(self.context, *given))
         if len(found) < len(self.args):
@@ -218,6 +206,12 @@ class _Call:
             wanted=", ".join(wanted),
             fix="write the function with plain torch operations, one example at a time",
         )
+
+
+def _zeros(x: Any) -> Any:
+    if not getattr(type(x), "is_graph_value", False):
+        return None
+    return x.graph.value(torch.zeros(x.shape, dtype=x.dtype))
 
 
 def _form(x: Expr) -> dict[str, Any]:

@@ -139,16 +139,20 @@ def _pure(function: Any, name: str) -> Any:
 
 
 def _full(x: Value, value: Any) -> Any:
-    filled = torch.as_tensor(value, dtype=x.dtype) if not _is_value(value) else value
-    return x.graph.value(filled).to(x.dtype).expand(x.shape)
+    return _written_as(x, value).expand(x.shape)
+
+
+def _written_as(x: Value, value: Any) -> Any:
+    """What is written to `x`, in its dtype."""
+    number = isinstance(value, (bool, int, float))
+    given = torch.as_tensor(value, dtype=x.dtype) if number else value
+    return x.graph.value(given).to(x.dtype)
 
 
 _FILLS: dict[str, Callable[..., Any]] = {
     "zero_": lambda x: _full(x, 0),
     "fill_": _full,
-    "copy_": lambda x, source, non_blocking=False: (
-        x.graph.value(source).to(x.dtype).expand(x.shape)
-    ),
+    "copy_": lambda x, source, non_blocking=False: _full(x, source),
 }
 
 
@@ -248,8 +252,7 @@ MOST_RUNS = 256
 
 def _put(x: Any, index: Any, value: Any) -> Any:
     """`x[index] = value`, for an index of whole numbers, slices, None and Ellipsis."""
-    graph = x.graph
-    part = graph.value(value).to(x.dtype) if not _is_value(value) else value.to(x.dtype)
+    part = _written_as(x, value)
     items = index if isinstance(index, tuple) else (index,)
     masks = [i for i in items if _is_value(i)]
     if len(items) == 1 and masks and masks[0].dtype == torch.bool and not part.shape:

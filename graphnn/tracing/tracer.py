@@ -67,7 +67,7 @@ class Tracer(TorchFunctionMode):
             result = function(*args, **kwargs)
         if drawn.found and not _initialises(leaves):
             noise.refuse(name)
-        return tree_map(self._keep, result)
+        return tree_map(self.keep, result)
 
     def follows(self, x: Any) -> bool:
         """Whether a tensor was there before the drawing: what is computed of it may change."""
@@ -89,7 +89,8 @@ class Tracer(TorchFunctionMode):
         others = [r() for i, r in self.made.items() if i != id(x)]
         return any(o is not None and o.untyped_storage().data_ptr() == storage for o in others)
 
-    def _keep(self, x: Any) -> Any:
+    def keep(self, x: Any) -> Any:
+        """Note a tensor as made in the graph."""
         if isinstance(x, torch.Tensor) and id(x) not in self.made:
             i = id(x)
             self.made[i] = weakref.ref(x, lambda _: self.made.pop(i, None))
@@ -129,7 +130,7 @@ class Tracer(TorchFunctionMode):
 
     def _drawn(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if _initialises(()):
-            return tree_map(self._keep, function(*args, **kwargs))
+            return tree_map(self.keep, function(*args, **kwargs))
         return self.graph.apply(function, args, kwargs)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-_LOCK = threading.RLock()
-_DEPTH = [0]
+from graphnn.tracing.patches import Patch, attributes
+
 _LOCAL = threading.local()
 _ABSENT = object()
 # dicts of a module that are read as a whole, where they are
@@ -190,19 +190,21 @@ def _whole(watch: Watch, held: dict[str, Any], name: str) -> None:
     watch.read.setdefault((id(held), name), (held, name, held[name]))
 
 
-def _getattr(original: Any) -> Any:
-    def look(self: nn.Module, name: str) -> Any:
-        watch = getattr(_LOCAL, "watch", None)
-        if watch is not None:
-            held = object.__getattribute__(self, "__dict__")
-            for kind in LOOKED:
-                where = held.get(kind)
-                if where is not None and name in where:
-                    watch.note(where, name, where[name])
-                    return where[name]
-        return original(self, name)
+_PLAIN = nn.Module.__getattr__
 
-    return look
+
+def _getattr(self: nn.Module, name: str) -> Any:
+    watch = getattr(_LOCAL, "watch", None)
+    if watch is not None:
+        held = object.__getattribute__(self, "__dict__")
+        for where in (held.get(kind, {}) for kind in LOOKED):
+            if name in where:
+                watch.note(where, name, where[name])
+                return where[name]
+    return _PLAIN(self, name)
+
+
+_READING = Patch(attributes(nn.Module, __getattribute__=_getattribute, __getattr__=_getattr))
 
 
 @contextmanager
@@ -220,23 +222,10 @@ def paused() -> Iterator[None]:
 def watching(root: nn.Module) -> Iterator[Watch]:
     """Note what is read of modules, here and in this thread."""
     watch, before = Watch(root), getattr(_LOCAL, "watch", None)
-    with _LOCK:
-        _DEPTH[0] += 1
-        if _DEPTH[0] == 1:
-            nn.Module.__getattribute__ = _getattribute  # type: ignore[method-assign,assignment]
-            _ORIGINAL.append(nn.Module.__getattr__)
-            nn.Module.__getattr__ = _getattr(_ORIGINAL[0])  # type: ignore[method-assign]
     _LOCAL.watch = watch
     try:
-        yield watch
+        with _READING.held():
+            yield watch
     finally:
         _LOCAL.watch = before
-        with _LOCK:
-            _DEPTH[0] -= 1
-            if _DEPTH[0] == 0:
-                del nn.Module.__getattribute__
-                nn.Module.__getattr__ = _ORIGINAL.pop()  # type: ignore[method-assign]
     watch.settle(root)
-
-
-_ORIGINAL: list[Any] = []
