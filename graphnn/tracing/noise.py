@@ -390,5 +390,6 @@ def realised(graph: Graph, i: int) -> torch.Tensor:
     from graphnn.planner.rewrite import keep, reachable
 
     ir: IR = keep(graph.ir, reachable(graph.ir, [i]))
-    run = Reference(ir, graph.lookup, {}, {}, {}, {}, torch.device("cpu"))
-    return run.value(ir[i], {}).clone()
+    with torch._C.DisableTorchFunction():
+        run = Reference(ir, graph.lookup, {}, {}, {}, {}, torch.device("cpu"))
+        return run.value(ir[i], {}).clone()

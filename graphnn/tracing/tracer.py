@@ -53,6 +53,8 @@ class Tracer(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if _initialising():
+            return function(*args, **kwargs)
         leaves = tree_leaves((args, kwargs))
         if any(self._transformed(x) for x in leaves):
             _refuse_transform(function)
@@ -62,10 +64,10 @@ class Tracer(TorchFunctionMode):
         if any(self.follows(x) for x in leaves):
             return self._followed(function, name, args, kwargs)
         if name in noise.DRAWN and not any(isinstance(x, nn.Parameter) for x in leaves):
-            return self._drawn(function, name, args, kwargs)
+            return self.graph.apply(function, args, kwargs)
         with noise.Watch() as drawn:
             result = function(*args, **kwargs)
-        if drawn.found and not _initialises(leaves):
+        if drawn.found and not any(isinstance(x, nn.Parameter) for x in leaves):
             noise.refuse(name)
         return tree_map(self.keep, result)
 
@@ -128,11 +130,6 @@ class Tracer(TorchFunctionMode):
             self.graph.watch.number(x)
         return function(*args, **kwargs)
 
-    def _drawn(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
-        if _initialises(()):
-            return tree_map(self.keep, function(*args, **kwargs))
-        return self.graph.apply(function, args, kwargs)
-
 
 def _is_value(x: Any) -> bool:
     return getattr(type(x), "is_graph_value", False)
@@ -172,10 +169,8 @@ def _refuse_transform(function: Any) -> None:
     )
 
 
-def _initialises(leaves: Any) -> bool:
-    """Whether a module is being made, whose first parameters are drawn once."""
-    if any(isinstance(x, nn.Parameter) for x in leaves):
-        return True
+def _initialising() -> bool:
+    """Whether torch.nn.init is at work: what parameters start from is no part of a graph."""
     frame = sys._getframe(2)
     while frame is not None:
         if frame.f_code.co_filename == nn.init.__file__:

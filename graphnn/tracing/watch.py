@@ -66,7 +66,8 @@ class Watch:
             else:
                 self.checks.append(_unlike(where, name, value))
         self.checks += _ties(root)
-        self.checks += [_version(x, v) for x, v in self.tensors.values()]
+        places = {id(value): (where, name) for where, name, value in self.read.values()}
+        self.checks += [_version(x, v, places.get(i)) for i, (x, v) in self.tensors.items()]
         self.before.clear()
         self.read.clear()
 
@@ -144,8 +145,12 @@ def _formed(where: dict[str, Any], name: str, value: torch.Tensor) -> Callable[[
     return check
 
 
-def _version(x: torch.Tensor, version: int) -> Callable[[], bool]:
-    return lambda: x._version == version
+def _version(
+    x: torch.Tensor, version: int, place: tuple[dict[str, Any], str] | None
+) -> Callable[[], bool]:
+    """The check of a tensor whose numbers were read: the same, where it was, and unchanged."""
+    where, name = place or ({"": x}, "")
+    return lambda: where.get(name) is x and x._version == version
 
 
 def _ties(root: nn.Module) -> list[Callable[[], bool]]:
