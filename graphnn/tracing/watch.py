@@ -7,6 +7,7 @@ where it differs. Globals and closures are read once.
 
 from __future__ import annotations
 
+import operator
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -57,9 +58,7 @@ class Watch:
         for (i, name), (where, _, value) in self.read.items():
             if (i, name) in written or where.get(name, _ABSENT) is not value:
                 continue
-            if isinstance(value, torch.Tensor) and i in self.registers:
-                self.checks.append(_formed(where, name, value))
-            elif value == {} and name in WHOLE:
+            if name in WHOLE and value == {}:
                 self.empty.append(value)
             elif _simple(value):
                 self.same.append((where, name, value))
@@ -84,33 +83,43 @@ class Watch:
                     now[name] = before[name]
         return found
 
+    def _alike(self, where: dict[str, Any], now: Any, value: Any) -> bool:
+        """Whether a graph is drawn the same of another value: an equal number, or a parameter or
+        buffer of the same form."""
+        if id(where) in self.registers and isinstance(now, torch.Tensor) and value is not None:
+            return now.shape == value.shape and now.dtype == value.dtype
+        return type(now) is type(value) and isinstance(value, NUMBERS) and now == value
+
     def holds(self) -> bool:
         """Whether the graph would be drawn the same now."""
         if any(self.empty):
             return False
         for where, name, value in self.same:
             now = where.get(name, _ABSENT)
-            if now is not value and not (type(now) is type(value) and _equal(now, value)):
+            if now is not value and not self._alike(where, now, value):
                 return False
         return all(check() for check in self.checks)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return isinstance(a, NUMBERS) and a == b
 
 
 def _simple(value: Any) -> bool:
     """Whether a value is compared as it is: numbers by what they say, all else by identity."""
     plain = (nn.Module, torch.Tensor, types.FunctionType, types.MethodType, type, torch.dtype)
+    if isinstance(value, tuple):
+        return all(isinstance(v, NUMBERS) for v in value)
     return isinstance(value, (*NUMBERS, *plain)) or value is _ABSENT
 
 
 def _unlike(where: dict[str, Any], name: str, value: Any) -> Callable[[], bool]:
     """The check of a container or an object: what it holds."""
+    if isinstance(value, dict) and all(_simple(v) for v in value.values()):
+        keys, held = list(value), list(value.values())
+        return lambda: (
+            where.get(name) is value
+            and list(value) == keys
+            and all(map(operator.is_, value.values(), held))
+        )
     print_ = _print(value, DEEPEST, [MOST])
-    return lambda: (
-        where.get(name, _ABSENT) is value and _print(where[name], DEEPEST, [MOST]) == print_
-    )
+    return lambda: where.get(name) is value and _print(value, DEEPEST, [MOST]) == print_
 
 
 def _print(value: Any, depth: int, left: list[int]) -> Any:
@@ -132,17 +141,6 @@ def _print(value: Any, depth: int, left: list[int]) -> Any:
     if isinstance(held, dict) and not isinstance(value, types.ModuleType):
         return (id(value), _print(held, depth - 1, left))
     return id(value)
-
-
-def _formed(where: dict[str, Any], name: str, value: torch.Tensor) -> Callable[[], bool]:
-    """The check of a parameter or buffer: that there is one, of this form."""
-    shape, dtype = value.shape, value.dtype
-
-    def check() -> bool:
-        now = where.get(name)
-        return isinstance(now, torch.Tensor) and now.shape == shape and now.dtype == dtype
-
-    return check
 
 
 def _version(
