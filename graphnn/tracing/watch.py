@@ -112,11 +112,12 @@ def _simple(value: Any) -> bool:
 def _unlike(where: dict[str, Any], name: str, value: Any) -> Callable[[], bool]:
     """The check of a container or an object: what it holds."""
     if isinstance(value, dict) and all(_simple(v) for v in value.values()):
-        keys, held = list(value), list(value.values())
+        known: dict[Any, Any] = value
+        keys, held = list(known), list(known.values())
         return lambda: (
-            where.get(name) is value
-            and list(value) == keys
-            and all(map(operator.is_, value.values(), held))
+            where.get(name) is known
+            and list(known) == keys
+            and all(map(operator.is_, known.values(), held))
         )
     print_ = _print(value, DEEPEST, [MOST])
     return lambda: where.get(name) is value and _print(value, DEEPEST, [MOST]) == print_

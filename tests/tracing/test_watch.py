@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import graphnn as gn
 from tests.tracing.eager import BACKENDS
@@ -112,7 +113,7 @@ def parametrized(net: Any) -> None:
 
 
 def pruned(net: Any) -> None:
-    nn.utils.prune.l1_unstructured(net.map, "weight", 0.5)
+    prune.l1_unstructured(net.map, "weight", 0.5)
 
 
 CHANGES = [
