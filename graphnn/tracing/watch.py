@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphnn.errors import UnsupportedError
 from graphnn.tracing.patches import Patch, attributes
 
 _LOCAL = threading.local()
@@ -36,8 +37,8 @@ class Watch:
 
     def __init__(self, root: nn.Module):
         self.before = [(m, dict(m.__dict__)) for m in root.modules()]
-        kinds = ("_parameters", "_buffers")
-        self.registers = {id(m.__dict__[kind]) for m in root.modules() for kind in kinds}
+        held = [m.__dict__[kind] for m in root.modules() for kind in ("_parameters", "_buffers")]
+        self.registers = {id(d): (d, dict(d)) for d in held}
         self.read: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         self.checks: list[Callable[[], bool]] = []
         self.same: list[tuple[dict[str, Any], str, Any]] = []
@@ -54,6 +55,7 @@ class Watch:
 
     def settle(self, root: nn.Module) -> None:
         """Make the checks of what was read, less what the drawing wrote itself."""
+        self._nothing_carried()
         written = self._written()
         for (i, name), (where, _, value) in self.read.items():
             if (i, name) in written or where.get(name, _ABSENT) is not value:
@@ -69,6 +71,19 @@ class Watch:
         self.checks += [_version(x, v, places.get(i)) for i, (x, v) in self.tensors.items()]
         self.before.clear()
         self.read.clear()
+        self.registers = {i: (d, {}) for i, (d, _) in self.registers.items()}
+
+    def _nothing_carried(self) -> None:
+        """Refuse what a drawing would carry from one call to the next in a module."""
+        for where, name, value in self.read.values():
+            now = where.get(name)
+            if _symbolic(now) and not _symbolic(value):
+                where[name] = value
+                _refuse_carried(name, now)
+        for held, before in self.registers.values():
+            for name in [n for n, x in held.items() if _symbolic(x)]:
+                now, held[name] = held[name], before.get(name)
+                _refuse_carried(name, now)
 
     def _written(self) -> set[tuple[int, str]]:
         """Attributes that the drawing set; tensors that it replaced by values are put back."""
@@ -77,9 +92,7 @@ class Watch:
             now = module.__dict__
             for name in [n for n, v in now.items() if before.get(n, _ABSENT) is not v]:
                 found.add((id(now), name))
-                if getattr(type(now[name]), "is_graph_value", False) and isinstance(
-                    before.get(name), torch.Tensor
-                ):
+                if _symbolic(now[name]) and isinstance(before.get(name), torch.Tensor):
                     now[name] = before[name]
         return found
 
@@ -99,6 +112,21 @@ class Watch:
             if now is not value and not self._alike(where, now, value):
                 return False
         return all(check() for check in self.checks)
+
+
+def _symbolic(x: Any) -> bool:
+    return getattr(type(x), "is_graph_value", False)
+
+
+def _refuse_carried(name: str, value: Any) -> None:
+    raise UnsupportedError(
+        f"a module cannot carry '{name}' from call to call in a graph",
+        node=name,
+        site=value.node.site,
+        got=f"self.{name} = {value!r}, which graph() reads, or which is a buffer",
+        wanted="what changes from position to position as a state, and from call to call as one",
+        fix=f"z = g.state('{name}', …), z.next = …; model(…, return_state=True), then state=",
+    )
 
 
 def _simple(value: Any) -> bool:

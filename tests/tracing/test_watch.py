@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import graphnn as gn
+from graphnn import errors
 from tests.tracing.eager import BACKENDS
 
 
@@ -276,3 +277,35 @@ def test_under_torch_compile_training_is_seen() -> None:
     assert not (fast(x=x) == 0).any()
     model.train()
     assert (fast(x=x) == 0).any()
+
+
+def carried(net: Any, x: Any) -> Any:
+    net.plain = net.plain * 0.9 + x
+    return net.plain
+
+
+def counted(net: Any, x: Any) -> Any:
+    net.tau = net.tau + 1
+    return x * net.tau
+
+
+@pytest.mark.parametrize("run", [carried, counted])
+def test_what_a_module_would_carry_from_call_to_call_is_refused(run: Any) -> None:
+    class Carrying(Net):
+        def graph(self, g: gn.Graph) -> None:
+            g.output("y", run(self, g.input("x", (3,), over="time")))
+
+    with pytest.raises(errors.UnsupportedError, match="from call to call") as caught:
+        gn.compile(Carrying())
+    assert f"test_watch.py:{run.__code__.co_firstlineno + 1}" in str(caught.value)
+
+
+def test_what_a_module_keeps_of_a_drawing_to_look_at() -> None:
+    class Keeping(nn.Module):
+        def graph(self, g: gn.Graph) -> None:
+            self.seen = g.input("x", (3,), over="time") * 2
+            g.output("y", self.seen)
+
+    net, x = Keeping(), torch.randn(1, 2, 3)
+    assert torch.equal(gn.compile(net)(x=x), x * 2)
+    assert isinstance(net.seen, gn.Value)
