@@ -430,6 +430,8 @@ class Graph(Names):
                 wanted="a parameter as it stands, or what is computed of it in the graph",
                 fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
             )
+        if self.tracer is not None and id(tensor) in self.tracer.drawn:
+            noise.refuse_generator()
         made = self.tracer is not None and id(tensor) in self.tracer.made
         index = (id(tensor), tensor._version if made else None)
         if index not in self._nodes:
