@@ -26,6 +26,7 @@ from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
+from graphnn.slips import value_of
 from graphnn.tracing import inplace, noise
 from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
 from graphnn.tracing.watch import Watch, paused
@@ -396,7 +397,7 @@ class Graph(Names):
             site=user_site(),
             got=type(thing).__name__,
             wanted="a Value, a tensor, a parameter or a number",
-            fix="wrap it with torch.tensor(...)",
+            fix=value_of(thing),
         )
 
     def tensor(self, tensor: torch.Tensor) -> Expr:

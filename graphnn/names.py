@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from graphnn.errors import AxisError, ForeignValueError, NameTakenError
 from graphnn.ir import BATCH, IR, Axis
 from graphnn.sites import user_site
+from graphnn.slips import near
 from graphnn.value import Value
 
 if TYPE_CHECKING:
@@ -108,5 +109,7 @@ class Names:
             site=user_site(),
             got=repr(axis),
             wanted=f"one of {known}" if known else "an axis that an input brings",
-            fix=f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
+            fix=f"over='{meant}', if that is meant"
+            if (meant := near(axis, known))
+            else f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
         )

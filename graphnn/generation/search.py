@@ -85,7 +85,7 @@ class _Beams:
     def advance(self, gained: Tensor) -> tuple[Tensor, Tensor]:
         """From log-probabilities (rows, vocabulary): the row each comes from, and its symbol."""
         batch, beam = self.scores.shape
-        gained = gained.reshape(batch, beam, -1)
+        gained = gained.reshape(batch, beam, gained.shape[-1])
         if self.stop is not None:
             rest = torch.full_like(gained, float("-inf"))
             rest[..., self.stop] = 0
