@@ -104,6 +104,14 @@ class Names:
     def missing_axis(self, axis: str) -> None:
         """Raise the error of an axis nobody declared."""
         known = [a for a in self.ir.axes if a != BATCH]
+        if not isinstance(axis, str):
+            raise AxisError(
+                "one axis is named at a time, by a string",
+                site=user_site(),
+                got=repr(axis),
+                wanted=f"one of {known}",
+                fix="over='time'; for several axes, one reduction after another",
+            )
         raise AxisError(
             f"there is no axis '{axis}' in this graph",
             site=user_site(),

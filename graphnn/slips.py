@@ -23,6 +23,7 @@ from graphnn.sites import Site, raised_at, user_site
 
 FORMS = "shapes of one example at one position that the function takes"
 COMPARE = "compare each value's `.shape`; batch and time are implied, never written"
+SCRIPTED = "call the Python function or module that was scripted or traced"
 
 # modules of torch that run along a dimension, and ours that run along a named axis
 INSTEAD: dict[type[nn.Module], str] = {
@@ -37,7 +38,10 @@ INSTEAD: dict[type[nn.Module], str] = {
     nn.Transformer: "use gn.nn.TransformerBlock.from_torch(layer) of each of its layers",
 }
 # what to write in place of a function of torch that needs a dimension for positions or examples
+_MASKED = "write torch.where(mask, x, 0.0): how many are chosen differs from example to example"
 FIXES = {
+    **dict.fromkeys(("masked_select", "nonzero", "argwhere", "unique"), _MASKED),
+    "embedding": "numbers of words are whole: g.input(…, dtype=torch.int64)",
     "embedding_bag": "sum over an axis: gn.sum(nn.Embedding(…)(words), over='word')",
     "conv1d": "gn.nn.TemporalConv, or its from_torch(module), runs along an axis",
 }
@@ -92,6 +96,11 @@ def value_of(thing: object) -> str:
 # what cannot be compiled: (whether a source is such, what it is, what to do)
 _Kind = tuple[Callable[[Any], bool], str, str]
 NO_SOURCE: tuple[_Kind, ...] = (
+    (
+        lambda s: not isinstance(s, (nn.Module, type)) and not hasattr(s, "ir"),
+        "is neither a module nor a graph",
+        "give a module: class Net(nn.Module) with graph(self, g)",
+    ),
     (lambda s: isinstance(s, type), "is a class, not a module", "make one: gn.compile({0}(…))"),
     (
         lambda s: hasattr(s, "_source") and hasattr(s, "explain"),
@@ -174,10 +183,15 @@ def worded(name: str, here: tuple[str, Site | None], arguments: Any) -> Iterator
         values = [x for x in tree_leaves(arguments) if isinstance(x, Expr)]
         said = _index(arguments) if name == "__getitem__" else None
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        problem, wanted, fix = said or (
-            f"'{name}' cannot be applied to these shapes: {line}",
-            FORMS,
-            FIXES.get(name, COMPARE),
+        scripted = (line, "tensors", SCRIPTED) if "TorchScript" in line else None
+        problem, wanted, fix = (
+            said
+            or scripted
+            or (
+                f"'{name}' cannot be applied to these shapes: {line}",
+                FORMS,
+                FIXES.get(name, COMPARE),
+            )
         )
         raise ShapeError(
             problem,
@@ -218,7 +232,7 @@ ESCAPES: tuple[_Escape, ...] = (
     (
         r"found type 'Value'|Unable to cast Value",
         "a function of torch.jit is called on a value: its code is out of sight",
-        "call the Python function that was scripted",
+        SCRIPTED,
     ),
     (
         r"vmap\(.*Value|not a Tensor \(got .*(Value|State)",

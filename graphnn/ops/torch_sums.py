@@ -131,6 +131,9 @@ def _wrong_width(x: Expr, weight: Expr) -> None:
 @names("matmul", "mm", "bmm", "mv", "dot", "__matmul__")
 def _matmul(a: Expr, b: Expr) -> Any:
     equation = matmul_equation(a.shape, b.shape)
+    if equation is not None and a.shape[-1] != b.shape[-2:][0]:
+        # an einsum would broadcast sizes of one, torch.matmul does not
+        raise ValueError(f"{a.shape[-1]} columns meet {b.shape[-2:][0]} rows")
     return NotImplemented if equation is None else einsum(equation, a, b)
 
 

@@ -348,7 +348,8 @@ def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) ->
     """Σ over everything of an outer product: the gradient of a linear map to its weight."""
     left, right, out = split_sub(sub)
     same = s.axes(a) == s.axes(b) and set(s.axes(a)) == contract
-    plain = bool(left) and bool(right) and left[:-1] == right[:-1]
+    # rows of no columns cannot be counted
+    plain = bool(left) and bool(right) and left[:-1] == right[:-1] and 0 not in a.shape + b.shape
     return same and plain and out == left[-1] + right[-1] and left[-1] != right[-1]
 
 
