@@ -127,7 +127,7 @@ def gradient_flow(
     ax.set_ylabel("‖∂L/∂z(t)‖")
     ax.set_title(title)
     ax.grid(True, alpha=0.3)
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, never on them
     return Plot(figure)
 
 
