@@ -72,7 +72,7 @@ def states(ir: IR, names: bool | Sequence[str]) -> frozenset[str]:
             f"'{ir.name}' has no state {sorted(unknown)}",
             got=list(names),
             wanted=f"states among {known}",
-            fix="check the spelling against g.state(...)",
+            fix="check the spelling against g.state(...); g.output(...) gives other values out",
         )
     return frozenset(names)
 

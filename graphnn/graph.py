@@ -287,7 +287,12 @@ class Graph(Names):
         return self._source("random", "", shape, axes, self.ir.floating, **law)
 
     def output(self, name: str, value: Any) -> Value:
-        """Declare an output; it is returned as (batch, *axes, *shape)."""
+        """Declare an output; it is returned as (batch, *axes, *shape).
+
+        Axes come in the order in which the graph first named them (`value.axes` tells it): in
+        inputs, `g.axis`, states. So what varies over source and target is (batch, source, target)
+        where the input over source was declared first, whatever it was computed from.
+        """
         if name in self.ir.outputs or name in RESERVED:
             raise NameTakenError(
                 f"there is an output '{name}' already"

@@ -87,9 +87,9 @@ def compare(
     another whose results, or gradients of inputs that require them, differ beyond what its dtype
     allows is refused and not timed. All are differentiated by the same leaves: inputs that require
     gradients, the parameters of all modules, and those of what functions name of their closures and
-    globals. Rounds are interleaved, `rounds` at most, as many as `seconds` a pass allow. `slow` contenders have to
-    compile and get `patience` seconds for it. `limits` are measured unless given. Raises
-    TimingError where there is nothing to compare.
+    globals. Rounds are interleaved, `rounds` at most, as many as `seconds` a pass allow. `slow`
+    contenders have to compile and get `patience` seconds for it. `limits` are measured unless
+    given. Raises TimingError where there is nothing to compare.
     """
     if not contenders:
         raise TimingError("there is nothing to compare", got="no contenders", wanted="one or more")

@@ -40,6 +40,21 @@ def test_an_alignment_leaves_padding_out_and_marks_the_best():
     assert list(ax.lines[0].get_xdata()) == [4, 3, 2]
 
 
+def test_an_alignment_is_the_same_in_either_order_of_its_axes():
+    weights = torch.softmax(torch.randn(4, 4), -1)  # target, source: as many words in both
+    words = ["a", "b", "c", "d"]
+    shown = [
+        torch.tensor(alignment(w, words, words, axes=axes).figure.axes[0].images[0].get_array())
+        for w, axes in ((weights, ("target", "source")), (weights.T, ("source", "target")))
+    ]
+    assert torch.equal(*shown)
+    for w, axes in ((weights.T, ("target", "source")), (weights, ("source", "target"))):
+        with pytest.raises(PictureError, match=r"(?s)sum to one along the target.*fix:    axes="):
+            alignment(w, words, words, axes=axes)
+    with pytest.raises(PictureError, match="two axes"):
+        alignment(weights, words, words, axes=("rows", "columns"))
+
+
 def test_gradient_flow_plots_what_the_library_measures():
     model = gn.compile(Elman())
     flow = gn.gradient_flow(model, lambda y: y[:, -1].sum(), {"x": torch.randn(2, 7, 28)})
