@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from graphnn import __version__
 from graphnn.cli import bench, machine, networks
 from graphnn.cli.load import Refused, load
 from graphnn.errors import GraphnnError, TimingError
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"graphnn {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("demo", help="the main job, small: two minutes on two cores").set_defaults(
         run=_demo
