@@ -60,7 +60,8 @@ def asked_its_rank(value: Any, module: object) -> None:
 
         refuse_mixing(name)  # before it complains of a missing batch
     fix = instead_of(module)
-    if fix is not None and value.ndim < 2:
+    # of recurrent layers torch has no batching rule; the others may run along a dimension
+    if fix is not None and (value.ndim < 2 or isinstance(module, nn.RNNBase)):
         raise UnsupportedError(
             f"torch.nn.{name} runs along a dimension of its input, and a value has axes instead",
             node=value.label,
@@ -161,12 +162,12 @@ def drawable(source: Any) -> None:
         )
     try:
         inspect.signature(draw).bind(None)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         code = getattr(draw, "__code__", None)
         raise GraphError(
             f"{name}.graph cannot be called with the graph alone: {error}",
             site=Site(code.co_filename, code.co_firstlineno) if code else None,
-            got=f"graph{inspect.signature(draw)}",
+            got=f"graph{inspect.signature(getattr(draw, '__func__', draw))}",
             wanted="graph(self, g), g being the graph to draw on",
             fix="take inputs of g, as x = g.input('x', …), and sizes of self",
         ) from None
