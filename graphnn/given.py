@@ -87,7 +87,7 @@ class Refusing(nn.Module):
 
     def _untraced(self, inputs: Any) -> None:
         """Refuse tracers that record what is called, before they fail on what they meet."""
-        if torch.jit.is_tracing():
+        if torch.jit._trace.is_tracing():
             _refused("torch.jit.trace", "use torch.export.export(model, (), {'x': x})")
         if isinstance(inputs, torch.fx.Proxy):
             _refused("torch.fx.symbolic_trace", "make the model a leaf: Tracer.is_leaf_module")

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
   graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops
   graphnn draw cells.py:MyNet -o net.png --unroll 3      the same, three steps side by side
+  graphnn draw cells.py:MyNet -o net.svg --unroll source=3,target=3      encoder and decoder
   graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel covers
   graphnn report cells.py:MyNet -o report.html           pictures, plan, kernels, times: one page
   graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU

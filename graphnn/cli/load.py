@@ -124,6 +124,11 @@ def size(text: str) -> tuple[str, int]:
     return axis, positive(number)
 
 
+def steps(text: str) -> int | dict[str, int]:
+    """A number of steps, N, or of several axes: AXIS=N,AXIS=N."""
+    return dict(size(part) for part in text.split(",")) if "=" in text else positive(text)
+
+
 def seconds(text: str) -> float:
     """A number of seconds above zero."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 import networkx as nx
 import torch
@@ -19,11 +19,11 @@ KINDS = frozenset({"input", "module", "math", "delay", "loop"})
 Place = Callable[[int], Hashable]
 
 
-def build(ir: IR, owner: nn.Module, place: Place, dropped: str | None = None) -> Scene:
+def build(ir: IR, owner: nn.Module, place: Place, dropped: Collection[str] = ()) -> Scene:
     """The scene of a graph whose parameters belong to `owner`, its loops as loops.
 
     Arithmetic of different `place` (in one loop, in another, in none) never shares a box. `dropped`
-    is an axis that sizes leave out.
+    are axes that sizes leave out.
     """
     return Builder(ir, owner, place, dropped).run()
 
@@ -39,7 +39,7 @@ class Builder:
         ir: IR,
         owner: nn.Module,
         place: Place,
-        dropped: str | None = None,
+        dropped: Collection[str] = (),
         apart: bool = False,
         band: Callable[[int], int] = lambda _: 0,
         notes: Callable[[int], str] = lambda _: "",

@@ -7,7 +7,7 @@ import functools
 import linecache
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -142,13 +142,13 @@ def module_line(module: nn.Module) -> str:
     )
 
 
-def size(ir: IR, node: Node, dropped: str | None = None) -> str:
-    """`20 over time × slot`: a value's shape and the named axes it varies over, but `dropped`."""
+def size(ir: IR, node: Node, dropped: Collection[str] = ()) -> str:
+    """`20 over time × slot`: a value's shape and the named axes it varies over, some `dropped`."""
     sizes = list(node.shape)
     while len(sizes) > 1 and sizes[0] == 1:
         del sizes[0]
     shape = "×".join(map(str, sizes)) or "scalar"
-    axes = " × ".join(a for a in ir.layout(node.axes) if a not in (BATCH, dropped))
+    axes = " × ".join(a for a in ir.layout(node.axes) if a not in (BATCH, *dropped))
     return f"{shape} over {axes}" if axes else shape
 
 

@@ -119,6 +119,34 @@ def test_any_axis_can_be_unrolled():
     assert sum(b.title == "U" for b in scene.boxes.values()) == 1, "the source is read once"
 
 
+def test_several_axes_are_unrolled_side_by_side():
+    net = gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive")
+    scene = draw(net, unroll={"source": 3, "target": 2}).scene
+    heads = ["source 1", "source 2", "source 3", "target 1", "target 2"]
+    assert [scene.headings[n] for n in sorted(scene.headings)] == heads
+    column = {title: n for n, title in scene.headings.items()}
+    titled = {b.title: b for b in scene.boxes.values()}
+    for title, head in (
+        ("source(1)", "source 1"),
+        ("encoder.h(2)", "source 3"),
+        ("target(2)", "target 2"),
+        ("attention.h(1)", "target 2"),
+        ("logits(1)", "target 1"),
+    ):
+        assert titled[title].column == column[head]
+    # what scores every place of the source is drawn once a step of the target, and reads them all
+    looks = [b.key for b in scene.boxes.values() if b.title == "attention.attention"]
+    assert [scene.boxes[k].column for k in looks] == [column["target 1"], column["target 2"]]
+    keys = [k for k, b in scene.boxes.items() if b.title == "attention.attention.key"]
+    sums = [k for k, b in scene.boxes.items() if b.title == "+ tanh"]
+    read = {(e.source, e.target) for e in scene.edges}
+    assert len(keys) == 3 and {(a, b) for a in keys for b in sums} <= read
+    between = [b.column for b in scene.boxes.values() if b.title == "last over source"]
+    assert set(between) == {column["source 3"] + 1} and nx.is_directed_acyclic_graph(
+        scene.network()
+    )
+
+
 def test_a_plan_lies_on_bands():
     scene = gn.compile(Elman(), backend="torch").draw(plan=True).scene
     assert [b.title for b in scene.bands] == [
