@@ -119,6 +119,41 @@ def test_any_axis_can_be_unrolled():
     assert sum(b.title == "U" for b in scene.boxes.values()) == 1, "the source is read once"
 
 
+class Score(nn.Module):
+    """Attention whose query's bias is added to the keys, before the loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.cell = nn.GRUCell(8, 8)
+
+    def graph(self, g):
+        h = g.input("h", (8,), over="source")
+        x = g.input("x", (8,), over="target")
+        s = g.state("s", (8,), over="target")
+        w = gn.softmax(torch.tanh(self.query(s) + self.key(h)).sum(), over="source")
+        s.next = self.cell(x + gn.sum(w * h, over="source"), s)
+        g.output("s", s.next)
+
+
+def test_a_merged_product_is_titled_by_all_its_parts():
+    scene = gn.compile(gn.nn.NTM(9, 10), backend="torch").draw(plan=True).scene
+    (box,) = [b for b in scene.boxes.values() if "readers" in b.title]
+    assert box.title == "readers.0.map + writers.0.map"
+    assert box.lines == ("one product", "92 over time")
+    both = gn.nn.Seq2Seq(30, 40, 8, 8, bidirectional=True)
+    found = edges(gn.compile(both, backend="torch").draw(plan=True).scene)
+    assert ("source_words", "encoder.l0 + l0_reverse") in found
+    ways = {pair for pair in found if {*pair} <= {"encoder.l0", "encoder.l0_reverse"}}
+    assert not ways, "two directions do not feed each other"
+
+
+def test_a_bias_that_moved_is_called_one():
+    found = edges(gn.compile(Score(), backend="torch").draw(plan=True).scene)
+    assert {("key", "bias of query"), ("s(t−1)", "query")} <= found
+    assert ("key", "query") not in found
+
+
 def test_several_axes_are_unrolled_side_by_side():
     net = gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive")
     scene = draw(net, unroll={"source": 3, "target": 2}).scene
