@@ -281,11 +281,13 @@ def _aten(s: Scope, node: Node) -> str:
     if a["ragged"]:
         length = f"{s.var(rest.pop())}.reshape(-1, 1)"
     states, weights = rest[:-4], rest[-4:]
+    picks = (n for n in s.ir if n.op == "pick" and n.inputs[0] == node.id)
+    cell = any(n.attrs["which"] == 2 for n in picks)
     starts = ", ".join(s.var(i) for i in states)
     given = ", ".join(s.var(i) for i in weights)
     return (
         f"runtime.recurrent({a['kind']!r}, {s.var(x)}, [{starts}], [{given}], {a['reverse']}, "
-        f"{length})"
+        f"{length}, {cell})"
     )
 
 
