@@ -17,7 +17,7 @@ from graphnn.errors import (
     StateError,
     UnknownInputError,
 )
-from graphnn.given import dense, lengths_of, numbered, tensor_of
+from graphnn.given import dense, is_tensor, lengths_of, numbered, tensor_of
 from graphnn.ir import BATCH, IR, Node
 
 Tensor = torch.Tensor
@@ -141,7 +141,7 @@ def _input(
     ir: IR, node: Node, tensor: Any, sizes: dict[str, int], device: torch.device | None
 ) -> torch.device:
     name, axes = node.attrs["key"], (BATCH, *node.attrs["over"])
-    if not isinstance(tensor, Tensor):
+    if not is_tensor(tensor):
         raise InputShapeError(
             f"input '{name}' is not a tensor",
             node=name,

@@ -47,6 +47,11 @@ DENSE_OF: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
 )
 
 
+def is_tensor(thing: Any) -> bool:
+    """Whether an input is a tensor: a value passes for one in a graph, but has no numbers."""
+    return isinstance(thing, Tensor) and not isinstance(thing, Value)
+
+
 def tensor_of(thing: Any, name: str, axis: str, dtype: torch.dtype) -> str:
     """How to make a tensor of what was given as an input."""
     return next(fix for is_such, fix in TENSOR_OF if is_such(thing)).format(name, axis, dtype)

@@ -231,7 +231,7 @@ def _index(arguments: Any) -> tuple[str, str, str] | None:
 _Escape = tuple[str, str, str]
 ESCAPES: tuple[_Escape, ...] = (
     (
-        r"found type 'Value'|Unable to cast Value",
+        r"found type 'Value'|Unable to cast Value|TorchScript interpreter",
         "a function of torch.jit is called on a value: its code is out of sight",
         SCRIPTED,
     ),

@@ -17,7 +17,7 @@ from torch import nn
 from graphnn.errors import GraphnnError
 from graphnn.graph import Graph
 from graphnn.model import Compiled, compile
-from graphnn.sites import users
+from graphnn.sites import is_users
 
 
 class Refused(Exception):
@@ -78,7 +78,8 @@ def users_code(what: str) -> Iterator[None]:
 def _only_users(told: traceback.TracebackException | None) -> None:
     """Leave out the frames of graphnn, of torch and of the import, here and in what led to it."""
     if told is not None:
-        told.stack = traceback.StackSummary.from_list([f for f in told.stack if users(f.filename)])
+        own = [frame for frame in told.stack if is_users(frame.filename)]
+        told.stack = traceback.StackSummary.from_list(own)
         _only_users(told.__cause__)
         _only_users(told.__context__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graphnn.sites import users
+from graphnn.sites import is_users
 
 
 def weights(contenders: Iterable[Callable[..., Any]]) -> list[Tensor]:
@@ -38,7 +38,7 @@ def _within(thing: Any, seen: dict[int, Any]) -> Iterator[Tensor]:
 
 def _named(function: types.FunctionType) -> Iterable[Any]:
     """What the code of a user's function names: of its closure, defaults and globals."""
-    if not users(function.__code__.co_filename) and not hasattr(function, "__wrapped__"):
+    if not is_users(function.__code__.co_filename) and not hasattr(function, "__wrapped__"):
         return []
     cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
     named = [function.__globals__.get(name) for name in _names(function.__code__)]
