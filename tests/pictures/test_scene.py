@@ -141,7 +141,7 @@ def test_a_merged_product_is_titled_by_all_its_parts():
     (box,) = [b for b in scene.boxes.values() if "readers" in b.title]
     assert box.title == "readers.0.map + writers.0.map"
     assert box.lines == ("one product", "92 over time")
-    both = gn.nn.Seq2Seq(30, 40, 8, 8, bidirectional=True)
+    both = gn.nn.Seq2Seq(30, 40, 8, 8, cell="gru", bidirectional=True)
     found = edges(gn.compile(both, backend="torch").draw(plan=True).scene)
     assert ("source_words", "encoder.l0 + l0_reverse") in found
     ways = {pair for pair in found if {*pair} <= {"encoder.l0", "encoder.l0_reverse"}}
