@@ -17,6 +17,7 @@ from graphnn.errors import (
     StateError,
     UnknownInputError,
 )
+from graphnn.given import dense, is_tensor, lengths_of, numbered, tensor_of
 from graphnn.ir import BATCH, IR, Node
 
 Tensor = torch.Tensor
@@ -71,7 +72,7 @@ def states(ir: IR, names: bool | Sequence[str]) -> frozenset[str]:
             f"'{ir.name}' has no state {sorted(unknown)}",
             got=list(names),
             wanted=f"states among {known}",
-            fix="check the spelling against g.state(...)",
+            fix="check the spelling against g.state(...); g.output(...) gives other values out",
         )
     return frozenset(names)
 
@@ -84,6 +85,7 @@ def read(
     device: torch.device | None,
 ) -> Call:
     """Check a call. Raises the CallError that says what does not fit."""
+    numbered(device)
     wanted = declared(ir)
     unknown(ir, inputs, list(wanted))
     for name, node in wanted.items():
@@ -139,15 +141,16 @@ def _input(
     ir: IR, node: Node, tensor: Any, sizes: dict[str, int], device: torch.device | None
 ) -> torch.device:
     name, axes = node.attrs["key"], (BATCH, *node.attrs["over"])
-    if not isinstance(tensor, Tensor):
+    if not is_tensor(tensor):
         raise InputShapeError(
             f"input '{name}' is not a tensor",
             node=name,
             site=node.site,
             got=type(tensor).__name__,
             wanted=_form(ir, node),
-            fix="wrap it with torch.as_tensor(...)",
+            fix=tensor_of(tensor, name, (*node.attrs["over"], "time")[0], node.dtype),
         )
+    dense(tensor, name, (*node.attrs["over"], "time")[0], node=name, site=node.site)
     shape = tuple(tensor.shape)
     if len(shape) != len(axes) + len(node.shape) or shape[len(axes) :] != node.shape:
         raise InputShapeError(
@@ -195,7 +198,9 @@ def _input(
             site=node.site,
             got=tensor.device,
             wanted=device,
-            fix=f"{name}.to('{device}'), or model.to('{tensor.device}')",
+            fix=f"{name}.to('{device}'), or model.to('{tensor.device}')"
+            if tensor.device.type != "meta"
+            else "give a tensor that has numbers",
         )
     return tensor.device
 
@@ -218,7 +223,7 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
             wanted=f"axes among {sorted(brought)}",
             fix="check the spelling against g.input(..., over=...)",
         )
-    n, size, batch = torch.as_tensor(given, device=device), sizes[axis], sizes[BATCH]
+    n, size, batch = lengths_of(given, axis, device), sizes[axis], sizes[BATCH]
     if n.dtype not in (torch.int64, torch.int32) or tuple(n.shape) != (batch,):
         raise LengthsError(
             f"lengths of '{axis}' have the wrong form",

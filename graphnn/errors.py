@@ -126,6 +126,10 @@ class InputDtypeError(CallError):
     """A tensor of another dtype than the declared input's."""
 
 
+class InputLayoutError(CallError):
+    """A tensor that is sparse, nested or quantized, where a dense one is taken."""
+
+
 class InputDeviceError(CallError):
     """A tensor on another device than the model's parameters."""
 

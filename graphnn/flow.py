@@ -58,4 +58,7 @@ def gradient_flow(
 
 def _norms(g: Tensor, dim: int, absent: bool) -> Tensor:
     rows = g.detach().movedim(dim, 0).flatten(1)
-    return rows.new_zeros(rows.shape[0]) if absent else rows.norm(dim=1)
+    # in float64: squares of float32 vanish below 1e-22, the gradients themselves below 1e-38
+    wide = torch.promote_types(rows.dtype, torch.float64)
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
+    return torch.zeros_like(norms) if absent else norms

@@ -26,6 +26,7 @@ from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
+from graphnn.slips import value_of
 from graphnn.tracing import inplace, noise
 from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
 from graphnn.tracing.watch import Watch, paused
@@ -286,7 +287,12 @@ class Graph(Names):
         return self._source("random", "", shape, axes, self.ir.floating, **law)
 
     def output(self, name: str, value: Any) -> Value:
-        """Declare an output; it is returned as (batch, *axes, *shape)."""
+        """Declare an output; it is returned as (batch, *axes, *shape).
+
+        Axes come in the order in which the graph first named them (`value.axes` tells it): in
+        inputs, `g.axis`, states. So what varies over source and target is (batch, source, target)
+        where the input over source was declared first, whatever it was computed from.
+        """
         if name in self.ir.outputs or name in RESERVED:
             raise NameTakenError(
                 f"there is an output '{name}' already"
@@ -396,7 +402,7 @@ class Graph(Names):
             site=user_site(),
             got=type(thing).__name__,
             wanted="a Value, a tensor, a parameter or a number",
-            fix="wrap it with torch.tensor(...)",
+            fix=value_of(thing),
         )
 
     def tensor(self, tensor: torch.Tensor) -> Expr:
@@ -430,6 +436,8 @@ class Graph(Names):
                 wanted="a parameter as it stands, or what is computed of it in the graph",
                 fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
             )
+        if self.tracer is not None and id(tensor) in self.tracer.drawn:
+            noise.refuse_generator()
         made = self.tracer is not None and id(tensor) in self.tracer.made
         index = (id(tensor), tensor._version if made else None)
         if index not in self._nodes:

@@ -15,6 +15,7 @@ from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.generation.closed import Generating
+from graphnn.given import Refusing
 from graphnn.graph import Graph
 from graphnn.ir import IR, Node
 from graphnn.planner.check import check
@@ -23,6 +24,7 @@ from graphnn.planner.partition import carried
 from graphnn.planner.plan import SWITCHABLE, Plan, Variant, plan, requested
 from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.trace import Trace, trace
+from graphnn.slips import compilable
 from graphnn.stepping import Stepping
 from graphnn.telling import Telling
 
@@ -36,7 +38,7 @@ MADE = ("_plans", "_programs", "_parts", "_steppers")
 MOST_TRACES = 8
 
 
-class Compiled(Stepping, Generating, Telling):
+class Compiled(Stepping, Generating, Telling, Refusing):
     """A graph made callable. Made by `gn.compile`.
 
     It has the parameters, buffers and submodules of its source under the same names, so
@@ -246,6 +248,7 @@ class Compiled(Stepping, Generating, Telling):
         states follow it, with `record` the sequences of the states it names (True: of all). Raises
         a CallError that names what does not fit.
         """
+        self._untraced(args)
         traced = self._traced()
         ir = traced.ir
         call = calls.read(ir, calls.named(ir, args, inputs), lengths, state, self._device())
@@ -366,6 +369,7 @@ def compile(
     launches of a kernel, are timed when first called and remembered: which differ in rounding;
     without `tune` a model chooses, the same everywhere. Raises GraphError where the graph is wrong.
     """
+    compilable(source)
     if backend not in BACKENDS:
         raise BackendError(
             f"there is no backend '{backend}'",

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from graphnn.errors import AxisError, ForeignValueError, NameTakenError
 from graphnn.ir import BATCH, IR, Axis
 from graphnn.sites import user_site
+from graphnn.slips import near
 from graphnn.value import Value
 
 if TYPE_CHECKING:
@@ -103,10 +104,20 @@ class Names:
     def missing_axis(self, axis: str) -> None:
         """Raise the error of an axis nobody declared."""
         known = [a for a in self.ir.axes if a != BATCH]
+        if not isinstance(axis, str):
+            raise AxisError(
+                "one axis is named at a time, by a string",
+                site=user_site(),
+                got=repr(axis),
+                wanted=f"one of {known}",
+                fix="over='time'; for several axes, one reduction after another",
+            )
         raise AxisError(
             f"there is no axis '{axis}' in this graph",
             site=user_site(),
             got=repr(axis),
             wanted=f"one of {known}" if known else "an axis that an input brings",
-            fix=f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
+            fix=f"over='{meant}', if that is meant"
+            if (meant := near(axis, known))
+            else f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
         )

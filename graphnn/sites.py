@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,13 @@ def user_site() -> Site | None:
             return Site(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def raised_at(error: BaseException) -> Site | None:
+    """The innermost line of the user's that an error came through."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [Site(f.f_code.co_filename, n) for f, n in frames if is_users(f.f_code.co_filename)]
+    return lines[-1] if lines else None
 
 
 def is_users(file: str) -> bool:

@@ -16,6 +16,7 @@ import torch
 from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
 from graphnn.ir import BATCH, IR, Node
 from graphnn.sites import user_site
+from graphnn.slips import asked_its_rank
 from graphnn.tracing import noise
 from graphnn.tracing.watch import paused
 
@@ -180,9 +181,7 @@ class Value(torch.Tensor):
 
     def dim(self) -> int:
         """Rank of `shape`."""
-        asking = sys._getframe(1).f_locals.get("self")
-        if isinstance(asking, torch.nn.modules.batchnorm._BatchNorm):
-            refuse_mixing(type(asking).__name__)  # before it complains of a missing batch
+        asked_its_rank(self, sys._getframe(1).f_locals.get("self"))
         return self.ndim
 
     def size(self, dim: int | None = None) -> Any:

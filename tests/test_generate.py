@@ -211,3 +211,39 @@ def test_what_cannot_be_fed_back_says_why(wrong: str) -> None:
     output = "nothing" if wrong == "output" else "logits"
     with pytest.raises(GraphError, match=r"(?s)cannot be fed back.*g\.input"):
         g.feedback(word, output, "best" if wrong == "choose" else "argmax")
+
+
+@pytest.mark.parametrize("beam", [None, 3])
+def test_the_weights_of_attention_are_recorded(beam: int | None) -> None:
+    torch.manual_seed(0)
+    net = gn.nn.Seq2Seq(9, 8, 4, 6, attention="additive", with_weights=True)
+    model = gn.compile(net)
+    source = torch.randint(9, (2, 5))
+    found = model.generate(
+        source=source, start=1, max_steps=4, beam=beam, record=["weights", "attention.h"]
+    )
+    target = torch.cat([torch.ones(2, 1, dtype=torch.int64), found.tokens[:, :-1]], 1)
+    forced, states = model(source=source, target=target, record=["attention.h"])
+    # an output's axes are in the order of the inputs: source before target
+    torch.testing.assert_close(found.record["weights"], forced["weights"].transpose(1, 2))
+    torch.testing.assert_close(found.record["attention.h"], states["attention.h"])
+    torch.testing.assert_close(found.record["weights"].sum(-1), torch.ones(2, 4))
+    if beam is not None:
+        assert found.beams is not None
+        assert found.beams.record["weights"].shape == (2, 3, 4, 5)
+
+
+def test_nothing_is_generated_for_no_examples() -> None:
+    model = gn.compile(gn.nn.Seq2Seq(9, 8, 4, 6))
+    for beam in (None, 3):
+        found = model.generate(
+            source=torch.zeros((0, 5), dtype=torch.int64), start=1, max_steps=2, beam=beam
+        )
+        assert found.tokens.shape[0] == 0 and found.lengths.shape == (0,)
+
+
+def test_what_cannot_be_recorded_says_why() -> None:
+    model = gn.compile(gn.nn.Seq2Seq(9, 8, 4, 6, attention="dot"))
+    words = torch.zeros((1, 2), dtype=torch.int64)
+    with pytest.raises(GenerateError, match=r"(?s)no output or state.*with_weights=True"):
+        model.generate(source=words, start=1, record=["weights"])

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from graphnn import __version__
 from graphnn.cli import bench, machine, networks
 from graphnn.cli.load import Refused, load
 from graphnn.errors import GraphnnError, TimingError
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
   graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops
   graphnn draw cells.py:MyNet -o net.png --unroll 3      the same, three steps side by side
+  graphnn draw cells.py:MyNet -o net.svg --unroll source=3,target=3      encoder and decoder
   graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel covers
   graphnn report cells.py:MyNet -o report.html           pictures, plan, kernels, times: one page
   graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"graphnn {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("demo", help="the main job, small: two minutes on two cores").set_defaults(
         run=_demo

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import inspect
 import pathlib
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from graphnn.errors import GraphnnError
 from graphnn.graph import Graph
 from graphnn.model import Compiled, compile
+from graphnn.sites import is_users
 
 
 class Refused(Exception):
@@ -47,21 +53,61 @@ def _module(spec: str) -> tuple[Any, str]:
     module = importlib.util.module_from_spec(spec_)
     sys.modules[path.stem] = module
     sys.path.insert(0, str(path.parent))
-    spec_.loader.exec_module(module)
+    try:
+        with users_code(f"'{file}' cannot be run"):
+            spec_.loader.exec_module(module)
+    except Refused:
+        del sys.modules[path.stem]
+        raise
     return module, name
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Run code of the user's: what it raises is told by the user's own lines. Raises Refused."""
+    try:
+        yield
+    except (GraphnnError, Refused):
+        raise
+    except Exception as error:
+        told = traceback.TracebackException.from_exception(error)
+        _only_users(told)
+        raise Refused(f"{what}:\n{''.join(told.format()).rstrip()}") from None
+
+
+def _only_users(told: traceback.TracebackException | None) -> None:
+    """Leave out the frames of graphnn, of torch and of the import, here and in what led to it."""
+    if told is not None:
+        own = [frame for frame in told.stack if is_users(frame.filename)]
+        told.stack = traceback.StackSummary.from_list(own)
+        _only_users(told.__cause__)
+        _only_users(told.__context__)
 
 
 def _compiled(thing: Any, name: str, backend: str | None) -> Compiled:
     if callable(thing) and not isinstance(thing, nn.Module):
-        try:
+        _without_arguments(thing, name)
+        with users_code(f"'{name}' cannot be made"):
             thing = thing()
-        except TypeError as error:
-            raise Refused(f"'{name}' cannot be made without arguments: {error}") from None
     if isinstance(thing, Compiled):
         return thing if backend is None else compile(thing._source, backend)
     if isinstance(thing, (nn.Module, Graph)):
-        return compile(thing, backend or "auto")
+        with users_code(f"'{name}' cannot be compiled"):
+            return compile(thing, backend or "auto")
     raise Refused(f"'{name}' is a {type(thing).__name__}, no graph, module or model")
+
+
+def _without_arguments(thing: Any, name: str) -> None:
+    """Refuse a class or function that wants arguments."""
+    try:
+        inspect.signature(thing).bind()
+    except TypeError as error:
+        raise Refused(
+            f"'{name}' cannot be made without arguments: {error}; "
+            f"write `model = {name}(…)` in the file and name that"
+        ) from None
+    except ValueError:
+        return  # one that says no signature
 
 
 def positive(text: str) -> int:
@@ -77,6 +123,11 @@ def size(text: str) -> tuple[str, int]:
     if not equals or not axis:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form AXIS=N")
     return axis, positive(number)
+
+
+def steps(text: str) -> int | dict[str, int]:
+    """A number of steps, N, or of several axes: AXIS=N,AXIS=N."""
+    return dict(size(part) for part in text.split(",")) if "=" in text else positive(text)
 
 
 def seconds(text: str) -> float:

@@ -6,7 +6,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from graphnn.cli.load import Refused, add, load, positive, size
+from graphnn.cli.load import Refused, add, load, positive, size, steps
 from graphnn.errors import PictureError
 from graphnn.model import BACKENDS
 
@@ -64,7 +64,8 @@ def _add_draw(commands: Any, examples: str) -> None:
         "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
     )
     how = command.add_mutually_exclusive_group()
-    how.add_argument("--unroll", type=positive, metavar="N", help="N steps side by side")
+    text = "N steps side by side, or AXIS=N,AXIS=N"
+    how.add_argument("--unroll", type=steps, metavar="N", help=text)
     how.add_argument("--plan", action="store_true", help="before, in and after each loop")
     command.add_argument("--backend", choices=BACKENDS, help="whose plan, as gn.compile takes it")
     command.add_argument("--dpi", type=positive, default=144, help="of PNG files (144)")

@@ -6,7 +6,7 @@ axis (an encoder) is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from graphnn.calls import declared
 from graphnn.errors import GenerateError
 from graphnn.generation.choosing import Chooser
 from graphnn.generation.result import Generation
-from graphnn.generation.search import beam_search, one_by_one
+from graphnn.generation.search import Stepped, beam_search, one_by_one
 from graphnn.generation.stepper import State, stepper
+from graphnn.ir import IR
 
 __all__ = ["Chooser", "Generation", "generate"]
 
@@ -33,6 +34,7 @@ def generate(
     length_penalty: float,
     choose: Chooser,
     lengths: Mapping[str, Any] | None,
+    record: Sequence[str],
     progress: bool,
 ) -> Generation:
     """See `Compiled.generate`."""
@@ -40,19 +42,22 @@ def generate(
     axis = declared(model.ir)[back.input].attrs["over"][0]
     each = beam or 1
     _check(max_steps, each, choose, beam)
+    names = _recorded(model.ir, record)
     batch = _batch(inputs, start)
     prompt = _prompt(start, batch, model._device()).repeat_interleave(each, 0)
     count = prompt.shape[1]
 
-    def step(state: State, place: int, symbols: Tensor) -> tuple[Tensor, State]:
+    def step(state: State, place: int, symbols: Tensor) -> Stepped:
         outputs, state = run(state, place, **{back.input: symbols})
-        return (outputs[back.output] if isinstance(outputs, dict) else outputs), state
+        outputs = outputs if isinstance(outputs, dict) else {back.output: outputs}
+        known = {**state, **outputs}
+        return outputs[back.output], state, {name: known[name] for name in names}
 
     with torch.no_grad():
         run = stepper(model, axis, inputs, lengths, batch, each)
         state = run.start
         for place in range(count - 1):
-            _, state = step(state, place, prompt[:, place])
+            _, state, _ = step(state, place, prompt[:, place])
         places = _shown(range(count - 1, count - 1 + max_steps), progress)
         last = prompt[:, -1]
         if beam is None:
@@ -70,6 +75,19 @@ def _feedback(model: Any) -> Any:
             fix="g.feedback(input, output) in the graph, after g.output",
         )
     return found[0]
+
+
+def _recorded(ir: IR, record: Sequence[str]) -> list[str]:
+    names = [record] if isinstance(record, str) else list(record)
+    known = [*ir.outputs, *(n.attrs["key"] for n in ir if n.op == "delay")]
+    if unknown := [name for name in names if name not in known]:
+        raise GenerateError(
+            f"'{ir.name}' has no output or state {unknown}",
+            got=f"record={names}",
+            wanted=f"names among {known}",
+            fix="g.output(name, value) in the graph; of gn.nn.Seq2Seq, with_weights=True",
+        )
+    return names
 
 
 def _check(max_steps: int, each: int, choose: Chooser, beam: int | None) -> None:

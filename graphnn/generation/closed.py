@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Generating(nn.Module):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
         lengths: Mapping[str, Any] | None = None,
+        record: Sequence[str] = (),
         progress: bool = False,
         **inputs: Tensor,
     ) -> Generation:
@@ -46,7 +47,8 @@ class Generating(nn.Module):
         (`choose`, by default what `g.feedback` says; `temperature`, `top_k`, `top_p`, `generator`:
         see `Chooser`); with `beam` they are sought by a beam search of that width, scores compared
         with `length_penalty`. `inputs` and `lengths` are those of a call but for the input that is
-        fed back; an input over its axis is read a position a step. Raises GenerateError, StepError.
+        fed back; an input over its axis is read a position a step. `record` names outputs and
+        states to keep of every step, in the result's `record`. Raises GenerateError, StepError.
         """
         how = choose or next((f.choose for f in self.feedback), "argmax")
         return generate(
@@ -59,5 +61,6 @@ class Generating(nn.Module):
             length_penalty=length_penalty,
             choose=Chooser(how, temperature, top_k, top_p, generator),
             lengths=lengths,
+            record=record,
             progress=progress,
         )

@@ -11,8 +11,10 @@ from graphnn.generation.choosing import Chooser
 from graphnn.generation.result import Generation
 from graphnn.generation.stepper import State
 
-# logits (rows, vocabulary) and states, from states, a place and the symbols (rows,) before it
-Step = Callable[[State, int, Tensor], tuple[Tensor, State]]
+# logits (rows, vocabulary), states, and what is recorded of the step
+Stepped = tuple[Tensor, State, dict[str, Tensor]]
+# from states, a place and the symbols (rows,) before it
+Step = Callable[[State, int, Tensor], Stepped]
 
 
 def one_by_one(
@@ -22,9 +24,10 @@ def one_by_one(
     rows = last.shape[0]
     lengths, scores = last.new_zeros(rows), torch.zeros(rows, device=last.device)
     going = torch.ones(rows, dtype=torch.bool, device=last.device)
-    tokens = []
+    tokens, kept = [], _Record()
     for place in places:
-        logits, state = step(state, place, last)
+        logits, state, seen = step(state, place, last)
+        kept.add(seen)
         last = choose(logits)
         gained = _logs(logits).gather(-1, last[:, None])[:, 0]
         scores = scores + torch.where(going, gained, 0.0)
@@ -35,7 +38,7 @@ def one_by_one(
         tokens.append(last)
         if not going.any():
             break
-    return Generation(_stacked(tokens, rows, lengths), lengths, scores)
+    return Generation(_stacked(tokens, rows, lengths), lengths, scores, record=kept.steps)
 
 
 def beam_search(
@@ -55,7 +58,8 @@ def beam_search(
     search = _Beams(last.shape[0] // beam, beam, stop, length_penalty, last.device)
     start = state
     for place in places:
-        logits, state = step(state, place, last)
+        logits, state, seen = step(state, place, last)
+        search.record.add(seen)
         parents, last = search.advance(_logs(logits))
         # what steps only hand on is the same of all hypotheses of an example
         state = {
@@ -65,6 +69,22 @@ def beam_search(
         if not search.going.any():
             break
     return search.best()
+
+
+class _Record:
+    """What is kept of every step: (rows, steps, *shape) by name."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Tensor] = {}
+
+    def add(self, seen: dict[str, Tensor]) -> None:
+        for name, x in seen.items():
+            row = x[:, None]
+            self.steps[name] = torch.cat([self.steps[name], row], 1) if name in self.steps else row
+
+    def follow(self, parents: Tensor) -> None:
+        """Rows go on from others."""
+        self.steps = {k: x.index_select(0, parents) for k, x in self.steps.items()}
 
 
 class _Beams:
@@ -80,12 +100,13 @@ class _Beams:
         self.scores[:, 0] = 0
         self.lengths = torch.zeros((batch, beam), dtype=torch.int64, device=device)
         self.going = torch.ones((batch, beam), dtype=torch.bool, device=device)
+        self.record = _Record()
         self.tokens = torch.zeros((batch, beam, 0), dtype=torch.int64, device=device)
 
     def advance(self, gained: Tensor) -> tuple[Tensor, Tensor]:
         """From log-probabilities (rows, vocabulary): the row each comes from, and its symbol."""
         batch, beam = self.scores.shape
-        gained = gained.reshape(batch, beam, -1)
+        gained = gained.reshape(batch, beam, gained.shape[-1])
         if self.stop is not None:
             rest = torch.full_like(gained, float("-inf"))
             rest[..., self.stop] = 0
@@ -102,7 +123,9 @@ class _Beams:
             self.going = self.going & (symbols != self.stop)
         before = self.tokens.gather(1, parents[..., None].expand_as(self.tokens))
         self.tokens = torch.cat([before, symbols[..., None]], -1)
-        return (self.first + parents).flatten(), symbols.flatten()
+        rows = (self.first + parents).flatten()
+        self.record.follow(rows)
+        return rows, symbols.flatten()
 
     def _ranked(self, scores: Tensor, lengths: Tensor) -> Tensor:
         return scores / ((5 + lengths) / 6) ** self.penalty
@@ -111,8 +134,11 @@ class _Beams:
         order = self._ranked(self.scores, self.lengths).argsort(stable=True, dim=1, descending=True)
         tokens = self.tokens.gather(1, order[..., None].expand_as(self.tokens))
         lengths, scores = self.lengths.gather(1, order), self.scores.gather(1, order)
-        found = Generation(tokens, lengths, scores)
-        return Generation(tokens[:, 0], lengths[:, 0], scores[:, 0], found)
+        self.record.follow((self.first + order).flatten())
+        record = {k: x.unflatten(0, order.shape) for k, x in self.record.steps.items()}
+        found = Generation(tokens, lengths, scores, record=record)
+        best = {k: x[:, 0] for k, x in record.items()}
+        return Generation(tokens[:, 0], lengths[:, 0], scores[:, 0], found, best)
 
 
 def _stacked(tokens: list[Tensor], rows: int, like: Tensor) -> Tensor:

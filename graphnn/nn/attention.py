@@ -12,6 +12,7 @@ from typing_extensions import Self
 from graphnn.errors import AxisError, ShapeError, UnsupportedError
 from graphnn.functions import index, length, roll
 from graphnn.idioms import attend
+from graphnn.nn.alone import alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.positions import RelativePositions, RotaryPositions
 from graphnn.nn.types import Value
@@ -21,6 +22,7 @@ from graphnn.sites import user_site
 class MultiHeadAttention(nn.Module):
     """Queries, keys and values by linear maps, attention in each head, and a map of all heads.
 
+    Compiled alone it is self-attention of `x` (batch, time, width).
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2; `nn.MultiheadAttention`'s equal, its
     parameters under the same names. Keys beyond an example's length take no part.
 
@@ -92,6 +94,15 @@ class MultiHeadAttention(nn.Module):
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def graph(self, g: Any) -> None:
+        """Self-attention of `x` (width,) over time; where widths of keys and values differ, of a
+        `query` over target to `keys` and `values` over source."""
+        if self.in_proj_weight is not None:
+            alone(self, g, ("x", self.width, "time"))
+            return
+        keys = (("keys", self.key_size, "source"), ("values", self.value_size, "source"))
+        alone(self, g, ("query", self.width, "target"), *keys)
 
     def forward(
         self,
@@ -213,6 +224,8 @@ class MultiHeadAttention(nn.Module):
 class AdditiveAttention(nn.Module):
     """score = v · tanh(W q + U k + b): Bahdanau et al. 2015 (arXiv:1409.0473), appendix A.1.2.
 
+    Compiled alone it takes `query` (batch, target, query_size), `keys` (batch, source, key_size).
+
     Parameters
     ----------
     query_size, key_size : widths of queries and keys
@@ -224,6 +237,11 @@ class AdditiveAttention(nn.Module):
         self.query = nn.Linear(query_size, width)
         self.key = nn.Linear(key_size, width, bias=False)
         self.weight = nn.Parameter(torch.randn(width) / width**0.5)
+
+    def graph(self, g: Any) -> None:
+        """Inputs `query` (query_size,) over target, `keys` (key_size,) over source, output `y`."""
+        sizes = self.query.in_features, self.key.in_features
+        alone(self, g, ("query", sizes[0], "target"), ("keys", sizes[1], "source"))
 
     def forward(
         self,

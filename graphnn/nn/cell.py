@@ -28,12 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from graphnn.nn.alone import no_sizes
 from graphnn.nn.noise import locked_dropout
 from graphnn.nn.types import State, Value
 
 
 class Cell(nn.Module):
-    """What every cell has.
+    """What every cell has. One that sets `input_size` can be compiled alone: `x` (batch, time,
+    input_size) to the outputs.
 
     Parameters
     ----------
@@ -44,6 +46,18 @@ class Cell(nn.Module):
     def __init__(self, sizes: dict[str, int], output_size: int):
         super().__init__()
         self.sizes, self.output_size = sizes, output_size
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (input_size,) over time, a loop of each state, output `y`."""
+        size = getattr(self, "input_size", None)
+        if size is None:
+            no_sizes(self)
+        x = g.input("x", size, "time")
+        past = {name: g.state(name, width) for name, width in self.sizes.items()}
+        now = self(x, **past)
+        for name, before in past.items():
+            before.next = now[name]
+        g.output("y", now["h"])
 
 
 class GatedCell(Cell):
@@ -78,7 +92,7 @@ class GatedCell(Cell):
         orthogonal: bool = False,
     ):
         super().__init__(sizes, sizes["h"])
-        self.hidden_size, self.parts = hidden_size, tuple(parts)
+        self.input_size, self.hidden_size, self.parts = input_size, hidden_size, tuple(parts)
         self.recurrent_dropout, self.orthogonal = recurrent_dropout, orthogonal
         rows = sum(parts)
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import nn
 from typing_extensions import Self
 
 from graphnn.functions import delay
+from graphnn.nn.alone import alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.types import Value
 
@@ -17,6 +19,7 @@ from graphnn.nn.types import Value
 class TemporalConv(nn.Module):
     """y(t) = b + Σ_k W_k x(t - k·dilation), over the past alone; x is zero before its start.
 
+    Compiled alone it takes `x` (batch, time, input_size).
     `nn.Conv1d`'s equal on an input padded with (kernel_size - 1)·dilation zeros on the left, and
     with its weights: (out, in, kernel_size), the last of which is applied to x(t).
 
@@ -43,6 +46,10 @@ class TemporalConv(nn.Module):
         bound = 1 / math.sqrt(input_size * kernel_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (input_size,) over time, output `y`."""
+        alone(self, g, ("x", self.weight.shape[1], "time"))
 
     def forward(self, x: Value, over: str | None = None) -> Value:
         """(input,) over an axis -> (output,) over it; `over` names it where x has several."""

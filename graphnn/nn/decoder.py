@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graphnn.idioms import attend
+from graphnn.nn.alone import alone
 from graphnn.nn.attention import AdditiveAttention
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.gru import GRUCell
@@ -22,6 +23,8 @@ SCORES = ("additive", "dot")
 
 class AttentionDecoder(nn.Module):
     """At each step: score every place of a source by the state, softmax, weighted sum, one cell.
+
+    Compiled alone it takes `x` (batch, target, input_size), `source` (batch, source, source_size).
 
         e_j = v·tanh(W s' + U k_j)    "additive" (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2)
         e_j = (W s')·k_j              "dot" (Luong et al. 2015, arXiv:1508.04025, "general")
@@ -63,6 +66,12 @@ class AttentionDecoder(nn.Module):
             if score == "additive"
             else nn.Linear(past, source_size, bias=False)
         )
+
+    def graph(self, g: Any) -> None:
+        """Inputs `x` (input_size,) over target and `source` (source_size,) over source, output
+        `y`."""
+        source = ("source", self.source_size, "source")
+        alone(self, g, ("x", self.input_size, "target"), source)
 
     def forward(
         self,

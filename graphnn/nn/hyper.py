@@ -11,15 +11,17 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from graphnn.nn.alone import no_sizes
 from graphnn.nn.types import Value
 
 
 class Hyper(nn.Module):
     """`module` with weights w(z) = A z + b, a linear function of a value z that a network gives.
 
-    Static or dynamic hypernetworks (Ha et al. 2016, arXiv:1609.09106) are the same code: where z
-    varies along no axis the weights are computed once for each example; where it varies in time,
-    at every step. b starts as the weights that `module` has, A small beside them.
+    Compiled alone, of an `nn.Linear`, it takes `x` (batch, time, in_features) and `z` (batch, time,
+    size). Static or dynamic hypernetworks (Ha et al. 2016, arXiv:1609.09106) are the same code:
+    where z varies along no axis the weights are computed once for each example; where it varies in
+    time, at every step. b starts as the weights that `module` has, A small beside them.
 
         self.map = gn.nn.Hyper(nn.Linear(28, 64), 8)
         y = self.map(x, z=self.net(u))
@@ -39,6 +41,15 @@ class Hyper(nn.Module):
             self.weights.bias.copy_(start)
         # a form to be filled: in a tuple, torch does not register it and its parameters
         self._form = (_without_numbers(copy.deepcopy(module)),)
+
+    def graph(self, g: Any) -> None:
+        """Inputs `x`, of the size that the module says, and `z` (size,) over time, output `y`."""
+        module = self._form[0]
+        size = getattr(module, "in_features", getattr(module, "input_size", None))
+        if size is None:
+            no_sizes(self, ("x", "z=z"))
+        x = g.input("x", size, "time")
+        g.output("y", self(x, z=g.input("z", self.weights.in_features, "time")))
 
     def forward(self, *args: Any, z: Value, **kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` gives with the weights w(z); z is of shape (size,)."""

@@ -18,6 +18,7 @@ class MinGRUCell(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True):
         super().__init__({"h": hidden_size}, hidden_size)
+        self.input_size = input_size
         self.gate = nn.Linear(input_size, hidden_size, bias)
         self.candidate = nn.Linear(input_size, hidden_size, bias)
 
@@ -55,7 +56,7 @@ class SRUCell(Cell):
         alpha: float = 1.0,
     ):
         super().__init__({"c": hidden_size}, hidden_size)
-        self.alpha = alpha
+        self.input_size, self.alpha = input_size, alpha
         self.forget = nn.Linear(input_size, hidden_size, bias)
         self.highway = nn.Linear(input_size, hidden_size, bias)
         self.candidate = nn.Linear(input_size, hidden_size, bias=False)

@@ -11,6 +11,7 @@ from graphnn.errors import AxisError, UnsupportedError
 from graphnn.functions import along, dot, index, softmax
 from graphnn.functions import sum as axis_sum
 from graphnn.idioms import lookup
+from graphnn.nn.alone import alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.types import Value
 from graphnn.sites import user_site
@@ -19,6 +20,7 @@ from graphnn.sites import user_site
 class AssociativeMemory(nn.Module):
     """α_i = k_iᵀ x, c = softmax(sharpness α), s = Σ c_i v_i over slots: x matches keys, s is read.
 
+    Compiled alone it takes `address` (batch, time, key_size), not learned also `key` and `value`.
     Keys and values are parameters (long-term memory), or written at run time (short-term): each
     position of a sequence reads what earlier ones wrote. A write goes to the slot written longest
     ago; a memory of n slots has the last n pairs. From one without a pair zeros are read.
@@ -49,6 +51,12 @@ class AssociativeMemory(nn.Module):
         if learned:
             self.keys = nn.Parameter(torch.randn(slots, key_size) / key_size**0.5)
             self.values = nn.Parameter(torch.randn(slots, value_size) / value_size**0.5)
+
+    def graph(self, g: Any) -> None:
+        """Input `address` (key_size,) over time; of a memory that is written, also `key` and
+        `value`. Output `y`."""
+        pair = [("key", self.key_size, "time"), ("value", self.value_size, "time")]
+        alone(self, g, ("address", self.key_size, "time"), *([] if self.learned else pair))
 
     def forward(
         self,
@@ -141,6 +149,7 @@ class AssociativeMemory(nn.Module):
 class KeyValueMemory(nn.Module):
     """A memory of given keys and values, addressed in hops: q ← R_h (q + Σ softmax(qᵀ k) v).
 
+    Compiled alone it takes `question` (batch, width), `keys` and `values` (batch, source, width).
     Miller et al. 2016 (arXiv:1606.03126), section 3.1, with keys and values as they are given.
 
     Parameters
@@ -151,7 +160,13 @@ class KeyValueMemory(nn.Module):
 
     def __init__(self, width: int, hops: int = 2):
         super().__init__()
+        self.width = width
         self.maps = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(hops))
+
+    def graph(self, g: Any) -> None:
+        """Inputs `question` (width,), `keys` and `values` (width,) over source, output `y`."""
+        held = (("keys", self.width, "source"), ("values", self.width, "source"))
+        alone(self, g, ("question", self.width, ()), *held)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from torch import nn
 from graphnn.errors import AxisError, ShapeError
 from graphnn.functions import dot, index, length, logsumexp, rename, softmax
 from graphnn.functions import sum as axis_sum
+from graphnn.nn.alone import WORDS, alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.options import one_of
 from graphnn.nn.types import Value
@@ -23,6 +24,7 @@ ENCODINGS, TYINGS = ("bag", "position"), ("adjacent", "layer")
 class MemoryNetwork(nn.Module):
     """MemN2N of Sukhbaatar et al. 2015 (arXiv:1503.08895): a question, a story, an answer.
 
+    Compiled alone it takes `story` (batch, sentence, word) and `question` (batch, word), int64.
     Of each sentence i a hop k has a key m_i = Σ_j l_j ⊙ A_k x_ij + T_k(age of i) and a value c_i
     of the same form; with the question as u, p = softmax(uᵀ m), o = Σ p_i c_i, and u + o goes on
     to the next hop (section 2). The answer's scores are W u at the end. Word 0 is the null symbol:
@@ -84,6 +86,12 @@ class MemoryNetwork(nn.Module):
         """N(0, 0.1²) throughout, as in the paper (section 4.2)."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
+
+    def graph(self, g: Any) -> None:
+        """Inputs `story` () over sentences and their words, `question` () over its own; output
+        `y`."""
+        story = ("story", (), ("sentence", "word"), WORDS)
+        alone(self, g, story, ("question", (), "question_word", WORDS))
 
     def forward(
         self,

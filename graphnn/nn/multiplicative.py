@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from graphnn.nn.alone import alone
 from graphnn.nn.lstm import LSTMCell
 from graphnn.nn.recurrent import Recurrent
 from graphnn.nn.rnn import RNNCell
@@ -18,6 +19,7 @@ from graphnn.nn.types import State, Value
 class Multiplicative(nn.Module):
     """s = W x + b with w_ij = Σ_k u_ijk z_k, that is s = (Σ_k U_k z_k) x + b.
 
+    Compiled alone it takes `x` (batch, time, input_size) and `z` (batch, time, control_size).
     `nn.Bilinear`'s equal. Where z does not vary along an axis that x has, W is made once for all
     positions of it.
 
@@ -34,6 +36,11 @@ class Multiplicative(nn.Module):
         bound = 1 / math.sqrt(input_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+    def graph(self, g: Any) -> None:
+        """Inputs `x` (input_size,) and `z` (control_size,) over time, output `y`."""
+        _, size, control = self.weight.shape
+        alone(self, g, ("x", size, "time"), ("z", control, "time"))
 
     def forward(self, x: Value, z: Value) -> Value:
         """(input,), (control,) -> (output,)."""

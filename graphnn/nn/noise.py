@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import nn
 
+from graphnn.nn.alone import no_sizes
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.types import Value
 
@@ -42,6 +45,9 @@ class LockedDropout(nn.Module):
     def __init__(self, p: float = 0.5):
         super().__init__()
         self.p = p
+
+    def graph(self, g: Any) -> None:
+        no_sizes(self)
 
     def forward(self, x: Value, over: str | None = None) -> Value:
         return locked_dropout(x, self.p, self.training, sequence_axis(x, over))

@@ -11,6 +11,7 @@ from torch import nn
 
 from graphnn.functions import along, cosine, index, roll, softmax
 from graphnn.functions import sum as axis_sum
+from graphnn.nn.alone import alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.lstm import LSTMCell
 from graphnn.nn.options import one_of
@@ -81,6 +82,7 @@ class Head(nn.Module):
 class NTM(nn.Module):
     """A controller with heads on a memory of `slots` times `width` numbers.
 
+    Compiled alone it takes `x` (batch, time, input_size).
     At each step the controller sees the input and what the heads read a step ago; then every head
     is moved, the writing heads erase and add, one after another (eq. 3, 4), and the reading heads
     read what is there then (eq. 2). Graves, Wayne & Danihelka 2014, arXiv:1410.5401. Called
@@ -136,6 +138,10 @@ class NTM(nn.Module):
             nn.init.normal_(self.memory, std=0.01)  # type: ignore[arg-type]
             nn.init.normal_(self.places)  # type: ignore[arg-type]
             nn.init.zeros_(self.read)  # type: ignore[arg-type]
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (input_size,) over time, output `y`."""
+        alone(self, g, ("x", self.input_size, "time"))
 
     def forward(self, x: Value, over: str | None = None, with_states: bool = False) -> Any:
         """(input,) over an axis -> (output,) over it; with `with_states` also every state by name.

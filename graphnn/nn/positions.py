@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import nn
 
 from graphnn.errors import ShapeError
 from graphnn.functions import index
+from graphnn.nn.alone import alone, no_sizes
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.types import Value
 from graphnn.sites import user_site
@@ -43,6 +45,7 @@ def _waves(x: Value, axis: str, width: int, base: float) -> tuple[Value, Value]:
 class SinusoidalPositions(nn.Module):
     """x(t) + p(t), p alternately sin(t f_i) and cos(t f_i) with f_i = base^(-2i/width).
 
+    Compiled alone it takes `x` (batch, time, width), as the other two encodings of positions do.
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.5. Any length.
     """
 
@@ -50,6 +53,10 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         _even(width, "sinusoidal positions")
         self.width, self.base = width, base
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (width,) over time, output `y`."""
+        alone(self, g, ("x", self.width, "time"))
 
     def forward(self, x: Value, over: str | None = None) -> Value:
         """(width,) over an axis -> (width,) over it; `over` names it where x has several."""
@@ -69,6 +76,10 @@ class LearnedPositions(nn.Module):
     def __init__(self, length: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(length, width) * 0.02)
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (width,) over time, output `y`."""
+        alone(self, g, ("x", self.weight.shape[1], "time"))
 
     def forward(self, x: Value, over: str | None = None) -> Value:
         """(width,) over an axis -> (width,) over it; `over` names it where x has several."""
@@ -91,6 +102,10 @@ class RotaryPositions(nn.Module):
         _even(width, "rotary positions")
         self.width, self.base = width, base
 
+    def graph(self, g: Any) -> None:
+        """Input `x` (width,) over time, output `y`."""
+        alone(self, g, ("x", self.width, "time"))
+
     def forward(self, x: Value, over: str | None = None) -> Value:
         """(…, width) over an axis -> the same, turned; a shape of (n·width,) is n heads."""
         sin, cos = _waves(x, sequence_axis(x, over), self.width, self.base)
@@ -112,6 +127,9 @@ class RelativePositions(nn.Module):
     def __init__(self, heads: int, distance: int = 64):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2 * distance + 1, heads))
+
+    def graph(self, g: Any) -> None:
+        no_sizes(self, ("query", "'time'", "'time_key'"))
 
     def forward(self, query: Value, over: str, key_axis: str) -> Value:
         """(heads,) over both axes: `over` of the query and `key_axis` of the keys."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphnn.errors import UnsupportedError
+from graphnn.nn.alone import alone
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.cell import Cell
 from graphnn.nn.noise import zoneout
@@ -20,7 +21,8 @@ from graphnn.sites import user_site
 class Recurrent(nn.Module):
     """A cell over a sequence. A subclass names its cell: `class Mine(Recurrent): cell = MyCell`.
 
-    Called `h = module(x)` on a value of shape (input_size,): the outputs over x's axis, of shape
+    Compiled alone, `gn.compile(module)(x=…)`, it takes `x` (batch, time, input_size). In a graph it
+    is called `h = module(x)` on a value of shape (input_size,): the outputs over x's axis, of shape
     (output_size,), or twice that in both directions, forward first.
 
     States are named as the cell names them. Those of the first layer forward have that name ("h",
@@ -73,6 +75,10 @@ class Recurrent(nn.Module):
         names = [name for layer in range(self.num_layers) for name in self._directions(layer)]
         cells = {name: getattr(self, name) for name in names}
         return {_named(s, name): n for name, cell in cells.items() for s, n in cell.sizes.items()}
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (input_size,) over time, output `y`."""
+        alone(self, g, ("x", self.input_size, "time"))
 
     def forward(
         self,

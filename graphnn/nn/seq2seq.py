@@ -43,6 +43,9 @@ class Seq2Seq(nn.Module):
     bidirectional : an encoder in both directions, whose states go through tanh of a linear map
     reverse : the encoder reads the source from its end; without `bidirectional`
     dropout : on embeddings, between layers and before the logits, while training
+    with_weights : give out the weights of attention as well, as an output `weights` over source and
+        target: a call then returns {"logits": …, "weights": …}, and `generate(record=["weights"])`
+        has them of each word that it chose
     options : those of the recurrent layers
     """
 
@@ -59,11 +62,13 @@ class Seq2Seq(nn.Module):
         bidirectional: bool = False,
         reverse: bool = False,
         dropout: float = 0.0,
+        with_weights: bool = False,
         **options: Any,
     ):
         super().__init__()
         one_of("Seq2Seq", "cell", cell, LAYERS)
-        one_of("Seq2Seq", "attention", attention, ATTENTION)
+        one_of("Seq2Seq", "attention", attention, ATTENTION[1:] if with_weights else ATTENTION)
+        self.with_weights = with_weights
         self.num_layers, self.reverse, self.dropout = num_layers, reverse, dropout
         self.source_words = nn.Embedding(source_vocabulary, embedding_size)
         self.target_words = nn.Embedding(target_vocabulary, embedding_size)
@@ -89,23 +94,33 @@ class Seq2Seq(nn.Module):
         self.out = nn.Linear(hidden_size if self.decoder else seen, target_vocabulary)
 
     def graph(self, g: Any) -> None:
-        """Inputs `source` and `target`, output `logits`, fed back to `target` when generating."""
+        """Inputs `source` and `target`, output `logits`, fed back to `target` when generating; and
+        `weights`, where asked for."""
         source = g.input("source", (), over="source", dtype=torch.int64)
         target = g.input("target", (), over="target", dtype=torch.int64)
-        g.output("logits", self(source, target))
+        logits, weights = self._decoded(source, target)
+        g.output("logits", logits)
+        if self.with_weights:
+            g.output("weights", weights)
         g.feedback("target", "logits")
 
     def forward(self, source: Value, target: Value) -> Value:
         """Numbers of words () over two axes -> (target_vocabulary,) over the target's."""
+        return self._decoded(source, target)[0]
+
+    def _decoded(self, source: Value, target: Value) -> tuple[Value, Value | None]:
+        """The logits, and the weights of attention where there is one."""
+        weights = None
         words, states = self._encoded(source)
         y = self._dropped(self.target_words(target))
         if self.attention is not None:
             init = {k: v for k, v in states.items() if "_l" not in k}
-            y = self._dropped(self.attention(y, words, init=init))
+            y, seen = self.attention(y, words, init=init, with_states=True)
+            y, weights = self._dropped(y), seen["weights"]
             states = {_below(k): v for k, v in states.items() if "_l" in k}
         if self.decoder is not None:
             y = self._dropped(self.decoder(y, init=states))
-        return self.out(y)
+        return self.out(y), weights
 
     def _encoded(self, source: Value) -> tuple[Value, dict[str, Value]]:
         """The encoder's outputs, and what each state of the decoder starts from."""

@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import Self
 
 from graphnn.errors import UnsupportedError
+from graphnn.nn.alone import alone
 from graphnn.nn.attention import MultiHeadAttention
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.positions import RelativePositions, RotaryPositions
@@ -22,6 +23,9 @@ TorchLayer = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
 
 class TransformerBlock(nn.Module):
     """Self-attention, attention to a memory where `cross`, and a network of each position alone.
+
+    Compiled alone it takes `x` (batch, time, width) and, with `cross`, `memory` (batch, source,
+    width).
 
     Each is added to what it was given, with a layer norm after the sum (Vaswani et al. 2017,
     arXiv:1706.03762, section 3.1) or, `norm_first`, before the map (Xiong et al. 2020,
@@ -73,6 +77,13 @@ class TransformerBlock(nn.Module):
         self.linear2 = nn.Linear(hidden, width, bias)
         for n in range(3 if cross else 2):
             self.add_module(f"norm{n + 1}", nn.LayerNorm(width, eps, bias=bias))
+
+    def graph(self, g: Any) -> None:
+        """Input `x` (width,) over time, with `cross` also `memory` (width,) over source; output
+        `y`."""
+        width = self.self_attn.width
+        memory = [("memory", width, "source")] if self.cross else []
+        alone(self, g, ("x", width, "time"), *memory)
 
     def forward(
         self,

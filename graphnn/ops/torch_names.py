@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from graphnn.errors import ShapeError, UnsupportedError
+from graphnn.errors import UnsupportedError
 from graphnn.ops import torch_math, torch_shapes, torch_sums  # noqa: F401  they fill the register
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.handlers import HANDLERS
 from graphnn.ops.table import build
 from graphnn.sites import user_site
+from graphnn.slips import worded
 from graphnn.tracing import noise
 
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
@@ -61,7 +62,8 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         entered = [x.id for x in tree_leaves((args, kwargs)) if isinstance(x, Expr)]
         noise.meet(graph, entered)
         since = graph.ir.counter
-        result = _primitives(graph, function, name, args, kwargs)
+        with worded(name, graph.ir.here, (args, kwargs)):
+            result = _primitives(graph, function, name, args, kwargs)
         result = tree_map(_in_the_models_dtype, result)
         if graph.detached:
             result = tree_map(_detached, result)
@@ -204,19 +206,9 @@ def _opaque(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
 
 def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, here: Any) -> Any:
     tensors = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in operands]
-    try:
-        args, kwargs = arrange(tensors)
-        with noise.Watch() as drawn:
-            result = function(*args, **kwargs)
-    except Exception as error:
-        raise ShapeError(
-            f"'{name}' cannot be applied to these shapes: {str(error).splitlines()[0]}",
-            node=here[0] or name,
-            site=here[1],
-            got=", ".join(f"{x.node.label} {x.shape} {x.dtype}" for x in operands),
-            wanted="shapes of one example at one position that the function takes",
-            fix="compare each value's `.shape`; batch and time are implied, never written",
-        ) from None
+    args, kwargs = arrange(tensors)
+    with noise.Watch() as drawn:
+        result = function(*args, **kwargs)
     if drawn.found:
         noise.refuse(name, here[0])
     parts = [result] if isinstance(result, torch.Tensor) else result

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from graphnn.errors import ShapeError
 from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.handlers import HANDLERS, names
 from graphnn.ops.product import einsum, linear
@@ -107,13 +108,32 @@ def _log_softmax(x: Expr, dim: Any = None, _stacklevel: int = 3, dtype: Any = No
 def _linear(x: Expr, weight: Expr, bias: Expr | None = None) -> Any:
     if len(weight.shape) != 2 or not x.shape:
         return NotImplemented
+    if x.shape[-1] != weight.shape[1]:
+        _wrong_width(x, weight)
     y = linear(x, weight)
     return y if bias is None else y + bias
+
+
+def _wrong_width(x: Expr, weight: Expr) -> None:
+    rows, columns = weight.shape
+    module, site = x.ir.here
+    raise ShapeError(
+        f"{module or 'linear'}: Linear({columns}, {rows}) takes ({columns},), "
+        f"{x.node.label} is {x.shape}",
+        node=module or "linear",
+        site=site,
+        got=f"{x.node.label} {x.shape}, weight {weight.shape}",
+        wanted=f"a last dimension of {columns}",
+        fix=f"make the module Linear({x.shape[-1]}, …), or declare the value with {columns}",
+    )
 
 
 @names("matmul", "mm", "bmm", "mv", "dot", "__matmul__")
 def _matmul(a: Expr, b: Expr) -> Any:
     equation = matmul_equation(a.shape, b.shape)
+    if equation is not None and a.shape[-1] != b.shape[-2:][0]:
+        # an einsum would broadcast sizes of one, torch.matmul does not
+        raise ValueError(f"{a.shape[-1]} columns meet {b.shape[-2:][0]} rows")
     return NotImplemented if equation is None else einsum(equation, a, b)
 
 

@@ -48,17 +48,17 @@ class Across:
     def _columns(self, engine: Any) -> dict[int, Column]:
         """Columns beside each other; copies are arranged alike."""
         found: dict[int, Column] = {}
-        left, pattern = 0.0, None
+        left, patterns = 0.0, dict[frozenset[Key], Column]()
         for n in sorted({b.column for b in self.scene.boxes.values()}):
             mine = {k: b.twin for k, b in self.scene.boxes.items() if b.column == n}
-            twins = all(twin is not None for twin in mine.values())
-            if twins and pattern is not None:
+            copies = frozenset(twin for twin in mine.values() if twin is not None)
+            if len(copies) == len(mine) and copies in patterns:
                 key = {twin: k for k, twin in mine.items()}
-                made = pattern.renamed(key)
+                made = patterns[copies].renamed(key)
             else:
                 made = self._column(mine, engine)
-            if twins and pattern is None:
-                pattern = made.renamed(mine)
+            if len(copies) == len(mine) and copies not in patterns:
+                patterns[copies] = made.renamed(mine)
             made = made.moved(left - made.left)
             crossing = sum((e.source in mine) != (e.target in mine) for e in self.scene.edges)
             left = made.right + 30.0 + (LANE + 2) * crossing

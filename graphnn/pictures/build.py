@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 import networkx as nx
 import torch
@@ -19,11 +19,11 @@ KINDS = frozenset({"input", "module", "math", "delay", "loop"})
 Place = Callable[[int], Hashable]
 
 
-def build(ir: IR, owner: nn.Module, place: Place, dropped: str | None = None) -> Scene:
+def build(ir: IR, owner: nn.Module, place: Place, dropped: Collection[str] = ()) -> Scene:
     """The scene of a graph whose parameters belong to `owner`, its loops as loops.
 
     Arithmetic of different `place` (in one loop, in another, in none) never shares a box. `dropped`
-    is an axis that sizes leave out.
+    are axes that sizes leave out.
     """
     return Builder(ir, owner, place, dropped).run()
 
@@ -39,7 +39,7 @@ class Builder:
         ir: IR,
         owner: nn.Module,
         place: Place,
-        dropped: str | None = None,
+        dropped: Collection[str] = (),
         apart: bool = False,
         band: Callable[[int], int] = lambda _: 0,
         notes: Callable[[int], str] = lambda _: "",
@@ -125,7 +125,9 @@ class Builder:
         lines = tuple(x for x in (*lines, self.notes(group.nodes[0])) if x)
         nodes = frozenset(group.nodes)
         band = self.band(group.nodes[0])
-        self.scene.boxes[key] = Box(key, kind, title, lines, group.module, band, 0, nodes)
+        self.scene.boxes[key] = Box(
+            key, kind, title, lines, " + ".join(group.modules), band, 0, nodes
+        )
 
     def _input(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         return node.label, (self._size(node),)
@@ -142,12 +144,18 @@ class Builder:
         return named + axis, (self._size(node),)
 
     def _module(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
-        line = words.module_line(self.modules[group.module])
-        others = [g for g in self.found.groups if g.module == group.module and g is not group]
+        title = words.joined(group.modules)
+        if len(group.modules) > 1:
+            return words.shortened(title), ("one product", *self._sizes(group))
+        line = words.module_line(self.modules[title])
+        own = set(group.modules)
+        others = [g for g in self.found.groups if own & {*g.modules} and g is not group]
         # calls read the same weights, parts of one call read different ones
         if others and all(group.read.isdisjoint(g.read) for g in others):
             line = f"part of {line}"
-        return group.module, (line, *self._sizes(group))
+            if all(self.ir[i].op == "add" for i in group.nodes):
+                title, line = f"bias of {title}", ""
+        return title, (line, *self._sizes(group))
 
     def _loop(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         """A loop that a plan has made one operation."""

@@ -21,11 +21,12 @@ JOINS = frozenset({"view", "join"})
 
 @dataclass(eq=False)
 class Group:
-    """Nodes drawn as one box. `module` is the path of the module they are a call of."""
+    """Nodes drawn as one box. `modules` are the paths of the modules they are a call of: several
+    where their products were merged."""
 
     kind: str
     nodes: list[int] = field(default_factory=list)
-    module: str = ""
+    modules: tuple[str, ...] = ()
     place: Hashable = None
     read: set[int] = field(default_factory=set)
 
@@ -48,7 +49,7 @@ class Gathering:
         self.ir, self.owns, self.place, self.apart = ir, owns, place, apart
         self.of: dict[int, Group] = {}
         self.weights: dict[int, frozenset[str]] = {}
-        self._open: dict[tuple[str, Hashable], Group] = {}
+        self._open: dict[tuple[tuple[str, ...], Hashable], Group] = {}
         for node in ir:
             self._weigh(node)
             if node.op not in UNSEEN and node.id not in self.weights:
@@ -64,43 +65,47 @@ class Gathering:
             if all(i in self.weights for i in given):
                 self.weights[node.id] = frozenset().union(*(self.weights[i] for i in given))
 
-    def module_of(self, node: Node) -> str:
-        """The path of the module that a node is part of a call of, or nothing."""
+    def modules_of(self, node: Node) -> tuple[str, ...]:
+        """The paths of the modules that a node is part of a call of."""
+        keys = {k.rpartition(".")[0] for i in node.inputs for k in self.weights.get(i, ())}
+        owners = tuple(sorted(k for k in keys if self.owns(k)))
         path = re.sub(r"\[\d+\]$", "", node.name)
-        if path and self.owns(path):
-            return path
-        for i in node.inputs:
-            for key in sorted(self.weights.get(i, ())):
-                if self.owns(key.rpartition(".")[0]):
-                    return key.rpartition(".")[0]
-        return ""
+        return (path,) if len(owners) < 2 and path and self.owns(path) else owners
 
     def _enter(self, node: Node) -> None:
         if node.op in ALONE:
-            self.of[node.id] = Group(node.op, [node.id], "", self.place(node.id))
+            self.of[node.id] = Group(node.op, [node.id], (), self.place(node.id))
             return
         if node.op in LOOPS:
-            self.of[node.id] = Group("loop", [node.id], "", self.place(node.id))
+            self.of[node.id] = Group("loop", [node.id], (), self.place(node.id))
             return
         if node.op == "pick" and (made := self.of.get(node.inputs[0])) is not None:
             self._join(made, node)
             return
-        module = self.module_of(node)
-        if module and OPS[node.op].family in JOINS:
+        modules = self.modules_of(node)
+        if merged := self._merged(node, modules):
+            modules = merged.modules
+        if modules and OPS[node.op].family in JOINS:
             # what is cut or joined before a call, or of several calls, is no part of it
-            call = self._open.get(self._call_key(node, module))
+            call = self._open.get(self._call_key(node, modules))
             inputs = [self.of[i] for i in node.inputs if i in self.of]
-            module = module if call and all(g is call for g in inputs) else ""
-        if module:
-            self._call(node, module)
+            modules = modules if call and all(g is call for g in inputs) else ()
+        if modules:
+            self._call(node, modules)
         else:
             self._line(node)
 
-    def _call_key(self, node: Node, module: str) -> tuple[str, Hashable]:
-        return (module, self.place(node.id) if self.apart else None)
+    def _merged(self, node: Node, modules: tuple[str, ...]) -> Group | None:
+        """The call of several modules that a node of one of them goes on with."""
+        near = (self.of[i] for i in node.inputs if i in self.of)
+        calls = (g for g in near if len(g.modules) > 1 and set(modules) <= set(g.modules))
+        return next((g for g in calls if modules and g.place == self.place(node.id)), None)
 
-    def _call(self, node: Node, module: str) -> None:
-        key = self._call_key(node, module)
+    def _call_key(self, node: Node, modules: tuple[str, ...]) -> tuple[tuple[str, ...], Hashable]:
+        return (modules, self.place(node.id) if self.apart else None)
+
+    def _call(self, node: Node, modules: tuple[str, ...]) -> None:
+        key = self._call_key(node, modules)
         reads = {i for i in node.inputs if i in self.weights}
         group = self._open.get(key)
         # a weight read again is a second call
@@ -127,7 +132,7 @@ class Gathering:
                     self.of[i] = chosen
                 chosen.nodes = sorted({*chosen.nodes, *group.nodes})
         if chosen is None:
-            self._join(Group("math", [], "", place), node)
+            self._join(Group("math", [], (), place), node)
 
     def _same_line(self, group: Group, node: Node) -> bool:
         last = self.ir[group.nodes[-1]]

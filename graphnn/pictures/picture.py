@@ -112,7 +112,8 @@ def draw(
     """A picture of a network: its graph, with loops as loops and their delays marked.
 
     `unroll` draws so many steps side by side, over the first loop's axis or, given as
-    {"time": 3}, over that one. `plan` draws what runs before, in and after each loop, and in which
+    {"time": 3}, over that one; {"source": 3, "target": 3} draws an encoder's steps and, to their
+    right, a decoder's. `plan` draws what runs before, in and after each loop, and in which
     kernel. With a `path` the picture is saved as well. Raises PictureError for a path of another
     format, for both at once, and where matplotlib or igraph is missing; AxisError for an axis that
     the graph does not have.
@@ -148,25 +149,23 @@ def _drawn(source: nn.Module | Graph | Compiled, unroll: int | dict[str, int] | 
             made = Builder(ir, owner, lambda i: (nest.get(i), copies.get(i)), apart=True)
             return made.run()
         return share(build(ir, owner, place))
-    axis, count = _steps(ir, unroll)
-    return unrolled(build(ir, owner, place, axis), ir, axis, count)
+    steps = _steps(ir, unroll)
+    return unrolled(build(ir, owner, place, steps), ir, steps)
 
 
-def _steps(ir: IR, unroll: Any) -> tuple[str, int]:
+def _steps(ir: IR, unroll: Any) -> dict[str, int]:
     axes = [a for a in ir.axes if a != BATCH]
-    if isinstance(unroll, dict) and len(unroll) == 1:
-        axis, count = next(iter(unroll.items()))
-    else:
-        looped = [loop.axis for loop in loops(partition(ir))] or axes
-        axis, count = (looped[0] if looped else ""), unroll
-    if axis not in axes or not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    looped = [loop.axis for loop in loops(partition(ir))] or axes
+    steps: dict[str, int] = unroll if isinstance(unroll, dict) else {(*looped, "")[0]: unroll}
+    whole = all(type(n) is int and n >= 1 for n in steps.values())
+    if not steps or not whole or set(steps) - set(axes):
         raise AxisError(
             f"'{ir.name}' cannot be drawn unrolled",
             got=f"unroll={unroll!r}",
-            wanted=f"a number of steps, or {{axis: steps}} with an axis among {axes}",
+            wanted=f"a number of steps, or {{axis: steps}} with axes among {axes}",
             fix="unroll=3",
         )
-    return axis, count
+    return steps
 
 
 def _planned(source: nn.Module | Graph | Compiled) -> Scene:

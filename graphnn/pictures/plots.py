@@ -64,22 +64,44 @@ def attention_map(
 
 
 def alignment(
-    weights: torch.Tensor, source: Sequence[str], target: Sequence[str], title: str = ""
+    weights: torch.Tensor,
+    source: Sequence[str],
+    target: Sequence[str],
+    title: str = "",
+    axes: tuple[str, str] = ("target", "source"),
 ) -> Plot:
-    """An alignment (target, source): which source words each word produced was read from.
+    """An alignment: which source words each word produced was read from.
 
-    Each row's largest weight has a dot. Weights may be of padded sequences: what is beyond the
-    words given is left out. Raises PictureError where there are fewer weights than words.
+    `axes` says which dimension of the weights is which: outputs have their axes in the order in
+    which the graph named them, so that `gn.nn.Seq2Seq` gives ("source", "target"). Each row's
+    largest weight has a dot. Weights may be of padded sequences: what is beyond the words given is
+    left out. Raises PictureError where there are fewer weights than words, and where the weights
+    sum to one along the target.
     """
     shown = _matrix(weights, "weights", (2,))
+    if set(axes) != {"target", "source"}:
+        raise PictureError(
+            "the weights of an alignment have two axes",
+            got=f"axes={axes!r}",
+            wanted='("target", "source") or ("source", "target")',
+            fix="name the dimensions in their order",
+        )
+    shown = shown if tuple(axes) == ("target", "source") else shown.T
     for name, words, have in (("target", target, 0), ("source", source, 1)):
         if len(words) > shown.shape[have]:
             raise PictureError(
                 f"more {name} words than weights",
                 got=f"{len(words)} words, weights of shape {tuple(shown.shape)}",
-                wanted="weights of shape (target, source), at least as many as words",
-                fix="transpose the weights if they are (source, target)",
+                wanted=f"weights of shape {tuple(axes)}, at least as many as words",
+                fix='axes=("source", "target") or axes=("target", "source"), as they are',
             )
+    if not _is_one(shown.sum(1)[: len(target)]) and _is_one(shown.sum(0)[: len(source)]):
+        raise PictureError(
+            "these weights sum to one along the target, not along the source",
+            got=f"weights of shape {tuple(torch.as_tensor(weights).shape)} as {tuple(axes)}",
+            wanted="weights that each word of the target spreads over the source",
+            fix=f"axes={tuple(reversed(axes))!r}",
+        )
     shown = shown[: len(target), : len(source)]
     plot = attention_map(shown, target, source, title)
     ax = plot.figure.axes[0]
@@ -127,8 +149,12 @@ def gradient_flow(
     ax.set_ylabel("‖∂L/∂z(t)‖")
     ax.set_title(title)
     ax.grid(True, alpha=0.3)
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, never on them
     return Plot(figure)
+
+
+def _is_one(sums: torch.Tensor) -> bool:
+    return bool(((sums - 1).abs() < 1e-2).all())
 
 
 def _matrix(value: Any, name: str, dims: tuple[int, ...]) -> torch.Tensor:

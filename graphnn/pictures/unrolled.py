@@ -6,6 +6,7 @@ axis is drawn once, before the copies or after them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import networkx as nx
@@ -15,22 +16,39 @@ from graphnn.ops.table import OPS
 from graphnn.pictures.scene import Box, Edge, Key, Scene
 
 
-def unrolled(scene: Scene, ir: IR, axis: str, count: int) -> Scene:
-    """The scene of `count` copies of what varies over `axis`."""
-    return _Unroller(scene, ir, axis, count).run()
+def unrolled(scene: Scene, ir: IR, steps: Mapping[str, int]) -> Scene:
+    """The scene of so many copies of what varies over each axis, the first axis on the left.
+
+    What varies over several is copied over the last of them.
+    """
+    made, axes = scene, list(steps)
+    for n, axis in enumerate(axes):
+        made = _Unroller(made, ir, axis, steps[axis], axes[n + 1 :]).run()
+    made.name = f"{scene.name} unrolled"
+    return made
 
 
 class _Unroller:
-    def __init__(self, scene: Scene, ir: IR, axis: str, count: int):
+    """Copies over one axis, in columns to the right of those that there are. What varies over an
+    axis of `others` is left to it."""
+
+    def __init__(self, scene: Scene, ir: IR, axis: str, count: int, others: Sequence[str]):
         self.scene, self.ir, self.axis, self.count = scene, ir, axis, count
-        self.new = Scene(f"{scene.name} unrolled")
+        self.new = Scene(scene.name, headings=dict(scene.headings))
         read = {i for e in scene.edges for i in e.values}
-        self.copied = {
-            k
+        varies = {
+            k: frozenset[str]().union(*(ir[i].axes for i in (b.nodes & read or b.nodes)))
             for k, b in scene.boxes.items()
-            if any(axis in ir[i].axes for i in (b.nodes & read or b.nodes))
         }
-        self.after = {k for c in self.copied for k in nx.descendants(scene.forward(), c)}
+        self.copied = {k for k, v in varies.items() if axis in v and not v & {*others}}
+        net = scene.forward()
+        self.after = {k for c in self.copied for k in nx.descendants(net, c)}
+        # the column before the copies: of the first axis, or what followed the axis before
+        columns = [b.column for b in scene.boxes.values()]
+        self.start = max([*columns, *(n + 1 for n in scene.headings)], default=0)
+        # what feeds no copy of the axis before stands with what it feeds
+        placed = [k for k, b in scene.boxes.items() if b.column]
+        self.early = {a for k in placed for a in nx.ancestors(net, k)}
 
     def run(self) -> Scene:
         for key, box in self.scene.boxes.items():
@@ -41,22 +59,28 @@ class _Unroller:
                 self._through(edge)
             else:
                 self._plain(edge)
-        self.new.headings = {p + 1: f"{self.axis} {p + 1}" for p in range(self.count)}
+        for p in range(self.count):
+            self.new.headings[self.start + p + 1] = f"{self.axis} {p + 1}"
         return self.new
 
     def _copies(self, key: Key, box: Box) -> list[Box]:
         if key not in self.copied:
-            column = self.count + 1 if key in self.after else 0
-            return [replace(box, column=column)]
+            return [replace(box, column=self._column(key, box))]
         found = []
         for p in range(self.count):
-            made = replace(box, key=(key, p), column=p + 1, twin=key)
+            made = replace(box, key=(key, p), column=self.start + p + 1, twin=key)
             if box.kind in ("input", "output"):
                 made = replace(made, title=f"{box.title}({p + 1})")
             if self._delays(key):
                 made = self._state(made, p)
             found.append(made)
         return found
+
+    def _column(self, key: Key, box: Box) -> int:
+        """Where what is drawn once stands: after the copies, where it stood, or before them."""
+        if key in self.after and not (box.column and box.twin is not None):
+            return self.start + self.count + 1
+        return box.column if box.column or key in self.early else self.start
 
     def _delays(self, key: Key) -> bool:
         """Whether a box is a state of the axis that is unrolled."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import linecache
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -142,13 +143,13 @@ def module_line(module: nn.Module) -> str:
     )
 
 
-def size(ir: IR, node: Node, dropped: str | None = None) -> str:
-    """`20 over time × slot`: a value's shape and the named axes it varies over, but `dropped`."""
+def size(ir: IR, node: Node, dropped: Collection[str] = ()) -> str:
+    """`20 over time × slot`: a value's shape and the named axes it varies over, some `dropped`."""
     sizes = list(node.shape)
     while len(sizes) > 1 and sizes[0] == 1:
         del sizes[0]
     shape = "×".join(map(str, sizes)) or "scalar"
-    axes = " × ".join(a for a in ir.layout(node.axes) if a not in (BATCH, dropped))
+    axes = " × ".join(a for a in ir.layout(node.axes) if a not in (BATCH, *dropped))
     return f"{shape} over {axes}" if axes else shape
 
 
@@ -157,6 +158,13 @@ def listed(names: list[str]) -> str:
     names = list(dict.fromkeys(names))
     home = names[0].rpartition(".")[0] + "." if names else ""
     return ", ".join([*names[:1], *(x.removeprefix(home) for x in names[1:])])
+
+
+def joined(paths: Sequence[str]) -> str:
+    """`ntm.readers.0.map + writers.0.map` for modules whose products are one."""
+    folders = zip(*(p.split(".")[:-1] for p in paths))
+    depth = len(list(itertools.takewhile(lambda names: len({*names}) == 1, folders)))
+    return " + ".join([*paths[:1], *(".".join(p.split(".")[depth:]) for p in paths[1:])])
 
 
 def ago(name: str, steps: int) -> str:

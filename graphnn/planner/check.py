@@ -7,6 +7,7 @@ import networkx as nx
 from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.partition import partition
+from graphnn.slips import near
 
 
 def check(ir: IR) -> IR:
@@ -51,7 +52,9 @@ def _check_lengths(ir: IR) -> None:
                     site=info.site or node.site,
                     got=f"'{node.label}' varies over '{axis}', no input does",
                     wanted="an input over it, or a fixed length",
-                    fix=f"g.axis('{axis}', length), or g.input(…, over='{axis}')",
+                    fix=f"over='{meant}', if that is meant"
+                    if (meant := near(axis, brought))
+                    else f"g.axis('{axis}', length), or g.input(…, over='{axis}')",
                 )
 
 

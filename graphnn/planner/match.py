@@ -8,7 +8,9 @@ on the device at hand, the loop becomes one call of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import networkx as nx
 
 from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.expr import Expr, const, make
@@ -35,7 +37,11 @@ class Gate:
 
 @dataclass
 class Match:
-    """A loop that is one of torch's."""
+    """A loop that is one of torch's.
+
+    `lasts` are nodes that read only the last value of a state that torch gives out so alone, and
+    the state; `withheld` is a value that is read and that torch does not give out.
+    """
 
     kind: str
     loop: Loop
@@ -43,6 +49,8 @@ class Match:
     states: list[int]
     outputs: set[int]
     ragged: bool
+    lasts: dict[int, int] = field(default_factory=dict)
+    withheld: str = ""
 
 
 class _Reader:
@@ -105,12 +113,15 @@ class _Reader:
 
 
 def find(ir: IR) -> list[Match]:
-    """The outermost loops that are exactly an LSTM, a GRU or an RNN of torch's."""
+    """The outermost loops that are exactly an LSTM, a GRU or an RNN of torch's, among them those of
+    which something is read that torch withholds."""
     users = ir.users()
     found = []
     for loop in loops(partition(ir)):
         match = _lstm(ir, loop) or _gru(ir, loop) or _rnn(ir, loop)
-        if match is not None and _clean(ir, match, users):
+        if match is not None and _plain(ir, match):
+            match.lasts = _lasts(ir, match, users)
+            match.withheld = _withheld(ir, match, users)
             found.append(match)
     return found
 
@@ -220,8 +231,8 @@ def _candidate(read: _Reader, i: int, h: int) -> tuple[Gate, Gate] | None:
     return None
 
 
-def _clean(ir: IR, match: Match, users: dict[int, list[int]]) -> bool:
-    """One x for all gates, plain axes and sizes, and nothing but the output read outside."""
+def _plain(ir: IR, match: Match) -> bool:
+    """One x for all gates, plain axes and sizes."""
     loop, delays = match.loop, [ir[d] for d in match.states]
     x = ir[match.gates[0].x]
     if any(g.x != x.id for g in match.gates) or len(x.shape) != 1:
@@ -230,21 +241,56 @@ def _clean(ir: IR, match: Match, users: dict[int, list[int]]) -> bool:
     plain = all(d.axes == axes and abs(d.attrs["steps"]) == 1 for d in delays)
     hidden = delays[0].shape
     sized = all(g.to_h[1][1] - g.to_h[1][0] == hidden[0] for g in match.gates)
-    if not plain or not sized or x.axes != axes or any(d.shape != hidden for d in delays):
-        return False
-    inside = set(loop.nodes)
-    for i in inside - match.outputs:
-        outer = [u for u in users[i] if u not in inside and ir[u].op != "final"]
-        if outer or i in ir.outputs.values():
-            return False
-    return True
+    return plain and sized and x.axes == axes and all(d.shape == hidden for d in delays)
+
+
+def _lasts(ir: IR, match: Match, users: dict[int, list[int]]) -> dict[int, int]:
+    """The nodes that read, of a state's sequence, the last step's value alone."""
+    if match.ragged:
+        return {}  # of an example without positions they read zeros
+    end = {"axis": match.loop.axis, "position": 0 if match.loop.reverse else -1}
+    after = {ir.closings[d]: d for d in match.states if ir.closings[d] not in match.outputs}
+    return {
+        u: d
+        for i, d in after.items()
+        for u in users[i]
+        if ir[u].op == "axis_at" and end.items() <= ir[u].attrs.items()
+    }
+
+
+def _withheld(ir: IR, match: Match, users: dict[int, list[int]]) -> str:
+    """The first value besides the outputs that is read outside, or nothing."""
+    inside, named = set(match.loop.nodes), {_held(ir, d)[0]: ir[d].label for d in match.states}
+    for i in match.loop.nodes:
+        outer = {u for u in users[i] if u not in inside and ir[u].op != "final"} - {*match.lasts}
+        if i not in match.outputs and (outer or i in ir.outputs.values()):
+            return named.get(i, ir[i].label)
+    return ""
+
+
+def _with_finals(ir: IR, matches: list[Match]) -> IR:
+    """The graph in which last values are read as final states, after the outputs."""
+    lasts = {u: (m, d) for m in matches for u, d in m.lasts.items()}
+    if not lasts:
+        return ir
+    new, net = ir.copy(), nx.DiGraph()
+    for u, (match, delay) in lasts.items():
+        axes = {"axis": match.loop.axis, "state_axes": ir[delay].axes}
+        attrs = {"delay": delay, "ragged": 0, **axes}
+        new.nodes[u] = replace(ir[u], op="final", inputs=(min(match.outputs),), attrs=attrs)
+    net.add_nodes_from(new.nodes)
+    net.add_edges_from((i, n.id) for n in new for i in n.inputs)
+    place = {i: k for k, i in enumerate(new.nodes)}
+    order = nx.lexicographical_topological_sort(net, key=place.__getitem__)
+    new.nodes = {i: new.nodes[i] for i in order}
+    return new
 
 
 def replace_loops(ir: IR, matches: list[Match]) -> IR:
     """Each match becomes one `aten` node; its results are picked from it."""
     if not matches:
         return ir
-    ir = tidy(ir)
+    ir = tidy(_with_finals(ir, matches))
     by_output = {i: m for m in matches for i in m.outputs}
     by_state = {d: (m, k) for m in matches for k, d in enumerate(m.states)}
     made: dict[int, Expr] = {}

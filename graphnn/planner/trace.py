@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from graphnn.errors import GraphError, GraphnnError, UnsupportedError
+from graphnn.errors import GraphnnError, UnsupportedError
 from graphnn.graph import Feedback, Graph
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const
 from graphnn.planner.rewrite import rewrite
 from graphnn.sites import Site, is_users
+from graphnn.slips import drawable, escaped
 from graphnn.tracing import custom, hooks, weights
 from graphnn.tracing.patches import Patch, attributes
 from graphnn.tracing.watch import watching
@@ -51,14 +52,8 @@ def trace(source: nn.Module | Graph) -> Trace:
             ir = _switched(source.ir)
         ir = retyped(ir, source.floating())
         return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
-    draw: Any = getattr(source, "graph", None)
-    if not callable(draw):
-        raise GraphError(
-            f"{type(source).__name__} cannot be compiled",
-            got=f"{type(source).__name__}, without a graph(self, g) method",
-            wanted="a graphnn.Graph, or a module whose graph(self, g) draws one",
-            fix="add `def graph(self, g): …` with g.input(...) and g.output(...)",
-        )
+    drawable(source)
+    draw: Any = source.graph
     with ExitStack() as stack:
         stack.enter_context(neutral())
         watch = stack.enter_context(watching(source))
@@ -93,6 +88,8 @@ def _explained() -> Iterator[None]:
     except GraphnnError:
         raise
     except Exception as error:
+        if said := escaped(error):
+            raise said from error
         frames = traceback.extract_tb(error.__traceback__)
         users = [f for f in frames if is_users(f.filename)]
         if not users or (users[-1].line or "").startswith(("raise", "assert")):

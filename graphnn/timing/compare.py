@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from graphnn import calls
 from graphnn.errors import TimingError
@@ -21,16 +21,23 @@ from graphnn.timing.contest import BOTH, FORWARD, Contest
 from graphnn.timing.profile import measured
 from graphnn.timing.run import Plan, Prepared, run
 from graphnn.timing.table import notes, printed, table
+from graphnn.timing.weights import weights
 
 Tensor = torch.Tensor
 Inputs = Mapping[str, Tensor] | Sequence[Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Timings of contenders. Printed, it is a table; `found` has the figures, as files do."""
 
     found: results.Found
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         return printed(table(self.found)) + "\n".join(notes(self.found))
@@ -78,10 +85,11 @@ def compare(
 
     `inputs` are given by name (a mapping) or in order. The first contender says what is right;
     another whose results, or gradients of inputs that require them, differ beyond what its dtype
-    allows is refused and not timed. Modules' own parameters get gradients too. Rounds are
-    interleaved, `rounds` at most, as many as `seconds` a pass allow. `slow` contenders have to
-    compile and get `patience` seconds for it. `limits` are measured unless given. Raises
-    TimingError where there is nothing to compare.
+    allows is refused and not timed. All are differentiated by the same leaves: inputs that require
+    gradients, the parameters of all modules, and those of what functions name of their closures and
+    globals. Rounds are interleaved, `rounds` at most, as many as `seconds` a pass allow. `slow`
+    contenders have to compile and get `patience` seconds for it. `limits` are measured unless
+    given. Raises TimingError where there is nothing to compare.
     """
     if not contenders:
         raise TimingError("there is nothing to compare", got="no contenders", wanted="one or more")
@@ -90,11 +98,12 @@ def compare(
     tensors = list(inputs.values() if isinstance(inputs, Mapping) else inputs)
     kind = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
     dtype = _dtype(tensors)
+    shared = weights(contenders.values())
     contest = Contest(
         name,
         {k: _called(f, inputs) for k, f in contenders.items()},
         wanted=[t for t in tensors if isinstance(t, Tensor) and t.requires_grad],
-        own={k: _parameters(f) for k, f in contenders.items() if _parameters(f)},
+        own=dict.fromkeys(contenders, shared) if shared else {},
         dtype=str(dtype).removeprefix("torch."),
         slow=frozenset(slow),
         patience=patience,
@@ -113,12 +122,6 @@ def _called(function: Callable[..., Any], inputs: Inputs) -> Run:
     if isinstance(inputs, Mapping):
         return lambda: function(**inputs)
     return lambda: function(*inputs)
-
-
-def _parameters(function: Callable[..., Any]) -> list[Tensor]:
-    if not isinstance(function, nn.Module):
-        return []
-    return [p for p in function.parameters() if p.requires_grad]
 
 
 def _dtype(tensors: Sequence[Any]) -> torch.dtype:

@@ -34,7 +34,7 @@ class Contest:
     results and gradients of `wanted`; without it the first contender says what is right. The
     `baseline` (the eager loop, say) sets how far off a result of its dtype may be. `slow` need
     compiling: they get `patience` seconds for it. `before` is called before each is checked.
-    `absent` are those not here, with the reason.
+    `absent` are those not here, with the reason, `still` those whose backward is not timed.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Contest:
     before: Callable[[], None] = lambda: None
     absent: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    still: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
 
@@ -64,7 +65,9 @@ class Contest:
                 self.before()
                 found = self._first(name, timer)
                 right = found if right is None else right
-                self.errors[name] = error(found, right)
+                # who has no gradients is compared by results alone
+                both = min(len(found), len(right)) if {name, lead} & {*self.still} else None
+                self.errors[name] = error(found[:both], right[:both])
             except Patience:
                 self.absent[name] = f"not compiled within {self.patience:.3g} s"
                 continue
@@ -101,8 +104,10 @@ class Contest:
     def _results(self, name: str, run: Run) -> list[Tensor]:
         """Results and the gradients that are compared; a contender's own must exist as well."""
         own = list(self.own.get(name, ()))
-        found = results(run, [*self.wanted, *own])
-        return found[: len(found) - len(own)]
+        found, flows = computed(run, [*self.wanted, *own])
+        if flows is None and (self.wanted or own):
+            self.still[name] = "its results depend on nothing that requires a gradient"
+        return found + (flows or [])[: len(self.wanted)]
 
     def passes(self) -> dict[str, dict[str, Run]]:
         """Forward as in inference; and, where gradients are wanted, forward with backward."""
@@ -116,7 +121,7 @@ class Contest:
 
         found = {FORWARD: {k: forward(r) for k, r in self.runs.items()}}
         if self.wanted or self.own:
-            found[BOTH] = {k: both(k, r) for k, r in self.runs.items()}
+            found[BOTH] = {k: both(k, r) for k, r in self.runs.items() if k not in self.still}
         return found
 
 
@@ -189,14 +194,19 @@ def _flow(y: Tensor) -> Tensor:
 
 def results(run: Run, wanted: Sequence[Tensor]) -> list[Tensor]:
     """What a run computes: its results, and the gradients of `wanted` (zero where unused)."""
+    found, flows = computed(run, wanted)
+    return found + ([torch.zeros_like(w) for w in wanted] if flows is None else flows)
+
+
+def computed(run: Run, wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None]:
+    """A run's results, and the gradients of `wanted`; None where no result has any."""
     outputs = leaves(run())
     found = [y.detach().clone() for y in outputs]
-    if not wanted:
-        return found
     flowing = [y for y in outputs if y.requires_grad]
-    flows = cotangents(flowing)
-    given = torch.autograd.grad(flowing, list(wanted), flows, allow_unused=True)
-    return found + [torch.zeros_like(w) if g is None else g for g, w in zip(given, wanted)]
+    if not wanted or not flowing:
+        return found, None
+    given = torch.autograd.grad(flowing, list(wanted), cotangents(flowing), allow_unused=True)
+    return found, [torch.zeros_like(w) if g is None else g for g, w in zip(given, wanted)]
 
 
 def error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from graphnn.planner.cost import Device, Work, bound, least
 from graphnn.timing.clock import Run, Timer, peak, quiet, summary
-from graphnn.timing.contest import LONGEST, Contest, standing, time_runs
+from graphnn.timing.contest import BOTH, LONGEST, Contest, standing, time_runs
 from graphnn.timing.results import Found, title
 
 OURS = "graphnn"
@@ -161,7 +161,8 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
     for what, sweeps in entry.sweeps.items():
         contested = what in contest.passes()  # who was refused is so there, not elsewhere
         row = _row(record, what, contest.failed if contested else {})
-        row["absent"] = contest.absent if contested else {}
+        row["absent"] = {**contest.absent, **(contest.still if what == BOTH else {})}
+        row["absent"] = row["absent"] if contested else {}
         row["contenders"] = standing(sweeps, lead(found))
         _judge(row, entry, what, limits)
         rows.append(row)

@@ -59,6 +59,17 @@ def refuse(name: str, node: str = "") -> None:
     )
 
 
+def refuse_generator() -> None:
+    """Raise the error of noise that a generator of the user's own draws."""
+    raise UnsupportedError(
+        "noise in a graph is drawn by torch's own generator",
+        site=user_site(),
+        got="noise drawn with generator=",
+        wanted="no generator: torch.manual_seed before the call says what is drawn",
+        fix="leave generator= out, or give the noise as an input; parameters may start from it",
+    )
+
+
 def _sizes(sizes: Any) -> tuple[int, ...]:
     if len(sizes) == 1 and not isinstance(sizes[0], int):
         return tuple(sizes[0])
@@ -68,13 +79,7 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
 def _plain(kwargs: dict[str, Any]) -> torch.dtype:
     """The dtype asked for. Raises where a generator of one's own is given."""
     if kwargs.get("generator") is not None:
-        raise UnsupportedError(
-            "noise in a graph is drawn by torch's own generator",
-            site=user_site(),
-            got="generator=",
-            wanted="no generator: torch.manual_seed before the call says what is drawn",
-            fix="leave generator= out, or give the noise as an input",
-        )
+        refuse_generator()
     return kwargs.get("dtype") or torch.get_default_dtype()
 
 

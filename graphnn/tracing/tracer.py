@@ -48,6 +48,8 @@ class Tracer(TorchFunctionMode):
         self.graph = graph
         # the tensors made meanwhile: constants, unless they are written to by a value
         self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+        # those drawn by a generator of the user's own: parameters may start from them
+        self.drawn: set[int] = set()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -63,13 +65,15 @@ class Tracer(TorchFunctionMode):
         name = name_of(function)
         if any(self.follows(x) for x in leaves):
             return self._followed(function, name, args, kwargs)
-        if name in noise.DRAWN and not any(isinstance(x, nn.Parameter) for x in leaves):
+        own = kwargs.get("generator") is not None or any(id(x) in self.drawn for x in leaves)
+        starts = any(isinstance(x, nn.Parameter) for x in leaves)
+        if name in noise.DRAWN and not starts and not own:
             return self.graph.apply(function, args, kwargs)
         with noise.Watch() as drawn:
             result = function(*args, **kwargs)
-        if drawn.found and not any(isinstance(x, nn.Parameter) for x in leaves):
+        if drawn.found and not starts and not own:
             noise.refuse(name)
-        return tree_map(self.keep, result)
+        return tree_map(self.mark if own else self.keep, result)
 
     def follows(self, x: Any) -> bool:
         """Whether a tensor was there before the drawing: what is computed of it may change."""
@@ -95,8 +99,17 @@ class Tracer(TorchFunctionMode):
         """Note a tensor as made in the graph."""
         if isinstance(x, torch.Tensor) and id(x) not in self.made:
             i = id(x)
-            self.made[i] = weakref.ref(x, lambda _: self.made.pop(i, None))
+            self.made[i] = weakref.ref(x, lambda _: self._gone(i))
         return x
+
+    def mark(self, x: Any) -> Any:
+        """Note a tensor as made in the graph, of numbers that no call would draw again."""
+        self.drawn.add(id(self.keep(x)))
+        return x
+
+    def _gone(self, i: int) -> None:
+        self.made.pop(i, None)
+        self.drawn.discard(i)
 
     def _followed(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):

@@ -123,3 +123,31 @@ def test_unknown_options_say_which_there_are() -> None:
         gn.nn.Seq2Seq(7, 6, 3, 4, attention="cosine")
     with pytest.raises(UnsupportedError, match="AttentionDecoder has no cell 'elman'"):
         gn.nn.AttentionDecoder(3, 4, 5, cell="elman")
+
+
+def test_weights_of_attention_are_an_output_where_asked() -> None:
+    net = shuffled(gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive", with_weights=True)).eval()
+    source, target = torch.randint(9, (2, 5)), torch.randint(8, (2, 3))
+    found = agree(net, source=source, target=target)
+    words = F.embedding(source, net.source_words.weight)
+    encoder, decoder = net.encoder.to_torch(), net.attention
+    outputs, (h, c) = encoder(words)
+    h, c, rows = h[0], c[0], []
+    for word in F.embedding(target, net.target_words.weight).unbind(1):
+        score = (
+            torch.tanh(decoder.attention.query(h)[:, None] + decoder.attention.key(outputs))
+            @ decoder.attention.weight
+        )
+        rows.append(torch.softmax(score, 1))
+        context = torch.einsum("bs,bsd->bd", rows[-1], outputs)
+        cell = decoder.cell
+        gates = F.linear(torch.cat([word, context], -1), cell.weight_ih, cell.bias_ih)
+        i, f, g, o = (gates + F.linear(h, cell.weight_hh, cell.bias_hh)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    torch.testing.assert_close(found["weights"], torch.stack(rows, 2), rtol=1e-10, atol=1e-12)
+
+
+def test_weights_without_attention_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="no attention None"):
+        gn.nn.Seq2Seq(9, 8, 3, 4, with_weights=True)

@@ -92,6 +92,13 @@ def test_the_command_writes_what_it_is_told(tmp_path, capsys):
         assert capsys.readouterr().out.startswith(f"{path}: ")
 
 
+def test_the_command_unrolls_several_axes(tmp_path):
+    path = tmp_path / "net.svg"
+    more = ["--unroll", "source=2,target=3"]
+    assert main(["draw", f"{FILE}:Translate", "-o", str(path), *more]) == 0
+    assert {"source 2", "target 3"} <= set(words(path.read_text()))
+
+
 def test_the_command_prints_svg_into_a_pipe(capsys):
     assert main(["draw", f"{FILE}:Elman", "-o", "-"]) == 0
     assert "enc" in words(capsys.readouterr().out)
@@ -114,7 +121,14 @@ def test_bad_input_is_answered_in_one_line(arguments, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(
-    "more", [["--unroll", "0"], ["--unroll", "x"], ["--unroll", "2", "--plan"]]
+    "more",
+    [
+        ["--unroll", "a=0"],
+        ["--unroll", "a=1,b"],
+        ["--unroll", "0"],
+        ["--unroll", "x"],
+        ["--unroll", "2", "--plan"],
+    ],
 )
 def test_bad_options_end_with_two(more, capsys):
     with pytest.raises(SystemExit) as stopped:

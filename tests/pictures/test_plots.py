@@ -40,6 +40,21 @@ def test_an_alignment_leaves_padding_out_and_marks_the_best():
     assert list(ax.lines[0].get_xdata()) == [4, 3, 2]
 
 
+def test_an_alignment_is_the_same_in_either_order_of_its_axes():
+    weights = torch.softmax(torch.randn(4, 4), -1)  # target, source: as many words in both
+    words = ["a", "b", "c", "d"]
+    shown = [
+        torch.tensor(alignment(w, words, words, axes=axes).figure.axes[0].images[0].get_array())
+        for w, axes in ((weights, ("target", "source")), (weights.T, ("source", "target")))
+    ]
+    assert torch.equal(*shown)
+    for w, axes in ((weights.T, ("target", "source")), (weights, ("source", "target"))):
+        with pytest.raises(PictureError, match=r"(?s)sum to one along the target.*fix:    axes="):
+            alignment(w, words, words, axes=axes)
+    with pytest.raises(PictureError, match="two axes"):
+        alignment(weights, words, words, axes=("rows", "columns"))
+
+
 def test_gradient_flow_plots_what_the_library_measures():
     model = gn.compile(Elman())
     flow = gn.gradient_flow(model, lambda y: y[:, -1].sum(), {"x": torch.randn(2, 7, 28)})
@@ -47,6 +62,35 @@ def test_gradient_flow_plots_what_the_library_measures():
     assert ax.get_yscale() == "log"
     assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4, 5, 6, 7]
     assert list(ax.lines[0].get_ydata()) == pytest.approx(flow["z"].tolist())
+
+
+def test_a_flow_below_the_squares_of_float32_is_measured():
+    net, x = gn.nn.RNN(3, 8), torch.randn(2, 60, 3)
+    with torch.no_grad():
+        net.l0.weight_hh.mul_(0.05)
+    model = gn.compile(net)
+    found = gn.gradient_flow(model, lambda y: y[:, -1].sum(), {"x": x})["rnn.h"]
+    cell, h, hs = net.l0, torch.zeros(2, 8), []
+    for step in x.unbind(1):
+        h = torch.tanh(_step(cell, step, h))
+        h.retain_grad()
+        hs.append(h)
+    h.sum().backward()
+    truth = torch.stack([h.grad.double().norm() for h in hs])
+    small = (truth > 1e-34) & (truth < 1e-24)
+    assert small.any()
+    torch.testing.assert_close(found[small], truth[small], rtol=1e-3, atol=0)
+
+
+def _step(cell, x, h):
+    return x @ cell.weight_ih.T + cell.bias_ih + h @ cell.weight_hh.T + cell.bias_hh
+
+
+def test_the_names_of_lines_stand_beside_them():
+    ax = gradient_flow({"z": torch.tensor([1.0, 2.0])}).figure.axes[0]
+    ax.figure.canvas.draw()
+    box = ax.get_legend().get_window_extent()
+    assert box.x0 >= ax.get_window_extent().x1 and box.x1 <= ax.figure.bbox.x1
 
 
 def test_several_networks_share_a_plot_and_zeros_are_gaps():

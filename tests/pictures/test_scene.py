@@ -119,6 +119,69 @@ def test_any_axis_can_be_unrolled():
     assert sum(b.title == "U" for b in scene.boxes.values()) == 1, "the source is read once"
 
 
+class Score(nn.Module):
+    """Attention whose query's bias is added to the keys, before the loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.cell = nn.GRUCell(8, 8)
+
+    def graph(self, g):
+        h = g.input("h", (8,), over="source")
+        x = g.input("x", (8,), over="target")
+        s = g.state("s", (8,), over="target")
+        w = gn.softmax(torch.tanh(self.query(s) + self.key(h)).sum(), over="source")
+        s.next = self.cell(x + gn.sum(w * h, over="source"), s)
+        g.output("s", s.next)
+
+
+def test_a_merged_product_is_titled_by_all_its_parts():
+    scene = gn.compile(gn.nn.NTM(9, 10), backend="torch").draw(plan=True).scene
+    (box,) = [b for b in scene.boxes.values() if "readers" in b.title]
+    assert box.title == "readers.0.map + writers.0.map"
+    assert box.lines == ("one product", "92 over time")
+    both = gn.nn.Seq2Seq(30, 40, 8, 8, cell="gru", bidirectional=True)
+    found = edges(gn.compile(both, backend="torch").draw(plan=True).scene)
+    assert ("source_words", "encoder.l0 + l0_reverse") in found
+    ways = {pair for pair in found if {*pair} <= {"encoder.l0", "encoder.l0_reverse"}}
+    assert not ways, "two directions do not feed each other"
+
+
+def test_a_bias_that_moved_is_called_one():
+    found = edges(gn.compile(Score(), backend="torch").draw(plan=True).scene)
+    assert {("key", "bias of query"), ("s(t−1)", "query")} <= found
+    assert ("key", "query") not in found
+
+
+def test_several_axes_are_unrolled_side_by_side():
+    net = gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive")
+    scene = draw(net, unroll={"source": 3, "target": 2}).scene
+    heads = ["source 1", "source 2", "source 3", "target 1", "target 2"]
+    assert [scene.headings[n] for n in sorted(scene.headings)] == heads
+    column = {title: n for n, title in scene.headings.items()}
+    titled = {b.title: b for b in scene.boxes.values()}
+    for title, head in (
+        ("source(1)", "source 1"),
+        ("encoder.h(2)", "source 3"),
+        ("target(2)", "target 2"),
+        ("attention.h(1)", "target 2"),
+        ("logits(1)", "target 1"),
+    ):
+        assert titled[title].column == column[head]
+    # what scores every place of the source is drawn once a step of the target, and reads them all
+    looks = [b.key for b in scene.boxes.values() if b.title == "attention.attention"]
+    assert [scene.boxes[k].column for k in looks] == [column["target 1"], column["target 2"]]
+    keys = [k for k, b in scene.boxes.items() if b.title == "attention.attention.key"]
+    sums = [k for k, b in scene.boxes.items() if b.title == "+ tanh"]
+    read = {(e.source, e.target) for e in scene.edges}
+    assert len(keys) == 3 and {(a, b) for a in keys for b in sums} <= read
+    between = [b.column for b in scene.boxes.values() if b.title == "last over source"]
+    assert set(between) == {column["source 3"] + 1} and nx.is_directed_acyclic_graph(
+        scene.network()
+    )
+
+
 def test_a_plan_lies_on_bands():
     scene = gn.compile(Elman(), backend="torch").draw(plan=True).scene
     assert [b.title for b in scene.bands] == [

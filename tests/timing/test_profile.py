@@ -1,5 +1,6 @@
 """Profiles by made-up clocks: every part is there, the shares are right, the code is unchanged."""
 
+import functools
 import json
 import linecache
 
@@ -16,6 +17,7 @@ from graphnn.timing.marks import Clock, Trail, marked, watched
 from graphnn.timing.profile import BACKWARD, FORWARD, profile
 from graphnn.timing.results import load
 from graphnn.timing.versus import versus
+from graphnn.timing.weights import weights
 
 
 class Ticks(Clock):
@@ -214,3 +216,37 @@ def test_inputs_are_made_up_from_what_a_graph_declares():
     assert torch.equal(made_up(model)["f"], made_up(model)["f"])
     with pytest.raises(AxisError, match="'slot'"):
         made_up(model, {"slot": 4})
+
+
+def test_all_contenders_are_differentiated_by_the_same_leaves():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    layers = list(net)
+    bias = torch.ones(2, requires_grad=True)
+
+    def eager(x):
+        return layers[1](layers[0](x)) + 0 * bias
+
+    partial = functools.partial(torch.nn.functional.linear, weight=bias)
+    wanted = {id(t) for t in (*net.parameters(), bias)}
+    assert {id(t) for t in weights([net, eager])} == wanted
+    assert [id(t) for t in weights([partial])] == [id(bias)]
+    assert [id(t) for t in weights([_of_a_global])] == [id(p) for p in NAMED.parameters()]
+    assert weights([torch.tanh, max, print]) == []
+    x = torch.randn(5, 4)
+    found = gn.compare(
+        {"net": net, "eager": eager, "still": lambda x: net(x).detach()},
+        [x],
+        limits=CPU,
+        timer=one_second,
+    )
+    both = next(r for r in found.found["rows"] if r["pass"] == "forward and backward")
+    assert set(both["contenders"]) == {"net", "eager"}
+    assert both["absent"] == {"still": "its results depend on nothing that requires a gradient"}
+    assert repr(found) == str(found) and found._repr_html_().startswith("<pre>")
+
+
+NAMED = nn.Linear(2, 2)
+
+
+def _of_a_global(x):
+    return [NAMED(row) for row in x]

@@ -195,12 +195,16 @@ def test_a_parameter_that_starts_from_noise() -> None:
     class Made(nn.Module):
         def graph(self, g: gn.Graph) -> None:
             x = g.input("x", (3,), over="time")
-            g.output("y", x * g.parameter("w", torch.randn(3) * 2))
+            y = x * g.parameter("w", torch.randn(3) * 2)
+            seed = torch.Generator().manual_seed(1)
+            g.output("y", y + g.parameter("b", torch.randn(3, generator=seed) * 2))
 
     torch.manual_seed(0)
     model = gn.compile(Made())
     torch.manual_seed(0)
     assert torch.equal(model.w, torch.randn(3) * 2)
+    seed = torch.Generator().manual_seed(1)
+    assert torch.equal(model.b, torch.randn(3, generator=seed) * 2)
 
 
 def test_modules_made_while_drawing_start_as_torch_starts_them() -> None:
@@ -223,6 +227,7 @@ UNDRAWN: dict[str, Draw] = {
     "gamma": lambda x: torch.distributions.Gamma(x.abs() + 1, x.abs() + 1).rsample(),
     "multinomial without replacement": lambda x: torch.multinomial(torch.softmax(x, 0), 2),
     "a generator": lambda x: torch.randn(3, generator=torch.Generator()),
+    "a generator, computed with": lambda x: torch.randn(3, generator=torch.Generator()) * 2 + 1,
     "noise of a constant": lambda x: torch.poisson(torch.ones(3)),
 }
 

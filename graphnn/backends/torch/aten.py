@@ -10,24 +10,32 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from graphnn.backends.torch.runtime import axis_reverse
+from graphnn.planner.choose import PADDED, SHARE
 
 Tensor = torch.Tensor
 
 
 def recurrent(
-    kind: str, x: Tensor, states: list[Any], weights: list[Tensor], reverse: bool, length: Any
+    kind: str,
+    x: Tensor,
+    states: list[Any],
+    weights: list[Tensor],
+    reverse: bool,
+    length: Any,
+    cell: bool = True,
 ) -> list[Tensor]:
     """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
 
     Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
-    states (batch, hidden).
+    states (batch, hidden). Of an LSTM whose final c nobody reads, `cell` is false: it may be
+    anything.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
             return recurrent(
-                kind, x.to(dtype), lower, [w.to(dtype) for w in weights], reverse, length
+                kind, x.to(dtype), lower, [w.to(dtype) for w in weights], reverse, length, cell
             )
     hidden = weights[1].shape[1]
     start = [_start(s, x, hidden) for s in states]
@@ -41,6 +49,8 @@ def recurrent(
     given: Any = states_in if kind == "lstm" else states_in[0]
     if length is None:
         y, *final = run(x, given, weights, True, 1, 0.0, True, False, False)
+    elif _pays(kind, x, length, cell):
+        y, final = _padded(run, x, given, weights, length.reshape(-1), start)
     else:
         y, final = _ragged(run, x, given, weights, length.reshape(-1), start)
     if reverse:
@@ -60,7 +70,10 @@ def _ragged(
     run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Packed sequences; an example of length 0 keeps its initial state and gives zeros."""
-    packed = pack_padded_sequence(x, length.clamp(min=1).cpu(), enforce_sorted=False)
+    counts, there = length.cpu(), (length > 0).unsqueeze(-1)
+    if not counts.all():  # packed as one position, which is nobody's
+        x = torch.where(there, x, 0)
+    packed = pack_padded_sequence(x, counts.clamp(min=1), enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
     several = isinstance(given, list)
     ordered = [g.index_select(1, order) for g in (given if several else [given])]
@@ -76,10 +89,30 @@ def _ragged(
         False,
     )
     y, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
-    there = (length > 0).unsqueeze(-1)
     y = torch.where(there, y, 0)
     kept = [torch.where(there, f.index_select(1, back).squeeze(0), s) for f, s in zip(final, start)]
     return y, kept
+
+
+def _pays(kind: str, x: Tensor, length: Tensor, cell: bool) -> bool:
+    """Whether all positions are run, those beyond an example's end too."""
+    needed = cell and kind == "lstm"
+    if x.device.type != "cpu" or kind not in PADDED or needed:
+        return False
+    return int(length.sum()) >= SHARE * x.shape[0] * x.shape[1]
+
+
+def _padded(
+    run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """All positions, x zero beyond the end so that nothing there is without bound; then outputs are
+    cut off there, and the final h is the last before."""
+    there = (torch.arange(x.shape[0], device=x.device)[:, None] < length)[..., None]
+    y, *rest = run(torch.where(there, x, 0), given, weights, True, 1, 0.0, True, False, False)
+    y = torch.where(there, y, 0)
+    places = (length.clamp(min=1) - 1)[None, :, None].expand(1, -1, y.shape[-1])
+    last = torch.where(there[0], y.gather(0, places)[0], start[0])
+    return y, [last, *(f.squeeze(0) for f in rest[1:])]
 
 
 def _start(value: Any, x: Tensor, hidden: int) -> Tensor:

@@ -281,11 +281,13 @@ def _aten(s: Scope, node: Node) -> str:
     if a["ragged"]:
         length = f"{s.var(rest.pop())}.reshape(-1, 1)"
     states, weights = rest[:-4], rest[-4:]
+    picks = (n for n in s.ir if n.op == "pick" and n.inputs[0] == node.id)
+    cell = any(n.attrs["which"] == 2 for n in picks)
     starts = ", ".join(s.var(i) for i in states)
     given = ", ".join(s.var(i) for i in weights)
     return (
         f"runtime.recurrent({a['kind']!r}, {s.var(x)}, [{starts}], [{given}], {a['reverse']}, "
-        f"{length})"
+        f"{length}, {cell})"
     )
 
 
@@ -348,7 +350,8 @@ def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) ->
     """Σ over everything of an outer product: the gradient of a linear map to its weight."""
     left, right, out = split_sub(sub)
     same = s.axes(a) == s.axes(b) and set(s.axes(a)) == contract
-    plain = bool(left) and bool(right) and left[:-1] == right[:-1]
+    # rows of no columns cannot be counted
+    plain = bool(left) and bool(right) and left[:-1] == right[:-1] and 0 not in a.shape + b.shape
     return same and plain and out == left[-1] + right[-1] and left[-1] != right[-1]
 
 
