@@ -150,5 +150,9 @@ class GenerateError(CallError):
     """A graph that cannot generate, or arguments of `generate` that make no sense."""
 
 
+class TransformError(CallError):
+    """A transform of torch (vmap, forward mode, tracing) meets something that has none."""
+
+
 class DoubleBackwardError(CallError):
     """A second derivative was asked of a loop that only has a first one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -90,12 +90,17 @@ class Refusing(nn.Module):
     def _replicate_for_data_parallel(self) -> NoReturn:
         _refused("DataParallel", "use DistributedDataParallel, one process a device")
 
-    def _untraced(self, inputs: Any) -> None:
+    def _untraced(self, args: Any, inputs: Any) -> None:
         """Refuse tracers that record what is called, before they fail on what they meet."""
         if torch.jit._trace.is_tracing():
             _refused("torch.jit.trace", "use torch.export.export(model, (), {'x': x})")
-        if isinstance(inputs, torch.fx.Proxy):
+        if _proxies((args, inputs)) or _proxies(args) or _proxies(inputs.values()):
             _refused("torch.fx.symbolic_trace", "make the model a leaf: Tracer.is_leaf_module")
+
+
+def _proxies(values: Iterable[Any]) -> bool:
+    """Whether some are torch.fx's, which has one for all positional arguments."""
+    return any(isinstance(x, torch.fx.Proxy) for x in values)
 
 
 def _refused(what: str, fix: str) -> NoReturn:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphnn import calls, programs
+from graphnn import calls, programs, wrapped
 from graphnn.backends import reference
 from graphnn.backends.needed import need_triton
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
+from graphnn.backends.torch.watched import unwatched, watched
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.generation.closed import Generating
 from graphnn.given import Refusing
@@ -132,6 +133,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
             return traces[-1]
         return self._found()
 
+    @unwatched
     def _found(self) -> Trace:
         found = next((t for t in reversed(self._traces) if t.holds()), None)
         if found is None:
@@ -193,6 +195,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         # its loops, whole-axis operations do as well before a kernel
         return self._passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
 
+    @unwatched
     def _program(self, variant: Variant, mode: int | None = None) -> Program:
         key = (self._mode() if mode is None else mode, variant)
         if key not in self._programs:
@@ -248,7 +251,19 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         states follow it, with `record` the sequences of the states it names (True: of all). Raises
         a CallError that names what does not fit.
         """
-        self._untraced(args)
+        self._untraced(args, inputs)
+        given = (args, inputs, lengths, state, return_state, record)
+        return wrapped.not_compiled(self._called, *given) if watched() else self._called(*given)
+
+    def _called(
+        self,
+        args: tuple[Tensor, ...],
+        inputs: Mapping[str, Any],
+        lengths: Mapping[str, Any] | None,
+        state: Mapping[str, Tensor] | None,
+        return_state: bool,
+        record: bool | Sequence[str],
+    ) -> Any:
         traced = self._traced()
         ir = traced.ir
         call = calls.read(ir, calls.named(ir, args, inputs), lengths, state, self._device())
@@ -267,7 +282,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         traced: Trace | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         traced = traced or self._traced()
-        target = Target(call.device.type, torch.compiler.is_compiling())
+        target = Target(call.device.type, torch.compiler.is_compiling() or watched())
         given = frozenset(call.state)
         variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
         run = self._run_reference if self.backend == "reference" else self._run_torch
@@ -283,6 +298,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         self._check_device(call.device)
         program = programs.program_of(self._number, traced.number, variant)
         parameters = [self._lookup(n, call.device, traced) for n in program.parameters]
+        wrapped.check_whole(parameters)
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
         return dict(zip(program.outputs, values, strict=True))

@@ -1079,22 +1079,6 @@ def test_a_record_of_an_unknown_state(model):
         model(x=X, record=["h"])
 
 
-def test_a_second_derivative_on_torch():
-    model = gn.compile(Elman(), backend="torch")
-    x = X.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(model(x=x).sum(), x, create_graph=True)
-    with says(
-        errors.DoubleBackwardError,
-        """
-        the loop 'z' has no second derivative on this backend
-          got:    a backward through its backward (create_graph=True)
-          wanted: first derivatives
-          fix:    compile with backend='reference' for second derivatives
-        """,
-    ):
-        slope.square().sum().backward()
-
-
 def test_a_step_that_needs_the_future():
     g = gn.Graph("net")
     x, b = g.input("x", (3,), over="time"), g.state("b", (3,), delay=-1)

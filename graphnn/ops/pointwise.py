@@ -226,6 +226,11 @@ class ClipGradient(torch.autograd.Function):
         ctx.bound = inputs[1]
 
     @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, bound: None) -> torch.Tensor:
+        # a view: what is computed in here has no tangents of its own
+        return tangent.view_as(tangent)
+
+    @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> Any:  # type: ignore[override]
         return g.clamp(-ctx.bound, ctx.bound), None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +87,17 @@ def call_vjp(
 
     pull = torch.func.vjp(run, *[args[i] for i in wanted])[1]
     return list(pull(tuple(grads)))
+
+
+def pull_of(attrs: Mapping[str, Any]) -> Callable[..., list[torch.Tensor]]:
+    """The derivative of an opaque call as a function, which may be called opaquely in turn."""
+    kept = {k: attrs[k] for k in ("function", "arrange", "count", "wanted")}
+    return functools.partial(call_vjp, **kept)
+
+
+def in_order(tensors: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], dict[str, Any]]:
+    """Tensors as the arguments of a function that takes just these."""
+    return tensors, {}
 
 
 row("opaque", "opaque", call_opaque)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -106,4 +107,47 @@ def run_put_rows(
 
 
 row("take", "rows", _take, grad=_take_grad)
-row("put_rows", "rows", run_put_rows, axes=contracted, private=frozenset({"contract"}))
+
+
+def _put_grad(g: Expr, y: Expr, x: Expr, index: Expr) -> Any:
+    rows, padding = make("take", g, index, padding_idx=None), y.node.attrs["padding_idx"]
+    if padding is None:
+        return rows, None
+    real = make("ne", index, padding)
+    real = reshape(real, (*index.shape, *[1] * (len(rows.shape) - len(index.shape))))
+    return make("where", real, rows, 0.0), None
+
+
+row(
+    "put_rows",
+    "rows",
+    run_put_rows,
+    grad=_put_grad,
+    axes=contracted,
+    private=frozenset({"contract"}),
+)
+
+
+def take_each(table: torch.Tensor, index: torch.Tensor, axes: int, rank: int) -> torch.Tensor:
+    """The row look-up of tables, of `rank`, that differ along the first `axes` dimensions."""
+    table = table.reshape(*[1] * (axes + rank - table.dim()), *table.shape)
+    lead = torch.broadcast_shapes(table.shape[:axes], index.shape[:axes])
+    rows = table.reshape(*table.shape[: axes + 1], -1).expand(*lead, table.shape[axes], -1)
+    at = index.expand(*lead, *index.shape[axes:]).reshape(*lead, -1, 1)
+    found = rows.gather(axes, at.expand(*at.shape[:-1], rows.shape[-1]))
+    return found.reshape(*lead, *index.shape[axes:], *table.shape[axes + 1 :])
+
+
+def put_each(
+    g: torch.Tensor, index: torch.Tensor, rows: int, padding_idx: int | None, kept: list[int]
+) -> torch.Tensor:
+    """The derivative of `take_each`, for tables that differ along the dimensions `kept`."""
+    g, index = (x.movedim(kept, list(range(len(kept)))) for x in (g, index))
+    lead = index.shape[: len(kept)]
+    count = math.prod(lead)
+    at = index.reshape(count, -1) + torch.arange(count, device=g.device).unsqueeze(1) * rows
+    out = run_put_rows(g.reshape(at.numel(), -1), at.reshape(-1), count * rows, None)
+    out = out.reshape(*lead, rows, *g.shape[index.dim() :])
+    if padding_idx is not None:
+        out = out.index_fill(len(lead), torch.tensor([padding_idx], device=g.device), 0)
+    return out

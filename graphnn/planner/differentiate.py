@@ -14,6 +14,7 @@ from typing import Any
 
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const, make, reshape
+from graphnn.ops.sources import in_order, pull_of
 from graphnn.ops.table import OPS, build
 from graphnn.planner.depends import between
 from graphnn.planner.loopir import LoopIR, given
@@ -245,7 +246,7 @@ class _Adjoint:
             g = self._total(node.id)
             if g is not None and node.inputs[0] in self.live:
                 self.slices.setdefault(node.inputs[0], []).append((node, g))
-        elif node.op == "opaque":
+        elif OPS[node.op].family == "opaque":
             self._back_opaque(node)
         elif node.op not in ("given", "pick") and node.inputs:
             self._back_row(node)
@@ -294,33 +295,48 @@ class _Adjoint:
     def _back_opaque(self, node: Node) -> None:
         """A function without a row: torch derives it, step by step."""
         picks = {n.attrs["which"]: n for n in self.old if n.op == "pick" and n.inputs[0] == node.id}
-        outs = [k for k, (_, dtype) in enumerate(node.attrs["outs"]) if dtype.is_floating_point]
+        forms = node.attrs["outs"]
+        flowing = [k for k, (_, dtype) in enumerate(forms) if dtype.is_floating_point]
         grads, any_flow = [], False
-        for k in outs:
+        for k in flowing:
             g = self._total(picks[k].id) if k in picks else None
             any_flow = any_flow or g is not None
             grads.append(g if g is not None else self._zeros(node, k))
         wanted = tuple(k for k, i in enumerate(node.inputs) if i in self.live)
         if not any_flow or not wanted:
             return
-        grads = [self._filled(g, picks[k]) if k in picks else g for k, g in zip(outs, grads)]
-        operands = [*grads, *[self.value(i) for i in node.inputs]]
+        grads = [self._filled(g, picks[k]) if k in picks else g for k, g in zip(flowing, grads)]
+        operands = [*grads, *self._arguments(node, wanted)]
         attrs = {k: node.attrs[k] for k in ("function", "arrange", "called")}
+        if node.op == "vjp":
+            attrs |= {"function": pull_of(node.attrs), "arrange": in_order}
+        inputs = [self.old[node.inputs[k]] for k in wanted]
+        outs = tuple((x.shape, x.dtype) for x in inputs)
         vjp = build(
             self.new,
             "vjp",
             [x.id for x in operands],
-            {**attrs, "count": len(grads), "wanted": wanted, "outs": ()},
+            {**attrs, "count": len(grads), "wanted": wanted, "outs": outs},
             shape=(),
             dtype=node.dtype,
         )
-        for which, k in enumerate(wanted):
-            x = self.old[node.inputs[k]]
+        for which, x in enumerate(inputs):
             pick = build(self.new, "pick", (vjp,), {"which": which}, shape=x.shape, dtype=x.dtype)
             self._flow(x.id, Expr(self.new, pick))
 
+    def _arguments(self, node: Node, wanted: tuple[int, ...]) -> list[Expr]:
+        """What a function is derived at; a derivative, which is linear in what flows into it, at
+        nothing where it is derived by that alone."""
+        linear = node.attrs.get("count", 0)
+        if any(k >= linear for k in wanted):
+            linear = 0
+        flows = [self._nothing(x.shape, x.dtype) for x in self.old.operands(node)[:linear]]
+        return [*flows, *[self.value(i) for i in node.inputs[linear:]]]
+
     def _zeros(self, node: Node, k: int) -> Expr:
-        shape, dtype = node.attrs["outs"][k]
+        return self._nothing(*node.attrs["outs"][k])
+
+    def _nothing(self, shape: tuple[int, ...], dtype: Any) -> Expr:
         zero = make("cast", const(self.new, 0.0), dtype=dtype)
         return make("expand", zero, shape=shape)
 

@@ -18,6 +18,7 @@ from graphnn.backends.torch.chunks import Chunked, kind_of
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
+from graphnn.backends.torch.watched import unwatched, watched
 from graphnn.planner.dotproduct import dot_product
 from graphnn.planner.hops import Hops
 from graphnn.planner.reverse import plain
@@ -129,6 +130,7 @@ class AttendProgram:
         """Of what the operator gives, that which its backward reads."""
         return made
 
+    @unwatched
     def _written(self) -> Function:
         ir = plain(self.part)
         wanted = [(i, ir[i]) for i in ir.outputs.values()]
@@ -141,7 +143,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)
     if program.chosen is not None:
-        if program.engine is None:
+        if program.engine is None or watched():
             return program.chosen(tensors, program.sizes(sizes))
         places = torch.ops.graphnn.choose([t.detach() for t in tensors], program.key, sizes)
         tensors = [*tensors, places]
@@ -149,7 +151,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
         known = program.sizes(sizes)
         return program.direct(tensors, known, lambda given: program.definition(given, sizes))
     assert program.engine is not None
-    if program.engine.leaves(program.sizes(sizes)):
+    if watched() or program.engine.leaves(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
     return results[: len(program.part.ends)]  # type: ignore[no-any-return]

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.torch.watched import many, watched
+
 Tensor = torch.Tensor
 
 # bytes: below the first the allocator keeps memory by itself, the second is kept here at most
@@ -42,11 +44,11 @@ def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 
 
 def bare(*tensors: Tensor) -> bool:
-    """Whether tensors are nothing else: not of torch.func, nor those of tracing or of autocast."""
+    """Whether tensors are nothing else: not of a transform, nor those of tracing or of autocast."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(type(x) in (Tensor, torch.nn.Parameter) and not wrapped(x) for x in tensors)
+    plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and not watched() and not many(tensors)
 
 
 def _references(pool: list[Any], k: int) -> int:

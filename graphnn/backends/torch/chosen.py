@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from graphnn.backends.torch.chunks import Chunked
+from graphnn.backends.torch.chunks import Chunked, Tile
 from graphnn.backends.torch.functions import Function, write
+from graphnn.backends.torch.watched import watched
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.table import build
@@ -78,22 +79,32 @@ class Chosen:
         part, rows = self.part, self.walk.row_axes
         k = min(part.top, sizes[part.axis])
         found = tensors[0].new_empty([*(sizes[a] for a in rows), k], dtype=torch.int64)
+        if watched() and found.numel():
+            # nothing is written into memory of what a transform looks at
+            return self._best(tensors, [{a: (0, sizes[a]) for a in (*rows, part.axis)}], sizes, k)
         for tile, columns in self.walk.tiles_of(sizes):
-            best: Tensor | None = None
-            where: Tensor | None = None
-            for column in columns:
-                (score,) = self.scores(self.walk.cut_all(tensors, column), column, sizes)
-                d = part.ir.layout(part.axes | {part.axis}).index(part.axis)
-                score = score.movedim(d, -1)
-                start, stop = column[part.axis]
-                place = torch.arange(start, stop, device=score.device).expand(score.shape)
-                if best is not None and where is not None:
-                    score, place = torch.cat([best, score], -1), torch.cat([where, place], -1)
-                mine = largest(score, min(k, score.shape[-1]))
-                best, where = score.gather(-1, mine), place.gather(-1, mine)
-            if where is not None:
+            if columns:
+                where = self._best(tensors, columns, sizes, k)
                 self.walk.cut(found, rows, tile).copy_(where)
         return found
+
+    def _best(
+        self, tensors: Sequence[Tensor], columns: list[Tile], sizes: Mapping[str, int], k: int
+    ) -> Tensor:
+        """The positions of the best scores of a tile of rows."""
+        part = self.part
+        d = part.ir.layout(part.axes | {part.axis}).index(part.axis)
+        best, where = None, torch.empty(0)
+        for column in columns:
+            (score,) = self.scores(self.walk.cut_all(tensors, column), column, sizes)
+            score = score.movedim(d, -1)
+            start, stop = column[part.axis]
+            place = torch.arange(start, stop, device=score.device).expand(score.shape)
+            if best is not None:
+                score, place = torch.cat([best, score], -1), torch.cat([where, place], -1)
+            mine = largest(score, min(k, score.shape[-1]))
+            best, where = score.gather(-1, mine), place.gather(-1, mine)
+        return where
 
 
 def spots(

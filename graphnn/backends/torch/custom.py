@@ -1,7 +1,9 @@
 """Loops as torch operators: known to autograd, to torch.compile and to autocast.
 
 `graphnn::loop` runs a loop's generated forward, `graphnn::loop_backward` its derived backward; both
-find their program by its key in the registry.
+find their program by its key in the registry. Where more is asked than one derivative, the backward
+is a loop of its own (`derivative`), and so are a loop's tangents and the loop under torch.vmap: see
+`transforms`.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch import registry
+from graphnn.backends.torch import registry, transforms
 from graphnn.backends.torch.functions import Function, Lowering, write
 from graphnn.backends.torch.scope import Ends, Scope
+from graphnn.backends.torch.watched import unwatched
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
 from graphnn.ops.custom import values_alone
@@ -26,6 +29,7 @@ from graphnn.planner.depends import between
 from graphnn.planner.differentiate import Derived, differentiate
 from graphnn.planner.loopir import LoopIR
 from graphnn.planner.merge import merge
+from graphnn.planner.orders import floating, mapped, pulled, pushed, unclipped
 from graphnn.planner.simplify import simplify
 from graphnn.planner.spare import spare
 
@@ -35,7 +39,8 @@ class LoopProgram:
 
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
     kernels of the loops where given. `ordered`: examples come in the order of their lengths, the
-    longest first. `recompute`: pointwise values are computed again in the
+    longest first, and what lies beyond their ends repeats a step if `held`, or is zero.
+    `recompute`: pointwise values are computed again in the
     backward, or none (False), or those that kernels had better (None).
     """
 
@@ -46,17 +51,20 @@ class LoopProgram:
         recompute: bool | None = None,
         lowering: Lowering | None = None,
         ordered: bool = False,
+        held: bool = True,
     ):
-        self.ordered = ordered
+        self.ordered, self.held = ordered, held
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
+        self.extra: list[int] | None = None
         moving = [i for i, able in zip(loop.reads, self.floating(), strict=True) if able]
         self.derived = self._derive(loop.results, moving)
         self.extra = [i for i in self.derived.saved if i not in loop.results]
-        self.train = self._forward([*loop.results, *self.extra], "_saving")
+        self.train = self._forward(self._kept(), "_saving")
         self._infer: Function | None = None
         self._backwards: dict[Any, Function] = {}
-        full = tuple(self.floating()), (True,) * len(loop.results)
+        self._others: dict[Any, LoopProgram] = {}
+        full = tuple(self.floating()), self._presence([True] * len(loop.results))
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         self.text = self.train.source + self._backwards[full].source + str(loop.results)
         self.key = registry.entered(loop.name, self.text, self)
@@ -68,26 +76,41 @@ class LoopProgram:
             self._infer = self._forward(self.loop.results, "")
         return self._infer
 
-    def _derive(self, results: Sequence[int], wanted: Sequence[int]) -> Derived:
-        """The gradient graph from `results` to `wanted`, after the same passes as the forward."""
+    def _derive(
+        self, results: Sequence[int], wanted: Sequence[int], further: bool = False
+    ) -> Derived:
+        """The gradient graph from `results` to `wanted`, after the same passes as the forward;
+        `further`: it is to have derivatives in turn."""
         part = replace(self.loop, results=list(results))
+        derived = self._differentiated(part, wanted)
+        derived.ir = self._planned(derived.ir, further)
+        return derived
+
+    def _differentiated(self, part: LoopIR, wanted: Sequence[int]) -> Derived:
         derived = differentiate(part, wanted, bool(self.recompute))
         if again := self._again(part, derived):
             derived = differentiate(part, wanted, again=again)
-        derived.ir = self._planned(derived.ir)
+        # what the forward has not handed out has to be computed again
+        while self.extra is not None and (lost := set(derived.saved) - {*self._kept()}):
+            again |= lost
+            derived = differentiate(part, wanted, bool(self.recompute), again)
         return derived
+
+    def _kept(self) -> list[int]:
+        """All that the forward that saves hands out."""
+        return [*self.loop.results, *(self.extra or ())]
 
     def _again(self, part: LoopIR, derived: Derived) -> frozenset[int]:
         """What kernels compute again, where that is left to cost; torch's calls keep all."""
         return spare(part, derived) if self.recompute is None and self.lowering else frozenset()
 
-    def _planned(self, ir: IR) -> IR:
+    def _planned(self, ir: IR, further: bool) -> IR:
         if not ir.outputs:
             return ir
         if "simplify" in self.passes:
             ir = simplify(ir)
         if "merge" in self.passes:
-            ir = merge(ir, derived=True)
+            ir = merge(ir, derived=not further)
         if "contract" in self.passes:
             ir = contract(ir)
         return settle(ir)
@@ -96,7 +119,7 @@ class LoopProgram:
         ir, name = values_alone(self.loop.ir), _identifier(self.loop.name)
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
-        reads, ends = self.loop.reads, self._ends(held=True)
+        reads, ends = self.loop.reads, self._ends(self.held)
         form = (ir, f"{name}{suffix}", reads, likes, title)
         return self._written(form, ends, "forward, saving" if suffix else "forward")
 
@@ -119,36 +142,88 @@ class LoopProgram:
     def reached(self, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
         """Which of the reads `wanted` the results `present` depend on; the others' gradient is
         None, as torch has it, and not zeros."""
-        some = between(self.loop.ir, self._chosen(wanted), self._given(present))
+        results, chosen = self._chosen(wanted, present)
+        some = between(self.loop.ir, chosen, results)
         return [w and i in some for i, w in zip(self.loop.reads, wanted, strict=True)]
 
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
         able = zip(wanted, self.floating(), strict=True)
-        key = (tuple(w and f for w, f in able), tuple(present))
+        key = (tuple(w and f for w, f in able), self._presence(present))
         if key not in self._backwards:
             self._backwards[key] = self._backward(*key)
         return self._backwards[key]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Function:
-        results, chosen = self._given(present), self._chosen(wanted)
-        chosen = [i for i in chosen if self.loop.ir[i].dtype.is_floating_point]
+        results, chosen = self._chosen(wanted, present)
         return self._write_backward(self._derive(results, chosen), chosen, results)
 
-    def _given(self, present: Sequence[bool]) -> list[int]:
-        return [i for i, p in zip(self.loop.results, present, strict=True) if p]
+    def _presence(self, present: Sequence[bool]) -> tuple[bool, ...]:
+        """Which of all that the forward hands out have a gradient, given those of the first."""
+        return (*present, *[False] * (len(self._kept()) - len(present)))
 
-    def _chosen(self, wanted: Sequence[bool]) -> list[int]:
-        return [i for i, w in zip(self.loop.reads, wanted, strict=True) if w]
+    def _chosen(
+        self, wanted: Sequence[bool], present: Sequence[bool]
+    ) -> tuple[list[int], list[int]]:
+        """What gradients come from, and which reads want one, as nodes."""
+        results = [i for i, p in zip(self._kept(), self._presence(present), strict=True) if p]
+        able = zip(self.loop.reads, wanted, self.floating(), strict=True)
+        return results, [i for i, w, f in able if w and f]
+
+    def derivative(self, wanted: Sequence[bool], present: Sequence[bool]) -> LoopProgram:
+        """The backward as a program, which has a backward in turn."""
+        return self._other("gradient", tuple(wanted), self._presence(present))
+
+    def tangent(self, moving: Sequence[bool], made: Sequence[bool]) -> LoopProgram:
+        """What makes the tangents of the results `made` of those of the reads `moving`."""
+        return self._other("tangent", tuple(moving), self._presence(made))
+
+    def mapped(self, carrying: Sequence[bool]) -> LoopProgram:
+        """The program along one more axis, the last, that these reads have."""
+        return self._other("mapped", tuple(carrying), ())
+
+    @unwatched
+    def _other(self, kind: str, reads: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+        key = kind, reads, made
+        if key not in self._others:
+            self._others[key] = getattr(self, f"_{kind}")(reads, made)
+        return self._others[key]
+
+    def _gradient(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> LoopProgram:
+        results, chosen = self._chosen(wanted, present)
+        derived = self._derive(results, chosen, further=True)
+        cut = pulled(self.loop, derived, self._kept(), chosen, results)
+        return self._made(cut, "gradient", self.lowering, False)
+
+    def _tangent(self, moving: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+        results, chosen = self._chosen(moving, made)
+        part = replace(unclipped(self.loop), results=results)
+        derived = self._differentiated(part, chosen)
+        backward = pulled(self.loop, derived, self._kept(), chosen, results)
+        flows = backward.reads[len(backward.reads) - len(results) :]
+        derived = pushed(backward, flows)
+        derived.ir = self._planned(derived.ir, further=True)
+        cut = pulled(backward, derived, [], flows, backward.results)
+        return self._made(cut, "tangent", self.lowering, self.held)
+
+    def _mapped(self, carrying: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+        reads = [i for i, c in zip(self.loop.reads, carrying, strict=True) if c]
+        cut = mapped(self.loop, reads, self._kept())
+        # kernels are made for values whose weights have no axes
+        return self._made(cut, "mapped", None, self.held)
+
+    def _made(self, cut: LoopIR, kind: str, lowering: Lowering | None, held: bool) -> LoopProgram:
+        cut = replace(cut, name=f"{self.loop.name}_{kind}")
+        return LoopProgram(cut, self.passes, self.recompute, lowering, self.ordered, held)
 
     def _write_backward(
         self, derived: Derived, wanted: Sequence[int], results: Sequence[int]
     ) -> Function:
         loop, ir = self.loop, derived.ir
         # the saved values of the complete backward are what the forward handed out
-        reads = [*loop.reads, *loop.results, *self.extra]
+        reads = [*loop.reads, *self._kept()]
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
-        outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
+        outs = [(self._gradient_of(ir, i), loop.ir[i]) for i in wanted]
         name = f"{_identifier(loop.name)}_backward"
         title, ends = (
             f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
@@ -180,7 +255,7 @@ class LoopProgram:
     def _names(self) -> tuple[str, str]:
         return self.train.name, f"{_identifier(self.loop.name)}_backward"
 
-    def _gradient(self, ir: IR, i: int) -> int:
+    def _gradient_of(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:
             return ir.outputs[f"d{i}"]
         from graphnn.ops.expr import const
@@ -189,8 +264,7 @@ class LoopProgram:
 
     def floating(self) -> list[bool]:
         """Which reads can have a gradient: numbers, but no noise."""
-        nodes = [self.loop.ir[i] for i in self.loop.reads]
-        return [n.dtype.is_floating_point and n.attrs.get("was") != "random" for n in nodes]
+        return floating(self.loop)
 
 
 def _identifier(name: str) -> str:
@@ -203,9 +277,7 @@ def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         tensors = [t.to(dtype) if t.dtype == torch.float32 else t for t in tensors]
-    train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    results = torch.ops.graphnn.loop(tensors, program.key, sizes, train)
-    return results[: len(program.loop.results)]  # type: ignore[no-any-return]
+    return transforms.apply(program, tensors, sizes)
 
 
 @torch.library.custom_op("graphnn::loop", mutates_args=())
@@ -263,26 +335,16 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _backward(ctx: Any, grads: Any) -> Any:
     program = ctx.program
-    count = len(program.loop.results)
-    present = [g is not None for g in grads[:count]]
-    flows = [g.contiguous() for g in grads[:count] if g is not None]
-    found: list[Any] = [None] * len(ctx.wanted)
-    wanted = program.reached(ctx.wanted, present)
-    if any(wanted):
-        tensors = [*ctx.saved_tensors, *flows]
-        made = iter(
-            torch.ops.graphnn.loop_backward(tensors, program.key, ctx.sizes, wanted, present)
-        )
-        found = [next(made) if w else None for w in wanted]
+    found = transforms.pull(program, ctx.saved_tensors, ctx.sizes, grads, ctx.wanted)
     return found, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
     raise DoubleBackwardError(
-        f"the loop '{registry.title(ctx.key)}' has no second derivative on this backend",
+        f"the loop '{registry.title(ctx.key)}' has no second derivative under torch.compile",
         got="a backward through its backward (create_graph=True)",
-        wanted="first derivatives",
-        fix="compile with backend='reference' for second derivatives",
+        wanted="first derivatives, or a call outside torch.compile",
+        fix="leave torch.compile out where second derivatives are wanted",
     )
 
 

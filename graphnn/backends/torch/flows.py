@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch import registry
+from graphnn.backends.torch.watched import many
 from graphnn.errors import DoubleBackwardError
 from graphnn.planner.depends import between
 from graphnn.planner.hops import Hops
@@ -61,7 +62,8 @@ def derive(forward: Any, backward: Any, subject: str) -> None:
         found: list[Any] = [None] * len(ctx.wanted)
         wanted = reached(program, ctx.wanted, present)
         if any(wanted):
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            if again or many(flows):
                 made = iter(_again(ctx, wanted, present, flows))
             else:
                 given = [*ctx.saved_tensors, *flows]
@@ -103,9 +105,11 @@ def reached(program: Program, wanted: Sequence[bool], present: Sequence[bool]) -
 
 def _again(ctx: Any, wanted: list[bool], present: list[bool], flows: list[Tensor]) -> Any:
     """Gradients that have gradients in turn, by the definition, which stores all weights."""
-    # what is read may be made of other things read: nothing is to flow from one to another here
-    tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
-    made = ctx.program.flowing(ctx.program.definition(tensors, ctx.sizes))
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # what is read may be made of other things read: nothing is to flow from one to another here
+        tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
+        made = ctx.program.flowing(ctx.program.definition(tensors, ctx.sizes))
     outs = [o for o, p in zip(made, present, strict=True) if p]
     moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
     pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
@@ -113,5 +117,5 @@ def _again(ctx: Any, wanted: list[bool], present: list[bool], flows: list[Tensor
         return [torch.zeros_like(t) for t in moving]
     outs, flows = (list(x) for x in zip(*pairs, strict=True))
     return torch.autograd.grad(
-        outs, moving, flows, create_graph=True, allow_unused=True, materialize_grads=True
+        outs, moving, flows, create_graph=further, allow_unused=True, materialize_grads=True
     )

@@ -16,6 +16,7 @@ from graphnn.backends.torch import registry
 from graphnn.backends.torch.attention import of_one_kind
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
+from graphnn.backends.torch.watched import watched
 from graphnn.ir import Node
 from graphnn.planner.hops import Hops
 
@@ -125,6 +126,8 @@ class HopsProgram:
 def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)
+    if watched():
+        return program.definition(tensors, sizes)
     if program.engine is None or program.engine.apart(program.sizes(sizes)):
         return program.one_by_one(tensors, sizes)
     made = torch.ops.graphnn.hops(tensors, program.key, sizes)

@@ -149,7 +149,11 @@ def _cat(s: Scope, node: Node) -> str:
 
 def _take(s: Scope, node: Node) -> str:
     table, index = node.inputs
-    padding = node.attrs["padding_idx"]
+    padding, axes = node.attrs["padding_idx"], s.axes(node)
+    if s.axes(s.ir[table]):
+        rank = len(s.ir[table].shape)
+        wide, at = s.aligned(table, axes, rank), s.full(index, node)
+        return f"runtime.take_each({wide}, {at}, {len(axes)}, {rank})"
     more = f", {padding}" if padding is not None else ""
     return f"F.embedding({s.var(index)}, {s.var(table)}{more})"
 
@@ -157,9 +161,11 @@ def _take(s: Scope, node: Node) -> str:
 def _put_rows(s: Scope, node: Node) -> str:
     g, index = (s.ir[i] for i in node.inputs)
     wide = Node(-1, "", (), {}, (), g.axes | index.axes, g.dtype)
+    kept = [s.axes(wide).index(a) for a in s.axes(node)]
     return (
-        f"runtime.put_rows({s.full(g.id, wide)}, {s.full(index.id, wide)}, "
-        f"{node.attrs['rows']}, {node.attrs['padding_idx']})"
+        f"runtime.{'put_each' if kept else 'put_rows'}({s.full(g.id, wide)}, "
+        f"{s.full(index.id, wide)}, {node.attrs['rows']}, {node.attrs['padding_idx']}"
+        f"{f', {kept}' * bool(kept)})"
     )
 
 

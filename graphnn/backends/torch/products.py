@@ -89,7 +89,7 @@ class _Linear(torch.autograd.Function):
         x, w = ctx.saved_tensors
         to_x, to_w, to_b = ctx.needs_input_grad
         rows = g.reshape(-1, g.shape[-1])
-        once = not torch.is_grad_enabled()
+        once = not torch.is_grad_enabled() and bare(g)
         dx = (_multiply(g, w.t(), None) if once else g @ w) if to_x else None
         x = ctx.copy if once and ctx.copy is not None else x
         dw = outer(rows, x.reshape(-1, x.shape[-1])) if to_w else None

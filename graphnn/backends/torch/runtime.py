@@ -15,9 +15,12 @@ from graphnn.backends.torch.buffers import bare, buffer
 from graphnn.backends.torch.philox import dropped, places_of
 from graphnn.ops.axis import level, soft, weigh, widen
 from graphnn.ops.pointwise import clip_gradient
+from graphnn.ops.views import put_each, take_each
 from graphnn.ops.views import run_put_rows as put_rows
 
-__all__ = ["clip_gradient", "level", "put_rows", "soft", "weigh", "widen"]
+__all__ = [
+    "clip_gradient", "level", "put_each", "put_rows", "soft", "take_each", "weigh", "widen",
+]  # fmt: skip
 Tensor = torch.Tensor
 
 # found once: the way to them through torch.ops takes a fifth of a call

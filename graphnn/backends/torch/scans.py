@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch.watched import watched
+
 # Below this many numbers a step, and from this many steps, the work of one step is less than the
 # cost of starting it, and log2(T) passes over everything win. Measured on 2 CPU cores, fp32.
 PARALLEL_WIDTH, PARALLEL_STEPS = 2048, 32
@@ -89,7 +91,17 @@ linear_scan.register_autograd(_backward, setup_context=_setup)
 
 def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool) -> Tensor:
     """`linear_scan` along dimension `d`; `start` may be a number or lack dimensions."""
-    return torch.movedim(linear_scan(*operands(a, b, start, d), reverse), 0, d)
+    scanned = by_steps if watched() else linear_scan
+    return torch.movedim(scanned(*operands(a, b, start, d), reverse), 0, d)
+
+
+def by_steps(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
+    """The definition, in torch's own operations, which have whatever a transform asks for."""
+    z, found = start, []
+    for t in range(len(b))[:: -1 if reverse else 1]:
+        z = a[t] * z + b[t]
+        found.append(z)
+    return torch.stack(found[:: -1 if reverse else 1]) if found else torch.zeros_like(b)
 
 
 def operands(a: Tensor, b: Tensor, start: Any, d: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphnn.backends.torch.watched import watched
 from graphnn.planner.dotproduct import DotProduct
 from graphnn.planner.tiles import Contraction
 
@@ -42,7 +43,10 @@ class Direct:
         sizes: Mapping[str, int],
         definition: Callable[[Sequence[Tensor]], list[Tensor]],
     ) -> list[Tensor]:
-        """The result; `definition` computes it where a second derivative is wanted."""
+        """The result; `definition` computes it where a second derivative is wanted, and where a
+        transform looks on."""
+        if watched():
+            return definition(tensors)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return [self.attend(tensors, sizes)]
         return [_Attention.apply(self, sizes, definition, *tensors)]

@@ -14,6 +14,7 @@ from graphnn.backends.torch.attention import AttendProgram, of_one_kind
 from graphnn.backends.torch.chunks import kind_of
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.reductions import Reduced
+from graphnn.backends.torch.watched import watched
 from graphnn.planner.tally import Tally
 
 
@@ -74,7 +75,7 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
     if not isinstance(program, TallyProgram):
         return attention.call(program, tensors, sizes)
     tensors = of_one_kind(program.part, tensors)
-    if program.tallies.leaves(program.sizes(sizes)):
+    if watched() or program.tallies.leaves(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     return torch.ops.graphnn.tally(tensors, program.key, sizes)  # type: ignore[no-any-return]
 

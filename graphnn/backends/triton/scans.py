@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.scans import operands
+from graphnn.backends.torch import scans
+from graphnn.backends.torch.watched import watched
 from graphnn.kernels import interpreter
 from graphnn.kernels import scan as kernels
 
@@ -20,7 +21,9 @@ def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool, interpret: boo
 
     `interpret`: run the kernels by Triton's interpreter, on CPU tensors.
     """
-    return torch.movedim(scan_kernel(*operands(a, b, start, d), reverse, interpret), 0, d)
+    if watched():
+        return scans.scan(a, b, start, d, reverse)
+    return torch.movedim(scan_kernel(*scans.operands(a, b, start, d), reverse, interpret), 0, d)
 
 
 def _run(interpret: bool) -> kernels.Run:

@@ -1,0 +1,29 @@
+"""Calls that torch wraps: in processes that share the weights, and in transforms it compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn.errors import TransformError
+
+
+def check_whole(parameters: Iterable[Tensor]) -> None:
+    """Refuse parameters of which each process has a part."""
+    if any(hasattr(p, "device_mesh") for p in parameters):
+        raise TransformError(
+            "a call finds weights of which every process has a part",
+            got="a DTensor: a module inside the model was sharded by itself",
+            wanted="whole weights: those of a sharded module come together when it is called",
+            fix="fully_shard(model) alone: its modules are not called one by one",
+        )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def not_compiled(call: Callable[..., Any], *args: Any) -> Any:
+    """A call that torch.compile leaves as it stands: one within a transform of torch.func, of which
+    operators know nothing."""
+    return call(*args)
