@@ -264,6 +264,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         return_state: bool,
         record: bool | Sequence[str],
     ) -> Any:
+        wrapped.check_whole(self._owner)
         traced = self._traced()
         ir = traced.ir
         call = calls.read(ir, calls.named(ir, args, inputs), lengths, state, self._device())
@@ -298,7 +299,6 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         self._check_device(call.device)
         program = programs.program_of(self._number, traced.number, variant)
         parameters = [self._lookup(n, call.device, traced) for n in program.parameters]
-        wrapped.check_whole(parameters)
         given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
         values = program.main(parameters, given, call.lengths, call.sizes, call.device)
         return dict(zip(program.outputs, values, strict=True))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import distributed, nn
 
 from graphnn.errors import TransformError
 
 
-def check_whole(parameters: Iterable[Tensor]) -> None:
+def check_whole(owner: nn.Module) -> None:
     """Refuse parameters of which each process has a part."""
-    if any(hasattr(p, "device_mesh") for p in parameters):
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if any(hasattr(p, "device_mesh") for p in owner.parameters()):
         raise TransformError(
             "a call finds weights of which every process has a part",
             got="a DTensor: a module inside the model was sharded by itself",
