@@ -158,7 +158,7 @@ def _unwritten(program: LoopProgram | None) -> list[str]:
     return [
         f"{reason}: torch runs that phase, one call an operation"
         for name, reason in program.lowering.unwritten.items()
-        if name.startswith(program.train.name.removesuffix("_saving"))
+        if program.phase(name)
     ]
 
 
