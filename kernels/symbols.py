@@ -68,11 +68,12 @@ def entry(wanted: str, reserved: Iterable[str] = ()) -> str:
 
 def remark(text: str) -> str:
     """Text as it may stand in a docstring or a comment: on one line, and without an end to it."""
-    return "".join(c if c.isprintable() and c not in '"\\' else _escaped(c) for c in text)
+    return visible(text.replace("\\", "\\\\").replace('"', "'"))
 
 
-def _escaped(c: str) -> str:
-    return "'" if c == '"' else c.encode("unicode_escape").decode("ascii")
+def visible(text: str) -> str:
+    """Text on one line, what cannot be printed spelt as in Python's strings."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(text: str) -> str:
