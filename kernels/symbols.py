@@ -62,7 +62,7 @@ class NameTable:
 
 def entry(wanted: str, reserved: Iterable[str] = ()) -> str:
     """The name of a function: in ASCII, as linkers want it, and none of its module's own."""
-    plain = unicodedata.normalize("NFKC", wanted).encode("ascii", "replace").decode()
+    plain = unicodedata.normalize("NFKD", wanted).encode("ascii", "ignore").decode()
     return NameTable(reserved).fresh(plain)
 
 

@@ -74,6 +74,13 @@ NASTY = [
     *ATTACKS,
 ]
 TWINS = [("src-1", "src_1"), ("ﬁ", "fi"), ("a b", "a-b"), ("+", "-"), ("é", "e\u0301")]
+# names that generated code makes of others
+MADE = [
+    {"x": "h_out", "u": "h_ptr", "k": "h_next"},
+    {"x": "x", "u": "x_ptr", "h": "x_t", "k": "x_out", "a": "x", "b": "u"},
+    {"x": "tanh", "u": "softmax", "h": "soft", "k": "total", "a": "rows", "b": "cols"},
+    {"x": "peak", "u": "places", "h": "best", "k": "k_all", "a": "arrows", "b": "a, 2"},
+]
 # arguments of a call, which no value may be called as; and the axis that is always there
 CALL = {"lengths", "state", "return_state", "record", "self", "batch"}
 
@@ -315,6 +322,37 @@ def test_emitters_reserve_what_they_write(
     given = given_names(monkeypatch)
     _, source = computed({role: f"my_{role}" for role in PLAIN}, kind, regime)
     assert not unexplained(source, given)
+
+
+@pytest.mark.parametrize("kind, regime", QUICK)
+@pytest.mark.parametrize("names", MADE)
+def test_names_made_of_another(names: dict[str, str], kind: str, regime: str) -> None:
+    judged(names, kind, regime)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_name_of_a_users_file_is_not_run(attack: str, regime: str) -> None:
+    drawing = (
+        "def draw(g, gn, torch):\n"
+        "    x, h = g.input('x', (8,), over='time'), g.state('h', (8,))\n"
+        "    w = g.input('w', (8, 8))\n"
+        "    h.next = torch.tanh(w @ h + x)\n"
+        "    g.output('y', h.next)\n"
+    )
+    here: dict[str, Any] = {}
+    exec(compile(drawing, attack.replace("\x00", "0").replace("/", "_"), "exec"), here)
+    g = gn.Graph(attack)
+    here["draw"](g, gn, torch)
+    model = gn.compile(g, **REGIMES[regime])
+    x, w = torch.randn(2, STEPS, WIDTH), torch.randn(2, WIDTH, WIDTH)
+    h, steps = torch.zeros(2, WIDTH), []
+    for t in range(STEPS):
+        h = torch.tanh((w @ h.unsqueeze(-1)).squeeze(-1) + x[:, t])
+        steps.append(h)
+    torch.testing.assert_close(model(x=x, w=w), torch.stack(steps, 1))
+    assert "graphnn_names_test_flag" in model.source()
+    assert not hasattr(builtins, FLAG)
 
 
 LETTERS = st.text(st.characters(), min_size=1, max_size=6)
