@@ -22,6 +22,9 @@ from graphnn.backends.torch import scope
 from graphnn.kernels import page, sheet, symbols, tilesheet
 from graphnn.pictures.picture import encoded
 from graphnn.pictures.plots import gradient_flow
+from tests.backends.cells import CELLS, Sizes, inputs, ragged, run, skipped
+from tests.backends.cells import network as cell
+from tests.backends.places import INTERPRET, ORDER
 
 WIDTH, STEPS, PLACES = 8, 3, 5
 # inputs, states and outputs of a network, its axes, and the keys of its modules
@@ -324,6 +327,19 @@ def test_emitters_reserve_what_they_write(
     assert not unexplained(source, given)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ORDER)
+@pytest.mark.parametrize("name", CELLS)
+def test_emitters_of_cells_reserve_what_they_write(
+    name: str, regime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, sizes = given_names(monkeypatch), Sizes(3, 2, 17)
+    net, skip = cell(name, sizes.hidden), skipped(name, INTERPRET, regime)
+    for lengths in ({}, ragged(sizes, "cpu")):
+        _, model = run(net, INTERPRET, skip, inputs(net, sizes, torch.float64, "cpu"), lengths)
+        assert not unexplained(model.source(), given)
+
+
 @pytest.mark.parametrize("kind, regime", QUICK)
 @pytest.mark.parametrize("names", MADE)
 def test_names_made_of_another(names: dict[str, str], kind: str, regime: str) -> None:
@@ -380,8 +396,7 @@ def test_pictures_and_tables_show_any_name() -> None:
     (names,) = spread(words)
     net, (x, u) = network(names, "after"), leaves()
     model = gn.compile(net, backend="torch")
-    given = {names["x"]: x.float(), names["u"]: u.float()}
-    net.float()
+    given = {names["x"]: x, names["u"]: u}
     with warnings.catch_warnings():  # of letters that the font lacks
         warnings.simplefilter("ignore")
         for picture in (model.draw(), model.draw(plan=True), model.draw(unroll=2)):
