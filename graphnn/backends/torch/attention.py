@@ -18,6 +18,7 @@ from graphnn.backends.torch.chunks import Chunked, kind_of
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
+from graphnn.kernels.symbols import remark
 from graphnn.planner.dotproduct import dot_product
 from graphnn.planner.hops import Hops
 from graphnn.planner.reverse import plain
@@ -77,7 +78,7 @@ class AttendProgram:
         # kernels are given the positions of the best besides
         places = self.chosen is not None and engine is not None
         self.floating = [*part.moving, *[False] * places]
-        self.key = f"{part.name} {next(_numbers)}"
+        self.key = f"{remark(part.name)} {next(_numbers)}"
         PROGRAMS[self.key] = self
         own = self.chosen is None and self.direct is None
         self.engine = Chunked(part, passes) if engine is None and own else engine

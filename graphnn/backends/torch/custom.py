@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.functions import Function, Lowering, write
-from graphnn.backends.torch.scope import Ends, Scope
+from graphnn.backends.torch.scope import RESERVED, Ends
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
+from graphnn.kernels.symbols import NameTable, entry
 from graphnn.ops.custom import values_alone
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
@@ -29,6 +31,8 @@ from graphnn.planner.simplify import simplify
 from graphnn.planner.spare import spare
 
 PROGRAMS: dict[str, LoopProgram] = {}
+# what a loop's functions have behind its name
+WAYS = ("_saving", "_backward")
 
 
 class LoopProgram:
@@ -37,7 +41,8 @@ class LoopProgram:
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
     kernels of the loops where given. `ordered`: examples come in the order of their lengths, the
     longest first. `recompute`: pointwise values are computed again in the
-    backward, or none (False), or those that kernels had better (None).
+    backward, or none (False), or those that kernels had better (None). `names` are those of
+    functions that it is to differ from.
     """
 
     def __init__(
@@ -47,7 +52,9 @@ class LoopProgram:
         recompute: bool | None = None,
         lowering: Lowering | None = None,
         ordered: bool = False,
+        names: NameTable | None = None,
     ):
+        self.name = _name(loop.name, names or NameTable(RESERVED))
         self.ordered = ordered
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
@@ -60,7 +67,7 @@ class LoopProgram:
         full = tuple(self.floating()), (True,) * len(loop.results)
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         text = self.train.source + self._backwards[full].source + str(loop.results)
-        self.key = f"{loop.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.key = f"{self.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
         if "opaque" in text:  # the functions called are not in the text
             self.key += f" {id(self)}"
         PROGRAMS[self.key] = self
@@ -97,7 +104,7 @@ class LoopProgram:
         return settle(ir)
 
     def _forward(self, results: Sequence[int], suffix: str) -> Function:
-        ir, name = values_alone(self.loop.ir), _identifier(self.loop.name)
+        ir, name = values_alone(self.loop.ir), self.name
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
         reads, ends = self.loop.reads, self._ends(held=True)
@@ -142,7 +149,7 @@ class LoopProgram:
         reads = [*loop.reads, *loop.results, *self.extra]
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
         outs = [(self._gradient(ir, i), loop.ir[i]) for i in wanted]
-        name = f"{_identifier(loop.name)}_backward"
+        name = f"{self.name}_backward"
         title, ends = (
             f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
             self._ends(False),
@@ -170,8 +177,12 @@ class LoopProgram:
         several = self.lowering.several_of if self.lowering is not None else {}
         return [self.key, *(several[n].chooser.what for n in self._names() if n in several)]
 
+    def phase(self, name: str) -> bool:
+        """Whether a kernel of this name is a phase of its steps."""
+        return bool(re.fullmatch(rf"{self.name}({'|'.join(WAYS)})?(_\d+|_[ab])*_phase_\d+", name))
+
     def _names(self) -> tuple[str, str]:
-        return self.train.name, f"{_identifier(self.loop.name)}_backward"
+        return self.train.name, f"{self.name}_backward"
 
     def _gradient(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:
@@ -186,8 +197,14 @@ class LoopProgram:
         return [n.dtype.is_floating_point and n.attrs.get("was") != "random" for n in nodes]
 
 
-def _identifier(name: str) -> str:
-    return Scope(IR()).fresh(name)
+def _name(wanted: str, names: NameTable) -> str:
+    """A name that no other loop's functions have, whatever they are named after."""
+    wanted = entry(wanted)
+    name = names.fresh(wanted)
+    while not names.taken.isdisjoint(more := {f"{name}{way}" for way in WAYS}):
+        name = names.fresh(wanted)
+    names.taken |= more
+    return name
 
 
 def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
@@ -269,7 +286,7 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
     raise DoubleBackwardError(
-        f"the loop '{ctx.key.split(' ')[0]}' has no second derivative on this backend",
+        f"the loop '{PROGRAMS[ctx.key].loop.name}' has no second derivative on this backend",
         got="a backward through its backward (create_graph=True)",
         wanted="first derivatives",
         fix="compile with backend='reference' for second derivatives",

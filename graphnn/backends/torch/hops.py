@@ -17,6 +17,7 @@ from graphnn.backends.torch.attention import of_one_kind
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
 from graphnn.ir import Node
+from graphnn.kernels.symbols import remark
 from graphnn.planner.hops import Hops
 
 PROGRAMS: dict[str, HopsProgram] = {}
@@ -63,7 +64,7 @@ class HopsProgram:
         """`why` says why there are no kernels."""
         self.part, self.single, self.engine, self.why = part, single, engine, why
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
-        self.key = f"{part.name} {next(_numbers)}"
+        self.key = f"{remark(part.name)} {next(_numbers)}"
         PROGRAMS[self.key] = self
         pairs = [(i, part.ir[i]) for i in part.results]
         title = f"The definition of {part.name}."
