@@ -435,8 +435,8 @@ def test_a_reserved_name():
         'lengths' cannot name an input
           at:     test_errors.py:N
           got:    'lengths'
-          wanted: a non-empty string that is none of batch, lengths, record, return_state,
-                  self, state
+          wanted: a string that is not empty, does not start with '@', and is none of batch,
+                  lengths, record, return_state, self, state
           fix:    choose another name
         """,
     ):
