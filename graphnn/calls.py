@@ -254,7 +254,7 @@ def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> d
         )
     delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"]}
     for name, tensor in state.items():
-        if name.startswith("@"):
+        if name.startswith("@") and name not in delays:
             continue
         if name not in delays:
             raise StateError(

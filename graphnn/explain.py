@@ -7,6 +7,7 @@ import math
 from graphnn.backends.torch.custom import LoopProgram
 from graphnn.backends.torch.module import Program
 from graphnn.ir import IR, Node
+from graphnn.kernels.symbols import visible
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 from graphnn.planner.choose import Decision, fallbacks, name_of
@@ -43,16 +44,12 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
     lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
     if not any(d.fallbacks for d in plan.decisions) and not fallbacks(outside):
         lines.append("nothing falls back")
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _outside(text: str) -> str:
-    return (
-        text.split(":")[0]
-        + ":"
-        + text.split(":")[1].split(" has ")[0]
-        + (" has no row in the operations table: torch runs it over the whole axis by vmap")
-    )
+    what, row, _ = text.rpartition(" has no row in the operations table")
+    return f"{what}{row}: torch runs it over the whole axis by vmap"
 
 
 def _count(n: int, word: str) -> str:
@@ -158,7 +155,7 @@ def _unwritten(program: LoopProgram | None) -> list[str]:
     return [
         f"{reason}: torch runs that phase, one call an operation"
         for name, reason in program.lowering.unwritten.items()
-        if name.startswith(program.train.name.removesuffix("_saving"))
+        if program.phase(name)
     ]
 
 

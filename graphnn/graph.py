@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from graphnn.errors import AxisError, GraphError, NameTakenError, ShapeError, UnsupportedError
 from graphnn.ir import BATCH, IR
-from graphnn.names import RESERVED, Names, foreign
+from graphnn.names import MAY_NAME, Names, foreign, may_name
 from graphnn.ops.expr import Expr, const
 from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
@@ -293,14 +293,14 @@ class Graph(Names):
         inputs, `g.axis`, states. So what varies over source and target is (batch, source, target)
         where the input over source was declared first, whatever it was computed from.
         """
-        if name in self.ir.outputs or name in RESERVED:
+        if name in self.ir.outputs or not may_name(name):
             raise NameTakenError(
                 f"there is an output '{name}' already"
                 if name in self.ir.outputs
                 else f"'{name}' cannot name an output",
                 site=user_site(),
                 got=f"output '{name}'",
-                wanted="names of outputs that differ and are not reserved",
+                wanted=f"names that differ, each {MAY_NAME}",
                 fix="choose another name",
             )
         value = self.value(value)

@@ -12,12 +12,24 @@ from graphnn.errors import AxisError, ForeignValueError, NameTakenError
 from graphnn.ir import BATCH, IR, Axis
 from graphnn.sites import user_site
 from graphnn.slips import near
+from graphnn.tracing.watch import paused
 from graphnn.value import Value
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
 
 RESERVED = frozenset({"lengths", "state", "return_state", "record", "self", BATCH})
+MAY_NAME = (
+    f"a string that is not empty, does not start with '@', and is none of "
+    f"{', '.join(sorted(RESERVED))}"
+)
+
+
+def may_name(name: object) -> bool:
+    """Whether this may name an input, a state or an output: all that a call has no word for."""
+    return (
+        isinstance(name, str) and name not in RESERVED and not name.startswith("@") and name != ""
+    )
 
 
 def graph_of(args: Any, kwargs: Any) -> Graph:
@@ -52,12 +64,12 @@ class Names:
     _taken: set[str]
 
     def _take(self, name: str, what: str) -> str:
-        if not isinstance(name, str) or not name or name in RESERVED:
+        if not may_name(name):
             raise NameTakenError(
                 f"'{name}' cannot name {what}",
                 site=user_site(),
                 got=repr(name),
-                wanted=f"a non-empty string that is none of {', '.join(sorted(RESERVED))}",
+                wanted=MAY_NAME,
                 fix="choose another name",
             )
         if name in self._taken:
@@ -80,9 +92,10 @@ class Names:
 
     def name_of(self, module: nn.Module) -> str:
         """The name under which a module is registered here, or its class's name."""
-        for name, candidate in self.owner.named_modules():
-            if candidate is module and name:
-                return name
+        with paused():
+            for name, candidate in self.owner.named_modules():
+                if candidate is module and name:
+                    return name
         return type(module).__name__.lower()
 
     def _axes(self, over: str | Sequence[str], declare: bool) -> tuple[str, ...]:

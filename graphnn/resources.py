@@ -214,5 +214,6 @@ def show(
         console = Console(width=140)  # in a pipe nothing is cut off
     console.print(render(fit))
     for title, target, reason in refused:
-        console.print(f"{title}, {target}: goes step by step: {reason}", highlight=False)
+        text = f"{title}, {target}: goes step by step: {reason}"
+        console.print(text, highlight=False, markup=False)
     return int(bad)

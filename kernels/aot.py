@@ -15,6 +15,7 @@ from typing import Any
 import triton
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -258,7 +259,7 @@ def render(rows: Sequence[Row]) -> Table:
     """The rows as a table for `rich.print`."""
     shown = Table(*COLUMNS)
     for row in rows:
-        shown.add_row(*row.cells(), style="red" if row.faults else None)
+        shown.add_row(*map(Text, row.cells()), style="red" if row.faults else None)
     return shown
 
 

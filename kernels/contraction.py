@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from .page import Line
 from .program import Op, Refused, Tensor
-from .text import INDENT, length, wrapped
+from .symbols import remark
+from .text import INDENT, wrapped
 from .tilemost import most
 from .tiles import Span, Store, Tile, Tiles, Top, letters
 from .tilesheet import Sheet
@@ -48,7 +49,7 @@ def emit(program: Tiles) -> Source:
         _top(sheet, program.top)
     pointers = (*program.tensors, *program.outputs)
     text = written(sheet, [(sheet.before, sheet.step)])
-    return Source(program.name, text, program, pointers, program.sizes, sheet.wide)
+    return Source(sheet.entry, text, program, pointers, program.sizes, sheet.wide)
 
 
 def each(s: Sheet, store: Store) -> None:
@@ -130,9 +131,7 @@ def _summand(s: Sheet, op: Op, k: int) -> Tile:
         return tile
     a, b, out = letters(op)
     if set(a + b) - set(out):
-        inner = Op(f"{op.name}_terms", "product", op.args, (), "float", op.attrs, op.note)
-        s.ops[inner.name], s.sides[inner.name] = inner, s.sides[op.name]
-        return value(s, inner.name, 0)
+        return value(s, s.inner(op).name, 0)
     like, texts = lined_up(s, op, op.args, k)
     return Tile(f"({texts[0]} * {texts[1]})", like.rows, like.columns, like.width)
 
@@ -233,7 +232,7 @@ def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
     """The text of a kernel: of each walk what goes before it, and its step."""
     p = s.program
     body = [line.text for line in (*s.before, *s.step, *s.after)]
-    lines = [f'"""{p.title}"""', "", "import triton", "import triton.language as tl", ""]
+    lines = [f'"""{remark(p.title)}"""', "", "import triton", "import triton.language as tl", ""]
     if any("product(" in text for text in body):
         s.used.add("product")
     if s.used:
@@ -249,20 +248,20 @@ def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
 
 
 def _head(s: Sheet) -> list[str]:
-    sizes = [*(length(a) for a in s.program.sizes), "length"]
+    sizes = [*s.names.lengths(s.program.sizes), "length"]
     listed = ", ".join(f'"{n}"' for n in sizes)
     constants = ("ROWS", "COLS", "ACC", "PRECISION", "UPCAST")
     arguments = [*s.pointers.values(), *sizes, *(f"{n}: tl.constexpr" for n in constants)]
     return [
         *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-        f"def {s.program.name}(",
+        f"def {s.entry}(",
         *(f"{INDENT}{text}," for text in arguments),
         "):",
     ]
 
 
-def _count(axes: tuple[str, ...]) -> str:
-    return " * ".join(length(a) for a in axes) or "1"
+def _count(s: Sheet, axes: tuple[str, ...]) -> str:
+    return " * ".join(s.names.lengths(axes)) or "1"
 
 
 def _start(s: Sheet) -> list[str]:
@@ -271,9 +270,9 @@ def _start(s: Sheet) -> list[str]:
     lines = [
         f"KIND: tl.constexpr = {first}.dtype.element_ty",
         "program = tl.program_id(0).to(tl.int64)",
-        f"n_rows = {_count(p.rows)}",
-        f"n_cols = {_count(p.columns)}",
-        f"n_blocks = {_count(p.blocks)}",
+        f"n_rows = {_count(s, p.rows)}",
+        f"n_cols = {_count(s, p.columns)}",
+        f"n_blocks = {_count(s, p.blocks)}",
         "tiles = tl.cdiv(n_rows, ROWS)",
         "tile = program % tiles",
         "block = program // tiles % n_blocks",
@@ -321,7 +320,7 @@ def _commented(lines: list[Line], indent: str) -> list[str]:
     last = ""
     for line in lines:
         if line.note and line.note != last:
-            found.append(f"{indent}# {line.note}")
+            found.append(f"{indent}# {remark(line.note)}")
             last = line.note
         found += wrapped(line.text, indent)
     return found

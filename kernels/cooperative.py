@@ -22,16 +22,18 @@ from .emit import (
     _moves,
     _prune,
     begin,
+    multiplies,
     turns,
 )
 from .exchange import Exchange
 from .fences import fenced
 from .outline import Outline, lanes, outline
-from .page import Line, Tile
+from .page import CONSTANTS, Line, Tile
 from .phases import Event
 from .program import Op, Program
 from .sheet import Sheet
-from .text import INDENT, length, wrapped
+from .symbols import remark
+from .text import INDENT, wrapped
 
 # how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
 APART = 32
@@ -87,7 +89,7 @@ def written(found: Outline, tiling: Tiling) -> Cooperative:
     writer.write()
     sheet = writer.sheet
     return Cooperative(
-        program.name,
+        sheet.entry,
         writer.text(),
         program,
         (*program.tensors, *(t for _, t in program.stores)),
@@ -95,6 +97,8 @@ def written(found: Outline, tiling: Tiling) -> Cooperative:
         sheet.held,
         (),
         tuple(sheet.staged),
+        multiplies=multiplies(sheet),
+        widest=max(sheet.widths, default=1),
         blocks=writer.shared.blocks,
         barriers=writer.phases.barriers,
         exchanges=writer.shared.exchanges,
@@ -257,9 +261,9 @@ class _Writer:
         """The module that has the kernel."""
         sheet, program = self.sheet, self.sheet.program
         blocks = self.shared.blocks
+        title = f"{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows."
         lines = [
-            f'"""{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows.'
-            f'{self._owned()}"""',
+            f'"""{remark(title)}{self._owned()}"""',
             "",
             "import triton",
             "import triton.language as tl",
@@ -279,17 +283,17 @@ class _Writer:
         """Who has what of a row, in words."""
         lanes, groups = self.sheet.program.lanes, self.shared.groups
         who = "one block" if groups == 1 else f"a group of {groups} blocks"
-        return f"\n\nAll of {lanes} of a row is that of {who}.\n" if lanes else ""
+        return f"\n\nAll of {remark(lanes)} of a row is that of {who}.\n" if lanes else ""
 
     def _head(self) -> list[str]:
         sheet = self.sheet
-        sizes = [*(length(a) for a in sheet.program.sizes), "begin"]
+        sizes = [*sheet.names.lengths(sheet.program.sizes), "begin"]
         listed = ", ".join(f'"{n}"' for n in sizes)
-        names = ("ROWS", "ACC", "PRECISION", "UPCAST", "PATIENCE")
+        names = (*CONSTANTS, "PATIENCE")
         pointers = [*sheet.pointers.values(), *sheet.exchanged.values(), "arrived_ptr", "stuck_ptr"]
         return [
             *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-            f"def {sheet.program.name}(",
+            f"def {sheet.entry}(",
             *(f"{INDENT}{x}," for x in (*pointers, *sizes)),
             *(f"{INDENT}{x}: tl.constexpr," for x in names),
             "):",
@@ -325,9 +329,9 @@ class _Writer:
             *ragged.sorted_rows(sheet),
             "live = rows < n_rows",
             f"lane = tl.arange(0, {height})[:, None]",
-            f"living = lane < tl.where(mine, {length(lanes)}, 0)",
+            f"living = lane < tl.where(mine, {sheet.length(lanes)}, 0)",
             f"across = tl.arange(0, {height})[None, :]",
-            f"there = across < tl.where(mine, {length(lanes)}, 0)",
+            f"there = across < tl.where(mine, {sheet.length(lanes)}, 0)",
         ]
 
     def _members(self) -> list[str]:
@@ -347,7 +351,7 @@ class _Writer:
         sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
         units = self.shared.units
         lines = [
-            f"n_rows = {' * '.join(length(a) for a in program.rows) or '1'}",
+            f"n_rows = {' * '.join(sheet.names.lengths(program.rows)) or '1'}",
             f"share = tl.program_id(0) % {blocks}",
             f"tile = tl.program_id(0) // {blocks}",
             f"arrived = arrived_ptr + tile * {APART}",

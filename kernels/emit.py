@@ -14,9 +14,10 @@ from . import arithmetic, lanes, memory, ragged
 from .layout import Span
 from .live import given, needed, sunk, widths
 from .order import ordered
-from .page import KINDS, Line, Page, Tile
+from .page import CONSTANTS, KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
-from .text import INDENT, length, literal, wrapped
+from .symbols import remark
+from .text import INDENT, literal, wrapped
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Source:
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
     the tiles alive together, `staged` those of the operands of the largest matrix product, `joined`
     those of the products that give several parts; `loops` how many loops run side by side. If
-    `capped`, the assembler is told how many registers there are.
+    `capped`, the assembler is told how many registers there are. If it `multiplies` it has
+    matrix products, which take 16 rows at least; `widest` are the most columns of a tile.
     """
 
     name: str
@@ -40,11 +42,8 @@ class Source:
     joined: tuple[int, ...] = ()
     loops: int = 1
     capped: bool = True
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether it has matrix products, which take 16 rows at least."""
-        return "product(" in self.text
+    multiplies: bool = False
+    widest: int = 1
 
 
 def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
@@ -73,7 +72,7 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
     step = [line.text for line in (*page.step, *page.ends)]
     alive = widths(before, step, page.sizes) if program.axis else widths([], before, page.sizes)
     return Source(
-        program.name,
+        page.entry,
         text,
         program,
         pointers,
@@ -82,7 +81,14 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
         alive,
         tuple(page.staged),
         tuple(page.joined),
+        multiplies=multiplies(page),
+        widest=max(page.widths, default=1),
     )
+
+
+def multiplies(page: Page) -> bool:
+    """Whether a kernel has matrix products."""
+    return any("product(" in line.text for line in (*page.before, *page.step))
 
 
 def _order(page: Page) -> None:
@@ -130,7 +136,7 @@ def _index(page: Page, op: Op) -> None:
 
 
 def _size(page: Page, op: Op) -> None:
-    _single(page, op, length(op.attrs["axis"]))
+    _single(page, op, page.length(op.attrs["axis"]))
 
 
 def _single(page: Page, op: Op, text: str) -> None:
@@ -207,7 +213,7 @@ def _text(page: Page) -> str:
     program = page.program
     over = f"a loop over {program.axis}" if program.axis else "one phase of a step"
     of = f"row, all of {program.lanes} in it" if program.lanes else "tile of rows"
-    lines = [f'"""{program.name}: {over}, one program a {of}."""', ""]
+    lines = [f'"""{remark(f"{program.name}: {over}, one program a {of}.")}"""', ""]
     lines += ["import triton", "import triton.language as tl", ""]
     if page.used:
         lines += wrapped(
@@ -220,14 +226,13 @@ def _text(page: Page) -> str:
 
 
 def _head(page: Page) -> list[str]:
-    program = page.program
-    sizes = [length(a) for a in program.sizes]
+    sizes = page.names.lengths(page.program.sizes)
     listed = ", ".join(f'"{n}"' for n in sizes)
-    constants = [f"{n}: tl.constexpr" for n in ("ROWS", "ACC", "PRECISION", "UPCAST")]
+    constants = [f"{n}: tl.constexpr" for n in CONSTANTS]
     pointers = list(page.pointers.values())
     return [
         *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-        f"def {program.name}(",
+        f"def {page.entry}(",
         *(f"{INDENT}{text}," for text in (*pointers, *sizes, *constants)),
         "):",
     ]
@@ -236,28 +241,29 @@ def _head(page: Page) -> list[str]:
 def _rows(page: Page) -> list[str]:
     """The rows of a program: a tile of them."""
     return [
-        f"n_rows = {' * '.join(length(a) for a in page.program.rows) or '1'}",
+        f"n_rows = {' * '.join(page.names.lengths(page.program.rows)) or '1'}",
         "rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]",
         *ragged.sorted_rows(page),
         "live = rows < n_rows",
     ]
 
 
-def _lanes(axis: str) -> list[str]:
+def _lanes(page: Page) -> list[str]:
     """The row of a program, and its lanes as the rows of tiles."""
+    many = page.length(page.program.lanes)
     return [
         "rows = tl.program_id(0)",
         "lane = tl.arange(0, ROWS)[:, None]",
-        f"live = lane < {length(axis)}",
+        f"live = lane < {many}",
         "across = tl.arange(0, ROWS)[None, :]",
-        f"there = across < {length(axis)}",
+        f"there = across < {many}",
     ]
 
 
 def _body(page: Page) -> list[list[str]]:
     program = page.program
     start = [
-        *(_lanes(program.lanes) if program.lanes else _rows(page)),
+        *(_lanes(page) if program.lanes else _rows(page)),
         *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(page.widths)),
         *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(page.depths)),
     ]
@@ -284,7 +290,7 @@ def turns(page: Page) -> list[str]:
     last = f"{count} - 1"
     position = f"{last} - step" if program.reverse else "step"
     if program.lanes and page.hoists:  # see memory._address
-        position = f"({position}) ^ ({length(program.axis)} >> 30)"
+        position = f"({position}) ^ ({page.length(program.axis)} >> 30)"
     inside = "" if page.hoists else ", disable_licm=True"
     lines = [
         f"for step in tl.range(0, {count}, num_stages=1{inside}):",
@@ -302,7 +308,7 @@ def _commented(lines: list[Line], indent: str) -> list[str]:
     last = ""
     for line in lines:
         if line.note and line.note != last:
-            found.append(f"{indent}# {line.note}")
+            found.append(f"{indent}# {remark(line.note)}")
             last = line.note
         if line.text:
             found += wrapped(line.text, indent)

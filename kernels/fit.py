@@ -174,7 +174,7 @@ def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[L
 
 def _without_products(source: Source, launch: Launch) -> list[Launch]:
     """A phase's launches: first those with few numbers a thread, and of them those of few warps."""
-    widest = max(map(int, re.findall(r"\bcols_(\d+)", source.text)), default=1)
+    widest = source.widest
 
     def held(x: Launch) -> int:
         return max(1, x.rows * widest // (32 * x.warps))

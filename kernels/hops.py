@@ -62,7 +62,7 @@ def emit(program: Tiles) -> Source:
     sheet.step = [line for _, step in walks for line in step]
     sheet.after = rest + sheet.after
     pointers = (*program.tensors, *program.outputs)
-    return Source(program.name, written(sheet, walks), program, pointers, program.sizes, False)
+    return Source(sheet.entry, written(sheet, walks), program, pointers, program.sizes, False)
 
 
 def _sum(s: Sheet, op: Op, weighed: bool, scores: set[str]) -> list[str]:

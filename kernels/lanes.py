@@ -10,7 +10,6 @@ import math
 from typing import TYPE_CHECKING
 
 from .program import Op, Program
-from .text import length
 
 if TYPE_CHECKING:
     from .page import Page
@@ -88,7 +87,7 @@ def lanes(page: Page, op: Op) -> None:
         page.tiles[op.name] = tuple(page.operand(op.name, x, s) for s in page.layout.spans[op.name])
         return
     page.used.add(law)
-    many = length(page.program.lanes)
+    many = page.length(page.program.lanes)
     if len(op.args) > 1:
         many = page.tiles[op.args[1]][0].text
     more = [str(op.attrs[k]) for k in ("shift", "position", "k") if k in op.attrs]

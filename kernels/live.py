@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-# not what comes behind a point: `tl.where` says nothing of a variable `where`
-_WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+# not what comes behind a point, or is an argument's: `tl.where(x, mask=y)` says nothing of
+# variables `where` and `mask`
+_BEHIND, _BEFORE = r"(?<![\w.])", r"\b(?!=[^=])"
+_WORD = re.compile(rf"{_BEHIND}[^\W\d]\w*{_BEFORE}")
 _GIVEN = re.compile(r"(\w+(?:, \w+)*) = ")
 
 
@@ -20,6 +22,11 @@ def given(line: str) -> list[str]:
 def words(line: str) -> list[str]:
     """The names in a line, in their order."""
     return _WORD.findall(line)
+
+
+def renamed(line: str, name: str, new: str) -> str:
+    """A line with a variable under another name."""
+    return re.sub(rf"{_BEHIND}{name}{_BEFORE}", new, line)
 
 
 def needed(lines: Sequence[str]) -> set[int]:

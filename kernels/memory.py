@@ -6,10 +6,11 @@ import math
 import re
 
 from .layout import Span
+from .live import words
 from .page import KINDS, Page, Tile
 from .products import Dot
 from .program import Op, Part, Refused, Tensor
-from .text import length, literal, times, total
+from .text import literal, times, total
 
 NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
 
@@ -72,7 +73,7 @@ def _then(page: Page, when: str, shift: int) -> str:
     if shift > 0:
         return f"tl.maximum({when} - {shift}, 0)"
     if shift < 0:
-        return f"tl.minimum({when} + {-shift}, {length(page.program.axis)} - 1)"
+        return f"tl.minimum({when} + {-shift}, {page.length(page.program.axis)} - 1)"
     return when
 
 
@@ -86,7 +87,7 @@ def _started(page: Page, op: Op, span: Span, text: str) -> str:
             start = f"tl.full([1, 1], {start}, {KINDS[op.dtype]})"
         else:
             start = page.operand(op.name, init.name, span).text
-        place = slot if shift > 0 else f"{length(page.program.axis)} - {1 + slot}"
+        place = slot if shift > 0 else f"{page.length(page.program.axis)} - {1 + slot}"
         text = f"tl.where(t == {place}, {start}, {text})"
     return text
 
@@ -206,7 +207,7 @@ def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
             # loop, or add to from step to step, it holds, two registers for each tensor (a Neural
             # Turing Machine of 128 slots, sm_90, bf16, 8 warps: 496 bytes spilled backward, 160
             # with this). A multiple of 16, it leaves loads as wide as they are
-            inside = re.sub(r"\b(across|lane|cols_\d+)", r"(\1 + (t >> 30) * 16)", inside)
+            inside = re.sub(r"\b(across|lane|cols_\d+)\b", r"(\1 + (t >> 30) * 16)", inside)
         return f"{page.pointer(tensor)} + ({start}) + ({inside})"
     return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
 
@@ -225,7 +226,7 @@ def _across(page: Page, tensor: Tensor, span: Span) -> str:
     lane = "across" if span.width == 1 else "lane"
     # in 64 bits the distance to a thread's other lanes is part of the load's instruction
     lane += "" if page.hoists else ".to(tl.int64)"
-    return times(lane, *map(length, later), math.prod(tensor.shape))
+    return times(lane, *page.names.lengths(later), math.prod(tensor.shape))
 
 
 def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
@@ -234,7 +235,7 @@ def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     if page.frame.lanes:
         return total([*parts, _inside(page, tensor, span)])
     at = total([*parts, column(page, tensor, span)])
-    if span.width == 1 and "rows" not in at:
+    if span.width == 1 and page.frame.rows not in words(at):
         at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
     return at
 
@@ -260,7 +261,7 @@ def _stride(page: Page, tensor: Tensor) -> str:
     """The distance from one position to the next: 64 bits, for long sequences."""
     inner = tensor.axes[tensor.axes.index(page.program.axis) + 1 :]
     width = math.prod(tensor.shape)
-    text = times(*(f"{length(a)}.to(tl.int64)" for a in inner), width)
+    text = times(*(f"{page.length(a)}.to(tl.int64)" for a in inner), width)
     text = text if inner else f"tl.full([], {width}, tl.int64)"
     if text not in page.strides:
         page.strides[text] = page.names.fresh(f"{tensor.name}_step")
@@ -272,9 +273,9 @@ def _along(page: Page, tensor: Tensor, axis: str) -> str:
     """A row's position along one of its axes, times the tensor's stride there."""
     rows = page.program.rows
     k = rows.index(axis)
-    inside = [length(a) for a in rows[k + 1 :]]
+    inside = page.names.lengths(rows[k + 1 :])
     place = page.frame.rows
     place = f"({place} // ({' * '.join(inside)}))" if inside else place
-    place = f"({place} % {length(axis)})" if k else place
+    place = f"({place} % {page.length(axis)})" if k else place
     later = tensor.axes[tensor.axes.index(axis) + 1 :]
-    return times(place, *(f"{length(a)}.to(tl.int64)" for a in later), math.prod(tensor.shape))
+    return times(place, *(f"{page.length(a)}.to(tl.int64)" for a in later), math.prod(tensor.shape))

@@ -9,7 +9,7 @@ from .lanes import wide
 from .layout import Layout, Span, source
 from .products import Dot
 from .program import Op, Program, Refused, Tensor
-from .text import Names
+from .symbols import NameTable, entry
 
 PRELUDE = (
     *("product", "parted_product", "unparted", "quarters", "halves"),
@@ -21,7 +21,13 @@ PRELUDE = (
 LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
 LANES = ("lane", "across", "there")
 OWN = ("row", "mine", "leads", "living", "number")
-RESERVED = frozenset(("triton", "tl", "ROWS", *LOOP, *LANES, *OWN, *PRELUDE))
+# what a kernel's module has beside the kernel, what a launch says, and Python's own
+MODULE = ("triton", "tl", *PRELUDE)
+CONSTANTS = ("ROWS", "ACC", "PRECISION", "UPCAST")
+PYTHON = ("float", "range", "inf", "nan")
+RESERVED = frozenset((*MODULE, *CONSTANTS, *PYTHON, *LOOP, *LANES, *OWN))
+# names that a kernel has in many widths
+FAMILIES = frozenset(("cols", "down"))
 # a weight, where in it a tile begins, its rows and columns, and how far apart they lie
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
@@ -90,6 +96,8 @@ class Page:
     """
 
     hoists = True
+    # the names, and the families of names, that its emitter writes by itself
+    reserved, families = RESERVED, FAMILIES
 
     def __init__(
         self,
@@ -105,7 +113,9 @@ class Page:
         self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
         self.wide = wide(program)
-        self.names = Names(RESERVED)
+        self.names = NameTable(self.reserved, self.families)
+        self.names.lengths(program.sizes)
+        self.entry = entry(program.name, self.reserved)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr")
             for t in (*program.tensors, *(t for _, t in program.stores))
@@ -233,6 +243,10 @@ class Page:
         """Whether a tensor differs from row to row of a tile."""
         lanes = self.frame.lanes
         return bool(set(tensor.axes) & ({lanes} if lanes else set(self.program.rows)))
+
+    def length(self, axis: str) -> str:
+        """The argument that holds the length of an axis."""
+        return self.names.length(axis)
 
     def pointer(self, tensor: Tensor) -> str:
         """The argument that points at a tensor."""

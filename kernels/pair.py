@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from .cooperative import APART, Cooperative
 from .emit import Source
+from .page import CONSTANTS, MODULE
 from .program import Program
-from .text import INDENT, length, wrapped
+from .symbols import NameTable, entry, remark
+from .text import INDENT, wrapped
 
-CONSTANTS = ("ROWS", "ACC", "PRECISION", "UPCAST")
+# what the module of two kernels has besides them
+RESERVED = (*MODULE, *CONSTANTS, "arrive", "wait", "arrived_ptr", "stuck_ptr", "begin", "PATIENCE")
 
 
 def pair(name: str, first: Source, second: Source) -> Source:
@@ -26,10 +29,11 @@ def pair(name: str, first: Source, second: Source) -> Source:
     tensors = (*first.program.tensors, *second.program.tensors)
     stores = (*first.program.stores, *second.program.stores)
     program = Program(name, first.program.axis, first.program.rows, False, tensors, (), (), stores)
+    called = entry(name, (*RESERVED, first.name, second.name))
     made = replace(
         first,
-        name=name,
-        text=_text(name, first, second, sizes),
+        name=called,
+        text=_text(called, first, second, sizes),
         program=program,
         pointers=(*tensors, *(t for _, t in stores)),
         sizes=sizes,
@@ -37,6 +41,8 @@ def pair(name: str, first: Source, second: Source) -> Source:
         live=max(first.live, second.live, key=sum),
         staged=max(first.staged, second.staged, key=sum),
         joined=max(first.joined, second.joined, key=sum),
+        multiplies=first.multiplies or second.multiplies,
+        widest=max(first.widest, second.widest),
         loops=2,
     )
     if isinstance(made, Cooperative) and isinstance(second, Cooperative):
@@ -51,12 +57,14 @@ def _held(source: Source) -> int:
 def _text(name: str, first: Source, second: Source, sizes: tuple[str, ...]) -> str:
     parts = [_split(s.text) for s in (first, second)]
     imports = sorted({line for head, _ in parts for line in head})
-    lengths = [length(a) for a in sizes]
     also = _also(first)
-    listed = ", ".join(f'"{n}"' for n in (*lengths, *also.begin))
     arguments = [[f"{tag}_{p}" for p in _pointers(s)] for tag, s in zip("ab", (first, second))]
+    names = NameTable((*RESERVED, name, first.name, second.name, *arguments[0], *arguments[1]))
+    lengths = names.lengths(sizes)
+    listed = ", ".join(f'"{n}"' for n in (*lengths, *also.begin))
     constants = [f"{c}: tl.constexpr" for c in (*CONSTANTS, *also.constants)]
-    lines = [f'"""{name}: two loops over {first.program.axis}, side by side."""', ""]
+    title = remark(f"{name}: two loops over {first.program.axis}, side by side.")
+    lines = [f'"""{title}"""', ""]
     lines += ["import triton", "import triton.language as tl", "", *imports]
     lines += [row for _, body in parts for row in ["", "", *body]]
     lines += ["", "", *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""), f"def {name}("]
@@ -65,7 +73,7 @@ def _text(name: str, first: Source, second: Source, sizes: tuple[str, ...]) -> s
     lines += [f"{INDENT}{text}," for text in inside]
     lines += ["):", f"{INDENT}if tl.program_id(1) == 0:"]
     for k, source in enumerate((first, second)):
-        own = [length(a) for a in source.sizes]
+        own = names.lengths(source.sizes)
         given = [*arguments[k], *also.counters[k], *own, *also.begin, *CONSTANTS, *also.constants]
         lines += [INDENT + "else:"] if k else []
         lines += wrapped(f"{source.name}({', '.join(given)})", INDENT * 2)
@@ -101,7 +109,7 @@ def stores_last(first: Source, second: Source, arguments: list[list[str]]) -> li
 
 def _pointers(source: Source) -> list[str]:
     """The pointer arguments of a kernel, as its text names them: exchanges too."""
-    inside = source.text.split(f"def {source.name}(\n", 1)[1].split("\n):", 1)[0]
+    inside = source.text.split(f"\ndef {source.name}(\n", 1)[1].split("\n):", 1)[0]
     names = [row.strip().rstrip(",") for row in inside.splitlines()]
     exchanged = len(source.exchanges) if isinstance(source, Cooperative) else 0
     return names[: len(source.pointers) + exchanged]
@@ -109,7 +117,7 @@ def _pointers(source: Source) -> list[str]:
 
 def _split(text: str) -> tuple[list[str], list[str]]:
     """The imports of a kernel's module, and the kernel itself."""
-    head, body = text.split("@triton.jit", 1)
-    imports = head.split("import triton.language as tl\n", 1)[1].strip()
+    head, body = text.split("\n@triton.jit", 1)
+    imports = head.split("\nimport triton.language as tl\n", 1)[1].strip()
     found = imports.splitlines() if "(\n" not in imports else [imports]
     return found, ("@triton.jit" + body).rstrip("\n").splitlines()

@@ -17,10 +17,13 @@ import numpy as np
 from .layout import runs
 from .products import Dot
 from .program import Op, Tensor
+from .symbols import NameTable
 
 # a stretch of a product's columns: where it begins and ends
 Stretch = tuple[int, int]
 Store = tuple[str, Tensor, int]
+# the parts of each product: what they are called
+Parts = dict[str, dict[Stretch, str]]
 
 
 def parted(ops: Sequence[Op], dots: dict[str, Dot], kept: frozenset[str]) -> list[Op]:
@@ -29,8 +32,9 @@ def parted(ops: Sequence[Op], dots: dict[str, Dot], kept: frozenset[str]) -> lis
     for op in ops:
         for arg in op.args:
             users.setdefault(arg, []).append(op)
+    names = NameTable(op.name for op in ops)
     cut = {
-        op.name: found
+        op.name: {stretch: names.fresh(f"{op.name}_from_{stretch[0]}") for stretch in found}
         for op in ops
         if op.name in dots and op.name not in kept and len(op.shape) == 1
         if len(found := _stretches(op, users.get(op.name, []))) > 1
@@ -84,28 +88,24 @@ def _groups(ordered: Sequence[Stretch]) -> Iterator[Stretch]:
     yield first, last
 
 
-def _rewritten(op: Op, cut: dict[str, list[Stretch]]) -> Iterator[Op]:
+def _rewritten(op: Op, cut: Parts) -> Iterator[Op]:
     if op.name in cut:
-        for start, end in cut[op.name]:
+        for (start, end), name in cut[op.name].items():
             attrs = {**op.attrs, "first": start, "of": op.name}
-            yield replace(op, name=_part(op.name, start), shape=(end - start,), attrs=attrs)
+            yield replace(op, name=name, shape=(end - start,), attrs=attrs)
     elif op.kind == "view" and any(a in cut for a in op.args):
         yield _of_parts(op, cut)
     else:
         yield op
 
 
-def _of_parts(op: Op, cut: dict[str, list[Stretch]]) -> Op:
+def _of_parts(op: Op, cut: Parts) -> Op:
     """A view of the parts that it takes."""
     args, maps = list(op.args), list[Any](op.attrs["maps"])
     for k, arg in enumerate(op.args):
         if arg in cut:
             places = maps[k]
             at = int(places[places >= 0][0])
-            start = next(a for a, b in cut[arg] if a <= at < b)
-            args[k], maps[k] = _part(arg, start), np.where(places < 0, -1, places - start)
+            start, name = next((a, x) for (a, b), x in cut[arg].items() if a <= at < b)
+            args[k], maps[k] = name, np.where(places < 0, -1, places - start)
     return replace(op, args=tuple(args), attrs={**op.attrs, "maps": maps})
-
-
-def _part(name: str, start: int) -> str:
-    return f"{name}_from_{start}"

@@ -16,6 +16,7 @@ from .parted import parted
 from .products import Dot, form, is_weight, letters
 from .program import Op, Program, Refused, State
 from .rowwise import OWN, drawn, rowwise
+from .symbols import NameTable
 
 SOURCES = frozenset({"read", "draw", "const", "index", "size", "lane"})
 
@@ -57,10 +58,11 @@ def plainer(program: Program) -> list[Op]:
     Those by a weight are in parts where these are shared out differently.
     """
     ops = {op.name: op for op in program.ops}
+    names = NameTable(ops)
     found: list[Op] = []
     for op in program.ops:
         if op.kind == "product" and not isinstance(dot_of(op, ops), Dot):
-            found += _plain(op, ops)
+            found += _plain(op, ops, names)
         else:
             found.append(op)
     kept = {name for state in program.states for name in (*state.inits, state.next)}
@@ -75,7 +77,7 @@ def dot_of(op: Op, ops: dict[str, Op]) -> Any:
     return form(op, ops)
 
 
-def _plain(op: Op, ops: dict[str, Op]) -> list[Op]:
+def _plain(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
     a, b, out = letters(op)
     full = max((a, b), key=len)
     if not (full.endswith(a) and full.endswith(b)) or set(out) - set(full):
@@ -87,7 +89,7 @@ def _plain(op: Op, ops: dict[str, Op]) -> list[Op]:
     if out == full:
         return [pointed]
     shape = max((ops[x].shape for x in op.args), key=len)
-    made = replace(pointed, name=f"{op.name}_terms", shape=shape)
+    made = replace(pointed, name=names.fresh(f"{op.name}_terms"), shape=shape)
     dims = tuple(d for d, x in enumerate(full) if x not in out)
     return [made, replace(op, kind="sum", args=(made.name,), attrs={"dims": dims})]
 

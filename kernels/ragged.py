@@ -9,14 +9,14 @@ from __future__ import annotations
 from . import memory
 from .layout import Span
 from .page import Page
-from .text import INDENT, length, wrapped
+from .text import INDENT, wrapped
 
 NUMBER = Span(0, 1, 1)
 
 
 def count(page: Page) -> str:
     """The variable that holds how many steps there are."""
-    return "stop" if page.program.ends is not None else length(page.program.axis)
+    return "stop" if page.program.ends is not None else page.length(page.program.axis)
 
 
 def sorted_rows(page: Page) -> list[str]:
@@ -37,7 +37,7 @@ def steps(page: Page) -> list[str]:
     ends = page.program.ends
     if ends is None:
         return []
-    most = length(page.program.axis)
+    most = page.length(page.program.axis)
     return [
         f"ends = {memory.load(page, ends, NUMBER, '')}",
         f"stop = tl.minimum(tl.maximum(tl.max(ends), 1), {most}).to(tl.int32)",
@@ -57,7 +57,7 @@ def beyond(page: Page) -> list[str]:
         page.enter(page.ops[name])
         before, inside = memory.fill(page, name, tensor)
         lines += before
-        lines.append(f"for t in tl.range(stop, {length(program.axis)}, num_stages=1):")
+        lines.append(f"for t in tl.range(stop, {page.length(program.axis)}, num_stages=1):")
         lines += [INDENT + line for line in inside]
     return [text for line in lines for text in _indented(line)]
 

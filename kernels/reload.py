@@ -5,14 +5,13 @@ A load is an address and a mask; what it brings takes registers for as long as i
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .live import given, words
+from .live import given, renamed, words
 from .page import Line
-from .text import Names
+from .symbols import NameTable
 
 # registers a thread from which a value is worth loading again, and lines between its uses (a Neural
 # Turing Machine of 128 slots, backward, sm_80, bf16, Triton 3.6: 56 bytes spilled without, none so)
@@ -26,7 +25,7 @@ def reloaded(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) ->
     """
     found: list[Line] = []
     held = _cones(lines, used, sizes)
-    names = Names(frozenset(word for line in lines for word in words(line.text)))
+    names = NameTable(word for line in lines for word in words(line.text))
     for k, line in enumerate(lines):
         for cone in held.values():
             if cone.last >= 0 and cone.used_by(line):
@@ -56,14 +55,14 @@ class _Cone:
         return self.name in words(line.text) and not any(line is x for x in self.lines)
 
     def renamed(self, text: str) -> str:
-        return re.sub(rf"\b{self.name}\b", self.now, text) if self.now else text
+        return renamed(text, self.name, self.now) if self.now else text
 
-    def again(self, names: Names) -> list[Line]:
+    def again(self, names: NameTable) -> list[Line]:
         """Its lines once more, under names that are free."""
         texts = [line.text for line in self.lines]
         for old in [name for text in texts for name in given(text)]:
             new = names.fresh(f"{old}_again")
-            texts = [re.sub(rf"\b{old}\b", new, text) for text in texts]
+            texts = [renamed(text, old, new) for text in texts]
             self.now = new
         return [replace(line, text=text) for line, text in zip(self.lines, texts)]
 

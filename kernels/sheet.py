@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .lanes import tile, wide
 from .layout import Layout, Span
-from .page import Frame, Page, Tile
+from .page import FAMILIES, RESERVED, Frame, Page, Tile
 from .program import Op
 from .share import EACH, Shared
 
@@ -12,6 +12,13 @@ from .share import EACH, Shared
 THREADS = 256
 # numbers side by side that a thread has, where there are threads enough for more
 VECTOR = 4
+# what a kernel has besides that many blocks share
+SHARED = frozenset(
+    (
+        *("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust", "patience"),
+        *("arrive", "wait", "arrived_ptr", "stuck_ptr", "PATIENCE", "rows_deep", "live_deep"),
+    )
+)
 
 
 class Sheet(Page):
@@ -19,6 +26,8 @@ class Sheet(Page):
 
     Its frame is all blocks' tile of rows; of values that are a block's `own`, its row.
     """
+
+    reserved, families = RESERVED | SHARED, FAMILIES | {"unit", "own"}
 
     def __init__(self, shared: Shared, ahead: bool, layout: Layout):
         program = shared.program
@@ -33,8 +42,6 @@ class Sheet(Page):
         self.frame = self.whole = Frame()
         leads = "mine" if shared.groups == 1 else "leads"
         self.own = Frame("row", "living", str(tile(program.most)), program.lanes, "mine", leads)
-        for name in ("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust"):
-            self.names.taken.add(name)
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
         self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
         self.streamed = 0

@@ -1,36 +1,13 @@
-"""The text of generated code: names, numbers, and lines of at most 100 columns."""
+"""The text of generated code: numbers, sums, and lines of at most 100 columns."""
 
 from __future__ import annotations
 
-import keyword
 import math
 import re
 from typing import Any
 
 COLUMNS, INDENT = 100, "    "
 _BRACKET, _MARK = re.compile(r"[()]"), re.compile(r"[][(),]")
-
-
-class Names:
-    """Variable names, each used once, as close to the wanted ones as Python allows."""
-
-    def __init__(self, reserved: frozenset[str]):
-        self.taken = set(reserved)
-
-    def fresh(self, wanted: str) -> str:
-        """A name that nothing has yet."""
-        base = re.sub(r"\W+", "_", wanted).strip("_") or "v"
-        base = f"v_{base}" if base[0].isdigit() or keyword.iskeyword(base) else base
-        name, count = base, 2
-        while name in self.taken:
-            name, count = f"{base}_{count}", count + 1
-        self.taken.add(name)
-        return name
-
-
-def length(axis: str) -> str:
-    """The argument that holds the length of an axis."""
-    return "n_" + re.sub(r"\W+", "_", axis)
 
 
 def literal(value: Any, kind: str) -> str:

@@ -19,9 +19,8 @@ def most(s: Sheet, store: Store) -> None:
     A `most` of what a `place` before it looks at is there already.
     """
     op = s.ops[store.op]
-    key = f"most {op.args[0]}", 0, False
-    if op.kind == "most" and key in s.made:
-        _keep(s, store, s.made[key].text)
+    if op.kind == "most" and op.args[0] in s.largest:
+        _keep(s, store, s.largest[op.args[0]])
         return
     best = s.names.fresh(f"{op.name}_best")
     s.add(f"{best} = tl.full([{_rows(s)}, 1], {INF}, ACC)", op, False)
@@ -33,7 +32,7 @@ def most(s: Sheet, store: Store) -> None:
     if op.kind == "place":
         kept = _place(s, op, masked, top, best)
     s.add(f"{best} = tl.maximum({best}, {top}, propagate_nan=tl.PropagateNan.ALL)", op, True)
-    s.made[key] = Tile(best, bool(s.program.rows), False, 1)
+    s.largest[op.args[0]] = best
     _keep(s, store, kept)
     s.forget()
 

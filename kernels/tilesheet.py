@@ -6,17 +6,18 @@ import math
 import re
 
 from .memory import NOTHING
-from .page import MOST, PRELUDE, Line
+from .page import CONSTANTS, FAMILIES, MODULE, MOST, PRELUDE, PYTHON, Line
 from .program import Op, Refused, Tensor
-from .text import Names, length, times, total
+from .symbols import NameTable, entry
+from .text import times, total
 from .tiles import CHUNK, LONG, Span, Tile, Tiles, sides, spans
 
 RESERVED = frozenset(
     (
-        *("triton", "tl", "program", "tile", "tiles", "block", "part", "row", "live", "col"),
+        *(*MODULE, *CONSTANTS, *PYTHON, "COLS"),
+        *("program", "tile", "tiles", "block", "part", "row", "live", "col"),
         *("down", "valid", "valid_down", "start", "begin", "end", "length", "top", "weights"),
         *("shrink", "best", "floor", "n_rows", "n_cols", "n_blocks", "share", "places", "KIND"),
-        *("ROWS", "COLS", *PRELUDE),
     )
 )
 
@@ -35,7 +36,9 @@ class Sheet:
             for op in program.ops
         )
         self.chunk = LONG if self.wide else CHUNK
-        self.names = Names(RESERVED)
+        self.names = NameTable(RESERVED, FAMILIES)
+        self.names.lengths(program.sizes)
+        self.entry = entry(program.name, RESERVED)
         self.pointers = {
             t.name: self.names.fresh(f"{t.name}_ptr") for t in (*program.tensors, *program.outputs)
         }
@@ -43,6 +46,10 @@ class Sheet:
         self.step: list[Line] = []
         self.after: list[Line] = []
         self.made: dict[tuple[str, int, bool], Tile] = {}
+        # tiles of matrices, the largest so far of values, and the terms of products that are summed
+        self.squares: dict[tuple[str, str, str, int, int], str] = {}
+        self.largest: dict[str, str] = {}
+        self.terms: dict[str, Op] = {}
         self.places: dict[tuple[str, str], str] = {}
         self.widths: set[int] = set()
         self.depths: set[int] = set()
@@ -68,6 +75,15 @@ class Sheet:
         made = Tile(name, tile.rows, tile.columns, tile.width)
         self.made[op.name, k, raw] = made
         return made
+
+    def inner(self, op: Op) -> Op:
+        """The terms of a sum of products, as an operation of their own."""
+        if op.name not in self.terms:
+            name = NameTable(self.ops).fresh(f"{op.name}_terms")
+            made = Op(name, "product", op.args, (), "float", op.attrs, op.note)
+            self.ops[name], self.sides[name] = made, self.sides[op.name]
+            self.terms[op.name] = made
+        return self.terms[op.name]
 
     def forget(self) -> None:
         """Let go of what fills [rows, columns, width], chunk by chunk: it is computed again where
@@ -104,9 +120,9 @@ class Sheet:
             return whole
         if (whole, axis) not in self.places:
             k = axes.index(axis)
-            inside = " * ".join(length(a) for a in axes[k + 1 :])
+            inside = " * ".join(self.names.lengths(axes[k + 1 :]))
             text = f"{whole} // ({inside})" if inside else whole
-            text = f"{text} % {length(axis)}" if k else text
+            text = f"{text} % {self.names.length(axis)}" if k else text
             name = self.names.fresh(f"{axis}_{whole}")
             self.places[whole, axis] = name
             self.add(f"{name} = {text}", None, moving)
@@ -115,10 +131,10 @@ class Sheet:
     def _pick(self, op: str, down: bool) -> str:
         """The positions that the columns stand for."""
         name = self.made[op, 0, False].text
-        if down and ("down", op) not in self.places:
-            self.places["down", op] = self.names.fresh(f"{name}_down")
-            self.add(f"{self.places['down', op]} = tl.trans({name})", self.ops[op], True)
-        return self.places["down", op] if down else name
+        if down and ("picked", op) not in self.places:
+            self.places["picked", op] = self.names.fresh(f"{name}_down")
+            self.add(f"{self.places['picked', op]} = tl.trans({name})", self.ops[op], True)
+        return self.places["picked", op] if down else name
 
     def address(self, tensor: Tensor, tile: Tile, span: Span, part: str = "") -> str:
         """Where a chunk of a tensor lies; `part` is the number of the whole before it."""
@@ -130,7 +146,7 @@ class Sheet:
         text = part
         for axis in tensor.axes:
             place = self.place(axis, down)
-            text = f"({text}) * {length(axis)} + {place}" if text else place
+            text = f"({text}) * {self.names.length(axis)} + {place}" if text else place
         count = math.prod(tensor.shape)
         text = times(f"({text})", count) if text else ""
         column = ""

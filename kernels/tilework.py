@@ -63,9 +63,8 @@ def _index(s: Sheet, op: Op, k: int) -> Tile:
 
 
 def _size(s: Sheet, op: Op, k: int) -> Tile:
-    from .text import length
-
-    return Tile(f"tl.full([1, 1], {length(op.attrs['axis'])}, tl.int64)", False, False, 1)
+    many = s.names.length(op.attrs["axis"])
+    return Tile(f"tl.full([1, 1], {many}, tl.int64)", False, False, 1)
 
 
 def _const(s: Sheet, op: Op, k: int) -> Tile:
@@ -255,8 +254,8 @@ def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:
 def _square(s: Sheet, op: Op, which: int, j: int, span: Span, k: int, out: Span) -> str:
     """A chunk of a matrix, [vector, result], loaded before the walk."""
     name = op.args[which]
-    key = (f"{name} {letters(op)[which]} {letters(op)[2]}", j * 1000 + k, True)
-    if key not in s.made:
+    key = (name, letters(op)[which], letters(op)[2], j, k)
+    if key not in s.squares:
         tensor = s.ops[name].attrs["tensor"]
         after = letters(op)[which].index(letters(op)[2]) == 1
         steps = (tensor.shape[1], 1) if after else (1, tensor.shape[1])
@@ -266,8 +265,8 @@ def _square(s: Sheet, op: Op, which: int, j: int, span: Span, k: int, out: Span)
         variable = s.names.fresh(f"{name}_{j}_{k}")
         pointer = s.pointers[tensor.name]
         s.add(f"{variable} = tl.load({pointer} + {at}, mask={mask}, other=0.0)", s.ops[name], False)
-        s.made[key] = Tile(variable, False, False, out.width)
-    return s.made[key].text
+        s.squares[key] = variable
+    return s.squares[key]
 
 
 def _soft(s: Sheet, op: Op, k: int) -> Tile:

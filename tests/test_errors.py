@@ -419,6 +419,14 @@ def test_the_batch_named():
         g.input("u", (3,), over=("batch", "time"))
 
 
+@pytest.mark.parametrize("name", ["@time", "@lengths of time", "", 3])
+def test_names_that_calls_have_words_for(name):
+    g, x, _ = drawing()
+    for declare in (g.input, lambda n: g.state(n, (3,)), lambda n: g.output(n, x)):
+        with pytest.raises(errors.NameTakenError):
+            declare(name)
+
+
 def test_a_reserved_name():
     g, _, _ = drawing()
     with says(
@@ -427,8 +435,8 @@ def test_a_reserved_name():
         'lengths' cannot name an input
           at:     test_errors.py:N
           got:    'lengths'
-          wanted: a non-empty string that is none of batch, lengths, record, return_state,
-                  self, state
+          wanted: a string that is not empty, does not start with '@', and is none of batch,
+                  lengths, record, return_state, self, state
           fix:    choose another name
         """,
     ):
@@ -459,7 +467,8 @@ def test_an_output_declared_twice():
         there is an output 'y' already
           at:     test_errors.py:N
           got:    output 'y'
-          wanted: names of outputs that differ and are not reserved
+          wanted: names that differ, each a string that is not empty, does not start with '@',
+                  and is none of batch, lengths, record, return_state, self, state
           fix:    choose another name
         """,
     ):

@@ -246,3 +246,12 @@ def _type_as(x: Expr, other: Expr) -> Any:
 @names("detach")
 def _detach(x: Expr) -> Any:
     return make("detach", x)
+
+
+@names("tensor", "asarray", "as_tensor")
+def _tensor(x: Expr, dtype: Any = None, **rest: Any) -> Any:
+    """A value as a tensor: `torch.tensor` copies it, and lets no gradient through."""
+    return NotImplemented if not isinstance(x, Expr) else x if dtype is None else cast(x, dtype)
+
+
+HANDLERS["tensor"] = lambda x, **rest: make("detach", _tensor(x, **rest))

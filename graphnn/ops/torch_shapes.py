@@ -92,7 +92,7 @@ def _expand_as(x: Expr, other: Expr) -> Any:
     return _expand(x, other.shape)
 
 
-@names("contiguous", "clone")
+@names("contiguous", "clone", "__deepcopy__")
 def _same(x: Expr, *_: Any, **__: Any) -> Any:
     return x
 

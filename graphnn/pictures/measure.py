@@ -7,6 +7,7 @@ import functools
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from graphnn.kernels.symbols import visible
 from graphnn.pictures.scene import Band, Box
 
 FONT = "DejaVu Sans"
@@ -18,7 +19,7 @@ PAD = {"input": (11.0, 5.0), "output": (11.0, 5.0), "parameter": (11.0, 5.0), "d
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """The width of one line of text."""
     font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
-    return float(text_to_path.get_text_width_height_descent(text, font, False)[0])
+    return float(text_to_path.get_text_width_height_descent(visible(text), font, False)[0])
 
 
 def leading(size: float) -> float:

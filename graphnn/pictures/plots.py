@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphnn.errors import PictureError
+from graphnn.kernels.symbols import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,15 +142,18 @@ def gradient_flow(
         row = _matrix(norms, name, (1,))
         # zero has no place on a log scale: a gap says that nothing arrives
         row = torch.where(row > 0, row, torch.nan)
-        ax.plot(
-            range(1, len(row) + 1), row.numpy(), label=name, marker="." if len(row) < 40 else ""
-        )
+        # matplotlib keeps what begins with "_" to itself
+        label = visible(f" {name}" if name.startswith("_") else name)
+        marker = "." if len(row) < 40 else ""
+        ax.plot(range(1, len(row) + 1), row.numpy(), label=label, marker=marker)
     ax.set_yscale("log")
     ax.set_xlabel("step t")
     ax.set_ylabel("‖∂L/∂z(t)‖")
     ax.set_title(title)
     ax.grid(True, alpha=0.3)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, never on them
+    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return Plot(figure)
 
 

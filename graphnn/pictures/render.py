@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
+from graphnn.kernels.symbols import visible
 from graphnn.pictures.layout import Layout, Rect
 from graphnn.pictures.measure import FONT, HEADING, SMALL, TITLE, leading, text_width
 from graphnn.pictures.route import Way
@@ -83,7 +84,7 @@ class _Drawing:
         self.axes.text(
             x,
             y,
-            text,
+            visible(text),
             size=size,
             color=colour,
             family=FONT,

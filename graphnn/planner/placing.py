@@ -16,8 +16,10 @@ from graphnn.sites import Site
 
 def named(base: str, used: Sequence[str]) -> str:
     """A name that is not used yet, by number."""
-    count = sum(n.split(", ")[0] == base for n in used)
-    return f"{base}, {count + 1}" if count else base
+    name, count = base, 2
+    while name in used:
+        name, count = f"{base}, {count}", count + 1
+    return name
 
 
 def placed(

@@ -8,7 +8,7 @@ from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.planner.rewrite import remake, rewrite
 
-FINAL = "final state of "
+FINAL = "@final state of "
 
 
 def resume(ir: IR, given: frozenset[str]) -> IR:
@@ -84,7 +84,7 @@ def finals(ir: IR, wanted: list[int], ragged: frozenset[str]) -> IR:
     return new
 
 
-RECORD = "sequence of "
+RECORD = "@sequence of "
 
 
 def record(ir: IR, names: frozenset[str]) -> IR:

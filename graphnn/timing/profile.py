@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from graphnn import calls
 from graphnn.backends.torch.module import Program
 from graphnn.errors import TimingError
+from graphnn.kernels.symbols import visible
 from graphnn.model import Compiled
 from graphnn.planner.choose import Target
 from graphnn.planner.cost import Device, Work, bound, least
@@ -60,13 +62,13 @@ class Profile:
     def table(self) -> Table:
         """The table."""
         title = f"{self.name}: {ms(self.total)} ms a call, {self.rounds} rounds, median"
-        made = Table(title=title, title_justify="left")
+        made = Table(title=Text(visible(title)), title_justify="left")
         for column in ("part", "how"):
             made.add_column(column)
         for column in ("ms", "quartiles", "share", "limit ms", "of limit", "expected ms"):
             made.add_column(column, justify="right")
         for row in self.rows:
-            made.add_row(*_cells(row))
+            made.add_row(*(Text(visible(cell)) for cell in _cells(row)))
         return made
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from graphnn.kernels.text import COLUMNS, Names, bare, exact, literal, times, total, wrapped
+from graphnn.kernels.text import COLUMNS, bare, exact, literal, times, total, wrapped
 
 CALL = "tl.load(pointer + (" + " + ".join(f"some_offset_{k}" for k in range(9)) + "), mask=live)"
 LINES = [
@@ -38,16 +38,6 @@ def test_a_line_that_fits_with_its_indent_stays_one() -> None:
 def test_a_line_without_a_call_at_its_end_is_left_alone() -> None:
     line = "value = " + " + ".join(["something_long"] * 9)
     assert wrapped(line, "") == [line]
-
-
-def test_names_are_used_once_and_python_takes_them() -> None:
-    names = Names(frozenset({"tl", "rows"}))
-    assert [names.fresh(n) for n in ("a", "a", "a_2", "tl", "rows")] == [
-        "a", "a_2", "a_2_2", "tl_2", "rows_2",
-    ]  # fmt: skip
-    assert [names.fresh(n) for n in ("l0.weight", "3d", "lambda", "", "...")] == [
-        "l0_weight", "v_3d", "v_lambda", "v", "v_2",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ is a loop of its own (`derivative`), and so are a loop's tangents and the loop u
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from graphnn.backends.torch import registry, transforms
 from graphnn.backends.torch.functions import Function, Lowering, write
-from graphnn.backends.torch.scope import Ends, Scope
+from graphnn.backends.torch.scope import RESERVED, Ends
 from graphnn.backends.torch.watched import unwatched
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
+from graphnn.kernels.symbols import NameTable, entry, remark
 from graphnn.ops.custom import values_alone
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
@@ -33,6 +35,9 @@ from graphnn.planner.orders import floating, mapped, pulled, pushed, unclipped
 from graphnn.planner.simplify import simplify
 from graphnn.planner.spare import spare
 
+# what a loop's functions have behind its name
+WAYS = ("_saving", "_backward")
+
 
 class LoopProgram:
     """A loop's generated functions: forward, forward that saves for backward, backward.
@@ -40,8 +45,8 @@ class LoopProgram:
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
     kernels of the loops where given. `ordered`: examples come in the order of their lengths, the
     longest first, and what lies beyond their ends repeats a step if `held`, or is zero.
-    `recompute`: pointwise values are computed again in the
-    backward, or none (False), or those that kernels had better (None).
+    `recompute`: pointwise values are computed again in the backward, or none (False), or those that
+    kernels had better (None). `names` are those of functions that it is to differ from.
     """
 
     def __init__(
@@ -51,8 +56,11 @@ class LoopProgram:
         recompute: bool | None = None,
         lowering: Lowering | None = None,
         ordered: bool = False,
+        names: NameTable | None = None,
         held: bool = True,
     ):
+        self.names = names or NameTable(RESERVED)
+        self.name = _name(loop.name, self.names)
         self.ordered, self.held = ordered, held
         self.loop, self.passes, self.recompute = loop, passes, recompute
         self.lowering = lowering
@@ -67,7 +75,7 @@ class LoopProgram:
         full = tuple(self.floating()), self._presence([True] * len(loop.results))
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         self.text = self.train.source + self._backwards[full].source + str(loop.results)
-        self.key = registry.entered(loop.name, self.text, self)
+        self.key = registry.entered(remark(loop.name), self.text, self)
 
     @property
     def infer(self) -> Function:
@@ -116,7 +124,7 @@ class LoopProgram:
         return settle(ir)
 
     def _forward(self, results: Sequence[int], suffix: str) -> Function:
-        ir, name = values_alone(self.loop.ir), _identifier(self.loop.name)
+        ir, name = values_alone(self.loop.ir), self.name
         title = f"The loop over {self.loop.loop.axis} of {self.loop.name}."
         likes = [(i, ir[i]) for i in results]
         reads, ends = self.loop.reads, self._ends(self.held)
@@ -214,7 +222,8 @@ class LoopProgram:
 
     def _made(self, cut: LoopIR, kind: str, lowering: Lowering | None, held: bool) -> LoopProgram:
         cut = replace(cut, name=f"{self.loop.name}_{kind}")
-        return LoopProgram(cut, self.passes, self.recompute, lowering, self.ordered, held)
+        given = (self.passes, self.recompute, lowering, self.ordered, self.names, held)
+        return LoopProgram(cut, *given)
 
     def _write_backward(
         self, derived: Derived, wanted: Sequence[int], results: Sequence[int]
@@ -224,7 +233,7 @@ class LoopProgram:
         reads = [*loop.reads, *self._kept()]
         reads += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
         outs = [(self._gradient_of(ir, i), loop.ir[i]) for i in wanted]
-        name = f"{_identifier(loop.name)}_backward"
+        name = f"{self.name}_backward"
         title, ends = (
             f"Gradients of the loop over {loop.loop.axis} of {loop.name}.",
             self._ends(False),
@@ -252,8 +261,12 @@ class LoopProgram:
         several = self.lowering.several_of if self.lowering is not None else {}
         return [self.text, *(several[n].chooser.what for n in self._names() if n in several)]
 
+    def phase(self, name: str) -> bool:
+        """Whether a kernel of this name is a phase of its steps."""
+        return bool(re.fullmatch(rf"{self.name}({'|'.join(WAYS)})?(_\d+|_[ab])*_phase_\d+", name))
+
     def _names(self) -> tuple[str, str]:
-        return self.train.name, f"{_identifier(self.loop.name)}_backward"
+        return self.train.name, f"{self.name}_backward"
 
     def _gradient_of(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:
@@ -267,8 +280,14 @@ class LoopProgram:
         return floating(self.loop)
 
 
-def _identifier(name: str) -> str:
-    return Scope(IR()).fresh(name)
+def _name(wanted: str, names: NameTable) -> str:
+    """A name that no other loop's functions have, whatever they are named after."""
+    wanted = entry(wanted)
+    name = names.fresh(wanted)
+    while not names.taken.isdisjoint(more := {f"{name}{way}" for way in WAYS}):
+        name = names.fresh(wanted)
+    names.taken |= more
+    return name
 
 
 def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:

@@ -25,8 +25,9 @@ from graphnn.backends.torch.products import linear, outer
 from graphnn.backends.torch.repeated import times
 from graphnn.backends.torch.running import Running
 from graphnn.backends.torch.scans import scan
-from graphnn.backends.torch.scope import Ends, Scope, dtype_text, size_name
+from graphnn.backends.torch.scope import Ends, Scope, dtype_text, origin
 from graphnn.ir import BATCH, IR, Node
+from graphnn.kernels.symbols import NameTable, remark
 from graphnn.ops.table import OPS
 from graphnn.planner.beside import Part, beside, joined
 from graphnn.planner.contract import contract
@@ -107,6 +108,7 @@ def called(lowering: Lowering | None) -> dict[str, Any]:
 class Lowering(Protocol):
     """What turns loops into kernels: lines that run one, or None where it stays with torch."""
 
+    names: NameTable
     choices: dict[str, Any]
     unwritten: dict[str, str]
     several_of: dict[str, Any]
@@ -180,13 +182,14 @@ def write(
         ir = ir.copy()
         ir.insert(ends.node)
     scope = Scope(ir)
+    scope.table.taken.add(name)
     scope.ends = ends
     names = [_read(scope, ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
     axes = tuple(a for a in ir.axes)
     body = ["device = tensors[0].device"]
     if names:
         body.append(f"{_unpacked(names)} = tensors")
-    body.append(f"{_unpacked([size_name(a) for a in axes])} = sizes")
+    body.append(f"{_unpacked(scope.sizes(axes))} = sizes")
     floating = _first_floating(ir, reads)
     kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
     body.append(f"dtype = {kind}")
@@ -202,7 +205,7 @@ def write(
     if lowering is not None:
         body = _needed(body, returned)
     title += lowering.note(ir) if lowering else ""
-    lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{title}"""']
+    lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{remark(title)}"""']
     lines += [INDENT + line for line in body]
     lines.append(f"{INDENT}return [{', '.join(returned)}]")
     source = "\n".join(lines) + "\n"
@@ -226,7 +229,7 @@ def _read(scope: Scope, node: Node) -> str:
 def _noise(scope: Scope, node: Node) -> str:
     """The line that draws noise into memory: left out where only kernels read it."""
     given, seed = node.attrs["places"], scope.seeds[node.id]
-    sizes = [size_name(a) for a in given] + [str(n) for n in node.shape]
+    sizes = scope.sizes(given) + [str(n) for n in node.shape]
     text = f"runtime.noise({seed}, {node.attrs['kind']!r}, {node.attrs['p']!r}, "
     text += f"({', '.join(sizes)}{',' * (len(sizes) == 1)}), dtype)"
     return f"{scope.declare(node)} = {text}{scope.permuted(given, node)}"
@@ -263,7 +266,7 @@ def _unpacked(names: Sequence[str]) -> str:
 def _returned(scope: Scope, i: int, like: Node) -> str:
     """A result in the axes and shape of `like`, in memory of its own."""
     node = scope.ir[i]
-    sizes = [size_name(a) for a in scope.axes(like)] + [str(n) for n in like.shape]
+    sizes = scope.sizes(scope.axes(like)) + [str(n) for n in like.shape]
     if node.op in ("const", "size"):
         kind = dtype_text(scope.ir, like.dtype)
         return f"torch.full([{', '.join(sizes)}], {scope.var(i)}, dtype={kind}, device=device)"
@@ -297,8 +300,7 @@ def regions(
                 if node.op in ("const", "size", "given") or i in scope.names:
                     continue
                 text = express(scope, node)
-                where = f"  # {node.site}" if node.site else ""
-                lines.append(f"{scope.declare(node)} = {text}{where}")
+                lines.append(f"{scope.declare(node)} = {text}{origin(node)}")
         else:
             loops = part if isinstance(part, list) else [part]
             inside = set(joined(loops).nodes)

@@ -18,6 +18,7 @@ from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
 from graphnn.backends.torch.watched import watched
 from graphnn.ir import Node
+from graphnn.kernels.symbols import remark
 from graphnn.planner.hops import Hops
 
 
@@ -64,7 +65,7 @@ class HopsProgram:
         pairs = [(i, part.ir[i]) for i in part.results]
         title = f"The definition of {part.name}."
         self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
-        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
+        self.key = registry.entered(remark(part.name), "\n".join(self.sources()), self)
 
     @property
     def axes(self) -> list[str]:

@@ -15,7 +15,7 @@ from graphnn.backends.torch.scope import (
     SCALAR_SECOND,
     Scope,
     dtype_text,
-    size_name,
+    origin,
     sizes_text,
 )
 from graphnn.ir import BATCH, Node
@@ -254,8 +254,7 @@ class LoopWriter:
             self._comment(node, f"torch.add({total}, {part}, out={total})")
 
     def _comment(self, node: Node, line: str) -> None:
-        where = f"  # {node.site}" if node.site else ""
-        self.step.append(f"{line}{where}")
+        self.step.append(f"{line}{origin(node)}")
 
     def _finish_cat(self, node: Node) -> None:
         mine = set(node.inputs)
@@ -309,7 +308,7 @@ class LoopWriter:
         weight, x = self.s.var(b.id), self.s.var(a.id)
         times = self.s.fresh(f"by_{weight}")
         turned = "" if is_linear(self.s, a, b, node.attrs["sub"]) else ".t()"
-        steps, rows = size_name(self.loop.axis), size_name(self.s.axes(a)[0])
+        steps, rows = self.s.size(self.loop.axis), self.s.size(self.s.axes(a)[0])
         if isinstance(self.rows, Narrowed):
             rows = "1"  # fewer and fewer: the form that hangs on no number of them
         self.before.append(f"{times} = runtime.times({weight}{turned}, {steps}, {rows})")

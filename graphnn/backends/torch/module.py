@@ -17,9 +17,10 @@ from graphnn.backends.torch.hops import HopsProgram
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.narrow import narrows
 from graphnn.backends.torch.nodes import express
-from graphnn.backends.torch.scope import Scope, literal, size_name
+from graphnn.backends.torch.scope import RESERVED, Scope, literal, origin
 from graphnn.backends.torch.tallies import TallyProgram
 from graphnn.ir import BATCH, IR, Node
+from graphnn.kernels.symbols import NameTable, quoted, remark
 from graphnn.planner.beside import Part, joined
 from graphnn.planner.fuse import fuse
 from graphnn.planner.hops import Hops, apart
@@ -104,6 +105,7 @@ def build(
     if lowering is not None and recompute:
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     along = sorted_along(ir, loops) if lowering is None and sorts else None
+    names = lowering.names if lowering is not None else NameTable(RESERVED)
     calls: list[tuple[LoopIR, LoopProgram]] = []
     known: dict[Any, LoopProgram] = {}
     for n, loop in enumerate(loops):
@@ -114,7 +116,7 @@ def build(
         cut = unmask(cut, ir) if ordered else cut
         form = form_of(cut)
         if form not in known:
-            known[form] = LoopProgram(cut, passes, recompute, lowering, ordered)
+            known[form] = LoopProgram(cut, passes, recompute, lowering, ordered, names)
         calls.append((cut, known[form]))
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
     layers: dict[int, Any] = {}
@@ -199,6 +201,12 @@ class _Writer:
         self.ir, self.order, self.calls = ir, order, calls
         self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
+        groups = (("loop", self.programs), ("attend", attends.values()), ("layer", layers.values()))
+        self.called: dict[Any, str] = {
+            program: self.s.object(program, f"{word}_{k}")
+            for word, group in groups
+            for k, program in enumerate(group)
+        }
         self.lines: list[str] = []
         self.cuts = partitions(ir)
         self.parameters = [n for n in ir if n.op in ("parameter", "tensor")]
@@ -217,15 +225,13 @@ class _Writer:
                 pieces.append(Piece(cut.loop.nodes, cut, program, len(self.lines)))
         outs = self._outs()
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
-        head.append(f'{INDENT}"""{self.ir.name}: everything over whole axes; loops are called."""')
+        title = f"{remark(self.ir.name)}: everything over whole axes; loops are called."
+        head.append(f'{INDENT}"""{title}"""')
         body = [*self.lines, f"return [{', '.join(outs)}]"]
         source = "\n".join([*head, *[INDENT + line for line in body]]) + "\n"
         objects = {
             **s.objects,
             **self.objects,
-            **{f"loop_{k}": p for k, p in enumerate(self.programs)},
-            **{f"attend_{k}": p for k, p in enumerate(self.attends.values())},
-            **{f"layer_{k}": p for k, p in enumerate(self.layers.values())},
             "call": custom.call,
             "attend": tallies.call,
             "hops": hops.call,
@@ -244,14 +250,15 @@ class _Writer:
         s, add = self.s, self.lines.append
         add(f"dtype = {self.ir.floating}")
         for axis in self.ir.axes:
-            add(f"{size_name(axis)} = sizes[{axis!r}]")
+            add(f"{s.size(axis)} = sizes[{quoted(axis)}]")
         if self.parameters:
             names = [s.declare(n) for n in self.parameters]
             add(f"{', '.join(names)}{',' * (len(names) == 1)} = parameters")
         if self.along is not None:
             axis = self.ir[self.along].attrs["axis"]
             self.places, self.back = s.fresh("order"), s.fresh("back")
-            add(f"{self.places} = runtime.order(lengths[{axis!r}])  # the longest example first")
+            lengths = f"lengths[{quoted(axis)}]"
+            add(f"{self.places} = runtime.order({lengths})  # the longest example first")
             add(f"{self.back} = {self.places}.argsort()")
         for node in random_nodes(self.ir):
             add(f"{s.declare(node)} = {self._draw(node)}")
@@ -262,7 +269,7 @@ class _Writer:
                 axis = self.ir.axes[node.attrs["axis"]].copy_of or node.attrs["axis"]
                 name = s.fresh(f"length_{axis}")
                 s.names[node.id] = name
-                add(f"{name} = lengths[{axis!r}]{self._sorted(0)}")
+                add(f"{name} = lengths[{quoted(axis)}]{self._sorted(0)}")
                 if node.id == self.along:
                     s.there = s.fresh("there"), (axis, BATCH), True
                     add(f"{s.there[0]} = runtime.tokens({name})")
@@ -275,7 +282,7 @@ class _Writer:
         if "places" in node.attrs:
             return "new_seed(device)"
         canonical = [a for a in self.order if a in node.axes]
-        sizes = [size_name(a) for a in canonical] + [str(n) for n in node.shape]
+        sizes = self.s.sizes(canonical) + [str(n) for n in node.shape]
         text = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
         kind, p = node.attrs["kind"], literal(node.attrs["p"])
         drawn = f"draw({kind!r}, {p}, {text}, dtype, device)"
@@ -306,7 +313,7 @@ class _Writer:
     def _input(self, node: Node) -> str:
         batched = [BATCH] if node.attrs.get("batched", True) else []
         given = [*batched, *node.attrs["over"]]
-        text = f"inputs[{node.attrs['key']!r}]" + (self._sorted(0) if batched else "")
+        text = f"inputs[{quoted(node.attrs['key'])}]" + (self._sorted(0) if batched else "")
         return text + self.s.permuted(given, node)
 
     def _whole(self, region: Whole) -> None:
@@ -315,7 +322,7 @@ class _Writer:
             node = self.ir[i]
             if i in within or i in self.s.names or node.op in ("const", "size"):
                 continue
-            where = f"  # {node.site}" if node.site else ""
+            where = origin(node)
             if node.id in self.cuts:
                 self.lines.append(self._split(self.cuts[node.id]) + where)
                 continue
@@ -326,18 +333,16 @@ class _Writer:
     def _attend(self, node: Node) -> str:
         program = self.attends[node.id]
         tensors = ", ".join(self.s.var(i) for i in node.inputs)
-        sizes = ", ".join(size_name(a) for a in program.axes)
-        number = list(self.attends).index(node.id)
+        sizes = ", ".join(self.s.sizes(program.axes))
         word = "hops" if isinstance(program, HopsProgram) else "attend"
-        return f"{word}(attend_{number}, [{tensors}], [{sizes}])"
+        return f"{word}({self.called[program]}, [{tensors}], [{sizes}])"
 
     def _layer(self, node: Node) -> str:
         if node.id not in self.layers:
             return express(self.s, node)
         operands = ", ".join(self.s.var(i) for i in node.inputs)
-        sizes = ", ".join(size_name(a) for a in (node.attrs["axis"], BATCH))
-        number = list(self.layers).index(node.id)
-        return f"layer_{number}([{operands}], [{sizes}])"
+        sizes = ", ".join(self.s.sizes((node.attrs["axis"], BATCH)))
+        return f"{self.called[self.layers[node.id]]}([{operands}], [{sizes}])"
 
     def _split(self, parts: list[Node]) -> str:
         """All parts of a value at once: their gradients are then joined, not each filled up."""
@@ -350,17 +355,16 @@ class _Writer:
         names = [self.s.declare(self.ir[i]) for i in cut.results]
         tensors = ", ".join(self.s.var(i) for i in cut.reads)
         tensors = tensors or "torch.empty((0,), dtype=dtype, device=device)"
-        sizes = ", ".join(size_name(a) for a in program.train.axes)
-        number = self.programs.index(program)
+        sizes = ", ".join(self.s.sizes(program.train.axes))
         targets = f"{', '.join(names)}{',' * (len(names) == 1)}"
-        self.lines.append(f"{targets} = call(loop_{number}, [{tensors}], [{sizes}])")
+        self.lines.append(f"{targets} = call({self.called[program]}, [{tensors}], [{sizes}])")
 
     def _output(self, node: Node) -> str:
         """(batch, *axes in the user's order, *shape), the batch always there."""
         present = {*node.axes, BATCH}
         wanted = [a for a in self.order if a in present]
         if node.op in ("const", "size"):
-            sizes = ", ".join(size_name(a) for a in wanted)
+            sizes = ", ".join(self.s.sizes(wanted))
             value = self.s.var(node.id)
             kind = "dtype" if node.dtype == self.ir.floating else str(node.dtype)
             if node.op == "size":
@@ -369,7 +373,7 @@ class _Writer:
         axes = tuple(a for a in self.ir.layout(present))
         text = self.s.aligned(node.id, axes, len(node.shape))
         if BATCH not in node.axes:
-            wide = [size_name(a) for a in axes] + [str(n) for n in node.shape]
+            wide = self.s.sizes(axes) + [str(n) for n in node.shape]
             text = f"{text}.expand({', '.join(wide)})"
         if tuple(wanted) == axes:
             return text

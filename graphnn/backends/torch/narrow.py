@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphnn.backends.torch.scope import Scope, size_name, steps_text
+from graphnn.backends.torch.scope import Scope, steps_text
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.partition import Loop, Whole
 
@@ -107,7 +107,7 @@ class Narrowed(AllRows):
             name: f"{self.name}.each({name}, {self.step.axes(node).index(BATCH)})"
             for name, node in self._own.items()
         }
-        return {**found, size_name(BATCH): f"{self.name}.counts"}
+        return {**found, self.outer.size(BATCH): f"{self.name}.counts"}
 
     def before(self) -> list[str]:
         """The line that finds out which rows run."""
@@ -122,7 +122,8 @@ class Narrowed(AllRows):
 
     def after(self, used: Iterable[str]) -> list[str]:
         """All rows are there again; values are held where no step was taken."""
-        lines = [f"{size_name(BATCH)} = {self.name}.batch"] if size_name(BATCH) in used else []
+        batch = self.outer.size(BATCH)
+        lines = [f"{batch} = {self.name}.batch"] if batch in used else []
         return lines + [self._call("hold", *x) for x in self._kept] * self.ends.held
 
     def _places(self, node: Node) -> tuple[int, int | None]:

@@ -14,7 +14,6 @@ from graphnn.backends.torch.scope import (
     as_tensor,
     dtype_text,
     literal,
-    size_name,
 )
 from graphnn.ir import IR, Node
 from graphnn.ops.custom import own
@@ -77,7 +76,7 @@ def _axis(s: Scope, node: Node) -> str:
     missing = next((k for k, a in enumerate(axes) if a in have), len(axes))
     x = f"{x}[{'None, ' * missing}...]" if missing else x
     if axis not in have:
-        sizes = [size_name(a) if a == axis else "-1" for a in axes] + ["-1"] * len(first.shape)
+        sizes = [s.size(a) if a == axis else "-1" for a in axes] + ["-1"] * len(first.shape)
         x = f"{x}.expand({', '.join(sizes)})"
     parts = [x, str(axes.index(axis))]
     parts += [s.aligned(r.id, axes, len(first.shape)) for r in rest]
@@ -120,7 +119,7 @@ def _expand(s: Scope, node: Node) -> str:
     x = s.aligned(node.inputs[0], axes, len(node.shape))
     if s.ir[node.inputs[0]].op in ("const", "size"):
         x = as_tensor(s, s.ir[node.inputs[0]])
-    sizes = [size_name(a) for a in axes] + [str(n) for n in node.shape]
+    sizes = s.sizes(axes) + [str(n) for n in node.shape]
     return f"{x}.expand({', '.join(sizes)})" if sizes else x
 
 
@@ -221,7 +220,7 @@ def _final(s: Scope, node: Node) -> str:
 
 
 def _index(s: Scope, node: Node) -> str:
-    return f"torch.arange({size_name(node.attrs['axis'])}, device=device)"
+    return f"torch.arange({s.size(node.attrs['axis'])}, device=device)"
 
 
 def _custom(s: Scope, node: Node) -> str:
@@ -256,7 +255,7 @@ def _called_by_one(s: Scope, node: Node, call: Callable[..., Any]) -> str:
         else:
             operands.append(f"({s.full(i, node) if moves else s.var(i)}, {moves})")
     name = s.object(call, f"{node.op}_{node.attrs['called']}")
-    sizes = ", ".join(size_name(a) for a in axes)
+    sizes = ", ".join(s.sizes(axes))
     return f"runtime.opaque({name}, [{', '.join(operands)}], ({sizes}{',' * bool(axes)}))"
 
 
@@ -272,7 +271,7 @@ def _scan(s: Scope, node: Node) -> str:
 
 def _spread(s: Scope, i: int, node: Node) -> str:
     """A value in all the dimensions of `node`, axes and shape."""
-    sizes = ", ".join([size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape])
+    sizes = ", ".join(s.sizes(s.axes(node)) + [str(n) for n in node.shape])
     if s.ir[i].op in ("const", "size"):
         return f"torch.full(({sizes},), {s.var(i)}, dtype=dtype, device=device)"
     if s.axes(s.ir[i]) == s.axes(node) and s.ir[i].shape == node.shape:

@@ -7,14 +7,14 @@ axis is gone (`dropped`): a value is there what it is at one step.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from graphnn.ir import IR, Node
+from graphnn.kernels.symbols import NameTable, entry, remark
 from graphnn.planner.partition import Loop
 
 
@@ -46,7 +46,8 @@ class Scope:
         self.ends: Ends | None = None
         # what knows which positions examples have, along which axes, and what lies beyond
         self.there: tuple[str, tuple[str, ...], bool] | None = None
-        self.taken: set[str] = set(RESERVED) if outer is None else outer.taken
+        self.table: NameTable = NameTable(RESERVED) if outer is None else outer.table
+        self.table.lengths(ir.axes)
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
 
     def axes(self, node: Node) -> tuple[str, ...]:
@@ -59,13 +60,15 @@ class Scope:
 
     def fresh(self, wanted: str) -> str:
         """A variable name not used yet, as close to the wanted one as Python allows."""
-        base = re.sub(r"\W+", "_", wanted).strip("_") or "v"
-        base = f"v_{base}" if base[0].isdigit() else base
-        name, count = base, 2
-        while name in self.taken:
-            name, count = f"{base}_{count}", count + 1
-        self.taken.add(name)
-        return name
+        return self.table.fresh(wanted)
+
+    def size(self, axis: str) -> str:
+        """The variable that holds the length of an axis."""
+        return self.table.length(axis)
+
+    def sizes(self, axes: Iterable[str]) -> list[str]:
+        """The variables that hold the lengths of axes."""
+        return self.table.lengths(axes)
 
     def declare(self, node: Node) -> str:
         """A variable for a node's value."""
@@ -87,7 +90,7 @@ class Scope:
         if i not in self.names and node.op == "const":
             return literal(node.attrs["value"])
         if i not in self.names and node.op == "size":
-            return f"torch.full((), {size_name(node.attrs['axis'])}, device=device)"
+            return f"torch.full((), {self.size(node.attrs['axis'])}, device=device)"
         return self.names[i]
 
     def aligned(self, i: int, axes: Sequence[str], rank: int) -> str:
@@ -123,25 +126,29 @@ class Scope:
             return text
         if source.op in ("const", "size"):
             text = as_tensor(self, source)
-        sizes = [size_name(a) for a in axes] + [str(n) for n in source.shape]
+        sizes = self.sizes(axes) + [str(n) for n in source.shape]
         return f"{text}.expand({', '.join(sizes)})"
 
 
 RESERVED = frozenset(
     "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
-    "range zip list reversed parameters inputs lengths draw new_seed attend hops None "
-    "True False".split()
+    "range zip list reversed parameters inputs lengths draw new_seed attend hops".split()
 )
 
 
-def size_name(axis: str) -> str:
-    """The variable that holds the length of an axis."""
-    return "n_" + re.sub(r"\W+", "_", axis)
+def function_name(wanted: str) -> str:
+    """The name of a generated function, and what is called after it."""
+    return entry(wanted, RESERVED)
+
+
+def origin(node: Node) -> str:
+    """The comment that says where a line's node was made."""
+    return f"  # {remark(str(node.site))}" if node.site else ""
 
 
 def sizes_text(s: Scope, node: Node) -> str:
     """The tuple of a value's sizes in a scope."""
-    sizes = [size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape]
+    sizes = s.sizes(s.axes(node)) + [str(n) for n in node.shape]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from graphnn.backends.torch.chunks import delta_of, kind_of, saved
 from graphnn.backends.torch.functions import Function, write
-from graphnn.backends.torch.scope import Scope
+from graphnn.backends.torch.scope import function_name
 from graphnn.backends.triton.contract import (
     Exit,
     Exits,
@@ -73,7 +73,7 @@ class Kernels:
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
         self.role: Roles = roles(part, picked)
-        self.name = Scope(IR()).fresh(part.name)
+        self.name = function_name(part.name)
         self.forward_stage = self._stage(ahead(part, self.role, self.name))
         self._backwards: dict[Any, Backward] = {}
         self.full = part.moving, (True,) * len(part.ends)

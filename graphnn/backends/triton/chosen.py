@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from graphnn.backends.torch.chosen import spots
-from graphnn.backends.torch.scope import Scope
+from graphnn.backends.torch.scope import function_name
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.contract import Kernel, Ops, roles
-from graphnn.ir import IR
 from graphnn.kernels.contraction import Source, emit
 from graphnn.kernels.program import Refused
 from graphnn.kernels.program import Tensor as Argument
@@ -42,7 +41,7 @@ class Best:
         if part.top > LONGEST:
             raise Refused(f"lists of more than {LONGEST} best do not stay in registers")
         self.part, self.picked = part, picked(part)
-        self.kernel = finding(part, Scope(IR()).fresh(f"best {part.name}"))
+        self.kernel = finding(part, function_name(f"best {part.name}"))
         self.finder = Finder(emit(self.kernel.program), interpret, float32)
         self.inner: Kernels | None = None
         self.why = ""
@@ -128,7 +127,7 @@ def finding(part: Contraction, name: str) -> Kernel:
     ops, role = Ops(part.ir), roles(part)
     score, layout = ops.need(part.score), part.ir.layout(part.axes)
     best, places = (
-        Argument(word, (part.top,), layout, kind)
+        Argument(ops.argument(word), (part.top,), layout, kind)
         for word, kind in (("best", "acc"), ("places", "int"))
     )
     title = f"{part.name}: the {part.top} best of {part.axis}."

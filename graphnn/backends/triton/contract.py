@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphnn.backends.triton.lower import LOGICAL, kind_of
+from graphnn.backends.triton.lower import LOGICAL, argument, free, kind_of
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Refused, Tensor
 from graphnn.kernels.tiles import Picks, Store, Tiles
@@ -172,6 +172,7 @@ class Ops:
         self.ir, self.ops = ir, dict[str, Op]()
         self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
+        self.arguments: set[str] = set()
         self.reads: list[int] = []
         self.lies = picked.lies if picked else {}
         self.picks: Picks | None = None
@@ -181,10 +182,11 @@ class Ops:
 
     def fresh(self, wanted: str) -> str:
         """A name that no operation has."""
-        name, count = wanted, 2
-        while name in self.ops:
-            name, count = f"{wanted}_{count}", count + 1
-        return name
+        return free(wanted, self.ops)
+
+    def argument(self, wanted: str) -> str:
+        """A name that no tensor has, read or written."""
+        return argument(wanted, self.arguments)
 
     def put(self, op: Op) -> str:
         """Add an operation; returns its name."""
@@ -238,11 +240,7 @@ class Ops:
     def _read(self, node: Node) -> str:
         if node.dtype.is_floating_point and node.dtype != self.ir.floating:
             raise Refused(f"'{node.label}' is {node.dtype} in a graph of {self.ir.floating}")
-        taken = {t.name for t in self.tensors}
-        wanted, count = node.name or node.attrs.get("was", node.op), 2
-        name = wanted
-        while name in taken:
-            name, count = f"{wanted}_{count}", count + 1
+        name = self.argument(node.name or node.attrs.get("was", node.op))
         drawn = "places" in node.attrs
         kind = "seed" if drawn else self._kind(node)
         axes = self.lies.get(node.id) or self.ir.layout(node.axes)
@@ -329,7 +327,7 @@ def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
         node = part.ir[i]
         stores.append(_store(ops, node, node.inputs, node.attrs.get("sub", ""), "row", part.axes))
     layout = part.ir.layout(part.axes)
-    peak = Tensor("peak", (), layout, "float")
+    peak = Tensor(ops.argument("peak"), (), layout, "float")
     title = f"{part.name}: softmax over {part.axis} and the sums it weights."
     tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
     program = Tiles(name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks)
@@ -361,10 +359,7 @@ def _store(
         attrs = {"sub": sub} if sub else {}
         wanted = ops.fresh(node.name or "total")
         name = ops.put(Op(wanted, how, tuple(named), shape, "float", attrs, label))
-    taken = {t.name for t in ops.tensors}
-    out = f"{name}_out"
-    while out in taken:
-        out += "_"
+    out = ops.argument(f"{name}_out")
     dtype = {"most": "acc", "place": "int"}.get(how, "float")
     return Store(name, Tensor(out, ops.ops[name].shape, ops.ir.layout(axes), dtype), kind)
 

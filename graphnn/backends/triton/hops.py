@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.functions import Function, write
-from graphnn.backends.torch.scope import Scope
+from graphnn.backends.torch.scope import function_name
 from graphnn.backends.triton.contract import Exit, Kernel, Ops, finish
 from graphnn.ir import IR, Node
 from graphnn.kernels.contract import FILL, STRETCH, Runner
@@ -91,7 +91,7 @@ class HopKernels:
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
         self.blocks = part.ir.layout(part.axes)
-        self.name = Scope(IR()).fresh(f"hops over {part.axis}")
+        self.name = function_name(f"hops over {part.axis}")
         made = forward(part)
         stored = [*part.results, *part.sums, *part.softs]
         ends = [made.at[i] for i in (*part.results, *part.sums)]
@@ -111,12 +111,8 @@ class HopKernels:
         stores: list[Store] = []
         for i in ends:
             kind = "each" if self.part.axis in ir[i].axes else "row"
-            op, taken = ops.need(i), {t.name for t in ops.tensors}
-            taken |= {s.tensor.name for s in stores}
-            out = f"{op}_out"
-            while out in taken:
-                out += "_"
-            tensor = Tensor(out, ops.ops[op].shape, ir.layout(ir[i].axes))
+            op = ops.need(i)
+            tensor = Tensor(ops.argument(f"{op}_out"), ops.ops[op].shape, ir.layout(ir[i].axes))
             stores.append(Store(op, tensor, kind))
         title = f"{self.part.name}, one program an example."
         roles = self.blocks, (), (self.part.axis,)

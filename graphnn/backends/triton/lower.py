@@ -5,8 +5,9 @@ Raises `Refused`, in words for users, where no single kernel can carry the loop.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,19 @@ def lower_phase(
     return _Lowering(s.ir, nodes, name, scope=s).run(kept)
 
 
+def free(wanted: str, taken: Container[str]) -> str:
+    """A name that is not taken, with a number behind it where the wanted one is."""
+    numbered = (f"{wanted}_{count}" for count in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
+
+
+def argument(wanted: str, taken: set[str]) -> str:
+    """The name of one more tensor of a kernel, read or written."""
+    name = free(wanted, taken)
+    taken.add(name)
+    return name
+
+
 def kind_of(node: Node) -> str:
     """The kind of number, as the kernels name it."""
     if node.dtype == torch.bool:
@@ -85,6 +99,7 @@ class _Lowering:
         self.lanes, self.most, self.open = self._whole() if loop else ("", 0, False)
         self.rows = self._layout(axes - {self.lanes})
         self.ops: dict[str, Op] = {}
+        self.arguments: set[str] = set()
         self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
         self.reads: list[int] = []
@@ -143,10 +158,7 @@ class _Lowering:
         return tuple(a for a in self.ir.layout(axes) if a not in self.dropped)
 
     def _fresh(self, wanted: str) -> str:
-        name, count = wanted, 2
-        while name in self.ops:
-            name, count = f"{wanted}_{count}", count + 1
-        return name
+        return free(wanted, self.ops)
 
     def _put(self, op: Op) -> str:
         self.ops[op.name] = op
@@ -197,11 +209,7 @@ class _Lowering:
         if node.id not in self.reads:
             if node.dtype.is_floating_point and node.dtype != self.ir.floating:
                 raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
-            names = {t.name for t in self.tensors}
-            wanted, count = node.name or node.attrs.get("was", node.op), 2
-            name = wanted
-            while name in names:
-                name, count = f"{wanted}_{count}", count + 1
+            name = argument(node.name or node.attrs.get("was", node.op), self.arguments)
             self.reads.append(node.id)
             self.tensors.append(self._argument(name, node))
         return self.tensors[self.reads.index(node.id)]
@@ -226,7 +234,7 @@ class _Lowering:
         self._add(node, "read", inits, tensor=self._tensor(after), shift=node.attrs["steps"])
 
     def _stored(self, node: Node) -> Tensor:
-        name = f"{self.named[node.id]}_out"
+        name = argument(f"{self.named[node.id]}_out", self.arguments)
         return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
 
     def _state(self, node: Node) -> State:

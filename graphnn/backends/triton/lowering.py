@@ -11,7 +11,7 @@ import torch
 
 from graphnn.backends.torch.functions import Function
 from graphnn.backends.torch.loops import INDENT
-from graphnn.backends.torch.scope import Scope, size_name
+from graphnn.backends.torch.scope import RESERVED, Scope
 from graphnn.backends.triton.attention import Kernels
 from graphnn.backends.triton.chosen import Best
 from graphnn.backends.triton.ending import ORDER, unordered
@@ -36,6 +36,7 @@ from graphnn.kernels.noise import drawn
 from graphnn.kernels.pair import pair
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import spread
+from graphnn.kernels.symbols import NameTable, quoted
 from graphnn.planner.hops import Hops
 from graphnn.planner.partition import Loop, Whole
 from graphnn.planner.tally import Tally
@@ -68,7 +69,7 @@ def _sorted(scope: Scope, rows: Sequence[str]) -> str:
     """The rows of a loop in their order, the longest first."""
     assert scope.ends is not None
     lengths = scope.aligned(scope.ends.node.id, rows, 0)
-    sizes = ", ".join(size_name(a) for a in rows)
+    sizes = ", ".join(scope.sizes(rows))
     return f"runtime.order({lengths}.expand({sizes}))"
 
 
@@ -94,6 +95,8 @@ class Lowering:
     tune: bool = True
     weighed: bool = True
     cuda: Any = field(default_factory=Cuda)
+    # of loops, none of which is called as another one
+    names: NameTable = field(default_factory=lambda: NameTable(RESERVED))
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     unwritten: dict[str, str] = field(default_factory=dict)
@@ -172,7 +175,7 @@ class Lowering:
         scope.names.update(names)
         why = f"{choice.reason}; that is up to {most} of {axis}, step by step where there are more"
         self._chosen(scope, loop, name, replace(choice, reason=why))
-        head = f"if {size_name(axis)} <= {most}:"
+        head = f"if {scope.size(axis)} <= {most}:"
         return [head, *(INDENT + x for x in call), "else:", *(INDENT + x for x in steps)]
 
     def _chosen(
@@ -269,7 +272,7 @@ class Lowering:
             names[ORDER] = scope.fresh("order")
             lines = [f"{names[ORDER]} = {_sorted(scope, source.program.rows)}"]
         tensors = ", ".join(names.get(i) or scope.var(i) for i in reads)
-        sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in source.sizes)
+        sizes = ", ".join(f"{quoted(a)}: {scope.size(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
         return [*lines, f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
 

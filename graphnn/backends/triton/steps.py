@@ -7,9 +7,10 @@ from typing import Protocol
 
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed
-from graphnn.backends.torch.scope import Scope, dtype_text, size_name, sizes_text, steps_text
+from graphnn.backends.torch.scope import Scope, dtype_text, origin, sizes_text, steps_text
 from graphnn.backends.triton.schedule import Phase, schedule
 from graphnn.ir import Node
+from graphnn.kernels.symbols import quoted
 from graphnn.planner.partition import Loop, Whole
 
 
@@ -101,7 +102,7 @@ class StepWriter:
             self._kept(node)
 
     def _add(self, node: Node, text: str) -> None:
-        self.step.append(f"{text}  # {node.site}" if node.site else text)
+        self.step.append(text + origin(node))
 
     def _product(self, node: Node) -> str | None:
         """The operands of a product of rows by a weight, as torch.mm takes them."""
@@ -135,7 +136,7 @@ class StepWriter:
             self._enter_one(i)
         tensors = ", ".join(self.s.var(i) for i in reads)
         outs = ", ".join(self.s.names[i] for i in kept)
-        sizes = ", ".join(f"{a!r}: {size_name(a)}" for a in axes)
+        sizes = ", ".join(f"{quoted(a)}: {self.s.size(a)}" for a in axes)
         self.step.append(f"{kernel}.into([{tensors}], [{outs}], {{{sizes}}}, dtype)")
 
     def _one(self, i: int) -> str:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.reductions import SAVED
-from graphnn.backends.torch.scope import Scope
+from graphnn.backends.torch.scope import function_name
 from graphnn.backends.triton.attention import Backward, Kernels, Stage
 from graphnn.backends.triton.contract import Exit, Exits, Kernel, Roles, back, roles
-from graphnn.ir import IR
 from graphnn.kernels.program import Refused
 from graphnn.planner.tally import Tally
 
@@ -32,7 +31,7 @@ class Reductions(Kernels):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
         self.role: Roles = roles(part)
-        self.name = Scope(IR()).fresh(part.name)
+        self.name = function_name(part.name)
         self.exits = exits(part, self.role)
         kernels = back(part, self.role, part.ir, self.exits, self.name, "reductions")
         self.stages = [self._stage(k) for k in kernels]
