@@ -73,7 +73,6 @@ class Compiled(Stepping, Generating, Telling, Refusing):
     def _forget(self) -> None:
         """Drop what was planned; under a number of its own the model is found while traced."""
         self.__dict__["_number"] = programs.entered(self)
-        programs.dropped(self.__dict__.get("_places", {}))
         self.__dict__.update({name: {} for name in MADE}, _traces=[])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graphnn.model import Compiled
 
 _numbers = itertools.count()
-_PROGRAMS: dict[int, Program] = {}
+_PROGRAMS: dict[int, weakref.ref[Program]] = {}
 _MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
 
 
@@ -25,12 +25,6 @@ def entered(model: Compiled) -> int:
     number = next(_numbers)
     _MODELS[number] = model
     return number
-
-
-def dropped(places: dict[Program, int]) -> None:
-    """Forget the programs at these places."""
-    for place in places.values():
-        _PROGRAMS.pop(place, None)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -45,19 +39,10 @@ def program_of(number: int, mode: int, variant: Variant) -> Program:
     sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
     ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
     target = variant.target
-    return _PROGRAMS[
-        _place(
-            number,
-            mode,
-            ragged,
-            given,
-            variant.finals,
-            recorded,
-            probed,
-            target.device,
-            target.traced,
-        )
-    ]
+    place = _place(
+        number, mode, ragged, given, variant.finals, recorded, probed, target.device, target.traced
+    )
+    return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -78,6 +63,6 @@ def _place(
     model = _MODELS[number]
     program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target), mode)
     if program not in model._places:
-        model._places[program] = next(_numbers)
-        _PROGRAMS[model._places[program]] = program
+        place = model._places[program] = next(_numbers)
+        _PROGRAMS[place] = weakref.ref(program, lambda _: _PROGRAMS.pop(place, None))
     return model._places[program]

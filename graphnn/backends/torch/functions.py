@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import linecache
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -50,6 +52,7 @@ CALLED = SimpleNamespace(
     Running=Running,
 )
 ALIASING = ("view", "rename", "along")
+_numbers = itertools.count()
 
 
 @dataclass
@@ -75,9 +78,9 @@ class Function:
 
 
 def load(source: str, name: str, objects: dict[str, Any]) -> Any:
-    """Compile generated source so that tracebacks and debuggers can show it."""
+    """Compile generated source so that tracebacks and debuggers can show it while it lives."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    file = f"<graphnn {name} {digest}>"
+    file = f"<graphnn {name} {digest} {next(_numbers)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, Any] = {
         "torch": torch,
@@ -88,7 +91,10 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
         **objects,
     }
     exec(compile(source, file, "exec"), namespace)
-    return namespace[name]
+    function = namespace[name]
+    # of the code, which frames of a traceback hold as well
+    weakref.finalize(function.__code__, linecache.cache.pop, file, None).atexit = False
+    return function
 
 
 def called(lowering: Lowering | None) -> dict[str, Any]:
