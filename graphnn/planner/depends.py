@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from graphnn.ir import IR
+from graphnn.ir import IR, Node
 
 Edges = dict[int, list[int]]
 
@@ -15,10 +15,25 @@ def flows(ir: IR) -> Edges:
     found: Edges = {}
     for node in ir:
         if node.id in able:
-            closing = [ir.closings[node.id]] if node.id in ir.closings else []
-            reads = [] if node.op == "detach" else [*node.inputs, *closing]
-            found[node.id] = [i for i in reads if i in able]
+            found[node.id] = [i for i in _read(ir, node) if i in able]
     return found
+
+
+def _read(ir: IR, node: Node) -> Sequence[int]:
+    """What a node's gradient goes to."""
+    if node.op == "detach":
+        return ()
+    if node.op == "pick" and ir[node.inputs[0]].op == "attend":
+        return _picked(ir[node.inputs[0]], node.attrs["which"])
+    return [*node.inputs, *([ir.closings[node.id]] if node.id in ir.closings else [])]
+
+
+def _picked(attend: Node, which: int) -> list[int]:
+    """What one result of an attention reads: the values of another are nothing to it."""
+    part = attend.attrs["part"]
+    made = [*part.results, getattr(part, "score", -1)]  # behind results, the scores' logsumexp
+    reach = between(part.ir, part.reads, [made[which]])
+    return [i for i, read in zip(attend.inputs, part.reads, strict=True) if read in reach]
 
 
 def between(ir: IR, sources: Iterable[int], results: Iterable[int]) -> set[int]:
