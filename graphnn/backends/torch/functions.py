@@ -266,7 +266,7 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
     sizes = [size_name(a) for a in scope.axes(like)] + [str(n) for n in like.shape]
     if node.op in ("const", "size"):
         kind = dtype_text(scope.ir, like.dtype)
-        return f"torch.full(({', '.join(sizes)},), {scope.var(i)}, dtype={kind}, device=device)"
+        return f"torch.full([{', '.join(sizes)}], {scope.var(i)}, dtype={kind}, device=device)"
     if node.axes != like.axes or node.shape != like.shape:
         wide = scope.aligned(i, scope.axes(like), len(like.shape))
         return f"runtime.own({wide}.expand({', '.join(sizes)}))"
