@@ -71,6 +71,11 @@ def gated(net: Net, x: Any, z: Any) -> Any:
     return gate * z + (1 - gate) * elman(net, x, z)
 
 
+def turned(net: Net, x: Any, z: Any) -> Any:
+    square = net.maps[0](z).unflatten(0, (2, 2))
+    return torch.tanh(square.transpose(0, 1).flatten()) + x
+
+
 def pairs() -> Given:
     return {"q": torch.randn(2, 3, networks.WIDTH), "k": torch.randn(2, 4, networks.WIDTH)}
 
@@ -159,8 +164,8 @@ FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
     "settle": (
         "graphnn.backends.torch.custom.settle",
         same,
-        # the gradient of a matrix that is turned is read as it is and turned, outside the loop
-        Fires(lambda: Net(lambda n, x, z: (n.maps[0].weight * z[:, None]).T.tanh() @ x)),
+        # the gradient of what is turned is read as it is and turned, outside the loop
+        Fires(lambda: Net(turned), skip=("contract",), **KERNEL),
         True,
     ),
     "fuse, in loops": (
