@@ -10,6 +10,7 @@ from torch import nn
 
 from graphnn import calls, programs
 from graphnn.backends import reference
+from graphnn.backends.needed import need_triton
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
@@ -211,6 +212,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         """What makes kernels of loops, for the backends that have them."""
         if not self._kernels(target):
             return None
+        need_triton(self.backend)
         from graphnn.backends.triton import graphs
         from graphnn.backends.triton.lowering import Lowering
         from graphnn.backends.triton.target import current
@@ -376,6 +378,8 @@ def compile(
             wanted=f"one of {', '.join(BACKENDS)}",
             fix="backend='auto' takes the fastest there is",
         )
+    if backend in KERNELS:
+        need_triton(backend)
     unknown = set(skip) - set(SWITCHABLE)
     if unknown:
         raise BackendError(

@@ -6,8 +6,6 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING
 
-import torch
-
 from graphnn.backends.torch.module import Program
 from graphnn.planner.choose import Target
 from graphnn.planner.plan import Variant
@@ -45,7 +43,6 @@ def program_of(number: int, mode: int, variant: Variant) -> Program:
     return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _place(
     number: int,
     mode: int,
@@ -66,3 +63,7 @@ def _place(
         place = model._places[program] = next(_numbers)
         _PROGRAMS[place] = weakref.ref(program, lambda _: _PROGRAMS.pop(place, None))
     return model._places[program]
+
+
+# what torch.compiler.assume_constant_result does, which takes seconds to import torch._dynamo
+_place._dynamo_marked_constant = True  # type: ignore[attr-defined]
