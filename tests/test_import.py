@@ -10,6 +10,7 @@ import torch
 import graphnn as gn
 from graphnn.errors import BackendError
 
+print("torch._dynamo" in sys.modules)
 g = gn.Graph("leaky")
 x, z = g.input("x", (3,), over="time"), g.state("z", (3,))
 z.next = torch.tanh(z + x)
@@ -25,7 +26,6 @@ for backend in ("triton", "interpret"):
         gn.compile(g, backend=backend)
     except BackendError as error:
         print(error)
-print("torch._dynamo" in sys.modules)
 """
 
 
@@ -33,7 +33,7 @@ def test_without_triton_all_but_kernels_works_and_torch_compile_is_left_alone():
     command = [sys.executable, "-c", WITHOUT_TRITON]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    *errors, dynamo = done.stdout.strip().splitlines()
+    dynamo, *errors = done.stdout.strip().splitlines()
     said = "\n".join(errors)
     for backend in ("triton", "interpret"):
         assert f"backend '{backend}' runs Triton kernels, and Triton is not installed" in said
