@@ -33,7 +33,7 @@ BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 KERNELS = ("triton", "interpret")
 FLOAT32 = ("ieee", "tf32x3", "tf32", None)
 # what a model makes when first asked, and drops when its parameters change their place or dtype
-MADE = ("_plans", "_programs", "_places", "_parts", "_steppers")
+MADE = ("_plans", "_programs", "_parts", "_steppers")
 # drawings of a graph that are kept: training and evaluation, and what an attribute is turned to
 MOST_TRACES = 8
 
@@ -51,7 +51,6 @@ class Compiled(Stepping, Generating, Telling, Refusing):
     _traces: list[Trace]
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
-    _places: dict[Program, int]
 
     def __init__(
         self,

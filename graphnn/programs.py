@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphnn.backends.torch.module import Program
 from graphnn.planner.choose import Target
@@ -13,6 +14,7 @@ from graphnn.planner.plan import Variant
 if TYPE_CHECKING:
     from graphnn.model import Compiled
 
+Made = TypeVar("Made", bound=Callable[..., Any])
 _numbers = itertools.count()
 _PROGRAMS: dict[int, weakref.ref[Program]] = {}
 _MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
@@ -25,7 +27,13 @@ def entered(model: Compiled) -> int:
     return number
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(function: Made) -> Made:
+    """What torch.compiler.assume_constant_result does, without importing torch._dynamo: seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 def drawn(number: int, flags: tuple[object, ...]) -> int:
     """The number of the drawing that holds: a constant to torch.compile, as long as its flags."""
     return _MODELS[number]._found().number
@@ -43,6 +51,7 @@ def program_of(number: int, mode: int, variant: Variant) -> Program:
     return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
+@_constant
 def _place(
     number: int,
     mode: int,
@@ -59,11 +68,7 @@ def _place(
     target = Target(device, traced)
     model = _MODELS[number]
     program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target), mode)
-    if program not in model._places:
-        place = model._places[program] = next(_numbers)
+    if program.place < 0:
+        place = program.place = next(_numbers)
         _PROGRAMS[place] = weakref.ref(program, lambda _: _PROGRAMS.pop(place, None))
-    return model._places[program]
-
-
-# what torch.compiler.assume_constant_result does, which takes seconds to import torch._dynamo
-_place._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return program.place

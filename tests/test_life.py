@@ -139,6 +139,25 @@ def test_a_hundred_dropped_models_leave_nothing_behind() -> None:
     assert tables() == before
 
 
+class Scaled(Elman):
+    scale = 1.0
+
+    def shaped(self, v: Tensor) -> Tensor:
+        return v * self.scale
+
+
+def test_a_drawing_that_is_gone_takes_its_programs_with_it() -> None:
+    """An attribute that changes from call to call: few drawings are kept, and their programs."""
+    net = Scaled()
+    model, x, counts = gn.compile(net), torch.randn(2, 3, WIDTH), []
+    for k in range(40):
+        net.scale = 1.0 + k
+        model(x=x).sum().backward()
+        if k in (29, 39):
+            counts.append(tables())
+    assert counts[0] == counts[1]
+
+
 def kept(call: Callable[[int], None], calls: int) -> tuple[int, Counter[type]]:
     """The bytes and objects that so many calls leave behind."""
     gc.collect()

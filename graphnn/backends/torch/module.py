@@ -62,6 +62,7 @@ class Program:
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
     attends: list[AttendProgram | HopsProgram]
     layers: list[Any]  # torch's own, which a lowering has kernels for as well
+    place: int = -1  # the number that torch.compile finds it by
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
