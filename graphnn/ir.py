@@ -64,6 +64,8 @@ class IR:
     floating: torch.dtype = torch.float32
     counter: int = 0
     here: tuple[str, Site | None] = ("", None)
+    # what was found out about the graph, each with what it had then
+    known: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def insert(self, node: Node) -> int:
         """Add a node whose shape, axes and dtype are known already; returns its id."""
@@ -125,6 +127,7 @@ class IR:
             outputs=dict(self.outputs),
             axes=dict(self.axes),
             until=dict(self.until),
+            known=dict(self.known),
         )
 
     def empty(self) -> IR:

@@ -10,6 +10,7 @@ from torch import nn
 
 from graphnn import calls, programs
 from graphnn.backends import reference
+from graphnn.backends.needed import need_triton
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.errors import BackendError, InputDeviceError
@@ -32,7 +33,7 @@ BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
 KERNELS = ("triton", "interpret")
 FLOAT32 = ("ieee", "tf32x3", "tf32", None)
 # what a model makes when first asked, and drops when its parameters change their place or dtype
-MADE = ("_plans", "_programs", "_places", "_parts", "_steppers")
+MADE = ("_plans", "_programs", "_parts", "_steppers")
 # drawings of a graph that are kept: training and evaluation, and what an attribute is turned to
 MOST_TRACES = 8
 
@@ -50,7 +51,6 @@ class Compiled(Stepping, Generating, Telling, Refusing):
     _traces: list[Trace]
     _plans: dict[Any, Plan]
     _programs: dict[Any, Program]
-    _places: dict[Program, int]
 
     def __init__(
         self,
@@ -73,7 +73,6 @@ class Compiled(Stepping, Generating, Telling, Refusing):
     def _forget(self) -> None:
         """Drop what was planned; under a number of its own the model is found while traced."""
         self.__dict__["_number"] = programs.entered(self)
-        programs.dropped(self.__dict__.get("_places", {}))
         self.__dict__.update({name: {} for name in MADE}, _traces=[])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,6 +211,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         """What makes kernels of loops, for the backends that have them."""
         if not self._kernels(target):
             return None
+        need_triton(self.backend)
         from graphnn.backends.triton import graphs
         from graphnn.backends.triton.lowering import Lowering
         from graphnn.backends.triton.target import current
@@ -377,6 +377,8 @@ def compile(
             wanted=f"one of {', '.join(BACKENDS)}",
             fix="backend='auto' takes the fastest there is",
         )
+    if backend in KERNELS:
+        need_triton(backend)
     unknown = set(skip) - set(SWITCHABLE)
     if unknown:
         raise BackendError(

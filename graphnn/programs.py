@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
-
-import torch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphnn.backends.torch.module import Program
 from graphnn.planner.choose import Target
@@ -15,8 +14,9 @@ from graphnn.planner.plan import Variant
 if TYPE_CHECKING:
     from graphnn.model import Compiled
 
+Made = TypeVar("Made", bound=Callable[..., Any])
 _numbers = itertools.count()
-_PROGRAMS: dict[int, Program] = {}
+_PROGRAMS: dict[int, weakref.ref[Program]] = {}
 _MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
 
 
@@ -27,13 +27,13 @@ def entered(model: Compiled) -> int:
     return number
 
 
-def dropped(places: dict[Program, int]) -> None:
-    """Forget the programs at these places."""
-    for place in places.values():
-        _PROGRAMS.pop(place, None)
+def _constant(function: Made) -> Made:
+    """What torch.compiler.assume_constant_result does, without importing torch._dynamo: seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def drawn(number: int, flags: tuple[object, ...]) -> int:
     """The number of the drawing that holds: a constant to torch.compile, as long as its flags."""
     return _MODELS[number]._found().number
@@ -45,22 +45,13 @@ def program_of(number: int, mode: int, variant: Variant) -> Program:
     sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
     ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
     target = variant.target
-    return _PROGRAMS[
-        _place(
-            number,
-            mode,
-            ragged,
-            given,
-            variant.finals,
-            recorded,
-            probed,
-            target.device,
-            target.traced,
-        )
-    ]
+    place = _place(
+        number, mode, ragged, given, variant.finals, recorded, probed, target.device, target.traced
+    )
+    return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _place(
     number: int,
     mode: int,
@@ -77,7 +68,7 @@ def _place(
     target = Target(device, traced)
     model = _MODELS[number]
     program = model._program(Variant(sets[0], sets[1], finals, sets[2], sets[3], target), mode)
-    if program not in model._places:
-        model._places[program] = next(_numbers)
-        _PROGRAMS[model._places[program]] = program
-    return model._places[program]
+    if program.place < 0:
+        place = program.place = next(_numbers)
+        _PROGRAMS[place] = weakref.ref(program, lambda _: _PROGRAMS.pop(place, None))
+    return program.place

@@ -29,6 +29,8 @@ TARGETS = tuple(SHARED)
 # the matrix instructions of Ampere, Hopper and Blackwell, as they are written in PTX
 _PRODUCTS = {"mma": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
 _INSPECTED: dict[tuple[str, str, tuple[tuple[str, Any], ...]], Resources] = {}
+# kernels that are remembered at most
+INSPECTED = 1024
 
 
 class DoesNotCompile(RuntimeError):
@@ -114,6 +116,8 @@ def inspect(
     source = _source(function, signature, constants)
     key = (source.hash(), target, tuple(options.items()))
     if key not in _INSPECTED:
+        if len(_INSPECTED) >= INSPECTED:
+            _INSPECTED.clear()
         arguments = [name for name in function.arg_names if name not in constants]
         _INSPECTED[key] = _read(_compile(source, target, options), target, arguments)
     return _INSPECTED[key]

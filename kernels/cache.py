@@ -18,6 +18,7 @@ import stat
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -25,23 +26,25 @@ from typing import Any
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.RLock()
-_MODULES: dict[str, ModuleType] = {}
+_MODULES: weakref.WeakValueDictionary[str, ModuleType] = weakref.WeakValueDictionary()
 _KINDS = "kernels", "tuned"
 _TEMPORARY: list[Path] = []
 
 
 def load(source: str, name: str) -> ModuleType:
-    """The module of `source`, run once a process, readable at `kernels/<name>_<hash>.py`.
+    """The module of `source`, readable at `kernels/<name>_<hash>.py`, and run once while it lives.
 
-    `name` is a label: the same source under a second name is the same module.
+    It lives as long as a caller holds it. `name` is a label: the same source under a second name is
+    the same module.
     """
     digest = hashlib.sha256(source.encode()).hexdigest()
     with _LOCK:
-        if digest not in _MODULES:
+        module = _MODULES.get(digest)
+        if module is None:
             stem = f"{_plain(name)}_{digest[:16]}"
             path = _keep("kernels", f"{stem}.py", source.encode())
-            _MODULES[digest] = _run(source, stem, str(path))
-        return _MODULES[digest]
+            module = _MODULES[digest] = _run(source, stem, str(path))
+        return module
 
 
 def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -90,14 +93,17 @@ def _run(source: str, stem: str, path: str) -> ModuleType:
     # without a time of modification the entry is never checked against the disk: Triton compiles
     # the text that linecache gives it, and that is to be the text executed here
     linecache.cache[path] = len(source), None, source.splitlines(keepends=True), path
-    # in sys.modules because torch.compile imports by name what it traces into
-    sys.modules[module.__name__] = module
-    try:
-        exec(compile(source, path, "exec", dont_inherit=True), vars(module))
-    except BaseException:
-        del sys.modules[module.__name__]
-        raise
+    weakref.finalize(module, _forget, path, module.__name__).atexit = False
+    exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     return module
+
+
+def _forget(path: str, name: str) -> None:
+    """Let go of what is kept of a module elsewhere: its text, and Triton's list of functions."""
+    linecache.cache.pop(path, None)
+    functions = getattr(sys.modules.get("triton.runtime.jit"), "_triton_jit_function_registry", {})
+    for key in [k for k in functions if k.startswith(f"{name}:")]:
+        del functions[key]
 
 
 def _keep(kind: str, name: str, content: bytes) -> Path:

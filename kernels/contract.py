@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -42,9 +43,14 @@ class Runner:
         self._shapes: dict[Any, Shape] = {}
 
     @functools.cached_property
+    def module(self) -> ModuleType:
+        """The module of the kernel, loaded from the cache."""
+        return load(self.source.text, self.source.name)
+
+    @functools.cached_property
     def function(self) -> Any:
-        """The jitted function, loaded from the cache."""
-        return getattr(load(self.source.text, self.source.name), self.source.name)
+        """The jitted function."""
+        return getattr(self.module, self.source.name)
 
     def shape(self, count: int, dtype: torch.dtype) -> Shape:
         """The tile for so many rows: for few of them a smaller one."""

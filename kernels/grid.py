@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -82,9 +83,15 @@ class GridLauncher(Launcher):
         self.processors = DEVICES["sm_90"].processors
 
     @functools.cached_property
+    def _modules(self) -> list[ModuleType]:
+        """The module of each other kernel."""
+        return [load(x.text, x.name) for x in self.source.others]
+
+    @functools.cached_property
     def _functions(self) -> dict[int, Any]:
         """The jitted function of each other kernel, by its units."""
-        return {x.tiling.units: getattr(load(x.text, x.name), x.name) for x in self.source.others}
+        pairs = zip(self.source.others, self._modules, strict=True)
+        return {x.tiling.units: getattr(module, x.name) for x, module in pairs}
 
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
         constants = {"ROWS": ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}

@@ -23,7 +23,6 @@ from .thrift import interpretable, thrifty
 mangle_type(0)
 # the interpreter patches triton.language while it runs: one launch at a time
 _RUNNING = threading.RLock()
-_INTERPRETED: dict[Any, InterpretedFunction] = {}
 
 Runner = Callable[[InterpretedFunction, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
 
@@ -32,10 +31,10 @@ def interpreted(function: Any) -> InterpretedFunction:
     """A `@triton.jit` function as the interpreter's own kind of function."""
     if isinstance(function, InterpretedFunction):
         return function
-    # not by the jitted function itself, whose hash is that of all that it calls
-    if function.fn not in _INTERPRETED:
-        _INTERPRETED[function.fn] = interpretable(function)
-    return _INTERPRETED[function.fn]
+    known = vars(function.fn)  # a table would keep both alive
+    if "interpreted" not in known:
+        known["interpreted"] = interpretable(function)
+    return known["interpreted"]  # type: ignore[no-any-return]
 
 
 def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:

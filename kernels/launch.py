@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ PRECISIONS = {
 # and where a kernel takes numbers apart itself
 PARTED = "six products of their parts in bfloat16 (for tf32x3; more exact)"
 DTYPES = {"int": torch.int64, "bool": torch.bool}
+# numbers of rows whose way is remembered at most
+WAYS = 256
 NAMES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
@@ -63,9 +66,14 @@ class Launcher:
         self._ways: dict[Any, tuple[int, dict[str, Any]]] = {}
 
     @functools.cached_property
+    def module(self) -> ModuleType:
+        """The module of the kernel, loaded from the cache."""
+        return load(self.source.text, self.source.name)
+
+    @functools.cached_property
     def function(self) -> Any:
-        """The jitted function, loaded from the cache."""
-        return getattr(load(self.source.text, self.source.name), self.source.name)
+        """The jitted function."""
+        return getattr(self.module, self.source.name)
 
     def __call__(
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int], dtype: torch.dtype
@@ -154,6 +162,8 @@ class Launcher:
 
             judged = Launch(NAMES[dtype], how, least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
+            if len(self._ways) >= WAYS:
+                self._ways.clear()
             way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
         rows, options = way
         self.function[self._grid(count, rows)](*args, **options)

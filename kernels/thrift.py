@@ -29,6 +29,7 @@ _KINDS: dict[str, np.dtype] = {}
 def interpretable(function: JITFunction) -> InterpretedFunction:
     """A jitted function as the interpreter's own kind of function."""
     made = InterpretedFunction(function.fn)
+    made.rewritten_fn = {}  # Triton's own table is one for all, and keeps every function alive
     made.rewriter.rewrite_ast = functools.partial(_rewritten, made.rewriter, function)
     return made
 

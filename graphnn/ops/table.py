@@ -60,6 +60,8 @@ def row(name: str, family: str, run: Callable[..., Any] | None = None, **fields:
 # operations over a named axis whose result still varies over it
 KEEPS_AXIS = frozenset({"axis_softmax", "axis_reverse", "axis_roll", "axis_top", "axis_put"})
 _INFERRED: dict[Any, Signature] = {}
+# signatures that are remembered at most
+INFERRED = 4096
 
 
 def _key(value: Any) -> Any:
@@ -93,6 +95,8 @@ def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]
     key = (op.name, _key(typed), _key(sorted(public.items(), key=lambda item: item[0])))
+    if len(_INFERRED) > INFERRED:
+        _INFERRED.clear()
     if key not in _INFERRED and (plain := _plain(op, operands)):
         _INFERRED[key] = plain
     if key not in _INFERRED:

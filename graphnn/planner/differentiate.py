@@ -15,6 +15,7 @@ from typing import Any
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const, make, reshape
 from graphnn.ops.table import OPS, build
+from graphnn.planner.depends import between
 from graphnn.planner.loopir import LoopIR, given
 from graphnn.planner.rewrite import keep, reachable
 
@@ -62,24 +63,7 @@ class _Adjoint:
         self.anti: dict[int, Expr] = {}
         self.closes = set(self.old.closings.values())
         self.users = self.old.users()
-        self.live = self._differentiable()
-
-    def _differentiable(self) -> set[int]:
-        """The nodes through which a gradient flows to something wanted."""
-        live = {i for i in self.wanted if self.old[i].dtype.is_floating_point}
-        while True:
-            more = set(live)
-            for node in self.old:
-                if not node.dtype.is_floating_point or node.op == "detach":
-                    continue
-                reads = [*node.inputs]
-                if node.id in self.old.closings:
-                    reads.append(self.old.closings[node.id])
-                if any(j in more for j in reads):
-                    more.add(node.id)
-            if more == live:
-                return live
-            live = more
+        self.live = between(loop.ir, wanted, loop.results)
 
     def value(self, i: int) -> Expr:
         """The forward value `i` in the gradient graph: given, or computed again if cheap."""

@@ -41,6 +41,11 @@ class Hops:
     origin: object = field(default_factory=object)
 
     @property
+    def ends(self) -> list[int]:
+        """The nodes that gradients come from."""
+        return self.results
+
+    @property
     def count(self) -> int:
         """How often the memory is addressed."""
         return sum(n.op == "axis_softmax" for n in self.ir)

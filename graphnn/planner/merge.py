@@ -6,13 +6,14 @@ operations on neighbouring slices of the same values become one operation on the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
+from graphnn.planner.depends import feeding
 from graphnn.planner.rewrite import rewrite, tidy
 from graphnn.planner.simplify import simplify
 from graphnn.planner.split import home_loops
@@ -21,12 +22,17 @@ Group = list[Node]
 ROUNDS = 8
 
 
-def merge(ir: IR) -> IR:
-    """Merge products, then whatever pointwise work became neighbouring by it."""
-    ir = _apply(tidy(ir), _product_key, _join_products)
+def merge(ir: IR, derived: bool = False) -> IR:
+    """Merge products, then whatever pointwise work became neighbouring by it.
+
+    What feeds other outputs stays by itself: a loss may read one of them, and weights that only
+    others need would get zeros for a gradient, not None. A `derived` graph is not differentiated.
+    """
+    feeds = (lambda ir: {}) if derived else feeding
+    ir = _apply(tidy(ir), _product_key, _join_products, feeds)
     for _ in range(ROUNDS):
         before = len(ir)
-        ir = simplify(_apply(tidy(ir), _slice_key, _join_slices))
+        ir = simplify(_apply(tidy(ir), _slice_key, _join_slices, feeds))
         if len(ir) >= before:
             break
     return ir
@@ -36,14 +42,15 @@ def _apply(
     ir: IR,
     key: Callable[[IR, Node], Any],
     join: Callable[[IR, Callable[[int], Expr], Group], dict[int, Expr]],
+    feeds: Callable[[IR], Mapping[int, frozenset[str]]],
 ) -> IR:
-    """Join the nodes that share a key, at the place of the first of them."""
-    home = home_loops(ir)
+    """Join the nodes that share a key and what they feed, at the place of the first of them."""
+    home, fed = home_loops(ir), feeds(ir)
     groups: dict[Any, Group] = {}
     for node in ir:
         found = key(ir, node)
         if found is not None:
-            groups.setdefault((home.get(node.id), found), []).append(node)
+            groups.setdefault((home.get(node.id), fed.get(node.id), found), []).append(node)
     member = {n.id: group for group in groups.values() if len(group) > 1 for n in group}
     done: dict[int, Expr] = {}
     moved: dict[int, int] = {}

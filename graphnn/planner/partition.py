@@ -39,21 +39,16 @@ class Loop:
 Region = Whole | Loop
 
 
-# what was found out about the last few graphs: passes ask the same several times in a row
-_KNOWN: dict[Any, Any] = {}
-RECENT = 16
-
-
 def remembered(ir: IR, what: str, find: Callable[[], Any]) -> Any:
-    """`find()`, or what it gave for a graph of the same nodes. To be read, never changed."""
-    key = (what, *ir.nodes.values(), *ir.closings.items(), *ir.until.items(), *ir.axes)
-    if key not in _KNOWN:
-        found = find()
-        while len(_KNOWN) >= RECENT:
-            _KNOWN.pop(next(iter(_KNOWN)), None)
-        _KNOWN[key] = found
-        return found
-    return _KNOWN[key]
+    """`find()`, or what it gave when the graph had the same nodes. To be read, never changed.
+
+    Passes ask the same several times in a row.
+    """
+    key = (*ir.nodes.values(), *ir.closings.items(), *ir.until.items(), *ir.axes)
+    known = ir.known.get(what)
+    if known is None or known[0] != key:
+        known = ir.known[what] = key, find()
+    return known[1]
 
 
 def partition(ir: IR) -> list[Region]:

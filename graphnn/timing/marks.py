@@ -4,6 +4,7 @@ its loops' backwards and its kernels. The code that runs is the model's own, lin
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ import torch
 
 from graphnn.backends.torch.functions import load
 from graphnn.backends.torch.module import Program
-from graphnn.kernels.launch import Launcher
 
 HEAD = 2  # lines of a program before its body: its name and its docstring
 
@@ -95,20 +95,33 @@ def watched(program: Program, trail: Trail) -> Iterator[None]:
     main, clock = program.main, trail.clock
     backwards = [(loop, f) for loop in program.loops for f in loop._backwards.values()]
     calls = [f.call for _, f in backwards]
-    kernel = Launcher._run
     program.main = marked(program, lambda: trail.marks.append(clock.now()))
     for loop, function in backwards:  # two loops may have functions of one name
         function.call = _spanned(function.call, loop.key, trail.backwards, clock)
-    Launcher._run = lambda self, *args: _spanned(  # type: ignore[method-assign]
-        lambda *a: kernel(self, *a), self.source.name, trail.kernels, clock
+    try:
+        with _launches(trail):
+            yield
+    finally:
+        program.main = main
+        for (_, function), call in zip(backwards, calls):
+            function.call = call
+
+
+@contextlib.contextmanager
+def _launches(trail: Trail) -> Iterator[None]:
+    """While the block runs, launches of kernels leave their spans."""
+    module = sys.modules.get("graphnn.kernels.launch")  # imported where a program has kernels
+    if module is None:
+        yield
+        return
+    launcher, kernel = module.Launcher, module.Launcher._run
+    launcher._run = lambda self, *args: _spanned(
+        lambda *a: kernel(self, *a), self.source.name, trail.kernels, trail.clock
     )(*args)
     try:
         yield
     finally:
-        program.main = main
-        Launcher._run = kernel  # type: ignore[method-assign]
-        for (_, function), call in zip(backwards, calls):
-            function.call = call
+        launcher._run = kernel
 
 
 def _spanned(

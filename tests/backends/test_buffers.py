@@ -1,5 +1,6 @@
 """Memory is used again only when nothing else holds it."""
 
+import pytest
 import torch
 
 import graphnn as gn
@@ -8,6 +9,17 @@ from graphnn.backends.torch import buffers
 from graphnn.backends.torch.buffers import buffer
 
 SIZE, CPU = (512, 512), torch.device("cpu")
+HOLDS = {
+    "tensor": lambda t: t,
+    "view": lambda t: t[3:5],
+    "detached": lambda t: t.detach(),
+    "storage": lambda t: t.untyped_storage(),
+    "storage in a cell": lambda t: (lambda s: lambda: s)(t.untyped_storage()),
+    "numpy": lambda t: t.numpy()[1:],
+    "memoryview": lambda t: memoryview(t.numpy()),
+    "dlpack": lambda t: t.__dlpack__(),
+    "parameter": lambda t: torch.nn.Parameter(t),
+}
 
 
 def test_held_memory_is_left_alone():
@@ -57,3 +69,14 @@ def test_results_of_a_call_outlive_the_next_calls():
         assert torch.equal(again, copy)
         for a, b in zip(torch.autograd.grad(again.sum(), list(model.parameters())), found):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("hold", HOLDS, ids=str)
+def test_memory_is_left_alone_however_it_is_held(hold):
+    first = buffer(SIZE, torch.float32, CPU).fill_(1)
+    place, held = first.data_ptr(), HOLDS[hold](first)
+    del first
+    for _ in range(3):
+        assert buffer(SIZE, torch.float32, CPU).fill_(2).data_ptr() != place
+    del held
+    assert place in {b.data_ptr() for b in [buffer(SIZE, torch.float32, CPU) for _ in range(20)]}

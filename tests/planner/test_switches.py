@@ -1,4 +1,5 @@
-"""Every pass off, and recomputing on, means the same: outputs and gradients in float64."""
+"""Every pass off, and recomputing on, means the same: outputs and gradients in float64. And every
+pass does something: without it the code of some network is another."""
 
 import pytest
 import torch
@@ -6,6 +7,26 @@ import torch
 import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.planner.plan import SWITCHABLE
+from tests.planner.firing import FIXED, SWITCHES, text
+
+LSTMS = ("LSTM", "GRU", "the same, gate by gate", "peepholes, gate by gate")
+# the networks whose code a pass changes
+FIRES = {
+    "simplify": ("peepholes, gate by gate", "two speeds"),
+    "split": ("reset-before GRU", "peepholes, gate by gate", "two speeds"),
+    "gather": ("multiplicative integration",),
+    "hoist": ("LSTM", "RNN", "reset-before GRU", "multiplicative integration", "two speeds"),
+    "merge": (*LSTMS, "reset-before GRU", "multiplicative integration", "two speeds"),
+    "contract": (*LSTMS, "reset-before GRU", "independent neurons", "multiplicative integration"),
+    "recompute": (*LSTMS, "reset-before GRU", "multiplicative integration", "two speeds"),
+    "all": tuple(NETWORKS),
+}
+OPTIONS = {"recompute": {"recompute": True}, "all": {"skip": SWITCHABLE}}
+
+
+def close(got, wanted, dtype=torch.float64):
+    bound = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
 
 
 def results(model, x):
@@ -14,16 +35,41 @@ def results(model, x):
     return [y, *state.values(), *torch.autograd.grad(loss, [x, *model.parameters()])]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("off", [*[(p,) for p in SWITCHABLE], SWITCHABLE, "recompute"])
+@pytest.mark.parametrize("off, name", [(off, name) for off in FIRES for name in FIRES[off]])
 def test_off_equals_on(name, off):
     torch.manual_seed(0)
     net = NETWORKS[name](3).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    options = {"recompute": True} if off == "recompute" else {"skip": off}
-    torch.testing.assert_close(
-        results(gn.compile(net, **options), x), results(gn.compile(net), x), rtol=1e-12, atol=1e-12
-    )
+    without = gn.compile(net, **OPTIONS.get(off, {"skip": (off,)}))
+    model = gn.compile(net)
+    assert without.source() != model.source(), "a program is compared with itself"
+    close(results(without, x), results(model, x))
+
+
+def test_every_switch_has_a_network():
+    assert SWITCHES.keys() == set(SWITCHABLE)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_changes_the_code_and_not_the_results(switch):
+    example = SWITCHES[switch]
+    model, without = example.compiled(), example.compiled(switch)
+    wanted, got = example.results(model), example.results(without)
+    assert text(model) != text(without)
+    close(got, wanted, example.dtype)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_pass_changes_the_code(name, monkeypatch):
+    where, idle, example, alike = FIXED[name]
+    model = example.compiled()
+    wanted = example.results(model)
+    monkeypatch.setattr(where, idle)
+    without = example.compiled()
+    got = example.results(without)
+    assert text(model) != text(without)
+    if alike:
+        close(got, wanted)
 
 
 @pytest.mark.parametrize("narrowest", [1, 4])
@@ -35,4 +81,4 @@ def test_work_moved_into_loops(name, narrowest, monkeypatch):
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     plain = results(gn.compile(net, skip=("sink",)), x)
     monkeypatch.setattr("graphnn.planner.sink.WIDE", narrowest)
-    torch.testing.assert_close(results(gn.compile(net), x), plain, rtol=1e-12, atol=1e-12)
+    close(results(gn.compile(net), x), plain)

@@ -6,26 +6,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch import registry
 from graphnn.backends.torch.chosen import Chosen
 from graphnn.backends.torch.chunks import Chunked, kind_of
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
-from graphnn.kernels.symbols import remark
 from graphnn.planner.dotproduct import dot_product
 from graphnn.planner.hops import Hops
 from graphnn.planner.reverse import plain
 from graphnn.planner.tiles import Contraction
-
-PROGRAMS: dict[str, AttendProgram] = {}
-_numbers = itertools.count()
 
 
 class Engine(Protocol):
@@ -78,14 +74,13 @@ class AttendProgram:
         # kernels are given the positions of the best besides
         places = self.chosen is not None and engine is not None
         self.floating = [*part.moving, *[False] * places]
-        self.key = f"{remark(part.name)} {next(_numbers)}"
-        PROGRAMS[self.key] = self
         own = self.chosen is None and self.direct is None
         self.engine = Chunked(part, passes) if engine is None and own else engine
         self._plain: Function | None = None
         if isinstance(self.engine, Chunked):
             # torch.compile cannot look on while code is written
             self._plain = self._written()
+        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""
@@ -175,7 +170,7 @@ def of_one_kind(part: Contraction | Hops, tensors: list[Tensor]) -> list[Tensor]
 
 @torch.library.custom_op("graphnn::attend", mutates_args=())
 def _attend(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     with torch.autocast(tensors[0].device.type, enabled=False):
         assert program.engine is not None
         return program.engine.forward(tensors, program.sizes(sizes))
@@ -183,12 +178,12 @@ def _attend(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
 
 @_attend.register_fake
 def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    return PROGRAMS[key].forms(tensors, sizes)
+    return registry.traced(key).forms(tensors, sizes)
 
 
 @torch.library.custom_op("graphnn::choose", mutates_args=())
 def _choose(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     with torch.autocast(tensors[0].device.type, enabled=False):
         assert program.engine is not None and not isinstance(program.engine, Chunked)
         return program.engine.choose(tensors, program.sizes(sizes))
@@ -196,7 +191,7 @@ def _choose(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
 
 @_choose.register_fake
 def _(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
-    program = PROGRAMS[key]
+    program = registry.traced(key)
     part, known = program.part, program.sizes(sizes)
     lead = [known[a] for a in part.ir.layout(part.axes)]
     return tensors[0].new_empty([*lead, min(part.top, known[part.axis])], dtype=torch.int64)
@@ -210,7 +205,7 @@ def _attend_backward(
     wanted: list[bool],
     present: list[bool],
 ) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     reads, results = len(wanted), len(program.part.results)
     given, made = tensors[:reads], tensors[reads : reads + results]
     peak, flowing = tensors[reads + results], iter(tensors[reads + results + 1 :])
@@ -221,4 +216,4 @@ def _attend_backward(
 
 
 _attend_backward.register_fake(alike)
-derive(_attend, _attend_backward, PROGRAMS, "the attention")
+derive(_attend, _attend_backward, "the attention")

@@ -8,6 +8,7 @@ allocator kept the memory, 50 where it gave it back (CPU, Xeon, 2 cores, float32
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -30,9 +31,10 @@ def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
     if _COUNT is None or device.type != "cpu" or needed < SMALLEST:
         return torch.empty(size, dtype=dtype, device=device)
     with _LOCK:
-        for storage in _POOL.get(needed, ()):
-            if _idle(storage, needed):
-                return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(size))  # type: ignore
+        pool = _POOL.get(needed, [])
+        for k in range(len(pool)):
+            if _idle(pool, k, needed):
+                return torch.empty(0, dtype=dtype).set_(pool[k], 0, tuple(size))  # type: ignore[call-overload]
         made = torch.empty(size, dtype=dtype, device=device)
         if type(made) is Tensor and _room(needed):  # no fake tensors, those of tracing
             _POOL.setdefault(needed, []).append(made.untyped_storage())
@@ -47,17 +49,26 @@ def bare(*tensors: Tensor) -> bool:
     return all(type(x) in (Tensor, torch.nn.Parameter) and not wrapped(x) for x in tensors)
 
 
-def _idle(storage: Any, size: int) -> bool:
-    """Whether nothing else reads this memory: no tensor, no view, no other process."""
-    alone = _COUNT is not None and _COUNT(storage._cdata) == 1
-    return bool(alone and storage.nbytes() == size and not storage.is_shared())
+def _references(pool: list[Any], k: int) -> int:
+    """How often Python refers to a storage: a tensor gives out the very one that lies here."""
+    return sys.getrefcount(pool[k])
+
+
+_ALONE = _references([torch.empty(0).untyped_storage()], 0)
+
+
+def _idle(pool: list[Any], k: int, size: int) -> bool:
+    """Whether nothing else reads this memory: no tensor, no view, no storage, no other process."""
+    alone = _references(pool, k) == _ALONE and _COUNT is not None and _COUNT(pool[k]._cdata) == 1
+    return bool(alone and pool[k].nbytes() == size and not pool[k].is_shared())
 
 
 def _room(needed: int) -> bool:
     """Whether so much more may be kept; what is idle makes way for it."""
     if _kept() + needed > MOST:
         for size in list(_POOL):
-            _POOL[size] = [s for s in _POOL[size] if not _idle(s, size)]
+            pool = _POOL[size]
+            _POOL[size] = [pool[k] for k in range(len(pool)) if not _idle(pool, k, size)]
     return _kept() + needed <= MOST
 
 

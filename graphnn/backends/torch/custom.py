@@ -1,13 +1,12 @@
 """Loops as torch operators: known to autograd, to torch.compile and to autocast.
 
 `graphnn::loop` runs a loop's generated forward, `graphnn::loop_backward` its derived backward; both
-find their program by a key that is a hash of its source.
+find their program by its key in the registry.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch import registry
 from graphnn.backends.torch.functions import Function, Lowering, write
 from graphnn.backends.torch.scope import RESERVED, Ends
 from graphnn.errors import DoubleBackwardError
@@ -24,13 +24,13 @@ from graphnn.kernels.symbols import NameTable, entry
 from graphnn.ops.custom import values_alone
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
+from graphnn.planner.depends import between
 from graphnn.planner.differentiate import Derived, differentiate
 from graphnn.planner.loopir import LoopIR
 from graphnn.planner.merge import merge
 from graphnn.planner.simplify import simplify
 from graphnn.planner.spare import spare
 
-PROGRAMS: dict[str, LoopProgram] = {}
 # what a loop's functions have behind its name
 WAYS = ("_saving", "_backward")
 
@@ -66,11 +66,8 @@ class LoopProgram:
         self._backwards: dict[Any, Function] = {}
         full = tuple(self.floating()), (True,) * len(loop.results)
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
-        text = self.train.source + self._backwards[full].source + str(loop.results)
-        self.key = f"{self.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        if "opaque" in text:  # the functions called are not in the text
-            self.key += f" {id(self)}"
-        PROGRAMS[self.key] = self
+        self.text = self.train.source + self._backwards[full].source + str(loop.results)
+        self.key = registry.entered(loop.name, self.text, self)
 
     @property
     def infer(self) -> Function:
@@ -98,7 +95,7 @@ class LoopProgram:
         if "simplify" in self.passes:
             ir = simplify(ir)
         if "merge" in self.passes:
-            ir = merge(ir)
+            ir = merge(ir, derived=True)
         if "contract" in self.passes:
             ir = contract(ir)
         return settle(ir)
@@ -127,6 +124,12 @@ class LoopProgram:
             return None
         return Ends(self.loop.loop.axis, self.loop.ir[i], held, self.ordered)
 
+    def reached(self, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+        """Which of the reads `wanted` the results `present` depend on; the others' gradient is
+        None, as torch has it, and not zeros."""
+        some = between(self.loop.ir, self._chosen(wanted), self._given(present))
+        return [w and i in some for i, w in zip(self.loop.reads, wanted, strict=True)]
+
     def backward(self, wanted: Sequence[bool], present: Sequence[bool]) -> Function:
         """The backward for the reads that want a gradient, given those of some results."""
         able = zip(wanted, self.floating(), strict=True)
@@ -136,10 +139,15 @@ class LoopProgram:
         return self._backwards[key]
 
     def _backward(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Function:
-        results = [i for i, p in zip(self.loop.results, present, strict=True) if p]
-        chosen = [i for i, w in zip(self.loop.reads, wanted, strict=True) if w]
+        results, chosen = self._given(present), self._chosen(wanted)
         chosen = [i for i in chosen if self.loop.ir[i].dtype.is_floating_point]
         return self._write_backward(self._derive(results, chosen), chosen, results)
+
+    def _given(self, present: Sequence[bool]) -> list[int]:
+        return [i for i, p in zip(self.loop.results, present, strict=True) if p]
+
+    def _chosen(self, wanted: Sequence[bool]) -> list[int]:
+        return [i for i, w in zip(self.loop.reads, wanted, strict=True) if w]
 
     def _write_backward(
         self, derived: Derived, wanted: Sequence[int], results: Sequence[int]
@@ -175,7 +183,7 @@ class LoopProgram:
     def made_of(self) -> list[str]:
         """All that tells its code, kernels too, from another's."""
         several = self.lowering.several_of if self.lowering is not None else {}
-        return [self.key, *(several[n].chooser.what for n in self._names() if n in several)]
+        return [self.text, *(several[n].chooser.what for n in self._names() if n in several)]
 
     def phase(self, name: str) -> bool:
         """Whether a kernel of this name is a phase of its steps."""
@@ -220,7 +228,7 @@ def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[
 
 @torch.library.custom_op("graphnn::loop", mutates_args=())
 def _loop(tensors: list[Tensor], key: str, sizes: list[int], train: bool) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     return _run(program.train if train else program.infer, tensors, sizes)
 
 
@@ -243,7 +251,7 @@ def _unrecorded() -> contextlib.AbstractContextManager[None]:
 
 @_loop.register_fake
 def _(tensors: list[Tensor], key: str, sizes: list[int], train: bool) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.traced(key)
     return (program.train if train else program.infer).shapes(tensors, sizes)
 
 
@@ -251,42 +259,45 @@ def _(tensors: list[Tensor], key: str, sizes: list[int], train: bool) -> list[Te
 def _loop_backward(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
-    return _run(PROGRAMS[key].backward(wanted, present), tensors, sizes)
+    return _run(registry.found(key).backward(wanted, present), tensors, sizes)
 
 
 @_loop_backward.register_fake
 def _(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
-    return PROGRAMS[key].backward(wanted, present).shapes(tensors, sizes)
+    return registry.traced(key).backward(wanted, present).shapes(tensors, sizes)
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    tensors, ctx.key, ctx.sizes, train = inputs
+    tensors, key, ctx.sizes, train = inputs
     ctx.set_materialize_grads(False)
-    floating = PROGRAMS[ctx.key].floating()
+    ctx.program = registry.found(key)  # a backward may follow when the model is gone
+    floating = ctx.program.floating()
     ctx.wanted = [f and t.requires_grad for f, t in zip(floating, tensors, strict=True)]
     if train:
         ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx: Any, grads: Any) -> Any:
-    count = len(PROGRAMS[ctx.key].loop.results)
+    program = ctx.program
+    count = len(program.loop.results)
     present = [g is not None for g in grads[:count]]
     flows = [g.contiguous() for g in grads[:count] if g is not None]
     found: list[Any] = [None] * len(ctx.wanted)
-    if any(present) and any(ctx.wanted):
+    wanted = program.reached(ctx.wanted, present)
+    if any(wanted):
         tensors = [*ctx.saved_tensors, *flows]
         made = iter(
-            torch.ops.graphnn.loop_backward(tensors, ctx.key, ctx.sizes, ctx.wanted, present)
+            torch.ops.graphnn.loop_backward(tensors, program.key, ctx.sizes, wanted, present)
         )
-        found = [next(made) if w else None for w in ctx.wanted]
+        found = [next(made) if w else None for w in wanted]
     return found, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
     raise DoubleBackwardError(
-        f"the loop '{PROGRAMS[ctx.key].loop.name}' has no second derivative on this backend",
+        f"the loop '{registry.title(ctx.key)}' has no second derivative on this backend",
         got="a backward through its backward (create_graph=True)",
         wanted="first derivatives",
         fix="compile with backend='reference' for second derivatives",

@@ -6,18 +6,24 @@ part's definition, in torch's own operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch import registry
 from graphnn.errors import DoubleBackwardError
+from graphnn.planner.depends import between
+from graphnn.planner.hops import Hops
+from graphnn.planner.tiles import Contraction
 
 
 class Program(Protocol):
     """What an operator runs. `floating` tells which of its tensors may have a gradient."""
 
+    key: str
+    part: Contraction | Hops
     floating: list[bool]
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
@@ -33,7 +39,7 @@ class Program(Protocol):
         ...
 
 
-def derive(forward: Any, backward: Any, programs: Mapping[str, Program], subject: str) -> None:
+def derive(forward: Any, backward: Any, subject: str) -> None:
     """Tell autograd of an operator `(tensors, key, sizes)` and of its backward
     `(tensors, key, sizes, wanted, present)`.
 
@@ -42,29 +48,30 @@ def derive(forward: Any, backward: Any, programs: Mapping[str, Program], subject
     """
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
-        tensors, ctx.key, ctx.sizes = inputs
+        tensors, key, ctx.sizes = inputs
         ctx.set_materialize_grads(False)
-        program = programs[ctx.key]
+        program = ctx.program = registry.found(key)  # the model may be gone before the backward
         ctx.wanted = [f and t.requires_grad for f, t in zip(program.floating, tensors, strict=True)]
         ctx.save_for_backward(*tensors, *program.saved(output))
 
     def pull(ctx: Any, grads: Any) -> Any:
-        grads = programs[ctx.key].flowing(grads)
+        program, grads = ctx.program, ctx.program.flowing(grads)
         present = [g is not None for g in grads]
         flows = [g.contiguous() for g in grads if g is not None]
         found: list[Any] = [None] * len(ctx.wanted)
-        if any(present) and any(ctx.wanted):
+        wanted = reached(program, ctx.wanted, present)
+        if any(wanted):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                made = iter(_again(ctx, programs[ctx.key], present, flows))
+                made = iter(_again(ctx, wanted, present, flows))
             else:
                 given = [*ctx.saved_tensors, *flows]
-                made = iter(backward(given, ctx.key, ctx.sizes, ctx.wanted, present))
-            found = [next(made) if w else None for w in ctx.wanted]
+                made = iter(backward(given, program.key, ctx.sizes, wanted, present))
+            found = [next(made) if w else None for w in wanted]
         return found, None, None
 
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise DoubleBackwardError(
-            f"{subject} '{ctx.key.rsplit(' ', 1)[0]}' has no second derivative under torch.compile",
+            f"{subject} '{registry.title(ctx.key)}' has no second derivative under torch.compile",
             got="a backward through its backward (create_graph=True)",
             wanted="first derivatives, or a call outside torch.compile",
             fix="leave torch.compile out, or compile with backend='reference'",
@@ -84,13 +91,23 @@ def alike(
     return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
 
 
-def _again(ctx: Any, program: Program, present: list[bool], flows: list[Tensor]) -> Any:
+def reached(program: Program, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+    """Which of the reads `wanted` the results `present` depend on; others get None, not zeros."""
+    part = program.part
+    ends = [i for i, p in zip(part.ends, present, strict=True) if p]
+    some = between(part.ir, part.reads, ends)
+    # kernels are given more than is read, the positions of the best
+    reads = [*part.reads, *[-1] * (len(wanted) - len(part.reads))]
+    return [w and i in some for i, w in zip(reads, wanted, strict=True)]
+
+
+def _again(ctx: Any, wanted: list[bool], present: list[bool], flows: list[Tensor]) -> Any:
     """Gradients that have gradients in turn, by the definition, which stores all weights."""
     # what is read may be made of other things read: nothing is to flow from one to another here
     tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
-    made = program.flowing(program.definition(tensors, ctx.sizes))
+    made = ctx.program.flowing(ctx.program.definition(tensors, ctx.sizes))
     outs = [o for o, p in zip(made, present, strict=True) if p]
-    moving = [t for t, w in zip(tensors, ctx.wanted, strict=True) if w]
+    moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
     pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
     if not pairs:
         return [torch.zeros_like(t) for t in moving]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import linecache
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -51,6 +53,7 @@ CALLED = SimpleNamespace(
     Running=Running,
 )
 ALIASING = ("view", "rename", "along")
+_numbers = itertools.count()
 
 
 @dataclass
@@ -76,9 +79,9 @@ class Function:
 
 
 def load(source: str, name: str, objects: dict[str, Any]) -> Any:
-    """Compile generated source so that tracebacks and debuggers can show it."""
+    """Compile generated source so that tracebacks and debuggers can show it while it lives."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    file = f"<graphnn {name} {digest}>"
+    file = f"<graphnn {name} {digest} {next(_numbers)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, Any] = {
         "torch": torch,
@@ -89,7 +92,10 @@ def load(source: str, name: str, objects: dict[str, Any]) -> Any:
         **objects,
     }
     exec(compile(source, file, "exec"), namespace)
-    return namespace[name]
+    function = namespace[name]
+    # of the code, which frames of a traceback hold as well
+    weakref.finalize(function.__code__, linecache.cache.pop, file, None).atexit = False
+    return function
 
 
 def called(lowering: Lowering | None) -> dict[str, Any]:
@@ -263,7 +269,7 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
     sizes = scope.sizes(scope.axes(like)) + [str(n) for n in like.shape]
     if node.op in ("const", "size"):
         kind = dtype_text(scope.ir, like.dtype)
-        return f"torch.full(({', '.join(sizes)},), {scope.var(i)}, dtype={kind}, device=device)"
+        return f"torch.full([{', '.join(sizes)}], {scope.var(i)}, dtype={kind}, device=device)"
     if node.axes != like.axes or node.shape != like.shape:
         wide = scope.aligned(i, scope.axes(like), len(like.shape))
         return f"runtime.own({wide}.expand({', '.join(sizes)}))"

@@ -6,22 +6,18 @@ axis, and the logsumexp of each hop's scores.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from graphnn.backends.torch import registry
 from graphnn.backends.torch.attention import of_one_kind
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
 from graphnn.ir import Node
-from graphnn.kernels.symbols import remark
 from graphnn.planner.hops import Hops
-
-PROGRAMS: dict[str, HopsProgram] = {}
-_numbers = itertools.count()
 
 
 class Engine(Protocol):
@@ -64,11 +60,10 @@ class HopsProgram:
         """`why` says why there are no kernels."""
         self.part, self.single, self.engine, self.why = part, single, engine, why
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
-        self.key = f"{remark(part.name)} {next(_numbers)}"
-        PROGRAMS[self.key] = self
         pairs = [(i, part.ir[i]) for i in part.results]
         title = f"The definition of {part.name}."
         self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
+        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
 
     @property
     def axes(self) -> list[str]:
@@ -138,7 +133,7 @@ def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[
 
 @torch.library.custom_op("graphnn::hops", mutates_args=())
 def _hops(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     assert program.engine is not None
     with torch.autocast(tensors[0].device.type, enabled=False):
         return program.engine.forward(tensors, program.sizes(sizes))
@@ -146,7 +141,7 @@ def _hops(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
 
 @_hops.register_fake
 def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    return PROGRAMS[key].forms(tensors, sizes)
+    return registry.traced(key).forms(tensors, sizes)
 
 
 @torch.library.custom_op("graphnn::hops_backward", mutates_args=())
@@ -154,7 +149,7 @@ def _hops_backward(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
     """`tensors`: what is read, what is kept, and what flows to the results that are `present`."""
-    program, reads = PROGRAMS[key], len(wanted)
+    program, reads = registry.found(key), len(wanted)
     assert program.engine is not None
     kept = reads + len(program.engine.kept)
     flowing = iter(tensors[kept:])
@@ -165,4 +160,4 @@ def _hops_backward(
 
 
 _hops_backward.register_fake(alike)
-derive(_hops, _hops_backward, PROGRAMS, "the")
+derive(_hops, _hops_backward, "the")

@@ -32,6 +32,7 @@ from graphnn.planner.plan import finished
 from graphnn.planner.reverse import arranged
 from graphnn.planner.seed import seed, seed_tiles
 from graphnn.planner.sink import absorbed
+from graphnn.planner.states import FINAL, RECORD
 from graphnn.planner.tally import Tally
 from graphnn.planner.unmask import unmask
 
@@ -62,6 +63,7 @@ class Program:
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
     attends: list[AttendProgram | HopsProgram]
     layers: list[Any]  # torch's own, which a lowering has kernels for as well
+    place: int = -1  # the number that torch.compile finds it by
 
     def sources(self) -> str:
         """All generated code, readable: the model, then each loop forward and backward."""
@@ -221,7 +223,7 @@ class _Writer:
                 cut, program = next(calls)
                 self._call(cut, program)
                 pieces.append(Piece(cut.loop.nodes, cut, program, len(self.lines)))
-        outs = [self._returned(self.ir[i]) for i in self.ir.outputs.values()]
+        outs = self._outs()
         head = ["def main(parameters, inputs, lengths, sizes, device):"]
         title = f"{remark(self.ir.name)}: everything over whole axes; loops are called."
         head.append(f'{INDENT}"""{title}"""')
@@ -291,6 +293,16 @@ class _Writer:
     def _sorted(self, dim: int) -> str:
         """What puts the examples of a value in their order."""
         return "" if self.along is None else f".index_select({dim}, {self.places})"
+
+    def _outs(self) -> list[str]:
+        """What is returned. States are changed in place by who has them: they share no memory."""
+        outs, seen = [], set()
+        for name, i in self.ir.outputs.items():
+            text, state = self._returned(self.ir[i]), name.startswith((FINAL, RECORD))
+            alone = self.ir[i].op == "final" and i not in seen
+            outs.append(f"runtime.own({text})" if state and not alone else text)
+            seen.add(i)
+        return outs
 
     def _returned(self, node: Node) -> str:
         """An output, its examples as they were given."""

@@ -167,9 +167,12 @@ def _slot(x: Tensor, d: int, value: Any) -> Tensor:
 def final(
     x: Tensor, d: int, steps: int, inits: Sequence[Any], rank: int, length: Any = None
 ) -> Tensor:
-    """What a delay would read after the last position: without `d`, its slots before the shape."""
+    """What a delay would read after the last position: without `d`, its slots before the shape.
+
+    In memory of its own: who changes a state in place changes nothing else, and keeps no sequence.
+    """
     if abs(steps) == 1 and length is None:
-        return x.select(d, -1 if steps > 0 else 0)
+        return own(x.select(d, -1 if steps > 0 else 0))
     slots = list(inits) * (abs(steps) if len(inits) == 1 else 1)
     start = [_slot(x, d, value) for value in slots]
     line = torch.cat([*start, x if steps > 0 else x.flip(d)], d)

@@ -9,14 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch import attention
+from graphnn.backends.torch import attention, registry
 from graphnn.backends.torch.attention import AttendProgram, of_one_kind
 from graphnn.backends.torch.chunks import kind_of
 from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.reductions import Reduced
 from graphnn.planner.tally import Tally
-
-PROGRAMS: dict[str, TallyProgram] = {}
 
 
 class Engine(Protocol):
@@ -50,7 +48,6 @@ class TallyProgram(AttendProgram):
         self.tallies: Engine = Reduced(part, passes) if engine is None else engine
         super().__init__(part, passes, self.tallies, why)  # type: ignore[arg-type]
         self._plain = self._written()
-        PROGRAMS[self.key] = self
 
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """Empty tensors of the results' shapes."""
@@ -84,21 +81,21 @@ def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> lis
 
 @torch.library.custom_op("graphnn::tally", mutates_args=())
 def _tally(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     with torch.autocast(tensors[0].device.type, enabled=False):
         return program.tallies.forward(tensors, program.sizes(sizes))
 
 
 @_tally.register_fake
 def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
-    return PROGRAMS[key].forms(tensors, sizes)
+    return registry.traced(key).forms(tensors, sizes)
 
 
 @torch.library.custom_op("graphnn::tally_backward", mutates_args=())
 def _tally_backward(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
-    program = PROGRAMS[key]
+    program = registry.found(key)
     reads = len(program.part.reads)
     flowing = iter(tensors[reads:])
     flows = [next(flowing) if p else None for p in present]
@@ -107,4 +104,4 @@ def _tally_backward(
 
 
 _tally_backward.register_fake(alike)
-derive(_tally, _tally_backward, PROGRAMS, "the reduction")
+derive(_tally, _tally_backward, "the reduction")

@@ -49,7 +49,8 @@ class Several:
         self.lowering, self.write, self.first, self.choices = lowering, write, first, choices
         self.planned = choices[0].regime
         self.calls: dict[str, Any] = {self.planned: first.call}
-        self.chooser = Chooser("\n".join([first.source, *texts]), lowering.tune)
+        made = [first.source, *texts, f"float32: {lowering.float32}"]
+        self.chooser = Chooser("\n".join(made), lowering.tune)
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         like = tensors[self.first.floating or 0]

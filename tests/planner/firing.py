@@ -1,0 +1,217 @@
+"""A small network for each pass, of which the pass changes the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graphnn as gn
+from tests.attention import networks
+from tests.planner.test_spare import Gate
+
+WIDTH, WIDE = 4, 128
+Given = dict[str, Tensor]
+
+
+class Net(nn.Module):
+    """A step `z(t) = step(x(t), z(t-1))`, after `before` and before `after`."""
+
+    def __init__(self, step: Callable[..., Any], width: int = WIDTH, **options: Any) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.joined, self.step, self.width = nn.Linear(2 * width, width), step, width
+        self.before = options.pop("before", lambda v: v)
+        self.after = options.pop("after", lambda v: v)
+        self.state = options
+
+    def graph(self, g: gn.Graph) -> None:
+        x = self.before(g.input("x", (self.width,), over="time"))
+        z = g.state("z", (self.width,), **self.state)
+        z.next = self.step(self, x, z)
+        g.output("y", self.after(z.next))
+
+
+class Two(nn.Module):
+    """Layers of the library: both ways, or one on another."""
+
+    def __init__(self, width: int = WIDTH, **options: Any) -> None:
+        super().__init__()
+        self.width, self.layers = width, gn.nn.RNN(width, width, **options)
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self.layers(g.input("x", (self.width,), over="time")))
+
+
+class LSTM(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = gn.nn.LSTM(WIDTH, WIDTH)
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self.lstm(g.input("x", (WIDTH,), over="time")))
+
+
+class Dropped(networks.Net):
+    def mixed(self, q: gn.Value, k: gn.Value) -> gn.Value:
+        weights = gn.softmax(torch.tanh(self.query(q) + self.key(k)).sum(-1), over="source")
+        weights = nn.functional.dropout(weights, 0.5, self.training)
+        return gn.sum(weights * self.value(k), over="source")
+
+
+def elman(net: Net, x: Any, z: Any) -> Any:
+    return torch.tanh(x + net.maps[0](z))
+
+
+def gated(net: Net, x: Any, z: Any) -> Any:
+    gate = torch.sigmoid(net.maps[1](z))
+    return gate * z + (1 - gate) * elman(net, x, z)
+
+
+def turned(net: Net, x: Any, z: Any) -> Any:
+    square = net.maps[0](z).unflatten(0, (2, 2))
+    return torch.tanh(square.transpose(0, 1).flatten()) + x
+
+
+def pairs() -> Given:
+    return {"q": torch.randn(2, 3, networks.WIDTH), "k": torch.randn(2, 4, networks.WIDTH)}
+
+
+def story() -> Given:
+    width = networks.WIDTH
+    return {"q": torch.randn(2, width), **{n: torch.randn(2, 4, width) for n in "mc"}}
+
+
+@dataclass(frozen=True)
+class Fires:
+    """A network, what it is given, and how it is compiled; other passes than the one asked for
+    may have to be left out."""
+
+    make: Callable[[], nn.Module]
+    given: Callable[[], Given] = lambda: {"x": torch.randn(2, 5, WIDTH)}
+    backend: str = "torch"
+    skip: tuple[str, ...] = ()
+    lengths: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+    recompute: bool | None = None
+
+    def compiled(self, *off: str) -> gn.Compiled:
+        """The model, without the passes `off`."""
+        torch.manual_seed(0)
+        net = self.make().to(self.dtype)
+        skip = (*self.skip, *off)
+        return gn.compile(net, backend=self.backend, skip=skip, recompute=self.recompute)
+
+    def results(self, model: gn.Compiled) -> list[Tensor]:
+        """Output and gradients of a call."""
+        torch.manual_seed(1)
+        given = {k: v.to(self.dtype).requires_grad_() for k, v in self.given().items()}
+        y = model(**given, **({"lengths": self.lengths} if self.lengths else {}))
+        moving = [*given.values(), *model.parameters()]
+        found = torch.autograd.grad(y.square().sum(), moving, allow_unused=True)
+        return [y, *(g for g in found if g is not None)]
+
+
+def wide() -> Given:
+    return {"x": torch.randn(2, 5, WIDE)}
+
+
+def text(model: gn.Compiled) -> str:
+    """All code of the calls that a model has had, and why each loop runs as it does."""
+    programs = model._programs.values()
+    reasons = [c.reason for p in programs for loop in p.loops for c in loop.choices()]
+    return "\n".join([*(p.sources() for p in programs), *reasons])
+
+
+KERNEL = {"backend": "interpret"}
+SWITCHES: dict[str, Fires] = {
+    # others simplify what they have made
+    "simplify": Fires(
+        lambda: Net(elman, after=lambda v: torch.neg(-v)), skip=("merge", "contract")
+    ),
+    "split": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.joined(torch.cat([x, z]))))),
+    "gather": Fires(lambda: Net(lambda n, x, z: elman(n, x, z) * x + elman(n, x, z) * x.sin())),
+    "hoist": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z) + x))),
+    "merge": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z)) * n.maps[1](z).sigmoid())),
+    "contract": Fires(lambda: Net(gated)),
+    "hops": Fires(networks.Story, story, **KERNEL),
+    "attend": Fires(networks.Additive, pairs),
+    "match": Fires(LSTM, dtype=torch.float32),
+    "scan": Fires(lambda: Net(lambda n, x, z: z + torch.sigmoid(x) * (x - z))),
+    "sink": Fires(lambda: Net(elman, WIDE, after=torch.sin), wide),
+    "beside": Fires(lambda: Two(bidirectional=True), **KERNEL),
+    "stacked": Fires(lambda: Two(20, num_layers=2), lambda: {"x": torch.randn(2, 3, 20)}, **KERNEL),
+    "resident": Fires(lambda: Net(elman), **KERNEL),
+    "cooperative": Fires(lambda: Net(elman), skip=("resident", "fit"), **KERNEL),
+    "fit": Fires(lambda: Net(elman), **KERNEL),
+}
+
+
+def same(ir: Any, *given: Any, **options: Any) -> Any:
+    """A pass that does nothing."""
+    return ir
+
+
+RAGGED = {"lengths": {"time": torch.tensor([5, 2])}}
+# what is no switch: where it is looked up, what stands there instead, a network of which it changes
+# the code, and whether the results are the same without it
+FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
+    "mask": ("graphnn.planner.plan.mask", same, Fires(lambda: Net(elman), **RAGGED), False),
+    "arrange": ("graphnn.planner.plan.arrange", same, Fires(lambda: Net(elman)), True),
+    "settle": (
+        "graphnn.backends.torch.custom.settle",
+        same,
+        # the gradient of what is turned is read as it is and turned, outside the loop
+        Fires(lambda: Net(turned), skip=("contract",), **KERNEL),
+        True,
+    ),
+    "fuse, in loops": (
+        "graphnn.backends.torch.functions.fuse",
+        same,
+        Fires(lambda: Net(elman)),
+        True,
+    ),
+    "fuse, outside": (
+        "graphnn.backends.torch.module.fuse",
+        same,
+        Fires(lambda: Net(elman, before=lambda v: v @ torch.ones(WIDTH, WIDTH, dtype=v.dtype) + v)),
+        True,
+    ),
+    "absorbed": (
+        "graphnn.backends.torch.module.absorbed",
+        lambda *given: [],
+        Fires(lambda: Net(elman, WIDE, before=torch.sin), wide),
+        True,
+    ),
+    "unmask": (
+        "graphnn.backends.torch.module.unmask",
+        same,
+        Fires(lambda: Net(elman), **RAGGED),
+        True,
+    ),
+    "seed": (
+        "graphnn.backends.torch.module.seed",
+        same,
+        Fires(
+            lambda: Net(lambda n, x, z: nn.functional.dropout(elman(n, x, z), 0.5, n.training)),
+            recompute=True,
+            **KERNEL,
+        ),
+        False,
+    ),
+    "seed_tiles": (
+        "graphnn.backends.torch.module.seed_tiles",
+        same,
+        Fires(Dropped, pairs, recompute=True),
+        False,
+    ),
+    "spare": (
+        "graphnn.backends.torch.custom.spare",
+        lambda *given: frozenset(),
+        Fires(Gate, lambda: {"x": torch.randn(2, 5, 8)}, **KERNEL),
+        True,
+    ),
+}
