@@ -18,7 +18,6 @@ from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import write
 from graphnn.backends.torch.watched import watched
 from graphnn.ir import Node
-from graphnn.kernels.symbols import remark
 from graphnn.planner.hops import Hops
 
 
