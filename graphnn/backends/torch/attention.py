@@ -19,7 +19,6 @@ from graphnn.backends.torch.flows import alike, derive
 from graphnn.backends.torch.functions import Function, write
 from graphnn.backends.torch.sdpa import Direct
 from graphnn.backends.torch.watched import unwatched, watched
-from graphnn.kernels.symbols import remark
 from graphnn.planner.dotproduct import dot_product
 from graphnn.planner.hops import Hops
 from graphnn.planner.reverse import plain
@@ -82,7 +81,7 @@ class AttendProgram:
         if isinstance(self.engine, Chunked):
             # torch.compile cannot look on while code is written
             self._plain = self._written()
-        self.key = registry.entered(remark(part.name), "\n".join(self.sources()), self)
+        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
 
     def says(self) -> list[str]:
         """How it is computed, in words for users."""

@@ -23,7 +23,7 @@ from graphnn.backends.torch.scope import RESERVED, Ends
 from graphnn.backends.torch.watched import unwatched
 from graphnn.errors import DoubleBackwardError
 from graphnn.ir import IR
-from graphnn.kernels.symbols import NameTable, entry, remark
+from graphnn.kernels.symbols import NameTable, entry
 from graphnn.ops.custom import values_alone
 from graphnn.planner.arrange import settle
 from graphnn.planner.contract import contract
@@ -75,7 +75,7 @@ class LoopProgram:
         full = tuple(self.floating()), self._presence([True] * len(loop.results))
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         self.text = self.train.source + self._backwards[full].source + str(loop.results)
-        self.key = registry.entered(remark(loop.name), self.text, self)
+        self.key = registry.entered(loop.name, self.text, self)
 
     @property
     def infer(self) -> Function:

@@ -64,7 +64,7 @@ class HopsProgram:
         pairs = [(i, part.ir[i]) for i in part.results]
         title = f"The definition of {part.name}."
         self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
-        self.key = registry.entered(remark(part.name), "\n".join(self.sources()), self)
+        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
 
     @property
     def axes(self) -> list[str]:

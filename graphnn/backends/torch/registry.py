@@ -12,6 +12,8 @@ import itertools
 import weakref
 from typing import Any
 
+from graphnn.kernels.symbols import remark
+
 _PROGRAMS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _TRACED: dict[str, Any] = {}
 _numbers = itertools.count()
@@ -23,7 +25,7 @@ def entered(name: str, text: str, program: Any) -> str:
     The hash is for what torch.compile keeps on disk, where another process numbers differently.
     """
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    key = f"{name} {digest} {next(_numbers)}"
+    key = f"{remark(name)} {digest} {next(_numbers)}"
     _PROGRAMS[key] = program
     return key
 
