@@ -206,6 +206,14 @@ row(
     torch="{0}.to({dtype})",
 )
 
+# `x` in the dtype of another value, whatever that comes to be: `promote` makes a cast of it
+row(
+    "type_as",
+    "pointwise",
+    lambda x, other: x.to(other.dtype),
+    axes=lambda axes, attrs: axes[0],
+)
+
 
 def _clip_grad(g: Expr, y: Expr, x: Expr) -> Any:
     bound = y.node.attrs["bound"]

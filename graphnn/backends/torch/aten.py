@@ -15,15 +15,21 @@ Tensor = torch.Tensor
 
 
 def recurrent(
-    kind: str, x: Tensor, states: list[Any], weights: list[Tensor], reverse: bool, length: Any
+    kind: str,
+    x: Tensor,
+    states: list[Any],
+    weights: list[Tensor],
+    reverse: bool,
+    length: Any,
+    stated: torch.dtype | None = None,
 ) -> list[Tensor]:
     """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
 
     Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
-    states (batch, hidden).
+    states (batch, hidden). Under autocast all is in its dtype, unless that of states is `stated`.
     """
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+        dtype = stated or torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
             return recurrent(

@@ -261,14 +261,16 @@ def _scan(s: Scope, node: Node) -> str:
     wide = [_spread(s, i, node) for i in (a, b)]
     rest = tuple(x for x in axes if x != node.attrs["axis"])
     first = s.aligned(start, rest, rank)
-    return f"runtime.scan({wide[0]}, {wide[1]}, {first}, {d}, {node.attrs['reverse']})"
+    stated = f", stated={node.dtype}" if node.attrs["stated"] else ""
+    return f"runtime.scan({wide[0]}, {wide[1]}, {first}, {d}, {node.attrs['reverse']}{stated})"
 
 
 def _spread(s: Scope, i: int, node: Node) -> str:
     """A value in all the dimensions of `node`, axes and shape."""
     sizes = ", ".join([size_name(a) for a in s.axes(node)] + [str(n) for n in node.shape])
     if s.ir[i].op in ("const", "size"):
-        return f"torch.full(({sizes},), {s.var(i)}, dtype=dtype, device=device)"
+        kind = dtype_text(s.ir, node.dtype)
+        return f"torch.full(({sizes},), {s.var(i)}, dtype={kind}, device=device)"
     if s.axes(s.ir[i]) == s.axes(node) and s.ir[i].shape == node.shape:
         return s.var(i)
     return f"{s.aligned(i, s.axes(node), len(node.shape))}.expand({sizes})"
@@ -285,7 +287,7 @@ def _aten(s: Scope, node: Node) -> str:
     given = ", ".join(s.var(i) for i in weights)
     return (
         f"runtime.recurrent({a['kind']!r}, {s.var(x)}, [{starts}], [{given}], {a['reverse']}, "
-        f"{length})"
+        f"{length}{f', {node.dtype}' if a['stated'] else ''})"
     )
 
 
