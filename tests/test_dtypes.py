@@ -495,6 +495,38 @@ def test_a_stated_state_stays_under_autocast(backend: str, skip: tuple[str, ...]
     torch.testing.assert_close(y, x.cumsum(1)[:, : y.shape[1]], rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_number_that_is_cast(backend: str) -> None:
+    def draw(net: Drawn, g: gn.Graph) -> None:
+        x, h = g.input("x", (4,), over="time"), g.state("h", (), dtype=torch.float64)
+        h.next = torch.maximum(h * 0.5, g.value(3).double()) + x.sum().double()
+        g.output("h", h.next)
+        g.output("a", g.value(0.5).double())
+        g.output("b", x * g.value(2).float()[None])
+        g.output("c", g.value(2.7).int() * 2)
+
+    x = torch.ones(1, 3, 4, dtype=torch.bfloat16)
+    y = gn.compile(Drawn(draw).bfloat16(), backend=backend)(x=x)
+    torch.testing.assert_close(y["h"], torch.tensor([[7.0, 7.5, 7.75]]).double())
+    assert y["a"].dtype == torch.float64 and (y["a"] == 0.5).all()
+    torch.testing.assert_close(y["b"], torch.full((1, 3, 4), 2.0))
+    assert y["c"].dtype == torch.int32 and (y["c"] == 4).all()
+
+
+def test_a_model_is_drawn_anew_in_another_default_dtype() -> None:
+    model, source = gn.compile(Leak()), Echo()
+    echo = gn.compile(source)
+    assert model(x=torch.ones(1, 2, 4)).dtype == torch.float32
+    source.double()
+    assert echo(x=torch.ones(1, 2, 4).double()).dtype == torch.float64
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert model(x=torch.ones(1, 2, 4)).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert copy.deepcopy(model.half())(x=torch.ones(1, 2, 4).half()).dtype == torch.float16
+
+
 # guards
 
 

@@ -201,7 +201,7 @@ def _cast_grad(g: Expr, y: Expr, x: Expr) -> Any:
 row(
     "cast",
     "pointwise",
-    lambda x, dtype: x.to(dtype),
+    lambda x, dtype: torch.as_tensor(x).to(dtype),
     grad=_cast_grad,
     torch="{0}.to({dtype})",
 )

@@ -103,6 +103,14 @@ def _masked(ir: IR, node: Node) -> bool:
     return False
 
 
+def _cast(s: Scope, node: Node) -> str:
+    """In another dtype; a number becomes a tensor by it."""
+    if s.ir[node.inputs[0]].op != "const":
+        return pointwise(s, node, OPS["cast"].torch)
+    kind = dtype_text(s.ir, node.dtype)
+    return f"torch.full((), {s.var(node.inputs[0])}, dtype={kind}, device=device)"
+
+
 def _reshape(s: Scope, node: Node) -> str:
     x, k = s.var(node.inputs[0]), len(s.axes(node))
     sizes = [f"*{x}.shape[:{k}]"] * bool(k) + [str(n) for n in node.shape]
@@ -377,6 +385,7 @@ def _affine(s: Scope, node: Node) -> str:
 
 
 WRITERS: dict[str, Callable[[Scope, Node], str]] = {
+    "cast": _cast,
     "reshape": _reshape,
     "permute": _permute,
     "expand": _expand,

@@ -334,6 +334,10 @@ class _Lowering:
         )
 
     def _cast(self, node: Node) -> None:
+        if self.ir[node.inputs[0]].op == "const":
+            number = {"float": float, "int": int, "bool": bool}[kind_of(node)]
+            self._add(node, "const", (), value=number(self.ir[node.inputs[0]].attrs["value"]))
+            return
         templates = {"float": "{0}.to(ACC)", "int": "{0}.to(tl.int64)", "bool": "({0} != 0)"}
         template, source = templates[kind_of(node)], self.ir[node.inputs[0]]
         through = NARROW.get(node.dtype) or ROUNDED.get(node.dtype)
