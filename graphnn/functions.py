@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from graphnn.dtypes import least
 from graphnn.errors import AxisError, DtypeError, GraphError, ShapeError
 from graphnn.graph import Graph
 from graphnn.ir import Axis
@@ -62,7 +63,7 @@ def sum(v: Value, over: str) -> Value:
 def mean(v: Value, over: str) -> Value:
     """Mean along an axis, over the positions each example has (zero where it has none)."""
     total = sum(v, over)
-    count = torch.clamp(length(over, graph=v.graph), min=1).to(v.dtype)
+    count = torch.clamp(length(over, graph=v.graph), min=1).type_as(v)
     return total / count.reshape((1,) * total.ndim)
 
 
@@ -209,10 +210,12 @@ def dot(a: Value, b: Value) -> Value:
 
 
 def cosine(a: Value, b: Value, eps: float = 1e-8) -> Value:
-    """Cosine of the angle over the last dimension; each norm is at least `eps`."""
+    """Cosine of the angle over the last dimension; each norm is at least `eps`, and in float16 at
+    least 0.0078, the root of its smallest normal number."""
 
     def norm(v: Value) -> Any:
-        return torch.sqrt(torch.clamp(dot(v, v), min=eps * eps))
+        squares = dot(v, v)
+        return torch.sqrt(torch.clamp(squares, min=least(squares.dtype, eps * eps)))
 
     return dot(a, b) / (norm(a) * norm(b))
 
@@ -230,7 +233,8 @@ def delay(v: Value, steps: int = 1, over: str = "time", init: Any = None) -> Val
         return v
     carried = [a for a in v.axes if a != over]
     name = v.graph.unique(f"delay({v.label})")
-    state = v.graph.state(name, tuple(v.shape), over, carried, init, steps, v.dtype)
+    stated = None if v.dtype == v.graph.dtype else v.dtype
+    state = v.graph.state(name, tuple(v.shape), over, carried, init, steps, stated)
     state.next = v
     return Value(v.graph, state.id)
 

@@ -18,7 +18,15 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from graphnn.errors import AxisError, GraphError, NameTakenError, ShapeError, UnsupportedError
+from graphnn.dtypes import floating, number_of, whole
+from graphnn.errors import (
+    AxisError,
+    DtypeError,
+    GraphError,
+    NameTakenError,
+    ShapeError,
+    UnsupportedError,
+)
 from graphnn.ir import BATCH, IR
 from graphnn.names import MAY_NAME, Names, foreign, may_name
 from graphnn.ops.expr import Expr, const
@@ -73,7 +81,12 @@ class Graph(Names):
         latest = getattr(_LOCAL, "latest", None)
         return None if latest is None else latest()
 
-    def __init__(self, name: str = "graph", module: nn.Module | None = None):
+    def __init__(
+        self,
+        name: str = "graph",
+        module: nn.Module | None = None,
+        moved: torch.dtype | None = None,
+    ):
         self.ir = IR(name)
         self.owner = module if module is not None else nn.Module()
         self.constants: dict[int, torch.Tensor] = {}
@@ -96,7 +109,15 @@ class Graph(Names):
         self._lengths: dict[str, int] = {}
         self._learn_names()
         _LOCAL.latest = weakref.ref(self)
-        self.ir.floating = self.floating()
+        with paused():
+            self.ir.floating = floating(self.owner, moved)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating dtype: that of its first floating parameter, else of its first
+        floating buffer, else the one that the compiled model was last moved to, else torch's
+        default."""
+        return self.ir.floating
 
     def __enter__(self) -> Graph:
         """Within `with graph:` every torch call is seen, as in a module's `graph(g)`."""
@@ -121,12 +142,6 @@ class Graph(Names):
             _LOCAL.outer = before
             _LOCAL.latest = None if before is None else weakref.ref(before)
 
-    def floating(self) -> torch.dtype:
-        """The model's floating dtype: that of its first floating parameter."""
-        with paused():
-            floats = [p.dtype for p in self.owner.parameters() if p.dtype.is_floating_point]
-        return floats[0] if floats else torch.float32
-
     def _learn_names(self) -> None:
         with paused():
             for found in (self.owner.named_parameters(), self.owner.named_buffers()):
@@ -138,20 +153,27 @@ class Graph(Names):
         name: str,
         shape: int | Sequence[int] = (),
         over: str | Sequence[str] = (),
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> Value:
         """Declare an input; at the call its tensor is (batch, *over, *shape).
 
-        `dtype` float32 means the model's own floating dtype: it follows `model.double()` and the
-        like. Raises NameTakenError, AxisError.
+        Without a `dtype` it has the model's own floating dtype (`g.dtype`), and follows
+        `model.double()` and the like; a `dtype` that is given stays. Raises NameTakenError,
+        AxisError.
         """
         self._take(name, "an input")
         axes = self._axes(over, declare=True)
-        kind = self.ir.floating if dtype == torch.float32 else dtype
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        return self._source(
-            "input", name, shape, frozenset(axes) | {BATCH}, kind, key=name, over=axes
-        )
+        attrs: dict[str, Any] = {"key": name, "over": axes}
+        kind = self._stated(attrs, dtype)
+        return self._source("input", name, shape, frozenset(axes) | {BATCH}, kind, **attrs)
+
+    def _stated(self, attrs: dict[str, Any], dtype: torch.dtype | None) -> torch.dtype:
+        """The dtype of a declaration; one that is stated is kept, however the model is moved."""
+        if dtype is None:
+            return self.ir.floating
+        attrs["stated"] = True
+        return dtype
 
     def _source(
         self,
@@ -207,21 +229,25 @@ class Graph(Names):
         A negative delay looks ahead: the loop runs from the end. `along` names further axes the
         state carries (memory slots). `init` is what it is before the first position: None (zero),
         a number, a tensor or parameter, a value, `"normal"`, or a list of `delay` of these, one a
-        slot, the first read first. Raises NameTakenError, AxisError, ShapeError.
+        slot, the first read first; it is cast to the state's dtype. Without a `dtype` that is the
+        model's own floating dtype (`g.dtype`); one that is given stays, so that a state of float32
+        is kept so beside weights of bfloat16. Raises NameTakenError, AxisError, ShapeError,
+        DtypeError.
         """
         self._take(name, "a state")
         carried = self._axes(along, declare=False)
         self._axes(over, declare=True)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         axes = frozenset({over, BATCH, *carried})
-        kind = self.ir.floating if dtype in (None, torch.float32) else dtype
-        assert kind is not None
+        attrs: dict[str, Any] = {"axis": over, "steps": delay, "key": name}
+        kind = self._stated(attrs, dtype)
         inits = self._inits(name, init, shape, axes - {over}, delay)
+        inits = [self._started(name, v, kind) for v in inits]
         node = build(
             self.ir,
             "delay",
             [v.id for v in inits],
-            {"axis": over, "steps": delay, "key": name},
+            attrs,
             shape=shape,
             axes=axes,
             dtype=kind,
@@ -229,6 +255,23 @@ class Graph(Names):
             site=user_site(),
         )
         return State(self, node)
+
+    def _started(self, name: str, value: Value, dtype: torch.dtype) -> Value:
+        """What a state starts from, in the state's dtype; a number takes that by itself."""
+        number = value.node.attrs["value"] if value.node.op == "const" else None
+        if number is None and torch.can_cast(value.dtype, dtype):
+            return value.to(dtype)  # type: ignore[return-value]
+        if number is not None and (whole(number) or torch.can_cast(value.dtype, dtype)):
+            kind = number_of(dtype)
+            return value if type(number) is kind else self.value(kind(number))
+        raise DtypeError(
+            f"state '{name}' cannot start from a value of {value.dtype}",
+            node=name,
+            site=user_site(),
+            got=f"{value.label} of {value.dtype}" if number is None else number,
+            wanted=f"what {dtype} can hold",
+            fix=f"declare g.state('{name}', …, dtype={value.dtype}), or cast the value",
+        )
 
     def _inits(
         self, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str], delay: int

@@ -14,6 +14,7 @@ from graphnn.backends.needed import need_triton
 from graphnn.backends.torch import module as torch_backend
 from graphnn.backends.torch.module import Program
 from graphnn.backends.torch.watched import unwatched, watched
+from graphnn.dtypes import floating
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.generation.closed import Generating
 from graphnn.given import Refusing
@@ -114,7 +115,10 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         return super().__getattr__(name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Compiled:
+        now = self._floating()
         super()._apply(fn, recurse)
+        # nothing else tells a model without parameters where it is moved
+        self.__dict__["_moved"] = fn(torch.empty(0, dtype=now)).dtype
         self._forget()
         self._traced()
         return self
@@ -137,7 +141,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
     def _found(self) -> Trace:
         found = next((t for t in reversed(self._traces) if t.holds()), None)
         if found is None:
-            found = trace(self._source)
+            found = trace(self._source, self.__dict__.get("_moved"))
             found.ir = check(found.ir)
         kept = [t for t in self._traces if t is not found]
         for gone in kept[: len(kept) + 1 - MOST_TRACES]:
@@ -156,11 +160,8 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         """What torch.compile sees change: training flags, and the floating dtype."""
         return (*(m.training for m in self._owner.modules()), self._floating())
 
-    def _floating(self) -> torch.dtype | None:
-        for p in self._owner.parameters():
-            if p.dtype.is_floating_point:
-                return p.dtype
-        return None
+    def _floating(self) -> torch.dtype:
+        return floating(self._owner, self.__dict__.get("_moved"))
 
     @property
     def ir(self) -> IR:

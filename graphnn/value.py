@@ -165,9 +165,13 @@ class Value(torch.Tensor):
 
     grad = grad_fn = None
     is_leaf = False
-    requires_grad = property(lambda self: self.dtype.is_floating_point)
+    requires_grad = property(lambda self: self.dtype.is_floating_point or self.dtype.is_complex)
     is_nested = is_sparse = is_quantized = is_cuda = False
     layout = torch.strided
+
+    def is_complex(self) -> bool:
+        """Whether the dtype is a complex one."""
+        return self.dtype.is_complex
 
     @property
     def T(self) -> Value:

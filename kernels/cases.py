@@ -12,7 +12,7 @@ from .cooperative import Cooperative
 from .emit import Source
 from .limits import PATIENCE, asked
 
-POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64"}
+POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
 
 
 def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:

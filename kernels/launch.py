@@ -31,7 +31,6 @@ PRECISIONS = {
 }
 # and where a kernel takes numbers apart itself
 PARTED = "six products of their parts in bfloat16 (for tf32x3; more exact)"
-DTYPES = {"int": torch.int64, "bool": torch.bool}
 # numbers of rows whose way is remembered at most
 WAYS = 256
 NAMES = {
@@ -60,7 +59,7 @@ class Launcher:
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
         lanes = program.lanes
         self._lanes = len(source.pointers) + source.sizes.index(lanes) if lanes else -1
-        self._stores = [(t.axes, t.shape, DTYPES.get(t.kind)) for _, t in program.stores]
+        self._stores = [(t.axes, t.shape, t.kind) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
         self._ways: dict[Any, tuple[int, dict[str, Any]]] = {}
@@ -80,7 +79,7 @@ class Launcher:
     ) -> list[torch.Tensor]:
         device = tensors[0].device if tensors else torch.device("cpu")
         outs = [
-            torch.empty([*[sizes[a] for a in axes], *shape], dtype=kind or dtype, device=device)
+            torch.empty([*[sizes[a] for a in axes], *shape], dtype=made(kind, dtype), device=device)
             for axes, shape, kind in self._stores
         ]
         self._run(tensors, outs, sizes, dtype)
@@ -193,6 +192,12 @@ class Launcher:
             "PRECISION": precision(dtype, self.float32),
             "UPCAST": self.interpret and dtype != torch.float64,
         }
+
+
+def made(kind: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a tensor of this kind, in a launch with floats of `dtype`."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return {"int": torch.int64, "bool": torch.bool, "acc": wide}.get(kind, dtype)
 
 
 def precision(dtype: torch.dtype, float32: str | None = None) -> str:

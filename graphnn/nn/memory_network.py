@@ -152,26 +152,26 @@ class MemoryNetwork(nn.Module):
         """Σ_j l_j ⊙ E x_j in every table, (tables, width), without the words' axis."""
         found = _rows(tables, words)
         kind: Value = words != 0
-        weight = kind.to(found.dtype)[None, None]
+        weight = kind.type_as(found)[None, None]
         if self.encoding == "position":
-            weight = torch.where(kind, self._places(axis_sum(kind.long(), axis), axis), 0.0)
+            places = self._places(axis_sum(kind.long(), axis).type_as(found), axis)
+            weight = torch.where(kind, places, 0.0)
         return axis_sum(found * weight, axis)
 
     def _places(self, total: Value, axis: str) -> Value:
         """l_kj of the word at each place j, (width,)."""
         middle = (self.width + 1) / 2
         across = (torch.arange(1, self.width + 1, dtype=torch.float64) - middle) / self.width
-        floating = total.graph.floating()
-        total = torch.clamp(total, min=1).to(floating)
-        along = (index(axis, total.graph).to(floating) + 1 - (total + 1) / 2) / total
-        return 1 + 4 * along * across.to(floating)
+        total = torch.clamp(total, min=1.0)
+        along = (index(axis, total.graph).type_as(total) + 1 - (total + 1) / 2) / total
+        return 1 + 4 * along * total.graph.value(across).type_as(total)
 
     def _share(self, match: Value, over: str) -> Any:
         """How much of a softmax over all slots falls on those with a sentence."""
         if self.linear or not self.spare:
             return 1.0
         empty = torch.clamp(self.capacity - length(over, match.graph), min=0)
-        return torch.sigmoid(logsumexp(match, over) - torch.log(empty.to(match.dtype)))
+        return torch.sigmoid(logsumexp(match, over) - torch.log(empty.type_as(match)))
 
     def _age(self, story: Value, over: str) -> Value:
         """How many sentences, and empty ones drawn between them, came after each."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from graphnn.dtypes import least
 from graphnn.functions import along, cosine, index, roll, softmax
 from graphnn.functions import sum as axis_sum
 from graphnn.nn.alone import alone
@@ -74,9 +75,10 @@ class Head(nn.Module):
             at.shift[self.reach + step] * roll(mixed, step, slots)
             for step in range(-self.reach, self.reach + 1)
         )
-        # a weight of nothing has no logarithm, which the derivative of a power needs
-        sharp = torch.clamp(turned, min=1e-20) ** at.sharpness
-        return sharp / axis_sum(sharp, slots)
+        # the power as its logarithm, whose sum over slots never vanishes; a weight of nothing has
+        # none
+        some = torch.clamp(turned, min=least(turned.dtype, 1e-20))
+        return softmax(at.sharpness * torch.log(some), slots)
 
 
 class NTM(nn.Module):

@@ -39,7 +39,7 @@ def _waves(x: Value, axis: str, width: int, base: float) -> tuple[Value, Value]:
     """sin and cos of t f_i, (width/2,) each; angles in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
     angle = index(axis, x.graph) * _frequencies(width, base, wide)
-    return torch.sin(angle).to(x.dtype), torch.cos(angle).to(x.dtype)
+    return torch.sin(angle).type_as(x), torch.cos(angle).type_as(x)
 
 
 class SinusoidalPositions(nn.Module):

@@ -73,7 +73,8 @@ class Expr:
 
 def const(ir: IR, value: Number) -> Expr:
     """A Python number: it takes the dtype of what it meets."""
-    dtype = {bool: torch.bool, int: torch.int64}.get(type(value), ir.floating)
+    kinds = {bool: torch.bool, int: torch.int64, complex: torch.complex64}
+    dtype = kinds.get(type(value), ir.floating)
     node = build(
         ir, "const", (), {"value": value}, shape=(), dtype=dtype, axes=frozenset(), name=""
     )

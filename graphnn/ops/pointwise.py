@@ -201,9 +201,17 @@ def _cast_grad(g: Expr, y: Expr, x: Expr) -> Any:
 row(
     "cast",
     "pointwise",
-    lambda x, dtype: x.to(dtype),
+    lambda x, dtype: torch.as_tensor(x).to(dtype),
     grad=_cast_grad,
     torch="{0}.to({dtype})",
+)
+
+# `x` in the dtype of another value, whatever that comes to be: `promote` makes a cast of it
+row(
+    "type_as",
+    "pointwise",
+    lambda x, other: x.to(other.dtype),
+    axes=lambda axes, attrs: axes[0],
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from graphnn.errors import ShapeError
+from graphnn.errors import DtypeError, ShapeError
 from graphnn.ir import IR, Node
 from graphnn.ops.triton_math import TRITON
 from graphnn.sites import Site
@@ -88,13 +88,15 @@ def _plain(op: Op, operands: list[Node]) -> Signature | None:
     return None
 
 
-def _infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
+def infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
     public = {k: v for k, v in attrs.items() if k not in op.private}
     args = [n.attrs["value"] if n.op == "const" else (n.shape, n.dtype) for n in operands]
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]
-    key = (op.name, _key(typed), _key(sorted(public.items(), key=lambda item: item[0])))
+    attributes = _key(sorted(public.items(), key=lambda item: item[0]))
+    # torch makes floats of integers in its default dtype
+    key = (op.name, _key(typed), attributes, torch.get_default_dtype())
     if len(_INFERRED) > INFERRED:
         _INFERRED.clear()
     if key not in _INFERRED and (plain := _plain(op, operands)):
@@ -131,8 +133,9 @@ def build(
     operands = [ir[i] for i in inputs]
     if shape is None or dtype is None:
         try:
-            inferred = _infer(op, operands, attrs)
+            inferred = infer(op, operands, attrs)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            _refuse_mixing(op_name, operands, name or ir.here[0] or op_name, site or ir.here[1])
             raise ShapeError(
                 f"'{op_name}' cannot be applied to these shapes: {_first_line(error)}",
                 node=name or ir.here[0] or op_name,
@@ -157,6 +160,22 @@ def build(
         site or ir.here[1],
     )
     return ir.insert(node)
+
+
+def _refuse_mixing(op: str, operands: list[Node], name: str, site: Site | None) -> None:
+    """Raise the error of a product of several dtypes: as in torch, nothing casts its operands."""
+    kinds = dict.fromkeys(n.dtype for n in operands if n.op != "const")
+    if op != "product" or len(kinds) < 2:
+        return
+    got = " by ".join(f"{n.label} of {n.dtype}" for n in operands)
+    raise DtypeError(
+        f"a product of {' by '.join(map(str, kinds))}",
+        node=name,
+        site=site,
+        got=got,
+        wanted="operands of one dtype, as torch wants them",
+        fix="cast one of them: x.type_as(weight), or x.to(dtype)",
+    )
 
 
 def _first_line(error: Exception) -> str:

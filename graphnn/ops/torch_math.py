@@ -215,32 +215,39 @@ _CASTS = {
     "half": torch.float16,
     "bfloat16": torch.bfloat16,
     "long": torch.int64,
+    "float": torch.float32,
     "int": torch.int32,
+    "short": torch.int16,
+    "char": torch.int8,
+    "byte": torch.uint8,
     "bool": torch.bool,
+    "cfloat": torch.complex64,
+    "cdouble": torch.complex128,
 }
 
 
 def cast(x: Expr, dtype: torch.dtype) -> Expr:
-    # `.float()` and `.to(torch.float32)` mean the model's floating dtype, as input dtypes do
-    wanted = x.ir.floating if dtype == torch.float32 else dtype
-    return x if x.dtype == wanted else make("cast", x, dtype=wanted)
+    """`x` in a stated dtype; said where `x` has it already, too, as `x` may follow the model."""
+    return make("cast", x, dtype=dtype)
 
 
 for _name, _dtype in _CASTS.items():
     HANDLERS[_name] = lambda x, dtype=_dtype: cast(x, dtype)
-HANDLERS["float"] = lambda x: cast(x, torch.float32)
 
 
 @names("to", "type")
-def _to(x: Expr, *args: Any, dtype: Any = None, **rest: Any) -> Any:
-    wanted = [a for a in (*args, dtype) if isinstance(a, torch.dtype)]
-    others = [a.dtype for a in args if isinstance(a, Expr)]
-    return cast(x, (wanted + others)[0]) if wanted or others else x
+def _to(x: Expr, *args: Any, dtype: Any = None, other: Any = None, **rest: Any) -> Any:
+    for wanted in (*args, dtype, other):
+        if isinstance(wanted, torch.dtype):
+            return cast(x, wanted)
+        if isinstance(wanted, Expr):
+            return make("type_as", x, wanted)
+    return x
 
 
 @names("type_as")
 def _type_as(x: Expr, other: Expr) -> Any:
-    return cast(x, other.dtype)
+    return make("type_as", x, other)
 
 
 @names("detach")

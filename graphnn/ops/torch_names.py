@@ -64,7 +64,6 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         since = graph.ir.counter
         with worded(name, graph.ir.here, (args, kwargs)):
             result = _primitives(graph, function, name, args, kwargs)
-        result = tree_map(_in_the_models_dtype, result)
         if graph.detached:
             result = tree_map(_detached, result)
         noise.spread(graph, since)
@@ -84,7 +83,9 @@ def _primitives(graph: Any, function: Any, name: str, args: Any, kwargs: Any) ->
 
 
 def _detached(x: Any) -> Any:
-    return make("detach", x) if isinstance(x, Expr) and x.dtype.is_floating_point else x
+    if not isinstance(x, Expr) or not (x.dtype.is_floating_point or x.dtype.is_complex):
+        return x
+    return make("detach", x)
 
 
 def _empty(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
@@ -108,19 +109,6 @@ def refuse_autocast(name: str) -> None:
         wanted="the dtypes that the graph itself says, or autocast around the call",
         fix="cast there (x.to(torch.bfloat16)), or call the model under torch.autocast",
     )
-
-
-def _in_the_models_dtype(x: Any) -> Any:
-    """torch makes floats of integers in its default dtype; here they are the model's."""
-    default = torch.get_default_dtype()
-    if not isinstance(x, Expr) or x.dtype != default or x.ir.floating == default:
-        return x
-    if x.node.op in ("cast", "opaque", "pick") or not x.node.inputs:
-        return x
-    made_of = [x.ir[i].dtype for i in x.node.inputs if x.ir[i].op != "const"]
-    if not made_of or any(d.is_floating_point for d in made_of):
-        return x
-    return make("cast", x, dtype=x.ir.floating)
 
 
 def _module_name(graph: Any, args: Any, kwargs: Any) -> str:

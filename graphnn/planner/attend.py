@@ -19,7 +19,7 @@ from graphnn.planner.rewrite import reachable, rewrite
 from graphnn.planner.rows import rows
 from graphnn.planner.split import home_loops, parted
 from graphnn.planner.tally import Source, tallied
-from graphnn.planner.tiles import Contraction, Pattern, Unfit, Writer, operands
+from graphnn.planner.tiles import Contraction, Pattern, Unfit, Writer, of_one_dtype, operands
 
 # what a weight may go through on its way to a sum
 LINEAR = frozenset({"mul", "reshape", "permute", "expand", "neg"})
@@ -167,6 +167,7 @@ def find(
     order = [i for i in ir.nodes if i in inside]
     name = named(f"attention over {axis}", used)
     reads = operands(ir, order, {softmax.id: [score.id, *softmax.inputs[1:]]})
+    of_one_dtype(ir, [*reads, *ready])
     pattern = Pattern(name, axis, softmax.id, ready, order, reads, score.id, top)
     return pattern, len(ready) < len(found)
 

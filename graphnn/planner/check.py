@@ -7,6 +7,7 @@ import networkx as nx
 from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError
 from graphnn.ir import BATCH, IR, Node
 from graphnn.planner.partition import partition
+from graphnn.planner.promote import promote
 from graphnn.slips import near
 
 
@@ -32,7 +33,7 @@ def check(ir: IR) -> IR:
             wanted="at least one output",
             fix="end the graph with g.output('y', value)",
         )
-    ir = _without_wires(ir)
+    ir = _without_wires(promote(ir))
     _check_lengths(ir)
     partition(ir)
     return ir

@@ -17,7 +17,7 @@ from graphnn.planner.loopir import given
 from graphnn.planner.placing import rewired
 from graphnn.planner.rewrite import reachable
 from graphnn.planner.split import home_loops
-from graphnn.planner.tiles import OWN, RESHAPED, Unfit
+from graphnn.planner.tiles import OWN, RESHAPED, Unfit, of_one_dtype
 
 OVER = frozenset({"axis_sum", "axis_logsumexp", "axis_softmax"})
 OWN_SUMS = frozenset({"sum", "amax"})
@@ -123,6 +123,7 @@ def _cut(ir: IR, chain: list[int], home: dict[int, int], name: str) -> Hops:
             )
     sums = _weighted(ir, [i for i in order if ir[i].op == "axis_softmax"], home)
     results = _results(ir, inside, full - {axis})
+    of_one_dtype(ir, [*reads, *results])
     cut.outputs = {f"r{k}": i for k, i in enumerate(results)}
     return Hops(name, axis, full - {axis}, cut, reads, results, sums)
 

@@ -387,6 +387,7 @@ def _aten(new: IR, match: Match, ir: IR, moved: dict[int, int]) -> Expr:
             "reverse": match.loop.reverse,
             "ragged": match.ragged,
             "states": tuple(d.name for d in delays),
+            "stated": any(d.attrs.get("stated") for d in delays),
         },
         shape=(size,),
         dtype=delays[0].dtype,

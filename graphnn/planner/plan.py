@@ -17,6 +17,7 @@ from graphnn.planner.hops import hops
 from graphnn.planner.mask import mask
 from graphnn.planner.merge import merge
 from graphnn.planner.partition import Region, partition
+from graphnn.planner.reals import reals
 from graphnn.planner.simplify import simplify
 from graphnn.planner.split import split
 from graphnn.planner.states import finals, probe, record, resume
@@ -72,6 +73,7 @@ def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -
     if variant.finals:
         ir = _step(ir, "finals", lambda g: finals(g, carried, variant.ragged))
     ir = _step(ir, "mask", lambda g: mask(g, variant.ragged))
+    ir = _step(ir, "reals", reals)
     for name in BEFORE:
         if name in passes:
             ir = _step(ir, name, PASSES[name])

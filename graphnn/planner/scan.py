@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const, make
 from graphnn.ops.table import build
@@ -98,7 +100,7 @@ def _compose(new: IR, node: Node, pairs: dict[int, Affine], at: object) -> Affin
     if node.op == "where":
         choice = at(node.inputs[0])  # type: ignore[operator]
         (a, b), (c, d) = (pair(i) for i in node.inputs[1:])
-        return _where(choice, a, c), _where(choice, b, d)
+        return _where(choice, a, c, node.dtype), _where(choice, b, d, node.dtype)
     moving, other = node.inputs if node.inputs[0] in pairs else node.inputs[::-1]
     (a, b), factor = pairs[moving], at(other)  # type: ignore[operator]
     if factor.dtype != node.dtype and factor.node.op != "const":
@@ -107,16 +109,16 @@ def _compose(new: IR, node: Node, pairs: dict[int, Affine], at: object) -> Affin
     return make(node.op, a, factor), make(node.op, b, factor)
 
 
-def _where(choice: Expr, a: Expr, b: Expr) -> Expr:
+def _where(choice: Expr, a: Expr, b: Expr, dtype: torch.dtype) -> Expr:
     if a.node.op == "const" and b.node.op == "const":
         if a.node.attrs["value"] == b.node.attrs["value"]:
             return a
         gap = a.node.attrs["value"] - b.node.attrs["value"]
-        flag = make("cast", choice, dtype=choice.ir.floating)
+        flag = make("cast", choice, dtype=dtype)
         return flag * gap + b.node.attrs["value"]
     chosen = make("where", choice, a, b)
-    floating = choice.ir.floating  # two numbers alone would have torch's default dtype
-    return chosen if chosen.dtype == floating else make("cast", chosen, dtype=floating)
+    # two numbers alone would have torch's default dtype
+    return chosen if chosen.dtype == dtype else make("cast", chosen, dtype=dtype)
 
 
 def _scan(new: IR, z: Node, pair: Affine, moved: dict[int, int]) -> Expr:
@@ -125,7 +127,12 @@ def _scan(new: IR, z: Node, pair: Affine, moved: dict[int, int]) -> Expr:
         new,
         "scan",
         [x.id for x in operands],
-        {"axis": z.attrs["axis"], "reverse": z.attrs["steps"] < 0, "state": z.name},
+        {
+            "axis": z.attrs["axis"],
+            "reverse": z.attrs["steps"] < 0,
+            "state": z.name,
+            "stated": z.attrs.get("stated", False),
+        },
         shape=z.shape,
         dtype=z.dtype,
         axes=z.axes,

@@ -17,7 +17,16 @@ from graphnn.planner.inside import Inside, independent
 from graphnn.planner.placing import named, placed, rewired
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops
-from graphnn.planner.tiles import Contraction, Dims, Pattern, Unfit, Writer, operands, supported
+from graphnn.planner.tiles import (
+    Contraction,
+    Dims,
+    Pattern,
+    Unfit,
+    Writer,
+    operands,
+    strange,
+    supported,
+)
 
 REDUCERS = frozenset({"axis_sum", "axis_max", "axis_argmax", "axis_logsumexp"})
 # what a sum may be taken before as well as behind
@@ -87,6 +96,7 @@ class Reach:
     def _into(self, node: Node) -> bool:
         """Whether a reader makes numbers for each query and key that may stay in tiles."""
         outside = node.id not in self.home
+        outside = outside and strange(self.ir, [node, *self.ir.operands(node)]) is None
         if outside and node.op in REDUCERS and self._smaller(node):
             self.exits += [node.id] * (node.id not in self.exits)
             return False

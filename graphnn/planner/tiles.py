@@ -416,6 +416,20 @@ def supported(node: Node) -> bool:
     return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch)
 
 
+def strange(ir: IR, nodes: Iterable[Node]) -> Node | None:
+    """The first that is of numbers of another dtype than the graph's: tiles have one."""
+    for node in nodes:
+        if (node.dtype.is_floating_point or node.dtype.is_complex) and node.dtype != ir.floating:
+            return node
+    return None
+
+
+def of_one_dtype(ir: IR, ids: Iterable[int]) -> None:
+    """Raise Unfit where a value is of another dtype than the graph's."""
+    if found := strange(ir, (ir[i] for i in ids)):
+        raise Unfit(f"'{found.label}' is {found.dtype} in a graph of {ir.floating}")
+
+
 def operands(ir: IR, inside: Iterable[int], instead: Mapping[int, Sequence[int]]) -> list[int]:
     """What the nodes of a pattern read from outside, in order; some read others `instead`."""
     inside = list(inside)

@@ -6,17 +6,19 @@ import itertools
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
+from graphnn.dtypes import floating
 from graphnn.errors import GraphnnError, UnsupportedError
 from graphnn.graph import Feedback, Graph
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const
+from graphnn.planner.retype import retyped
 from graphnn.planner.rewrite import rewrite
 from graphnn.sites import Site, is_users
 from graphnn.slips import drawable, escaped
@@ -39,18 +41,20 @@ class Trace:
     feedback: tuple[Feedback, ...] = ()
     watch: Any = None
     number: int = field(default_factory=lambda: next(_numbers))
+    default: torch.dtype = field(default_factory=torch.get_default_dtype)
 
     def holds(self) -> bool:
-        """Whether what was read of the modules is as it was."""
-        return self.watch.holds()  # type: ignore[no-any-return]
+        """Whether what was read of the modules, and torch's default dtype, is as it was."""
+        return self.default == torch.get_default_dtype() and self.watch.holds()
 
 
-def trace(source: nn.Module | Graph) -> Trace:
-    """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands."""
+def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
+    """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands; `moved` is
+    the dtype that the model was last moved to."""
     if isinstance(source, Graph):
         with watching(source.owner) as watch:
             ir = _switched(source.ir)
-        ir = retyped(ir, source.floating())
+        ir = retyped(ir, floating(source.owner, moved or source.dtype), source.owner)
         return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
     drawable(source)
     draw: Any = source.graph
@@ -58,7 +62,7 @@ def trace(source: nn.Module | Graph) -> Trace:
         stack.enter_context(neutral())
         watch = stack.enter_context(watching(source))
         stack.enter_context(hooks.drawn(source))
-        g = Graph(type(source).__name__.lower(), source)
+        g = Graph(type(source).__name__.lower(), source, moved)
         stack.enter_context(weights.standing_in(source, g.known))
         stack.enter_context(custom.MET.held())
         stack.enter_context(g.drawing(watch))
@@ -113,18 +117,3 @@ def _switched(ir: IR) -> IR:
         return None if switch is None or switch.training else const(new, 1.0)
 
     return rewrite(ir, rule) if any("switch" in n.attrs for n in ir) else ir
-
-
-def retyped(ir: IR, floating: torch.dtype) -> IR:
-    """A graph drawn once, in the floating dtype that its parameters have by now."""
-    new = ir.copy()
-    if floating == ir.floating:
-        return new
-    new.floating = floating
-    for i, node in ir.nodes.items():
-        attrs = dict(node.attrs)
-        if attrs.get("dtype") == ir.floating:
-            attrs["dtype"] = floating
-        dtype = floating if node.dtype == ir.floating else node.dtype
-        new.nodes[i] = replace(node, dtype=dtype, attrs=attrs)
-    return new

@@ -23,15 +23,16 @@ def recurrent(
     reverse: bool,
     length: Any,
     cell: bool = True,
+    stated: torch.dtype | None = None,
 ) -> list[Tensor]:
     """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
 
     Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
     states (batch, hidden). Of an LSTM whose final c nobody reads, `cell` is false: it may be
-    anything.
+    anything. Under autocast all is in its dtype, unless that of states is `stated`.
     """
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+        dtype = stated or torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
             return recurrent(

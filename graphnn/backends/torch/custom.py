@@ -275,6 +275,13 @@ class LoopProgram:
 
         return const(ir, 0.0).id
 
+    @property
+    def stated(self) -> list[torch.dtype]:
+        """The dtypes of its reads, where the dtype of one of its states is stated."""
+        ir, delays = self.loop.ir, self.loop.loop.states
+        kept = any(ir[d].attrs.get("stated") and ir[d].dtype.is_floating_point for d in delays)
+        return [ir[i].dtype for i in self.loop.reads] if kept else []
+
     def floating(self) -> list[bool]:
         """Which reads can have a gradient: numbers, but no noise."""
         return floating(self.loop)
@@ -291,11 +298,14 @@ def _name(wanted: str, names: NameTable) -> str:
 
 
 def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """Run a loop; under autocast in its dtype, as torch runs its own recurrent layers."""
+    """Run a loop; under autocast in its dtype, as torch runs its own recurrent layers, unless a
+    state's dtype is stated: then all is in the dtypes of the graph."""
     kind = tensors[0].device.type
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
-        tensors = [t.to(dtype) if t.dtype == torch.float32 else t for t in tensors]
+        lower = (dtype if t.dtype == torch.float32 else t.dtype for t in tensors)
+        wanted = program.stated or lower
+        tensors = [t.to(d) for t, d in zip(tensors, wanted)]
     return transforms.apply(program, tensors, sizes)
 
 

@@ -102,6 +102,14 @@ def _masked(ir: IR, node: Node) -> bool:
     return False
 
 
+def _cast(s: Scope, node: Node) -> str:
+    """In another dtype; a number becomes a tensor by it."""
+    if s.ir[node.inputs[0]].op != "const":
+        return pointwise(s, node, OPS["cast"].torch)
+    kind = dtype_text(s.ir, node.dtype)
+    return f"torch.full((), {s.var(node.inputs[0])}, dtype={kind}, device=device)"
+
+
 def _reshape(s: Scope, node: Node) -> str:
     x, k = s.var(node.inputs[0]), len(s.axes(node))
     sizes = [f"*{x}.shape[:{k}]"] * bool(k) + [str(n) for n in node.shape]
@@ -266,14 +274,16 @@ def _scan(s: Scope, node: Node) -> str:
     wide = [_spread(s, i, node) for i in (a, b)]
     rest = tuple(x for x in axes if x != node.attrs["axis"])
     first = s.aligned(start, rest, rank)
-    return f"runtime.scan({wide[0]}, {wide[1]}, {first}, {d}, {node.attrs['reverse']})"
+    stated = f", stated={node.dtype}" if node.attrs["stated"] else ""
+    return f"runtime.scan({wide[0]}, {wide[1]}, {first}, {d}, {node.attrs['reverse']}{stated})"
 
 
 def _spread(s: Scope, i: int, node: Node) -> str:
     """A value in all the dimensions of `node`, axes and shape."""
     sizes = ", ".join(s.sizes(s.axes(node)) + [str(n) for n in node.shape])
     if s.ir[i].op in ("const", "size"):
-        return f"torch.full(({sizes},), {s.var(i)}, dtype=dtype, device=device)"
+        kind = dtype_text(s.ir, node.dtype)
+        return f"torch.full(({sizes},), {s.var(i)}, dtype={kind}, device=device)"
     if s.axes(s.ir[i]) == s.axes(node) and s.ir[i].shape == node.shape:
         return s.var(i)
     return f"{s.aligned(i, s.axes(node), len(node.shape))}.expand({sizes})"
@@ -292,7 +302,7 @@ def _aten(s: Scope, node: Node) -> str:
     given = ", ".join(s.var(i) for i in weights)
     return (
         f"runtime.recurrent({a['kind']!r}, {s.var(x)}, [{starts}], [{given}], {a['reverse']}, "
-        f"{length}, {cell})"
+        f"{length}, {cell}{f', {node.dtype}' if a['stated'] else ''})"
     )
 
 
@@ -383,6 +393,7 @@ def _affine(s: Scope, node: Node) -> str:
 
 
 WRITERS: dict[str, Callable[[Scope, Node], str]] = {
+    "cast": _cast,
     "reshape": _reshape,
     "permute": _permute,
     "expand": _expand,

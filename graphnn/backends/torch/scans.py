@@ -89,10 +89,12 @@ def _backward(ctx: Any, g: Tensor) -> Any:
 linear_scan.register_autograd(_backward, setup_context=_setup)
 
 
-def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool) -> Tensor:
+def scan(
+    a: Tensor, b: Tensor, start: Any, d: int, reverse: bool, stated: torch.dtype | None = None
+) -> Tensor:
     """`linear_scan` along dimension `d`; `start` may be a number or lack dimensions."""
     scanned = by_steps if watched() else linear_scan
-    return torch.movedim(scanned(*operands(a, b, start, d), reverse), 0, d)
+    return torch.movedim(scanned(*operands(a, b, start, d, stated), reverse), 0, d)
 
 
 def by_steps(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
@@ -104,10 +106,13 @@ def by_steps(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
     return torch.stack(found[:: -1 if reverse else 1]) if found else torch.zeros_like(b)
 
 
-def operands(a: Tensor, b: Tensor, start: Any, d: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What a scan along `d` takes: contiguous, `d` first, one dtype, under autocast its own."""
+def operands(
+    a: Tensor, b: Tensor, start: Any, d: int, stated: torch.dtype | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a scan along `d` takes: contiguous, `d` first, one dtype, under autocast its own unless
+    the state's is `stated`."""
     if torch.is_autocast_enabled(b.device.type):
-        dtype = torch.get_autocast_dtype(b.device.type)
+        dtype = stated or torch.get_autocast_dtype(b.device.type)
         a, b = a.to(dtype), b.to(dtype)
     a, b = torch.movedim(a, d, 0), torch.movedim(b, d, 0)
     a = a.to(b.dtype)

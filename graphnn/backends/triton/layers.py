@@ -69,7 +69,8 @@ class Layer:
         x, *rest = operands
         length = rest.pop().reshape(-1, 1) if self.node.attrs["ragged"] else None
         form = self.node.attrs["kind"], x, rest[:-4], rest[-4:]
-        return list(recurrent(*form, self.node.attrs["reverse"], length))
+        stated = self.node.dtype if self.node.attrs["stated"] else None
+        return list(recurrent(*form, self.node.attrs["reverse"], length, stated=stated))
 
     def _kernels(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         axis, given = self.axes[0], list(operands)

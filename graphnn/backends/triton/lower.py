@@ -21,6 +21,14 @@ from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop, Whole
 
 LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
+# whole numbers wrap around as their dtype does, floats that are cast down are rounded
+NARROW = {
+    torch.int32: "tl.int32",
+    torch.int16: "tl.int16",
+    torch.int8: "tl.int8",
+    torch.uint8: "tl.uint8",
+}
+ROUNDED = {torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16"}
 # the lanes, of an axis of any length, that a kernel is tried for
 LONGEST = 128
 # what kernels have of operations over an axis that a step takes all of
@@ -78,6 +86,24 @@ def kind_of(node: Node) -> str:
     if node.dtype == torch.bool:
         return "bool"
     return "float" if node.dtype.is_floating_point else "int"
+
+
+def stored_as(node: Node, floating: torch.dtype) -> str:
+    """The kind of a tensor in memory. Raises Refused where a kernel has none for its dtype."""
+    wide = torch.promote_types(floating, torch.float32)
+    if node.dtype.is_complex:
+        raise Refused(f"{_called(node)} is {node.dtype}, and kernels have real numbers")
+    if not node.dtype.is_floating_point or node.dtype == floating:
+        return kind_of(node)
+    if node.dtype == wide:
+        return "acc"
+    raise Refused(f"{_called(node)} is {node.dtype} in a graph of {floating}")
+
+
+def given(s: Scope, i: int) -> str:
+    """What a kernel is given of a value: whole numbers as int64."""
+    node = s.ir[i]
+    return f"{s.var(i)}.to(torch.int64)" if node.dtype in NARROW else s.var(i)
 
 
 class _Lowering:
@@ -150,8 +176,7 @@ class _Lowering:
     def _check(self) -> None:
         """What no kernel carries, whatever its sizes."""
         for node in (self.ir[i] for i in self.nodes):
-            if node.dtype.is_floating_point and node.dtype != self.ir.floating:
-                raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
+            stored_as(node, self.ir.floating)
 
     def _layout(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Axes as the dimensions of a tensor: those of outer loops are gone."""
@@ -207,8 +232,6 @@ class _Lowering:
     def _tensor(self, node: Node) -> Tensor:
         """The argument that a value outside the loop is given as."""
         if node.id not in self.reads:
-            if node.dtype.is_floating_point and node.dtype != self.ir.floating:
-                raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
             name = argument(node.name or node.attrs.get("was", node.op), self.arguments)
             self.reads.append(node.id)
             self.tensors.append(self._argument(name, node))
@@ -217,7 +240,8 @@ class _Lowering:
     def _argument(self, name: str, node: Node) -> Tensor:
         if "places" in node.attrs and self.scope is None:
             return Tensor(name, node.shape, node.attrs["places"], "seed")
-        return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
+        kind = stored_as(node, self.ir.floating)
+        return Tensor(name, node.shape, self._layout(node.axes), kind)
 
     def _shifted(self, node: Node) -> bool:
         """Whether a value is a whole sequence read some steps ago."""
@@ -235,7 +259,8 @@ class _Lowering:
 
     def _stored(self, node: Node) -> Tensor:
         name = argument(f"{self.named[node.id]}_out", self.arguments)
-        return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
+        kind = stored_as(node, self.ir.floating)
+        return Tensor(name, node.shape, self._layout(node.axes), kind)
 
     def _state(self, node: Node) -> State:
         inits = tuple(self.named[i] for i in node.inputs)
@@ -295,6 +320,8 @@ class _Lowering:
     def _pointwise(self, node: Node) -> None:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
         template = OPS[node.op].triton
+        if node.dtype in NARROW:
+            template = f"({template}).to({NARROW[node.dtype]}).to(tl.int64)"
         self._add(node, "point", args, template=template)
 
     def _operand(self, node: Node, k: int, i: int) -> str:
@@ -315,10 +342,19 @@ class _Lowering:
         )
 
     def _cast(self, node: Node) -> None:
+        if self.ir[node.inputs[0]].op == "const":
+            number = {"float": float, "int": int, "bool": bool}[kind_of(node)]
+            self._add(node, "const", (), value=number(self.ir[node.inputs[0]].attrs["value"]))
+            return
         templates = {"float": "{0}.to(ACC)", "int": "{0}.to(tl.int64)", "bool": "({0} != 0)"}
-        self._add(node, "point", [self.named[node.inputs[0]]], template=templates[kind_of(node)])
+        template, source = templates[kind_of(node)], self.ir[node.inputs[0]]
+        through = NARROW.get(node.dtype) or ROUNDED.get(node.dtype)
+        if through and (kind_of(node) == "int" or source.dtype.is_floating_point):
+            template = template.replace("{0}", f"{{0}}.to({through})")
+        self._add(node, "point", [self.named[source.id]], template=template)
 
     def _product(self, node: Node) -> None:
+        self._multiplied(node)
         args = [self.named[i] for i in node.inputs]
         if not self._within(node):
             self._add(node, "product", args, sub=node.attrs["sub"])
@@ -326,6 +362,15 @@ class _Lowering:
         label = node.name or "product"
         made = self._make(label, "product", args, node.shape, sub=node.attrs["sub"])
         self._add(node, "lanes", [made], law="total")
+
+    def _multiplied(self, node: Node) -> None:
+        """Matrix products are of the launch's dtype: weights of another one are torch's."""
+        for x in (self.ir[i] for i in node.inputs[-2:]):
+            if not x.axes and len(x.shape) > 1 and x.dtype != self.ir.floating:
+                raise Refused(
+                    f"{_called(node)} multiplies by a weight of {x.dtype} in a graph of "
+                    f"{self.ir.floating}"
+                )
 
     def _within(self, node: Node) -> bool:
         """Whether a product sums over the lanes, too."""
@@ -335,6 +380,7 @@ class _Lowering:
         return bool(over)
 
     def _affine(self, node: Node) -> None:
+        self._multiplied(node)
         c, a, b = (self.named[i] for i in node.inputs)
         label = node.name or "product"
         made = self._make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])

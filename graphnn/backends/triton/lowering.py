@@ -18,7 +18,7 @@ from graphnn.backends.triton.ending import ORDER, unordered
 from graphnn.backends.triton.graphs import Cuda, Replayed
 from graphnn.backends.triton.hops import HopKernels
 from graphnn.backends.triton.layers import Layer
-from graphnn.backends.triton.lower import lower, lower_phase
+from graphnn.backends.triton.lower import NARROW, given, lower, lower_phase
 from graphnn.backends.triton.regime import Choice
 from graphnn.backends.triton.scans import scan
 from graphnn.backends.triton.several import Several
@@ -271,10 +271,14 @@ class Lowering:
         if ORDER in reads:
             names[ORDER] = scope.fresh("order")
             lines = [f"{names[ORDER]} = {_sorted(scope, source.program.rows)}"]
-        tensors = ", ".join(names.get(i) or scope.var(i) for i in reads)
+        tensors = ", ".join(names.get(i) or given(scope, i) for i in reads)
         sizes = ", ".join(f"{quoted(a)}: {scope.size(a)}" for a in source.sizes)
         targets = ", ".join(results) + ("," if len(results) == 1 else "")
-        return [*lines, f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)"]
+        narrow = [
+            (x, scope.ir[i].dtype) for x, i in zip(results, kept) if scope.ir[i].dtype in NARROW
+        ]
+        lines.append(f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)")
+        return lines + [f"{x} = {x}.to({dtype})" for x, dtype in narrow]
 
     def _best(self, program: Program, floating: torch.dtype) -> tuple[Source, Verdict]:
         """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""

@@ -16,14 +16,24 @@ from graphnn.kernels import interpreter
 from graphnn.kernels import scan as kernels
 
 
-def scan(a: Tensor, b: Tensor, start: Any, d: int, reverse: bool, interpret: bool) -> Tensor:
+def scan(
+    a: Tensor,
+    b: Tensor,
+    start: Any,
+    d: int,
+    reverse: bool,
+    interpret: bool,
+    stated: torch.dtype | None = None,
+) -> Tensor:
     """`scan_kernel` along dimension `d`; `start` may be a number or lack dimensions.
 
     `interpret`: run the kernels by Triton's interpreter, on CPU tensors.
     """
     if watched():
-        return scans.scan(a, b, start, d, reverse)
-    return torch.movedim(scan_kernel(*scans.operands(a, b, start, d), reverse, interpret), 0, d)
+        return scans.scan(a, b, start, d, reverse, stated)
+    return torch.movedim(
+        scan_kernel(*scans.operands(a, b, start, d, stated), reverse, interpret), 0, d
+    )
 
 
 def _run(interpret: bool) -> kernels.Run:

@@ -8,6 +8,7 @@ from typing import Protocol
 from graphnn.backends.torch.loops import INDENT
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed
 from graphnn.backends.torch.scope import Scope, dtype_text, origin, sizes_text, steps_text
+from graphnn.backends.triton.lower import given
 from graphnn.backends.triton.schedule import Phase, schedule
 from graphnn.ir import Node
 from graphnn.kernels.symbols import quoted
@@ -134,7 +135,7 @@ class StepWriter:
             self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._one(i)
         for i in reads:
             self._enter_one(i)
-        tensors = ", ".join(self.s.var(i) for i in reads)
+        tensors = ", ".join(given(self.s, i) for i in reads)
         outs = ", ".join(self.s.names[i] for i in kept)
         sizes = ", ".join(f"{quoted(a)}: {self.s.size(a)}" for a in axes)
         self.step.append(f"{kernel}.into([{tensors}], [{outs}], {{{sizes}}}, dtype)")
