@@ -6,27 +6,23 @@ name; a loop is closed by assigning `state.next`.
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from graphnn.dtypes import floating, number_of, whole
+from graphnn.dtypes import floating
 from graphnn.errors import (
     AxisError,
-    DtypeError,
-    GraphError,
     NameTakenError,
-    ShapeError,
     UnsupportedError,
 )
+from graphnn.feedback import Feedback, fed_back
 from graphnn.ir import BATCH, IR
 from graphnn.names import MAY_NAME, Names, foreign, may_name
 from graphnn.ops.expr import Expr, const
@@ -35,37 +31,14 @@ from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
 from graphnn.slips import value_of
-from graphnn.tracing import inplace, noise
+from graphnn.starts import starts
+from graphnn.tracing import inplace, noise, tensors
+from graphnn.tracing.context import Context
 from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
 from graphnn.tracing.watch import Watch, paused
 from graphnn.value import State, Value
 
-CHOICES = ("argmax", "sample")
 _LOCAL = threading.local()
-
-
-def _module_calling() -> nn.Module | None:
-    """The module whose method is running, if any."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        asking = frame.f_locals.get("self")
-        if type(asking) is not nn.Module and isinstance(asking, nn.Module):
-            return asking
-        frame = frame.f_back
-    return None
-
-
-def _autocast() -> tuple[bool, ...]:
-    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """When generating, the next `input` is chosen from `output` as `choose` says."""
-
-    input: str
-    output: str
-    choose: str
 
 
 class Graph(Names):
@@ -100,12 +73,9 @@ class Graph(Names):
         self.open: set[int] = set()
         self.tracer: Tracer | None = None
         self.watch: Any = Watch(nn.Module())
-        # the module whose training mode turns off the dropout that is being drawn
-        self.switch: nn.Module | None = None
-        self._graded, self._detaching = torch.is_grad_enabled(), True
-        self._autocast = _autocast()
+        self.context = Context(bare=not self.owner_is_users)
         self._taken: set[str] = set()
-        self._nodes: dict[Any, int] = {}
+        self.nodes: dict[Any, int] = {}
         self._lengths: dict[str, int] = {}
         self._learn_names()
         _LOCAL.latest = weakref.ref(self)
@@ -241,8 +211,7 @@ class Graph(Names):
         axes = frozenset({over, BATCH, *carried})
         attrs: dict[str, Any] = {"axis": over, "steps": delay, "key": name}
         kind = self._stated(attrs, dtype)
-        inits = self._inits(name, init, shape, axes - {over}, delay)
-        inits = [self._started(name, v, kind) for v in inits]
+        inits = starts(self, name, init, shape, axes - {over}, delay, kind)
         node = build(
             self.ir,
             "delay",
@@ -255,72 +224,6 @@ class Graph(Names):
             site=user_site(),
         )
         return State(self, node)
-
-    def _started(self, name: str, value: Value, dtype: torch.dtype) -> Value:
-        """What a state starts from, in the state's dtype; a number takes that by itself."""
-        number = value.node.attrs["value"] if value.node.op == "const" else None
-        if number is None and torch.can_cast(value.dtype, dtype):
-            return value.to(dtype)  # type: ignore[return-value]
-        if number is not None and (whole(number) or torch.can_cast(value.dtype, dtype)):
-            kind = number_of(dtype)
-            return value if type(number) is kind else self.value(kind(number))
-        raise DtypeError(
-            f"state '{name}' cannot start from a value of {value.dtype}",
-            node=name,
-            site=user_site(),
-            got=f"{value.label} of {value.dtype}" if number is None else number,
-            wanted=f"what {dtype} can hold",
-            fix=f"declare g.state('{name}', …, dtype={value.dtype}), or cast the value",
-        )
-
-    def _inits(
-        self, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str], delay: int
-    ) -> list[Value]:
-        given = list(init) if isinstance(init, (list, tuple)) else [init]
-        if len(given) not in (1, abs(delay)):
-            raise ShapeError(
-                f"state '{name}' has {abs(delay)} delay slots",
-                node=name,
-                site=user_site(),
-                got=f"{len(given)} initial values",
-                wanted=f"one for all slots, or a list of {abs(delay)}",
-                fix="give one a slot, the one read first in front",
-            )
-        return [self._init(name, v, shape, axes) for v in given]
-
-    def _init(self, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]) -> Value:
-        if isinstance(init, str):
-            if init != "normal":
-                raise UnsupportedError(
-                    f"state '{name}' cannot start from {init!r}",
-                    node=name,
-                    site=user_site(),
-                    got=repr(init),
-                    wanted="None, a number, a tensor, a parameter, a value, or 'normal'",
-                    fix="a learned start is init=g.parameter(...)",
-                )
-            return self.random("normal", shape, axes)
-        value = self.value(0.0 if init is None else init)
-        noise.bind(self, [value.id], axes)
-        if extra := value.node.axes - axes:
-            raise AxisError(
-                f"the initial value of state '{name}' varies over axes the state does not carry",
-                node=name,
-                site=user_site(),
-                got=f"axes {sorted(extra)} of {value.label}",
-                wanted=f"axes among {sorted(axes - {BATCH})}",
-                fix="declare the state with along=…, or reduce the value first",
-            )
-        if value.node.shape not in ((), shape):
-            raise ShapeError(
-                f"the initial value of state '{name}' has another shape than the state",
-                node=name,
-                site=user_site(),
-                got=tuple(value.shape),
-                wanted=f"{shape} or a number",
-                fix="give the shape of one example at one position, without the batch",
-            )
-        return value
 
     def random(
         self, kind: str, shape: tuple[int, ...], axes: frozenset[str], p: float = 0
@@ -359,27 +262,7 @@ class Graph(Names):
         or at random ("sample"). In training nothing is fed back: inputs are what is given (teacher
         forcing). Raises GraphError.
         """
-        given = input if isinstance(input, str) else self.value(input).node.attrs.get("key", "")
-        named = {i: name for name, i in self.ir.outputs.items()}
-        out = output if isinstance(output, str) else named.get(self.value(output).id, "")
-        source = next((n for n in self.ir if n.op == "input" and n.attrs["key"] == given), None)
-        fits = source is not None and out in self.ir.outputs and choose in CHOICES
-        if fits and source is not None:
-            logits = self.ir[self.ir.outputs[out]]
-            fits = not source.shape and source.dtype == torch.int64 and len(logits.shape) == 1
-            fits = (
-                fits and len(source.attrs["over"]) == 1 and source.attrs["over"][0] in logits.axes
-            )
-        if not fits:
-            raise GraphError(
-                "this output cannot be fed back to this input",
-                site=user_site(),
-                got=f"input {given or input!r}, output {out or output!r}, choose={choose!r}",
-                wanted="an int64 input of shape () over one axis, an output (vocabulary,) over it, "
-                f"choose among {', '.join(CHOICES)}",
-                fix="declare g.input(name, (), over=axis, dtype=torch.int64) and g.output first",
-            )
-        self.feedbacks.append(Feedback(given, out, choose))
+        self.feedbacks.append(fed_back(self, input, output, choose))
 
     def module(self, name: str, module: nn.Module) -> nn.Module:
         """Register a module's parameters under `name`; returns the module to call on values."""
@@ -412,7 +295,7 @@ class Graph(Names):
         """
         if name not in self.owner.__dict__["_parameters"]:
             if isinstance(shape, Value) and shape.id in self.open:
-                start = noise.realised(self, shape.id)
+                start = tensors.realised(self, shape.id)
             elif isinstance(shape, torch.Tensor):
                 start = shape.detach().clone()
                 if start.is_floating_point() and len(self.ir) and self.known:
@@ -450,53 +333,7 @@ class Graph(Names):
 
     def tensor(self, tensor: torch.Tensor) -> Expr:
         """The node of a parameter, a buffer, or a constant tensor; one node each."""
-        if id(tensor) in self.became:
-            return Expr(self.ir, self.became[id(tensor)].id)
-        key = self.known.get(id(tensor))
-        if key is None:
-            return self._constant(tensor)
-        if key not in self._nodes:
-            self._nodes[key] = self._source_of(tensor, "parameter", key, key)
-        return Expr(self.ir, self._nodes[key])
-
-    def _constant(self, tensor: torch.Tensor) -> Expr:
-        """The node of a tensor that is no parameter: as it is if it was made in the graph, else
-        whatever it holds when the graph is called."""
-        if isinstance(tensor, nn.Parameter):
-            raise UnsupportedError(
-                "a parameter that this graph does not own is used",
-                site=user_site(),
-                got=f"a parameter of shape {tuple(tensor.shape)}",
-                wanted="parameters of the compiled module, or of one registered with g.module",
-                fix="make the module in __init__, or wrap it: net = g.module('net', net)",
-            )
-        if tensor.grad_fn is not None:
-            raise UnsupportedError(
-                "a tensor computed from parameters outside the graph is used",
-                site=user_site(),
-                got=f"the result of {tensor.grad_fn.name()}, of shape {tuple(tensor.shape)}, which "
-                "would stay as it is now while the parameters train",
-                wanted="a parameter as it stands, or what is computed of it in the graph",
-                fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
-            )
-        if self.tracer is not None and id(tensor) in self.tracer.drawn:
-            noise.refuse_generator()
-        made = self.tracer is not None and id(tensor) in self.tracer.made
-        index = (id(tensor), tensor._version if made else None)
-        if index not in self._nodes:
-            kept = tensor.clone() if made else tensor
-            self.constants[id(kept)] = kept
-            self.held.append(tensor)
-            self._nodes[index] = self._source_of(tensor, "tensor", id(kept), "")
-        return Expr(self.ir, self._nodes[index])
-
-    def _source_of(self, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:
-        form: dict[str, Any] = {
-            "shape": tuple(tensor.shape),
-            "dtype": tensor.dtype,
-            "axes": frozenset(),
-        }
-        return build(self.ir, op, (), {"key": key}, name=name, **form)
+        return tensors.node_of(self, tensor)
 
     def length(self, axis: str) -> Expr:
         """The node with each example's number of positions along `axis`."""
@@ -537,43 +374,6 @@ class Graph(Names):
     def viewed(self, i: int) -> Value:
         """The value of a node."""
         return Value(self, i)
-
-    @property
-    def detached(self) -> bool:
-        """Whether what is drawn now carries no gradient: `torch.no_grad()` within the drawing."""
-        return self._graded and self._detaching and not torch.is_grad_enabled()
-
-    @contextmanager
-    def undetached(self) -> Iterator[None]:
-        """Draw derivatives, which torch computes without recording them, with theirs."""
-        before, self._detaching = self._detaching, False
-        try:
-            yield
-        finally:
-            self._detaching = before
-
-    @property
-    def autocast(self) -> bool:
-        """Whether autocast was turned on within the drawing."""
-        return _autocast() != self._autocast
-
-    def drops(self, training: bool) -> bool:
-        """Whether dropout is to be drawn. A bare graph, drawn once, draws it for each module that
-        has a training mode, and leaves it out at calls in evaluation."""
-        self.switch = None
-        asking = None if self.owner_is_users else _module_calling()
-        if asking is None or asking.training != training:
-            return training
-        self.switch = asking
-        return True
-
-    def lookup(self, node: Any) -> torch.Tensor:
-        """The tensor of a node that holds one, as it is now."""
-        key = node.attrs["key"]
-        if node.op == "tensor":
-            return self.constants[key]
-        path, _, name = key.rpartition(".")
-        return getattr(self.owner.get_submodule(path), name)  # type: ignore[no-any-return]
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphnn.feedback import Feedback
 from graphnn.generation import Chooser, Generation, generate
-from graphnn.graph import Feedback
 
 
 class Generating(nn.Module):

@@ -17,7 +17,7 @@ def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
 
     The mask has every axis of `v` but `over`: that alone makes it the same at each step.
     """
-    if p == 0 or not v.graph.drops(training):
+    if p == 0 or not v.graph.context.drops(training):
         return v
     mask = v.graph.random("dropout", tuple(v.shape), v.node.axes - {over}, p)
     return v * mask

@@ -47,7 +47,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     site = user_site()
     if name in FRESH:
         return _empty(graph, function, args, kwargs)
-    if graph.autocast:
+    if graph.context.autocast:
         refuse_autocast(name)
     if function in (torch.autograd.grad, torch.autograd.backward):
         refuse_gradients(name)
@@ -64,7 +64,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         since = graph.ir.counter
         with worded(name, graph.ir.here, (args, kwargs)):
             result = _primitives(graph, function, name, args, kwargs)
-        if graph.detached:
+        if graph.context.detached:
             result = tree_map(_detached, result)
         noise.spread(graph, since)
     finally:

@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 
 from graphnn.dtypes import floating
 from graphnn.errors import GraphnnError, UnsupportedError
-from graphnn.graph import Feedback, Graph
+from graphnn.feedback import Feedback
+from graphnn.graph import Graph
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const
 from graphnn.planner.retype import retyped

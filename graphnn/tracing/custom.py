@@ -150,7 +150,7 @@ class _Call:
         given: list[Any] = [_zeros(x) for x in outs]
         for k, x in zip(floats, flows, strict=True):
             given[k] = graph.viewed(x.id)
-        with graph.undetached(), torch.no_grad():
+        with graph.context.undetached(), torch.no_grad():
             found = taken(self.function.backward(self.context, *given))
         if len(found) < len(self.args):
             self._refuse(f"returns {len(found)} gradients", [f"{len(self.args)} arguments"])

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphnn.errors import UnsupportedError
-from graphnn.ir import BATCH, IR, Node
+from graphnn.ir import BATCH, Node
 from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.table import build
 from graphnn.ops.torch_math import cast
@@ -85,7 +85,11 @@ def _plain(kwargs: dict[str, Any]) -> torch.dtype:
 
 def law(graph: Graph, kind: str, p: float) -> dict[str, Any]:
     """The attributes of a random node; of dropout with what turns it off, on a bare graph."""
-    switch = {} if kind != "dropout" or graph.switch is None else {"switch": graph.switch}
+    switch = (
+        {}
+        if kind != "dropout" or graph.context.switch is None
+        else {"switch": graph.context.switch}
+    )
     return {"kind": kind, "p": p, **switch}
 
 
@@ -246,7 +250,7 @@ def _dropout_of(channel_rank: int | None) -> Callable[..., Any]:
             raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
         if channel_rank is not None and len(x.shape) != channel_rank:
             return NotImplemented
-        if p == 0 or not graph.drops(training):
+        if p == 0 or not graph.context.drops(training):
             return x
         return _masked(graph, x, p, None if channel_rank is None else 1)
 
@@ -263,7 +267,7 @@ def _alpha_dropout(
     graph: Graph, x: Expr, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Expr:
     """Klambauer et al. 2017, arXiv:1706.02515, eq. 9: dropped units take SELU's negative limit."""
-    if p == 0 or not graph.drops(training):
+    if p == 0 or not graph.context.drops(training):
         return x
     low = -1.7580993408473766
     a = 1 / math.sqrt((1 - p) * (1 + p * low * low))
@@ -282,9 +286,11 @@ def _rrelu(
 ) -> Expr:
     """Xu et al. 2015, arXiv:1505.00853: a random slope below zero while training, else its mean."""
     slope: Any = (lower + upper) / 2
-    if graph.drops(training):
+    if graph.context.drops(training):
         slope = source(graph, "uniform", x.shape, x.dtype, x) * (upper - lower) + lower
-    return make("where", make("ge" if not graph.drops(training) else "gt", x, 0), x, x * slope)
+    return make(
+        "where", make("ge" if not graph.context.drops(training) else "gt", x, 0), x, x * slope
+    )
 
 
 # --- in place of what a tensor held
@@ -387,14 +393,3 @@ def spread(graph: Graph, since: int) -> None:
     for i in range(since, graph.ir.counter if graph.open else since):
         if i in graph.ir.nodes and any(j in graph.open for j in graph.ir[i].inputs):
             graph.open.add(i)
-
-
-def realised(graph: Graph, i: int) -> torch.Tensor:
-    """The numbers of an open value, drawn now: what a parameter starts from."""
-    from graphnn.backends.reference import Reference
-    from graphnn.planner.rewrite import keep, reachable
-
-    ir: IR = keep(graph.ir, reachable(graph.ir, [i]))
-    with torch._C.DisableTorchFunction():
-        run = Reference(ir, graph.lookup, {}, {}, {}, {}, torch.device("cpu"))
-        return run.value(ir[i], {}).clone()
