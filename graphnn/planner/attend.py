@@ -84,10 +84,21 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
             notes.append(_note(node, part.name, "", part))
             place, mine = placed(new, pattern, part, writer.dims, node.site)
             swap |= mine
-            sources.setdefault(node.id, Source(place, part, writer.dims, node))
+            if not _waits(new, place, node):
+                sources.setdefault(node.id, Source(place, part, writer.dims, node))
             again += [node.id] * more
         ir, left = (rewired(new, swap) if swap else ir), again
     return ir, notes, sources
+
+
+def _waits(ir: IR, place: int, softmax: Node) -> bool:
+    """Whether an `attend` node reads what is made of its softmax's weights, or of the logsumexp of
+    its scores: these cannot be made from its own then."""
+    read = (ir[i] for i in reachable(ir, [place]))
+    return any(
+        n.id == softmax.id or (n.op == "axis_logsumexp" and n.inputs == softmax.inputs)
+        for n in read
+    )
 
 
 def besides(
@@ -96,7 +107,7 @@ def besides(
     """What else reads a softmax's weights and scores, in tiles where none needs them whole."""
     used = [n.name for n in notes if n.part]
     mine = next((n for n in notes if n.softmax == softmax.label), None)
-    if mine is None or (source is None and mine.reason != NO_SUM.format(axis=mine.axis)):
+    if mine is None or not (mine.part or mine.reason == NO_SUM.format(axis=mine.axis)):
         return ir, notes
     try:
         new = ir

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from graphnn.errors import GraphnnError
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
 from graphnn.planner.partition import Loop
@@ -169,6 +170,7 @@ def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, No
     """All nodes, each behind its operands."""
     pool = {**nodes, **extra}
     done: dict[int, Node] = {}
+    waiting: set[int] = set()
     for root in pool:
         stack = [root]
         while stack:
@@ -177,6 +179,9 @@ def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, No
             if i in done or not missing:
                 stack.pop()
                 done.setdefault(i, pool[i])
+            elif i in waiting:  # it was put off once already: an operand waits for it
+                raise GraphnnError(f"a pass has made a node of itself: {pool[i].label}")
             else:
+                waiting.add(i)
                 stack.extend(missing)
     return done
