@@ -125,7 +125,12 @@ def _scan(new: IR, z: Node, pair: Affine, moved: dict[int, int]) -> Expr:
         new,
         "scan",
         [x.id for x in operands],
-        {"axis": z.attrs["axis"], "reverse": z.attrs["steps"] < 0, "state": z.name},
+        {
+            "axis": z.attrs["axis"],
+            "axes": z.axes,
+            "reverse": z.attrs["steps"] < 0,
+            "state": z.name,
+        },
         shape=z.shape,
         dtype=z.dtype,
         axes=z.axes,
