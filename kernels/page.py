@@ -202,7 +202,9 @@ class Page:
         for found in self.layout.between(out, arg):
             place = source(found, span.start)
             if place is not None:
-                return replace(self.at(arg, place), span=span)
+                tile = self.at(arg, place)
+                assert tile.span.valid in (1, span.valid), f"'{arg}' is cut unlike '{out}'"
+                return replace(tile, span=span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 
     def full(self, tile: Tile, width: int, wide: bool = True) -> str:

@@ -307,10 +307,10 @@ def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
     HEIGHT: tl.constexpr = 8 if AXIS == 1 else x.shape[0]
     whole = tl.broadcast_to(x, [HEIGHT, x.shape[1]])
     found = tl.gather(whole, tl.broadcast_to(place, [HEIGHT, x.shape[1]]), AXIS)
-    if AXIS == 0:
-        return found
-    first = tl.arange(0, HEIGHT)[:, None] == 0
-    return tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    if AXIS == 1:  # one return: the compiler looks at what follows another, and minds its type
+        first = tl.arange(0, HEIGHT)[:, None] == 0
+        found = tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    return found
 
 
 @triton.jit
