@@ -6,6 +6,8 @@ buffers of one step. All views are made before the loop, so that a step is nothi
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from graphnn.backends.torch.narrow import Narrowed, rows_of
@@ -352,7 +354,8 @@ class LoopWriter:
     def _assemble(self) -> list[str]:
         self._starts()
         self.sources.update(self.rows.sources())
-        used = {k: v for k, v in self.sources.items() if _mentions(self.step, k)}
+        words = set(re.findall(r"\w+", " ".join(self.step)))
+        used = {k: v for k, v in self.sources.items() if k in words}
         if not used:
             used = self.sources
         variables, lists = list(used), list(used.values())
@@ -376,10 +379,3 @@ class LoopWriter:
                 f"runtime.hold([{', '.join(self.buffers)}], done)",
             ]
         return lines + self.rows.after(used)
-
-
-def _mentions(lines: list[str], name: str) -> bool:
-    import re
-
-    pattern = re.compile(rf"\b{re.escape(name)}\b")
-    return any(pattern.search(line) for line in lines)
