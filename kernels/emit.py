@@ -53,6 +53,9 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
     and take registers.
     """
     page = Page(program, join, ahead)
+    stored: dict[str, list[Tensor]] = {}
+    for name, tensor in program.stores:
+        stored.setdefault(name, []).append(tensor)
     for op in program.ops:
         if _moves(page, op):
             page.moving.add(op.name)
@@ -60,7 +63,7 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
         # at once: what is stored at the end of the step is held until then (a HyperLSTM of 4 units
         # has 0 spills, 58 if it stores at the end; multiplicative integration of 128 units takes
         # 201 registers for its backward instead of 254)
-        for tensor in (t for name, t in program.stores if name == op.name):
+        for tensor in stored.get(op.name, ()):
             memory.store(page, op.name, tensor)
     if not ahead:
         _order(page)

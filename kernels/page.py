@@ -112,6 +112,10 @@ class Page:
         sums = any(op.kind in ("sum", "max") for op in program.ops)
         self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
+        self.readers: dict[str, list[str]] = {op.name: [] for op in program.ops}
+        for op in program.ops:
+            for arg in dict.fromkeys(op.args):
+                self.readers[arg].append(op.name)
         self.wide = wide(program)
         self.names = NameTable(self.reserved, self.families)
         self.names.lengths(program.sizes)

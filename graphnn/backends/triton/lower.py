@@ -386,15 +386,11 @@ class _Lowering:
 
     def _cat(self, node: Node) -> None:
         parts = [self.ir[i] for i in node.inputs]
-        maps = []
-        for k in range(len(parts)):
-            filled = [
-                torch.arange(math.prod(p.shape)).reshape(p.shape)
-                if j == k
-                else torch.full(p.shape, -1)
-                for j, p in enumerate(parts)
-            ]
-            maps.append(torch.cat(filled, node.attrs["dim"]).reshape(-1).numpy())
+        own = [np.arange(math.prod(p.shape)).reshape(p.shape) for p in parts]
+        axis = node.attrs["dim"]
+        places = np.concatenate(own, axis).reshape(-1)
+        owner = np.concatenate([np.full_like(x, k) for k, x in enumerate(own)], axis).reshape(-1)
+        maps = [np.where(owner == k, places, -1) for k in range(len(parts))]
         self._add(node, "view", [self.named[p.id] for p in parts], maps=maps)
 
 
