@@ -89,7 +89,9 @@ def _instruct(r: random.Random, cell: Cell) -> None:
         cut = r.randint(1, a * b)
         _put(cell, "outer", (i, j), cut, (lane, cut))
     else:
-        _put(cell, "point", (i, j if b in (1, a) or a == 1 else i), r.randrange(3), _met(cell, i, j))
+        _put(
+            cell, "point", (i, j if b in (1, a) or a == 1 else i), r.randrange(3), _met(cell, i, j)
+        )
 
 
 def _met(cell: Cell, i: int, j: int) -> Kept:

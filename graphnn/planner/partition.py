@@ -128,9 +128,7 @@ def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) 
     net = nx.DiGraph()
     net.add_nodes_from(ids)
     edges = [(j, i) for i in ids if i not in cut for j in ir[i].inputs if j in chosen]
-    edges += [
-        (ir.closings[i], i) for i in ids if i not in cut and ir.closings.get(i, -1) in chosen
-    ]
+    edges += [(ir.closings[i], i) for i in ids if i not in cut and ir.closings.get(i, -1) in chosen]
     net.add_edges_from(edges)
     return net
 
