@@ -148,6 +148,11 @@ def _single(page: Page, op: Op, text: str) -> None:
     page.tiles[op.name] = (Tile(span, name, 1, False),)
 
 
+# What a state begins as, made a value of its own: where two variables begin as one, and one takes
+# the other's place in the loop, Triton (3.6 to 3.9) sees no change and keeps the first value.
+OWN = {"float": "({0}) * 1", "int": "({0}) * 1", "bool": "({0}) ^ False"}
+
+
 def _state(page: Page, op: Op) -> None:
     """A state's slots, the oldest first: what a step reads."""
     state, wide = page.program.state(op.name), op.name in page.wide
@@ -156,7 +161,8 @@ def _state(page: Page, op: Op) -> None:
         names = [name, *(page.names.fresh(f"{name}_in_{d}") for d in range(1, state.delay))]
         for slot, variable in enumerate(names):
             init = state.inits[slot if len(state.inits) > 1 else 0]
-            page.append(page.before, f"{variable} = {_beginning(page, op, init, span)}", op.note)
+            text = OWN[op.dtype].format(_beginning(page, op, init, span))
+            page.append(page.before, f"{variable} = {text}", op.note)
             page.tile(span, variable, span.width, wide)
         page.slots[op.name, k] = names
         tiles.append(page.tile(span, name, span.width, wide))

@@ -167,8 +167,8 @@ def judge(
     """The first number of warps with which a kernel fits `target`, or why there is none.
 
     Where it cannot be foretold, or what is foretold is in `doubt`, the compiler is asked if `ask`,
-    as far as that goes. It is not asked about single numbers in other warps, which every thread has all
-    of: the code is the same.
+    as far as that goes. It is not asked about single numbers in other warps: every thread has all
+    of them, and the code is the same.
     """
     asking = Asking() if ask is True else ask or None
     believed = LIKELY if asking is None else 0 if doubt else SURELY

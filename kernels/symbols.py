@@ -34,7 +34,8 @@ class NameTable:
     """
 
     def __init__(self, reserved: Iterable[str] = (), families: Iterable[str] = ()):
-        self.taken = {*KEYWORDS, *reserved}
+        # with how often each was wanted
+        self.taken = dict.fromkeys((*KEYWORDS, *reserved), 1)
         self.families = set(families)
         self._lengths: dict[str, str] = {}
 
@@ -43,10 +44,11 @@ class NameTable:
         base = word(wanted) or "v"
         if base in KEYWORDS or re.sub(r"_\d+$", "", base) in self.families:
             base = f"v_{base}"
-        name, count = base, 2
-        while name in self.taken:
-            name, count = f"{base}_{count}", count + 1
-        self.taken.add(name)
+        name = base
+        while name in self.taken:  # the search goes on where the last one for it ended
+            self.taken[base] = count = self.taken[base] + 1
+            name = f"{base}_{count}"
+        self.taken[name] = 1
         return name
 
     def length(self, axis: str) -> str:

@@ -1,4 +1,4 @@
-"""Functions over lanes compile for GPUs, whatever the lanes hold: the interpreter minds no types."""
+"""Functions over lanes compile for GPUs, whatever the lanes hold: interpreters mind no types."""
 
 from __future__ import annotations
 

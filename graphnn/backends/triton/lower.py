@@ -66,10 +66,14 @@ def free(wanted: str, taken: Container[str]) -> str:
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
 
-def argument(wanted: str, taken: set[str]) -> str:
-    """The name of one more tensor of a kernel, read or written."""
-    name = free(wanted, taken)
-    taken.add(name)
+def claimed(wanted: str, taken: dict[str, int]) -> str:
+    """A name that is not taken, as `free` gives it, now taken: the search goes on where the last
+    one for it ended."""
+    name = wanted
+    while name in taken:
+        taken[wanted] = count = taken[wanted] + 1
+        name = f"{wanted}_{count}"
+    taken[name] = 1
     return name
 
 
@@ -99,9 +103,10 @@ class _Lowering:
         self.lanes, self.most, self.open = self._whole() if loop else ("", 0, False)
         self.rows = self._layout(axes - {self.lanes})
         self.ops: dict[str, Op] = {}
-        self.arguments: set[str] = set()
+        self.taken: dict[str, int] = {}
+        self.arguments: dict[str, int] = {}
         self.named: dict[int, str] = {}
-        self.tensors: list[Tensor] = []
+        self.tensors: dict[int, Tensor] = {}
         self.reads: list[int] = []
 
     def run(self, kept: Sequence[int]) -> tuple[Program, list[int]]:
@@ -123,7 +128,7 @@ class _Lowering:
             self.axis,
             self.rows,
             self.reverse,
-            tuple(self.tensors),
+            tuple(self.tensors.values()),
             tuple(self.ops.values()),
             states,
             stores,
@@ -157,9 +162,6 @@ class _Lowering:
         """Axes as the dimensions of a tensor: those of outer loops are gone."""
         return tuple(a for a in self.ir.layout(axes) if a not in self.dropped)
 
-    def _fresh(self, wanted: str) -> str:
-        return free(wanted, self.ops)
-
     def _put(self, op: Op) -> str:
         self.ops[op.name] = op
         return op.name
@@ -168,7 +170,13 @@ class _Lowering:
         """The operation that makes a node's own value."""
         wanted = node.name or node.attrs.get("was", node.op)
         op = Op(
-            self._fresh(wanted), kind, tuple(args), node.shape, kind_of(node), attrs, _note(node)
+            claimed(wanted, self.taken),
+            kind,
+            tuple(args),
+            node.shape,
+            kind_of(node),
+            attrs,
+            _note(node),
         )
         self.named[node.id] = self._put(op)
         return op.name
@@ -179,7 +187,9 @@ class _Lowering:
         """A value that no node of the graph names."""
         dtype = attrs.pop("dtype", "float")
         note = self.ops[like].note if like in self.ops else ""
-        return self._put(Op(self._fresh(like), kind, tuple(args), shape, dtype, attrs, note))
+        return self._put(
+            Op(claimed(like, self.taken), kind, tuple(args), shape, dtype, attrs, note)
+        )
 
     def _outside(self, node: Node) -> None:
         """What comes from outside: read, or, where that is free, made here of what is read."""
@@ -206,13 +216,13 @@ class _Lowering:
 
     def _tensor(self, node: Node) -> Tensor:
         """The argument that a value outside the loop is given as."""
-        if node.id not in self.reads:
+        if node.id not in self.tensors:
             if node.dtype.is_floating_point and node.dtype != self.ir.floating:
                 raise Refused(f"{_called(node)} is {node.dtype} in a graph of {self.ir.floating}")
-            name = argument(node.name or node.attrs.get("was", node.op), self.arguments)
             self.reads.append(node.id)
-            self.tensors.append(self._argument(name, node))
-        return self.tensors[self.reads.index(node.id)]
+            name = claimed(node.name or node.attrs.get("was", node.op), self.arguments)
+            self.tensors[node.id] = self._argument(name, node)
+        return self.tensors[node.id]
 
     def _argument(self, name: str, node: Node) -> Tensor:
         if "places" in node.attrs and self.scope is None:
@@ -234,7 +244,7 @@ class _Lowering:
         self._add(node, "read", inits, tensor=self._tensor(after), shift=node.attrs["steps"])
 
     def _stored(self, node: Node) -> Tensor:
-        name = argument(f"{self.named[node.id]}_out", self.arguments)
+        name = claimed(f"{self.named[node.id]}_out", self.arguments)
         return Tensor(name, node.shape, self._layout(node.axes), kind_of(node))
 
     def _state(self, node: Node) -> State:
