@@ -5,6 +5,19 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from types import ModuleType
+
+from .cache import load
+
+
+def loaded(text: str, name: str) -> ModuleType:
+    """The module of a kernel's source, from the cache, if its loops carry what they say.
+
+    Another would be wrong when compiled, and right when interpreted: a defect of the emitter.
+    """
+    if wrong := aliased(text):
+        raise AssertionError(f"{name}: its compiled loop would take {wrong} for constant")
+    return load(text, name)
 
 
 def aliased(text: str) -> list[str]:

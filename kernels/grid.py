@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import together
-from .cache import load
+from .carried import loaded
 from .cooperative import APART, Cooperative
 from .fit import Launch, plain
 from .forecast import DEVICES
@@ -86,7 +86,7 @@ class GridLauncher(Launcher):
     @functools.cached_property
     def _modules(self) -> list[ModuleType]:
         """The module of each other kernel."""
-        return [load(x.text, x.name) for x in self.source.others]
+        return [loaded(x.text, x.name) for x in self.source.others]
 
     @functools.cached_property
     def _functions(self) -> dict[int, Any]:

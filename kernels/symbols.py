@@ -34,8 +34,8 @@ class NameTable:
     """
 
     def __init__(self, reserved: Iterable[str] = (), families: Iterable[str] = ()):
-        # with how often each was wanted
-        self.taken = dict.fromkeys((*KEYWORDS, *reserved), 1)
+        self.taken = {*KEYWORDS, *reserved}
+        self._wanted: dict[str, int] = {}
         self.families = set(families)
         self._lengths: dict[str, str] = {}
 
@@ -46,9 +46,9 @@ class NameTable:
             base = f"v_{base}"
         name = base
         while name in self.taken:  # the search goes on where the last one for it ended
-            self.taken[base] = count = self.taken[base] + 1
+            self._wanted[base] = count = self._wanted.get(base, 1) + 1
             name = f"{base}_{count}"
-        self.taken[name] = 1
+        self.taken.add(name)
         return name
 
     def length(self, axis: str) -> str:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.kernels import cache, simulate
-from graphnn.kernels.carried import aliased
+from graphnn.kernels import simulate
+from graphnn.kernels.carried import aliased, loaded
 from tests.backends.places import INTERPRET
 from tests.backends.test_checked import launchers, outputs
 
@@ -89,4 +89,4 @@ def test_no_block_overwrites_what_another_reads_of_a_state_of_two_steps_ago(seed
 
 def test_a_kernel_whose_variables_are_one_is_not_loaded():
     with pytest.raises(AssertionError, match="constant"):
-        cache.load(SWAPPED.format("start"), "swapped")
+        loaded(SWAPPED.format("start"), "swapped")
