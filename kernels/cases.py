@@ -7,7 +7,7 @@ from typing import Any
 import triton.language as tl
 
 from .aot import Case
-from .cache import load
+from .carried import loaded
 from .cooperative import Cooperative
 from .emit import Source
 from .limits import PATIENCE, asked
@@ -17,7 +17,7 @@ POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
 
 def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
     """A kernel with floats of `dtype` ("bf16", "fp16", "fp32"), as a launch would compile it."""
-    function = getattr(load(source.text, source.name), source.name)
+    function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
     kinds = [POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers]
     constants: dict[str, Any] = {

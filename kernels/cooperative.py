@@ -25,7 +25,7 @@ from .emit import (
     multiplies,
     turns,
 )
-from .exchange import Exchange
+from .exchange import SLOTS, Exchange
 from .fences import fenced
 from .outline import Outline, lanes, outline
 from .page import CONSTANTS, Line, Tile
@@ -55,7 +55,8 @@ WRITING: dict[str, Callable[..., None]] = {
 
 @dataclass(frozen=True)
 class Cooperative(Source):
-    """A kernel of `blocks` a tile of rows, that meet `barriers` times a step.
+    """A kernel of `blocks` a tile of rows, that meet `barriers` times a step; exchanges have
+    `slots`.
 
     `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
     `products` by a weight are in a step. Where a step takes all of an axis a tile has `each` rows,
@@ -65,6 +66,7 @@ class Cooperative(Source):
 
     blocks: int = 1
     barriers: int = 0
+    slots: int = SLOTS
     exchanges: tuple[Exchange, ...] = ()
     tiling: Tiling = field(default_factory=lambda: Tiling(0))
     streamed: int = 0
@@ -101,6 +103,7 @@ def written(found: Outline, tiling: Tiling) -> Cooperative:
         widest=max(sheet.widths, default=1),
         blocks=writer.shared.blocks,
         barriers=writer.phases.barriers,
+        slots=writer.phases.slots,
         exchanges=writer.shared.exchanges,
         tiling=tiling,
         streamed=sheet.streamed,
@@ -301,7 +304,9 @@ class _Writer:
 
     def _body(self) -> list[list[str]]:
         sheet = self.sheet
-        head = [*turns(sheet), f"{INDENT}turn = step % 2", f"{INDENT}soon = 1 - turn"]
+        count = self.phases.slots
+        soon = "1 - turn" if count == 2 else f"(step + 1) % {count}"
+        head = [*turns(sheet), f"{INDENT}turn = step % {count}", f"{INDENT}soon = {soon}"]
         return [
             [INDENT + s for s in self._start()],
             _commented(sheet.before, INDENT),

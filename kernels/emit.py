@@ -53,6 +53,9 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
     and take registers.
     """
     page = Page(program, join, ahead)
+    stored: dict[str, list[Tensor]] = {}
+    for name, tensor in program.stores:
+        stored.setdefault(name, []).append(tensor)
     for op in program.ops:
         if _moves(page, op):
             page.moving.add(op.name)
@@ -60,7 +63,7 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
         # at once: what is stored at the end of the step is held until then (a HyperLSTM of 4 units
         # has 0 spills, 58 if it stores at the end; multiplicative integration of 128 units takes
         # 201 registers for its backward instead of 254)
-        for tensor in (t for name, t in program.stores if name == op.name):
+        for tensor in stored.get(op.name, ()):
             memory.store(page, op.name, tensor)
     if not ahead:
         _order(page)
@@ -145,6 +148,11 @@ def _single(page: Page, op: Op, text: str) -> None:
     page.tiles[op.name] = (Tile(span, name, 1, False),)
 
 
+# What a state begins as, made a value of its own: where two variables begin as one, and one takes
+# the other's place in the loop, Triton (3.6 to 3.9) sees no change and keeps the first value.
+OWN = {"float": "({0}) * 1", "int": "({0}) * 1", "bool": "({0}) ^ False"}
+
+
 def _state(page: Page, op: Op) -> None:
     """A state's slots, the oldest first: what a step reads."""
     state, wide = page.program.state(op.name), op.name in page.wide
@@ -153,7 +161,8 @@ def _state(page: Page, op: Op) -> None:
         names = [name, *(page.names.fresh(f"{name}_in_{d}") for d in range(1, state.delay))]
         for slot, variable in enumerate(names):
             init = state.inits[slot if len(state.inits) > 1 else 0]
-            page.append(page.before, f"{variable} = {_beginning(page, op, init, span)}", op.note)
+            text = OWN[op.dtype].format(_beginning(page, op, init, span))
+            page.append(page.before, f"{variable} = {text}", op.note)
             page.tile(span, variable, span.width, wide)
         page.slots[op.name, k] = names
         tiles.append(page.tile(span, name, span.width, wide))

@@ -1,7 +1,9 @@
 """What thread blocks of one loop tell each other at a step, and where in memory it lies.
 
-An exchange has two slots that steps use in turn: a block that has gone on to the next step must not
-write over what another still reads. Two are enough, since a barrier lies between any two steps.
+An exchange has slots that steps use in turn: a block that has gone on to the next step must not
+write over what another still reads. Two are enough where a block arrives at the last barrier of a
+step behind its reads of states. One that may arrive before, as what a state of several steps ago
+will be is known early, takes three.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from .text import total
 if TYPE_CHECKING:
     from .sheet import Sheet
 
-# the slots that steps take in turn
-SLOTS = 2
+# the slots that steps take in turn, and where states are read behind the last arrival
+SLOTS, EARLY = 2, 3
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ HELD = 64
 MOST, FIRST = 16, 4
 # lanes that are tried where more do not fit
 FEWER = (32,)
+# Lines of kernels that the compiler is asked about at most, to choose the kernel of one loop one
+# way: about 4 s on one core (3.5 ms a line: a liquid cell of 8 units, of 1,761 lines, takes 6 s
+# once, and was compiled four times). Lines and not seconds, so that a plan is the same on every
+# machine, whatever is in the cache. Of longer kernels what is foretold is believed.
+LINES = 1200
 # bytes a thread that may be spilled where a step takes all of an axis
 SPARE = 1024
 
@@ -67,6 +72,21 @@ class Launch:
     precision: str
     rows: int = 16
     warps: int = 8
+
+
+class Asking:
+    """What the compiler may still be asked about, to choose one kernel."""
+
+    def __init__(self, lines: int = LINES):
+        self.left = lines
+
+    def about(self, source: Source) -> bool:
+        """Whether it may be asked about a kernel, which is then counted."""
+        lines = source.text.count("\n")
+        if lines > self.left:
+            return False
+        self.left -= lines
+        return True
 
 
 def plain(launch: Launch) -> bool:
@@ -93,15 +113,16 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
     Products are joined and loads made a step ahead, or apart, or as they are used. Raises Refused
     where there can be no kernel.
     """
+    asking = Asking() if ask else None
     if program.lanes:
-        return _with_lanes(program, launch, target, ask)
+        return _with_lanes(program, launch, target, asking)
     tried: list[tuple[Source, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
             continue
         source = emit(program, join, ahead)
         # one form found not to fit, what is foretold of the next, which may load later, is in doubt
-        verdict = judge(source, launch, target, ask, doubt=bool(tried))
+        verdict = judge(source, launch, target, asking or False, doubt=bool(tried))
         tried.append((source, verdict))
         too_wide = not source.joined and shared(source, launch, target) > SHARED[target]
         if verdict.fits or too_wide:
@@ -109,7 +130,9 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
     return tried[-1]
 
 
-def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tuple[Source, Verdict]:
+def _with_lanes(
+    program: Program, launch: Launch, target: str, asking: Asking | None
+) -> tuple[Source, Verdict]:
     """The one form that is tried where a step takes all of an axis.
 
     Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
@@ -120,12 +143,12 @@ def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tup
     too many are taken (that machine, sm_90: 8 bytes spilled backward, none if it is not told), but
     may stop at 128 if it is not (a decoder of 64 units: 16 bytes forward): both are tried.
     """
-    believed = 0 if ask else LIKELY
+    believed = 0 if asking else LIKELY
     for most in (program.most, *FEWER * program.open):
         made = emit(replace(program, most=most), ahead=False)
         tried: list[tuple[Source, Verdict]] = []
         for source in (replace(made, capped=False), made):
-            verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, ask)
+            verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, asking)
             tried.append((source, verdict))
             if verdict.fits and not verdict.borne:
                 return source, verdict
@@ -135,18 +158,31 @@ def _with_lanes(program: Program, launch: Launch, target: str, ask: bool) -> tup
 
 
 def judge(
-    source: Source, launch: Launch, target: str, ask: bool = True, doubt: bool = False
+    source: Source,
+    launch: Launch,
+    target: str,
+    ask: bool | Asking = True,
+    doubt: bool = False,
 ) -> Verdict:
     """The first number of warps with which a kernel fits `target`, or why there is none.
 
-    Where it cannot be foretold, or what is foretold is in `doubt`, the compiler is asked, if `ask`.
+    Where it cannot be foretold, or what is foretold is in `doubt`, the compiler is asked if `ask`,
+    as far as that goes. It is not asked about single numbers in other warps: every thread has all
+    of them, and the code is the same.
     """
-    believed = LIKELY if not ask else 0 if doubt else SURELY
-    verdicts = []
+    asking = Asking() if ask is True else ask or None
+    believed = LIKELY if asking is None else 0 if doubt else SURELY
+    verdicts: list[Verdict] = []
+    held: dict[int, int] = {}
     for warps in WARPS:
-        verdict = _judge(source, replace(launch, warps=warps), target, believed, ask)
+        trial = replace(launch, warps=warps)
+        have, need = register_cap(32 * warps), registers(source, trial)
+        if held.get(have) == need:
+            continue
+        verdict = _judge(source, trial, target, believed, asking)
         if verdict.fits:
             return verdict
+        held[have] = need
         verdicts.append(verdict)
     return verdicts[0]
 
@@ -168,7 +204,7 @@ def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[L
     # compiled to a trap
     most = min(max(16, rows), 32 if target == "sm_100" else 64)
     tries = (replace(launch, rows=r, warps=w) for r in ROWS if r <= most for w in WARPS)
-    able = [x for x in tries if x != launch and _judge(source, x, target, NEVER, ask=False).fits]
+    able = [x for x in tries if x != launch and _judge(source, x, target, NEVER).fits]
     return [launch, *able]
 
 
@@ -246,7 +282,9 @@ def _of_lanes(width: int, launch: Launch) -> int:
     return max(1, launch.rows * width // (32 * launch.warps))
 
 
-def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool) -> Verdict:
+def _judge(
+    source: Source, launch: Launch, target: str, believed: int, asking: Asking | None = None
+) -> Verdict:
     """The verdict on one launch; what is foretold is believed up to so many registers."""
     need, have = shared(source, launch, target), SHARED[target]
     if need > have:
@@ -260,13 +298,19 @@ def _judge(source: Source, launch: Launch, target: str, believed: int, ask: bool
     wanted = registers(source, launch)
     if wanted <= believed * cap // 255:
         return Verdict(True, launch, _fits(need, have, launch))
-    if not ask or wanted > NEVER * cap // 255:
+    asked = asking is not None and wanted <= NEVER * cap // 255 and asking.about(source)
+    if not asked and asking is not None and wanted <= LIKELY * cap // 255:
+        return Verdict(True, launch, f"{_fits(need, have, launch)}; {UNASKED}")
+    if not asked:
         text = f"a step holds about {wanted} numbers a thread at once, {cap} fit ({target})"
         return Verdict(False, launch, text)
     faults = compiled(source, launch, target)
     if grave := [fault for fault in faults if not borne(source, fault)]:
         return Verdict(False, launch, f"compiled for {target}, {grave[0]}")
     return Verdict(True, launch, "; ".join([_fits(need, have, launch), *faults]), faults)
+
+
+UNASKED = f"it is too long to be compiled for the answer (more than {LINES} lines in all)"
 
 
 def _fits(need: int, have: int, launch: Launch) -> str:

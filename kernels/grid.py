@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from . import together
-from .cache import load
+from .carried import loaded
 from .cooperative import APART, Cooperative
-from .exchange import SLOTS
 from .fit import Launch, plain
 from .forecast import DEVICES
 from .launch import NAMES, ROWS, Launcher, precision
@@ -78,14 +77,16 @@ class GridLauncher(Launcher):
     ):
         super().__init__(source, interpret, warps, float32)
         self.tuner = GridTuner(source)
-        self._widest = max(self._widest, SLOTS * max((e.size for e in source.exchanges), default=1))
+        self._widest = max(
+            self._widest, source.slots * max((e.size for e in source.exchanges), default=1)
+        )
         self.watchdog = Watchdog(source.name)
         self.processors = DEVICES["sm_90"].processors
 
     @functools.cached_property
     def _modules(self) -> list[ModuleType]:
         """The module of each other kernel."""
-        return [load(x.text, x.name) for x in self.source.others]
+        return [loaded(x.text, x.name) for x in self.source.others]
 
     @functools.cached_property
     def _functions(self) -> dict[int, Any]:
@@ -157,7 +158,9 @@ class GridLauncher(Launcher):
         tensors, device = len(source.pointers), args[0].device
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         kinds = [(e.size, wide if e.wide else dtype) for e in source.exchanges]
-        slots = [torch.empty([SLOTS, count, size], dtype=k, device=device) for size, k in kinds]
+        slots = [
+            torch.empty([source.slots, count, size], dtype=k, device=device) for size, k in kinds
+        ]
         stuck = torch.zeros(1, dtype=torch.int32, device=device)
         for begin, tiles in self._waves(count, rows, source.blocks * source.loops):
             arrived = torch.zeros(tiles * source.loops * APART, dtype=torch.int32, device=device)

@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 
 from . import interpreter
-from .cache import load
+from .carried import loaded
 from .emit import Source
 from .fit import Launch
 from .lanes import tile
@@ -67,7 +67,7 @@ class Launcher:
     @functools.cached_property
     def module(self) -> ModuleType:
         """The module of the kernel, loaded from the cache."""
-        return load(self.source.text, self.source.name)
+        return loaded(self.source.text, self.source.name)
 
     @functools.cached_property
     def function(self) -> Any:

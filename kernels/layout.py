@@ -198,10 +198,10 @@ class Layout:
                 before = len(a), len(b)
                 if before == settled[k]:  # neither has had a cut since
                     continue
+                settled[k] = before
                 for run in found:
                     self._pass(a, b, run)
-                settled[k] = len(a), len(b)
-                if before != settled[k]:
+                if before != (len(a), len(b)):  # a run may have cut what an earlier one passed on
                     changed = True
                     self._check(out)
                     self._check(arg)

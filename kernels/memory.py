@@ -94,8 +94,7 @@ def _started(page: Page, op: Op, span: Span, text: str) -> str:
 
 def _only_weight(page: Page, op: Op) -> bool:
     """Whether a value is read by matrix products alone, which load their own tiles of it."""
-    users = [o for o in page.program.ops if op.name in o.args]
-    products = [page.layout.products.get(u.name) for u in users]
+    products = [page.layout.products.get(user) for user in page.readers[op.name]]
     return bool(products) and all(
         isinstance(p, Dot) and p.weight == op.name and p.value != op.name for p in products
     )

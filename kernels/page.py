@@ -112,6 +112,10 @@ class Page:
         sums = any(op.kind in ("sum", "max") for op in program.ops)
         self.join = join and (bool(program.lanes) or not sums)
         self.ops = self.layout.ops
+        self.readers: dict[str, list[str]] = {op.name: [] for op in program.ops}
+        for op in program.ops:
+            for arg in dict.fromkeys(op.args):
+                self.readers[arg].append(op.name)
         self.wide = wide(program)
         self.names = NameTable(self.reserved, self.families)
         self.names.lengths(program.sizes)
@@ -202,7 +206,9 @@ class Page:
         for found in self.layout.between(out, arg):
             place = source(found, span.start)
             if place is not None:
-                return replace(self.at(arg, place), span=span)
+                tile = self.at(arg, place)
+                assert tile.span.valid in (1, span.valid), f"'{arg}' is cut unlike '{out}'"
+                return replace(tile, span=span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 
     def full(self, tile: Tile, width: int, wide: bool = True) -> str:

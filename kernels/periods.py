@@ -120,8 +120,8 @@ class _Periods:
         }
 
     def _root(self, name: str) -> str:
-        while self.parent[name] != name:
-            name = self.parent[name]
+        while (up := self.parent[name]) != name:
+            self.parent[name] = name = self.parent[up]  # halves the way for those who ask next
         return name
 
     def _must(self, name: str, number: int) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .exchange import Exchange
+from .exchange import EARLY, SLOTS, Exchange
 from .lanes import PIECE, wide
 from .program import Op, State
 from .share import Shared
@@ -31,11 +31,13 @@ class Phases:
     """The events of a step, how many barriers it has, and whether states are exchanged.
 
     If they are, the first step waits for what they start from: one more arrival, before the loop.
+    Exchanges have `slots` that steps take in turn.
     """
 
     events: tuple[Event, ...]
     barriers: int
     carries: bool
+    slots: int = SLOTS
 
 
 def phases(shared: Shared, moving: Iterable[str]) -> Phases:
@@ -80,7 +82,15 @@ class _Schedule:
             self._rest(level)
             if level < inner:
                 self.events.append(Event("wait", barrier=level + 1))
-        return Phases(tuple(self.events), count, carries)
+        return Phases(tuple(self.events), count, carries, EARLY if self._arrives_early() else SLOTS)
+
+    def _arrives_early(self) -> bool:
+        """Whether a state is read behind the last arrival of a step: others may then have gone on
+        to publish the state after next."""
+        last = max((k for k, e in enumerate(self.events) if e.what == "arrive"), default=-1)
+        behind = (self.ops[e.name] for e in self.events[last + 1 :] if e.what == "op")
+        read = {op.attrs.get(what) for op in behind for what in ("exchange", "sums")}
+        return any(e.state and e.name in read for e in self.exchanges.values())
 
     def _put_off(self) -> None:
         """What a step needs of a state only behind its first barrier is read there: that blocks

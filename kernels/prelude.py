@@ -254,12 +254,12 @@ def apart(x, ROWS: tl.constexpr, ACC: tl.constexpr):
     meet both are held twice (a Neural Turing Machine of 128 slots, sm_90, bf16, 8 warps: 56 changes
     of layout a step instead of 43).
     """
-    if x.dtype != ACC:
-        return x
-    whole = tl.broadcast_to(x, [ROWS, x.shape[1]])
-    found = tl.gather(whole, tl.full([ROWS, x.shape[1]], 0, tl.int32), 0)
-    first = tl.arange(0, ROWS)[:, None] == 0
-    return tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    if x.dtype == ACC:
+        whole = tl.broadcast_to(x, [ROWS, x.shape[1]])
+        found = tl.gather(whole, tl.full([ROWS, x.shape[1]], 0, tl.int32), 0)
+        first = tl.arange(0, ROWS)[:, None] == 0
+        x = tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    return x
 
 
 @triton.jit
@@ -307,10 +307,10 @@ def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
     HEIGHT: tl.constexpr = 8 if AXIS == 1 else x.shape[0]
     whole = tl.broadcast_to(x, [HEIGHT, x.shape[1]])
     found = tl.gather(whole, tl.broadcast_to(place, [HEIGHT, x.shape[1]]), AXIS)
-    if AXIS == 0:
-        return found
-    first = tl.arange(0, HEIGHT)[:, None] == 0
-    return tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    if AXIS == 1:  # one return: the compiler looks at what follows another, and minds its type
+        first = tl.arange(0, HEIGHT)[:, None] == 0
+        found = tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
+    return found
 
 
 @triton.jit

@@ -7,6 +7,7 @@ All values are of one row at one position: a row is an example, or a combination
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -119,9 +120,13 @@ class Program:
     order: Tensor | None = None
     held: bool = False
 
+    @cached_property
+    def _states(self) -> dict[str, State]:
+        return {s.name: s for s in self.states}
+
     def state(self, name: str) -> State:
         """The state that an operation reads."""
-        return next(s for s in self.states if s.name == name)
+        return self._states[name]
 
     @property
     def sizes(self) -> tuple[str, ...]:

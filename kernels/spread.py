@@ -15,7 +15,7 @@ import torch
 from . import forecast
 from .across import Tiling
 from .cooperative import Cooperative, written
-from .fit import ITEMSIZE, Launch, Verdict, compiled, each
+from .fit import ITEMSIZE, Asking, Launch, Verdict, compiled, each
 from .forecast import DEVICES, Device, Moved
 from .limits import SHARED
 from .outline import Outline, Taken, outline, taken
@@ -139,10 +139,13 @@ def _none(program: Program, device: Device) -> str:
 def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
     """The first that compiles without fault, and what was wrong with the very first.
 
-    Raises Refused where all of the first few have faults: each takes seconds.
+    Raises Refused where all of the first few have faults: each takes seconds, so that of long ones
+    the very first alone is compiled.
     """
-    first = ""
+    first, asking = "", Asking()
     for candidate in able[:ASKED]:
+        if not asking.about(candidate.source) and first:
+            break
         found = compiled(candidate.source, launch, target)
         if not found:
             return candidate, first

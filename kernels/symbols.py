@@ -35,6 +35,7 @@ class NameTable:
 
     def __init__(self, reserved: Iterable[str] = (), families: Iterable[str] = ()):
         self.taken = {*KEYWORDS, *reserved}
+        self._wanted: dict[str, int] = {}
         self.families = set(families)
         self._lengths: dict[str, str] = {}
 
@@ -43,9 +44,10 @@ class NameTable:
         base = word(wanted) or "v"
         if base in KEYWORDS or re.sub(r"_\d+$", "", base) in self.families:
             base = f"v_{base}"
-        name, count = base, 2
-        while name in self.taken:
-            name, count = f"{base}_{count}", count + 1
+        name = base
+        while name in self.taken:  # the search goes on where the last one for it ended
+            self._wanted[base] = count = self._wanted.get(base, 1) + 1
+            name = f"{base}_{count}"
         self.taken.add(name)
         return name
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import triton.language as tl
 
 from .aot import Case, DoesNotCompile
-from .cache import load, recall, remember
+from .cache import recall, remember
+from .carried import loaded
 from .contraction import Source
 from .limits import register_cap
 
@@ -52,7 +53,7 @@ def ladder(source: Source, few: bool = False) -> list[Shape]:
 
 def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> Case:
     """A kernel with numbers of `dtype` ("bf16", "fp16", "fp32"), to be compiled ahead of time."""
-    function = getattr(load(source.text, source.name), source.name)
+    function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
     sums = {s.tensor.name for s in source.program.stores if s.kind == "tile"}
     sums |= {source.program.peak.name} if source.program.peak else set()

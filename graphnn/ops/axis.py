@@ -224,8 +224,8 @@ def _given(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozens
     return frozenset().union(*operands) | {attrs["axis"], BATCH}
 
 
-# z(t) = a(t) z(t-1) + b(t) over a whole axis; inputs a, b and the initial z
-row("scan", "scan", axes=_given)
+# z(t) = a(t) z(t-1) + b(t) over a whole axis; inputs a, b and the initial z, which may lack axes
+row("scan", "scan", axes=lambda operands, attrs: attrs["axes"])
 # torch's own LSTM, GRU or RNN over a whole axis
 row("aten", "aten", axes=_given)
 # softmax over an axis and sums weighted by it, in tiles; its attribute `part` is the Contraction

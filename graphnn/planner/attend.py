@@ -14,6 +14,7 @@ from graphnn.ops.expr import Expr
 from graphnn.ops.product import split_sub
 from graphnn.ops.table import OPS
 from graphnn.planner.inside import Inside, independent
+from graphnn.planner.partition import order_of, users_of
 from graphnn.planner.placing import named, placed, rewired
 from graphnn.planner.rewrite import reachable, rewrite
 from graphnn.planner.rows import rows
@@ -84,10 +85,29 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
             notes.append(_note(node, part.name, "", part))
             place, mine = placed(new, pattern, part, writer.dims, node.site)
             swap |= mine
-            sources.setdefault(node.id, Source(place, part, writer.dims, node))
+            if not _waits(ir, pattern):
+                sources.setdefault(node.id, Source(place, part, writer.dims, node))
             again += [node.id] * more
         ir, left = (rewired(new, swap) if swap else ir), again
     return ir, notes, sources
+
+
+def _waits(ir: IR, pattern: Pattern) -> bool:
+    """Whether a pattern reads what is made of its softmax's weights, or of the logsumexp of its
+    scores: these cannot be made from its own then."""
+    softmax, order, users = ir[pattern.softmax], order_of(ir), users_of(ir)
+    alike = [j for j in users[softmax.inputs[0]] if ir[j].inputs == softmax.inputs]
+    made = {softmax.id, *(j for j in alike if ir[j].op == "axis_logsumexp")}
+    first = min(order[i] for i in made)
+    seen, stack = set[int](), [*pattern.reads]
+    while stack:
+        i = stack.pop()
+        if i in made:
+            return True
+        if i not in seen and order[i] > first:  # what comes before them is made of neither
+            seen.add(i)
+            stack += ir[i].inputs
+    return False
 
 
 def besides(
@@ -96,7 +116,7 @@ def besides(
     """What else reads a softmax's weights and scores, in tiles where none needs them whole."""
     used = [n.name for n in notes if n.part]
     mine = next((n for n in notes if n.softmax == softmax.label), None)
-    if mine is None or (source is None and mine.reason != NO_SUM.format(axis=mine.axis)):
+    if mine is None or not (mine.part or mine.reason == NO_SUM.format(axis=mine.axis)):
         return ir, notes
     try:
         new = ir
@@ -160,11 +180,11 @@ def find(
     inner = Inside(ir, axis, home)
     if not inner(score.id):
         raise Unfit("its scores are given whole: they are not computed from queries and keys here")
-    wanted = {*chain, *ready} & reachable(ir, [softmax.id, *ready])
+    wanted = reachable(ir, [softmax.id, *ready], {*chain, *ready})
     roots = [score.id, *softmax.inputs[1:]]
     roots += [j for i in sorted(wanted - {softmax.id}) for j in ir[i].inputs if j not in chain]
     inside = wanted | inner.all(roots)
-    order = [i for i in ir.nodes if i in inside]
+    order = sorted(inside, key=order_of(ir).__getitem__)
     name = named(f"attention over {axis}", used)
     reads = operands(ir, order, {softmax.id: [score.id, *softmax.inputs[1:]]})
     of_one_dtype(ir, [*reads, *ready])
@@ -186,7 +206,7 @@ def best(ir: IR, softmax: Node) -> tuple[Node, int]:
 
 def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[int]]:
     """Where the weights go as factors: through what, and into which sums."""
-    users, made = ir.users(), multiplied(ir, softmax)
+    users, made = users_of(ir), multiplied(ir, softmax)
     axis, chain = softmax.attrs["axis"], {softmax.id}
     sums: list[int] = []
     stack = [softmax.id]
@@ -200,12 +220,12 @@ def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[
             elif node.op in LINEAR and once and j not in home:
                 chain.add(j)
                 stack.append(j)
-    return chain, sorted(sums, key=list(ir.nodes).index)
+    return chain, sorted(sums, key=order_of(ir).__getitem__)
 
 
 def multiplied(ir: IR, softmax: Node) -> set[int]:
     """What is made of the weights one by one: they are no factors where it is another."""
-    users, found, stack = ir.users(), {softmax.id}, [softmax.id]
+    users, found, stack = users_of(ir), {softmax.id}, [softmax.id]
     while stack:
         for j in users[stack.pop()]:
             if j not in found and OPS[ir[j].op].family != "axis":

@@ -136,7 +136,8 @@ class _Adjoint:
         ir = _ordered(self.new)
         used = reachable(ir, ir.outputs.values())
         ir = keep(ir, used)
-        saved = [n.id for n in ir if n.op == "given" and n.attrs["key"] in self._computed()]
+        computed = {n.id for n in self.old if n.op != "given"}
+        saved = [n.id for n in ir if n.op == "given" and n.attrs["key"] in computed]
         again = [
             i
             for i, j in self.forward.items()
@@ -146,9 +147,6 @@ class _Adjoint:
         ]
         cotangents = {i: c for i, c in cotangents.items() if c in used}
         return Derived(ir, cotangents, saved, again)
-
-    def _computed(self) -> set[int]:
-        return {n.id for n in self.old if n.op != "given"}
 
     def _open(self, node: Node) -> None:
         """What flows through a delay arrives at its source `steps` positions earlier."""

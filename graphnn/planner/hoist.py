@@ -22,17 +22,26 @@ def hoist(ir: IR) -> IR:
         same = node.op == "add" and home.get(i) == home[root.id]
         return same and len(users[i]) == 1 and i not in ir.outputs.values()
 
-    def terms(node: Node, root: Node) -> list[int]:
-        found: list[int] = []
-        for i in node.inputs:
-            found += terms(ir[i], root) if joins(i, root) else [i]
+    def terms(root: Node) -> list[int]:
+        found, stack = list[int](), [*reversed(root.inputs)]
+        while stack:
+            i = stack.pop()
+            if joins(i, root):
+                stack += reversed(ir[i].inputs)
+            else:
+                found.append(i)
         return found
+
+    def continued(i: int) -> bool:
+        """Whether another sum takes up the terms of sum `i`."""
+        reader = ir[users[i][0]] if users[i] else ir[i]
+        return reader.op == "add" and reader.id in home and joins(i, reader)
 
     def rule(new: IR, node: Node) -> Expr | None:
         old = ir.nodes.get(node.id)
-        if old is None or old.op != "add" or old.id not in home:
+        if old is None or old.op != "add" or old.id not in home or continued(old.id):
             return None
-        found = terms(old, old)
+        found = terms(old)
         outside = [i for i in found if i not in home]
         if len(outside) < 2 or len(outside) == len(found):
             return None

@@ -11,6 +11,8 @@ from graphnn.planner.tiles import OWN, supported
 
 def independent(ir: IR, sums: list[int]) -> list[int]:
     """The sums that wait for none of the others."""
+    if len(sums) == 1:
+        return sums
     found: list[int] = []
     for i in sums:
         if not (reachable(ir, [i]) - {i}) & set(sums):

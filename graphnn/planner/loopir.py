@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from graphnn.errors import GraphnnError
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
-from graphnn.planner.partition import Loop
+from graphnn.planner.partition import Loop, remembered
 
 
 @dataclass
@@ -70,7 +71,7 @@ def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ())
             read(j)
     for i in nodes:
         cut.insert(ir[i])
-    cut.closings = {d: s for d, s in ir.closings.items() if d in inside}
+    cut.closings = {i: ir.closings[i] for i in nodes if i in ir.closings}
     cut.until = {a: i for a, i in ir.until.items() if i in inside}
     results = [i for i in loop.nodes if i in outside]
     cut.outputs = {f"v{i}": i for i in results}
@@ -84,8 +85,9 @@ def ends_of(ir: IR, loop: Loop) -> int | None:
     """The lengths of the examples along a loop's axis, where a call gives them."""
     root = ir.axes[loop.axis].copy_of or loop.axis
     rows = frozenset().union(*(ir[i].axes for i in loop.nodes))
-    found = (n for n in ir if n.op == "length" and n.attrs["axis"] == root and n.axes <= rows)
-    return next((n.id for n in found), None) if loop.stop is None else None
+    lengths = remembered(ir, "lengths", lambda: [n for n in ir if n.op == "length"])
+    found = (n.id for n in lengths if n.attrs["axis"] == root and n.axes <= rows)
+    return next(found, None) if loop.stop is None else None
 
 
 def form_of(cut: LoopIR) -> Any:
@@ -169,6 +171,7 @@ def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, No
     """All nodes, each behind its operands."""
     pool = {**nodes, **extra}
     done: dict[int, Node] = {}
+    waiting: set[int] = set()
     for root in pool:
         stack = [root]
         while stack:
@@ -177,6 +180,9 @@ def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, No
             if i in done or not missing:
                 stack.pop()
                 done.setdefault(i, pool[i])
+            elif i in waiting:  # it was put off once already: an operand waits for it
+                raise GraphnnError(f"a pass has made a node of itself: {pool[i].label}")
             else:
+                waiting.add(i)
                 stack.extend(missing)
     return done

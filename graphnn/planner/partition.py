@@ -51,6 +51,18 @@ def remembered(ir: IR, what: str, find: Callable[[], Any]) -> Any:
     return known[1]
 
 
+def order_of(ir: IR) -> dict[int, int]:
+    """The place of each node in the graph's order. To be read, never changed."""
+    found: dict[int, int] = remembered(ir, "order", lambda: {i: n for n, i in enumerate(ir.nodes)})
+    return found
+
+
+def users_of(ir: IR) -> dict[int, list[int]]:
+    """`ir.users()`, of a graph that is asked for them again and again. To be read only."""
+    found: dict[int, list[int]] = remembered(ir, "users", ir.users)
+    return found
+
+
 def partition(ir: IR) -> list[Region]:
     """The regions of a graph in an order in which each finds what it reads."""
     found = remembered(ir, "regions", lambda: _regions(ir, list(ir.nodes), frozenset()))
@@ -116,7 +128,7 @@ def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) 
     net = nx.DiGraph()
     net.add_nodes_from(ids)
     edges = [(j, i) for i in ids if i not in cut for j in ir[i].inputs if j in chosen]
-    edges += [(s, d) for d, s in ir.closings.items() if d in chosen - cut and s in chosen]
+    edges += [(ir.closings[i], i) for i in ids if i not in cut and ir.closings.get(i, -1) in chosen]
     net.add_edges_from(edges)
     return net
 

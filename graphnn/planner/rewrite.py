@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from graphnn.ir import IR, Node
@@ -50,13 +50,14 @@ def finish(old: IR, new: IR, moved: dict[int, int]) -> None:
     new.until = {axis: moved[i] for axis, i in old.until.items() if i in moved}
 
 
-def reachable(ir: IR, roots: Iterable[int]) -> set[int]:
-    """All that the roots depend on, through delays too."""
+def reachable(ir: IR, roots: Iterable[int], within: Container[int] | None = None) -> set[int]:
+    """All that the roots depend on, through delays too; `within` some nodes, only by way of
+    these."""
     found: set[int] = set()
     stack = list(roots)
     while stack:
         i = stack.pop()
-        if i in found:
+        if i in found or (within is not None and i not in within):
             continue
         found.add(i)
         stack.extend(ir[i].inputs)

@@ -129,6 +129,7 @@ def _scan(new: IR, z: Node, pair: Affine, moved: dict[int, int]) -> Expr:
         [x.id for x in operands],
         {
             "axis": z.attrs["axis"],
+            "axes": z.axes,
             "reverse": z.attrs["steps"] < 0,
             "state": z.name,
             "stated": z.attrs.get("stated", False),

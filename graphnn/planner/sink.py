@@ -9,12 +9,13 @@ Xeon, 2 cores, float32, medians). With few numbers a step the calls cost more th
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable
 
 from graphnn.ir import IR, Node
 from graphnn.ops.table import OPS
-from graphnn.planner.partition import Loop, Region, Whole
+from graphnn.planner.partition import Loop, Region, Whole, order_of, remembered, users_of
 
 # numbers of one example in a step from which it pays
 WIDE = 128
@@ -22,13 +23,23 @@ WIDE = 128
 
 def absorbed(ir: IR, loop: Loop, kept: set[int]) -> list[int]:
     """Pointwise nodes before a loop that nothing else reads, in order."""
-    users, inside = ir.users(), set(loop.nodes)
-    for node in reversed(list(ir)):
-        read = users[node.id]
-        only = bool(read) and node.id not in kept and all(u in inside for u in read)
-        if only and node.id not in inside and _fits(ir, node, loop):
+    order, users, names = order_of(ir), users_of(ir), remembered(ir, "names", lambda: [*ir.nodes])
+    inside, found, seen = set(loop.nodes), set[int](), set[int]()
+    # the latest first: all that reads a node has been seen before it is
+    ahead = [-order[j] for i in loop.nodes for j in ir[i].inputs]
+    heapq.heapify(ahead)
+    while ahead:
+        node = ir[names[-heapq.heappop(ahead)]]
+        if node.id in seen or node.id in inside:
+            continue
+        seen.add(node.id)
+        only = node.id not in kept and all(u in inside for u in users[node.id])
+        if only and _fits(ir, node, loop):
             inside.add(node.id)
-    return [n.id for n in ir if n.id in inside and n.id not in loop.nodes]
+            found.add(node.id)
+            for j in node.inputs:
+                heapq.heappush(ahead, -order[j])
+    return sorted(found, key=order.__getitem__)
 
 
 def sink(ir: IR, regions: list[Region], kept: set[int]) -> list[Region]:

@@ -17,6 +17,8 @@ from graphnn.planner.partition import Loop, Whole
 
 # operations that a step can have between two loops
 WITHIN = frozenset({"pointwise", "view", "join", "product", "reduce"})
+# loops that are tried as one at most: what is weighed grows with the square of their number
+MOST = 8
 # whether loops are better as the one that the last argument is
 Weigh = Callable[[IR, Sequence[Loop], Loop], bool]
 
@@ -51,7 +53,7 @@ def _stacks(ir: IR, loop: Loop, rest: list[Part]) -> list[Stack]:
     """A loop with one above it, with two, and so on."""
     found: list[Stack] = []
     stack: Stack | None = Stack([loop], loop, [], rest)
-    while stack is not None:
+    while stack is not None and len(stack.loops) < MOST:
         stack = _above(ir, stack)
         found += [stack] if stack else []
     return found

@@ -14,6 +14,7 @@ from graphnn.ops.expr import Expr, make, reshape
 from graphnn.ops.sources import index_of
 from graphnn.ops.table import OPS, build
 from graphnn.planner.inside import Inside, independent
+from graphnn.planner.partition import users_of
 from graphnn.planner.placing import named, placed, rewired
 from graphnn.planner.rewrite import keep, reachable, rewrite
 from graphnn.planner.split import home_loops
@@ -83,7 +84,7 @@ class Reach:
         self.through = set(starts)
         self.exits: list[int] = []
         self.whole: list[str] = []
-        users, stack = ir.users(), [*self.through]
+        users, stack = users_of(ir), [*self.through]
         while stack:
             i = stack.pop()
             if i in self.outputs:
@@ -298,6 +299,8 @@ def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Talli
         _open(made)
     made.ir = settled(made.ir, made.reach().through, made.starts)
     reach = made.reach()
+    if not reach.exits and made.ir is ir:
+        return None
     made.reads = [_said(made.ir[i]) for i in reach.exits]
     _spell(made, reach)
     while (reach := made.reach()).exits:

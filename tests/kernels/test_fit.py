@@ -124,3 +124,26 @@ def test_many_joined_products_hold_more() -> None:
     source = made(live=(64,))
     assert registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
     assert registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
+
+
+def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monkeypatch):
+    asked: list[tuple[str, int]] = []
+
+    def spills(source, launch, target):
+        asked.append((source.text, launch.warps))
+        return ("spills: 8",)
+
+    monkeypatch.setattr(fit, "compiled", spills)
+    single = replace(made(live=(1,) * 130), text="\n" * 500)
+    assert not judge(single, HALF, "sm_90").fits
+    assert [warps for _, warps in asked] == [8]
+    asked.clear()
+    wide = replace(made(live=(128,) * 3), text="\n" * 500)
+    asking = fit.Asking()
+    for _ in range(4):
+        judge(wide, HALF, "sm_90", asking, doubt=True)
+    assert len(asked) == fit.LINES // 500
+    long = replace(made(live=(128,) * 3), text="\n" * (fit.LINES + 1))
+    asked.clear()
+    assert fit.UNASKED in judge(long, HALF, "sm_90", doubt=True).reason
+    assert asked == []

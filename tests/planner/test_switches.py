@@ -12,7 +12,7 @@ from tests.planner.firing import FIXED, SWITCHES, text
 LSTMS = ("LSTM", "GRU", "the same, gate by gate", "peepholes, gate by gate")
 # the networks whose code a pass changes
 FIRES = {
-    "simplify": ("peepholes, gate by gate", "two speeds"),
+    "simplify": ("two speeds",),
     "split": ("reset-before GRU", "peepholes, gate by gate", "two speeds"),
     "gather": ("multiplicative integration",),
     "hoist": ("LSTM", "RNN", "reset-before GRU", "multiplicative integration", "two speeds"),

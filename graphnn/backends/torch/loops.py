@@ -6,6 +6,8 @@ buffers of one step. All views are made before the loop, so that a step is nothi
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from graphnn.backends.torch.narrow import Narrowed, rows_of
@@ -43,7 +45,7 @@ class LoopWriter:
         self.gathered: set[int] = set()
         self.members, self.results = set(loop.nodes), results
         self.buffers: list[str] = []
-        self.copies: list[tuple[str, int]] = []
+        self.copies: dict[int, list[tuple[str, int]]] = {}
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
         self.keep = keep | set(self.next_of.values())
 
@@ -162,6 +164,7 @@ class LoopWriter:
             self.placed.add(i)
 
     def _place(self, node: Node, parts: list[Node], own: set[int]) -> None:
+        self.copies[node.id] = []
         for part, cut in zip(parts, part_spans(self.ir, node), strict=True):
             name = self.s.fresh(part.name or part.op)
             if node.id in self.whole:
@@ -170,14 +173,14 @@ class LoopWriter:
                 if part.id in own:
                     self.whole[part.id] = self.outer.names[part.id] = whole
             else:
-                self.before.append(f"{self.rows.own(name, part)} = {self.s.names[node.id]}[{cut}]")
+                self.before.append(f"{self.rows.own(name, node)} = {self.s.names[node.id]}[{cut}]")
                 if part.id in own:
                     self.fixed.add(part.id)
             if part.id in own:
                 self.s.names[part.id] = name
                 self.placed.add(part.id)
             else:
-                self.copies.append((name, part.id))
+                self.copies[node.id].append((name, part.id))
 
     def _part_of_join(self, node: Node) -> str:
         """The place of a node's sequence in the concatenation that it belongs to."""
@@ -257,10 +260,8 @@ class LoopWriter:
         self.step.append(f"{line}{origin(node)}")
 
     def _finish_cat(self, node: Node) -> None:
-        mine = set(node.inputs)
-        for name, i in [c for c in self.copies if c[1] in mine]:
+        for name, i in self.copies[node.id]:
             self.step.append(f"{name}.copy_({self.s.full(i, node)})")
-        self.copies = [c for c in self.copies if c[1] not in mine]
 
     def _hoisted(self, node: Node) -> bool:
         """Make a view before the loop, where its base stays in place from step to step."""
@@ -353,7 +354,8 @@ class LoopWriter:
     def _assemble(self) -> list[str]:
         self._starts()
         self.sources.update(self.rows.sources())
-        used = {k: v for k, v in self.sources.items() if _mentions(self.step, k)}
+        words = set(re.findall(r"\w+", " ".join(self.step)))
+        used = {k: v for k, v in self.sources.items() if k in words}
         if not used:
             used = self.sources
         variables, lists = list(used), list(used.values())
@@ -377,10 +379,3 @@ class LoopWriter:
                 f"runtime.hold([{', '.join(self.buffers)}], done)",
             ]
         return lines + self.rows.after(used)
-
-
-def _mentions(lines: list[str], name: str) -> bool:
-    import re
-
-    pattern = re.compile(rf"\b{re.escape(name)}\b")
-    return any(pattern.search(line) for line in lines)

@@ -199,6 +199,7 @@ class _Writer:
         self.attends, self.layers, self.along = attends, layers, along
         self.parts, self.objects = parts, objects
         self.ir, self.order, self.calls = ir, order, calls
+        self.within = frozenset().union(*(cut.absorbed for cut, _ in calls))
         self.programs = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
         groups = (("loop", self.programs), ("attend", attends.values()), ("layer", layers.values()))
@@ -317,10 +318,9 @@ class _Writer:
         return text + self.s.permuted(given, node)
 
     def _whole(self, region: Whole) -> None:
-        within = frozenset().union(*(cut.absorbed for cut, _ in self.calls))
         for i in region.nodes:
             node = self.ir[i]
-            if i in within or i in self.s.names or node.op in ("const", "size"):
+            if i in self.within or i in self.s.names or node.op in ("const", "size"):
                 continue
             where = origin(node)
             if node.id in self.cuts:

@@ -339,8 +339,7 @@ def _product(s: Scope, node: Node) -> str:
     if _is_outer(s, a, b, sub, contract):
         if s.there is not None and packed:
             return f"runtime.packed_outer({s.there[0]}, {s.var(a.id)}, {s.var(b.id)})"
-        left, right = (f"{s.var(n.id)}.reshape(-1, {n.shape[-1]})" for n in (a, b))
-        return f"runtime.outer({left}, {right})"
+        return f"runtime.outer({s.var(a.id)}, {s.var(b.id)})"
     return _einsum(s, node, a, b)
 
 

@@ -47,7 +47,7 @@ def packed_linear(
 def packed_outer(there: Running | None, a: Tensor, b: Tensor) -> Tensor:
     """`aᵀ b`, summed over positions and examples."""
     if not _pays(there, a, b.shape[-1]):
-        return outer(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
+        return outer(a, b)
     return outer(_Gather.apply(a, there), _Gather.apply(b, there))
 
 

@@ -64,7 +64,7 @@ def _multiply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     if ONEDNN and x.dtype == torch.float32 and work >= ENOUGH:
         return _by_onednn(x, w, b)
     out = buffer((*x.shape[:-1], w.shape[0]), x.dtype, x.device)
-    rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, w.shape[0])
+    rows, into = x.flatten(0, -2), out.flatten(0, -2)
     if b is None:
         torch.mm(rows, w.t(), out=into)
     else:
@@ -88,11 +88,11 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
         x, w = ctx.saved_tensors
         to_x, to_w, to_b = ctx.needs_input_grad
-        rows = g.reshape(-1, g.shape[-1])
+        rows = g.flatten(0, -2)
         once = not torch.is_grad_enabled() and bare(g)
         dx = (_multiply(g, w.t(), None) if once else g @ w) if to_x else None
         x = ctx.copy if once and ctx.copy is not None else x
-        dw = outer(rows, x.reshape(-1, x.shape[-1])) if to_w else None
+        dw = outer(rows, x) if to_w else None
         return dx, dw, rows.sum(0) if ctx.biased and to_b else None
 
 
@@ -104,8 +104,9 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """`aᵀ b`, summed over rows: the gradient of a linear map to its weight.
+    """`aᵀ b`, summed over all but the last dimensions: the gradient of a linear map to its weight.
 
     By MKL: oneDNN would want both transposed in memory, which costs more than it gains.
     """
-    return a.t() @ b
+    # flattened by dimensions, not by a size: with no numbers at all any size would do
+    return a.flatten(0, -2).t() @ b.flatten(0, -2)

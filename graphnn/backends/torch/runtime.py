@@ -6,6 +6,7 @@ with size 1 at `d`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -203,7 +204,8 @@ def opaque(
 
     `operands` have the leading dimensions `sizes` where flagged; results have them too.
     """
-    flat = [x.reshape(-1, *x.shape[len(sizes) :]) if moves else x for x, moves in operands]
+    count, rank = math.prod(sizes), len(sizes)
+    flat = [x.reshape(count, *x.shape[rank:]) if moves else x for x, moves in operands]
     moving = [i for i, (_, moves) in enumerate(operands) if moves]
     if not sizes or not moving:
         return list(call(*flat))
@@ -214,7 +216,6 @@ def opaque(
             full[i] = row
         return call(*full)
 
-    count = flat[moving[0]].shape[0]
     if count == 0:
         sample = one(*[flat[i].new_zeros(flat[i].shape[1:]) for i in moving])
         return [r.new_zeros((*sizes, *r.shape)) for r in sample]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphnn.backends.triton.lower import LOGICAL, argument, free, kind_of
+from graphnn.backends.triton.lower import LOGICAL, claimed, free, kind_of
 from graphnn.ir import IR, Node
 from graphnn.kernels.program import Op, Refused, Tensor
 from graphnn.kernels.tiles import Picks, Store, Tiles
@@ -172,7 +172,7 @@ class Ops:
         self.ir, self.ops = ir, dict[str, Op]()
         self.named: dict[int, str] = {}
         self.tensors: list[Tensor] = []
-        self.arguments: set[str] = set()
+        self.arguments: dict[str, int] = {}
         self.reads: list[int] = []
         self.lies = picked.lies if picked else {}
         self.picks: Picks | None = None
@@ -186,7 +186,7 @@ class Ops:
 
     def argument(self, wanted: str) -> str:
         """A name that no tensor has, read or written."""
-        return argument(wanted, self.arguments)
+        return claimed(wanted, self.arguments)
 
     def put(self, op: Op) -> str:
         """Add an operation; returns its name."""

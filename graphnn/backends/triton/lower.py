@@ -74,10 +74,14 @@ def free(wanted: str, taken: Container[str]) -> str:
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
 
-def argument(wanted: str, taken: set[str]) -> str:
-    """The name of one more tensor of a kernel, read or written."""
-    name = free(wanted, taken)
-    taken.add(name)
+def claimed(wanted: str, taken: dict[str, int]) -> str:
+    """A name that is not taken, as `free` gives it, now taken: the search goes on where the last
+    one for it ended."""
+    name = wanted
+    while name in taken:
+        taken[wanted] = count = taken[wanted] + 1
+        name = f"{wanted}_{count}"
+    taken[name] = 1
     return name
 
 
@@ -125,9 +129,10 @@ class _Lowering:
         self.lanes, self.most, self.open = self._whole() if loop else ("", 0, False)
         self.rows = self._layout(axes - {self.lanes})
         self.ops: dict[str, Op] = {}
-        self.arguments: set[str] = set()
+        self.taken: dict[str, int] = {}
+        self.arguments: dict[str, int] = {}
         self.named: dict[int, str] = {}
-        self.tensors: list[Tensor] = []
+        self.tensors: dict[int, Tensor] = {}
         self.reads: list[int] = []
 
     def run(self, kept: Sequence[int]) -> tuple[Program, list[int]]:
@@ -149,7 +154,7 @@ class _Lowering:
             self.axis,
             self.rows,
             self.reverse,
-            tuple(self.tensors),
+            tuple(self.tensors.values()),
             tuple(self.ops.values()),
             states,
             stores,
@@ -182,9 +187,6 @@ class _Lowering:
         """Axes as the dimensions of a tensor: those of outer loops are gone."""
         return tuple(a for a in self.ir.layout(axes) if a not in self.dropped)
 
-    def _fresh(self, wanted: str) -> str:
-        return free(wanted, self.ops)
-
     def _put(self, op: Op) -> str:
         self.ops[op.name] = op
         return op.name
@@ -193,7 +195,13 @@ class _Lowering:
         """The operation that makes a node's own value."""
         wanted = node.name or node.attrs.get("was", node.op)
         op = Op(
-            self._fresh(wanted), kind, tuple(args), node.shape, kind_of(node), attrs, _note(node)
+            claimed(wanted, self.taken),
+            kind,
+            tuple(args),
+            node.shape,
+            kind_of(node),
+            attrs,
+            _note(node),
         )
         self.named[node.id] = self._put(op)
         return op.name
@@ -204,7 +212,9 @@ class _Lowering:
         """A value that no node of the graph names."""
         dtype = attrs.pop("dtype", "float")
         note = self.ops[like].note if like in self.ops else ""
-        return self._put(Op(self._fresh(like), kind, tuple(args), shape, dtype, attrs, note))
+        return self._put(
+            Op(claimed(like, self.taken), kind, tuple(args), shape, dtype, attrs, note)
+        )
 
     def _outside(self, node: Node) -> None:
         """What comes from outside: read, or, where that is free, made here of what is read."""
@@ -231,11 +241,11 @@ class _Lowering:
 
     def _tensor(self, node: Node) -> Tensor:
         """The argument that a value outside the loop is given as."""
-        if node.id not in self.reads:
-            name = argument(node.name or node.attrs.get("was", node.op), self.arguments)
+        if node.id not in self.tensors:
             self.reads.append(node.id)
-            self.tensors.append(self._argument(name, node))
-        return self.tensors[self.reads.index(node.id)]
+            name = claimed(node.name or node.attrs.get("was", node.op), self.arguments)
+            self.tensors[node.id] = self._argument(name, node)
+        return self.tensors[node.id]
 
     def _argument(self, name: str, node: Node) -> Tensor:
         if "places" in node.attrs and self.scope is None:
@@ -258,7 +268,7 @@ class _Lowering:
         self._add(node, "read", inits, tensor=self._tensor(after), shift=node.attrs["steps"])
 
     def _stored(self, node: Node) -> Tensor:
-        name = argument(f"{self.named[node.id]}_out", self.arguments)
+        name = claimed(f"{self.named[node.id]}_out", self.arguments)
         kind = stored_as(node, self.ir.floating)
         return Tensor(name, node.shape, self._layout(node.axes), kind)
 
@@ -432,15 +442,11 @@ class _Lowering:
 
     def _cat(self, node: Node) -> None:
         parts = [self.ir[i] for i in node.inputs]
-        maps = []
-        for k in range(len(parts)):
-            filled = [
-                torch.arange(math.prod(p.shape)).reshape(p.shape)
-                if j == k
-                else torch.full(p.shape, -1)
-                for j, p in enumerate(parts)
-            ]
-            maps.append(torch.cat(filled, node.attrs["dim"]).reshape(-1).numpy())
+        own = [np.arange(math.prod(p.shape)).reshape(p.shape) for p in parts]
+        axis = node.attrs["dim"]
+        places = np.concatenate(own, axis).reshape(-1)
+        owner = np.concatenate([np.full_like(x, k) for k, x in enumerate(own)], axis).reshape(-1)
+        maps = [np.where(owner == k, places, -1) for k in range(len(parts))]
         self._add(node, "view", [self.named[p.id] for p in parts], maps=maps)
 
 

@@ -11,7 +11,7 @@ from graphnn.kernels.fit import Launch, best, least
 from graphnn.kernels.limits import SHARED
 from graphnn.kernels.program import Program, Refused
 from graphnn.kernels.spread import NEAR, quickest
-from graphnn.planner.partition import Loop
+from graphnn.planner.partition import Loop, users_of
 
 Key = tuple[tuple[int, str], ...]
 
@@ -37,6 +37,7 @@ class Stacks:
     ask: bool
     known: dict[Key, bool] = field(default_factory=dict)
     why: dict[Key, str] = field(default_factory=dict)
+    times: dict[Key, float] = field(default_factory=dict)
 
     def faster(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
         """Whether `one` is faster than the `loops` it is made of, by more than the model errs."""
@@ -48,7 +49,7 @@ class Stacks:
     def _weigh(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
         each = [key_of(ir, x) for x in loops]
         try:
-            apart = [self._micros(ir, x, False) for x in loops]
+            apart = [self._alone(ir, x) for x in loops]
             joint = self._micros(ir, one, self.ask)
         except Refused as reason:
             self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {reason}")
@@ -61,9 +62,16 @@ class Stacks:
         self.why[key_of(ir, one)] = f"{len(loops)} stacked loops in one kernel: {figures}"
         return True
 
+    def _alone(self, ir: IR, loop: Loop) -> float:
+        """Microseconds of a step of one of the loops, which several stacks may have."""
+        key = key_of(ir, loop)
+        if key not in self.times:
+            self.times[key] = self._micros(ir, loop, False)
+        return self.times[key]
+
     def _micros(self, ir: IR, loop: Loop, ask: bool) -> float:
         """Microseconds of a step that blocks share. Raises Refused where none is to be shared."""
-        users, outs, inside = ir.users(), set(ir.outputs.values()), set(loop.nodes)
+        users, outs, inside = users_of(ir), set(ir.outputs.values()), set(loop.nodes)
         kept = [i for i in loop.nodes if i in outs or any(u not in inside for u in users[i])]
         program, _ = lower(ir, loop, kept, "stack")
         launch = self.launch()

@@ -32,7 +32,7 @@ class StepWriter:
         self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
         self.keep = keep | set(self.next_of.values())
-        self.phases = phases
+        self.phases, self.users = phases, outer.ir.users()
         self.entered: set[int] = set()
         self.before: list[str] = []
         self.step: list[str] = []
@@ -123,8 +123,9 @@ class StepWriter:
 
     def _phase(self, phase: Phase, name: str) -> None:
         """One kernel writes what later parts and the scope around read."""
-        users, mine = self.ir.users(), set(phase.nodes)
-        kept = [i for i in phase.nodes if i in self.keep or any(u not in mine for u in users[i])]
+        mine = set(phase.nodes)
+        read = {i for i in mine if any(u not in mine for u in self.users[i])}
+        kept = [i for i in phase.nodes if i in self.keep or i in read]
         called = self.phases.phase(self.s, phase.nodes, kept, name)
         if called is None:
             for i in phase.nodes:
@@ -168,8 +169,8 @@ class StepWriter:
 
     def _assemble(self) -> list[str]:
         self._starts()
-        text = " ".join(self.step)
-        used = {k: v for k, v in self.sources.items() if re.search(rf"\b{re.escape(k)}\b", text)}
+        words = set(re.findall(r"\w+", " ".join(self.step)))
+        used = {k: v for k, v in self.sources.items() if k in words}
         used = used or self.sources
         lines = [*self.before, f"for {', '.join(used)}{',' * (len(used) == 1)} in zip("]
         lines += [f"{INDENT}{source}," for source in used.values()]

@@ -1,0 +1,114 @@
+"""The work of planning grows with the graph: lines of ours that run, counted, never seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import graphnn as gn
+
+# twice as many operations may take so many times the lines, of any one function
+MOST = 2.6
+# functions of fewer lines are too few to tell
+FEW = 2000
+
+
+def loop(g: gn.Graph, count: int) -> None:
+    """One loop of many operations."""
+    x, z = g.input("x", (4,), over="time"), g.state("z", (4,))
+    h = F.linear(x + z, g.parameter("w", torch.ones(4, 4)))
+    for _ in range(count):
+        h = torch.tanh(h) + 0.1 * h
+    z.next = h
+    g.output("y", h)
+
+
+def products(g: gn.Graph, count: int) -> None:
+    """One loop of many products, whose sum starts outside."""
+    x, z = g.input("x", (4,), over="time"), g.state("z", (4,))
+    total = x
+    for k in range(count):
+        total = total + torch.tanh(F.linear(z, g.parameter(f"w{k}", torch.ones(4, 4))))
+    z.next = total + x
+    g.output("y", total)
+
+
+def layers(g: gn.Graph, count: int) -> None:
+    """Many loops, one after another."""
+    h = g.input("x", (4,), over="time")
+    for k in range(count):
+        z = g.state(f"z{k}", (4,))
+        z.next = torch.tanh(h + torch.sin(z))
+        h = z.next * 1.5 + 0.1
+    g.output("y", h)
+
+
+def line(g: gn.Graph, count: int) -> None:
+    """One loop of many states that hand a value on."""
+    x = g.input("x", (4,), over="time")
+    states = [g.state(f"z{k}", (4,)) for k in range(count)]
+    for a, b in pairwise(states):
+        a.next = b * 0.9
+    states[-1].next = torch.tanh(x + states[0])
+    g.output("y", states[0])
+
+
+def parts(g: gn.Graph, count: int) -> None:
+    """One loop over single numbers."""
+    x, z = g.input("x", (4,), over="time"), g.state("z", (count,))
+    z.next = torch.stack([torch.tanh(z[k] + x[k % 4]) for k in range(count)])
+    g.output("y", z.next)
+
+
+def planned(draw: Callable[[gn.Graph, int], None], count: int, device: str) -> Counter[CodeType]:
+    """How many lines of each function run until a first gradient is there, or a plan is told."""
+    g = gn.Graph("growing")
+    draw(g, count)
+    lines = Counter[CodeType]()
+
+    def inside(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            lines[frame.f_code] += 1
+        return inside
+
+    def enter(frame: FrameType, event: str, _: Any) -> Any:
+        name = frame.f_code.co_filename
+        return inside if "graphnn" in name or "/kernels/" in name else None
+
+    x = torch.ones(1, 2, 4, requires_grad=True)
+    sys.settrace(enter)
+    try:
+        model = gn.compile(g)
+        if device == "cuda":
+            model.explain(device="cuda")
+        else:
+            model(x=x).sum().backward()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+ON_CPU = [(draw, "cpu", 24) for draw in (loop, products, layers, line, parts)]
+# as many as one kernel has of: where another way is taken, others do the work
+ON_CUDA = [(loop, "cuda", 24), (line, "cuda", 24)]
+
+
+@pytest.mark.parametrize(("draw", "device", "count"), ON_CPU + ON_CUDA)
+def test_no_function_does_more_than_its_share_in_a_larger_graph(draw, device, count):
+    planned(draw, 3, device)
+    once, twice = (planned(draw, n, device) for n in (count, 2 * count))
+    grown = {
+        f"{code.co_name} ({code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno})": n
+        for code, n in twice.items()
+        if n > FEW and n > MOST * once[code] and "<graphnn" not in code.co_filename
+    }
+    assert sum(twice.values()) < MOST * sum(once.values())
+    assert grown == {}
