@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from graphnn.backends.compiling import constant
 from graphnn.backends.torch.module import Program
 from graphnn.planner.choose import Target
 from graphnn.planner.plan import Variant
@@ -14,7 +14,6 @@ from graphnn.planner.plan import Variant
 if TYPE_CHECKING:
     from graphnn.model import Compiled
 
-Made = TypeVar("Made", bound=Callable[..., Any])
 _numbers = itertools.count()
 _PROGRAMS: dict[int, weakref.ref[Program]] = {}
 _MODELS: weakref.WeakValueDictionary[int, Compiled] = weakref.WeakValueDictionary()
@@ -27,13 +26,7 @@ def entered(model: Compiled) -> int:
     return number
 
 
-def _constant(function: Made) -> Made:
-    """What torch.compiler.assume_constant_result does, without importing torch._dynamo: seconds."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@_constant
+@constant
 def drawn(number: int, flags: tuple[object, ...]) -> int:
     """The number of the drawing that holds: a constant to torch.compile, as long as its flags."""
     return _MODELS[number]._found().number
@@ -51,7 +44,7 @@ def program_of(number: int, mode: int, variant: Variant) -> Program:
     return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
-@_constant
+@constant
 def _place(
     number: int,
     mode: int,

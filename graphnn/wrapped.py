@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import distributed, nn
 
+from graphnn.backends.compiling import uncompiled
 from graphnn.errors import TransformError
 
 
@@ -24,7 +24,7 @@ def check_whole(owner: nn.Module) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def not_compiled(call: Callable[..., Any], *args: Any) -> Any:
     """A call that torch.compile leaves as it stands: one within a transform of torch.func, of which
     operators know nothing."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphnn.backends.compiling import uncompiled
 from graphnn.backends.torch.watched import many, watched
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def apply(program: LoopProgram, tensors: Sequence[Tensor], sizes: Sequence[int])
     return results[:count]  # type: ignore[no-any-return]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _looped(program: LoopProgram, sizes: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
     """All that a loop hands out, within a transform; torch.compile leaves that as it stands."""
     return list(Looped.apply(program, tuple(sizes), *tensors))
@@ -75,7 +76,7 @@ class Looped(torch.autograd.Function):
         ctx.save_for_forward(*tensors, *output)
 
     @staticmethod
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @uncompiled
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
         able = zip(ctx.needs_input_grad[2:], ctx.program.floating(), strict=True)
         wanted = [w and f for w, f in able]

@@ -11,11 +11,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from graphnn.backends.compiling import constant
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def watched() -> bool:
     """Whether values may be more than their numbers: then all that is done with them has to be
     told to torch. While torch.compile traces, whether it traces the inside of a transform."""
