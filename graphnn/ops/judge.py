@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from graphnn.tracing import noise
 
 _KNOWN: dict[Any, Any] = {}
 _BATCHED: dict[Any, Any] = {}
+# verdicts that are remembered at most, and arguments whose values tell one from another
+MOST = 4096
+PLAIN = (int, float, complex, str, NoneType, torch.dtype, torch.device)
 # functions of a dimension that torch does not check on meta tensors
 _UNCHECKED = frozenset({"softmax", "softmin", "sort", "argsort"})
 
@@ -31,24 +35,28 @@ def verdict(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]
     Raises what torch does, and UnsupportedError where it draws random numbers.
     """
     leaves, spec = tree_flatten((args, kwargs))
-    key = (function, spec, tuple(_signature(x) for x in leaves))
+    key = _key(function, spec, leaves)
     return _once(_KNOWN, key, lambda: _asked(function, args, kwargs, here))
 
 
 def _once(known: dict[Any, Any], key: Any, find: Callable[[], Any]) -> Any:
-    """What is known under a key, or else found; an argument without a hash makes it no key."""
-    try:
-        if key in known:
-            return known[key]
-    except TypeError:
+    """What is known under a key, or else found."""
+    if key is None:
         return find()
-    known[key] = find()
+    if len(known) > MOST:
+        known.clear()
+    if key not in known:
+        known[key] = find()
     return known[key]
 
 
-def _signature(x: Any) -> Any:
+def _key(function: Any, spec: Any, leaves: list[Any]) -> Any:
+    """What a verdict hangs on; None where that holds a user's objects, which nothing here keeps."""
+    if not all(isinstance(x, (Expr, *PLAIN)) for x in leaves):
+        return None
     # 1, 1.0 and True are equal keys of different meaning
-    return (x.shape, x.dtype) if isinstance(x, Expr) else (type(x), x)
+    signed = [(x.shape, x.dtype) if isinstance(x, Expr) else (type(x), x) for x in leaves]
+    return function, spec, tuple(signed), torch.get_default_dtype()
 
 
 def _asked(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]) -> Any:
@@ -88,7 +96,8 @@ def by_examples(
         wanted = [x for x in tree_flatten(expected)[0] if isinstance(x, torch.Tensor)]
         _tried(one, rows, wanted, getattr(function, "__name__", str(function)), here)
 
-    _once(_BATCHED, (function, spec, tuple(moving), tuple(map(_signature, leaves))), find)
+    key = _key(function, spec, leaves)
+    _once(_BATCHED, key and (*key, tuple(moving)), find)
 
 
 def _tried(
