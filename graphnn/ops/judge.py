@@ -1,8 +1,8 @@
 """Torch's own verdict on a call: what it returns for one example, found without any numbers.
 
 Every call is put to torch on meta tensors first. What torch refuses is refused, a dimension out of
-range among it; and where primitives would give another shape or kind of number than torch, the call
-stays torch's own.
+range among it; and where primitives would give another shape or dtype than torch, the call stays
+torch's own.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _meta(x: Any) -> Any:
 
 
 def agrees(result: Any, expected: Any) -> bool:
-    """Whether the result of primitives has the shapes and kinds of number of torch's own."""
+    """Whether the result of primitives has the shapes and dtypes of torch's own."""
     ours, theirs = tree_flatten(result)[0], tree_flatten(expected)[0]
     return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
 
@@ -146,12 +146,7 @@ def agrees(result: Any, expected: Any) -> bool:
 def _alike(ours: Any, theirs: Any) -> bool:
     if not isinstance(ours, Expr) or not isinstance(theirs, torch.Tensor):
         return False
-    return ours.shape == tuple(theirs.shape) and _kind(ours.dtype) == _kind(theirs.dtype)
-
-
-def _kind(dtype: torch.dtype) -> Any:
-    """Floating numbers are of one kind: torch's default dtype is here that of the model."""
-    return "floating" if dtype.is_floating_point else "complex" if dtype.is_complex else dtype
+    return ours.shape == tuple(theirs.shape) and ours.dtype == theirs.dtype
 
 
 def primitives(handler: Callable[..., Any], args: Any, kwargs: Any, expected: Any) -> Any:
