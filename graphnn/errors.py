@@ -134,6 +134,10 @@ class InputDeviceError(CallError):
     """A tensor on another device than the model's parameters."""
 
 
+class FunctionError(CallError):
+    """A function of torch that the graph calls failed on what it was given."""
+
+
 class LengthsError(CallError):
     """`lengths` of the wrong kind, shape or range, or for an axis the graph does not have."""
 

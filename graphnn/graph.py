@@ -25,7 +25,7 @@ from graphnn.errors import (
 from graphnn.feedback import Feedback, fed_back
 from graphnn.ir import BATCH, IR
 from graphnn.names import MAY_NAME, Names, foreign, may_name
-from graphnn.ops.expr import Expr, const
+from graphnn.ops.expr import Expr, const, number
 from graphnn.ops.sources import length_of
 from graphnn.ops.table import build
 from graphnn.ops.torch_names import call
@@ -321,6 +321,7 @@ class Graph(Names):
             found = Value(self, self.tensor(thing).id)
             found.outside = self.tracer is None or id(thing) not in self.tracer.made
             return found
+        thing = number(thing)
         if isinstance(thing, (bool, int, float)):
             return Value(self, const(self.ir, thing).id)
         raise UnsupportedError(

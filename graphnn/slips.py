@@ -37,6 +37,8 @@ INSTEAD: dict[type[nn.Module], str] = {
     nn.TransformerDecoder: "use gn.nn.TransformerBlock.from_torch(layer) of each of its layers",
     nn.Transformer: "use gn.nn.TransformerBlock.from_torch(layer) of each of its layers",
 }
+# what torch says on tensors without numbers where it needs these, beside NotImplementedError
+WITHOUT_NUMBERS = ("meta tensor", "data-dependent", "converted to Scalar")
 # what to write in place of a function of torch that needs a dimension for positions or examples
 _MASKED = "write torch.where(mask, x, 0.0): how many are chosen differs from example to example"
 FIXES = {
@@ -188,6 +190,7 @@ def worded(name: str, here: tuple[str, Site | None], arguments: Any) -> Iterator
         problem, wanted, fix = (
             said
             or scripted
+            or _by_numbers(name, error, line)
             or (
                 f"'{name}' cannot be applied to these shapes: {line}",
                 FORMS,
@@ -202,6 +205,17 @@ def worded(name: str, here: tuple[str, Site | None], arguments: Any) -> Iterator
             wanted=wanted,
             fix=fix,
         ) from error
+
+
+def _by_numbers(name: str, error: Exception, line: str) -> tuple[str, str, str] | None:
+    """Words for a function that torch cannot call without numbers."""
+    if not isinstance(error, NotImplementedError) and not any(w in line for w in WITHOUT_NUMBERS):
+        return None
+    return (
+        f"'{name}' cannot be planned: torch knows the shape of its result only by its numbers",
+        "a function whose result has a shape that follows from its operands' shapes",
+        FIXES.get(name, "compute it outside the graph and give it as an input"),
+    )
 
 
 def _index(arguments: Any) -> tuple[str, str, str] | None:

@@ -148,6 +148,8 @@ class Value(torch.Tensor):
             found = next(self.graph.owner.parameters(), None)
         return torch.device("cpu") if found is None else found.device
 
+    __array_ufunc__ = None  # numpy's scalars leave arithmetic with values to them
+
     @property
     def real(self) -> Value:
         """The real parts."""
@@ -182,6 +184,26 @@ class Value(torch.Tensor):
     def mT(self) -> Value:
         """The last two dimensions exchanged."""
         return self.transpose(-1, -2)
+
+    @property
+    def H(self) -> Value:
+        """A matrix transposed and conjugated."""
+        if self.ndim not in (0, 2):
+            raise ShapeError(
+                f".H of '{self.label}' is that of a matrix",
+                node=self.label,
+                site=user_site(),
+                got=f"shape {tuple(self.shape)}",
+                wanted="two dimensions",
+                fix="use .mH: it transposes the last two dimensions",
+            )
+        return self.mH if self.ndim else self.conj()
+
+    @property
+    def mH(self) -> Value:
+        """The last two dimensions exchanged, and conjugated."""
+        turned = self.mT
+        return turned.conj() if turned.dtype.is_complex else turned
 
     def dim(self) -> int:
         """Rank of `shape`."""
@@ -244,19 +266,26 @@ class Value(torch.Tensor):
     __truediv__ = _operator(torch.div)
     __rtruediv__ = _operator(torch.div, True)
     __floordiv__ = _operator(torch.floor_divide)
+    __rfloordiv__ = _operator(torch.Tensor.__rfloordiv__)
     __mod__ = _operator(torch.remainder)
+    __rmod__ = _operator(torch.remainder, True)
     __pow__ = _operator(torch.pow)
     __rpow__ = _operator(torch.pow, True)
     __matmul__ = _operator(torch.matmul)
     __rmatmul__ = _operator(torch.matmul, True)
     __neg__ = _operator(torch.neg)
     __abs__ = _operator(torch.abs)
-    __invert__ = _operator(torch.logical_not)
-    __and__ = _operator(torch.logical_and)
-    __rand__ = _operator(torch.logical_and, True)
-    __or__ = _operator(torch.logical_or)
-    __ror__ = _operator(torch.logical_or, True)
-    __xor__ = _operator(torch.logical_xor)
+    __invert__ = _operator(torch.bitwise_not)
+    __and__ = _operator(torch.bitwise_and)
+    __rand__ = _operator(torch.bitwise_and, True)
+    __or__ = _operator(torch.bitwise_or)
+    __ror__ = _operator(torch.bitwise_or, True)
+    __xor__ = _operator(torch.bitwise_xor)
+    __rxor__ = _operator(torch.bitwise_xor, True)
+    __lshift__ = _operator(torch.Tensor.__lshift__)
+    __rlshift__ = _operator(torch.Tensor.__rlshift__)
+    __rshift__ = _operator(torch.Tensor.__rshift__)
+    __rrshift__ = _operator(torch.Tensor.__rrshift__)
     __lt__ = _operator(torch.lt)
     __le__ = _operator(torch.le)
     __gt__ = _operator(torch.gt)

@@ -14,7 +14,8 @@ from .symbols import NameTable, entry
 PRELUDE = (
     *("product", "parted_product", "unparted", "quarters", "halves"),
     *("sigmoid", "tanh", "log1p", "expm1"),
-    *("sign", "nearest", "power", "remainder", "uniform", "normal", "dropout", "level"),
+    *("sign", "nearest", "power", "remainder", "floored", "uniform", "normal", "dropout"),
+    "level",
     *("single", "apart", "total", "largest", "softmax", "logsumexp", "moved", "turned", "picked"),
     *("unfilled", "kept"),
 )

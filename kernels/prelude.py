@@ -186,7 +186,24 @@ def dropout(seed, at, p, ACC: tl.constexpr):
 @triton.jit
 def remainder(a, b):
     """What is left of a over b, with the sign of b."""
-    return a - b * tl.floor(a / b)
+    left = a % b
+    return tl.where((left != 0) & ((left < 0) != (b < 0)), left + b, left)
+
+
+@triton.jit
+def floored(a, b):
+    """How many times b goes into a, rounded down, as Python and torch have it."""
+    left = a % b
+    down = (left != 0) & ((left < 0) != (b < 0))
+    if a.dtype.is_int():
+        low = (a - tl.where(down, left + b, left)) // b
+    else:
+        count = (a - left) / b
+        count = tl.where(down, count - 1, count)
+        low = tl.floor(count)
+        low = tl.where(count - low > 0.5, low + 1, low)
+        low = tl.where(b == 0, a / b, low)
+    return low
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.called import Called, none_of, opaque_run
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.ir import BATCH, IR, Node
 from graphnn.ops.table import KEEPS_AXIS, OPS
@@ -118,10 +119,11 @@ class Reference:
     def _run(self, node: Node, operands: list[tuple[Any, bool]]) -> Any:
         op = OPS[node.op]
         attrs = {k: v for k, v in node.attrs.items() if k not in op.private}
-        if op.name == "opaque":
-            attrs = {"function": attrs["function"], "arrange": attrs["arrange"]}
         if op.name == "pick":
             return operands[0][0][attrs["which"]]
+        if op.family == "opaque":
+            called = Called(node, opaque_run(node))
+            return called.all(lambda: _batched(called, operands))
         return _batched(lambda *xs: op.run(*xs, **attrs), operands)  # type: ignore[misc]
 
     def _source(self, node: Node, place: dict[str, int]) -> Any:
@@ -281,22 +283,10 @@ def _batched(function: Callable[..., Any], operands: list[tuple[Any, bool]]) -> 
             full[i] = row
         return function(*full)
 
-    if values[moving[0]].shape[0] == 0:
-        return _empty(one, [values[i] for i in moving], values)
-    return torch.vmap(one, randomness="different")(*[values[i] for i in moving])
-
-
-def _empty(one: Callable[..., Any], rows: list[Tensor], values: list[Any]) -> Any:
-    """The result for a batch of none, which vmap refuses: an example of zeros has its shape."""
-    sample = one(*[r.new_zeros(r.shape[1:]) for r in rows])
-    tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
-    tie = sum((v.sum() * 0 for v in tensors), torch.zeros((), device=rows[0].device))
-
-    def none(x: Tensor) -> Tensor:
-        out = x.new_zeros(0, *x.shape)
-        return out + tie.to(x.dtype) if x.is_floating_point() else out
-
-    return [none(x) for x in sample] if isinstance(sample, (list, tuple)) else none(sample)
+    rows = [values[i] for i in moving]
+    if len(rows[0]) == 0:
+        return none_of(one, values)(*rows)
+    return torch.vmap(one, randomness="different")(*rows)
 
 
 def evaluate(reference: Reference, keep: list[str]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphnn.ir import IR, Node
@@ -71,8 +72,14 @@ class Expr:
         return f"Expr({self.node.label}, {self.shape}, {sorted(self.axes)})"
 
 
+def number(x: Any) -> Any:
+    """numpy's scalars as Python's; all else as it is."""
+    return x.item() if isinstance(x, np.generic) else x
+
+
 def const(ir: IR, value: Number) -> Expr:
     """A Python number: it takes the dtype of what it meets."""
+    value = number(value)
     kinds = {bool: torch.bool, int: torch.int64, complex: torch.complex64}
     dtype = kinds.get(type(value), ir.floating)
     node = build(

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 HANDLERS: dict[str, Callable[..., Any]] = {}
+GUARDS: dict[str, Callable[..., None]] = {}
+# handlers that judge their calls themselves
+OWN_JUDGES: set[str] = set()
 
 
 def names(*spelled: str) -> Callable[[Any], Any]:
@@ -17,5 +20,15 @@ def names(*spelled: str) -> Callable[[Any], Any]:
     def register(handler: Any) -> Any:
         HANDLERS.update(dict.fromkeys(spelled, handler))
         return handler
+
+    return register
+
+
+def guards(*spelled: str) -> Callable[[Any], Any]:
+    """Register what raises the error of calls that cannot be honoured, before any is made."""
+
+    def register(guard: Any) -> Any:
+        GUARDS.update(dict.fromkeys(spelled, guard))
+        return guard
 
     return register

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from graphnn.ops.expr import Expr, make
 from graphnn.ops.table import row
@@ -44,6 +45,9 @@ def _of_tensors(name: str) -> Callable[..., torch.Tensor]:
 
 
 TENSORS_ONLY = frozenset({"maximum", "minimum", "logical_and", "logical_or", "logical_xor"})
+# that of bits is an operator, too
+_SHIFTS = {"bitwise_left_shift": "<<", "bitwise_right_shift": ">>"}
+_BITS = {"bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", **_SHIFTS}
 
 
 def _binary(name: str, grad: Callable[..., Any] | None, infix: str = "", flops: int = 1) -> None:
@@ -84,6 +88,7 @@ _UNARY: dict[str, tuple[Callable[[Expr, Expr, Expr], Any], int]] = {
     "ceil": (_nothing, 1),
     "round": (_nothing, 1),
     "logical_not": (_nothing, 1),
+    "bitwise_not": (_nothing, 1),
 }
 for _name, (_grad, _flops) in _UNARY.items():
     _unary(_name, _grad, _flops)
@@ -91,23 +96,34 @@ row("isnan", "pointwise", torch.isnan, grad=lambda g, y, x: (None,), torch="torc
 
 
 def _pow_grad(g: Expr, y: Expr, x: Expr, p: Expr) -> Any:
+    """As torch has it at 0: x ** 0 has the derivative 0, and so has 0 ** p to p from 0 on."""
+    number = p.node.attrs["value"] if p.node.op == "const" else None
+    to_p = None if number is not None else _pow_grad_to_power(g * y, x, p)
+    if x.node.op == "const" or number == 0:
+        return None, to_p
     to_x = g * p * make("pow", x, p - 1)
-    if p.node.op == "const":
-        return to_x, None
-    if x.node.op == "const":
-        base = x.node.attrs["value"]
-        return None, g * y * (math.log(base) if base > 0 else 0.0)
-    log = make("log", make("where", make("gt", x, 0), x, 1.0))
-    return to_x, g * y * log
+    if number is None:
+        to_x = make("where", make("eq", p, 0), 0.0, to_x)
+    return to_x, to_p
 
 
-def _pick_grad(better: str) -> Callable[..., Any]:
+def _pow_grad_to_power(flow: Expr, x: Expr, p: Expr) -> Expr:
+    """`flow` times log(x), and 0 where no power of 0 moves."""
+    if x.node.op != "const":
+        still = make("logical_and", make("eq", x, 0), make("ge", p, 0))
+        return flow * make("log", make("where", still, 1.0, x))
+    if (base := x.node.attrs["value"]) == 0:
+        return make("where", make("ge", p, 0), 0.0, flow * -math.inf)
+    return flow * (math.log(base) if base > 0 else math.nan)
+
+
+def _pick_grad(better: str, worse: str) -> Callable[..., Any]:
     """Maximum and minimum share the gradient where both are equal, as torch does."""
 
     def grad(g: Expr, y: Expr, a: Expr, b: Expr) -> Any:
-        above = make("cast", make(better, a, b), dtype=y.dtype)
-        first = above + make("cast", make("eq", a, b), dtype=y.dtype) * 0.5
-        return g * first, g * (1 - first)
+        shared = make("where", make("eq", a, b), g * 0.5, g)
+        to_a = make("where", make(worse, a, b), 0.0, shared)
+        return to_a, make("where", make(better, a, b), 0.0, shared)
 
     return grad
 
@@ -116,15 +132,63 @@ _binary("add", lambda g, y, a, b: (g, g), "+")
 _binary("sub", lambda g, y, a, b: (g, -g), "-")
 _binary("mul", lambda g, y, a, b: (g * b, g * a), "*")
 _binary("div", lambda g, y, a, b: (g / b, -(g * y / b)), "/", 4)
-_binary("pow", _pow_grad, "**", 16)
-_binary("maximum", _pick_grad("gt"))
-_binary("minimum", _pick_grad("lt"))
+_binary("pow", _pow_grad, flops=16)
+_binary("maximum", _pick_grad("gt", "lt"))
+_binary("minimum", _pick_grad("lt", "gt"))
 for _name, _sign in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items():
     _binary(_name, lambda g, y, a, b: (None, None), _sign)
 for _name in ("logical_and", "logical_or", "logical_xor"):
     _binary(_name, lambda g, y, a, b: (None, None))
-_binary("remainder", lambda g, y, a, b: (g, None))
-_binary("floor_divide", lambda g, y, a, b: (None, None))
+for _name, _sign in _BITS.items():
+    _binary(_name, lambda g, y, a, b: (None, None), _sign)
+_binary("remainder", lambda g, y, a, b: (g, -(g * make("floor_divide", a, b))))
+
+
+def _run_floor_divide(a: Any, b: Any) -> torch.Tensor:
+    # torch.floor_divide is the same, but that torch does not derive it
+    like = a if isinstance(a, torch.Tensor) else b
+    a = a if isinstance(a, torch.Tensor) else torch.tensor(a, device=like.device)
+    return torch.div(a, b, rounding_mode="floor")
+
+
+row(
+    "floor_divide",
+    "pointwise",
+    _run_floor_divide,
+    grad=lambda g, y, a, b: (None, None),
+    torch="torch.div({0}, {1}, rounding_mode='floor')",
+    out="torch.div({0}, {1}, rounding_mode='floor', out={out})",
+)
+
+
+def _clamp_grad(g: Expr, y: Expr, x: Expr, low: Expr, high: Expr) -> Any:
+    """At its bounds a clamp moves with its operand, as torch has it: where it is the operand."""
+    return make("where", make("eq", x, y), g, 0.0), None, None
+
+
+def _hardtanh_grad(g: Expr, y: Expr, x: Expr, low: Expr, high: Expr) -> Any:
+    """At its bounds a hardtanh is still, as torch has it."""
+    beyond = make("logical_or", make("le", x, low), make("ge", x, high))
+    return make("where", beyond, 0.0, g), None, None
+
+
+# numbers between two others; only the gradients differ
+row(
+    "clamp",
+    "pointwise",
+    lambda x, low, high: torch.clamp(x, low, high),
+    grad=_clamp_grad,
+    torch="torch.clamp({0}, {1}, {2})",
+    out="torch.clamp({0}, {1}, {2}, out={out})",
+)
+row(
+    "hardtanh",
+    "pointwise",
+    lambda x, low, high: F.hardtanh(x, low, high),
+    grad=_hardtanh_grad,
+    torch="F.hardtanh({0}, {1}, {2})",
+    out="torch.clamp({0}, {1}, {2}, out={out})",
+)
 
 row(
     "where",

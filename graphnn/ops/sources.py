@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from graphnn.ir import BATCH, IR
 from graphnn.ops.expr import Expr
@@ -68,8 +69,7 @@ def call_opaque(
 ) -> list[torch.Tensor]:
     """Call a torch function that has no row; `arrange` puts the tensors back into its arguments."""
     args, keywords = arrange(tensors)
-    result = function(*args, **keywords)
-    return [result] if isinstance(result, torch.Tensor) else list(result)
+    return [x for x in tree_leaves(function(*args, **keywords)) if isinstance(x, torch.Tensor)]
 
 
 def call_vjp(
@@ -85,8 +85,10 @@ def call_vjp(
         results = call_opaque(*full, function=function, arrange=arrange)
         return tuple(r for r in results if r.dtype.is_floating_point)
 
-    pull = torch.func.vjp(run, *[args[i] for i in wanted])[1]
-    return list(pull(tuple(grads)))
+    # as in a backward that keeps its graph: torch's short cut for det is wrong under vmap else
+    with torch.enable_grad():
+        pull = torch.func.vjp(run, *[args[i] for i in wanted])[1]
+        return list(pull(tuple(grads)))
 
 
 def pull_of(attrs: Mapping[str, Any]) -> Callable[..., list[torch.Tensor]]:

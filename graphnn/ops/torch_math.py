@@ -83,9 +83,12 @@ def _floor_divide(a: Any, b: Any) -> Any:
 
 @names("remainder", "__mod__")
 def _remainder(a: Any, b: Any) -> Any:
-    # the derivative to a floating divisor has no row
-    moving = isinstance(b, Expr) and b.dtype.is_floating_point
-    return NotImplemented if moving else make("remainder", a, b)
+    return make("remainder", a, b)
+
+
+@names("__rmod__")
+def _rmod(a: Any, b: Any) -> Any:
+    return make("remainder", b, a)
 
 
 @names("pow", "__pow__")
@@ -98,23 +101,29 @@ def _rpow(a: Any, b: Any) -> Any:
     return make("pow", b, a)
 
 
-@names("bitwise_and", "__and__", "__rand__")
-def _and(a: Any, b: Any) -> Any:
-    return make("logical_and", a, b) if _bools(a, b) else NotImplemented
-
-
-@names("bitwise_or", "__or__", "__ror__")
-def _or(a: Any, b: Any) -> Any:
-    return make("logical_or", a, b) if _bools(a, b) else NotImplemented
-
-
-@names("bitwise_not", "__invert__")
-def _not(a: Any) -> Any:
-    return make("logical_not", a) if _bools(a) else NotImplemented
+def _bitwise(what: str) -> Callable[..., Any]:
+    """Of truth values an operation on bits is one of logic."""
+    return lambda *xs: make(f"logical_{what}" if _bools(*xs) else f"bitwise_{what}", *xs)
 
 
 def _bools(*xs: Any) -> bool:
-    return all(not isinstance(x, Expr) or x.dtype == torch.bool for x in xs)
+    return all(x.dtype == torch.bool if isinstance(x, Expr) else isinstance(x, bool) for x in xs)
+
+
+for _name in ("and", "or", "xor"):
+    for _spelled in (f"bitwise_{_name}", f"__{_name}__", f"__r{_name}__"):
+        HANDLERS[_spelled] = _bitwise(_name)
+HANDLERS["bitwise_not"] = HANDLERS["__invert__"] = _bitwise("not")
+
+
+@names("bitwise_left_shift", "__lshift__")
+def _left_shift(a: Any, b: Any) -> Any:
+    return make("bitwise_left_shift", a, b)
+
+
+@names("bitwise_right_shift", "__rshift__")
+def _right_shift(a: Any, b: Any) -> Any:
+    return make("bitwise_right_shift", a, b)
 
 
 @names("where")
@@ -129,17 +138,35 @@ def _masked_fill(x: Expr, mask: Expr, value: Any) -> Any:
 
 @names("clamp", "clip")
 def _clamp(x: Expr, min: Any = None, max: Any = None) -> Any:
-    x = x if min is None else make("maximum", x, _like(x, min))
-    return x if max is None else make("minimum", x, _like(x, max))
+    return _bounded("clamp", x, min, max)
 
 
-def _like(x: Expr, bound: Any) -> Any:
-    return bound if isinstance(bound, Expr) else type(bound)(bound)
+def _bounded(op: str, x: Expr, low: Any, high: Any) -> Any:
+    """Between two numbers; bounds that vary, or are the wrong way round, are left to torch."""
+    bounds = [b for b in (low, high) if b is not None]
+    plain = all(isinstance(b, (int, float)) and b == b for b in bounds)
+    if not plain or (len(bounds) == 2 and low > high):
+        return NotImplemented
+    whole = not x.dtype.is_floating_point and all(isinstance(b, int) for b in bounds)
+    least, most = _range(x.dtype) if whole else (-math.inf, math.inf)
+    return make(op, x, least if low is None else low, most if high is None else high)
+
+
+def _range(dtype: torch.dtype) -> tuple[int, int]:
+    kind = torch.iinfo(dtype)
+    return kind.min, kind.max
 
 
 @names("hardtanh")
 def _hardtanh(x: Expr, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
-    return _clamp(x, min_val, max_val)
+    # of whole numbers it gives whole ones, whatever its bounds
+    floats = x.dtype.is_floating_point
+    return _bounded("hardtanh", x, min_val, max_val) if floats else NotImplemented
+
+
+@names("relu6")
+def _relu6(x: Expr, inplace: bool = False) -> Any:
+    return _hardtanh(x, 0.0, 6.0)
 
 
 @names("clamp_min")
@@ -159,7 +186,7 @@ def _leaky_relu(x: Expr, negative_slope: float = 0.01, inplace: bool = False) ->
 
 @names("elu")
 def _elu(x: Expr, alpha: float = 1.0, inplace: bool = False) -> Any:
-    below = make("expm1", make("minimum", x, 0.0)) * alpha
+    below = make("expm1", make("where", make("gt", x, 0), 0.0, x)) * alpha
     return make("where", make("gt", x, 0), x, below)
 
 
@@ -179,10 +206,10 @@ def _gelu(x: Expr, approximate: str = "none") -> Any:
 @names("softplus")
 def _softplus(x: Expr, beta: float = 1.0, threshold: float = 20.0) -> Any:
     scaled = x if beta == 1 else x * beta
-    safe = make("minimum", scaled, float(threshold))
-    curved = make("log1p", make("exp", safe))
+    above = make("gt", scaled, float(threshold))
+    curved = make("log1p", make("exp", make("where", above, 0.0, scaled)))
     curved = curved if beta == 1 else curved / beta
-    return make("where", make("gt", scaled, float(threshold)), x, curved)
+    return make("where", above, x, curved)
 
 
 @names("logsigmoid")

@@ -6,16 +6,18 @@ runs. Decompositions live in `torch_math`, `torch_sums` and `torch_shapes`, one 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from graphnn.errors import UnsupportedError
-from graphnn.ops import torch_math, torch_shapes, torch_sums  # noqa: F401  they fill the register
-from graphnn.ops.expr import Expr, make
-from graphnn.ops.handlers import HANDLERS
+from graphnn.ir import IR
+from graphnn.ops import torch_index, torch_math, torch_shapes, torch_sums  # noqa: F401  they fill it
+from graphnn.ops.expr import Expr, Number, make, number
+from graphnn.ops.handlers import GUARDS, HANDLERS, OWN_JUDGES
+from graphnn.ops.judge import by_examples, primitives, verdict
 from graphnn.ops.table import build
 from graphnn.sites import user_site
 from graphnn.slips import worded
@@ -24,10 +26,10 @@ from graphnn.tracing import noise
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
 
 
-def _collect() -> dict[Any, Any]:
-    """Every public spelling of each decomposed function: torch.tanh, Tensor.tanh, F.tanh …"""
+def _collect(register: dict[str, Any]) -> dict[Any, Any]:
+    """Every public spelling of each registered function: torch.tanh, Tensor.tanh, F.tanh …"""
     found: dict[Any, Any] = {}
-    for name, handler in HANDLERS.items():
+    for name, handler in register.items():
         for home in HOMES:
             function = getattr(home, name, None)
             if callable(function):
@@ -35,10 +37,11 @@ def _collect() -> dict[Any, Any]:
     return found
 
 
-TABLE = _collect()
+TABLE = _collect(HANDLERS)
+GUARDED = _collect(GUARDS)
+UNJUDGED = set(_collect(dict.fromkeys(OWN_JUDGES, True)))
 # functions that give memory to be filled
 FRESH = frozenset(("empty_like", "new_empty", "new"))
-MIXES_EXAMPLES = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
 
 
 def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
@@ -51,10 +54,6 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         refuse_autocast(name)
     if function in (torch.autograd.grad, torch.autograd.backward):
         refuse_gradients(name)
-    if function in MIXES_EXAMPLES:
-        from graphnn.value import refuse_mixing
-
-        refuse_mixing(name)
     before = graph.ir.here
     graph.ir.here = (_module_name(graph, args, kwargs), site)
     try:
@@ -62,8 +61,14 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
         entered = [x.id for x in tree_leaves((args, kwargs)) if isinstance(x, Expr)]
         noise.meet(graph, entered)
         since = graph.ir.counter
+        if function in GUARDED:
+            GUARDED[function](*args, **kwargs)
         with worded(name, graph.ir.here, (args, kwargs)):
-            result = _primitives(graph, function, name, args, kwargs)
+            result = NotImplemented
+            if name in noise.DRAWN:
+                result = noise.DRAWN[name](graph, *args, **kwargs)
+            if result is NotImplemented:
+                result = _primitives(graph, function, args, kwargs)
         if graph.context.detached:
             result = tree_map(_detached, result)
         noise.spread(graph, since)
@@ -72,14 +77,27 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(lambda x: _leave(graph, x), result)
 
 
-def _primitives(graph: Any, function: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """What a call makes: noise, primitives of the table, or a node that torch runs as it stands."""
-    result = NotImplemented
-    if name in noise.DRAWN:
-        result = noise.DRAWN[name](graph, *args, **kwargs)
-    elif (handler := TABLE.get(function)) is not None:
+def _primitives(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+    """The primitives that a call is made of, or the call as it stands."""
+    handler = TABLE.get(function)
+    if handler is not None and function in UNJUDGED:
         result = handler(*args, **kwargs)
-    return _opaque(graph, function, args, kwargs) if result is NotImplemented else result
+        if result is not NotImplemented:
+            return result
+    try:
+        expected = verdict(function, args, kwargs, graph.ir.here)
+    except Exception:
+        if handler is not None:
+            handler(*args, **kwargs)  # it may have better words for what torch refuses
+        raise
+    if isinstance(expected, (*get_args(Number), torch.dtype, torch.Size)):
+        return expected
+    result = NotImplemented
+    if handler is not None and function not in UNJUDGED:
+        result = primitives(handler, args, kwargs, expected)
+    if result is NotImplemented:
+        result = opaque(graph.ir, function, args, kwargs, expected)
+    return result
 
 
 def _detached(x: Any) -> Any:
@@ -124,7 +142,7 @@ def _enter(graph: Any, x: Any) -> Any:
 
     if isinstance(x, Value):
         return Expr(graph.ir, x.id)
-    return graph.tensor(x) if isinstance(x, torch.Tensor) else x
+    return graph.tensor(x) if isinstance(x, torch.Tensor) else number(x)
 
 
 def _leave(graph: Any, x: Any) -> Any:
@@ -157,50 +175,45 @@ class Arrange:
         return tree_unflatten(leaves, self.spec)
 
 
-def _opaque(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
-    """A node that torch runs as it stands, one example at a time by vmap."""
+def opaque(ir: IR, function: Any, args: Any, kwargs: Any, result: Any) -> Any:
+    """A node that torch runs as it stands, one example at a time by vmap; `result` on meta."""
     leaves, spec = tree_flatten((args, kwargs))
     places = [i for i, x in enumerate(leaves) if isinstance(x, Expr)]
     operands = [leaves[i] for i in places]
     arrange = Arrange([None if isinstance(x, Expr) else x for x in leaves], spec, places)
     name = getattr(function, "__name__", str(function))
-    result = _on_meta(function, arrange, operands, name, graph.ir.here)
-    parts = [result] if isinstance(result, torch.Tensor) else list(result)
+    _tensors_only(result, name, ir.here)
+    by_examples(function, args, kwargs, result, ir.here)
+    parts, form = tree_flatten(result)
+    made = {k: r for k, r in enumerate(parts) if isinstance(r, torch.Tensor)}
+    outs = list(made.values())
     node = build(
-        graph.ir,
+        ir,
         "opaque",
         [x.id for x in operands],
         {
             "function": function,
             "arrange": arrange,
             "called": name,
-            "outs": tuple((tuple(r.shape), r.dtype) for r in parts),
+            "outs": tuple((tuple(r.shape), r.dtype) for r in outs),
         },
         shape=(),
-        dtype=next((r.dtype for r in parts if r.dtype.is_floating_point), parts[0].dtype),
-        name=graph.ir.here[0] or name,
+        dtype=next((r.dtype for r in outs if r.dtype.is_floating_point), outs[0].dtype),
+        name=ir.here[0] or name,
     )
-    picked = [
-        Expr(
-            graph.ir,
-            build(graph.ir, "pick", (node,), {"which": i}, shape=tuple(r.shape), dtype=r.dtype),
-        )
-        for i, r in enumerate(parts)
-    ]
-    if isinstance(result, torch.Tensor):
-        return picked[0]
-    return type(result)(picked)  # a tuple, a list, or one of torch.return_types
+    for i, (k, r) in enumerate(made.items()):
+        pick = build(ir, "pick", (node,), {"which": i}, shape=tuple(r.shape), dtype=r.dtype)
+        parts[k] = Expr(ir, pick)
+    return tree_unflatten(parts, form)
 
 
-def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, here: Any) -> Any:
-    tensors = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in operands]
-    args, kwargs = arrange(tensors)
-    with noise.Watch() as drawn:
-        result = function(*args, **kwargs)
-    if drawn.found:
-        noise.refuse(name, here[0])
-    parts = [result] if isinstance(result, torch.Tensor) else result
-    if not isinstance(parts, (tuple, list)) or not all(isinstance(r, torch.Tensor) for r in parts):
+def _tensors_only(result: Any, name: str, here: Any) -> None:
+    """Raise UnsupportedError where a result is no tensors, with plain numbers among them or not."""
+    parts = tree_flatten(result)[0]
+    plain = (torch.Tensor, type(None), *get_args(Number))
+    if not all(isinstance(r, plain) for r in parts) or not any(
+        isinstance(r, torch.Tensor) for r in parts
+    ):
         raise UnsupportedError(
             f"'{name}' does not return tensors",
             site=here[1],
@@ -208,4 +221,3 @@ def _on_meta(function: Any, arrange: Arrange, operands: list[Expr], name: str, h
             wanted="a tensor, or a tuple or list of tensors",
             fix="call it outside the graph, or on plain numbers",
         )
-    return result

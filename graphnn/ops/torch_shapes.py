@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from graphnn.errors import UnsupportedError
 from graphnn.ops.expr import Expr, make, reshape
-from graphnn.ops.handlers import names
+from graphnn.ops.handlers import guards, names
+from graphnn.sites import user_site
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
@@ -138,8 +140,8 @@ def _unbind(x: Expr, dim: int = 0) -> Any:
 
 
 @names("flip")
-def _flip(x: Expr, *dims: Any) -> Any:
-    for dim in _sizes(dims):
+def _flip(x: Expr, *given: Any, dims: Any = ()) -> Any:
+    for dim in _sizes(given) if given else _sizes((dims,)):
         x = make("flip", x, dim=dim % len(x.shape))
     return x
 
@@ -157,7 +159,8 @@ def _roll(x: Expr, shifts: Any, dims: Any = None) -> Any:
 
 @names("cat", "concat", "concatenate")
 def _cat(tensors: Sequence[Expr], dim: int = 0) -> Any:
-    parts = list(tensors)
+    # torch leaves out vectors of nothing, whatever the rank of the others
+    parts = [x for x in tensors if x.shape != (0,)] or list(tensors)
     return (
         parts[0] if len(parts) == 1 else make("cat", *parts, dim=dim % len(parts[0].shape or (1,)))
     )
@@ -169,47 +172,61 @@ def _stack(tensors: Sequence[Expr], dim: int = 0) -> Any:
     return _cat([_unsqueeze(x, dim) for x in tensors], dim)
 
 
-@names("__getitem__")
-def _getitem(x: Expr, index: Any) -> Any:
-    items = list(index) if isinstance(index, tuple) else [index]
-    if not all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in items):
-        return NotImplemented
-    if any(isinstance(i, bool) for i in items):
-        return NotImplemented
-    if Ellipsis in items:
-        place = items.index(Ellipsis)
-        missing = len(x.shape) - sum(i is not None for i in items) + 1
-        items[place : place + 1] = [slice(None)] * missing
-    dim = 0
-    for item in items:
-        if item is None:
-            x, dim = _unsqueeze(x, dim), dim + 1
-        elif isinstance(item, int):
-            if not -x.shape[dim] <= item < x.shape[dim]:
-                raise IndexError(f"index {item} is out of bounds for dimension {dim}: {x.shape}")
-            x = _select(x, dim, item)
-        else:
-            start, stop, step = item.indices(x.shape[dim])
-            x, dim = cut(x, dim, start, stop, step), dim + 1
-    return x
+@names("select_scatter")
+def _select_scatter(x: Expr, src: Expr, dim: int, index: int) -> Any:
+    dim %= len(x.shape)
+    place = range(x.shape[dim])[index]
+    parts = [
+        cut(x, dim, 0, place),
+        _unsqueeze(src, dim),
+        cut(x, dim, place + 1, x.shape[dim]),
+    ]
+    return make("cat", *[p for p in parts if p.shape[dim]], dim=dim)
+
+
+@guards("embedding", "embedding_bag")
+def _no_renorm(*_: Any, **named: Any) -> None:
+    """What torch does to the weight, or by all indices of a batch, is of no one example."""
+    for option in ("max_norm", "scale_grad_by_freq", "sparse"):
+        if named.get(option) not in (None, False):
+            raise UnsupportedError(
+                f"an embedding with {option} is more than a function of one example",
+                site=user_site(),
+                got=f"{option}={named[option]!r}",
+                wanted="an embedding that only reads its weight",
+                fix=f"leave {option} out"
+                + ("; renormalise the weight after each optimiser step" * (option == "max_norm")),
+            )
 
 
 @names("embedding")
-def _embedding(
-    a: Any,
-    b: Any,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Any:
+def _embedding(a: Any, b: Any, padding_idx: int | None = None, *rest: Any, **_: Any) -> Any:
     """Both orders: F.embedding(index, weight) and torch.embedding(weight, index)."""
     index, weight = (b, a) if a.dtype.is_floating_point else (a, b)
-    if max_norm is not None or scale_grad_by_freq or sparse or weight.axes:
+    if weight.axes or any(rest):
         return NotImplemented
     padding = None if padding_idx is None or padding_idx == -1 else padding_idx % weight.shape[0]
     return make("take", weight, index, padding_idx=padding)
+
+
+@names("embedding_bag")
+def _embedding_bag(
+    index: Expr,
+    weight: Expr,
+    offsets: Any = None,
+    *_: Any,
+    mode: str = "mean",
+    per_sample_weights: Expr | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+    **__: Any,
+) -> Any:
+    """A row of indices a bag."""
+    odd = offsets is not None or per_sample_weights is not None or padding_idx is not None
+    if odd or mode not in ("mean", "sum") or weight.axes or index.dtype.is_floating_point:
+        return NotImplemented
+    total = make("sum", make("take", weight, index, padding_idx=None), dims=(1,))
+    return total if mode == "sum" else total * (1.0 / index.shape[1])
 
 
 @names("one_hot")

@@ -8,19 +8,26 @@ from typing import Any
 
 import torch
 
-from graphnn.errors import ShapeError
+from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ops.expr import Expr, make, reshape
-from graphnn.ops.handlers import HANDLERS, names
+from graphnn.ops.handlers import HANDLERS, guards, names
 from graphnn.ops.product import einsum, linear
 from graphnn.ops.table import build
 from graphnn.ops.torch_math import cast
 from graphnn.ops.torch_shapes import chunk
+from graphnn.sites import user_site
 
 
 def _dims(x: Expr, dim: Any) -> tuple[int, ...]:
+    """Dimensions of `x`, torch having judged them: a value of none has none to reduce."""
     rank = len(x.shape)
     chosen = range(rank) if dim is None else (dim,) if isinstance(dim, int) else dim
-    return tuple(sorted(d % rank if rank else 0 for d in chosen))
+    return tuple(sorted(d % rank for d in chosen)) if rank else ()
+
+
+def _one_dim(x: Expr, dim: int) -> tuple[Expr, int]:
+    """`x` and a dimension of it: torch takes a number for a vector of one."""
+    return (x, dim % len(x.shape)) if x.shape else (reshape(x, (1,)), 0)
 
 
 def _keep(y: Expr, x: Expr, dims: tuple[int, ...], keepdim: bool) -> Expr:
@@ -83,19 +90,22 @@ def _min(x: Expr, *rest: Any, **kwargs: Any) -> Any:
 def _argmax(x: Expr, dim: Any = None, keepdim: bool = False) -> Any:
     if dim is None or keepdim:
         return NotImplemented
-    return make("argmax", x, dim=dim % len(x.shape))
+    wide, dim = _one_dim(x, dim)
+    return make("argmax", wide, dim=dim)
 
 
 @names("softmax")
 def _softmax(x: Expr, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    x = x if dtype is None else cast(x, dtype)
-    return NotImplemented if dim is None else make("softmax", x, dim=dim % len(x.shape))
+    if dim is None:
+        return NotImplemented
+    wide, dim = _one_dim(x if dtype is None else cast(x, dtype), dim)
+    return reshape(make("softmax", wide, dim=dim), x.shape)
 
 
 @names("logsumexp")
 def _logsumexp(x: Expr, dim: Any, keepdim: bool = False) -> Any:
     dims = _dims(x, dim)
-    return _keep(make("logsumexp", x, dims=dims), x, dims, keepdim)
+    return _keep(make("logsumexp", x, dims=dims), x, dims, keepdim) if dims else x
 
 
 @names("log_softmax")
@@ -229,6 +239,84 @@ def _group_norm(
     grouped = reshape(x, (x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
     y = reshape(_layer_norm(grouped, grouped.shape[2:], eps=eps), x.shape)
     channels = (x.shape[1], *[1] * (len(x.shape) - 2))
+    y = y if weight is None else y * reshape(weight, channels)
+    return y if bias is None else y + reshape(bias, channels)
+
+
+@guards("addmm", "addmv", "addbmm", "baddbmm", "addr")
+def _whole_factors(x: Any, *_: Any, beta: Any = 1, alpha: Any = 1, **__: Any) -> None:
+    """Of whole numbers torch rounds the factors, and torch.vmap does not."""
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        return
+    if not all(isinstance(f, int) for f in (beta, alpha)):
+        raise UnsupportedError(
+            "whole numbers are scaled by whole numbers here",
+            site=user_site(),
+            got=f"beta={beta!r}, alpha={alpha!r} of {x.dtype}",
+            wanted="whole factors, or floating numbers",
+            fix="cast the operands with .float()",
+        )
+
+
+@guards("linear_cross_entropy")
+def _no_chunks(*_: Any, options: Any = None, **__: Any) -> None:
+    if options is not None:
+        raise UnsupportedError(
+            "linear_cross_entropy in chunks has no gradient under torch.vmap",
+            site=user_site(),
+            got=f"options={options!r}",
+            wanted="no options",
+            fix="write F.cross_entropy(F.linear(x, weight), target)",
+        )
+
+
+@guards("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit")
+def _no_halves(x: Expr, *_: Any, **__: Any) -> None:
+    """Its statistics are in the dtype of `x` on a CPU, and in float32 elsewhere."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise UnsupportedError(
+            "native norms have statistics of another dtype on each device",
+            site=user_site(),
+            got=f"{x.dtype}",
+            wanted="float32 or float64",
+            fix="use F.layer_norm or F.group_norm, or cast the operand with .float()",
+        )
+
+
+@guards("batch_norm")
+def _no_batch(x: Expr, *_: Any, **__: Any) -> None:
+    _mixes("batch_norm")
+
+
+@guards("instance_norm")
+def _no_running(x: Expr, running_mean: Any = None, *rest: Any, **named: Any) -> None:
+    """Statistics that run on from example to example mix them; those of one example are its own."""
+    if running_mean is not None and named.get("use_input_stats", rest[3] if rest[3:] else True):
+        _mixes("instance_norm with running statistics")
+
+
+def _mixes(name: str) -> None:
+    from graphnn.value import refuse_mixing
+
+    refuse_mixing(name)
+
+
+@names("instance_norm")
+def _instance_norm(
+    x: Expr,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Expr | None = None,
+    bias: Expr | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Any:
+    if not use_input_stats or len(x.shape) < 3:
+        return NotImplemented
+    channels = (x.shape[1], *[1] * (len(x.shape) - 2))
+    y = _layer_norm(x, x.shape[2:], eps=eps)
     y = y if weight is None else y * reshape(weight, channels)
     return y if bias is None else y + reshape(bias, channels)
 

@@ -5,6 +5,9 @@ Functions without `tl.` are those of `graphnn.kernels.prelude`.
 
 from __future__ import annotations
 
+_LEAST = "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"
+_BETWEEN = f"tl.minimum({_LEAST}, {{2}}, propagate_nan=tl.PropagateNan.ALL)"
+
 TRITON: dict[str, str] = {
     "neg": "-{0}",
     "exp": "tl.exp({0})",
@@ -44,8 +47,16 @@ TRITON: dict[str, str] = {
     "logical_and": "({0} & {1})",
     "logical_or": "({0} | {1})",
     "logical_xor": "({0} ^ {1})",
+    "bitwise_not": "~{0}",
+    "bitwise_and": "({0} & {1})",
+    "bitwise_or": "({0} | {1})",
+    "bitwise_xor": "({0} ^ {1})",
+    "bitwise_left_shift": "({0} << {1})",
+    "bitwise_right_shift": "({0} >> {1})",
     "remainder": "remainder({0}, {1})",
-    "floor_divide": "tl.floor({0} / {1})",
+    "floor_divide": "floored({0}, {1})",
+    "clamp": _BETWEEN,
+    "hardtanh": _BETWEEN,
     "where": "tl.where({0}, {1}, {2})",
     "tanh_grad": "({0} * (1 - {1} * {1}))",
     "sigmoid_grad": "({0} * {1} * (1 - {1}))",

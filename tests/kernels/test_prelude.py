@@ -12,6 +12,7 @@ import triton.language as tl
 from graphnn.kernels import interpreter
 from graphnn.kernels.prelude import (
     expm1,
+    floored,
     log1p,
     nearest,
     power,
@@ -51,7 +52,12 @@ def one(x, out, F: tl.constexpr, SIZE: tl.constexpr):
 def two(x, y, out, F: tl.constexpr, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
     a, b = tl.load(x + i), tl.load(y + i)
-    v = power(a, b) if F == "power" else remainder(a, b)
+    if F == "power":
+        v = power(a, b)
+    elif F == "floored":
+        v = floored(a, b)
+    else:
+        v = remainder(a, b)
     tl.store(out + i, v)
 
 
@@ -126,6 +132,19 @@ def test_remainders_have_the_sign_of_the_divisor(dtype: torch.dtype) -> None:
     interpreter.launch(two, (1,), a, b, out, F="remainder", SIZE=512)
     wanted = torch.remainder(a.double(), b.double()).to(dtype)
     torch.testing.assert_close(out, wanted, rtol=0, atol=20 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("name", ["remainder", "floored"])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64], ids=str)
+def test_division_rounds_down_exactly(dtype: torch.dtype, name: str) -> None:
+    """As Python divides, where the quotient itself would round: 1 // 0.1 is 9."""
+    a = torch.tensor([1.0, -1.0, 7.0, -7.0, 7.0, -7.0, 6.0, 0.0] * 2).to(dtype)
+    b = torch.tensor([0.1, 0.1, 3.0, 3.0, -3.0, -3.0, -3.0, 2.0] * 2).to(dtype)
+    b = torch.where(b == 0, 2, b)
+    out = torch.empty_like(a)
+    interpreter.launch(two, (1,), a, b, out, F=name, SIZE=16)
+    wanted = torch.remainder(a, b) if name == "remainder" else torch.floor_divide(a, b)
+    assert torch.equal(out, wanted)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16], ids=str)

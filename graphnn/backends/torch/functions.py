@@ -25,7 +25,7 @@ from graphnn.backends.torch.products import linear, outer
 from graphnn.backends.torch.repeated import times
 from graphnn.backends.torch.running import Running
 from graphnn.backends.torch.scans import scan
-from graphnn.backends.torch.scope import Ends, Scope, dtype_text, origin
+from graphnn.backends.torch.scope import Ends, Scope, dtype_text, origin, sizes_text
 from graphnn.ir import BATCH, IR, Node
 from graphnn.kernels.symbols import NameTable, remark
 from graphnn.ops.table import OPS
@@ -266,15 +266,17 @@ def _unpacked(names: Sequence[str]) -> str:
 def _returned(scope: Scope, i: int, like: Node) -> str:
     """A result in the axes and shape of `like`, in memory of its own."""
     node = scope.ir[i]
-    sizes = scope.sizes(scope.axes(like)) + [str(n) for n in like.shape]
+    sizes = sizes_text(scope, like)
     if node.op in ("const", "size"):
         kind = dtype_text(scope.ir, like.dtype)
-        return f"torch.full([{', '.join(sizes)}], {scope.var(i)}, dtype={kind}, device=device)"
+        return f"torch.full({sizes}, {scope.var(i)}, dtype={kind}, device=device)"
     if node.axes != like.axes or node.shape != like.shape:
         wide = scope.aligned(i, scope.axes(like), len(like.shape))
-        return f"runtime.own({wide}.expand({', '.join(sizes)}))"
+        return f"runtime.own({wide}.expand({sizes}))"
     text = scope.var(i)
     aliases = OPS[node.op].family in ALIASING or node.op in ("cast", "detach")
+    # of what torch's own functions return nobody knows whether it is memory of its own
+    aliases = aliases or (node.op == "pick" and OPS[scope.ir[node.inputs[0]].op].family == "opaque")
     if aliases or "[" in text:
         return f"runtime.own({text})"
     return f"{text}.contiguous()"

@@ -14,11 +14,11 @@ from graphnn.backends.torch.narrow import Narrowed, rows_of
 from graphnn.backends.torch.nodes import express, is_linear, is_transposed, pointwise
 from graphnn.backends.torch.places import accumulated, gathered, joined_later, part_spans
 from graphnn.backends.torch.scope import (
-    SCALAR_SECOND,
     Scope,
     dtype_text,
     origin,
     sizes_text,
+    takes_number,
 )
 from graphnn.ir import BATCH, Node
 from graphnn.ops.table import OPS
@@ -294,7 +294,7 @@ class LoopWriter:
         template, fills = OPS[node.op].out, []
         for k, i in enumerate(node.inputs):
             x = self.ir[i]
-            if x.op == "const" and not (k == 1 and node.op in SCALAR_SECOND):
+            if x.op == "const" and not takes_number(node.op, k):
                 name = self.s.fresh("number")
                 kind = dtype_text(self.ir, x.dtype if node.dtype == torch.bool else node.dtype)
                 value = self.s.var(i)

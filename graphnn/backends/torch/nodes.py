@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from graphnn.backends.called import Called, opaque_run
 from graphnn.backends.torch.scope import (
-    SCALAR_SECOND,
     Scope,
     as_tensor,
     dtype_text,
     literal,
+    takes_number,
 )
 from graphnn.ir import IR, Node
 from graphnn.ops.custom import own
@@ -40,7 +40,7 @@ def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
     operands = [s.aligned(i, axes, rank) for i in node.inputs]
     calls = "(" in template.partition("{")[0][1:]
     for k, i in enumerate(node.inputs):
-        bare = s.ir[i].op == "const" and not (k == 1 and node.op in SCALAR_SECOND)
+        bare = s.ir[i].op == "const" and not takes_number(node.op, k)
         if node.op == "where" and k == 2 and all(s.ir[j].op == "const" for j in node.inputs[1:]):
             kind = dtype_text(s.ir, node.dtype)
             operands[k] = f"torch.full((), {operands[k]}, dtype={kind}, device=device)"
@@ -88,17 +88,29 @@ def _axis(s: Scope, node: Node) -> str:
     return f"runtime.{node.op}({', '.join(parts)})"
 
 
+# what is finite, whatever it is made of; of a product -inf makes no mask
+FINITE = frozenset(
+    "tanh sigmoid sin cos erf sign exp relu abs square sqrt rsqrt product axis_softmax "
+    "softmax axis_argmax argmax index size length random".split()
+)
+
+
 def _masked(ir: IR, node: Node) -> bool:
-    """Whether a score may be -inf by the graph's own doing: `where(allowed, score, -inf)`."""
+    """Whether a score may be -inf: by a mask in the graph, or one that is given."""
     seen: set[int] = set()
     stack = [node]
     while stack:
         node = stack.pop()
-        if node.op == "const" and node.attrs["value"] == float("-inf"):
-            return True
-        if node.id not in seen and OPS[node.op].family in ("pointwise", "view", "rename", "join"):
-            stack.extend(ir.operands(node))
+        op = node.attrs.get("was", node.op)
+        if node.id in seen or op in FINITE or not node.dtype.is_floating_point:
+            continue
         seen.add(node.id)
+        if op == "const":
+            if node.attrs["value"] == float("-inf"):
+                return True
+        elif op == "log" or not node.inputs or op in ("delay", "pick"):
+            return True
+        stack.extend(ir.operands(node)[: 1 if op == "affine" else None])
     return False
 
 
@@ -238,22 +250,14 @@ def _custom(s: Scope, node: Node) -> str:
     def call(*tensors: torch.Tensor) -> list[torch.Tensor]:
         return [own(*tensors, rule=rule)]
 
-    return f"{_called_by_one(s, node, call)}[0]"
+    return f"{_called_by_one(s, node, Called(node, call))}[0]"
 
 
 def _opaque(s: Scope, node: Node) -> str:
-    keys = ("function", "arrange", "count", "wanted")
-    attrs = {k: node.attrs[k] for k in keys if k in node.attrs}
-    run = OPS[node.op].run
-    assert run is not None
-
-    def call(*tensors: torch.Tensor) -> Any:
-        return run(*tensors, **attrs)
-
-    return _called_by_one(s, node, call)
+    return _called_by_one(s, node, Called(node, opaque_run(node)))
 
 
-def _called_by_one(s: Scope, node: Node, call: Callable[..., Any]) -> str:
+def _called_by_one(s: Scope, node: Node, call: Called) -> str:
     axes = s.axes(node)
     operands = []
     for i in node.inputs:

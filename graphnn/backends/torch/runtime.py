@@ -7,11 +7,12 @@ with size 1 at `d`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from graphnn.backends.called import Called, none_of
 from graphnn.backends.torch.buffers import bare, buffer
 from graphnn.backends.torch.philox import dropped, places_of
 from graphnn.ops.axis import level, soft, weigh, widen
@@ -198,17 +199,17 @@ def final(
 
 
 def opaque(
-    call: Callable[..., Any], operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
+    call: Called, operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
 ) -> list[Tensor]:
     """`call` of one example at one position, over all of them at once by vmap.
 
     `operands` have the leading dimensions `sizes` where flagged; results have them too.
     """
-    count, rank = math.prod(sizes), len(sizes)
-    flat = [x.reshape(count, *x.shape[rank:]) if moves else x for x, moves in operands]
+    count = math.prod(sizes)
+    flat = [x.reshape(count, *x.shape[len(sizes) :]) if moves else x for x, moves in operands]
     moving = [i for i, (_, moves) in enumerate(operands) if moves]
     if not sizes or not moving:
-        return list(call(*flat))
+        return call.all(lambda: call(*flat))
 
     def one(*rows: Tensor) -> Any:
         full = list(flat)
@@ -216,11 +217,9 @@ def opaque(
             full[i] = row
         return call(*full)
 
-    if count == 0:
-        sample = one(*[flat[i].new_zeros(flat[i].shape[1:]) for i in moving])
-        return [r.new_zeros((*sizes, *r.shape)) for r in sample]
-    results = torch.vmap(one, randomness="different")(*[flat[i] for i in moving])
-    return [r.reshape(*sizes, *r.shape[1:]) for r in results]
+    rows = [flat[i] for i in moving]
+    run = torch.vmap(one, randomness="different") if count else none_of(one, flat)
+    return [r.reshape(*sizes, *r.shape[1:]) for r in call.all(lambda: run(*rows))]
 
 
 def place(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:

@@ -159,9 +159,15 @@ def steps_text(outer: Scope, loop: Loop, whole: str, node: Node) -> str:
 
 
 # torch functions that take a Python number as their second operand
-SCALAR_SECOND = frozenset(
-    ("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "ne", "remainder")
+_SCALAR_SECOND = frozenset(
+    "add sub mul div pow lt le gt ge eq ne remainder floor_divide bitwise_and bitwise_or "
+    "bitwise_xor bitwise_left_shift bitwise_right_shift".split()
 )
+
+
+def takes_number(op: str, place: int) -> bool:
+    """Whether torch's function for `op` takes a Python number as its operand `place`."""
+    return (place == 1 and op in _SCALAR_SECOND) or op in ("clamp", "hardtanh")
 
 
 def literal(value: Any) -> str:

@@ -31,6 +31,8 @@ NARROW = {
 ROUNDED = {torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16"}
 # the lanes, of an axis of any length, that a kernel is tried for
 LONGEST = 128
+# what kernels compute of floating numbers alone, though torch has it of whole ones too
+FLOATING = frozenset("pow relu floor ceil round sum amax".split())
 # what kernels have of operations over an axis that a step takes all of
 LAWS = {
     "axis_sum": "total",
@@ -293,6 +295,8 @@ class _Lowering:
             "cat": self._cat,
         }
         family = OPS[node.op].family
+        if node.op in FLOATING and kind_of(node) != "float":
+            raise Refused(f"{_called(node)} is a '{node.op}' of whole numbers")
         if node.op in ("const", "size"):
             self._outside(node)
         elif node.op in special:
@@ -320,7 +324,7 @@ class _Lowering:
 
     def _across(self, node: Node) -> None:
         """An operation over all lanes."""
-        whole = node.op == "axis_top" and kind_of(self.ir[node.inputs[0]]) != "float"
+        whole = kind_of(self.ir[node.inputs[0]]) != "float"
         if node.attrs["axis"] != self.lanes or whole:
             self._refuse(node)
         more = {k: node.attrs[k] for k in ("shift", "position", "k") if k in node.attrs}
