@@ -236,6 +236,8 @@ SPELLED: dict[str, Function] = {
     "numpy slope": lambda x: F.leaky_relu(x, np.float64(0.3)),
     "truth, one and one": lambda x: x * True + x * 1 + x * 1.0,
     "select_scatter": lambda x: torch.select_scatter(x.reshape(3, 2), x[:2] * 2, 0, -2),
+    "to a device": lambda x: x.to("cpu") + x.to(x.device),
+    "columns": lambda x: torch.column_stack([x, x.reshape(6, 1)]),
     "axis for dim": lambda x: x.reshape(2, 3).sum(axis=0),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graphnn.ops.expr import Expr, make
-from graphnn.ops.handlers import HANDLERS, names
+from graphnn.ops.handlers import HANDLERS, OWN_JUDGES, names
 
 _UNARY = (
     "neg negative __neg__ exp log log1p expm1 sqrt rsqrt abs absolute __abs__ sign sgn tanh "
@@ -259,7 +259,11 @@ def cast(x: Expr, dtype: torch.dtype) -> Expr:
 
 
 for _name, _dtype in _CASTS.items():
-    HANDLERS[_name] = lambda x, dtype=_dtype: cast(x, dtype)
+    HANDLERS[_name] = lambda x, memory_format=None, dtype=_dtype: cast(x, dtype)
+
+
+# a device is the model's business: tensors without numbers cannot be moved to one
+OWN_JUDGES.update(("to", "type"))
 
 
 @names("to", "type")

@@ -172,6 +172,12 @@ def _stack(tensors: Sequence[Expr], dim: int = 0) -> Any:
     return _cat([_unsqueeze(x, dim) for x in tensors], dim)
 
 
+@names("column_stack")
+def _column_stack(tensors: Sequence[Expr]) -> Any:
+    columns = [x if len(x.shape) > 1 else reshape(x, (math.prod(x.shape), 1)) for x in tensors]
+    return _cat(columns, 1)
+
+
 @names("select_scatter")
 def _select_scatter(x: Expr, src: Expr, dim: int, index: int) -> Any:
     dim %= len(x.shape)
