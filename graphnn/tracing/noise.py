@@ -269,6 +269,8 @@ def _alpha_dropout(
     """Klambauer et al. 2017, arXiv:1706.02515, eq. 9: dropped units take SELU's negative limit."""
     if p == 0 or not graph.context.drops(training):
         return x
+    if p == 1:
+        return x * 0.0  # as torch has it
     low = -1.7580993408473766
     a = 1 / math.sqrt((1 - p) * (1 + p * low * low))
     kept = make("ge", source(graph, "uniform", x.shape, x.dtype, x), p)

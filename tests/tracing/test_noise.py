@@ -44,6 +44,7 @@ DRAWS: dict[str, Draw] = {
     "dropout": lambda x: F.dropout(x + 1, 0.4, True),
     "nn.Dropout": lambda x: nn.Dropout(0.4)(x + 1),
     "alpha_dropout": lambda x: F.alpha_dropout(x + 1, 0.4, True),
+    "alpha_dropout of all": lambda x: F.alpha_dropout(x + 1, 1.0, True) + torch.randn(3),
     "dropout1d": lambda x: F.dropout1d((x + 1)[:, None].expand(3, 2), 0.4, True)[:, 0],
     "rrelu": lambda x: F.rrelu(x - 1, 0.1, 0.5, True),
     "gumbel_softmax": lambda x: F.gumbel_softmax(x, tau=0.7),
