@@ -29,10 +29,12 @@ def aliased(text: str) -> list[str]:
 def _of_block(body: Iterable[ast.stmt], known: dict[str, str]) -> Iterator[str]:
     for line in body:
         if isinstance(line, ast.For | ast.While):
-            after = dict(known)
+            held = {f"carried {n}": n for n in _assigned(line.body) if n in known}
+            after = known | {n: carried for carried, n in held.items()}
             _follow(line.body, after)
-            held = {n: known[n] for n in _assigned(line.body) if n in known}
-            yield from (n for n, began in held.items() if after[n] == began)
+            taken = ((n, held.get(after[n], n)) for n in held.values())
+            # a variable that takes its own place does stay as it is
+            yield from (n for n, other in taken if n != other and known[n] == known[other])
             yield from _of_block(line.body, dict(known))
         _follow([line], known)
 
