@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -21,6 +22,32 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+# what takes long and shows again what the other tests show in small: `pytest -m proof`
+PROOFS = (
+    "attention/",
+    "backends/",
+    "fuzz/",
+    "pictures/test_layout.py",
+    "pictures/test_random.py",
+    "test_import.py",
+    "test_integration.py",
+    "test_life.py",
+    "test_names.py",
+    "test_opinfo.py",
+    "test_random_graphs.py",
+    "test_transforms.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the proofs, by where they are."""
+    home = os.path.dirname(os.path.abspath(__file__))
+    for item in items:
+        if os.path.relpath(item.path, home).startswith(PROOFS):
+            item.add_marker(pytest.mark.proof)
 
 
 def pytest_collection_finish() -> None:
