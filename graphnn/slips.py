@@ -212,9 +212,9 @@ def _by_numbers(name: str, error: Exception, line: str) -> tuple[str, str, str] 
     if not isinstance(error, NotImplementedError) and not any(w in line for w in WITHOUT_NUMBERS):
         return None
     return (
-        f"'{name}' cannot be planned: torch knows the shape of its result only by its numbers",
-        "a function whose result has a shape that follows from its operands' shapes",
-        FIXES.get(name, "compute it outside the graph and give it as an input"),
+        f"'{name}' cannot be planned: torch looks at numbers in it, to check them or for a shape",
+        "a function that decides nothing by the numbers of its operands",
+        FIXES.get(name, "write it with plain operations, or compute it outside the graph"),
     )
 
 

@@ -157,10 +157,10 @@ GRAPHS = {
     "masked_select": (
         drawn(lambda x: torch.masked_select(x, x > 0)),
         errors.ShapeError,
-        """'masked_select' cannot be planned: torch knows the shape of its result only by its
-        numbers at: node 'masked_select' test_slips.py:N
+        """'masked_select' cannot be planned: torch looks at numbers in it, to check them or
+        for a shape at: node 'masked_select' test_slips.py:N
         got: x (3,) torch.float32, gt_2 (3,) torch.bool
-        wanted: a function whose result has a shape that follows from its operands' shapes
+        wanted: a function that decides nothing by the numbers of its operands
         fix: write torch.where(mask, x, 0.0): how many are chosen differs from example to
         example""",
     ),

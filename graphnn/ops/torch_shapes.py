@@ -229,6 +229,7 @@ def _embedding_bag(
 ) -> Any:
     """A row of indices a bag."""
     odd = offsets is not None or per_sample_weights is not None or padding_idx is not None
+    odd = odd or len(index.shape) != 2
     if odd or mode not in ("mean", "sum") or weight.axes or index.dtype.is_floating_point:
         return NotImplemented
     total = make("sum", make("take", weight, index, padding_idx=None), dims=(1,))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from graphnn.errors import UnsupportedError
 from graphnn.sites import user_site
@@ -32,6 +33,8 @@ def drawn(root: nn.Module) -> Iterator[None]:
         for kind in FORWARD:
             before.append((held[kind], dict(held[kind])))
             for i, hook in list(held[kind].items()):
+                if isinstance(hook, SpectralNorm) and module.training:
+                    _refuse_spectral(names[id(module)])
                 held[kind][i] = _asked(hook, names[id(module)])
     try:
         yield
@@ -52,6 +55,17 @@ def _asked(hook: Any, name: str) -> Any:
         return result
 
     return call
+
+
+def _refuse_spectral(name: str) -> None:
+    raise UnsupportedError(
+        f"module '{name}' has torch's older spectral_norm, which changes its buffers at every call",
+        node=name,
+        site=user_site(),
+        got="torch.nn.utils.spectral_norm, in training",
+        wanted="a parametrization, which is computed once a call",
+        fix="use torch.nn.utils.parametrizations.spectral_norm",
+    )
 
 
 def _called(hook: Any) -> str:

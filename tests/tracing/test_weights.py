@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import graphnn as gn
+from graphnn import errors
 from tests.tracing.eager import BACKENDS, Cell, agree
 
 
@@ -101,3 +102,11 @@ def test_the_module_is_left_as_it_was() -> None:
     gn.compile(net)(x=torch.randn(1, 2, 3))
     assert type(net.a.weight) is torch.Tensor
     net.a(torch.randn(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
+def test_the_older_spectral_norm_says_what_to_use() -> None:
+    net = Cell(run, a=nn.utils.spectral_norm(nn.Linear(3, 3)))
+    with pytest.raises(errors.UnsupportedError, match=r"parametrizations\.spectral_norm"):
+        gn.compile(net)
+    agree(net.eval(), "torch")
