@@ -33,6 +33,11 @@ def near(x: Any) -> Any:
     return x + 0.37131 if x.is_floating_point() else x
 
 
+def kinds(*ways: Callable[[Any, Any, Any], Any]) -> Code:
+    """One of several lines."""
+    return lambda lab, a, b, k: ways[k % len(ways)](lab, a, b)
+
+
 class Spike(Function):
     """A step with a smooth derivative of its own."""
 
@@ -99,10 +104,22 @@ SMOOTH: dict[str, Code] = {
     "mish": lambda lab, a, b, k: F.mish(a),
     "softsign": lambda lab, a, b, k: 1 / (a * a + 1),
     "reciprocal": lambda lab, a, b, k: (a * a + 0.7).reciprocal(),
-    "power": lambda lab, a, b, k: (a**2, a**3 * 0.2, 2**-a.square(), (a * a + 0.5) ** 0.7)[k % 4],
+    "power": kinds(
+        lambda lab, a, b: a**2,
+        lambda lab, a, b: a**3 * 0.2,
+        lambda lab, a, b: 2 ** -a.square(),
+        lambda lab, a, b: (a * a + 0.5) ** 0.7,
+    ),
     "power of two": lambda lab, a, b, k: (a * a + 0.4) ** (b.tanh()),
     "negative": lambda lab, a, b, k: -a,
-    "number": lambda lab, a, b, k: (a + 1, 0.5 - a, a * 2, a / 3, 3 * a - 1, 2.5 * a)[k % 6],
+    "number": kinds(
+        lambda lab, a, b: a + 1,
+        lambda lab, a, b: 0.5 - a,
+        lambda lab, a, b: a * 2,
+        lambda lab, a, b: a / 3,
+        lambda lab, a, b: 3 * a - 1,
+        lambda lab, a, b: 2.5 * a,
+    ),
     "add": lambda lab, a, b, k: a + b,
     "sub": lambda lab, a, b, k: torch.sub(a, b, alpha=1 + k % 2),
     "mul": lambda lab, a, b, k: a * b,
@@ -155,7 +172,12 @@ SHAPES: dict[str, Code] = {
     "unsqueeze": lambda lab, a, b, k: a.unsqueeze(k % 5 % (2 * a.ndim + 2) - a.ndim - 1),
     "squeeze": lambda lab, a, b, k: a.squeeze(dim(a, k)) if k % 3 else a.squeeze(),
     "expand": lambda lab, a, b, k: a.expand(2, *a.shape) if k % 2 else a.expand_as(b),
-    "turned": lambda lab, a, b, k: (a.t(), a.mT, a.T, a.transpose(-1, 0))[k % 4],
+    "turned": kinds(
+        lambda lab, a, b: a.t(),
+        lambda lab, a, b: (a if a.ndim > 1 else a[None]).mT,
+        lambda lab, a, b: (a if a.ndim == 2 else a.reshape(1, -1)).T,
+        lambda lab, a, b: a.transpose(-1, 0),
+    ),
     "permute": lambda lab, a, b, k: a.permute(*reversed(range(a.ndim))),
     "movedim": lambda lab, a, b, k: a.movedim(0, -1),
     "flip": lambda lab, a, b, k: a.flip(dim(a, k)),
@@ -174,68 +196,71 @@ SHAPES: dict[str, Code] = {
     "cat rows": lambda lab, a, b, k: torch.cat([a.reshape(-1), b.reshape(-1)]),
     "pad": lambda lab, a, b, k: F.pad(a, (1, k % 2), value=0.5 * (k % 3)),
     "at": lambda lab, a, b, k: a[k % 4 - 2],
-    "slice": lambda lab, a, b, k: (
-        a[1:],
-        a[:-1],
-        a[::2],
-        a[..., 1:3],
-        a[-2:],
-        a[..., -1:],
-        a[1:1],
-        a[:99],
-    )[k % 8],
-    "index": lambda lab, a, b, k: (
-        a[None],
-        a[..., None],
-        a[:, None],
-        a[None, ..., 0],
-        a[0, 1:],
-        a[:, -1],
-        a[()],
-        a[...],
-        a[[0, -1]],
-        a[torch.tensor([1, 0])],
-    )[k % 10],
+    "slice": kinds(
+        lambda lab, a, b: a[1:],
+        lambda lab, a, b: a[:-1],
+        lambda lab, a, b: a[::2],
+        lambda lab, a, b: a[..., 1:3],
+        lambda lab, a, b: a[-2:],
+        lambda lab, a, b: a[..., -1:],
+        lambda lab, a, b: a[1:1],
+        lambda lab, a, b: a[:99],
+    ),
+    "index": kinds(
+        lambda lab, a, b: a[None],
+        lambda lab, a, b: a[..., None],
+        lambda lab, a, b: a[:, None],
+        lambda lab, a, b: a[None, ..., 0],
+        lambda lab, a, b: a[0, 1:],
+        lambda lab, a, b: a[:, -1],
+        lambda lab, a, b: a[()],
+        lambda lab, a, b: a[...],
+        lambda lab, a, b: a[[0, -1]],
+        lambda lab, a, b: a[torch.tensor([1, 0])],
+    ),
     "clone": lambda lab, a, b, k: a.clone(),
     "contiguous": lambda lab, a, b, k: a.contiguous(),
     "unfold": lambda lab, a, b, k: a.unfold(dim(a, k), 2, 1),
     "constant": lambda lab, a, b, k: lab.number((1.5, 2, True, -0.25, 0)[k % 5]),
     "constant row": lambda lab, a, b, k: lab.number(0.5 + k).reshape(1),
     "constant spread": lambda lab, a, b, k: lab.number((0.7, 3)[k % 2]).expand(3),
-    "zeros": lambda lab, a, b, k: (
-        torch.zeros_like(a),
-        torch.ones_like(a),
-        torch.full_like(a, 2),
-        a.new_zeros(2),
-        torch.zeros(a.shape, dtype=lab.dtype),
-        torch.arange(3, dtype=lab.dtype),
-        torch.eye(2, dtype=lab.dtype),
-    )[k % 7],
+    "zeros": kinds(
+        lambda lab, a, b: torch.zeros_like(a),
+        lambda lab, a, b: torch.ones_like(a),
+        lambda lab, a, b: torch.full_like(a, 2),
+        lambda lab, a, b: a.new_zeros(2),
+        lambda lab, a, b: torch.zeros(a.shape, dtype=lab.dtype),
+        lambda lab, a, b: torch.arange(3, dtype=lab.dtype),
+        lambda lab, a, b: torch.eye(2, dtype=lab.dtype),
+    ),
     "weight": lambda lab, a, b, k: lab.weight(k, *a.shape),
     "weight row": lambda lab, a, b, k: lab.weight(k, 3)[k % 3 :],
-    "weight made": lambda lab, a, b, k: (
-        lab.weight(k, 3).softmax(0),
-        lab.weight(k, 2, 3).T,
-        lab.weight(k, 3) * 2 - lab.weight(k + 1, 3),
-        lab.weight(k, 3).detach(),
-        torch.cat([lab.weight(k, 3), lab.weight(k + 1, 1)]),
-        lab.weight(k, 2, 2) @ lab.weight(k + 1, 2, 2),
-        lab.weight(k, 3).sum(),
-    )[k % 7],
-    "buffer": lambda lab, a, b, k: (lab.buffer, lab.buffer * 2, lab.buffer[1:], lab.buffer.sum())[
-        k % 4
-    ],
+    "weight made": kinds(
+        lambda lab, a, b: lab.weight(0, 3).softmax(0),
+        lambda lab, a, b: lab.weight(0, 2, 3).T,
+        lambda lab, a, b: lab.weight(0, 3) * 2 - lab.weight(1, 3),
+        lambda lab, a, b: lab.weight(0, 3).detach(),
+        lambda lab, a, b: torch.cat([lab.weight(0, 3), lab.weight(1, 1)]),
+        lambda lab, a, b: lab.weight(0, 2, 2) @ lab.weight(1, 2, 2),
+        lambda lab, a, b: lab.weight(0, 3).sum(),
+    ),
+    "buffer": kinds(
+        lambda lab, a, b: lab.buffer,
+        lambda lab, a, b: lab.buffer * 2,
+        lambda lab, a, b: lab.buffer[1:],
+        lambda lab, a, b: lab.buffer.sum(),
+    ),
 }
 
 # where the derivative jumps, is cut, or is another's
 KINKED: dict[str, Code] = {
     "relu": lambda lab, a, b, k: torch.relu(near(a)),
     "abs": lambda lab, a, b, k: near(a).abs(),
-    "clamp": lambda lab, a, b, k: (
-        a.clamp(-0.8711, 0.6131),
-        near(a).clamp(min=0),
-        torch.clamp(a, max=0.5171),
-    )[k % 3],
+    "clamp": kinds(
+        lambda lab, a, b: a.clamp(-0.8711, 0.6131),
+        lambda lab, a, b: near(a).clamp(min=0),
+        lambda lab, a, b: torch.clamp(a, max=0.5171),
+    ),
     "leaky": lambda lab, a, b, k: F.leaky_relu(near(a), 0.1),
     "elu": lambda lab, a, b, k: F.elu(near(a), 0.5 + k % 2),
     "hardtanh": lambda lab, a, b, k: F.hardtanh(a, -0.5171, 0.7131),
@@ -244,18 +269,20 @@ KINKED: dict[str, Code] = {
     "threshold": lambda lab, a, b, k: F.threshold(a, 0.1234, 0.5),
     "maximum": lambda lab, a, b, k: torch.maximum(a, near(b)),
     "minimum": lambda lab, a, b, k: torch.minimum(a, near(b) - 0.6),
-    "floor": lambda lab, a, b, k: (
-        (near(a) * 3).floor(),
-        near(a).ceil(),
-        (near(a) * 5).round(),
-        near(a).trunc(),
-    )[k % 4],
+    "floor": kinds(
+        lambda lab, a, b: (near(a) * 3).floor(),
+        lambda lab, a, b: near(a).ceil(),
+        lambda lab, a, b: (near(a) * 5).round(),
+        lambda lab, a, b: near(a).trunc(),
+    ),
     "sign": lambda lab, a, b, k: near(a).sign(),
     "frac": lambda lab, a, b, k: torch.frac(near(a)),
     "remainder": lambda lab, a, b, k: near(a) % 0.7,
     "fmod": lambda lab, a, b, k: torch.fmod(near(a), 0.7),
     "floor_divide": lambda lab, a, b, k: (
-        near(a) // 0.3 if k % 2 else torch.div(near(a), 0.7, rounding_mode=("floor", "trunc")[k % 4 // 2])
+        near(a) // 0.3
+        if k % 2
+        else torch.div(near(a), 0.7, rounding_mode=("floor", "trunc")[k % 4 // 2])
     ),
     "amax": lambda lab, a, b, k: near(a).amax(dim(a, k)) if k % 2 else near(a).max(),
     "amin": lambda lab, a, b, k: near(a).amin(dim(a, k)) if k % 2 else near(a).min(),
@@ -292,16 +319,18 @@ WHOLE: dict[str, Code] = {
     "or": lambda lab, a, b, k: a | (b, 5)[k % 2],
     "xor": lambda lab, a, b, k: a ^ b,
     "not": lambda lab, a, b, k: ~a,
-    "logical": lambda lab, a, b, k: (
-        torch.logical_and(a, b),
-        a.logical_or(b),
-        torch.logical_not(a),
-        torch.logical_xor(a, b),
-    )[k % 4],
+    "logical": kinds(
+        lambda lab, a, b: torch.logical_and(a, b),
+        lambda lab, a, b: a.logical_or(b),
+        lambda lab, a, b: torch.logical_not(a),
+        lambda lab, a, b: torch.logical_xor(a, b),
+    ),
     "shift": lambda lab, a, b, k: (a << 1 + k % 2) if k % 3 else (a >> 1),
-    "bits": lambda lab, a, b, k: (torch.bitwise_and(a, 6), torch.bitwise_or(a, 1), a.bitwise_xor(3))[
-        k % 3
-    ],
+    "bits": kinds(
+        lambda lab, a, b: torch.bitwise_and(a, 6),
+        lambda lab, a, b: torch.bitwise_or(a, 1),
+        lambda lab, a, b: a.bitwise_xor(3),
+    ),
     "long": lambda lab, a, b, k: (near(a) * 3).long(),
     "int": lambda lab, a, b, k: (near(a) * 2).int(),
     "small": lambda lab, a, b, k: (near(a) * 2).to(torch.int8).abs(),
@@ -309,11 +338,24 @@ WHOLE: dict[str, Code] = {
     "floating": lambda lab, a, b, k: a.to(lab.dtype),
     "typed": lambda lab, a, b, k: a.type_as(b),
     "like it": lambda lab, a, b, k: a.to(b),
-    "whole number": lambda lab, a, b, k: (a + 1, a * 3, 7 - a, a - 2, a * True)[k % 5],
-    "half": lambda lab, a, b, k: (a * 0.5, a + 0.25, a / 2, 1.5 - a)[k % 4],
-    "whole division": lambda lab, a, b, k: (a // 2, a % 3, torch.div(a, 2, rounding_mode="trunc"))[
-        k % 3
-    ],
+    "whole number": kinds(
+        lambda lab, a, b: a + 1,
+        lambda lab, a, b: a * 3,
+        lambda lab, a, b: 7 - a,
+        lambda lab, a, b: a - 2,
+        lambda lab, a, b: a * True,
+    ),
+    "half": kinds(
+        lambda lab, a, b: a * 0.5,
+        lambda lab, a, b: a + 0.25,
+        lambda lab, a, b: a / 2,
+        lambda lab, a, b: 1.5 - a,
+    ),
+    "whole division": kinds(
+        lambda lab, a, b: a // 2,
+        lambda lab, a, b: a % 3,
+        lambda lab, a, b: torch.div(a, 2, rounding_mode="trunc"),
+    ),
     "argmax": lambda lab, a, b, k: a.argmax(dim(a, k)) if k % 3 else a.argmax(),
     "argmin": lambda lab, a, b, k: near(a).argmin(dim(a, k), keepdim=bool(k % 2)),
     "argsort": lambda lab, a, b, k: torch.argsort(a, dim(a, k)),

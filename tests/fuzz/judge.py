@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.fuzz.lines import Place, State
-from tests.fuzz.program import Net, default
+from tests.fuzz.program import Net
 
 
 class Example:
@@ -102,8 +102,7 @@ def judged(
     finals: list[str],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The outputs of a call, and those final states that are asked for, by their names."""
-    with default(net.dtype):
-        judge = Judge(net, inputs, sizes, lengths, state)
-        outputs = {f"{net.called('y')}{k}": judge.line(i) for k, i in enumerate(net.outputs)}
-        states = {s.key: s for s in net.lines if isinstance(s, State)}
-        return outputs, {k: judge.final(states[k]) for k in finals if not k.startswith("@")}
+    judge = Judge(net, inputs, sizes, lengths, state)
+    outputs = {f"{net.called('y')}{k}": judge.line(i) for k, i in enumerate(net.outputs)}
+    states = {s.key: s for s in net.lines if isinstance(s, State)}
+    return outputs, {k: judge.final(states[k]) for k in finals if not k.startswith("@")}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import graphnn as gn
 from tests.fuzz.along import OVER
-from tests.fuzz.code import CODE, MODES
+from tests.fuzz.code import CODE, MODES, PLACES
 from tests.fuzz.recipe import Op
 
 Place = dict[str, int]
@@ -45,8 +45,9 @@ def step(lab: Any, op: Op, found: list[Any]) -> list[Any]:
     a, b = found[-1 - op.a % len(found)], found[-1 - op.b % len(found)]
     with MODES[op.mode]():
         made = CODE[op.code](lab, a, b, op.k)
-    made = [made] if isinstance(made, Tensor) else list(made or ())
-    return [x for x in made if not any(x is y for y in found)]
+    if op.code in PLACES:
+        return []
+    return [made] if isinstance(made, Tensor) else list(made)
 
 
 @dataclass
@@ -260,7 +261,7 @@ class State(Line):
             return given[k] if abs(self.delay) > 1 else given
         kind, x = self.inits[k if len(self.inits) > 1 else 0]
         made = _initial(kind, x, at.net, lambda i: at(i, place))
-        return torch.as_tensor(made).to(self.form.dtype).expand(self.form.shape)
+        return torch.as_tensor(made, dtype=self.form.dtype).expand(self.form.shape)
 
     @property
     def rest(self) -> frozenset[str]:

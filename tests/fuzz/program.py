@@ -7,8 +7,6 @@ what a gradient needs) is left out, so that every program runs eagerly.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 import graphnn as gn
 from tests.fuzz import along, code, lines
 from tests.fuzz.lines import Form
-from tests.fuzz.recipe import AXES, SLOTS, Block, Lag, Memory, Op, Over, Recipe, Section
+from tests.fuzz.recipe import SLOTS, Block, Lag, Memory, Op, Over, Recipe, Section
 
 DTYPES = {"float": None, "int": torch.int64, "bool": torch.bool}
 MOST_NUMBERS, MOST_DIMS, MOST_AXES = 48, 3, 3
@@ -27,17 +25,6 @@ ODD = (
     {"x": "x'\"", "z": 'z"""\n#', "y": "ÿ µ", "time": "a-b", "source": "a_b"},
     {"x": "done", "z": "patience", "y": "torch", "time": "t", "source": "steps"},
 )
-
-
-@contextmanager
-def default(dtype: torch.dtype) -> Iterator[None]:
-    """What torch makes of whole numbers has this dtype, as in a model of it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class Net(nn.Module):
@@ -52,7 +39,7 @@ class Net(nn.Module):
         self.register_buffer("buffer", torch.tensor([0.5, -0.25, 1.0], dtype=self.dtype))
         self.names = ODD[recipe.names]
         build = _Builder(self, recipe)
-        with default(self.dtype), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("error")
             build.run()
         self.lines, self.outputs, self.axes = build.lines, build.outputs, build.axes
@@ -117,7 +104,9 @@ class _Builder:
         self.overs = set(along.OVER)
         self.exact = recipe.noise or recipe.dtype != "float64"
         if self.exact:
-            self.allowed = {*code.SMOOTH, *code.SHAPES} | (set(code.NOISE) if recipe.noise else set())
+            self.allowed = {*code.SMOOTH, *code.SHAPES} | (
+                set(code.NOISE) if recipe.noise else set()
+            )
             self.overs = set(along.SMOOTH)
 
     def axis(self, name: str) -> str:
@@ -162,9 +151,7 @@ class _Builder:
 
     def memory(self, n: int, k: int, memory: Memory, axis: str, ahead: bool) -> lines.State:
         kind = "float" if self.exact else memory.kind
-        carried = tuple(
-            b for a in memory.along if (b := self.axis(a)) in self.axes and b != axis
-        )
+        carried = tuple(b for a in memory.along if (b := self.axis(a)) in self.axes and b != axis)
         dtype = DTYPES[kind] or self.net.dtype
         form = Form(memory.shape, dtype, frozenset({axis, *carried}), frozenset({n}))
         delay = -memory.delay if ahead else memory.delay
@@ -326,5 +313,3 @@ def _differentiable(y: Tensor, given: list[Tensor]) -> bool:
     except RuntimeError:
         return False
     return True
-
-

@@ -63,7 +63,7 @@ class Lag:
 
 @dataclass(frozen=True)
 class Memory:
-    """A state: `close` chooses its next value, `inits` are its first values, one for all or each."""
+    """A state: `close` chooses its next value, `inits` are one for all slots or one each."""
 
     shape: tuple[int, ...] = (1,)
     kind: str = "float"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -43,14 +44,17 @@ def smaller(thing: Any) -> Iterator[Any]:
 
 def shrunk(recipe: Recipe, fails: Callable[[Recipe], bool], most: int = 400) -> Recipe:
     """The simplest recipe found, within so many attempts, that still fails."""
-    left, moved = most, True
-    while moved and left > 0:
-        moved = False
-        for candidate in smaller(recipe):
-            left -= 1
-            if left <= 0:
+    place, tried, before = 0, 0, -1
+    while tried < most:
+        candidate = next(itertools.islice(smaller(recipe), place, None), None)
+        if candidate is None:
+            if before == tried - place:
                 break
-            if candidate.inputs and min(candidate.sizes, default=0) > 0 and fails(candidate):
-                recipe, moved = candidate, True
-                break
+            place, before = 0, tried
+            continue
+        tried += 1
+        if candidate.inputs and min(candidate.sizes, default=0) > 0 and fails(candidate):
+            recipe = candidate
+        else:
+            place += 1
     return recipe
