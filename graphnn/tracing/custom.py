@@ -52,6 +52,11 @@ def _graph_of(args: Any) -> Graph | None:
     return graph
 
 
+def drawn(graph: Graph, function: Any, *args: Any) -> Any:
+    """What a function of the library's own gives of values."""
+    return _Call(graph, function, args, {}).run()
+
+
 class Context:
     """What a function's forward leaves for its backward: the `ctx` of torch."""
 

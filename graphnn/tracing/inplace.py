@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ VIEWS = frozenset(
     "real imag view_as_real view_as_complex unfold".split()
 )
 # functions that give back their operand itself where nothing is to be done
-SAME = frozenset("contiguous to float double half bfloat16 type type_as as_tensor".split())
+SAME = frozenset(
+    "contiguous to float double half bfloat16 type type_as as_tensor cpu conj resolve_conj flatten "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
+)
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,28 @@ def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None
     found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
     for pick, view in found:
         step = Step(function, tuple(args[1:]), kwargs, pick)
-        step = Step(_itself, (), {}) if view.id == base.id else step
-        if view is not base and (name in VIEWS or view.id == base.id):
+        itself = view.id == base.id or given_back(name, view, base, kwargs)
+        step = Step(_itself, (), {}) if itself else step
+        if view is not base and (name in VIEWS or itself):
             storage = view.storage = _storage(base)
             view.steps = (*base.steps, step)
             storage.members.append(weakref.ref(view))
+
+
+def given_back(name: str, result: Any, operand: Any, kwargs: Any) -> bool:
+    """Whether torch gives an operand back, as one of the functions `SAME` had nothing to do."""
+    if name not in SAME or kwargs.get("copy") or result.dtype != operand.dtype:
+        return False
+    return result.id == operand.id or (name not in _NOISY and result.shape == operand.shape)
+
+
+_NOISY = frozenset(name for name in SAME if "dropout" in name)
+_READS = itertools.count(1)
+
+
+def version(x: torch.Tensor) -> int:
+    """How often a tensor was written to: another number each time where inference mode hides it."""
+    return -next(_READS) if x.is_inference() else x._version
 
 
 def _itself(x: Any) -> Any:
@@ -173,8 +194,31 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
         made = _narrowed(target, made, name)
     if made.shape != target.shape:
         made = made.expand(target.shape)
-    _settle(target, made)
+    if graph.detached:
+        made = _unrecorded(graph, target, made)
+    with torch.enable_grad():
+        _settle(target, made)
     return target
+
+
+class _Unrecorded(torch.autograd.Function):
+    """What was written without a record of it: new numbers, differentiated as the old ones."""
+
+    @staticmethod
+    def forward(ctx: Any, old: Any, new: Any) -> Any:
+        return new.clone()
+
+    @staticmethod
+    def backward(ctx: Any, flow: Any) -> Any:  # type: ignore[override]
+        return flow, None
+
+
+def _unrecorded(graph: Graph, old: Any, new: Any) -> Any:
+    """`new` under `torch.no_grad()`: torch keeps the history that `old` has."""
+    from graphnn.tracing.custom import drawn
+
+    with torch.enable_grad():
+        return drawn(graph, _Unrecorded, graph.viewed(old.id), new)
 
 
 def _narrowed(target: Any, made: Any, name: str) -> Any:
@@ -256,7 +300,7 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     items = index if isinstance(index, tuple) else (index,)
     masks = [i for i in items if _is_value(i)]
     if len(items) == 1 and masks and masks[0].dtype == torch.bool and not part.shape:
-        mask = masks[0].reshape(*masks[0].shape, *[1] * (x.ndim - masks[0].ndim))
+        mask = masks[0].reshape((*masks[0].shape, *[1] * (x.ndim - masks[0].ndim)))
         return torch.where(mask, part, x)
     if masks:
         refuse(x, "__setitem__ by a value", "use torch.where, torch.scatter or torch.index_put")

@@ -40,9 +40,9 @@ OVER: dict[str, Along] = {
     "mean": Along(lambda v, axis, k: gn.mean(v, axis), lambda x, i, k: x.mean(0)),
     "max": Along(lambda v, axis, k: gn.max(v, axis), lambda x, i, k: x.amax(0)),
     "logsumexp": Along(
-        lambda v, axis, k: gn.logsumexp(v, axis),
-        lambda x, i, k: x.logsumexp(0),
-        none=float("-inf"),
+        lambda v, axis, k: gn.logsumexp(v, axis).clamp(min=-9),
+        lambda x, i, k: x.logsumexp(0).clamp(min=-9),
+        none=-9,
     ),
     "argmax": Along(lambda v, axis, k: gn.argmax(v, axis), lambda x, i, k: x.argmax(0)),
     "last": Along(lambda v, axis, k: gn.last(v, axis), lambda x, i, k: x[-1]),

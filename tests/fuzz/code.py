@@ -325,7 +325,7 @@ WHOLE: dict[str, Code] = {
         lambda lab, a, b: torch.logical_not(a),
         lambda lab, a, b: torch.logical_xor(a, b),
     ),
-    "shift": lambda lab, a, b, k: (a << 1 + k % 2) if k % 3 else (a >> 1),
+    "shift": lambda lab, a, b, k: (a.long() << 1 + k % 2) if k % 3 else (a.long() >> 1),
     "bits": kinds(
         lambda lab, a, b: torch.bitwise_and(a, 6),
         lambda lab, a, b: torch.bitwise_or(a, 1),

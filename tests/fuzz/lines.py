@@ -127,7 +127,7 @@ class Code(Line):
 
     def draw(self, net: Any, g: gn.Graph, values: list[Any]) -> Any:
         args = [values[i] for i in self.args]
-        y = run(net.drawing(g), self.ops, self.out, self.tame, args)
+        y = g.value(run(net.drawing(g), self.ops, self.out, self.tame, args))
         for axis in net.layout(self.form.axes - set(y.axes)):
             y = _varied(y, axis)
         return y

@@ -123,7 +123,7 @@ def _cast(s: Scope, node: Node) -> str:
 
 
 def _reshape(s: Scope, node: Node) -> str:
-    x, k = s.var(node.inputs[0]), len(s.axes(node))
+    x, k = s.tensor(node.inputs[0]), len(s.axes(node))
     sizes = [f"*{x}.shape[:{k}]"] * bool(k) + [str(n) for n in node.shape]
     return f"{x}.reshape({', '.join(sizes)})" if sizes else f"{x}.reshape(())"
 
@@ -131,7 +131,7 @@ def _reshape(s: Scope, node: Node) -> str:
 def _permute(s: Scope, node: Node) -> str:
     k = len(s.axes(node))
     dims = [*range(k), *(k + d for d in node.attrs["dims"])]
-    return f"{s.var(node.inputs[0])}.permute({', '.join(map(str, dims))})"
+    return f"{s.tensor(node.inputs[0])}.permute({', '.join(map(str, dims))})"
 
 
 def _expand(s: Scope, node: Node) -> str:
@@ -191,12 +191,12 @@ def _put_rows(s: Scope, node: Node) -> str:
 def _reduce(s: Scope, node: Node) -> str:
     x = s.ir[node.inputs[0]]
     dims = ", ".join(str(d - len(x.shape)) for d in node.attrs["dims"])
-    return f"{s.var(x.id)}.{node.op}(({dims},))"
+    return f"{s.tensor(x.id)}.{node.op}(({dims},))"
 
 
 def _along_dim(s: Scope, node: Node) -> str:
     x = s.ir[node.inputs[0]]
-    return f"{s.var(x.id)}.{node.op}({node.attrs['dim'] - len(x.shape)})"
+    return f"{s.tensor(x.id)}.{node.op}({node.attrs['dim'] - len(x.shape)})"
 
 
 def _rename(s: Scope, node: Node) -> str:
@@ -383,7 +383,7 @@ def _einsum(s: Scope, node: Node, a: Node, b: Node) -> str:
         return "".join(letter[x] for x in s.axes(n)) + dims
 
     equation = f"{spell(a, left)},{spell(b, right)}->{spell(node, out)}"
-    return f"torch.einsum('{equation}', {s.var(a.id)}, {s.var(b.id)})"
+    return f"torch.einsum('{equation}', {s.tensor(a.id)}, {s.tensor(b.id)})"
 
 
 def _affine(s: Scope, node: Node) -> str:
