@@ -39,18 +39,23 @@ SAME = frozenset(
 
 @dataclass(frozen=True)
 class Step:
-    """A view made of another: `pick` is its place among several results."""
+    """A view made of another: `pick` is its place among several results.
+
+    A view made under `torch.no_grad()` is not `recorded`: no gradient goes through it.
+    """
 
     function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     pick: int | None = None
+    recorded: bool = True
 
     def take(self, base: Value) -> Value:
         """The view of `base`."""
         if self.function is _itself:
             return base
-        made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
+        with torch.set_grad_enabled(self.recorded):
+            made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
         return made if self.pick is None else made[self.pick]
 
 
@@ -76,7 +81,7 @@ def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None
     base: Value = args[0]
     found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
     for pick, view in found:
-        step = Step(function, tuple(args[1:]), kwargs, pick)
+        step = Step(function, tuple(args[1:]), kwargs, pick, not base.graph.detached)
         itself = view.id == base.id or given_back(name, view, base, kwargs)
         step = Step(_itself, (), {}) if itself else step
         if view is not base and (name in VIEWS or itself):
@@ -194,10 +199,7 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
         made = _narrowed(target, made, name)
     if made.shape != target.shape:
         made = made.expand(target.shape)
-    if graph.detached:
-        made = _unrecorded(graph, target, made)
-    with torch.enable_grad():
-        _settle(target, made)
+    _settle(target, made)
     return target
 
 
@@ -213,12 +215,14 @@ class _Unrecorded(torch.autograd.Function):
         return flow, None
 
 
-def _unrecorded(graph: Graph, old: Any, new: Any) -> Any:
-    """`new` under `torch.no_grad()`: torch keeps the history that `old` has."""
+def _recorded(graph: Graph, old: int, new: Any) -> Any:
+    """What was written over `old`; torch keeps the history that it has under `torch.no_grad()`."""
+    if not graph.detached:
+        return new
     from graphnn.tracing.custom import drawn
 
     with torch.enable_grad():
-        return drawn(graph, _Unrecorded, graph.viewed(old.id), new)
+        return drawn(graph, _Unrecorded, graph.viewed(old), new)
 
 
 def _narrowed(target: Any, made: Any, name: str) -> Any:
@@ -240,11 +244,12 @@ def _settle(target: Value, made: Value) -> None:
     storage = target.storage
     others = [] if storage is None else [v for v in storage.alive() if v is not target]
     if not others:
+        made = _recorded(target.graph, target.id, made)
         target.id, target.storage, target.steps = made.id, None, ()
         return
-    root = _written(target, made, storage)
-    storage.root, target.id = root.id, made.id
-    for other in others:
+    root = _recorded(target.graph, storage.root, _written(target, made, storage))
+    storage.root = root.id
+    for other in (target, *others):
         view = root
         for step in other.steps:
             view = step.take(view)
