@@ -154,9 +154,10 @@ class _Builder:
         carried = tuple(b for a in memory.along if (b := self.axis(a)) in self.axes and b != axis)
         dtype = DTYPES[kind] or self.net.dtype
         form = Form(memory.shape, dtype, frozenset({axis, *carried}), frozenset({n}))
-        delay = -memory.delay if ahead else memory.delay
-        inits = self.inits(memory.inits, memory.delay, form, frozenset(carried))
+        count = max(memory.delay, 1)
+        inits = self.inits(memory.inits, count, form, frozenset(carried))
         name = f"{self.net.called('z')}{n}{k}"
+        delay = -count if ahead else count
         return lines.State(form, name, axis, delay, inits, along=carried)
 
     def inits(
@@ -293,7 +294,7 @@ class _Builder:
         if not axes or form.dtype not in (self.net.dtype, torch.int64, torch.bool):
             return
         over = axes[step.axis % len(axes)]
-        steps = step.steps
+        steps = step.steps or 1
         if n in form.loops and over == axis:
             steps = -abs(steps) if ahead else abs(steps)
         inits = self.inits(step.inits, abs(steps), form, form.axes - {over})
