@@ -279,6 +279,8 @@ def _place(base: Any, step: Step, part: Any) -> Any:
 def _scattered(base: Any, places: torch.Tensor, part: Any) -> Any:
     """`base` with the numbers of `part` at `places`, flat positions in it."""
     flat, n = places.reshape(-1), base.shape.numel()
+    if not flat.numel():
+        return base
     source = torch.arange(n)
     source[flat] = torch.arange(n, n + flat.numel())
     numbers = part.expand(places.shape).reshape(-1)
@@ -310,6 +312,8 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     if masks:
         refuse(x, "__setitem__ by a value", "use torch.where, torch.scatter or torch.index_put")
     places = torch.arange(x.shape.numel()).reshape(x.shape)[index]
+    while part.ndim > places.ndim and part.shape[0] == 1:
+        part = part[0]
     return _scattered(x, places, part)
 
 

@@ -148,7 +148,7 @@ SMOOTH: dict[str, Code] = {
     ),
     "rms": lambda lab, a, b, k: F.rms_norm(a, a.shape[-1:], eps=0.1),
     "softmax": lambda lab, a, b, k: a.softmax(dim(a, k)),
-    "log_softmax": lambda lab, a, b, k: torch.log_softmax(a, dim(a, k)),
+    "log_softmax": lambda lab, a, b, k: torch.log_softmax(a * 1.0, dim(a, k)),
     "normalize": lambda lab, a, b, k: F.normalize(a + 0.71, dim=dim(a, k)),
     "sum": lambda lab, a, b, k: a.sum(dims(a, k)) if k % 3 else a.sum(),
     "sum kept": lambda lab, a, b, k: torch.sum(a, dim(a, k), keepdim=True),
