@@ -1,4 +1,4 @@
-"""Recipes of random networks: plain data that hypothesis draws and shrinks.
+"""Recipes of random networks: plain data, drawn by seed.
 
 Every reference is a number taken modulo how many choices there are, so that any recipe is a
 network and shrinking keeps it one.
@@ -6,13 +6,14 @@ network and shrinking keeps it one.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hypothesis import strategies as st
-
 from tests.fuzz.along import OVER
-from tests.fuzz.code import CODE, MODES, NOISE
+from tests.fuzz.code import CODE, MODES, NOISE, SMOOTH
+from tests.fuzz.code import SHAPES as SHAPES_CODE
 
 AXES = ("time", "source", "slot")
 SLOTS = 3
@@ -118,72 +119,78 @@ def _short(thing: Any) -> str:
 
 INITS = ("zero", "number", "whole", "parameter", "row", "tensor", "computed")
 OVERS = (("time",), ("time",), ("time", "source"), ("source", "time"), ("source",), ())
-
-_numbers = st.integers(0, 11)
-
-
-def _tuples(items: st.SearchStrategy[Any], low: int, high: int) -> st.SearchStrategy[Any]:
-    return st.lists(items, min_size=low, max_size=high).map(tuple)
+ALONGS = ((), (), ("slot",), ("source",), ("time",))
+RAGGED = ((), (), ("time",), ("source",), ("time", "source"))
+MOST = 11
 
 
-_modes = st.sampled_from([""] * 12 + list(MODES))
-_codes = st.sampled_from([name for name in CODE if name not in NOISE] + ["linear", "affine"] * 3)
-_shapes = st.sampled_from(SHAPES)
-_kinds = st.sampled_from(("float", "float", "float", "float", "int", "bool"))
+class Draw(random.Random):
+    """Draws recipes; the same seed gives the same."""
 
+    def number(self) -> int:
+        return self.randint(0, MOST)
 
-def _blocks(codes: st.SearchStrategy[str], most: int) -> st.SearchStrategy[Block]:
-    ops = _tuples(st.builds(Op, codes, _numbers, _numbers, _numbers, _modes), 1, most)
-    return st.builds(Block, _numbers, _numbers, ops, st.integers(0, 3), st.booleans())
+    def chance(self, one_in: int) -> bool:
+        return not self.randrange(one_in)
 
+    def many(self, low: int, high: int, draw: Callable[[], Any]) -> tuple[Any, ...]:
+        return tuple(draw() for _ in range(self.randint(low, high)))
 
-_overs = st.builds(Over, st.sampled_from(list(OVER)), _numbers, _numbers)
-_lags = st.builds(
-    Lag,
-    _numbers,
-    _numbers,
-    st.sampled_from([1, 2, 3, -1, -2, -3]),
-    _tuples(st.sampled_from(INITS), 1, 3),
-)
-_memories = st.builds(
-    Memory,
-    _shapes,
-    _kinds,
-    st.integers(1, 3),
-    st.sampled_from([(), (), ("slot",), ("source",), ("time",)]),
-    _tuples(st.sampled_from(INITS), 1, 3),
-    _numbers,
-)
+    def near(self) -> int:
+        """A reference, more often to what came last."""
+        return self.number() if self.chance(2) else self.randint(0, 2)
 
+    def kind(self) -> str:
+        return self.choice(KINDS) if self.chance(3) else "float"
 
-@st.composite
-def recipes(draw: st.DrawFn, most: int = 5, names: bool = False) -> Recipe:
-    """Recipes with one float input over time, others, and one to three sections."""
-    noise = draw(st.sampled_from([False] * 7 + [True]))
-    codes = st.one_of(_codes, st.sampled_from(list(NOISE))) if noise else _codes
-    steps = st.one_of(_blocks(codes, 6), _blocks(codes, 6), _blocks(codes, 6), _overs, _lags)
+    def op(self, codes: list[str]) -> Op:
+        mode = self.choice(list(MODES)) if self.chance(8) else ""
+        return Op(self.choice(codes), self.near(), self.near(), self.number(), mode)
 
-    def section(states: int) -> st.SearchStrategy[Section]:
-        return st.builds(
-            Section,
-            st.sampled_from(AXES),
-            st.booleans(),
-            _tuples(_memories, states, 2 * states),
-            _tuples(steps, 0, most),
+    def block(self, codes: list[str]) -> Block:
+        ops = self.many(1, 6, lambda: self.op(codes))
+        return Block(self.near(), self.near(), ops, self.randint(0, 3), self.chance(2))
+
+    def inits(self) -> tuple[str, ...]:
+        return self.many(1, 3, lambda: self.choice(INITS))
+
+    def step(self, codes: list[str]) -> Any:
+        if self.chance(4):
+            return Over(self.choice(list(OVER)), self.near(), self.number())
+        if self.chance(8):
+            steps = self.choice((1, 2, 3, -1, -2, -3))
+            return Lag(self.near(), self.number(), steps, self.inits())
+        return self.block(codes)
+
+    def memory(self) -> Memory:
+        shape, kind, delay = self.choice(SHAPES), self.kind(), self.randint(1, 3)
+        return Memory(shape, kind, delay, self.choice(ALONGS), self.inits(), self.near())
+
+    def section(self, codes: list[str], most: int) -> Section:
+        states = self.many(1, 2, self.memory) if self.chance(2) else ()
+        steps = self.many(1, most, lambda: self.step(codes))
+        return Section(self.choice(AXES), self.chance(2), states, steps)
+
+    def recipe(self, most: int, names: bool) -> Recipe:
+        noise = self.chance(10)
+        codes = [*SMOOTH, *SHAPES_CODE, *NOISE] if noise else [c for c in CODE if c not in NOISE]
+        codes += [*("linear", "affine") * 3, *list(NOISE) * 8 * noise]
+        first = ("float", self.choice(SHAPES), ("time",))
+        more = lambda: (self.kind(), self.choice(SHAPES), self.choice(OVERS))
+        return Recipe(
+            inputs=(first, *self.many(0, 2, more)),
+            sections=self.many(1, 3, lambda: self.section(codes, most)),
+            outputs=self.many(1, 3, self.near),
+            batch=self.choice((2, 1, 3, 0)),
+            sizes=(self.randint(1, 5), self.randint(1, 3)),
+            ragged=self.choice(RAGGED),
+            given=self.chance(3),
+            dtype=self.choice(("float32", "bfloat16")) if self.chance(6) else "float64",
+            noise=noise,
+            names=self.randrange(4) if names else 0,
         )
 
-    sections = draw(st.lists(section(1), min_size=1, max_size=2))
-    sections += draw(st.lists(section(0), max_size=1))
-    more = st.tuples(_kinds, _shapes, st.sampled_from(OVERS))
-    return Recipe(
-        inputs=(("float", draw(_shapes), ("time",)), *draw(st.lists(more, max_size=2))),
-        sections=tuple(draw(st.permutations(sections))),
-        outputs=draw(_tuples(_numbers, 1, 3)),
-        batch=draw(st.sampled_from([2, 1, 3, 0])),
-        sizes=(draw(st.integers(1, 5)), draw(st.integers(1, 3))),
-        ragged=draw(st.sampled_from([(), (), ("time",), ("source",), ("time", "source")])),
-        given=draw(st.booleans()),
-        dtype=draw(st.sampled_from(["float64"] * 8 + ["float32", "bfloat16"])),
-        noise=noise,
-        names=draw(st.integers(0, 3)) if names else 0,
-    )
+
+def recipe(seed: int, most: int = 5, names: bool = False) -> Recipe:
+    """The random recipe of a seed, of so many steps in a section at most."""
+    return Draw(seed).recipe(most, names)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.fuzz.check import check
-from tests.fuzz.recipe import Block, Lag, Memory, Op, Over, Recipe, Section, recipes
+from tests.fuzz.recipe import Block, Op, Recipe, Section, recipes
 
 
 @given(recipes())
