@@ -81,7 +81,7 @@ def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None
     base: Value = args[0]
     found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
     for pick, view in found:
-        step = Step(function, tuple(args[1:]), kwargs, pick, not base.graph.detached)
+        step = Step(function, tuple(args[1:]), kwargs, pick, not base.graph.context.detached)
         itself = view.id == base.id or given_back(name, view, base, kwargs)
         step = Step(_itself, (), {}) if itself else step
         if view is not base and (name in VIEWS or itself):
@@ -217,7 +217,7 @@ class _Unrecorded(torch.autograd.Function):
 
 def _recorded(graph: Graph, old: int, new: Any) -> Any:
     """What was written over `old`; torch keeps the history that it has under `torch.no_grad()`."""
-    if not graph.detached:
+    if not graph.context.detached:
         return new
     from graphnn.tracing.custom import drawn
 

@@ -18,7 +18,7 @@ from graphnn.backends.torch.scope import (
 from graphnn.ir import IR, Node
 from graphnn.ops.custom import own
 from graphnn.ops.product import split_sub
-from graphnn.ops.table import OPS
+from graphnn.ops.table import OPS, takes_numbers
 
 
 def express(s: Scope, node: Node) -> str:
@@ -38,8 +38,11 @@ def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
     """A pointwise operation from its template."""
     axes, rank = s.axes(node), len(node.shape)
     operands = [s.aligned(i, axes, rank) for i in node.inputs]
+    mixed = takes_numbers(OPS[node.op], s.ir.operands(node))
+    if not mixed:
+        operands = [s.tensor(i) for i in node.inputs]
     calls = "(" in template.partition("{")[0][1:]
-    for k, i in enumerate(node.inputs):
+    for k, i in enumerate(node.inputs if mixed else ()):
         bare = s.ir[i].op == "const" and not takes_number(node.op, k)
         if node.op == "where" and k == 2 and all(s.ir[j].op == "const" for j in node.inputs[1:]):
             kind = dtype_text(s.ir, node.dtype)
