@@ -14,7 +14,7 @@ import torch
 from graphnn.backends.called import Called, none_of, opaque_run
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.ir import BATCH, IR, Node
-from graphnn.ops.table import KEEPS_AXIS, OPS, takes_numbers
+from graphnn.ops.table import KEEPS_AXIS, OPS, numbers_stay
 from graphnn.planner.partition import carried
 from graphnn.planner.states import FINAL
 
@@ -111,7 +111,7 @@ class Reference:
         read = self.needs(key)
         values = iter([self.values[k] for k in read])
         operands = self.ir.operands(node)
-        bare = takes_numbers(OPS[node.op], operands)
+        bare = numbers_stay(OPS[node.op], operands)
         given = [
             (self._number(x, bare) if x.op == "const" else next(values), BATCH in x.axes)
             for x in operands

@@ -88,7 +88,7 @@ def _plain(op: Op, operands: list[Node]) -> Signature | None:
     return None
 
 
-def takes_numbers(op: Op, operands: Sequence[Node]) -> bool:
+def numbers_stay(op: Op, operands: Sequence[Node]) -> bool:
     """Whether numbers stay Python's: where they meet tensors, whose dtype they take."""
     return op.family == "pointwise" and any(n.op != "const" for n in operands)
 
@@ -96,7 +96,7 @@ def takes_numbers(op: Op, operands: Sequence[Node]) -> bool:
 def infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
     public = {k: v for k, v in attrs.items() if k not in op.private}
-    bare = takes_numbers(op, operands)
+    bare = numbers_stay(op, operands)
     args = [n.attrs["value"] if bare and n.op == "const" else (n.shape, n.dtype) for n in operands]
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]

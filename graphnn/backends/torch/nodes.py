@@ -18,7 +18,7 @@ from graphnn.backends.torch.scope import (
 from graphnn.ir import IR, Node
 from graphnn.ops.custom import own
 from graphnn.ops.product import split_sub
-from graphnn.ops.table import OPS, takes_numbers
+from graphnn.ops.table import OPS, numbers_stay
 
 
 def express(s: Scope, node: Node) -> str:
@@ -38,7 +38,7 @@ def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
     """A pointwise operation from its template."""
     axes, rank = s.axes(node), len(node.shape)
     operands = [s.aligned(i, axes, rank) for i in node.inputs]
-    mixed = takes_numbers(OPS[node.op], s.ir.operands(node))
+    mixed = numbers_stay(OPS[node.op], s.ir.operands(node))
     if not mixed:
         operands = [s.tensor(i) for i in node.inputs]
     calls = "(" in template.partition("{")[0][1:]
