@@ -54,7 +54,8 @@ def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
     made = graph.tracer is not None and id(tensor) in graph.tracer.made
     index = (id(tensor), inplace.version(tensor) if made else None)
     if index not in graph.nodes:
-        kept = tensor.clone() if made else tensor
+        with torch.inference_mode(False):
+            kept = tensor.clone() if made else tensor
         graph.constants[id(kept)] = kept
         graph.held.append(tensor)
         graph.nodes[index] = _source_of(graph, tensor, "tensor", id(kept), "")
