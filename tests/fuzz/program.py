@@ -77,7 +77,8 @@ class Net(nn.Module):
         if key not in self.weights:
             seed = torch.Generator().manual_seed(len(self.weights))
             start = torch.randn(shape, generator=seed, dtype=torch.float64) * 0.6
-            self.weights[key] = nn.Parameter(start.to(self.dtype))
+            with torch.inference_mode(False):
+                self.weights[key] = nn.Parameter(start.to(self.dtype, copy=True))
         return self.weights[key]
 
     def number(self, x: Any) -> Tensor:
