@@ -22,6 +22,8 @@ REFUSED = (
     "returns results of several dtypes",
     "wanted: operands of one dtype, as torch wants them",
     "for each example as torch does for one",
+    "a function that torch.vmap can call",
+    "delays of one sign in a loop",
 )
 
 
@@ -135,7 +137,7 @@ def _compared(recipe: Recipe, net: Net, model: Any, call: Any) -> str:
 
 
 def _alike(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:
-    assert_same(wanted(net, call, state, finals), values, 1e-9)
+    assert_same(wanted(net, call, state, finals), values, 1e-4 if net.narrow else 1e-9)
 
 
 def _about(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:

@@ -35,6 +35,8 @@ class Net(nn.Module):
     def __init__(self, recipe: Recipe):
         super().__init__()
         self.dtype: torch.dtype = getattr(torch, recipe.dtype)
+        # whether anything is rounded to less than float64
+        self.narrow = False
         self.weights = nn.ParameterDict()
         self.register_buffer("buffer", torch.tensor([0.5, -0.25, 1.0], dtype=self.dtype))
         self.names = ODD[recipe.names]
@@ -247,6 +249,7 @@ class _Builder:
             try:
                 made = lines.step(self.net, op, found)
                 fits = all(_fits(x) for x in (*made, *found))
+                self.net.narrow |= any(self._narrow(x) for x in made)
             except Exception:
                 return k, None
             if not fits or versions != [x._version for x in kept]:
@@ -261,6 +264,9 @@ class _Builder:
             places = [k for k, op in enumerate(ops) if op.code in code.PLACES]
             return (places or [len(ops) - 1])[-1], None
         return None, y
+
+    def _narrow(self, x: Tensor) -> bool:
+        return x.is_floating_point() and x.dtype != torch.float64
 
     def sample(self, i: int) -> Tensor:
         """A tensor of a line's form, as the code of a later line may find it."""
@@ -284,6 +290,7 @@ class _Builder:
             return
         if step.code not in ("reverse", "roll", "last", "first") and form.dtype == torch.bool:
             return
+        self.net.narrow |= self._narrow(y)
         kept = form.axes if along.OVER[step.code].keeps else form.axes - {over}
         made = Form(tuple(y.shape), y.dtype, kept, form.loops)
         self.add(lines.Along(made, step.code, value, over, step.k))
