@@ -1,53 +1,53 @@
-"""Random torch code in graphs, judged by the same code run eagerly, example by example."""
+"""Random torch code in graphs, judged by the same code run eagerly, example by example.
+
+`python -m tests.fuzz` runs more of them, from any seed, and says what became of each.
+"""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
 
-from tests.fuzz.check import check
-from tests.fuzz.recipe import Block, Op, Recipe, Section, recipes
+from tests.fuzz.run import run
 
 
-@given(recipes())
-@settings(max_examples=60)
-def test_random_code(recipe: Recipe) -> None:
-    check(recipe)
+def hold(count: int, backend: str, most: int) -> None:
+    """Nothing of so many networks differs from torch, and nearly all are judged."""
+    said: list[str] = []
+    found = run(range(count), backend, most, 200, said.append)
+    assert not [name for name in found if name.startswith("FOUND")], "\n".join(said)
+    assert found["alike"] > 0.8 * count, found
 
 
-@given(recipes(most=3))
-@settings(max_examples=10)
-def test_random_code_in_kernels(recipe: Recipe) -> None:
-    check(recipe, "interpret")
+def test_random_code() -> None:
+    hold(60, "torch", 5)
 
 
-@pytest.mark.slow
-@given(recipes())
-@settings(max_examples=10_000)
-def test_much_random_code(recipe: Recipe) -> None:
-    check(recipe)
+def test_random_code_in_kernels() -> None:
+    hold(10, "interpret", 3)
 
 
 @pytest.mark.slow
-@given(recipes(most=3))
-@settings(max_examples=1_000)
-def test_much_random_code_in_kernels(recipe: Recipe) -> None:
-    check(recipe, "interpret")
+def test_much_random_code() -> None:
+    hold(10_000, "torch", 5)
 
 
-ONE = (("float", (3,), ("time",)),)
+@pytest.mark.slow
+def test_much_random_code_in_kernels() -> None:
+    hold(1_000, "interpret", 4)
 
 
-def code(*ops: Op, a: int = 4, b: int = 4, out: int = 0) -> Recipe:
-    """A network of one block; of the lines before it 3 is the input."""
-    return Recipe(ONE, (Section(steps=(Block(a, b, ops, out, tame=False),)),))
+def test_a_wrong_network_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: with one function of the library made wrong, it does."""
+    import torch
 
+    from graphnn.ops.handlers import HANDLERS
+    from graphnn.ops.torch_names import TABLE
 
-# what was found, by its cause
-FOUND: dict[str, Recipe] = {}
-
-
-@pytest.mark.parametrize("backend", ["torch", "interpret", "reference"])
-@pytest.mark.parametrize("name", FOUND)
-def test_found(name: str, backend: str) -> None:
-    assert check(FOUND[name], backend) == "alike"
+    wrong = HANDLERS["sin"]
+    for function in (torch.cos, torch.Tensor.cos):
+        monkeypatch.setitem(TABLE, function, wrong)
+    said: list[str] = []
+    found = run(range(60), "torch", 5, 200, said.append)
+    assert any(name.startswith("FOUND differs") for name in found)
+    recipes = [line for text in said for line in text.splitlines() if line.startswith("Recipe(")]
+    assert recipes and all(len(line) < 3000 for line in recipes)
