@@ -192,7 +192,7 @@ def _slopes(net: Net, model: Any, call: Any) -> None:
     grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     slope = sum(float((g * ways[k]).sum()) for k, g in zip(leaves, grads) if g is not None)
     step = 1e-6
-    ahead, back = float(loss(step)), float(loss(-2 * step))
+    ahead, back = float(loss(step).detach()), float(loss(-2 * step).detach())
     loss(step)
     found = (ahead - back) / (2 * step)
     if not abs(found - slope) <= 1e-4 * max(1.0, abs(found)):

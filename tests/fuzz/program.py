@@ -49,7 +49,6 @@ class Net(nn.Module):
     def graph(self, g: gn.Graph) -> None:
         g.axis("slot", SLOTS)
         values: list[Any] = []
-        self.lab = _Drawing(self, g)
         closing: dict[int, list[lines.State]] = {}
         for line in self.lines:
             if type(line) is lines.State:
@@ -62,7 +61,7 @@ class Net(nn.Module):
             g.output(f"{self.called('y')}{k}", values[i])
 
     def drawing(self, g: gn.Graph) -> Any:
-        return self.lab
+        return _Drawing(self, g)
 
     def called(self, name: str) -> str:
         return self.names.get(name, name)

@@ -50,7 +50,7 @@ def shrunk(recipe: Recipe, fails: Callable[[Recipe], bool], most: int = 400) -> 
         if candidate is None:
             if before == tried - place:
                 break
-            place, before = 0, tried
+            place, before = 0, tried - place
             continue
         tried += 1
         if candidate.inputs and min(candidate.sizes, default=0) > 0 and fails(candidate):

@@ -322,7 +322,27 @@ FOUND: dict[str, Recipe] = {
             Section(
                 states=(
                     Memory((), delay=3, inits=("computed", "number", "whole"), close=1),
-                    Memory((4,), delay=3, inits=("parameter", "computed"), close=11),
+                    Memory(
+                        (4,), delay=3, along=("time",), inits=("parameter", "computed"), close=11
+                    ),
+                ),
+                steps=(
+                    Block(
+                        a=9,
+                        ops=(
+                            Op("reshape", a=1, k=7),
+                            Op("scaled", a=10, b=1, k=3),
+                            Op("dropout", a=1, b=1),
+                        ),
+                        out=1,
+                        tame=False,
+                    ),
+                    Block(
+                        a=9,
+                        b=1,
+                        ops=(Op("row", k=4), Op("power of two", a=2, b=9, k=6, mode="enable_grad")),
+                        out=1,
+                    ),
                 ),
             ),
         ),
@@ -330,6 +350,7 @@ FOUND: dict[str, Recipe] = {
         sizes=(2, 2),
         ragged=("source",),
         given=True,
+        noise=True,
     ),
     "a state without numbers beside one with": Recipe(
         sections=(
@@ -343,13 +364,43 @@ FOUND: dict[str, Recipe] = {
         sizes=(1, 2),
         ragged=("time",),
     ),
-    "rows looked up by no index": Recipe(
+    "rows of nothing looked up, by no example": Recipe(
         sections=(
             Section(
-                steps=(Block(ops=(Op("slice", k=6), Op("embedding", k=7)), a=4, b=4, tame=False),)
+                states=(
+                    Memory((), "int", 3, inits=("computed",)),
+                    Memory((1, 3), along=("slot",), inits=("tensor", "row", "tensor"), close=2),
+                ),
+                steps=(
+                    Block(
+                        a=10,
+                        b=1,
+                        ops=(
+                            Op("max", b=7, k=8, mode="set_grad_enabled"),
+                            Op("embedding", a=2, b=11, k=7),
+                            Op("clone", a=5, b=4, k=5, mode="enable_grad"),
+                            Op("cat rows", a=7, b=2, k=6),
+                        ),
+                        out=2,
+                    ),
+                    Block(
+                        a=10,
+                        ops=(
+                            Op("softmax", a=6, b=8, k=3),
+                            Op("hardtanh", a=4, b=4, k=6),
+                            Op("bell", a=10, b=11, k=5, mode="inference_mode"),
+                        ),
+                        out=3,
+                        tame=False,
+                    ),
+                ),
             ),
         ),
+        outputs=(9, 3, 2),
         batch=0,
+        sizes=(4, 2),
+        ragged=("time",),
+        given=True,
     ),
 }
 
