@@ -193,6 +193,8 @@ def _advance(page: Page) -> None:
         page.enter(op)
         span = page.layout.spans[state][k]
         text = _following(page, page.program.state(state).next, op, span)
+        if names == [text]:
+            continue  # it stays as it is
         if not held.isdisjoint(words(text)):
             # another state moves on too: keep what it is now
             now = page.names.fresh(f"{names[0]}_then")

@@ -313,6 +313,45 @@ def test_states_that_follow_each_other_move_at_once(name: str, backend: str) -> 
     torch.testing.assert_close(y[0], torch.stack(ys))
 
 
+class Moved(nn.Module):
+    """A loop that computes nothing: its state takes a part of itself."""
+
+    def __init__(self, part: Callable[[Any], Any], width: int, delay: int):
+        super().__init__()
+        self.part, self.delay = part, delay
+        self.start = nn.Parameter(torch.linspace(0.1, 0.9, width))
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", over="time")
+        y = g.state("y", tuple(self.start.shape), init=self.start, delay=self.delay)
+        y.next = self.part(y)
+        g.output("z", torch.tanh(y + x).sum())
+
+
+PARTS: dict[str, Callable[[Any], Any]] = {
+    "one for all": lambda y: y[2],
+    "itself": lambda y: y,
+    "turned": lambda y: y.reshape(2, 2).t().reshape(4),
+    "flipped": lambda y: y.flip(0),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("delay", [1, 2])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_loop_that_only_moves_numbers_about(name: str, delay: int, backend: str) -> None:
+    net, x, zs = Moved(PARTS[name], 4, delay).double(), torch.randn(1, 5).double(), []
+    line = [net.start] * delay
+    for t in range(5):
+        zs.append(torch.tanh(line[t] + x[0, t]).sum())
+        line.append(PARTS[name](line[t]).expand(4))
+    want = torch.stack(zs)
+    z = gn.compile(net, backend=backend)(x=x)[0]
+    torch.testing.assert_close(z, want)
+    (got,) = torch.autograd.grad(z.sum(), net.start)
+    torch.testing.assert_close(got, torch.autograd.grad(want.sum(), net.start)[0])
+
+
 # --- recipes
 
 FOUND: dict[str, Recipe] = {

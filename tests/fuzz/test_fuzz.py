@@ -19,11 +19,11 @@ def hold(count: int, backend: str, most: int) -> None:
 
 
 def test_random_code() -> None:
-    hold(60, "torch", 5)
+    hold(150, "torch", 5)
 
 
 def test_random_code_in_kernels() -> None:
-    hold(10, "interpret", 3)
+    hold(30, "interpret", 3)
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_a_wrong_network_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) ->
     for function in (torch.cos, torch.Tensor.cos):
         monkeypatch.setitem(TABLE, function, wrong)
     said: list[str] = []
-    found = run(range(60), "torch", 5, 200, said.append)
+    found = run(range(30), "torch", 3, 40, said.append)
     assert any(name.startswith("FOUND differs") for name in found)
     recipes = [line for text in said for line in text.splitlines() if line.startswith("Recipe(")]
     assert recipes and all(len(line) < 3000 for line in recipes)
