@@ -69,3 +69,5 @@ OVER: dict[str, Along] = {
 }
 # what finite differences can judge
 SMOOTH = ("sum", "mean", "logsumexp", "last", "first", "softmax", "reverse", "roll", "attention")
+# what takes whole numbers and truth values, too
+ANY = ("sum", "max", "argmax", "top", "last", "first", "reverse", "roll")

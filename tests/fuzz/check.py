@@ -85,8 +85,8 @@ def wanted(net: Net, call: Any, state: Tensors, finals: list[str]) -> Tensors:
         values = gathered(*found, leaves_of(net, inputs, state))
     except (RuntimeError, IndexError, ZeroDivisionError) as error:
         raise Unjudged(f"{type(error).__name__}: {error}") from error
-    if any(v.isnan().any() for v in values.values() if v.is_floating_point()):
-        raise Unjudged("not a number")
+    if not all(v.isfinite().all() for v in values.values()):
+        raise Unjudged("not a number, or infinite")
     return values
 
 

@@ -287,7 +287,7 @@ class _Builder:
             y = along.OVER[step.code].eager(torch.stack([self.sample(value)] * 2), 0, step.k)
         except Exception:
             return
-        if step.code not in ("reverse", "roll", "last", "first") and form.dtype == torch.bool:
+        if step.code not in along.ANY and not form.dtype.is_floating_point:
             return
         self.net.narrow |= self._narrow(y)
         kept = form.axes if along.OVER[step.code].keeps else form.axes - {over}
