@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import arithmetic, lanes, memory, ragged
 from .layout import Span
-from .live import given, needed, sunk, widths
+from .live import given, needed, sunk, widths, words
 from .order import ordered
 from .page import CONSTANTS, KINDS, Line, Page, Tile
 from .program import Op, Program, Refused, Tensor
@@ -193,7 +193,9 @@ def _advance(page: Page) -> None:
         page.enter(op)
         span = page.layout.spans[state][k]
         text = _following(page, page.program.state(state).next, op, span)
-        if text in held:
+        if names == [text]:
+            continue  # it stays as it is
+        if not held.isdisjoint(words(text)):
             # another state moves on too: keep what it is now
             now = page.names.fresh(f"{names[0]}_then")
             page.step.append(Line(f"{now} = {text}"))

@@ -486,7 +486,7 @@ def _difference(name: str, wanted: Tensor, got: Tensor, tolerance: float) -> str
         return f"{name}: {tuple(got.shape)} {got.dtype}, not {tuple(wanted.shape)} {wanted.dtype}"
     if not wanted.numel() or torch.equal(wanted, got):
         return ""
-    scale = max(1.0, float(wanted.abs().max()))
+    scale = max(1.0, float(wanted.double().abs().max()))
     error = float((wanted.double() - got.double()).abs().max()) / scale
     return "" if error <= tolerance else f"{name}: off by {error:.3g}"
 

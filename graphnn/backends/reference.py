@@ -14,7 +14,7 @@ import torch
 from graphnn.backends.called import Called, none_of, opaque_run
 from graphnn.backends.draws import draw, random_nodes
 from graphnn.ir import BATCH, IR, Node
-from graphnn.ops.table import KEEPS_AXIS, OPS
+from graphnn.ops.table import KEEPS_AXIS, OPS, numbers_stay
 from graphnn.planner.partition import carried
 from graphnn.planner.states import FINAL
 
@@ -110,11 +110,18 @@ class Reference:
             return whole[place[node.attrs["axis"]]]
         read = self.needs(key)
         values = iter([self.values[k] for k in read])
-        operands = [
-            (x.attrs["value"], False) if x.op == "const" else (next(values), BATCH in x.axes)
-            for x in self.ir.operands(node)
+        operands = self.ir.operands(node)
+        bare = numbers_stay(OPS[node.op], operands)
+        given = [
+            (self._number(x, bare) if x.op == "const" else next(values), BATCH in x.axes)
+            for x in operands
         ]
-        return self._run(node, operands)
+        return self._run(node, given)
+
+    def _number(self, node: Node, bare: bool) -> Any:
+        """A number as it is, or as a tensor."""
+        value = node.attrs["value"]
+        return value if bare else torch.tensor(value, dtype=node.dtype, device=self.device)
 
     def _run(self, node: Node, operands: list[tuple[Any, bool]]) -> Any:
         op = OPS[node.op]
@@ -128,7 +135,7 @@ class Reference:
 
     def _source(self, node: Node, place: dict[str, int]) -> Any:
         if node.op == "const":
-            return torch.tensor(node.attrs["value"], dtype=node.dtype, device=self.device)
+            return self._number(node, bare=False)
         if node.op == "index":
             return torch.tensor(place[node.attrs["axis"]], device=self.device) + self._offset(node)
         if node.op == "size":

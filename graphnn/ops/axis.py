@@ -26,6 +26,13 @@ def _valid(x: torch.Tensor, length: Length) -> torch.Tensor | None:
     return (places < length).reshape(-1, *[1] * (x.dim() - 1))
 
 
+def lowest(dtype: torch.dtype) -> float:
+    """What is largest of no numbers of a dtype."""
+    if dtype.is_floating_point:
+        return float("-inf")
+    return 0 if dtype == torch.bool else torch.iinfo(dtype).min
+
+
 def _fill(x: torch.Tensor, length: Length, value: float) -> torch.Tensor:
     valid = _valid(x, length)
     return x if valid is None else torch.where(valid, x, value)
@@ -38,11 +45,11 @@ def _sum(x: torch.Tensor, length: Length = None) -> torch.Tensor:
 def _max(x: torch.Tensor, length: Length = None) -> torch.Tensor:
     if length is None:
         return x.amax(0)
-    return torch.where(length > 0, _fill(x, length, float("-inf")).amax(0), 0)
+    return torch.where(length > 0, _fill(x, length, lowest(x.dtype)).amax(0), 0).to(x.dtype)
 
 
 def _argmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
-    return (x if length is None else _fill(x, length, float("-inf"))).argmax(0)
+    return (x if length is None else _fill(x, length, lowest(x.dtype))).argmax(0)
 
 
 def _softmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
@@ -82,7 +89,7 @@ def _at(x: torch.Tensor, length: Length = None, *, position: int) -> torch.Tenso
 
 def _top(x: torch.Tensor, length: Length = None, *, k: int) -> torch.Tensor:
     """True at the `k` largest; ties go to the earlier position."""
-    filled = x if length is None else _fill(x, length, float("-inf"))
+    filled = x if length is None else _fill(x, length, lowest(x.dtype))
     order = torch.argsort(filled, dim=0, descending=True, stable=True)
     rank = torch.argsort(order, dim=0, stable=True)
     chosen = rank < k

@@ -88,10 +88,16 @@ def _plain(op: Op, operands: list[Node]) -> Signature | None:
     return None
 
 
+def numbers_stay(op: Op, operands: Sequence[Node]) -> bool:
+    """Whether numbers stay Python's: where they meet tensors, whose dtype they take."""
+    return op.family == "pointwise" and any(n.op != "const" for n in operands)
+
+
 def infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
     """Shape and dtype, by running the meaning on meta tensors; remembered by signature."""
     public = {k: v for k, v in attrs.items() if k not in op.private}
-    args = [n.attrs["value"] if n.op == "const" else (n.shape, n.dtype) for n in operands]
+    bare = numbers_stay(op, operands)
+    args = [n.attrs["value"] if bare and n.op == "const" else (n.shape, n.dtype) for n in operands]
     # 1, 1.0 and True are equal keys but infer different dtypes, hence the type beside the value
     typed = [(type(a), a) for a in args]
     attributes = _key(sorted(public.items(), key=lambda item: item[0]))
@@ -108,8 +114,6 @@ def infer(op: Op, operands: list[Node], attrs: dict[str, Any]) -> Signature:
             else a
             for i, a in enumerate(args)
         ]
-        if all(not isinstance(t, torch.Tensor) for t in tensors) and tensors:
-            tensors = [torch.tensor(t, device="meta") for t in tensors]
         result = op.run(*tensors, **public)  # type: ignore[misc]
         skip = int(op.name in KEEPS_AXIS)
         _INFERRED[key] = (tuple(result.shape)[skip:], result.dtype)

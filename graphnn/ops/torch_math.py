@@ -44,8 +44,15 @@ for _name, _op in {
     HANDLERS[_name] = _binary(_op)
 
 
+def _truths(*xs: Any) -> bool:
+    """Whether all are truth values, whose sum is "or" and whose product is "and"."""
+    return all(x.dtype == torch.bool if isinstance(x, Expr) else type(x) is bool for x in xs)
+
+
 @names("add", "__add__", "__radd__")
 def _add(a: Any, b: Any, *, alpha: Any = 1) -> Any:
+    if alpha == 1 and _truths(a, b):
+        return make("logical_or", a, b)
     return make("add", a, b if alpha == 1 else make("mul", b, alpha))
 
 
@@ -61,7 +68,7 @@ def _rsub(a: Any, b: Any, *, alpha: Any = 1) -> Any:
 
 @names("mul", "multiply", "__mul__", "__rmul__")
 def _mul(a: Any, b: Any) -> Any:
-    return make("mul", a, b)
+    return make("logical_and" if _truths(a, b) else "mul", a, b)
 
 
 @names("div", "divide", "true_divide", "__truediv__")

@@ -21,7 +21,7 @@ from graphnn.ops.judge import by_examples, primitives, verdict
 from graphnn.ops.table import build
 from graphnn.sites import user_site
 from graphnn.slips import worded
-from graphnn.tracing import noise
+from graphnn.tracing import inplace, noise
 
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
 
@@ -70,7 +70,8 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
             if result is NotImplemented:
                 result = _primitives(graph, function, args, kwargs)
         if graph.context.detached:
-            result = tree_map(_detached, result)
+            first = next(iter(args), None)
+            result = tree_map(lambda x: _detached(x, first, name, kwargs), result)
         noise.spread(graph, since)
     finally:
         graph.ir.here = before
@@ -100,8 +101,10 @@ def _primitives(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     return result
 
 
-def _detached(x: Any) -> Any:
+def _detached(x: Any, operand: Any, name: str, kwargs: Any) -> Any:
     if not isinstance(x, Expr) or not (x.dtype.is_floating_point or x.dtype.is_complex):
+        return x
+    if isinstance(operand, Expr) and inplace.given_back(name, x, operand, kwargs):
         return x
     return make("detach", x)
 

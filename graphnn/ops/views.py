@@ -99,7 +99,7 @@ def run_put_rows(
     g: torch.Tensor, index: torch.Tensor, rows: int, padding_idx: int | None
 ) -> torch.Tensor:
     """Rows of `g` added up at their `index`: the derivative of a row look-up."""
-    flat = g.reshape(index.numel(), -1)
+    flat = g.reshape(index.numel(), g.shape[index.dim() :].numel())
     out = flat.new_zeros(rows, flat.shape[1]).index_add(0, index.reshape(-1), flat)
     if padding_idx is not None:
         out = out.index_fill(0, torch.tensor([padding_idx], device=g.device), 0)

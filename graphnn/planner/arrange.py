@@ -5,7 +5,11 @@ One step of a loop is then one contiguous block.
 
 from __future__ import annotations
 
-from graphnn.ir import BATCH, IR
+import torch
+
+from graphnn.ir import BATCH, IR, Node
+from graphnn.ops.expr import Expr, make
+from graphnn.ops.table import OPS
 from graphnn.planner.loopir import whole_views
 from graphnn.planner.partition import Loop, Whole, loops, partition
 
@@ -25,10 +29,30 @@ def arrange(ir: IR) -> IR:
 
 def settle(ir: IR) -> IR:
     """Views and states of loops, outer then inner, that are read outside are made again there."""
-    level = loops(partition(ir))
-    ir = whole_views(ir, level)
+    ir = _stirred(ir)
+    ir = whole_views(ir, loops(partition(ir)))
     inner = [loop for outer in loops(partition(ir)) for loop in _inside(outer)]
     return whole_views(ir, inner) if inner else ir
+
+
+def _stirred(ir: IR) -> IR:
+    """Loops that only move numbers about compute what closes them: there has to be something that
+    they hand out, of which their views are made outside."""
+    outer = loops(partition(ir))
+    every = [*outer, *(inner for loop in outer for inner in _inside(loop))]
+    still = [loop for loop in every if all(_moves(ir[i]) for i in loop.nodes)]
+    if not still:
+        return ir
+    new = ir.copy()
+    for state in (i for loop in still for i in loop.states):
+        after = Expr(new, new.closings[state])
+        same = make("logical_or", after, False) if after.dtype == torch.bool else after * 1
+        new.closings[state] = same.id
+    return new
+
+
+def _moves(node: Node) -> bool:
+    return node.op == "delay" or OPS[node.op].family in ("view", "rename")
 
 
 def _inside(loop: Loop) -> list[Loop]:

@@ -64,8 +64,11 @@ def _apply(
 
 
 def _product_key(ir: IR, node: Node) -> Any:
-    """Linear maps of one value by weights: x Wᵀ, the outputs of which can lie side by side."""
-    if node.op != "product" or node.attrs["contract"]:
+    """Linear maps of one value by weights: x Wᵀ, the outputs of which can lie side by side.
+
+    A value without axes lies among the weights, which may come after it.
+    """
+    if node.op != "product" or node.attrs["contract"] or not ir[node.inputs[0]].axes:
         return None
     weight = ir[node.inputs[1]]
     left, right, out = split_sub(node.attrs["sub"])

@@ -52,6 +52,11 @@ def _graph_of(args: Any) -> Graph | None:
     return graph
 
 
+def drawn(graph: Graph, function: Any, *args: Any) -> Any:
+    """What a function of the library's own gives of values."""
+    return _Call(graph, function, args, {}).run()
+
+
 class Context:
     """What a function's forward leaves for its backward: the `ctx` of torch."""
 
@@ -128,6 +133,8 @@ class _Call:
             self._refuse("returns results of several dtypes", [str(p.dtype) for p in parts])
         ir.here = (name, self.site)
         packed = parts[0] if len(parts) == 1 else _packed(parts)
+        for k in self.moving:
+            packed = _over(packed, Expr(ir, self.args[k].id))
         rule, reads = self._rule(packed, outs, floats)
         inputs = [packed.id, *(self.args[k].id for k in self.moving), *reads]
         attrs = {"rule": rule, "called": name}
@@ -212,6 +219,16 @@ def _zeros(x: Any) -> Any:
     if not getattr(type(x), "is_graph_value", False):
         return None
     return x.graph.value(torch.zeros(x.shape, dtype=x.dtype))
+
+
+def _over(x: Expr, like: Expr) -> Expr:
+    """`x` over the axes of `like`, at each position of which the backward is called."""
+    if like.axes <= x.axes:
+        return x
+    strange = make("cast", make("isnan", like), dtype=torch.int64)
+    if like.shape:
+        strange = make("sum", strange, dims=tuple(range(len(like.shape))))
+    return make("where", make("gt", strange, 0), x, x)
 
 
 def _form(x: Expr) -> dict[str, Any]:

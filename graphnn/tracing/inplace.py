@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,23 +31,31 @@ VIEWS = frozenset(
     "real imag view_as_real view_as_complex unfold".split()
 )
 # functions that give back their operand itself where nothing is to be done
-SAME = frozenset("contiguous to float double half bfloat16 type type_as as_tensor".split())
+SAME = frozenset(
+    "contiguous to float double half bfloat16 type type_as as_tensor cpu conj resolve_conj flatten "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
+)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A view made of another: `pick` is its place among several results."""
+    """A view made of another: `pick` is its place among several results.
+
+    A view made under `torch.no_grad()` is not `recorded`: no gradient goes through it.
+    """
 
     function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     pick: int | None = None
+    recorded: bool = True
 
     def take(self, base: Value) -> Value:
         """The view of `base`."""
         if self.function is _itself:
             return base
-        made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
+        with torch.set_grad_enabled(self.recorded):
+            made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
         return made if self.pick is None else made[self.pick]
 
 
@@ -72,12 +81,29 @@ def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None
     base: Value = args[0]
     found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
     for pick, view in found:
-        step = Step(function, tuple(args[1:]), kwargs, pick)
-        step = Step(_itself, (), {}) if view.id == base.id else step
-        if view is not base and (name in VIEWS or view.id == base.id):
+        step = Step(function, tuple(args[1:]), kwargs, pick, not base.graph.context.detached)
+        itself = view.id == base.id or given_back(name, view, base, kwargs)
+        step = Step(_itself, (), {}) if itself else step
+        if view is not base and (name in VIEWS or itself):
             storage = view.storage = _storage(base)
             view.steps = (*base.steps, step)
             storage.members.append(weakref.ref(view))
+
+
+def given_back(name: str, result: Any, operand: Any, kwargs: Any) -> bool:
+    """Whether torch gives an operand back, as one of the functions `SAME` had nothing to do."""
+    if name not in SAME or kwargs.get("copy") or result.dtype != operand.dtype:
+        return False
+    return result.id == operand.id or (name not in _NOISY and result.shape == operand.shape)
+
+
+_NOISY = frozenset(name for name in SAME if "dropout" in name)
+_READS = itertools.count(1)
+
+
+def version(x: torch.Tensor) -> int:
+    """How often a tensor was written to: another number each time where inference mode hides it."""
+    return -next(_READS) if x.is_inference() else x._version
 
 
 def _itself(x: Any) -> Any:
@@ -177,6 +203,28 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
     return target
 
 
+class _Unrecorded(torch.autograd.Function):
+    """What was written without a record of it: new numbers, differentiated as the old ones."""
+
+    @staticmethod
+    def forward(ctx: Any, old: Any, new: Any) -> Any:
+        return new.clone()
+
+    @staticmethod
+    def backward(ctx: Any, flow: Any) -> Any:  # type: ignore[override]
+        return flow, None
+
+
+def _recorded(graph: Graph, old: int, new: Any) -> Any:
+    """What was written over `old`; torch keeps the history that it has under `torch.no_grad()`."""
+    if not graph.context.detached:
+        return new
+    from graphnn.tracing.custom import drawn
+
+    with torch.enable_grad():
+        return drawn(graph, _Unrecorded, graph.viewed(old), new)
+
+
 def _narrowed(target: Any, made: Any, name: str) -> Any:
     """A result in the dtype of what it is written over, as torch casts it."""
     if not torch.can_cast(made.dtype, target.dtype):
@@ -196,11 +244,12 @@ def _settle(target: Value, made: Value) -> None:
     storage = target.storage
     others = [] if storage is None else [v for v in storage.alive() if v is not target]
     if not others:
+        made = _recorded(target.graph, target.id, made)
         target.id, target.storage, target.steps = made.id, None, ()
         return
-    root = _written(target, made, storage)
-    storage.root, target.id = root.id, made.id
-    for other in others:
+    root = _recorded(target.graph, storage.root, _written(target, made, storage))
+    storage.root = root.id
+    for other in (target, *others):
         view = root
         for step in other.steps:
             view = step.take(view)
@@ -230,6 +279,8 @@ def _place(base: Any, step: Step, part: Any) -> Any:
 def _scattered(base: Any, places: torch.Tensor, part: Any) -> Any:
     """`base` with the numbers of `part` at `places`, flat positions in it."""
     flat, n = places.reshape(-1), base.shape.numel()
+    if not flat.numel():
+        return base
     source = torch.arange(n)
     source[flat] = torch.arange(n, n + flat.numel())
     numbers = part.expand(places.shape).reshape(-1)
@@ -256,11 +307,13 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     items = index if isinstance(index, tuple) else (index,)
     masks = [i for i in items if _is_value(i)]
     if len(items) == 1 and masks and masks[0].dtype == torch.bool and not part.shape:
-        mask = masks[0].reshape(*masks[0].shape, *[1] * (x.ndim - masks[0].ndim))
+        mask = masks[0].reshape((*masks[0].shape, *[1] * (x.ndim - masks[0].ndim)))
         return torch.where(mask, part, x)
     if masks:
         refuse(x, "__setitem__ by a value", "use torch.where, torch.scatter or torch.index_put")
     places = torch.arange(x.shape.numel()).reshape(x.shape)[index]
+    while part.ndim > places.ndim and part.shape[0] == 1:
+        part = part[0]
     return _scattered(x, places, part)
 
 

@@ -11,7 +11,7 @@ from graphnn.errors import UnsupportedError
 from graphnn.ops.expr import Expr
 from graphnn.ops.table import build
 from graphnn.sites import user_site
-from graphnn.tracing import noise
+from graphnn.tracing import inplace, noise
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
@@ -52,9 +52,10 @@ def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
     if graph.tracer is not None and id(tensor) in graph.tracer.drawn:
         noise.refuse_generator()
     made = graph.tracer is not None and id(tensor) in graph.tracer.made
-    index = (id(tensor), tensor._version if made else None)
+    index = (id(tensor), inplace.version(tensor) if made else None)
     if index not in graph.nodes:
-        kept = tensor.clone() if made else tensor
+        with torch.inference_mode(False):
+            kept = tensor.clone() if made else tensor
         graph.constants[id(kept)] = kept
         graph.held.append(tensor)
         graph.nodes[index] = _source_of(graph, tensor, "tensor", id(kept), "")

@@ -18,7 +18,7 @@ from graphnn.backends.torch.scope import (
 from graphnn.ir import IR, Node
 from graphnn.ops.custom import own
 from graphnn.ops.product import split_sub
-from graphnn.ops.table import OPS
+from graphnn.ops.table import OPS, numbers_stay
 
 
 def express(s: Scope, node: Node) -> str:
@@ -38,8 +38,11 @@ def pointwise(s: Scope, node: Node, template: str, out: str = "") -> str:
     """A pointwise operation from its template."""
     axes, rank = s.axes(node), len(node.shape)
     operands = [s.aligned(i, axes, rank) for i in node.inputs]
+    mixed = numbers_stay(OPS[node.op], s.ir.operands(node))
+    if not mixed:
+        operands = [s.tensor(i) for i in node.inputs]
     calls = "(" in template.partition("{")[0][1:]
-    for k, i in enumerate(node.inputs):
+    for k, i in enumerate(node.inputs if mixed else ()):
         bare = s.ir[i].op == "const" and not takes_number(node.op, k)
         if node.op == "where" and k == 2 and all(s.ir[j].op == "const" for j in node.inputs[1:]):
             kind = dtype_text(s.ir, node.dtype)
@@ -123,7 +126,7 @@ def _cast(s: Scope, node: Node) -> str:
 
 
 def _reshape(s: Scope, node: Node) -> str:
-    x, k = s.var(node.inputs[0]), len(s.axes(node))
+    x, k = s.tensor(node.inputs[0]), len(s.axes(node))
     sizes = [f"*{x}.shape[:{k}]"] * bool(k) + [str(n) for n in node.shape]
     return f"{x}.reshape({', '.join(sizes)})" if sizes else f"{x}.reshape(())"
 
@@ -131,7 +134,7 @@ def _reshape(s: Scope, node: Node) -> str:
 def _permute(s: Scope, node: Node) -> str:
     k = len(s.axes(node))
     dims = [*range(k), *(k + d for d in node.attrs["dims"])]
-    return f"{s.var(node.inputs[0])}.permute({', '.join(map(str, dims))})"
+    return f"{s.tensor(node.inputs[0])}.permute({', '.join(map(str, dims))})"
 
 
 def _expand(s: Scope, node: Node) -> str:
@@ -191,12 +194,12 @@ def _put_rows(s: Scope, node: Node) -> str:
 def _reduce(s: Scope, node: Node) -> str:
     x = s.ir[node.inputs[0]]
     dims = ", ".join(str(d - len(x.shape)) for d in node.attrs["dims"])
-    return f"{s.var(x.id)}.{node.op}(({dims},))"
+    return f"{s.tensor(x.id)}.{node.op}(({dims},))"
 
 
 def _along_dim(s: Scope, node: Node) -> str:
     x = s.ir[node.inputs[0]]
-    return f"{s.var(x.id)}.{node.op}({node.attrs['dim'] - len(x.shape)})"
+    return f"{s.tensor(x.id)}.{node.op}({node.attrs['dim'] - len(x.shape)})"
 
 
 def _rename(s: Scope, node: Node) -> str:
@@ -383,7 +386,7 @@ def _einsum(s: Scope, node: Node, a: Node, b: Node) -> str:
         return "".join(letter[x] for x in s.axes(n)) + dims
 
     equation = f"{spell(a, left)},{spell(b, right)}->{spell(node, out)}"
-    return f"torch.einsum('{equation}', {s.var(a.id)}, {s.var(b.id)})"
+    return f"torch.einsum('{equation}', {s.tensor(a.id)}, {s.tensor(b.id)})"
 
 
 def _affine(s: Scope, node: Node) -> str:

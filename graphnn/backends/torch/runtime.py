@@ -15,7 +15,7 @@ import torch
 from graphnn.backends.called import Called, none_of
 from graphnn.backends.torch.buffers import bare, buffer
 from graphnn.backends.torch.philox import dropped, places_of
-from graphnn.ops.axis import level, soft, weigh, widen
+from graphnn.ops.axis import level, lowest, soft, weigh, widen
 from graphnn.ops.pointwise import clip_gradient
 from graphnn.ops.views import put_each, take_each
 from graphnn.ops.views import run_put_rows as put_rows
@@ -53,12 +53,12 @@ def axis_sum(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
 def axis_max(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
     if length is None:
         return x.amax(d)
-    top = filled(x, d, length, float("-inf")).amax(d)
-    return torch.where(lifted(length, x).squeeze(d) > 0, top, 0)
+    top = filled(x, d, length, lowest(x.dtype)).amax(d)
+    return torch.where(lifted(length, x).squeeze(d) > 0, top, 0).to(x.dtype)
 
 
 def axis_argmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
-    return filled(x, d, length, float("-inf")).argmax(d)
+    return filled(x, d, length, lowest(x.dtype)).argmax(d)
 
 
 def axis_softmax(
@@ -129,7 +129,7 @@ def axis_put(x: Tensor, d: int, last: Tensor) -> Tensor:
 
 def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tensor:
     """True at the `k` largest; ties go to the earlier position."""
-    order = filled(x, d, length, float("-inf")).argsort(dim=d, descending=True, stable=True)
+    order = filled(x, d, length, lowest(x.dtype)).argsort(dim=d, descending=True, stable=True)
     chosen = order.argsort(dim=d, stable=True) < k
     return chosen if length is None else chosen & (places(x, d) < length)
 

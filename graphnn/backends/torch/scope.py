@@ -93,6 +93,10 @@ class Scope:
             return f"torch.full((), {self.size(node.attrs['axis'])}, device=device)"
         return self.names[i]
 
+    def tensor(self, i: int) -> str:
+        """The variable of a node, as a tensor where it is a number."""
+        return as_tensor(self, self.ir[i]) if self.ir[i].op == "const" else self.var(i)
+
     def aligned(self, i: int, axes: Sequence[str], rank: int) -> str:
         """A value as it broadcasts against dimensions `axes` followed by a shape of `rank`."""
         node = self.ir[i]
@@ -122,10 +126,10 @@ class Scope:
         """A value expanded to all the dimensions of `node`'s axes (its own shape kept)."""
         source, axes = self.ir[i], self.axes(node)
         text = self.aligned(i, axes, len(source.shape))
-        if self.axes(source) == axes:
-            return text
         if source.op in ("const", "size"):
             text = as_tensor(self, source)
+        if self.axes(source) == axes:
+            return text
         sizes = self.sizes(axes) + [str(n) for n in source.shape]
         return f"{text}.expand({', '.join(sizes)})"
 

@@ -184,6 +184,8 @@ class _Lowering:
         """What no kernel carries, whatever its sizes."""
         for node in (self.ir[i] for i in self.nodes):
             stored_as(node, self.ir.floating)
+            if any(0 in n.shape for n in (node, *self.ir.operands(node))):
+                raise Refused(f"{_called(node)} is, or is made of, a value without numbers")
 
     def _layout(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Axes as the dimensions of a tensor: those of outer loops are gone."""
