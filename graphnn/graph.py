@@ -32,7 +32,7 @@ from graphnn.ops.torch_names import call
 from graphnn.sites import user_site
 from graphnn.slips import value_of
 from graphnn.starts import starts
-from graphnn.tracing import inplace, noise, tensors
+from graphnn.tracing import aliases, inplace, noise, tensors
 from graphnn.tracing.context import Context
 from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
 from graphnn.tracing.watch import Watch, paused
@@ -359,7 +359,7 @@ class Graph(Names):
         if change is not None:
             return inplace.write(self, *change)
         result = self.made_of(function, args, kwargs)
-        inplace.share(function, name, args, kwargs, result)
+        aliases.share(self, function, name, args, kwargs, result)
         return result
 
     def _own(self, *things: Any) -> None:

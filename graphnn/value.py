@@ -80,8 +80,9 @@ class Value(torch.Tensor):
     is_graph_value = True
     # whether it is a parameter, a buffer or a state, which nothing may change in place
     outside = False
-    # what it is a view of, and how: see `tracing.inplace`
+    # the memory that it lies in, where, and how it was made of that: see `tracing.aliases`
     storage: Any = None
+    form: Any = None
     steps: tuple[Any, ...] = ()
 
     def __new__(cls, graph: Graph, id: int) -> Value:

@@ -1,7 +1,7 @@
 """inplace: work in place, seen through every name and view of the value that it changes.
 
-Values never change: a call in place makes a new one, which the names then mean. A view remembers
-how it was made of what it is a view of; after a change all other views are made again.
+Values never change: a call in place makes a new one, which the names then mean. After a change
+through one view all others of the same memory are made again (see `tracing.aliases`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,72 +20,14 @@ from graphnn.sites import user_site
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
+    from graphnn.tracing.aliases import Storage
     from graphnn.value import Value
 
-VIEWS = frozenset(
-    "view reshape flatten unflatten ravel unsqueeze squeeze permute transpose swapaxes swapdims t "
-    "movedim moveaxis expand broadcast_to expand_as view_as reshape_as narrow select split "
-    "split_with_sizes chunk unbind tensor_split hsplit vsplit dsplit diagonal detach __getitem__ "
-    "real imag view_as_real view_as_complex unfold".split()
-)
 # functions that give back their operand itself where nothing is to be done
 SAME = frozenset(
     "contiguous to float double half bfloat16 type type_as as_tensor cpu conj resolve_conj flatten "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split()
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """A view made of another: `pick` is its place among several results.
-
-    A view made under `torch.no_grad()` is not `recorded`: no gradient goes through it.
-    """
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    pick: int | None = None
-    recorded: bool = True
-
-    def take(self, base: Value) -> Value:
-        """The view of `base`."""
-        if self.function is _itself:
-            return base
-        with torch.set_grad_enabled(self.recorded):
-            made = base.graph.made_of(self.function, (base, *self.args), self.kwargs)
-        return made if self.pick is None else made[self.pick]
-
-
-@dataclass
-class Storage:
-    """What several values are views of: the node it holds by now, and who looks at it."""
-
-    root: int
-    outside: bool
-    members: list[weakref.ref[Value]] = field(default_factory=list)
-
-    def alive(self) -> list[Value]:
-        """Those of the values that anybody still holds."""
-        found = [(r, v) for r in self.members if (v := r()) is not None]
-        self.members = [r for r, _ in found]
-        return [v for _, v in found]
-
-
-def share(function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
-    """Note that results are views of the first argument, if they are."""
-    if name not in VIEWS | SAME or not args or not _is_value(args[0]):
-        return
-    base: Value = args[0]
-    found = enumerate(result) if isinstance(result, (tuple, list)) else [(None, result)]
-    for pick, view in found:
-        step = Step(function, tuple(args[1:]), kwargs, pick, not base.graph.context.detached)
-        itself = view.id == base.id or given_back(name, view, base, kwargs)
-        step = Step(_itself, (), {}) if itself else step
-        if view is not base and (name in VIEWS or itself):
-            storage = view.storage = _storage(base)
-            view.steps = (*base.steps, step)
-            storage.members.append(weakref.ref(view))
 
 
 def given_back(name: str, result: Any, operand: Any, kwargs: Any) -> bool:
@@ -104,17 +44,6 @@ _READS = itertools.count(1)
 def version(x: torch.Tensor) -> int:
     """How often a tensor was written to: another number each time where inference mode hides it."""
     return -next(_READS) if x.is_inference() else x._version
-
-
-def _itself(x: Any) -> Any:
-    return x
-
-
-def _storage(v: Value) -> Storage:
-    if v.storage is None:
-        v.storage = Storage(v.id, v.outside)
-        v.storage.members.append(weakref.ref(v))
-    return v.storage
 
 
 def changed(function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
@@ -192,6 +121,8 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
         return _over_constant(graph, name, target, pure, args, kwargs)
     if target.outside if target.storage is None else target.storage.outside:
         refuse(target, name, "write it on a copy: v.clone()")
+    if target.form is not None and _overlaps(target.form):
+        refuse(target, f"{name} of an expanded value", "write it on a copy: v.clone()")
     if pure is None:
         refuse(target, name, "write the operation without the trailing underscore")
     made = pure(*args) if pure in _OURS else graph.made_of(pure, args, kwargs)
@@ -201,6 +132,11 @@ def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: An
         made = made.expand(target.shape)
     _settle(target, made)
     return target
+
+
+def _overlaps(form: torch.Tensor) -> bool:
+    """Whether several elements lie in one place of the memory, which torch refuses to write to."""
+    return any(step == 0 and n > 1 for n, step in zip(form.shape, form.stride(), strict=True))
 
 
 class _Unrecorded(torch.autograd.Function):
@@ -215,9 +151,11 @@ class _Unrecorded(torch.autograd.Function):
         return flow, None
 
 
-def _recorded(graph: Graph, old: int, new: Any) -> Any:
-    """What was written over `old`; torch keeps the history that it has under `torch.no_grad()`."""
-    if not graph.context.detached:
+def _recorded(target: Value, old: int, new: Any) -> Any:
+    """What was written over `old`, whose history torch keeps under `torch.no_grad()` and through a
+    detached view."""
+    graph = target.graph
+    if not graph.context.detached and all(step.followed for step in target.steps):
         return new
     from graphnn.tracing.custom import drawn
 
@@ -244,10 +182,10 @@ def _settle(target: Value, made: Value) -> None:
     storage = target.storage
     others = [] if storage is None else [v for v in storage.alive() if v is not target]
     if not others:
-        made = _recorded(target.graph, target.id, made)
-        target.id, target.storage, target.steps = made.id, None, ()
+        made = _recorded(target, target.id, made)
+        target.id, target.storage, target.form, target.steps = made.id, None, None, ()
         return
-    root = _recorded(target.graph, storage.root, _written(target, made, storage))
+    root = _recorded(target, storage.root, _written(target, made, storage))
     storage.root = root.id
     for other in (target, *others):
         view = root
@@ -258,22 +196,15 @@ def _settle(target: Value, made: Value) -> None:
 
 def _written(target: Value, made: Value, storage: Storage) -> Value:
     """What views are views of, with `made` in the place of the view `target`."""
-    bases = [target.graph.viewed(storage.root)]
-    for step in target.steps[:-1]:
-        bases.append(step.take(bases[-1]))
-    for step in reversed(target.steps):
-        made = _place(bases.pop(), step, made)
-    return made
-
-
-def _place(base: Any, step: Step, part: Any) -> Any:
-    """`base` with `part` where the view that `step` takes of it lies."""
-    if base.dtype != part.dtype or any(_is_value(x) for x in step.args):
-        refuse(base, "a write through a view", "build the result with torch.cat or torch.where")
-    places = torch.arange(base.shape.numel()).reshape(base.shape)
-    seen = step.function(places, *step.args, **step.kwargs)
-    seen = seen if step.pick is None else seen[step.pick]
-    return _scattered(base, seen, part)
+    if not target.steps:
+        return made
+    root: Any = target.graph.viewed(storage.root)
+    form: Any = target.form
+    if form.dtype != root.dtype:
+        refuse(target, "a write through a view of another dtype", "write the value itself")
+    line = torch.arange(root.shape.numel())
+    places = line.as_strided(form.shape, form.stride(), form.storage_offset())
+    return _scattered(root, places, made)  # type: ignore[no-any-return]
 
 
 def _scattered(base: Any, places: torch.Tensor, part: Any) -> Any:

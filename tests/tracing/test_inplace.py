@@ -111,7 +111,52 @@ def input_in_place(self: Any, x: Any, h: Any) -> Any:
     return torch.cat([x[:1], view]) + self.a(h), torch.tanh(h + x)
 
 
+def copies(self: Any, x: Any, h: Any) -> Any:
+    y = self.a(x) + h
+    chosen = y[[0, 2]]
+    chosen += 10
+    turned = y.view(2, 2).t().reshape(4)
+    turned *= 10
+    flat = y.view(2, 2).t().flatten()
+    flat.relu_()
+    spread = y[None].expand(2, 4).reshape(-1)
+    spread.zero_()
+    whole = y.view(2, 2).t().contiguous()
+    whole.neg_()
+    return y + chosen.sum() + turned + flat, torch.tanh(y + spread[:4] + whole.reshape(-1))
+
+
+def no_copies(self: Any, x: Any, h: Any) -> Any:
+    y = self.a(x) + h
+    wide = y.double()
+    wide *= 2
+    F.dropout(y, 0.5, False).add_(0.3)
+    (+y).add_(0.5)
+    y.positive().mul_(0.9)
+    y.to(x).sub_(0.1)
+    torch.atleast_1d(y).mul_(1.1)
+    nn.Dropout(0.0)(y).add_(0.2)
+    torch.broadcast_tensors(y, h)[0].mul_(0.7)
+    y.flatten().add_(0.1)
+    return y, torch.tanh(y)
+
+
+def unrecorded(self: Any, x: Any, h: Any) -> Any:
+    y = self.a(x) + h
+    with torch.no_grad():
+        y.clamp_(max=0.5)
+        y[1:].mul_(0.5)
+    z = self.a(h) * 1
+    z.data[0] = 0.25
+    b = z.detach()
+    b[1] = 0.5
+    return y * y + z, torch.tanh(y + z)
+
+
 RUNS = [
+    copies,
+    no_copies,
+    unrecorded,
     through_another_name,
     through_a_slice,
     into_a_slice,
@@ -161,6 +206,24 @@ def a_buffer(self: Any, x: Any, h: Any) -> Any:
     return x * self.seen, h
 
 
+def a_buffer_given_back(self: Any, x: Any, h: Any) -> Any:
+    c = self.seen.float()
+    c += 1
+    return x * self.seen, h
+
+
+def a_parameter_given_back(self: Any, x: Any, h: Any) -> Any:
+    with torch.no_grad():
+        self.a.weight.float().mul_(0.5)
+    return self.a(x), h
+
+
+def an_expanded_value(self: Any, x: Any, h: Any) -> Any:
+    y = (x + h)[:1].expand(4)
+    y.add_(1)
+    return y, h
+
+
 def an_out(self: Any, x: Any, h: Any) -> Any:
     torch.add(x, h, out=x)
     return x, h
@@ -186,6 +249,9 @@ def another_dtype(self: Any, x: Any, h: Any) -> Any:
         a_view_of_a_state,
         a_parameter,
         a_buffer,
+        a_buffer_given_back,
+        a_parameter_given_back,
+        an_expanded_value,
         an_out,
         a_view_of_a_constant,
         another_dtype,
