@@ -307,8 +307,8 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "a mask": (lambda x: x[x > 0], "indexed by truth values"),
     "a mask of bytes": (lambda x: x[(x > 0).to(torch.uint8)], "no indices"),
     "a float": (lambda x: x[x], "no indices"),
-    "nonzero": (lambda x: x.nonzero(), "only by its numbers"),
-    "unique": (lambda x: torch.unique(x), "only by its numbers"),
+    "nonzero": (lambda x: x.nonzero(), "looks at numbers in it"),
+    "unique": (lambda x: torch.unique(x), "looks at numbers in it"),
     "max_norm": (
         lambda x: F.embedding(x.long(), torch.ones(3, 2), max_norm=1.0),
         "an embedding with max_norm",

@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 
 def opaque_run(node: Node) -> Callable[..., Any]:
     """What an opaque node calls, or the derivative of that."""
-    keys = ("function", "arrange", "count", "wanted")
+    keys = ("function", "arrange", "used", "wanted")
     attrs = {k: node.attrs[k] for k in keys if k in node.attrs}
     run = OPS[node.op].run
     assert run is not None

@@ -73,17 +73,22 @@ def call_opaque(
 
 
 def call_vjp(
-    *tensors: torch.Tensor, function: Any, arrange: Any, count: int, wanted: tuple[int, ...]
+    *tensors: torch.Tensor,
+    function: Any,
+    arrange: Any,
+    used: tuple[int, ...],
+    wanted: tuple[int, ...],
 ) -> list[torch.Tensor]:
-    """The derivative of an opaque call: gradients of its results (first `count`) to its inputs."""
-    grads, args = tensors[:count], tensors[count:]
+    """The derivative of an opaque call: what flows to its results `used`, given first, to those of
+    its inputs that are `wanted`."""
+    grads, args = tensors[: len(used)], tensors[len(used) :]
 
     def run(*moving: torch.Tensor) -> Any:
         full = list(args)
         for place, tensor in zip(wanted, moving, strict=True):
             full[place] = tensor
         results = call_opaque(*full, function=function, arrange=arrange)
-        return tuple(r for r in results if r.dtype.is_floating_point)
+        return tuple(results[k] for k in used)
 
     # as in a backward that keeps its graph: torch's short cut for det is wrong under vmap else
     with torch.enable_grad():
@@ -93,7 +98,7 @@ def call_vjp(
 
 def pull_of(attrs: Mapping[str, Any]) -> Callable[..., list[torch.Tensor]]:
     """The derivative of an opaque call as a function, which may be called opaquely in turn."""
-    kept = {k: attrs[k] for k in ("function", "arrange", "count", "wanted")}
+    kept = {k: attrs[k] for k in ("function", "arrange", "used", "wanted")}
     return functools.partial(call_vjp, **kept)
 
 

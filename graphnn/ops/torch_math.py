@@ -7,15 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-from graphnn.ops.expr import Expr, make
-from graphnn.ops.handlers import HANDLERS, OWN_JUDGES, names
+from graphnn.errors import UnsupportedError
+from graphnn.ops.expr import Expr, const, make, reshape
+from graphnn.ops.handlers import HANDLERS, OWN_JUDGES, guards, names
+from graphnn.sites import user_site
 
 _UNARY = (
-    "neg negative __neg__ exp log log1p expm1 sqrt rsqrt abs absolute __abs__ sign sgn tanh "
+    "neg negative __neg__ exp log log1p expm1 sqrt rsqrt abs absolute __abs__ sign tanh "
     "sigmoid expit relu sin cos erf reciprocal square floor ceil round logical_not isnan"
 )
-_ALIAS = {"negative": "neg", "__neg__": "neg", "absolute": "abs", "__abs__": "abs", "sgn": "sign"}
+_ALIAS = {"negative": "neg", "__neg__": "neg", "absolute": "abs", "__abs__": "abs"}
 _ALIAS |= {"expit": "sigmoid"}
 _BINARY = "maximum minimum eq ne lt le gt ge logical_and logical_or logical_xor"
 
@@ -293,10 +296,46 @@ def _detach(x: Expr) -> Any:
     return make("detach", x)
 
 
-@names("tensor", "asarray", "as_tensor")
-def _tensor(x: Expr, dtype: Any = None, **rest: Any) -> Any:
-    """A value as a tensor: `torch.tensor` copies it, and lets no gradient through."""
+@names("asarray", "as_tensor")
+def _as_tensor(x: Any, dtype: Any = None, **rest: Any) -> Any:
     return NotImplemented if not isinstance(x, Expr) else x if dtype is None else cast(x, dtype)
 
 
-HANDLERS["tensor"] = lambda x, **rest: make("detach", _tensor(x, **rest))
+@names("tensor")
+def _tensor(data: Any, dtype: Any = None, **rest: Any) -> Any:
+    """A copy through which no gradient goes; numbers may be values of shape ()."""
+    if isinstance(data, (list, tuple)):
+        given = next(x for x in tree_leaves(data) if isinstance(x, Expr))
+        parts = [
+            _tensor(x if isinstance(x, (Expr, list, tuple)) else const(given.ir, x), dtype)
+            for x in data
+        ]
+        return make("cat", *[reshape(x, (1, *x.shape)) for x in parts], dim=0)
+    return make("detach", _as_tensor(data, dtype))
+
+
+@names("cpu")
+def _cpu(x: Expr, *_: Any, **__: Any) -> Any:
+    """A graph lies where its parameters are."""
+    return x
+
+
+OWN_JUDGES.update(("tensor", "cpu"))
+
+
+@names("sgn")
+def _sgn(x: Expr) -> Any:
+    return NotImplemented if x.dtype.is_complex else make("sign", x)
+
+
+@guards("median", "nanmedian")
+def _no_median_of_all(*args: Any, dim: Any = None, **_: Any) -> None:
+    """Its gradient is shared by ties, which torch.vmap gives to one of them."""
+    if len(args) < 2 and dim is None:
+        raise UnsupportedError(
+            "a median over all dimensions has another gradient for each example than torch's",
+            site=user_site(),
+            got="median() without a dim",
+            wanted="a median along one dimension",
+            fix="x.flatten().median(0).values",
+        )

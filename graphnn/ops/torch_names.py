@@ -41,7 +41,7 @@ TABLE = _collect(HANDLERS)
 GUARDED = _collect(GUARDS)
 UNJUDGED = set(_collect(dict.fromkeys(OWN_JUDGES, True)))
 # functions that give memory to be filled
-FRESH = frozenset(("empty_like", "new_empty", "new"))
+FRESH = frozenset(("empty_like", "new_empty", "new", "new_tensor"))
 
 
 def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:

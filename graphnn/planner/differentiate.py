@@ -294,16 +294,15 @@ class _Adjoint:
         """A function without a row: torch derives it, step by step."""
         picks = {n.attrs["which"]: n for n in self.old if n.op == "pick" and n.inputs[0] == node.id}
         forms = node.attrs["outs"]
-        flowing = [k for k, (_, dtype) in enumerate(forms) if dtype.is_floating_point]
-        grads, any_flow = [], False
-        for k in flowing:
-            g = self._total(picks[k].id) if k in picks else None
-            any_flow = any_flow or g is not None
-            grads.append(g if g is not None else self._zeros(node, k))
+        able = [k for k, (_, dtype) in enumerate(forms) if dtype.is_floating_point and k in picks]
+        totals = {k: self._total(picks[k].id) for k in able}
+        # of what nothing flows to, torch asks for no derivative: there may be none
+        used = tuple(k for k in able if totals[k] is not None)
         wanted = tuple(k for k, i in enumerate(node.inputs) if i in self.live)
-        if not any_flow or not wanted:
+        if not used or not wanted:
             return
-        grads = [self._filled(g, picks[k]) if k in picks else g for k, g in zip(flowing, grads)]
+        flows = [g for g in totals.values() if g is not None]
+        grads = [self._filled(g, picks[k]) for k, g in zip(used, flows, strict=True)]
         operands = [*grads, *self._arguments(node, wanted)]
         attrs = {k: node.attrs[k] for k in ("function", "arrange", "called")}
         if node.op == "vjp":
@@ -314,7 +313,7 @@ class _Adjoint:
             self.new,
             "vjp",
             [x.id for x in operands],
-            {**attrs, "count": len(grads), "wanted": wanted, "outs": outs},
+            {**attrs, "used": used, "wanted": wanted, "outs": outs},
             shape=(),
             dtype=node.dtype,
         )
@@ -325,7 +324,7 @@ class _Adjoint:
     def _arguments(self, node: Node, wanted: tuple[int, ...]) -> list[Expr]:
         """What a function is derived at; a derivative, which is linear in what flows into it, at
         nothing where it is derived by that alone."""
-        linear = node.attrs.get("count", 0)
+        linear = len(node.attrs.get("used", ()))
         if any(k >= linear for k in wanted):
             linear = 0
         flows = [self._nothing(x.shape, x.dtype) for x in self.old.operands(node)[:linear]]

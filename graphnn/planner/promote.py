@@ -8,6 +8,7 @@ this every operation has operands of one dtype, on whatever backend.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
@@ -30,6 +31,8 @@ def _uniform(new: IR, node: Node) -> Expr | int | None:
     places = list(_together(node))
     kind = _common(new, node, places)
     strange = {k for k in places if _strange(new[node.inputs[k]], kind)}
+    if strange and kind in _HALVES and not all(_fits(new[node.inputs[k]]) for k in strange):
+        return _widely(new, node, places, kind)
     if strange:
         cast = [
             make("cast", Expr(new, i), name="", dtype=kind).id if k in strange else i
@@ -37,6 +40,26 @@ def _uniform(new: IR, node: Node) -> Expr | int | None:
         ]
         node.inputs = tuple(cast)
     return None
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def _fits(operand: Node) -> bool:
+    """Whether an operand is not more precise than the halves are."""
+    return operand.dtype in _HALVES or not operand.dtype.is_floating_point
+
+
+def _widely(new: IR, node: Node, places: list[int], kind: torch.dtype) -> Expr:
+    """An operation on halves and a more precise number, which torch rounds once, at the end."""
+    wide = [
+        make("cast", Expr(new, i), name="", dtype=torch.float32).id
+        if k in places and new[i].op != "const"
+        else i
+        for k, i in enumerate(node.inputs)
+    ]
+    made = replace(node, id=new.fresh(), inputs=tuple(wide), dtype=torch.float32)
+    return make("cast", Expr(new, new.insert(made)), dtype=kind)
 
 
 def _stated(new: IR, node: Node) -> Expr | None:

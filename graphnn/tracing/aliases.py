@@ -99,17 +99,25 @@ def share(graph: Graph, function: Any, name: str, args: Any, kwargs: Any, result
             if view.shape == form.shape and view.dtype == form.dtype:
                 step = _step(graph, function, args, kwargs, given, pick)
                 operand.storage.join(view, form, (*operand.steps, step))
+                _become(graph, given, operand)
 
 
 def _operands(graph: Graph, args: Any, kwargs: Any) -> Iterator[tuple[Any, Value]]:
-    """The values among the arguments, and what is followed as values, once each."""
+    """The values among the arguments, and its other tensors as values, once each."""
     leaves = tree_leaves((args, kwargs))
     tensors: dict[int, Any] = {id(x): x for x in leaves if isinstance(x, torch.Tensor)}
     for x in tensors.values():
         if _is_value(x):
             yield x, x
-        elif graph.tracer is not None and graph.tracer.follows(x):
+        elif graph.tracer is not None:
             yield x, graph.value(x)
+
+
+def _become(graph: Graph, given: Any, operand: Value) -> None:
+    """A tensor made in the graph of which there is a view as a value is a value from now on."""
+    if given is not operand and not operand.outside:
+        graph.became[id(given)] = operand
+        graph.held.append(given)
 
 
 def _own_memory(v: Value) -> None:

@@ -141,6 +141,14 @@ def no_copies(self: Any, x: Any, h: Any) -> Any:
     return y, torch.tanh(y)
 
 
+def views_of_constants(self: Any, x: Any, h: Any) -> Any:
+    out = torch.zeros(4, dtype=x.dtype)
+    out.view_as(x).copy_(x)
+    table = torch.ones(2, 2, dtype=x.dtype)
+    table.reshape_as(self.a(h).view(2, 2)).mul_(h[0])
+    return out + self.a(h), torch.tanh(table.reshape(-1) + h)
+
+
 def unrecorded(self: Any, x: Any, h: Any) -> Any:
     y = self.a(x) + h
     with torch.no_grad():
@@ -157,6 +165,7 @@ RUNS = [
     copies,
     no_copies,
     unrecorded,
+    views_of_constants,
     through_another_name,
     through_a_slice,
     into_a_slice,
