@@ -2,7 +2,8 @@
 
 Noise in the shape of a value varies over the axes of that value. Noise of a written-out shape has
 no axes of its own yet: it is *open*, and takes those of the first value that it meets, so that it
-is fresh for every example and position. So is noise in the shape of a constant of the graph. The formulas are those of torch's documentation.
+is fresh for every example and position. So is noise in the shape of a constant of the graph. The
+formulas are those of torch's documentation.
 """
 
 from __future__ import annotations
