@@ -71,6 +71,8 @@ class Graph(Names):
         self.held: list[torch.Tensor] = []
         # noise that has no axes yet: see `tracing.noise`
         self.open: set[int] = set()
+        # the nodes of tensors made while drawing
+        self.fresh: set[int] = set()
         self.tracer: Tracer | None = None
         self.watch: Any = Watch(nn.Module())
         self.context = Context(bare=not self.owner_is_users)
@@ -294,6 +296,7 @@ class Graph(Names):
         Without `init` it starts at zero.
         """
         if name not in self.owner.__dict__["_parameters"]:
+            shape = self.became.get(id(shape), shape)
             if isinstance(shape, Value) and shape.id in self.open:
                 start = tensors.realised(self, shape.id)
             elif isinstance(shape, torch.Tensor):

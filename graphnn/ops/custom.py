@@ -89,8 +89,7 @@ class _Own(torch.autograd.Function):
 
 def _fitted(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A gradient in the shape and dtype of its input, as torch's engine makes it."""
-    g = g.sum_to_size(x.shape) if g.dim() >= x.dim() else g.expand(x.shape)
-    return g.to(x.dtype)
+    return g.sum_to_size(x.shape).to(x.dtype)
 
 
 def own(value: torch.Tensor, *rest: torch.Tensor, rule: Rule) -> torch.Tensor:

@@ -23,7 +23,7 @@ from graphnn.planner.retype import retyped
 from graphnn.planner.rewrite import rewrite
 from graphnn.sites import Site, is_users
 from graphnn.slips import drawable, escaped
-from graphnn.tracing import custom, hooks, weights
+from graphnn.tracing import custom, hooks, starting, weights
 from graphnn.tracing.patches import Patch, attributes
 from graphnn.tracing.watch import watching
 
@@ -66,6 +66,7 @@ def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
         g = Graph(type(source).__name__.lower(), source, moved)
         stack.enter_context(weights.standing_in(source, g.known))
         stack.enter_context(custom.MET.held())
+        stack.enter_context(starting.BORN.held())
         stack.enter_context(g.drawing(watch))
         stack.enter_context(_explained())
         draw(g)

@@ -147,6 +147,12 @@ class _Call:
 
     def _rule(self, packed: Expr, outs: list[Any], floats: list[int]) -> tuple[Rule, list[int]]:
         """Draw the backward, and take what it drew out of the graph again."""
+        if len(floats) > 1 and not self.context.materialize_grads:
+            self._refuse(
+                "asks for None where one of several results has no gradient",
+                ["zeros there, as torch gives without set_materialize_grads(False)"],
+                fix="leave ctx.set_materialize_grads(False) out, or return one result",
+            )
         graph, ir = self.graph, self.graph.ir
         since = ir.fresh()
         flow = build(ir, "given", (), {"key": ("flow", since)}, name="flow", **_form(packed))
@@ -168,12 +174,12 @@ class _Call:
         return self._taken_out(since, flow, ids)
 
     def _fits(self, k: int, i: int | None) -> None:
-        """A gradient has the shape of its input, or broadcasts to it, as torch wants it."""
+        """The input could be expanded to its gradient's shape: torch sums over what is added."""
         if i is None:
             return
         have, want = self.graph.ir[i].shape, tuple(self.args[k].shape)
         try:
-            fits = torch.broadcast_shapes(have, want) in (have, want)
+            fits = torch.broadcast_shapes(have, want) == have
         except RuntimeError:
             fits = False
         if not fits:
@@ -204,14 +210,19 @@ class _Call:
         if OPS[n.op].family in ("axis", "delay", "along", "rename"):
             self._refuse(f"uses '{n.op}' in its backward", ["operations on one example"])
 
-    def _refuse(self, what: str, wanted: list[str]) -> None:
+    def _refuse(
+        self,
+        what: str,
+        wanted: list[str],
+        fix: str = "write the function with plain torch operations, one example at a time",
+    ) -> None:
         raise UnsupportedError(
             f"the custom function '{self.function.__name__}' {what}",
             node=self.function.__name__,
             site=self.site,
             got=what,
             wanted=", ".join(wanted),
-            fix="write the function with plain torch operations, one example at a time",
+            fix=fix,
         )
 
 

@@ -2,7 +2,8 @@
 
 Noise in the shape of a value varies over the axes of that value. Noise of a written-out shape has
 no axes of its own yet: it is *open*, and takes those of the first value that it meets, so that it
-is fresh for every example and position. The formulas are those of torch's documentation.
+is fresh for every example and position. So is noise in the shape of a constant of the graph. The
+formulas are those of torch's documentation.
 """
 
 from __future__ import annotations
@@ -105,9 +106,21 @@ def source(
     attrs = law(graph, kind, p)
     axes = frozenset() if like is None else like.axes
     node = build(graph.ir, "random", (), attrs, shape=tuple(shape), dtype=dtype, axes=axes)
-    if like is None or like.id in graph.open:
+    if like is None or like.id in graph.open or _constant(graph, like):
         graph.open.add(node)
     return Expr(graph.ir, node)
+
+
+def _constant(graph: Graph, x: Expr) -> bool:
+    """Whether a value is made of numbers and of tensors made while drawing alone."""
+    seen, stack = set[int](), [x.id]
+    while stack:
+        node = graph.ir[stack.pop()]
+        if node.axes or not (node.inputs or node.op == "const" or node.id in graph.fresh):
+            return False
+        seen.add(node.id)
+        stack.extend(i for i in node.inputs if i not in seen)
+    return True
 
 
 def _floating(graph: Graph, like: Expr) -> torch.dtype:

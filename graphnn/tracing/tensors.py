@@ -59,6 +59,8 @@ def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
         graph.constants[id(kept)] = kept
         graph.held.append(tensor)
         graph.nodes[index] = _source_of(graph, tensor, "tensor", id(kept), "")
+        if made:
+            graph.fresh.add(graph.nodes[index])
     return Expr(graph.ir, graph.nodes[index])
 
 

@@ -6,7 +6,6 @@ graph, and so does one that draws random numbers. What is left computes constant
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphnn.errors import UnsupportedError
 from graphnn.sites import user_site
-from graphnn.tracing import inplace, noise
+from graphnn.tracing import inplace, noise, starting
 
 if TYPE_CHECKING:
     from graphnn.graph import Graph
@@ -50,13 +49,27 @@ class Tracer(TorchFunctionMode):
         self.made: dict[int, weakref.ref[torch.Tensor]] = {}
         # those drawn by a generator of the user's own: parameters may start from them
         self.drawn: set[int] = set()
+        # views of parameters that are being made: parameters start from what is written to them
+        self.starts: set[int] = set()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _initialising():
-            return function(*args, **kwargs)
+        at_work = starting.filled()
+        if at_work is not None:
+            name, filled = at_work
+            if self._begins(filled):
+                return function(*args, **kwargs)
+            if name in starting.REFUSED:
+                noise.refuse(name)
+        if function in starting.FILLED:
+            with self:
+                return starting.FILLED[function](*args, **kwargs)
+        return self._seen(function, args, kwargs)
+
+    def _seen(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """What a call gives that is no initialisation of a parameter."""
         leaves = tree_leaves((args, kwargs))
         if any(self._transformed(x) for x in leaves):
             _refuse_transform(function)
@@ -66,14 +79,22 @@ class Tracer(TorchFunctionMode):
         if any(self.follows(x) for x in leaves):
             return self._followed(function, name, args, kwargs)
         own = kwargs.get("generator") is not None or any(id(x) in self.drawn for x in leaves)
-        starts = any(isinstance(x, nn.Parameter) for x in leaves)
-        if name in noise.DRAWN and not starts and not own:
+        begun = [x for x in leaves if self._begins(x)]
+        if name in noise.DRAWN and not begun and not own:
             return self.graph.apply(function, args, kwargs)
         with noise.Watch() as drawn:
             result = function(*args, **kwargs)
-        if drawn.found and not starts and not own:
+        if drawn.found and not begun and not own:
             noise.refuse(name)
-        return tree_map(self.mark if own else self.keep, result)
+        result = tree_map(self.mark if own else self.keep, result)
+        if begun:
+            tensors = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor))
+            self.starts.update(id(x) for x in tensors if starting.shares(x, begun))
+        return result
+
+    def _begins(self, x: Any) -> bool:
+        """Whether a tensor is a parameter, or shows the memory of one that is being made."""
+        return isinstance(x, nn.Parameter) or id(x) in self.starts
 
     def follows(self, x: Any) -> bool:
         """Whether a tensor was there before the drawing: what is computed of it may change."""
@@ -110,6 +131,7 @@ class Tracer(TorchFunctionMode):
     def _gone(self, i: int) -> None:
         self.made.pop(i, None)
         self.drawn.discard(i)
+        self.starts.discard(i)
 
     def _followed(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
@@ -180,13 +202,3 @@ def _refuse_transform(function: Any) -> None:
         wanted="operations of one example; what a gradient is, written out",
         fix="write the derivative as a formula, or transform the compiled model instead",
     )
-
-
-def _initialising() -> bool:
-    """Whether torch.nn.init is at work: what parameters start from is no part of a graph."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_filename == nn.init.__file__:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False

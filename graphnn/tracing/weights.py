@@ -26,15 +26,17 @@ def parametrized(root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 @contextmanager
 def standing_in(root: nn.Module, known: dict[int, str]) -> Iterator[list[torch.Tensor]]:
     """Let every parametrized tensor be one that the graph knows by its key in `known`."""
-    placed = []
-    with parametrize.cached():
+    placed: list[tuple[Any, torch.Tensor]] = []
+    try:
         for key, module, name in parametrized(root):
-            value = _as_it_is(module, name)
-            parametrize._cache[id(module), name] = value
+            held, value = module.parametrizations[name], _as_it_is(module, name)  # type: ignore[index,union-attr]
+            held.__dict__["forward"] = lambda value=value: value
             known[id(value)] = key
-            placed.append(value)
-        yield placed
-        for value in placed:
+            placed.append((held, value))
+        yield [value for _, value in placed]
+    finally:
+        for held, value in placed:
+            held.__dict__.pop("forward", None)
             known.pop(id(value), None)
 
 

@@ -208,7 +208,56 @@ class Misshapen(Function):
         return torch.cat([flow, flow])
 
 
-@pytest.mark.parametrize(("function", "says"), [(Dirty, "in place"), (Misshapen, "shape")])
+class Scalar(Misshapen):
+    @staticmethod
+    def backward(ctx: Any, flow: Any) -> Any:
+        return flow.sum()
+
+
+class Nones(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        return x * 1, x * 2
+
+    @staticmethod
+    def backward(ctx: Any, a: Any, b: Any) -> Any:
+        return a if b is None else a + 2 * b + 1
+
+
+class Unmaterialised(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, flow: Any) -> Any:
+        return None if flow is None else 3 * flow
+
+
+def test_one_result_needs_no_zeros() -> None:
+    agree(
+        Cell(lambda self, x, h: (Unmaterialised.apply(self.a(x) + h), x), a=nn.Linear(3, 3)),
+        "torch",
+    )
+
+
+def test_torch_too_refuses_a_gradient_that_is_smaller_than_its_input() -> None:
+    x = torch.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="invalid gradient"):
+        Scalar.apply(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (Dirty, "in place"),
+        (Misshapen, "shape"),
+        (Scalar, "shape"),
+        (Nones, r"'Nones'(?s:.*)set_materialize_grads"),
+    ],
+)
 def test_what_cannot_be_kept_is_refused(function: Any, says: str) -> None:
     with pytest.raises(errors.UnsupportedError, match=says) as caught:
         gn.compile(Cell(lambda self, x, h: (function.apply(x), h)))

@@ -142,6 +142,88 @@ def test_the_backward_sees_the_forwards_noise(name: str, backend: str) -> None:
     torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-5, atol=1e-6)
 
 
+# --- constants and initialisation
+
+CONSTANTS: dict[str, Draw] = {
+    "dropout": lambda x: F.dropout(torch.ones(64)),
+    "bernoulli": lambda x: torch.bernoulli(torch.full((64,), 0.5)),
+    "randn_like": lambda x: torch.randn_like(torch.zeros(64)),
+    "randint_like": lambda x: torch.randint_like(torch.zeros(64), 1000),
+    "gumbel_softmax": lambda x: F.gumbel_softmax(torch.zeros(64)),
+    "multinomial": lambda x: torch.multinomial(torch.ones(500), 64, replacement=True).float(),
+    "Normal.sample": lambda x: Normal(0.0, 1.0).sample((64,)),
+    "Bernoulli.sample": lambda x: Bernoulli(0.5).sample((64,)),
+    "Categorical.sample": lambda x: Categorical(torch.ones(5)).sample((64,)).float(),
+    "Categorical.sample of one": lambda x: Categorical(torch.ones(10**6)).sample() + 0 * x,
+    "init.normal_": lambda x: nn.init.normal_(torch.empty(64)),
+    "init.uniform_ of zeros_like": lambda x: nn.init.uniform_(torch.zeros_like(x), 1, 2),
+    "init.normal_ of empty_like": lambda x: nn.init.normal_(torch.empty_like(x), std=2.0),
+    "init.kaiming_normal_": lambda x: nn.init.kaiming_normal_(torch.empty(8, 8)).reshape(64),
+    "init.kaiming_uniform_": lambda x: nn.init.kaiming_uniform_(torch.empty(8, 8)).reshape(64),
+    "init.xavier_uniform_": lambda x: nn.init.xavier_uniform_(torch.empty(8, 8)).reshape(64),
+}
+
+
+class Wide(nn.Module):
+    def __init__(self, draw: Draw):
+        super().__init__()
+        self.draw, self.w = draw, nn.Parameter(torch.ones(64))
+        self.register_buffer("b", torch.ones(64))
+
+    def graph(self, g: gn.Graph) -> None:
+        x = g.input("x", (64,), over="time")
+        g.output("y", x * 0 + self.draw(x))
+        g.output("of a parameter", x * 0 + torch.randn_like(self.w))
+        g.output("of a buffer", x * 0 + F.dropout(self.b, training=True))
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_noise_in_the_shape_of_a_constant_is_fresh(name: str) -> None:
+    torch.manual_seed(0)
+    x, draw = torch.zeros(8, 5, 64), CONSTANTS[name]
+    model = gn.compile(Wide(draw))
+    first, second = model(x=x), model(x=x)
+    both = torch.cat([first["y"], second["y"]]).reshape(-1, 64)
+    assert len(both.unique(dim=0)) == 80
+    want = torch.stack([draw(x[0, 0]) for _ in range(80)])
+    if want.std(0).any():
+        error = 6 * want.std() / len(want) ** 0.5
+        assert (both.mean() - want.mean()).abs() < error
+        assert (both.std() - want.std()).abs() < error
+    for once in ("of a parameter", "of a buffer"):
+        assert len(first[once].reshape(-1, 64).unique(dim=0)) == 1
+
+
+class Started(nn.Module):
+    """Parameters that start from noise, in each of torch's ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(nn.init.normal_(torch.empty(3)))
+        self.b = nn.Parameter(torch.empty(3))
+        self.c = nn.Parameter(torch.empty(4))
+        nn.init.uniform_(self.b.data)
+        self.c.data.normal_()
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.c[:2])
+
+    def forward(self, x: Any) -> Any:
+        return x * self.a + self.b + self.c[:3]
+
+
+def test_what_parameters_start_from_is_drawn_once() -> None:
+    class Made(nn.Module):
+        def graph(self, g: gn.Graph) -> None:
+            net, start = g.module("net", Started()), torch.empty(3)
+            nn.init.normal_(start)
+            g.output("y", net(g.input("x", (3,), over="time")) + g.parameter("w", start))
+
+    model, x = gn.compile(Made()), torch.randn(2, 4, 3)
+    assert all(type(p) is nn.Parameter for p in model.parameters())
+    torch.testing.assert_close(model(x=x), model.net(x) + model.w)
+    assert len(model.net.c.unique()) == 4
+
+
 # --- training flags
 
 
@@ -229,6 +311,9 @@ UNDRAWN: dict[str, Draw] = {
     "multinomial without replacement": lambda x: torch.multinomial(torch.softmax(x, 0), 2),
     "a generator": lambda x: torch.randn(3, generator=torch.Generator()),
     "a generator, computed with": lambda x: torch.randn(3, generator=torch.Generator()) * 2 + 1,
+    "init.trunc_normal_": lambda x: nn.init.trunc_normal_(torch.empty(3)),
+    "init.trunc_normal_ of empty_like": lambda x: nn.init.trunc_normal_(torch.empty_like(x)),
+    "init.orthogonal_": lambda x: nn.init.orthogonal_(torch.empty(3, 3))[0],
     "noise of a constant": lambda x: torch.poisson(torch.ones(3)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,19 @@ def test_spectral_norm_in_training_iterates_once_a_call() -> None:
         torch.testing.assert_close(model(x=x), nets[1].eager(x))
     for a, b in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_copies_of_spectral_norm_in_training() -> None:
+    torch.manual_seed(0)
+    net, x = Cell(run, a=parametrizations.spectral_norm(nn.Linear(3, 3))), torch.randn(1, 1, 3)
+    model = gn.compile(net)
+    for made in (gn.compile(copy.deepcopy(net)), copy.deepcopy(model)):
+        judge = copy.deepcopy(net)
+        for _ in range(3):
+            torch.testing.assert_close(made(x=x), judge.eager(x))
+    before = copy.deepcopy(net)
+    torch.testing.assert_close(model(x=x), before.eager(x))
+    assert all("forward" not in m.__dict__ for m in net.modules())
 
 
 def test_library_layers_with_weight_norm() -> None:
