@@ -19,6 +19,7 @@ from graphnn.feedback import Feedback
 from graphnn.graph import Graph
 from graphnn.ir import IR, Node
 from graphnn.ops.expr import Expr, const
+from graphnn.planner import again
 from graphnn.planner.retype import retyped
 from graphnn.planner.rewrite import rewrite
 from graphnn.sites import Site, is_users
@@ -58,7 +59,13 @@ def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
         ir = retyped(ir, floating(source.owner, moved or source.dtype), source.owner)
         return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
     drawable(source)
-    draw: Any = source.graph
+    drawn = _drawn(source, moved)
+    if drawn.watch.changed:
+        again.compare(drawn, source, lambda: _drawn(source, moved))
+    return drawn
+
+
+def _drawn(source: Any, moved: torch.dtype | None) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(neutral())
         watch = stack.enter_context(watching(source))
@@ -69,7 +76,7 @@ def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
         stack.enter_context(starting.BORN.held())
         stack.enter_context(g.drawing(watch))
         stack.enter_context(_explained())
-        draw(g)
+        source.graph(g)
     return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks), watch)
 
 

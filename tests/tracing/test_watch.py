@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +18,122 @@ from torch.nn.utils import prune
 import graphnn as gn
 from graphnn import errors
 from tests.tracing.eager import BACKENDS
+
+
+@dataclass
+class Optimum:
+    tau: float = 1.0
+
+
+@dataclass
+class Deep:
+    opt: Optimum = field(default_factory=Optimum)
+    d: Any = field(default_factory=lambda: {"a": {"b": 1.0}})
+    rows: Any = field(default_factory=lambda: [[1.0]])
+
+
+class Constants:
+    rate = 1.0
+
+
+class Inner(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5
+
+
+def times(x: Tensor, by: Any) -> Tensor:
+    return x * by["k"]
+
+
+class Many(nn.Module):
+    """Reads what lies deep, what is no tensor, and what its class defines."""
+
+    gain, table = 1.0, {"k": 1.0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cfg, self.array, self.constants = Deep(), np.ones(3), Constants
+        self.scaled = partial(times, by={"k": 1.0})
+        self.lin, self.inner = nn.Linear(3, 3), Inner()
+
+    def helper(self, x: Tensor) -> Tensor:
+        return x * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(self.lin(self.helper(x))) * self.cfg.opt.tau * self.cfg.d["a"]["b"]
+        y = self.scaled(y * self.cfg.rows[0][0] * self.gain * self.table["k"] * self.constants.rate)
+        return y * float(self.array.sum())
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self(g.input("x", (3,), over="time")))
+
+
+def halved(self: Any, x: Tensor) -> Tensor:
+    return x * 0.25
+
+
+def deep_object(net: Any, kept: Any) -> None:
+    net.cfg.opt.tau = 2.0
+
+
+def deep_dict(net: Any, kept: Any) -> None:
+    net.cfg.d["a"]["b"] = 2.0
+
+
+def deep_list(net: Any, kept: Any) -> None:
+    net.cfg.rows[0][0] = 2.0
+
+
+def array(net: Any, kept: Any) -> None:
+    net.array[1] = 5.0
+
+
+def keywords(net: Any, kept: Any) -> None:
+    net.scaled.keywords["by"]["k"] = 3.0
+
+
+def of_the_class(net: Any, kept: Any) -> None:
+    kept.setattr(Many, "gain", 3.0)
+
+
+def before_the_class(net: Any, kept: Any) -> None:
+    net.gain = 3.0
+
+
+def dict_of_the_class(net: Any, kept: Any) -> None:
+    kept.setitem(Many.table, "k", 3.0)
+
+
+def forward_of_one(net: Any, kept: Any) -> None:
+    net.lin.forward = MethodType(halved, net.lin)
+
+
+def forward_of_the_class(net: Any, kept: Any) -> None:
+    kept.setattr(Inner, "forward", halved)
+
+
+def method_of_the_class(net: Any, kept: Any) -> None:
+    kept.setattr(Many, "helper", halved)
+
+
+def class_that_is_held(net: Any, kept: Any) -> None:
+    kept.setattr(Constants, "rate", 3.0)
+
+
+DEEP = [
+    deep_object,
+    deep_dict,
+    deep_list,
+    array,
+    keywords,
+    of_the_class,
+    before_the_class,
+    dict_of_the_class,
+    forward_of_one,
+    forward_of_the_class,
+    method_of_the_class,
+    class_that_is_held,
+]
 
 
 class Net(nn.Module):
@@ -148,6 +268,20 @@ def test_a_change_is_seen_at_the_next_call(change: Any, backend: str) -> None:
     before = model(x=x)
     torch.testing.assert_close(before, net(x))
     change(net)
+    after = model(x=x)
+    torch.testing.assert_close(after, net(x))
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("change", DEEP)
+def test_a_change_far_away_is_seen(change: Any, monkeypatch: Any) -> None:
+    net, x = Many(), torch.randn(2, 3, 3)
+    model = gn.compile(net)
+    before = model(x=x)
+    torch.testing.assert_close(before, net(x))
+    number = model._traced().number
+    assert model._traced().number == number
+    change(net, monkeypatch)
     after = model(x=x)
     torch.testing.assert_close(after, net(x))
     assert not torch.allclose(before, after)
@@ -309,3 +443,101 @@ def test_what_a_module_keeps_of_a_drawing_to_look_at() -> None:
     net, x = Keeping(), torch.randn(1, 2, 3)
     assert torch.equal(gn.compile(net)(x=x), x * 2)
     assert isinstance(net.seen, gn.Value)
+
+
+class Stepping(nn.Module):
+    """Changes attributes of its own at every call."""
+
+    calls = 0
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run, self.step, self.log, self.warm = run, 0, [], True
+        self.queue, self.deep = deque([1]), Deep()
+
+    def forward(self, x: Any) -> Any:
+        return self.run(self, x)
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self(g.input("x", (4,), over="time")))
+
+
+def stepping(net: Any, x: Any) -> Any:
+    net.step += 1
+    return x * net.step
+
+
+def logging(net: Any, x: Any) -> Any:
+    net.log.append(1)
+    return x / len(net.log)
+
+
+def warming(net: Any, x: Any) -> Any:
+    if net.warm:
+        net.warm = False
+        return x * 0.1
+    return x
+
+
+def held_constant(net: Any, x: Any) -> Any:
+    net.step += 1
+    return x + torch.full((4,), float(net.step))
+
+
+def queueing(net: Any, x: Any) -> Any:
+    net.queue.append(1)
+    return x * len(net.queue)
+
+
+def nested(net: Any, x: Any) -> Any:
+    net.deep.opt.tau += 1.0
+    return x * net.deep.opt.tau
+
+
+def on_the_class(net: Any, x: Any) -> Any:
+    type(net).calls += 1
+    return x * net.calls
+
+
+@pytest.mark.parametrize(
+    "run", [stepping, logging, warming, held_constant, queueing, nested, on_the_class]
+)
+def test_an_attribute_that_changes_the_next_drawing_is_refused(run: Any) -> None:
+    net, x = Stepping(run), torch.ones(1, 2, 4)
+    assert not torch.equal(net(x), net(x))
+    with pytest.raises(errors.UnsupportedError, match="from call to call") as caught:
+        gn.compile(Stepping(run))
+    assert "test_watch.py:" in str(caught.value)
+
+
+def counting(net: Any, x: Any) -> Any:
+    net.step += 1
+    net.log.append(net.step)
+    type(net).calls += 1
+    net.seen = x * net.step * net.calls
+    return x * 2 + torch.ones(4)
+
+
+def scratch(net: Any, x: Any) -> Any:
+    net.t = torch.zeros(4)
+    net.t = net.t + x
+    return net.t * 2
+
+
+def scratch_number(net: Any, x: Any) -> Any:
+    net.step = 0
+    net.step += 3
+    return x * net.step
+
+
+@pytest.mark.parametrize("run", [counting, scratch, scratch_number])
+def test_what_is_written_and_changes_nothing_is_no_matter(run: Any) -> None:
+    net, x = Stepping(run), torch.randn(1, 2, 4)
+    net.t = torch.ones(4)
+    calls = Stepping.calls
+    model = gn.compile(net)
+    assert Stepping.calls - calls == (run is counting)
+    for _ in range(2):
+        torch.testing.assert_close(model(x=x), Stepping(run)(x))
+    assert len(net.log) == (run is counting)
+    assert len(model._traces) == 1
