@@ -35,6 +35,8 @@ WHOLE = frozenset(
 # dicts in which a module's `__getattr__` looks a name up
 LOOKED = ("_parameters", "_buffers", "_modules")
 NUMBERS = (bool, int, float, complex, str, bytes, type(None))
+# where objects come from that say nothing of a graph, and lead to all of a program's
+OPAQUE = frozenset(("logging", "threading"))
 # how deep a value is compared, how many values in it, and the bytes of an array
 DEEPEST, MOST, BYTES = 12, 2000, 1 << 20
 
@@ -69,7 +71,7 @@ class Watch:
         if before.get(name, _ABSENT) is value:
             self.read[key] = (where, name, value)
             if not _simple(value):
-                self.prints[key] = _print(value, DEEPEST, [MOST])
+                self.prints[key] = _printed(value)
 
     def inherited(self, module: nn.Module, held: dict[str, Any], name: str) -> None:
         """An attribute of a module's class was read: it is compared where it is defined, and
@@ -114,7 +116,7 @@ class Watch:
             return False
         now = where.get(name, _ABSENT)
         if now is value:
-            return key in self.prints and _print(value, DEEPEST, [MOST]) != self.prints[key]
+            return key in self.prints and _printed(value) != self.prints[key]
         return not self._alike(where, now, value)
 
     def _nothing_carried(self) -> None:
@@ -219,11 +221,15 @@ def _unlike(where: Place, name: str, value: Any) -> Callable[[], bool]:
             and list(known) == keys
             and all(map(operator.is_, known.values(), held))
         )
-    print_ = _print(value, DEEPEST, [MOST])
-    return lambda: where.get(name) is value and _print(value, DEEPEST, [MOST]) == print_
+    print_ = _printed(value)
+    return lambda: where.get(name) is value and _printed(value) == print_
 
 
-def _print(value: Any, depth: int, left: list[int]) -> Any:
+def _printed(value: Any) -> Any:
+    return _print(value, DEEPEST, [MOST], set())
+
+
+def _print(value: Any, depth: int, left: list[int], seen: set[int]) -> Any:
     """What can change within a value without its becoming another."""
     left[0] -= 1
     if isinstance(value, NUMBERS):
@@ -233,16 +239,23 @@ def _print(value: Any, depth: int, left: list[int]) -> Any:
     if isinstance(value, dict):
         items = list(value.items())
         keys = tuple(k if isinstance(k, NUMBERS) else id(k) for k, _ in items)
-        return keys, tuple(_print(v, depth - 1, left) for _, v in items)
+        return keys, tuple(_print(v, depth - 1, left, seen) for _, v in items)
     if isinstance(value, (list, tuple, deque)):
-        return tuple(_print(v, depth - 1, left) for v in value)
+        return tuple(_print(v, depth - 1, left, seen) for v in value)
     if isinstance(value, (set, frozenset)):
-        return frozenset(_print(v, depth - 1, left) for v in value)
+        return frozenset(_print(v, depth - 1, left, seen) for v in value)
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         return _array(value)
-    if isinstance(value, types.ModuleType):
+    if isinstance(value, types.ModuleType) or type(value).__module__ in OPAQUE:
         return id(value)
-    return (id(value), *(_print(part, depth - 1, left) for part in _parts(value)))
+    if id(value) in seen or depth == 1:
+        return id(value)
+    seen.add(id(value))
+    # parts are made to be looked at: what is left of them says nothing by its identity
+    return (
+        id(value),
+        *(_print(p, depth - 1, left, seen) for p in _parts(value) if left[0] > 0),
+    )
 
 
 def _array(value: Any) -> Any:

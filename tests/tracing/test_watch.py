@@ -287,6 +287,34 @@ def test_a_change_far_away_is_seen(change: Any, monkeypatch: Any) -> None:
     assert not torch.allclose(before, after)
 
 
+def test_objects_of_many_kinds_draw_nothing_anew() -> None:
+    """Circles, chains longer than are looked at, and wide lists are alike at every call."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.circle = SimpleNamespace(by=2.0)
+            self.circle.of = [self.circle] * 9
+            self.chain = SimpleNamespace()
+            for _ in range(30):
+                self.chain = SimpleNamespace(of=self.chain, at=Optimum())
+            self.many = [SimpleNamespace(k=float(k)) for k in range(3000)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.circle.by + self.chain.at.tau * self.many[0].k
+
+        def graph(self, g: gn.Graph) -> None:
+            g.output("y", self(g.input("x", (3,), over="time")))
+
+    net, x = Wide(), torch.randn(2, 3, 3)
+    model = gn.compile(net)
+    for _ in range(3):
+        torch.testing.assert_close(model(x=x), net(x))
+    assert len(model._traces) == 1
+    net.many[0].k = net.circle.by = 3.0
+    torch.testing.assert_close(model(x=x), net(x))
+
+
 def test_what_is_not_read_draws_nothing_anew() -> None:
     net, x = Net(), torch.randn(2, 3, 3)
     model = gn.compile(net)
@@ -515,7 +543,7 @@ def counting(net: Any, x: Any) -> Any:
     net.log.append(net.step)
     type(net).calls += 1
     net.seen = x * net.step * net.calls
-    return x * 2 + torch.ones(4)
+    return x * 2 + torch.tensor([1.0, 2.0, float("nan"), 0.0])
 
 
 def scratch(net: Any, x: Any) -> Any:
@@ -538,6 +566,6 @@ def test_what_is_written_and_changes_nothing_is_no_matter(run: Any) -> None:
     model = gn.compile(net)
     assert Stepping.calls - calls == (run is counting)
     for _ in range(2):
-        torch.testing.assert_close(model(x=x), Stepping(run)(x))
+        torch.testing.assert_close(model(x=x), Stepping(run)(x), equal_nan=True)
     assert len(net.log) == (run is counting)
     assert len(model._traces) == 1
