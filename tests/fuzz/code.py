@@ -290,7 +290,7 @@ KINKED: dict[str, Code] = {
     "min": lambda lab, a, b, k: torch.min(a, dim(a, k), keepdim=True),
     "sort": lambda lab, a, b, k: torch.sort(a, dim(a, k)),
     "topk": lambda lab, a, b, k: a.topk(1 + k % 2),
-    "median": lambda lab, a, b, k: a.flatten().median(0).values,
+    "median": lambda lab, a, b, k: a.flatten().clone().median(0).values,
     "cummax": lambda lab, a, b, k: a.cummax(dim(a, k)).values,
     "where": lambda lab, a, b, k: torch.where(near(a) > 0, b, a * 0.5),
     "where number": lambda lab, a, b, k: torch.where(near(b) > 0.2, a, (0.0, 1, -1.5)[k % 3]),
