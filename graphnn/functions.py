@@ -21,6 +21,7 @@ from graphnn.ops.product import einsum
 from graphnn.ops.sources import index_of
 from graphnn.ops.table import OPS
 from graphnn.sites import user_site
+from graphnn.tracing import noise
 from graphnn.value import Value
 
 
@@ -47,11 +48,29 @@ def _over(op: str, v: Value, axis: str, **attrs: Any) -> Value:
     v.graph.ir.here = ("", user_site())
     result = make(op, _expr(v), *v.graph.ragged(axis), axis=axis, **attrs)
     v.graph.ir.here = ("", None)
-    return Value(v.graph, result.id)
+    return _made(v.graph, result)
+
+
+def _made(graph: Graph, x: Expr) -> Value:
+    """A value that a function makes: without gradients under `torch.no_grad()`."""
+    still = graph.context.detached and (x.dtype.is_floating_point or x.dtype.is_complex)
+    return Value(graph, make("detach", x).id if still else x.id)
 
 
 def softmax(v: Value, over: str) -> Value:
-    """Soft choice along an axis: non-negative, sums to one over each example's positions."""
+    """Soft choice along an axis: non-negative, sums to one over each example's positions.
+
+    Raises AxisError, and DtypeError for whole numbers, as torch does.
+    """
+    if not v.dtype.is_floating_point:
+        raise DtypeError(
+            "gn.softmax needs floating-point scores",
+            node=v.label,
+            site=user_site(),
+            got=v.dtype,
+            wanted="a floating dtype",
+            fix="cast them: gn.softmax(v.float(), over=…)",
+        )
     return _over("axis_softmax", v, over)
 
 
@@ -166,7 +185,7 @@ def rename(v: Value, **axes: str) -> Value:
         if present is None:
             ir.axes[new] = Axis(new, ir.axes[root].length, copy_of=root, site=user_site())
     ir.here = ("", user_site())
-    return Value(v.graph, make("rename", _expr(v), axes=dict(axes)).id)
+    return _made(v.graph, make("rename", _expr(v), axes=dict(axes)))
 
 
 def along(tensor: Value | torch.Tensor, axis: str, graph: Graph | None = None) -> Value:
@@ -188,14 +207,15 @@ def along(tensor: Value | torch.Tensor, axis: str, graph: Graph | None = None) -
             wanted=f"a first dimension of {declared}, and no axes yet",
             fix=f"declare g.axis('{axis}', {v.shape[0] if v.shape else 'n'})",
         )
-    node = make("along", _expr(v), axis=axis)
-    return Value(g, node.id)
+    return _made(g, make("along", _expr(v), axis=axis))
 
 
 def dot(a: Value, b: Value) -> Value:
     """Dot product over the last dimension; leading dimensions match."""
     graph = graph_of((a, b), {})
-    x, y = _expr(graph.value(a)), _expr(graph.value(b))
+    a, b = graph.value(a), graph.value(b)
+    noise.meet(graph, (a.id, b.id))
+    x, y = _expr(a), _expr(b)
     if x.shape != y.shape or not x.shape:
         raise ShapeError(
             "gn.dot needs two values of one shape",
@@ -206,7 +226,7 @@ def dot(a: Value, b: Value) -> Value:
         )
     lead = string.ascii_lowercase[: len(x.shape) - 1]
     graph.ir.here = ("", user_site())
-    return Value(graph, einsum(f"{lead}z,{lead}z->{lead}", x, y).id)
+    return _made(graph, einsum(f"{lead}z,{lead}z->{lead}", x, y))
 
 
 def cosine(a: Value, b: Value, eps: float = 1e-8) -> Value:
@@ -223,7 +243,7 @@ def cosine(a: Value, b: Value, eps: float = 1e-8) -> Value:
 def clip_gradient(v: Value, bound: float) -> Value:
     """`v`, whose gradient is clamped elementwise to [-bound, bound]."""
     v.graph.ir.here = ("", user_site())
-    return Value(v.graph, make("clip_gradient", _expr(v), bound=float(bound)).id)
+    return _made(v.graph, make("clip_gradient", _expr(v), bound=float(bound)))
 
 
 def delay(v: Value, steps: int = 1, over: str = "time", init: Any = None) -> Value:
@@ -236,7 +256,7 @@ def delay(v: Value, steps: int = 1, over: str = "time", init: Any = None) -> Val
     stated = None if v.dtype == v.graph.dtype else v.dtype
     state = v.graph.state(name, tuple(v.shape), over, carried, init, steps, stated)
     state.next = v
-    return Value(v.graph, state.id)
+    return _made(v.graph, Expr(v.graph.ir, state.id))
 
 
 def until(condition: Value, over: str) -> None:

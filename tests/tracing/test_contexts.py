@@ -83,6 +83,40 @@ def test_a_bare_graph_drawn_without_gradients() -> None:
     torch.testing.assert_close(g.owner.w.grad, x.sum((0, 1)))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_functions_over_axes_know_the_grad_mode(backend: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def graph(self, g: gn.Graph) -> None:
+            x = g.input("x", (3,), over="time")
+            frozen, live = self.a(x), self.b(x)
+            with torch.no_grad():
+                mean, before = gn.mean(frozen, over="time"), gn.delay(frozen)
+                total = gn.dot(frozen, frozen) + gn.logsumexp(frozen.sum(), over="time")
+            g.output("y", live * mean + before + total.reshape(1))
+
+    net, x = Net().double(), torch.randn(2, 4, 3, dtype=torch.float64)
+    gn.compile(net, backend=backend)(x=x).sum().backward()
+    assert net.a.weight.grad is None
+    with torch.no_grad():
+        mean = net.a(x).mean(1, keepdim=True)
+    (net.b(x) * mean).sum().backward()
+    ours = net.b.weight.grad / 2  # the same gradient twice
+    net.b.weight.grad = None
+    (net.b(x) * mean).sum().backward()
+    torch.testing.assert_close(ours, net.b.weight.grad)
+
+
+def test_whole_numbers_have_no_soft_choice() -> None:
+    g = gn.Graph()
+    k = g.input("k", (), over="time", dtype=torch.int64)
+    with pytest.raises(errors.DtypeError, match="floating-point scores"):
+        gn.softmax(k, over="time")
+
+
 def test_autocast_within_a_graph_is_refused() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
