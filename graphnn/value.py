@@ -168,7 +168,13 @@ class Value(torch.Tensor):
 
     grad = grad_fn = None
     is_leaf = False
-    requires_grad = property(lambda self: self.dtype.is_floating_point or self.dtype.is_complex)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through it."""
+        able = self.dtype.is_floating_point or self.dtype.is_complex
+        return able and self.node.op != "detach"
+
     is_nested = is_sparse = is_quantized = is_cuda = False
     layout = torch.strided
 
