@@ -10,9 +10,8 @@ import torch
 
 from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ops.expr import Expr, make, reshape
-from graphnn.ops.handlers import HANDLERS, guards, names
+from graphnn.ops.handlers import guards, names
 from graphnn.ops.product import einsum, linear
-from graphnn.ops.table import build
 from graphnn.ops.torch_math import cast
 from graphnn.ops.torch_shapes import chunk
 from graphnn.sites import user_site
@@ -339,25 +338,6 @@ def _cosine(a: Expr, b: Expr, dim: int = -1, eps: float = 1e-8) -> Any:
     if len(a.shape) != len(b.shape):
         return NotImplemented
     return _sum_dims(a * b, dim) / (norm(a) * norm(b))
-
-
-@names("dropout")
-def _dropout(x: Expr, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    if not training or p == 0:
-        return x
-    return x * random_like(x, "dropout", p)
-
-
-def random_like(x: Expr, kind: str, p: float = 0.0) -> Expr:
-    """Random numbers of `x`'s shape, axes and dtype, drawn once a call for the whole axis."""
-    node = build(
-        x.ir, "random", (), {"kind": kind, "p": p}, shape=x.shape, dtype=x.dtype, axes=x.axes
-    )
-    return Expr(x.ir, node)
-
-
-HANDLERS["randn_like"] = lambda x, **_: random_like(x, "normal")
-HANDLERS["rand_like"] = lambda x, **_: random_like(x, "uniform")
 
 
 @names("rnn_tanh_cell")

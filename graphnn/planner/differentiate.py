@@ -330,9 +330,6 @@ class _Adjoint:
         flows = [self._nothing(x.shape, x.dtype) for x in self.old.operands(node)[:linear]]
         return [*flows, *[self.value(i) for i in node.inputs[linear:]]]
 
-    def _zeros(self, node: Node, k: int) -> Expr:
-        return self._nothing(*node.attrs["outs"][k])
-
     def _nothing(self, shape: tuple[int, ...], dtype: Any) -> Expr:
         zero = make("cast", const(self.new, 0.0), dtype=dtype)
         return make("expand", zero, shape=shape)
