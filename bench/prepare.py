@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import graphnn as gn
-from graphnn.backends.triton.graphs import CHECKED, SEEN, Replayed
+from graphnn.backends.triton.cuda_graphs import CHECKED, SEEN, Replayed
 from graphnn.bench.attention import KINDS
 from graphnn.bench.cases import COMPILED_STEPS, DEEP, PLANNING, STEP, Case
 from graphnn.bench.networks import Deep, Layer
 from graphnn.bench.peers import others
 from graphnn.bench.variants import ALL, loop
-from graphnn.planner.cost import Device
-from graphnn.planner.work import of_graph
+from graphnn.inspection.expected import forecast
+from graphnn.planner.core.cost import Device
+from graphnn.planner.core.work import of_graph
 from graphnn.timing.clock import Run
 from graphnn.timing.contest import BOTH, FORWARD, Contest, results
-from graphnn.timing.forecast import forecast
-from graphnn.timing.run import OURS, Prepared
+from graphnn.timing.suite import OURS, Prepared
 
 EAGER, LAYER_OF_TORCH, COMPILE = "eager", "torch.nn", "torch.compile"
 # steps to which the definition itself says what is right; beyond, the eager loop in float64 does
@@ -111,9 +111,9 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
 
 def model_sizes(model: gn.Compiled, found: Subject) -> dict[str, int]:
     """The lengths of a graph's axes in a call."""
-    from graphnn import calls
+    from graphnn.runtime.call import read
 
-    return calls.read(model.ir, found.given(found.inputs), None, None, None).sizes
+    return read.read(model.ir, found.given(found.inputs), None, None, None).sizes
 
 
 def contenders(

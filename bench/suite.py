@@ -12,12 +12,13 @@ import torch
 from graphnn.bench.cases import NETWORKS, SUITES, Case, Suite
 from graphnn.bench.prepare import prepare
 from graphnn.errors import TimingError
-from graphnn.planner.cost import Device
-from graphnn.timing import ceilings, results
-from graphnn.timing.about import about
+from graphnn.planner.core.cost import Device
+from graphnn.timing import results
 from graphnn.timing.clock import Timer, timer_for
 from graphnn.timing.contest import Contest
-from graphnn.timing.run import Plan, run
+from graphnn.timing.provenance import about
+from graphnn.timing.suite import Plan, run
+from graphnn.tools import device_limits
 
 
 def chosen(name: str, only: Sequence[str] = ()) -> Suite:
@@ -55,7 +56,7 @@ def run_suite(
     found["about"]["backend"] = backend
     clock = timer or timer_for(device)
     dtypes = [getattr(torch, d) for d in dict.fromkeys(c.dtype for c in suite.cases)]
-    limits = limits or ceilings.measure(device, dtypes, timer)
+    limits = limits or device_limits.measure(device, dtypes, timer)
     found["limits"] = limits.record()
 
     contests: list[Contest] = []

@@ -1,8 +1,8 @@
 """graphnn: neural architectures as graphs of modules with loops closed through delays."""
 
 from graphnn import errors, nn, pictures
-from graphnn.flow import gradient_flow
-from graphnn.functions import (
+from graphnn.frontend.attention import attend, lookup
+from graphnn.frontend.functions import (
     along,
     argmax,
     clip_gradient,
@@ -25,12 +25,12 @@ from graphnn.functions import (
     top,
     until,
 )
-from graphnn.graph import Graph
-from graphnn.idioms import attend, lookup
-from graphnn.model import Compiled, compile
-from graphnn.timing.compare import compare
-from graphnn.unroll import unroll
-from graphnn.value import State, Value
+from graphnn.frontend.graph import Graph
+from graphnn.frontend.value import State, Value
+from graphnn.runtime.model import Compiled, compile
+from graphnn.tools.compare import compare
+from graphnn.tools.gradient_flow import gradient_flow
+from graphnn.tools.unroll import unroll
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,7 +7,7 @@ wanted, and how to mend it. `GraphError` is raised while a graph is built, plann
 
 from __future__ import annotations
 
-from graphnn.sites import Site
+from graphnn.ir.source_location import Site
 
 
 class GraphnnError(Exception):

@@ -28,16 +28,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 PROOFS = (
     "attention/",
     "backends/",
+    "frontend/test_names.py",
     "fuzz/",
+    "operators/test_opinfo.py",
+    "package/test_import.py",
     "pictures/test_layout.py",
     "pictures/test_random.py",
-    "test_import.py",
-    "test_integration.py",
-    "test_life.py",
-    "test_names.py",
-    "test_opinfo.py",
-    "test_random_graphs.py",
-    "test_transforms.py",
+    "runtime/test_integration.py",
+    "runtime/test_lifetime.py",
+    "runtime/test_transforms.py",
 )
 
 

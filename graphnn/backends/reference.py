@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.called import Called, none_of, opaque_run
-from graphnn.backends.draws import draw, random_nodes
-from graphnn.ir import BATCH, IR, Node
-from graphnn.ops.table import KEEPS_AXIS, OPS, numbers_stay
-from graphnn.planner.partition import carried
-from graphnn.planner.states import FINAL
+from graphnn.backends.opaque_calls import Called, none_of, opaque_run
+from graphnn.backends.random import draw, random_nodes
+from graphnn.ir.graph import BATCH, IR, Node
+from graphnn.ops.registry import KEEPS_AXIS, OPS, numbers_stay
+from graphnn.planner.boundary.states import FINAL
+from graphnn.planner.core.regions import carried
 
 Tensor = torch.Tensor
 Place = tuple[tuple[str, int], ...]

@@ -92,7 +92,7 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
 
 
 def _save_plots(found: dict[str, Any], folder: str, stem: str, quiet: bool = False) -> None:
-    from graphnn.timing.plots import save_all
+    from graphnn.bench.plots import save_all
 
     try:
         written = save_all(found, folder, stem)
@@ -106,7 +106,7 @@ def _save_plots(found: dict[str, Any], folder: str, stem: str, quiet: bool = Fal
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from graphnn.timing import versus
+    from graphnn.bench import versus
     from graphnn.timing.results import load
 
     first, second = _read(load, args.first), _read(load, args.second)

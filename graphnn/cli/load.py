@@ -15,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from graphnn.errors import GraphnnError
-from graphnn.graph import Graph
-from graphnn.model import Compiled, compile
-from graphnn.sites import is_users
+from graphnn.frontend.graph import Graph
+from graphnn.ir.source_location import is_users
+from graphnn.runtime.model import Compiled, compile
 
 
 class Refused(Exception):

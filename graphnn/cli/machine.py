@@ -22,7 +22,7 @@ def add_all(commands: Any, examples: str) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from graphnn.timing import doctor
+    from graphnn.tools import doctor
 
     found = doctor.examine()
     if args.json:
@@ -33,8 +33,8 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from graphnn.timing import calibrate
     from graphnn.timing.table import in_words
+    from graphnn.tools import calibrate
 
     device, place = calibrate.calibrate(keep=not args.dry)
     if args.json:

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphnn.cli.load import Refused, add, load, positive, size, steps
 from graphnn.errors import PictureError
-from graphnn.model import BACKENDS
+from graphnn.runtime.model import BACKENDS
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 FLOAT32 = ("ieee", "tf32x3", "tf32")
@@ -77,7 +77,7 @@ def _explain(args: argparse.Namespace) -> None:
     if not args.measure:
         print(model.explain())
         return
-    from graphnn.timing.inputs import made_up
+    from graphnn.tools.example_inputs import made_up
 
     print(model.explain(measure=made_up(model, dict(args.size or []))))
 
@@ -106,7 +106,7 @@ def _draw(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from graphnn.timing.report import report
+    from graphnn.tools.report import report
 
     path = pathlib.Path(args.output)
     if args.output != "-" and not path.absolute().parent.is_dir():
@@ -123,7 +123,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _resources(args: argparse.Namespace) -> int:
-    from graphnn import resources
+    from graphnn.tools import resources
 
     models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None
     targets = args.target or ["sm_90"]

@@ -4,36 +4,36 @@
 put in layers and directions by `Recurrent`. The planner knows none of them by name.
 """
 
-from graphnn.nn.attention import AdditiveAttention, LocationAttention, MultiHeadAttention
-from graphnn.nn.cell import Cell, GatedCell
+from graphnn.nn.attention.attention import AdditiveAttention, LocationAttention, MultiHeadAttention
+from graphnn.nn.attention.decoder import AttentionDecoder
+from graphnn.nn.attention.positions import (
+    LearnedPositions,
+    RelativePositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
+from graphnn.nn.attention.seq2seq import Seq2Seq
+from graphnn.nn.attention.transformer import TransformerBlock
 from graphnn.nn.conv import TemporalConv
-from graphnn.nn.decoder import AttentionDecoder
-from graphnn.nn.gru import GRU, GRUCell
 from graphnn.nn.hyper import Hyper
-from graphnn.nn.hyperlstm import HyperLSTM, HyperLSTMCell
-from graphnn.nn.linear import SRU, MinGRU, MinGRUCell, SRUCell
-from graphnn.nn.lstm import LSTM, LSTMCell
-from graphnn.nn.memory import AssociativeMemory, KeyValueMemory
-from graphnn.nn.memory_network import MemoryNetwork
-from graphnn.nn.multiplicative import (
+from graphnn.nn.memory.memory_network import MemoryNetwork
+from graphnn.nn.memory.ntm import NTM
+from graphnn.nn.memory.slots import AssociativeMemory, KeyValueMemory
+from graphnn.nn.recurrent.cell import Cell, GatedCell
+from graphnn.nn.recurrent.dropout import LockedDropout, locked_dropout, zoneout
+from graphnn.nn.recurrent.gru import GRU, GRUCell
+from graphnn.nn.recurrent.hyperlstm import HyperLSTM, HyperLSTMCell
+from graphnn.nn.recurrent.layers import Recurrent
+from graphnn.nn.recurrent.linear_recurrences import SRU, MinGRU, MinGRUCell, SRUCell
+from graphnn.nn.recurrent.lstm import LSTM, LSTMCell
+from graphnn.nn.recurrent.multiplicative import (
     Multiplicative,
     MultiplicativeLSTM,
     MultiplicativeLSTMCell,
     MultiplicativeRNN,
     MultiplicativeRNNCell,
 )
-from graphnn.nn.noise import LockedDropout, locked_dropout, zoneout
-from graphnn.nn.ntm import NTM
-from graphnn.nn.positions import (
-    LearnedPositions,
-    RelativePositions,
-    RotaryPositions,
-    SinusoidalPositions,
-)
-from graphnn.nn.recurrent import Recurrent
-from graphnn.nn.rnn import RNN, RNNCell
-from graphnn.nn.seq2seq import Seq2Seq
-from graphnn.nn.transformer import TransformerBlock
+from graphnn.nn.recurrent.rnn import RNN, RNNCell
 
 __all__ = [
     "GRU",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from graphnn.errors import AxisError, UnsupportedError
-from graphnn.sites import user_site
-from graphnn.value import Value
+from graphnn.frontend.value import Value
+from graphnn.ir.source_location import user_site
 
 
 def sequence_axis(x: Value, over: str | None) -> str:

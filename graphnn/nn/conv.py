@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from typing_extensions import Self
 
-from graphnn.functions import delay
-from graphnn.nn.alone import alone
+from graphnn.frontend.functions import delay
 from graphnn.nn.axes import sequence_axis
+from graphnn.nn.standalone import alone
 from graphnn.nn.types import Value
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from graphnn.nn.alone import no_sizes
+from graphnn.nn.standalone import no_sizes
 from graphnn.nn.types import Value
 
 

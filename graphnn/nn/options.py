@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from graphnn.errors import UnsupportedError
-from graphnn.sites import user_site
+from graphnn.ir.source_location import user_site
 
 
 def one_of(module: str, option: str, given: object, allowed: Collection[object]) -> None:

@@ -1,12 +1,12 @@
 """The table of primitive operations: meaning, derivative, and how torch writes each.
 
-`table` holds the rows, one module a family fills them, `expr` builds graphs of them by formula and
-`torch_names` says which torch functions they are.
+`registry` holds the rows, one module per family fills them, `builder` builds graphs of them by
+formula, and `ops.torch` says which torch functions they are.
 """
 
-from graphnn.ops import axis, custom, pointwise, product, reduce, sources, views
-from graphnn.ops.expr import Expr, const, make
-from graphnn.ops.table import OPS, Op
+from graphnn.ops import axis, custom_gradient, matmul, pointwise, reductions, sources, views
+from graphnn.ops.builder import Expr, const, make
+from graphnn.ops.registry import OPS, Op
 
 __all__ = [
     "OPS",
@@ -14,11 +14,11 @@ __all__ = [
     "Op",
     "axis",
     "const",
-    "custom",
+    "custom_gradient",
     "make",
+    "matmul",
     "pointwise",
-    "product",
-    "reduce",
+    "reductions",
     "sources",
     "views",
 ]

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from graphnn.ir import BATCH
-from graphnn.ops.expr import Expr, make
+from graphnn.ir.graph import BATCH
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.registry import KEEPS_AXIS, row
 from graphnn.ops.sources import index_of, size_of
-from graphnn.ops.table import KEEPS_AXIS, row
 
 Length = torch.Tensor | None
 

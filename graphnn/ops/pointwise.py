@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphnn.ops.expr import Expr, make
-from graphnn.ops.table import row
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.registry import row
 
 _TWO_OVER_ROOT_PI = 1.1283791670955126
 

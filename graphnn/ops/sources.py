@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from graphnn.ir import BATCH, IR
-from graphnn.ops.expr import Expr
-from graphnn.ops.table import build, row
+from graphnn.ir.graph import BATCH, IR
+from graphnn.ops.builder import Expr
+from graphnn.ops.registry import build, row
 
 
 def _given_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphnn.ops.expr import Expr, make, reshape
-from graphnn.ops.table import contracted, row
+from graphnn.ops.builder import Expr, make, reshape
+from graphnn.ops.registry import contracted, row
 
 
 def run_slice(x: torch.Tensor, dim: int, start: int, stop: int, step: int) -> torch.Tensor:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from graphnn.errors import AxisError, PictureError
-from graphnn.graph import Graph
-from graphnn.ir import BATCH, IR
-from graphnn.model import Compiled, compile
-from graphnn.pictures.build import Builder, build
-from graphnn.pictures.places import nests
-from graphnn.pictures.scene import Scene
-from graphnn.pictures.share import share
-from graphnn.pictures.unrolled import unrolled
-from graphnn.planner.check import check
-from graphnn.planner.partition import loops, partition
-from graphnn.planner.plan import Variant
-from graphnn.planner.trace import trace
+from graphnn.frontend.graph import Graph
+from graphnn.frontend.trace import trace
+from graphnn.ir.graph import BATCH, IR
+from graphnn.pictures.scenes.build import Builder, build
+from graphnn.pictures.scenes.regions import nests
+from graphnn.pictures.scenes.scene import Scene
+from graphnn.pictures.scenes.shared_modules import share
+from graphnn.pictures.scenes.unrolled import unrolled
+from graphnn.planner.boundary.check import check
+from graphnn.planner.core.regions import loops, partition
+from graphnn.planner.pipeline import Variant
+from graphnn.runtime.model import Compiled, compile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ class Picture:
     def __init__(self, scene: Scene):
         self.scene = scene
         engine = engines()
-        from graphnn.pictures.layout import layout
+        from graphnn.pictures.layout.layout import layout
 
         self.layout = layout(scene, engine)
 
@@ -169,7 +169,7 @@ def _steps(ir: IR, unroll: Any) -> dict[str, int]:
 
 
 def _planned(source: nn.Module | Graph | Compiled) -> Scene:
-    from graphnn.pictures.planned import planned
+    from graphnn.pictures.scenes.planned import planned
 
     model = source if isinstance(source, Compiled) else compile(source)
     variant = Variant(target=model._here())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphnn.errors import PictureError
-from graphnn.kernels.symbols import visible
+from graphnn.kernels.ir.symbols import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

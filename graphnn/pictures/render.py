@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
-from graphnn.kernels.symbols import visible
-from graphnn.pictures.layout import Layout, Rect
-from graphnn.pictures.measure import FONT, HEADING, SMALL, TITLE, leading, text_width
-from graphnn.pictures.route import Way
-from graphnn.pictures.scene import Band, Box, Edge
+from graphnn.kernels.ir.symbols import visible
+from graphnn.pictures.layout.edges import Way
+from graphnn.pictures.layout.layout import Layout, Rect
+from graphnn.pictures.scenes.box_size import FONT, HEADING, SMALL, TITLE, leading, text_width
+from graphnn.pictures.scenes.scene import Band, Box, Edge
 
 INK, FAINT = "#1d2430", "#48505e"
 FILL = {

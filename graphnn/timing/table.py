@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphnn.timing.results import Found, title
-from graphnn.timing.run import OURS, lead, model_error
+from graphnn.timing.suite import OURS, lead, model_error
 
 # who is named first beside ours; others follow in the order they come
 ORDER = (OURS, "torch.nn", "eager", "torch.compile")

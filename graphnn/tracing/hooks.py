@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from graphnn.errors import UnsupportedError
-from graphnn.sites import user_site
+from graphnn.ir.source_location import user_site
 
 BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 FORWARD = ("_forward_hooks", "_forward_pre_hooks")

@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from graphnn.errors import UnsupportedError
-from graphnn.sites import user_site
-from graphnn.tracing import inplace, noise, starting
+from graphnn.ir.source_location import user_site
+from graphnn.tracing.effects import initialization, inplace, random
 
 if TYPE_CHECKING:
-    from graphnn.graph import Graph
+    from graphnn.frontend.graph import Graph
 
 # questions about a tensor whose answers no training changes
 QUERIES = frozenset(
@@ -56,16 +56,16 @@ class Tracer(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        at_work = starting.filled()
+        at_work = initialization.filled()
         if at_work is not None:
             name, filled = at_work
             if self._begins(filled):
                 return function(*args, **kwargs)
-            if name in starting.REFUSED:
-                noise.refuse(name)
-        if function in starting.FILLED:
+            if name in initialization.REFUSED:
+                random.refuse(name)
+        if function in initialization.FILLED:
             with self:
-                return starting.FILLED[function](*args, **kwargs)
+                return initialization.FILLED[function](*args, **kwargs)
         return self._seen(function, args, kwargs)
 
     def _seen(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -80,16 +80,16 @@ class Tracer(TorchFunctionMode):
             return self._followed(function, name, args, kwargs)
         own = kwargs.get("generator") is not None or any(id(x) in self.drawn for x in leaves)
         begun = [x for x in leaves if self._begins(x)]
-        if name in noise.DRAWN and not begun and not own:
+        if name in random.DRAWN and not begun and not own:
             return self.graph.apply(function, args, kwargs)
-        with noise.Watch() as drawn:
+        with random.Watch() as drawn:
             result = function(*args, **kwargs)
         if drawn.found and not begun and not own:
-            noise.refuse(name)
+            random.refuse(name)
         result = tree_map(self.mark if own else self.keep, result)
         if begun:
             tensors = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor))
-            self.starts.update(id(x) for x in tensors if starting.shares(x, begun))
+            self.starts.update(id(x) for x in tensors if initialization.shares(x, begun))
         return result
 
     def _begins(self, x: Any) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from triton.runtime.interpreter import InterpretedFunction
 
-from .. import interpreter
-from .faults import (
+from ..interpreter import interpreter
+from ..interpreter.faults import (
     Deadlock,
     KernelFault,
     OutOfBounds,

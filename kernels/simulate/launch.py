@@ -17,9 +17,9 @@ from triton.runtime.interpreter import (
     interpreter_builder,
 )
 
-from .faults import Unwritten
+from ..interpreter.faults import Unwritten
+from ..interpreter.schedule import InOrder, Threads
 from .memory import Memory, View
-from .schedule import InOrder, Threads
 from .watch import Watch
 
 Names = Collection[str | torch.Tensor]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .faults import Line
+from ..interpreter.faults import Line
 
 
 class Events:

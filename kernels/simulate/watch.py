@@ -13,10 +13,10 @@ from triton._C.libtriton import ir
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from .faults import OutOfBounds, Race, Uninitialised, kernel_line, shown
+from ..interpreter.faults import OutOfBounds, Race, Uninitialised, kernel_line, shown
+from ..interpreter.schedule import InOrder
 from .memory import Access, Memory
 from .races import Clocks, Events, History
-from .schedule import InOrder
 
 _BUILDER = interpreter.interpreter_builder
 _RELEASES = (ir.MEM_SEMANTIC.RELEASE, ir.MEM_SEMANTIC.ACQUIRE_RELEASE)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.torch import chunks
-from graphnn.planner.plan import Plan
+from graphnn.backends.torch.operators import attention_tiles
+from graphnn.planner.pipeline import Plan
 from tests.attention.networks import NETWORKS, Additive, Heads, Net, Spread, inputs
-from tests.graphs import assert_same, results
+from tests.networks.graphs import assert_same, results
 
 
 def planned(net: nn.Module) -> Plan:
@@ -143,7 +143,7 @@ class Made(Net):
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
 @pytest.mark.parametrize("make", [Net, Additive, Made])
 def test_second_derivatives(make, backend, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 8)
+    monkeypatch.setattr(attention_tiles, "TILE", 8)
     net = make().double()
     given = inputs(gn.compile(net), 2, 3, 5)
 
@@ -163,7 +163,7 @@ def test_second_derivatives(make, backend, monkeypatch):
 @pytest.mark.parametrize("make", [Net, Additive])
 @pytest.mark.parametrize("tile", [64, 2**20])
 def test_torch_compile(make, tile, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", tile)
+    monkeypatch.setattr(attention_tiles, "TILE", tile)
     model = gn.compile(make())
     traced = torch.compile(model, fullgraph=True, backend="aot_eager")
     for n in (5, 9):
@@ -176,7 +176,7 @@ def test_torch_compile(make, tile, monkeypatch):
 
 
 def test_autocast(monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 64)
+    monkeypatch.setattr(attention_tiles, "TILE", 64)
     for make in (Net, Additive):
         model = gn.compile(make())
         given = inputs(model, 2, 3, 9, torch.float32)

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.draws import by_counter
-from graphnn.backends.torch import chunks
-from graphnn.backends.torch.philox import dropped, places_of
-from graphnn.kernels.noise import drawn
+from graphnn.backends.random import by_counter
+from graphnn.backends.torch.operators import attention_tiles
+from graphnn.backends.torch.runtime.philox import dropped, places_of
+from graphnn.kernels.runtime.random import drawn
 from tests.attention.networks import WIDTH, Additive, inputs, ragged
 from tests.attention.test_memory import peak
-from tests.graphs import assert_same, results
+from tests.networks.graphs import assert_same, results
 
 
 class Dropped(Additive):
@@ -49,7 +49,7 @@ WAYS = [("torch", 40), ("torch", 2**20), ("interpret", 2**20)]
 @pytest.mark.parametrize("backend, tile", WAYS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_the_definition(name, backend, tile, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", tile)
+    monkeypatch.setattr(attention_tiles, "TILE", tile)
     net = NETWORKS[name]().double()
     models = [gn.compile(net, backend=b, recompute=True) for b in ("reference", backend)]
     given = inputs(models[0], 3, 3, 7)
@@ -73,7 +73,7 @@ def test_torch_draws_what_kernels_draw():
 
 
 def test_one_seed_gives_one_result(monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 64)
+    monkeypatch.setattr(attention_tiles, "TILE", 64)
     model = gn.compile(Dropped(), recompute=True)
     given = inputs(model, 2, 3, 9, torch.float32)
 
@@ -88,7 +88,7 @@ def test_one_seed_gives_one_result(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_grows_as_queries_and_keys(monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 2**12)
+    monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more = (peak(Dropped(), n, n, recompute=True) for n in (128, 256))
     assert more < 2.2 * few and more < 256 * 256 * 4
     assert peak(Dropped(), 256, 256) > 256 * 256 * 4

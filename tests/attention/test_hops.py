@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.torch.hops import HopsProgram
-from graphnn.backends.triton import hops
-from graphnn.backends.triton.hops import HopKernels
+from graphnn.backends.torch.operators.hops import HopsProgram
+from graphnn.backends.triton.attention import hops
+from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.kernels import simulate
-from graphnn.kernels.aot import TARGETS
-from graphnn.kernels.program import Refused
-from graphnn.kernels.tilefit import best, case
-from tests.graphs import assert_same, results
+from graphnn.kernels.attention.tile_size import best, case
+from graphnn.kernels.feasibility.aot import TARGETS
+from graphnn.kernels.ir.program import Refused
+from tests.networks.graphs import assert_same, results
 
 WIDTH = 6
 

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.torch.module import Program
-from graphnn.backends.triton.attention import Kernels, Stage
-from graphnn.backends.triton.tallies import Reductions
-from graphnn.kernels import aot, simulate
-from graphnn.kernels.contract import Runner
-from graphnn.kernels.tilefit import best, case
-from graphnn.planner.plan import Variant
+from graphnn.backends.torch.program import Program
+from graphnn.backends.triton.attention.operators import Kernels, Stage
+from graphnn.backends.triton.attention.statistics import Reductions
+from graphnn.kernels import simulate
+from graphnn.kernels.attention.launch import Runner
+from graphnn.kernels.attention.tile_size import best, case
+from graphnn.kernels.feasibility import aot
+from graphnn.planner.pipeline import Variant
 from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
 from tests.attention.readers import READERS
-from tests.graphs import assert_same, results
+from tests.networks.graphs import assert_same, results
 
 
 def stages(net: nn.Module) -> list[Stage]:

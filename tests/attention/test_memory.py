@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import graphnn as gn
-from graphnn.backends.torch import chunks
+from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import Additive, Net, Slots, inputs
 from tests.attention.readers import READERS
 
@@ -48,7 +48,7 @@ def peak(
 
 @pytest.mark.parametrize("make", [lambda: Additive(16, 16), lambda: Net(16, 16)])
 def test_grows_as_queries_and_keys(make, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 2**12)
+    monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more, most = (peak(make(), n, n) for n in (128, 256, 512))
     # twice as long takes twice as much; four times if queries by keys were held
     assert more < 2.2 * few and most < 2.2 * more
@@ -57,7 +57,7 @@ def test_grows_as_queries_and_keys(make, monkeypatch):
 
 @pytest.mark.parametrize("name", ["masked", "rows"])
 def test_what_reads_weights_besides_grows_as_queries_and_keys(name, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", 2**12)
+    monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more = (peak(READERS[name](), n, n) for n in (128, 256))
     assert more < 2.2 * few
     # the matrix alone, which is held twice and more where it is stored
@@ -71,7 +71,7 @@ def test_would_grow_as_their_product():
 
 def test_many_slots(monkeypatch):
     """The scores of 64 queries would take four times what keys and values take."""
-    monkeypatch.setattr(chunks, "TILE", 2**14)
+    monkeypatch.setattr(attention_tiles, "TILE", 2**14)
     net = Slots(2**15)
     size = sum(p.numel() * p.element_size() for p in net.parameters())
     assert 4 * size == 64 * 2**15 * 4

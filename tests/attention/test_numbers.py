@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import graphnn as gn
-from graphnn.backends.torch import chunks
+from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import NETWORKS, inputs, ragged
-from tests.graphs import assert_same, results
+from tests.networks.graphs import assert_same, results
 
 TOLERANCE = 1e-12
 Values = dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ def test_torch_in_one_tile(name, short):
 @pytest.mark.parametrize("tile", [1, 40, 600])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_torch_in_many_tiles(name, tile, monkeypatch):
-    monkeypatch.setattr(chunks, "TILE", tile)
+    monkeypatch.setattr(attention_tiles, "TILE", tile)
     for short in (False, True):
         # plain attention too, which torch else has kernels for
         compare(name, "torch", (2, 3, 7), short and name != "slots", ("match",))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.torch import chunks
+from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import Net, inputs, ragged
-from tests.graphs import assert_same, results
+from tests.networks.graphs import assert_same, results
 
 WIDTH = 5
 # of two vectors, a query's and a key's, or of what was made of them: a vector
@@ -80,15 +80,15 @@ def check(mix: int, shapes: list[int], total: int, bends: list[int], short: bool
     given = inputs(reference, 2, 3, 7)
     lengths = ragged(reference, given) if short else {}
     wanted = results(reference, given, lengths)[0]
-    before = chunks.TILE
+    before = attention_tiles.TILE
     try:
         for tile in (before, 16):
-            chunks.TILE = tile
+            attention_tiles.TILE = tile
             model = gn.compile(net, skip=("match",))
             assert model.plan.notes[0].part is not None, model.explain()
             assert_same(wanted, results(model, given, lengths)[0], 1e-11)
     finally:
-        chunks.TILE = before
+        attention_tiles.TILE = before
     model = gn.compile(net, backend="interpret")
     assert "falls back:" not in model.explain()
     assert_same(wanted, results(model, given, lengths)[0], 1e-11)

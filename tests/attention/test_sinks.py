@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.errors import GraphnnError
-from graphnn.ir import IR, Node
-from graphnn.planner.loopir import merge_orders
+from graphnn.ir.graph import IR, Node
+from graphnn.planner.core.loop_graph import merge_orders
 
 KINDS: dict[str, tuple[Callable[..., gn.Value], Callable[[Tensor, Tensor], Tensor]]] = {
     "sink": (

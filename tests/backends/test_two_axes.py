@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import graphnn as gn
-from tests import two_axes
+from tests.networks import two_axes
 
 BACKENDS = ["torch", "interpret", "reference"]
 

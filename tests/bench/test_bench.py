@@ -16,9 +16,9 @@ from graphnn.bench.suite import chosen, run_suite
 from graphnn.bench.variants import ALL
 from graphnn.cli import main
 from graphnn.errors import TimingError
-from graphnn.planner.devices import CPU
+from graphnn.planner.core.device_constants import CPU
 from graphnn.timing.contest import BOTH, FORWARD
-from graphnn.timing.run import OURS
+from graphnn.timing.suite import OURS
 
 RNN = loop("RNN", 2, 2, 16)
 

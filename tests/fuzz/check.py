@@ -13,7 +13,7 @@ from graphnn.errors import GraphnnError
 from tests.fuzz.judge import judged
 from tests.fuzz.program import ODD, SLOTS, Net
 from tests.fuzz.recipe import Recipe
-from tests.graphs import assert_same, numbers
+from tests.networks.graphs import assert_same, numbers
 
 Tensors = dict[str, Tensor]
 # what is refused, and rightly: by a part of what the error says

@@ -40,8 +40,8 @@ def test_a_wrong_network_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) ->
     """The test above can fail: with one function of the library made wrong, it does."""
     import torch
 
-    from graphnn.ops.handlers import HANDLERS
-    from graphnn.ops.torch_names import TABLE
+    from graphnn.frontend.dispatch import TABLE
+    from graphnn.ops.torch.registry import HANDLERS
 
     wrong = HANDLERS["sin"]
     for function in (torch.cos, torch.Tensor.cos):

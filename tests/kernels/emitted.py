@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import graphnn as gn
-from graphnn.kernels.emit import Source
+from graphnn.kernels.codegen.persistent import Source
 
 KINDS = ("saving", "backward")
 

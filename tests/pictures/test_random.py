@@ -8,9 +8,9 @@ from hypothesis import given, settings
 import graphnn as gn
 from graphnn.errors import AxisError
 from graphnn.pictures import draw
-from graphnn.pictures.build import build
-from graphnn.pictures.places import nests
-from tests.graphs import Drawn, Recipe, recipes
+from graphnn.pictures.scenes.build import build
+from graphnn.pictures.scenes.regions import nests
+from tests.networks.graphs import Drawn, Recipe, recipes
 
 SOURCES = ("input", "delay", "index", "random")
 

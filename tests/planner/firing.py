@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from tests.attention import networks
-from tests.planner.test_spare import Gate
+from tests.planner.test_rematerialize import Gate
 
 WIDTH, WIDE = 4, 128
 Given = dict[str, Tensor]
@@ -159,41 +159,41 @@ RAGGED = {"lengths": {"time": torch.tensor([5, 2])}}
 # what is no switch: where it is looked up, what stands there instead, a network of which it changes
 # the code, and whether the results are the same without it
 FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
-    "mask": ("graphnn.planner.plan.mask", same, Fires(lambda: Net(elman), **RAGGED), False),
-    "arrange": ("graphnn.planner.plan.arrange", same, Fires(lambda: Net(elman)), True),
+    "mask": ("graphnn.planner.pipeline.mask", same, Fires(lambda: Net(elman), **RAGGED), False),
+    "arrange": ("graphnn.planner.pipeline.arrange", same, Fires(lambda: Net(elman)), True),
     "settle": (
-        "graphnn.backends.torch.custom.settle",
+        "graphnn.backends.torch.operators.loop.settle",
         same,
         # the gradient of what is turned is read as it is and turned, outside the loop
         Fires(lambda: Net(turned), skip=("contract",), **KERNEL),
         True,
     ),
     "fuse, in loops": (
-        "graphnn.backends.torch.functions.fuse",
+        "graphnn.backends.torch.codegen.function.fuse",
         same,
         Fires(lambda: Net(elman)),
         True,
     ),
     "fuse, outside": (
-        "graphnn.backends.torch.module.fuse",
+        "graphnn.backends.torch.program.fuse",
         same,
         Fires(lambda: Net(elman, before=lambda v: v @ torch.ones(WIDTH, WIDTH, dtype=v.dtype) + v)),
         True,
     ),
     "absorbed": (
-        "graphnn.backends.torch.module.absorbed",
+        "graphnn.backends.torch.program.absorbed",
         lambda *given: [],
         Fires(lambda: Net(elman, WIDE, before=torch.sin), wide),
         True,
     ),
     "unmask": (
-        "graphnn.backends.torch.module.unmask",
+        "graphnn.backends.torch.program.unmask",
         same,
         Fires(lambda: Net(elman), **RAGGED),
         True,
     ),
     "seed": (
-        "graphnn.backends.torch.module.seed",
+        "graphnn.backends.torch.program.seed",
         same,
         Fires(
             lambda: Net(lambda n, x, z: nn.functional.dropout(elman(n, x, z), 0.5, n.training)),
@@ -203,13 +203,13 @@ FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
         False,
     ),
     "seed_tiles": (
-        "graphnn.backends.torch.module.seed_tiles",
+        "graphnn.backends.torch.program.seed_tiles",
         same,
         Fires(Dropped, pairs, recompute=True),
         False,
     ),
     "spare": (
-        "graphnn.backends.torch.custom.spare",
+        "graphnn.backends.torch.operators.loop.spare",
         lambda *given: frozenset(),
         Fires(Gate, lambda: {"x": torch.randn(2, 5, 8)}, **KERNEL),
         True,

@@ -9,8 +9,8 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.errors import DeviceError
-from graphnn.planner import devices, work
-from graphnn.planner.cost import Device, Work, bound, least, rate, seconds, timed, top
+from graphnn.planner.core import device_constants, work
+from graphnn.planner.core.cost import Device, Work, bound, least, rate, seconds, timed, top
 
 DEVICE = Device(
     "made up",
@@ -98,12 +98,12 @@ def test_senseless_constants_are_refused(change):
 
 
 def test_known_devices_are_sound_and_say_that_they_were_not_measured_by_us():
-    for device in (*devices.KNOWN.values(), *devices.NAMED.values()):
+    for device in (*device_constants.KNOWN.values(), *device_constants.NAMED.values()):
         assert Device.of(device.record()) == device
         assert "not measured by us" in device.source
-    assert devices.default("cuda", "NVIDIA H100 80GB HBM3").name == "NVIDIA H100 SXM"
-    assert devices.default("cuda", "another", "sm_80").name == "NVIDIA A100 80GB"
-    assert devices.default("cpu") is devices.CPU
+    assert device_constants.default("cuda", "NVIDIA H100 80GB HBM3").name == "NVIDIA H100 SXM"
+    assert device_constants.default("cuda", "another", "sm_80").name == "NVIDIA A100 80GB"
+    assert device_constants.default("cpu") is device_constants.CPU
 
 
 class Elman(nn.Module):
@@ -167,5 +167,5 @@ def test_everything_in_the_library_has_a_finite_cost():
 
     plan = gn.compile(Net()).plan
     for region in plan.regions:
-        found = work.expected(devices.CPU, plan.ir, region, SIZES)
+        found = work.expected(device_constants.CPU, plan.ir, region, SIZES)
         assert math.isfinite(found) and found >= 0

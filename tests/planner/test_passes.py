@@ -7,7 +7,7 @@ from torch import nn
 
 import graphnn as gn
 from bench.networks import GRU, LSTM, RNN, Deep, TwoSpeeds
-from graphnn.planner.partition import Loop, Whole
+from graphnn.planner.core.regions import Loop, Whole
 
 
 class SeparateGates(nn.Module):
@@ -67,7 +67,7 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
     model = gn.compile(kind(5), skip=("match",))
     (program,) = model._program(_variant()).loops
     ir = program.derived.ir
-    from graphnn.planner.partition import partition
+    from graphnn.planner.core.regions import partition
 
     regions = partition(ir)
     loops = [r for r in regions if isinstance(r, Loop)]
@@ -81,7 +81,7 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
 
 
 def _variant():
-    from graphnn.planner.plan import Variant
+    from graphnn.planner.pipeline import Variant
 
     return Variant()
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphnn as gn
-from graphnn.planner.reach import Reaches
+from graphnn.planner.boundary.reach import Reaches
 
 SIZE = 7
 INF = float("inf")

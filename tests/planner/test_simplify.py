@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import graphnn as gn
-from graphnn.ir import IR
-from graphnn.ops.expr import Expr, const, make
-from graphnn.planner.simplify import RULES, simplify
+from graphnn.ir.graph import IR
+from graphnn.ops.builder import Expr, const, make
+from graphnn.planner.algebra.simplify import RULES, simplify
 
 WIDTH = 4
 Rule = tuple[str, int]

@@ -6,7 +6,7 @@ import torch
 
 import graphnn as gn
 from bench.networks import NETWORKS
-from graphnn.planner.plan import SWITCHABLE
+from graphnn.planner.pipeline import SWITCHABLE
 from tests.planner.firing import FIXED, SWITCHES, text
 
 LSTMS = ("LSTM", "GRU", "the same, gate by gate", "peepholes, gate by gate")
@@ -80,5 +80,5 @@ def test_work_moved_into_loops(name, narrowest, monkeypatch):
     net = NETWORKS[name](3).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     plain = results(gn.compile(net, skip=("sink",)), x)
-    monkeypatch.setattr("graphnn.planner.sink.WIDE", narrowest)
+    monkeypatch.setattr("graphnn.planner.loops.sink.WIDE", narrowest)
     close(results(gn.compile(net), x), plain)

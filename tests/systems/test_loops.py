@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from tests.graphs import compare
+from tests.networks.graphs import compare
 
 
 def randoms(**shapes):

@@ -1,6 +1,6 @@
 """Results made up for tests: no clock was looked at."""
 
-from graphnn.planner.devices import CPU
+from graphnn.planner.core.device_constants import CPU
 from graphnn.timing.results import empty
 
 ABOUT = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphnn.kernels.limits import nearest
+from graphnn.kernels.feasibility.limits import nearest
 
 # where there is no GPU, plans are made for this one and run by the interpreter
 DEFAULT = "sm_90"

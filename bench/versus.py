@@ -1,0 +1,194 @@
+"""Two files of results beside each other: what became faster or slower, beyond the noise.
+
+What else a machine does only adds to a time, so that the best of many rounds changes least from one
+run to the next, and it is the best rounds that are compared; medians are shown beside them. The
+noise of a contender is one and a half times what its own best rounds scatter, in both files in
+quadrature: how far the first quartile lies from the best, and the best of one sweep from that of
+another; at least 10% each. What the machine did from one run to the other shows in the peers, whose
+code is the same: the median of their ratios is the drift, and a change of ours must exceed the
+noise with it and without it. What their ratios scatter about the drift, four deviations, is noise.
+Nothing is claimed of what was timed once, or was interrupted by the system in every round.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphnn.timing.results import Found, label
+from graphnn.timing.suite import OURS
+from graphnn.timing.table import console, head, ms
+
+# the first is what two processes of the same code differ by, whose memory lies elsewhere
+LEAST, WIDTH = 0.1, 1.5
+# of a normal distribution: deviations that are noise, and one in median deviations
+FAR, MEDIAN_DEVIATION = 4.0, 1.4826
+# peers that tell what the machine did, at least
+ENOUGH = 3
+SAME = ("device", "torch", "triton", "python")
+FASTER, SLOWER, WITHIN = "faster", "slower", "within noise"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One contender's times in the second file beside the first: second / first is `ratio` of the
+    medians, which are `before` and `after`, and `best` of the best rounds."""
+
+    case: str
+    what: str
+    contender: str
+    before: float
+    after: float
+    ratio: float
+    best: float
+    noise: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Versus:
+    """All changes, the drift of the machine, and what keeps the two from being compared."""
+
+    changes: list[Change]
+    drift: float
+    warnings: list[str]
+
+    @property
+    def slower(self) -> list[Change]:
+        """Our own timings that became slower beyond the noise."""
+        return [c for c in self.changes if c.contender == OURS and c.verdict == SLOWER]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        changes = [asdict(c) for c in self.changes]
+        return {"drift": self.drift, "warnings": self.warnings, "changes": changes}
+
+
+def versus(first: Found, second: Found) -> Versus:
+    """Compare results, the second with the first, case by case that both have."""
+    before, after = ({label(r): r["contenders"] for r in x["rows"]} for x in (first, second))
+    pairs = [
+        (where, name, before[where][name], after[where][name])
+        for where in before
+        if where in after
+        for name in before[where]
+        if name in after[where]
+    ]
+    drift = _drift(pairs)
+    least = _scatter(pairs, drift)
+    changes = [_change(where, name, a, b, drift, least) for where, name, a, b in pairs]
+    return Versus(changes, drift, _warnings(first, second, set(before), set(after)))
+
+
+def _drift(pairs: list[Any]) -> float:
+    """How many times as long the peers took, whose code did not change; 1 where there are few."""
+    ratios = _ratios(pairs)
+    return statistics.median(ratios) if len(ratios) >= ENOUGH else 1.0
+
+
+def _scatter(pairs: list[Any], drift: float) -> float:
+    """The noise that shows in the peers' ratios: by their median deviation, so that a few that did
+    change count for little."""
+    ratios = _ratios(pairs)
+    if len(ratios) < ENOUGH:
+        return 1.0
+    off = statistics.median(abs(math.log(r / drift)) for r in ratios)
+    return math.exp(FAR * MEDIAN_DEVIATION * off)
+
+
+def _ratios(pairs: list[Any]) -> list[float]:
+    return [best(b) / best(a) for _, n, a, b in pairs if n != OURS and a["rounds"] > 1]
+
+
+def _change(
+    where: tuple[str, str],
+    name: str,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    drift: float,
+    least: float,
+) -> Change:
+    ratio, fastest = b["median"] / a["median"], best(b) / best(a)
+    noise = max(least, 1 + math.hypot(spread(a), spread(b)))
+    if unknown(a) or unknown(b):
+        noise = math.inf
+    slower = all(r > noise for r in (fastest, fastest / drift))
+    faster = all(r < 1 / noise for r in (fastest, fastest / drift))
+    verdict = SLOWER if slower else FASTER if faster else WITHIN
+    return Change(*where, name, a["median"], b["median"], ratio, fastest, noise, verdict)
+
+
+def unknown(standing: dict[str, Any]) -> bool:
+    """Whether times say nothing of their noise: too few, or each one interrupted by the system (on
+    a busy machine a run that is longer than its turn always is)."""
+    return standing["rounds"] < 3 or standing.get("clean", 1) == 0
+
+
+def best(standing: dict[str, Any]) -> float:
+    """The best round; of files that do not have it, the first quartile."""
+    return float(standing.get("best", standing["low"]))
+
+
+def spread(standing: dict[str, Any]) -> float:
+    """How far apart a contender's best rounds lie, as a share of the best."""
+    least, sweeps = best(standing), standing.get("sweeps") or [best(standing)]
+    quartile = (standing["low"] - least) / least
+    return max(LEAST, WIDTH * quartile, WIDTH * (max(sweeps) - min(sweeps)) / least)
+
+
+def _warnings(first: Found, second: Found, before: set[Any], after: set[Any]) -> list[str]:
+    found = [
+        f"{key} differs: {first['about'].get(key)} / {second['about'].get(key)}"
+        for key in SAME
+        if first["about"].get(key) != second["about"].get(key)
+    ]
+    for place, missing in (("first", after - before), ("second", before - after)):
+        if missing:
+            names = sorted({f"{case}, {what}" for case, what in missing})
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            found.append(f"not in the {place} file: {shown} ({len(names)} in all)")
+    return found
+
+
+def show(found: Versus, first: Found, second: Found, out: Console | None = None) -> None:
+    """The ratios, ours first, and which exceed the noise."""
+    out = out or console()
+    title = f"first: {head(first['about'])}\nsecond: {head(second['about'])}"
+    table = Table(title=title, title_justify="left")
+    for column in ("case", "pass", "contender"):
+        table.add_column(column)
+    for column in ("first ms", "second ms", "ratio", "of the best", "noise", ""):
+        table.add_column(column, justify="right")
+    for c in sorted(found.changes, key=lambda c: c.contender != OURS):
+        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "not known"
+        cells = [c.case, c.what, c.contender, ms(c.before), ms(c.after), f"{c.ratio:.2f}x"]
+        table.add_row(
+            *cells, f"{c.best:.2f}x", noise, c.verdict, style="bold" if c.verdict != WITHIN else ""
+        )
+    out.print(table)
+    for warning in found.warnings:
+        out.print(Text(f"warning: {warning}"))
+    out.print(Text(summary(found)))
+
+
+def summary(found: Versus) -> str:
+    """What it comes to, in a line or two."""
+    peers = f"the peers, whose code is the same, took {found.drift:.2f}x the time"
+    all_ours = [c for c in found.changes if c.contender == OURS]
+    silent = sum(math.isinf(c.noise) for c in all_ours)
+    if silent:
+        peers += (
+            f"; {silent} of {len(all_ours)} timings of graphnn were not judged: timed once, or "
+            "interrupted by the system in every round"
+        )
+    ours = [c for c in all_ours if c.verdict != WITHIN]
+    if not ours:
+        return f"no significant change of graphnn among those judged; {peers}"
+    words = ", ".join(f"{c.case} {c.what} {c.verdict} ({c.best:.2f}x)" for c in ours)
+    return f"{words}; {peers}"

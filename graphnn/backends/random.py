@@ -1,0 +1,54 @@
+"""Random numbers, drawn the same way by every backend, so that one seed gives one result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from graphnn.ir.graph import IR, Node
+
+_COUNTED = [False]
+
+
+@contextmanager
+def by_counter() -> Iterator[None]:
+    """All noise drawn as kernels draw it, so that every backend sees the same numbers.
+
+    Without this only the noise that kernels draw by themselves is by counter; all else is by
+    torch's generators, the same for every backend, and faster on a CPU.
+    """
+    before, _COUNTED[0] = _COUNTED[0], True
+    try:
+        yield
+    finally:
+        _COUNTED[0] = before
+
+
+def new_seed(device: torch.device) -> torch.Tensor:
+    """(1,) int64, by torch's generator: of one torch.manual_seed always the same."""
+    return torch.randint(2**63 - 1, (1,), device=device)
+
+
+def random_nodes(ir: IR) -> list[Node]:
+    """The random nodes of a graph, in the order in which they are drawn."""
+    return sorted((n for n in ir if n.op == "random"), key=lambda n: n.id)
+
+
+def draw(
+    kind: str, p: float, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """`normal` N(0, 1), `uniform` U[0, 1), or `dropout`: 0 with probability p, else 1/(1 - p)."""
+    if _COUNTED[0]:
+        from graphnn.kernels.runtime.random import drawn
+
+        return drawn(new_seed(device), kind, p, shape, dtype, interpret=device.type == "cpu")
+    if kind == "normal":
+        return torch.randn(shape, dtype=dtype, device=device)
+    if kind == "uniform":
+        return torch.rand(shape, dtype=dtype, device=device)
+    if p >= 1:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    kept = torch.rand(shape, dtype=torch.float32, device=device) >= p
+    return kept.to(dtype) * (1 / (1 - p))

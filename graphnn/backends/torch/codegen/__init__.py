@@ -1,0 +1,1 @@
+"""Writes torch code: functions, loops, expressions."""

@@ -1,0 +1,121 @@
+"""How gradients go through an operator that computes a part of a graph as a whole.
+
+Once they are computed by its backward operator; where a second derivative is to follow, by the
+part's definition, in torch's own operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.runtime import registry
+from graphnn.backends.torch.runtime.active_transforms import many
+from graphnn.errors import DoubleBackwardError
+from graphnn.planner.attention.hops import Hops
+from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.autodiff.dependencies import between
+
+
+class Program(Protocol):
+    """What an operator runs. `floating` tells which of its tensors may have a gradient."""
+
+    key: str
+    part: Contraction | Hops
+    floating: list[bool]
+
+    def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by torch's own operations."""
+        ...
+
+    def flowing(self, made: Sequence[Any]) -> list[Any]:
+        """Of something for each result, that for those which gradients come from."""
+        ...
+
+    def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of what the operator gives, that which its backward reads."""
+        ...
+
+
+def derive(forward: Any, backward: Any, subject: str) -> None:
+    """Tell autograd of an operator `(tensors, key, sizes)` and of its backward
+    `(tensors, key, sizes, wanted, present)`.
+
+    The latter's tensors are those read, those saved, and what flows to the results `present`; it
+    gives a gradient for each of the `wanted`. `subject` begins the error where there is none.
+    """
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        tensors, key, ctx.sizes = inputs
+        ctx.set_materialize_grads(False)
+        program = ctx.program = registry.found(key)  # the model may be gone before the backward
+        ctx.wanted = [f and t.requires_grad for f, t in zip(program.floating, tensors, strict=True)]
+        ctx.save_for_backward(*tensors, *program.saved(output))
+
+    def pull(ctx: Any, grads: Any) -> Any:
+        program, grads = ctx.program, ctx.program.flowing(grads)
+        present = [g is not None for g in grads]
+        flows = [g.contiguous() for g in grads if g is not None]
+        found: list[Any] = [None] * len(ctx.wanted)
+        wanted = reached(program, ctx.wanted, present)
+        if any(wanted):
+            again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            if again or many(flows):
+                made = iter(_again(ctx, wanted, present, flows))
+            else:
+                given = [*ctx.saved_tensors, *flows]
+                made = iter(backward(given, program.key, ctx.sizes, wanted, present))
+            found = [next(made) if w else None for w in wanted]
+        return found, None, None
+
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise DoubleBackwardError(
+            f"{subject} '{registry.title(ctx.key)}' has no second derivative under torch.compile",
+            got="a backward through its backward (create_graph=True)",
+            wanted="first derivatives, or a call outside torch.compile",
+            fix="leave torch.compile out, or compile with backend='reference'",
+        )
+
+    def remember(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.key = inputs[1]
+
+    forward.register_autograd(pull, setup_context=setup)
+    backward.register_autograd(refuse, setup_context=remember)
+
+
+def alike(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    """What a backward operator gives, without its numbers."""
+    return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
+
+
+def reached(program: Program, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+    """Which of the reads `wanted` the results `present` depend on; others get None, not zeros."""
+    part = program.part
+    ends = [i for i, p in zip(part.ends, present, strict=True) if p]
+    some = between(part.ir, part.reads, ends)
+    # kernels are given more than is read, the positions of the best
+    reads = [*part.reads, *[-1] * (len(wanted) - len(part.reads))]
+    return [w and i in some for i, w in zip(reads, wanted, strict=True)]
+
+
+def _again(ctx: Any, wanted: list[bool], present: list[bool], flows: list[Tensor]) -> Any:
+    """Gradients that have gradients in turn, by the definition, which stores all weights."""
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # what is read may be made of other things read: nothing is to flow from one to another here
+        tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
+        made = ctx.program.flowing(ctx.program.definition(tensors, ctx.sizes))
+    outs = [o for o, p in zip(made, present, strict=True) if p]
+    moving = [t for t, w in zip(tensors, wanted, strict=True) if w]
+    pairs = [(o, f) for o, f in zip(outs, flows, strict=True) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(t) for t in moving]
+    outs, flows = (list(x) for x in zip(*pairs, strict=True))
+    return torch.autograd.grad(
+        outs, moving, flows, create_graph=further, allow_unused=True, materialize_grads=True
+    )

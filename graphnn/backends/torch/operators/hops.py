@@ -1,0 +1,166 @@
+"""Hops over one memory as torch operators: known to autograd and to torch.compile.
+
+`graphnn::hops` gives the results and what is kept for `graphnn::hops_backward`: the sums over the
+axis, and the logsumexp of each hop's scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.operators.attention import of_one_kind
+from graphnn.backends.torch.operators.autograd import alike, derive
+from graphnn.backends.torch.runtime import registry
+from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.ir.graph import Node
+from graphnn.planner.attention.hops import Hops
+
+
+class Engine(Protocol):
+    """What computes hops; `kept` are nodes of the form of what is kept."""
+
+    kept: list[Node]
+
+    def apart(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a launch a hop is better for these sizes."""
+        ...
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]: ...
+
+    def sources(self) -> list[str]: ...
+
+
+class HopsProgram:
+    """The code of hops: that of `engine`, or one contraction after another.
+
+    `single` computes the latter: a model's `main`, whose inputs are numbered.
+    """
+
+    def __init__(
+        self,
+        part: Hops,
+        passes: frozenset[str],
+        single: Callable[..., list[Tensor]],
+        engine: Engine | None = None,
+        why: str = "",
+    ):
+        """`why` says why there are no kernels."""
+        self.part, self.single, self.engine, self.why = part, single, engine, why
+        self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
+        pairs = [(i, part.ir[i]) for i in part.results]
+        title = f"The definition of {part.name}."
+        self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
+        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes whose lengths a call gives."""
+        return list(self.part.ir.axes)
+
+    def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
+        """The lengths of all axes."""
+        return dict(zip(self.axes, lengths, strict=True))
+
+    def says(self) -> list[str]:
+        """How they are computed, in words for users."""
+        if self.engine is None:
+            return [f"falls back: {self.why}: one contraction after another"]
+        rows = " x ".join(self.part.ir.layout(self.part.axes))
+        return [
+            f"all hops in one kernel forward and one backward, a program for each of {rows}, which "
+            f"walks over {self.part.axis} once a hop",
+            f"where {self.part.axis} is so long, and programs so few, that walks are cut into "
+            "parts: one contraction after another",
+            "saved for backward: what the hops read, and one number a hop; the weights over "
+            f"{self.part.axis} are computed anew",
+        ]
+
+    def sources(self) -> list[str]:
+        """The code that computes them."""
+        return self.engine.sources() if self.engine is not None else [self.plain.source]
+
+    def one_by_one(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by a contraction a hop."""
+        inputs = {str(k): t for k, t in enumerate(tensors)}
+        return self.single([], inputs, {}, self.sizes(lengths), tensors[0].device)
+
+    def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """The results by torch's own operations, which have derivatives of any order."""
+        sizes = self.sizes(lengths)
+        return self.plain.call(tensors, [sizes[a] for a in self.plain.axes])
+
+    def flowing(self, made: Sequence[Any]) -> list[Any]:
+        """Of something for each result and what is kept, that for the results."""
+        return list(made[: len(self.part.results)])
+
+    def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of what the operator gives, what is kept."""
+        return made[len(self.part.results) :]
+
+    def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Empty tensors of the forms of the results and of what is kept."""
+        assert self.engine is not None
+        sizes, part = self.sizes(lengths), self.part
+        kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
+        acc = torch.promote_types(kind, torch.float32)
+        lead = [sizes[a] for a in part.ir.layout(part.axes)]
+        made = [(part.ir[i].shape, kind) for i in part.results]
+        made += [(n.shape if n.op != "axis_softmax" else (), acc) for n in self.engine.kept]
+        return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in made]
+
+
+def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
+    tensors = of_one_kind(program.part, tensors)
+    if watched():
+        return program.definition(tensors, sizes)
+    if program.engine is None or program.engine.apart(program.sizes(sizes)):
+        return program.one_by_one(tensors, sizes)
+    made = torch.ops.graphnn.hops(tensors, program.key, sizes)
+    return made[: len(program.part.results)]  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("graphnn::hops", mutates_args=())
+def _hops(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    program = registry.found(key)
+    assert program.engine is not None
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.forward(tensors, program.sizes(sizes))
+
+
+@_hops.register_fake
+def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
+    return registry.traced(key).forms(tensors, sizes)
+
+
+@torch.library.custom_op("graphnn::hops_backward", mutates_args=())
+def _hops_backward(
+    tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
+) -> list[Tensor]:
+    """`tensors`: what is read, what is kept, and what flows to the results that are `present`."""
+    program, reads = registry.found(key), len(wanted)
+    assert program.engine is not None
+    kept = reads + len(program.engine.kept)
+    flowing = iter(tensors[kept:])
+    flows = [next(flowing) if p else None for p in present]
+    given = (tensors[:reads], tensors[reads:kept], flows, wanted)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return program.engine.backward(*given, program.sizes(sizes))
+
+
+_hops_backward.register_fake(alike)
+derive(_hops, _hops_backward, "the")

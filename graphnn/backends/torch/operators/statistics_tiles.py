@@ -1,0 +1,108 @@
+"""Reductions of what is computed for each query and key, by torch, tile by tile.
+
+Sums are added up tile after tile, always in the same order; of equals the first is the largest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from graphnn.backends.torch.operators.attention_tiles import TILE, Chunked, Tile, kind_of
+from graphnn.ops.builder import Expr, make
+from graphnn.planner.attention.statistics import Tally
+
+Tensor = torch.Tensor
+
+
+class Reduced(Chunked):
+    """Runs reductions forward and backward by generated torch code on tiles."""
+
+    part: Tally
+
+    def __init__(self, part: Tally, passes: frozenset[str]):
+        self.part, self.passes = part, passes
+        self.row_axes = part.ir.layout(part.axes)
+        self.width = max(math.prod(n.shape) for n in part.ir if part.spread(n.axes))
+        self._backwards = {}
+        ir = part.ir.copy()
+        # a position is kept with the number that is there
+        self.found = [i for i in part.results if ir[i].op == "axis_argmax"]
+        tops = []
+        for i in self.found:
+            x = Expr(ir, ir[i].inputs[0])
+            tops.append(make("axis_max", x, axis=part.reduced(i)).id)
+        self.ahead = self.code(ir, part.reads, [*part.results, *tops], "forward")
+
+    def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
+        """The results, in the dtype of the call; positions in int64."""
+        part, ir = self.part, self.part.ir
+        kind = kind_of(zip(tensors, (ir[i] for i in part.reads), strict=True))
+        acc = torch.promote_types(kind, torch.float32)
+        outs = [self._start(i, tensors[0], sizes, acc) for i in part.results]
+        tops = [outs[part.results.index(i)].to(acc).fill_(-math.inf) for i in self.found]
+        reads, given = self._layouts(), self.sown(tensors, sizes)
+        kept = [ir.layout(ir[i].axes) for i in (*part.results, *self.found)]
+        for _, tiles in self.tiles_of(sizes):
+            for tile in tiles:
+                made = self.ahead(self._parts(given, reads, tile, acc), tile, sizes)
+                whole = [self.cut(x, a, tile) for x, a in zip((*outs, *tops), kept, strict=True)]
+                self._merge(whole, made, tile)
+        return [x.to(kind) if x.is_floating_point() else x for x in outs]
+
+    def _start(self, i: int, like: Tensor, sizes: Mapping[str, int], acc: torch.dtype) -> Tensor:
+        node = self.part.ir[i]
+        shape = [*(sizes[a] for a in self.part.ir.layout(node.axes)), *node.shape]
+        if node.op == "axis_max":
+            return like.new_full(shape, -math.inf, dtype=acc)
+        return like.new_zeros(shape, dtype=torch.int64 if node.op == "axis_argmax" else acc)
+
+    def _merge(self, whole: Sequence[Tensor], made: Sequence[Tensor], tile: Tile) -> None:
+        """Put what a tile gives to what is there, in place."""
+        part = self.part
+        for i, x, y in zip(part.results, whole, made, strict=False):
+            if part.sums(i):
+                x.add_(y)
+            elif part.ir[i].op == "axis_max":
+                torch.maximum(x, y, out=x)
+        count = len(part.results)
+        for i, top, new in zip(self.found, whole[count:], made[count:], strict=True):
+            k = part.results.index(i)
+            better = (new > top) | (new.isnan() & ~top.isnan())
+            start = tile.get(part.reduced(i), (0, 0))[0]
+            whole[k].copy_(torch.where(better, made[k] + start, whole[k]))
+            top.copy_(torch.where(better, new, top))
+
+    def pull(
+        self,
+        tensors: Sequence[Tensor],
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
+        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
+        code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
+        ir, given, layouts = self.part.ir, [*tensors], self._layouts()
+        for i, flow in zip(self.part.ends, flows, strict=True):
+            if flow is not None:
+                given.append(flow)
+                layouts.append(ir.layout(ir[i].axes))
+        return self.gradients(code, given, layouts, wanted, sizes)
+
+    def kept(self) -> list[int]:
+        """Tiles of a backward read nothing besides."""
+        return []
+
+    def says(self) -> list[str]:
+        """How it computes, in words for users."""
+        tile = " x ".join(self.part.ir.layout(self.part.asking))
+        return [
+            f"torch's operations on tiles of {tile} and {self.part.axis}, {TILE:,} numbers at most "
+            "at once, forward and backward; where all is one tile, it is done at once",
+            SAVED,
+        ]
+
+
+SAVED = "saved for backward: nothing but what is read; the weights are made anew"

@@ -1,0 +1,129 @@
+"""Torch's own recurrent layers, called with weights that a graph's formula was made of."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from graphnn.backends.torch.runtime.axis import axis_reverse
+from graphnn.planner.loops.choose import PADDED, SHARE
+
+Tensor = torch.Tensor
+
+
+def recurrent(
+    kind: str,
+    x: Tensor,
+    states: list[Any],
+    weights: list[Tensor],
+    reverse: bool,
+    length: Any,
+    cell: bool = True,
+    stated: torch.dtype | None = None,
+) -> list[Tensor]:
+    """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
+
+    Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
+    states (batch, hidden). Of an LSTM whose final c nobody reads, `cell` is false: it may be
+    anything. Under autocast all is in its dtype, unless that of states is `stated`.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = stated or torch.get_autocast_dtype(x.device.type)
+        with torch.autocast(x.device.type, enabled=False):
+            lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
+            return recurrent(
+                kind, x.to(dtype), lower, [w.to(dtype) for w in weights], reverse, length, cell
+            )
+    hidden = weights[1].shape[1]
+    start = [_start(s, x, hidden) for s in states]
+    if x.shape[1] == 0:
+        return _empty(x, start, weights)
+    if reverse:
+        x = axis_reverse(x, 0, length)
+    run = getattr(torch, kind)
+    run = functools.partial(_quietly, run) if x.is_cuda else run
+    states_in = [s.unsqueeze(0) for s in start]
+    given: Any = states_in if kind == "lstm" else states_in[0]
+    if length is None:
+        y, *final = run(x, given, weights, True, 1, 0.0, True, False, False)
+    elif _pays(kind, x, length, cell):
+        y, final = _padded(run, x, given, weights, length.reshape(-1), start)
+    else:
+        y, final = _ragged(run, x, given, weights, length.reshape(-1), start)
+    if reverse:
+        y = axis_reverse(y, 0, length)
+    return [y, *[f.squeeze(0) for f in final]]
+
+
+def _quietly(run: Any, *args: Any) -> Any:
+    """cuDNN compacts weights that do not lie in one piece, and says so at every call: those that a
+    formula makes never do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of")
+        return run(*args)
+
+
+def _ragged(
+    run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Packed sequences; an example of length 0 keeps its initial state and gives zeros."""
+    counts, there = length.cpu(), (length > 0).unsqueeze(-1)
+    if not counts.all():  # packed as one position, which is nobody's
+        x = torch.where(there, x, 0)
+    packed = pack_padded_sequence(x, counts.clamp(min=1), enforce_sorted=False)
+    order, back = packed.sorted_indices, packed.unsorted_indices
+    several = isinstance(given, list)
+    ordered = [g.index_select(1, order) for g in (given if several else [given])]
+    data, *final = run(
+        packed.data,
+        packed.batch_sizes,
+        ordered if several else ordered[0],
+        weights,
+        True,
+        1,
+        0.0,
+        True,
+        False,
+    )
+    y, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
+    y = torch.where(there, y, 0)
+    kept = [torch.where(there, f.index_select(1, back).squeeze(0), s) for f, s in zip(final, start)]
+    return y, kept
+
+
+def _pays(kind: str, x: Tensor, length: Tensor, cell: bool) -> bool:
+    """Whether all positions are run, those beyond an example's end too."""
+    needed = cell and kind == "lstm"
+    if x.device.type != "cpu" or kind not in PADDED or needed:
+        return False
+    return int(length.sum()) >= SHARE * x.shape[0] * x.shape[1]
+
+
+def _padded(
+    run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """All positions, x zero beyond the end so that nothing there is without bound; then outputs are
+    cut off there, and the final h is the last before."""
+    there = (torch.arange(x.shape[0], device=x.device)[:, None] < length)[..., None]
+    y, *rest = run(torch.where(there, x, 0), given, weights, True, 1, 0.0, True, False, False)
+    y = torch.where(there, y, 0)
+    places = (length.clamp(min=1) - 1)[None, :, None].expand(1, -1, y.shape[-1])
+    last = torch.where(there[0], y.gather(0, places)[0], start[0])
+    return y, [last, *(f.squeeze(0) for f in rest[1:])]
+
+
+def _start(value: Any, x: Tensor, hidden: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        return x.new_full((x.shape[1], hidden), value)
+    return value.to(x.dtype).expand(x.shape[1], hidden).contiguous()
+
+
+def _empty(x: Tensor, start: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """A batch of none: ATen refuses it, gradients are zeros."""
+    tie = x.sum() * 0 + sum((w.sum() * 0 for w in weights), x.new_zeros(()))
+    y = x.new_zeros(x.shape[0], 0, start[0].shape[1]) + tie
+    return [y, *[s + tie for s in start]]

@@ -1,0 +1,1 @@
+"""Attention as kernels, forward and backward."""

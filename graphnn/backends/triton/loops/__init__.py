@@ -1,0 +1,1 @@
+"""Loops as kernels: their programs, and the torch code that calls them."""

@@ -1,0 +1,177 @@
+"""Writing a loop step by step for a GPU: torch's products, and one kernel a phase between them."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from graphnn.backends.torch.codegen.loop import INDENT
+from graphnn.backends.torch.codegen.operations import express, is_linear, is_transposed
+from graphnn.backends.torch.codegen.scope import Scope, dtype_text, origin, sizes_text, steps_text
+from graphnn.backends.triton.loops.phases import Phase, schedule
+from graphnn.backends.triton.loops.to_kernel import given
+from graphnn.ir.graph import Node
+from graphnn.kernels.ir.symbols import quoted
+from graphnn.planner.core.regions import Loop, Whole
+
+
+class Phases(Protocol):
+    """What makes a kernel of a phase: the name its call goes by and the nodes it reads, or None."""
+
+    def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None: ...
+
+
+Called = tuple[str, list[int], tuple[str, ...]]
+
+
+class StepWriter:
+    """Writes one loop; `keep` are the nodes that the scope around it reads."""
+
+    def __init__(self, outer: Scope, loop: Loop, keep: set[int], name: str, phases: Phases):
+        self.ir, self.loop, self.outer, self.name = outer.ir, loop, outer, name
+        self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
+        self.next_of = {d: self.ir.closings[d] for d in loop.states}
+        self.keep = keep | set(self.next_of.values())
+        self.phases, self.users = phases, outer.ir.users()
+        self.entered: set[int] = set()
+        self.before: list[str] = []
+        self.step: list[str] = []
+        self.sources: dict[str, str] = {}
+        self.nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
+
+    def write(self) -> list[str]:
+        """The lines of the loop; `outer` afterwards knows the kept values."""
+        self._enter()
+        work = [i for i in self.nodes if i not in self.loop.states]
+        parts = schedule(self.ir, [i for i in work if self.ir[i].op not in ("const", "size")])
+        for k, part in enumerate(parts):
+            if isinstance(part, Phase):
+                self._phase(part, f"{self.name}_phase_{k}")
+            else:
+                self._torch(self.ir[part])
+        for d in self.loop.states:
+            if d in self.next_of.values():
+                # one state is the next value of another: keep what this step read of it
+                self._kept(self.ir[d])
+        return self._assemble()
+
+    def _enter(self) -> None:
+        """Step variables for what comes from outside, and for the states."""
+        delays = [i for i in self.nodes if i in self.ir.closings and i not in self.loop.states]
+        reads = [j for i in self.nodes for j in self.ir[i].inputs]
+        for j in dict.fromkeys([*reads, *(self.ir.closings[d] for d in delays)]):
+            self._enter_one(j)
+        for d in self.loop.states:
+            self.s.declare(self.ir[d])
+
+    def _enter_one(self, i: int) -> None:
+        """The variable of a value in this step, where it varies over the loop."""
+        node = self.ir[i]
+        outside = i not in self.loop.nodes and node.op != "const"
+        if outside and self.loop.axis in node.axes and i not in self.entered:
+            self.entered.add(i)
+            self.s.names[i] = self.s.fresh(f"{self.outer.var(i)}_t")
+            self.sources[self.s.names[i]] = self._steps(self.outer.var(i), node)
+
+    def _steps(self, whole: str, node: Node) -> str:
+        return steps_text(self.outer, self.loop, whole, node)
+
+    def _buffer(self, scope: Scope, node: Node, name: str) -> None:
+        kind = dtype_text(self.ir, node.dtype)
+        sizes = sizes_text(scope, node)
+        self.before.append(f"{name} = torch.empty({sizes}, dtype={kind}, device=device)")
+
+    def _sequence(self, node: Node) -> str:
+        """A whole-axis buffer for a node; returns the variable of its step."""
+        whole = self.s.fresh(f"{node.name or node.op}_all")
+        self._buffer(self.outer, node, whole)
+        self.outer.names[node.id] = whole
+        step = self.s.fresh(node.name or node.op)
+        self.sources[step] = self._steps(whole, node)
+        return step
+
+    def _torch(self, node: Node) -> None:
+        if node.op == "product" and (text := self._product(node)):
+            out = self._sequence(node) if node.id in self.keep else self._one(node.id)
+            self.s.names[node.id] = out
+            self._add(node, f"torch.mm({text}, out={out})")
+            return
+        name = self.s.fresh(node.name or node.op)
+        self._add(node, f"{name} = {express(self.s, node)}")
+        self.s.names[node.id] = name
+        if node.id in self.keep:
+            self._kept(node)
+
+    def _add(self, node: Node, text: str) -> None:
+        self.step.append(text + origin(node))
+
+    def _product(self, node: Node) -> str | None:
+        """The operands of a product of rows by a weight, as torch.mm takes them."""
+        a, b = (self.ir[i] for i in node.inputs)
+        plain = len(self.s.axes(a)) == 1 and len(a.shape) == 1 and len(b.shape) == 2
+        if not plain or node.attrs["contract"] - set(self.s.dropped):
+            return None
+        if is_linear(self.s, a, b, node.attrs["sub"]):
+            return f"{self.s.var(a.id)}, {self.s.var(b.id)}.t()"
+        if is_transposed(self.s, a, b, node.attrs["sub"]):
+            return f"{self.s.var(a.id)}, {self.s.var(b.id)}"
+        return None
+
+    def _kept(self, node: Node) -> None:
+        step = self._sequence(node)
+        self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+
+    def _phase(self, phase: Phase, name: str) -> None:
+        """One kernel writes what later parts and the scope around read."""
+        mine = set(phase.nodes)
+        read = {i for i in mine if any(u not in mine for u in self.users[i])}
+        kept = [i for i in phase.nodes if i in self.keep or i in read]
+        called = self.phases.phase(self.s, phase.nodes, kept, name)
+        if called is None:
+            for i in phase.nodes:
+                self._torch(self.ir[i])
+            return
+        kernel, reads, axes = called
+        for i in kept:
+            self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._one(i)
+        for i in reads:
+            self._enter_one(i)
+        tensors = ", ".join(given(self.s, i) for i in reads)
+        outs = ", ".join(self.s.names[i] for i in kept)
+        sizes = ", ".join(f"{quoted(a)}: {self.s.size(a)}" for a in axes)
+        self.step.append(f"{kernel}.into([{tensors}], [{outs}], {{{sizes}}}, dtype)")
+
+    def _one(self, i: int) -> str:
+        """A buffer of one step."""
+        node = self.ir[i]
+        name = self.s.fresh(node.name or node.op)
+        self._buffer(self.s, node, name)
+        return name
+
+    def _starts(self) -> None:
+        """Each state's first values, then what its steps wrote: one list a state."""
+        for d in self.loop.states:
+            node, after = self.ir[d], self.ir[self.next_of[d]]
+            count = abs(node.attrs["steps"])
+            slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
+            first = ", ".join(self._initial(node, i) for i in slots)
+            whole = self.outer.var(after.id)
+            whole = whole if after.axes == node.axes else self.outer.full(after.id, node)
+            like = node if after.axes != node.axes else after
+            self.sources[self.s.names[d]] = f"[{first}, *{self._steps(whole, like)}]"
+
+    def _initial(self, node: Node, init: int) -> str:
+        sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
+        if self.ir[init].op == "const":
+            return f"torch.full({sizes}, {self.s.var(init)}, dtype={kind}, device=device)"
+        text = self.outer.aligned(init, self.s.axes(node), len(node.shape))
+        return f"{text}.expand({sizes})"
+
+    def _assemble(self) -> list[str]:
+        self._starts()
+        words = set(re.findall(r"\w+", " ".join(self.step)))
+        used = {k: v for k, v in self.sources.items() if k in words}
+        used = used or self.sources
+        lines = [*self.before, f"for {', '.join(used)}{',' * (len(used) == 1)} in zip("]
+        lines += [f"{INDENT}{source}," for source in used.values()]
+        return [*lines, "):", *(INDENT + line for line in self.step)]

@@ -1,0 +1,1 @@
+"""What a user draws a graph with."""

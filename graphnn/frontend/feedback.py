@@ -1,0 +1,49 @@
+"""What is fed back when a model generates: see `g.feedback`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from graphnn.errors import GraphError
+from graphnn.ir.source_location import user_site
+
+if TYPE_CHECKING:
+    from graphnn.frontend.graph import Graph
+    from graphnn.frontend.value import Value
+
+CHOICES = ("argmax", "sample")
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """When generating, the next `input` is chosen from `output` as `choose` says."""
+
+    input: str
+    output: str
+    choose: str
+
+
+def fed_back(graph: Graph, input: Value | str, output: Value | str, choose: str) -> Feedback:
+    """The feedback of an output to an input of a graph. Raises GraphError if they do not fit."""
+    given = input if isinstance(input, str) else graph.value(input).node.attrs.get("key", "")
+    named = {i: name for name, i in graph.ir.outputs.items()}
+    out = output if isinstance(output, str) else named.get(graph.value(output).id, "")
+    source = next((n for n in graph.ir if n.op == "input" and n.attrs["key"] == given), None)
+    fits = source is not None and out in graph.ir.outputs and choose in CHOICES
+    if fits and source is not None:
+        logits = graph.ir[graph.ir.outputs[out]]
+        fits = not source.shape and source.dtype == torch.int64 and len(logits.shape) == 1
+        fits = fits and len(source.attrs["over"]) == 1 and source.attrs["over"][0] in logits.axes
+    if not fits:
+        raise GraphError(
+            "this output cannot be fed back to this input",
+            site=user_site(),
+            got=f"input {given or input!r}, output {out or output!r}, choose={choose!r}",
+            wanted="an int64 input of shape () over one axis, an output (vocabulary,) over it, "
+            f"choose among {', '.join(CHOICES)}",
+            fix="declare g.input(name, (), over=axis, dtype=torch.int64) and g.output first",
+        )
+    return Feedback(given, out, choose)

@@ -1,0 +1,95 @@
+"""What a state starts from: the initial values of `g.state`, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphnn.errors import AxisError, DtypeError, ShapeError, UnsupportedError
+from graphnn.ir.dtypes import number_of, whole
+from graphnn.ir.graph import BATCH
+from graphnn.ir.source_location import user_site
+from graphnn.tracing.effects import random
+
+if TYPE_CHECKING:
+    from graphnn.frontend.graph import Graph
+    from graphnn.frontend.value import Value
+
+
+def starts(
+    graph: Graph,
+    name: str,
+    init: Any,
+    shape: tuple[int, ...],
+    axes: frozenset[str],
+    delay: int,
+    dtype: torch.dtype,
+) -> list[Value]:
+    """The values that a state's delay slots start from, one for all or one a slot."""
+    given = list(init) if isinstance(init, (list, tuple)) else [init]
+    if len(given) not in (1, abs(delay)):
+        raise ShapeError(
+            f"state '{name}' has {abs(delay)} delay slots",
+            node=name,
+            site=user_site(),
+            got=f"{len(given)} initial values",
+            wanted=f"one for all slots, or a list of {abs(delay)}",
+            fix="give one a slot, the one read first in front",
+        )
+    return [_started(graph, name, _start(graph, name, v, shape, axes), dtype) for v in given]
+
+
+def _start(
+    graph: Graph, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]
+) -> Value:
+    if isinstance(init, str):
+        if init != "normal":
+            raise UnsupportedError(
+                f"state '{name}' cannot start from {init!r}",
+                node=name,
+                site=user_site(),
+                got=repr(init),
+                wanted="None, a number, a tensor, a parameter, a value, or 'normal'",
+                fix="a learned start is init=g.parameter(...)",
+            )
+        return graph.random("normal", shape, axes)
+    value = graph.value(0.0 if init is None else init)
+    random.bind(graph, [value.id], axes)
+    if extra := value.node.axes - axes:
+        raise AxisError(
+            f"the initial value of state '{name}' varies over axes the state does not carry",
+            node=name,
+            site=user_site(),
+            got=f"axes {sorted(extra)} of {value.label}",
+            wanted=f"axes among {sorted(axes - {BATCH})}",
+            fix="declare the state with along=…, or reduce the value first",
+        )
+    if value.node.shape not in ((), shape):
+        raise ShapeError(
+            f"the initial value of state '{name}' has another shape than the state",
+            node=name,
+            site=user_site(),
+            got=tuple(value.shape),
+            wanted=f"{shape} or a number",
+            fix="give the shape of one example at one position, without the batch",
+        )
+    return value
+
+
+def _started(graph: Graph, name: str, value: Value, dtype: torch.dtype) -> Value:
+    """What a state starts from, in the state's dtype; a number takes that by itself."""
+    number = value.node.attrs["value"] if value.node.op == "const" else None
+    if number is None and torch.can_cast(value.dtype, dtype):
+        return value.to(dtype)  # type: ignore[return-value]
+    if number is not None and (whole(number) or torch.can_cast(value.dtype, dtype)):
+        kind = number_of(dtype)
+        return value if type(number) is kind else graph.value(kind(number))
+    raise DtypeError(
+        f"state '{name}' cannot start from a value of {value.dtype}",
+        node=name,
+        site=user_site(),
+        got=f"{value.label} of {value.dtype}" if number is None else number,
+        wanted=f"what {dtype} can hold",
+        fix=f"declare g.state('{name}', …, dtype={value.dtype}), or cast the value",
+    )

@@ -1,0 +1,385 @@
+"""Symbolic values: what flows through a graph, with the behaviour of tensors.
+
+A `Value` stands for one example at one position. Any torch function applied to it adds a node to
+its graph; `shape` and `dtype` are those of the result, `axes` the named axes it varies over.
+"""
+
+# mypy: disable-error-code="override,assignment,return-value"
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
+from graphnn.frontend.mistakes import asked_its_rank
+from graphnn.ir.graph import BATCH, IR, Node
+from graphnn.ir.source_location import user_site
+from graphnn.tracing.effects import random
+from graphnn.tracing.guards import paused
+
+if TYPE_CHECKING:
+    from graphnn.frontend.graph import Graph
+
+
+def _refuse(what: str, fix: str) -> Any:
+    def method(self: Value, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"a symbolic value cannot {what}",
+            node=self.label,
+            site=user_site(),
+            got=repr(self),
+            wanted="torch functions, whose result is a new value",
+            fix=fix,
+        )
+
+    return method
+
+
+def _operator(function: Any, reverse: bool = False) -> Any:
+    def method(self: Value, *others: Any) -> Any:
+        args = (*others, self) if reverse else (self, *others)
+        return self.graph.apply(function, args, {})
+
+    return method
+
+
+def refuse_mixing(name: str) -> None:
+    """Raise the error of an operation that mixes the examples of a batch."""
+    raise UnsupportedError(
+        f"{name} mixes the examples of a batch, and a graph says one example",
+        site=user_site(),
+        got=name,
+        wanted="an operation on one example",
+        fix="use nn.LayerNorm or nn.RMSNorm",
+    )
+
+
+META = torch.device("meta")
+
+
+def _in_place(function: Any) -> Any:
+    def method(self: Value, *others: Any) -> Any:
+        return self.graph.apply(function, (self, *others), {})
+
+    return method
+
+
+_DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
+
+
+class Value(torch.Tensor):
+    """A value of one example at one position. Made by a `Graph`, never by hand.
+
+    To torch it is a tensor of this shape and dtype without numbers: every function that is called
+    on it arrives at `__torch_function__`, and what goes past that is refused.
+    """
+
+    is_graph_value = True
+    # whether it is a parameter, a buffer or a state, which nothing may change in place
+    outside = False
+    # the memory that it lies in, where, and how it was made of that: see `tracing.aliases`
+    storage: Any = None
+    form: Any = None
+    steps: tuple[Any, ...] = ()
+
+    def __new__(cls, graph: Graph, id: int) -> Value:
+        node = graph.ir[id]
+        with torch._C.DisableTorchFunction():
+            return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
+                cls, node.shape, dtype=node.dtype, device=META
+            )
+
+    def __init__(self, graph: Graph, id: int):
+        self.graph, self.id = graph, id
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        raise UnsupportedError(
+            f"'{function}' reached a symbolic value past torch's functions",
+            site=user_site(),
+            got="a scripted function, a transform of torch.func, or an extension written in C++",
+            wanted="torch functions of tensors",
+            fix="write it with torch's plain operations, or compute it outside the graph",
+        )
+
+    @property
+    def node(self) -> Node:
+        """The node that makes this value."""
+        return self.graph.ir[self.id]
+
+    @property
+    def label(self) -> str:
+        """The name errors and plans use."""
+        return self.node.label
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of one example at one position: no batch, no named axis."""
+        return torch.Size(self.node.shape)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The named axes this value varies over, in the order the graph met them."""
+        return self.order(self.graph.ir, self.id)
+
+    @staticmethod
+    def order(ir: IR, id: int) -> tuple[str, ...]:
+        """The axes of a node in the order its output tensor has them."""
+        return tuple(a for a in ir.layout(ir[id].axes) if a != BATCH)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The element type."""
+        return self.node.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Rank of `shape`."""
+        return len(self.node.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the graph's parameters are: what a module makes beside a value goes there."""
+        with paused():
+            found = next(self.graph.owner.parameters(), None)
+        return torch.device("cpu") if found is None else found.device
+
+    __array_ufunc__ = None  # numpy's scalars leave arithmetic with values to them
+
+    @property
+    def real(self) -> Value:
+        """The real parts."""
+        return torch.real(self) if self.dtype.is_complex else self
+
+    @property
+    def imag(self) -> Value:
+        """The imaginary parts."""
+        return torch.imag(self)
+
+    @property
+    def data(self) -> Value:
+        """The value, through which no gradient flows."""
+        return self.detach()
+
+    grad = grad_fn = None
+    is_leaf = False
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through it."""
+        able = self.dtype.is_floating_point or self.dtype.is_complex
+        return able and self.node.op != "detach"
+
+    is_nested = is_sparse = is_quantized = is_cuda = False
+    layout = torch.strided
+
+    def is_complex(self) -> bool:
+        """Whether the dtype is a complex one."""
+        return self.dtype.is_complex
+
+    @property
+    def T(self) -> Value:
+        """Dimensions in reverse order."""
+        return self.permute(*reversed(range(self.ndim)))
+
+    @property
+    def mT(self) -> Value:
+        """The last two dimensions exchanged."""
+        return self.transpose(-1, -2)
+
+    @property
+    def H(self) -> Value:
+        """A matrix transposed and conjugated."""
+        if self.ndim not in (0, 2):
+            raise ShapeError(
+                f".H of '{self.label}' is that of a matrix",
+                node=self.label,
+                site=user_site(),
+                got=f"shape {tuple(self.shape)}",
+                wanted="two dimensions",
+                fix="use .mH: it transposes the last two dimensions",
+            )
+        return self.mH if self.ndim else self.conj()
+
+    @property
+    def mH(self) -> Value:
+        """The last two dimensions exchanged, and conjugated."""
+        turned = self.mT
+        return turned.conj() if turned.dtype.is_complex else turned
+
+    def dim(self) -> int:
+        """Rank of `shape`."""
+        asked_its_rank(self, sys._getframe(1).f_locals.get("self"))
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or its size along `dim`."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """How many numbers one example has at one position."""
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is a floating one."""
+        return self.dtype.is_floating_point
+
+    def is_contiguous(self, **_: Any) -> bool:
+        """Always true: memory layout is the planner's business."""
+        return True
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"len() of {self.label}, whose shape is ()")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter([self[i] for i in range(len(self))])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.graph.apply(torch.Tensor.__setitem__, (self, index, value), {})
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        from graphnn.frontend.names import graph_of
+
+        return graph_of(args, kwargs or {}).apply(function, args, kwargs or {})
+
+    def __repr__(self) -> str:
+        return f"Value({self.label}, shape={tuple(self.shape)}, axes={self.axes})"
+
+    __hash__ = object.__hash__
+    __bool__ = _refuse("decide a Python `if`", _DECIDE)
+    __float__ = _refuse("become a Python number", _DECIDE)
+    __int__ = _refuse("become a Python number", _DECIDE)
+    __index__ = _refuse("become a Python number", _DECIDE)
+    item = _refuse("become a Python number", _DECIDE)
+    tolist = _refuse("become a Python list", _DECIDE)
+    numpy = _refuse("become an array", "call the compiled model on tensors")
+    backward = _refuse("run backward", "call .backward() on what the compiled model returns")
+    __add__ = _operator(torch.add)
+    __radd__ = _operator(torch.add, True)
+    __sub__ = _operator(torch.sub)
+    __rsub__ = _operator(torch.sub, True)
+    __mul__ = _operator(torch.mul)
+    __rmul__ = _operator(torch.mul, True)
+    __truediv__ = _operator(torch.div)
+    __rtruediv__ = _operator(torch.div, True)
+    __floordiv__ = _operator(torch.floor_divide)
+    __rfloordiv__ = _operator(torch.Tensor.__rfloordiv__)
+    __mod__ = _operator(torch.remainder)
+    __rmod__ = _operator(torch.remainder, True)
+    __pow__ = _operator(torch.pow)
+    __rpow__ = _operator(torch.pow, True)
+    __matmul__ = _operator(torch.matmul)
+    __rmatmul__ = _operator(torch.matmul, True)
+    __neg__ = _operator(torch.neg)
+    __abs__ = _operator(torch.abs)
+    __invert__ = _operator(torch.bitwise_not)
+    __and__ = _operator(torch.bitwise_and)
+    __rand__ = _operator(torch.bitwise_and, True)
+    __or__ = _operator(torch.bitwise_or)
+    __ror__ = _operator(torch.bitwise_or, True)
+    __xor__ = _operator(torch.bitwise_xor)
+    __rxor__ = _operator(torch.bitwise_xor, True)
+    __lshift__ = _operator(torch.Tensor.__lshift__)
+    __rlshift__ = _operator(torch.Tensor.__rlshift__)
+    __rshift__ = _operator(torch.Tensor.__rshift__)
+    __rrshift__ = _operator(torch.Tensor.__rrshift__)
+    __lt__ = _operator(torch.lt)
+    __le__ = _operator(torch.le)
+    __gt__ = _operator(torch.gt)
+    __ge__ = _operator(torch.ge)
+    __eq__ = _operator(torch.eq)  # type: ignore[assignment]
+    __ne__ = _operator(torch.ne)  # type: ignore[assignment]
+    __getitem__ = _operator(torch.Tensor.__getitem__)
+    __iadd__ = _in_place(torch.Tensor.add_)
+    __isub__ = _in_place(torch.Tensor.sub_)
+    __imul__ = _in_place(torch.Tensor.mul_)
+    __itruediv__ = _in_place(torch.Tensor.div_)
+    __ifloordiv__ = _in_place(torch.Tensor.floor_divide_)
+    __imod__ = _in_place(torch.Tensor.remainder_)
+    __ipow__ = _in_place(torch.Tensor.pow_)
+    __iand__ = _in_place(torch.Tensor.bitwise_and_)
+    __ior__ = _in_place(torch.Tensor.bitwise_or_)
+    __ixor__ = _in_place(torch.Tensor.bitwise_xor_)
+
+
+class State(Value):
+    """A value of `delay` positions ago, closed by `state.next = value`."""
+
+    outside = True
+
+    @property
+    def next(self) -> Value:
+        """The value that this state takes at the next position."""
+        ir = self.graph.ir
+        if self.id not in ir.closings:
+            raise UnsupportedError(
+                f"state '{self.label}' has no next value yet",
+                node=self.label,
+                site=user_site(),
+                got=f"{self.label}.next read before it was assigned",
+                wanted=f"a state closed by then (it was declared at {self.node.site})",
+                fix=f"assign {self.label}.next = value before reading it",
+            )
+        return Value(self.graph, ir.closings[self.id])
+
+    @next.setter
+    def next(self, value: Any) -> None:
+        ir, name = self.graph.ir, self.label
+        if self.id in ir.closings:
+            raise StateClosedTwiceError(
+                f"state '{name}' is closed twice",
+                node=name,
+                site=user_site(),
+                got=f"a second `.next` (the first is {ir[ir.closings[self.id]].label})",
+                wanted="one `.next = value` a state",
+                fix="use a second state, or combine the two values before closing",
+            )
+        closed = self.graph.value(value)
+        random.bind(self.graph, [closed.id], self.node.axes)
+        if closed.node.shape != self.node.shape and closed.node.shape == ():
+            closed = closed.expand(self.node.shape)
+        self._check(closed)
+        ir.closings[self.id] = closed.id
+
+    def _check(self, value: Value) -> None:
+        name = self.label
+        if value.shape != self.shape:
+            raise ShapeError(
+                f"the next value of state '{name}' has another shape than the state",
+                node=name,
+                site=user_site(),
+                got=f"{tuple(value.shape)} from {value.label}",
+                wanted=f"{tuple(self.shape)}, as declared at {self.node.site}",
+                fix=f"declare g.state('{name}', shape={tuple(value.shape)}, …) or map the value",
+            )
+        if value.dtype != self.dtype:
+            raise DtypeError(
+                f"the next value of state '{name}' has another dtype than the state",
+                node=name,
+                site=user_site(),
+                got=f"{value.dtype} from {value.label}",
+                wanted=f"{self.dtype}",
+                fix=f"declare the state with dtype={value.dtype}, or cast with .to({self.dtype})",
+            )
+        if extra := value.node.axes - self.node.axes:
+            from graphnn.errors import AxisError
+
+            raise AxisError(
+                f"the next value of state '{name}' varies over axes the state does not carry",
+                node=name,
+                site=user_site(),
+                got=f"axes {value.axes} from {value.label}",
+                wanted=f"no more than {self.axes}",
+                fix=f"declare g.state('{name}', …, along={tuple(sorted(extra))}), or reduce over "
+                "them first (gn.sum, gn.last …)",
+            )

@@ -1,0 +1,1 @@
+"""Explanations, profiles and predictions of plans and programs."""

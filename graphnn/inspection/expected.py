@@ -1,0 +1,87 @@
+"""What the cost model expects of a model's parts, for given lengths of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graphnn.backends.torch.program import Piece, Program
+from graphnn.ir.graph import Node
+from graphnn.planner.algebra.add_matmul import fuse
+from graphnn.planner.core.cost import Device, Work
+from graphnn.planner.core.regions import Loop, Whole, partition
+from graphnn.planner.core.work import expected, through
+from graphnn.planner.loops.choose import LAYER, name_of
+from graphnn.planner.pipeline import Variant
+from graphnn.runtime.model import Compiled
+
+Sizes = Mapping[str, int]
+UNNAMED = frozenset({"const", "size", "parameter", "tensor", "slice", "input", "view"})
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A part of a model: what it is called, its regime, the least of its work, seconds expected."""
+
+    name: str
+    regime: str
+    work: Work
+    seconds: float
+
+
+def forecast(model: Compiled, sizes: Sizes, device: Device) -> float:
+    """Seconds that a forward of a model is expected to take, by the cost model."""
+    return device.call + sum(part.seconds for part in parts(model, sizes, device))
+
+
+def parts(model: Compiled, sizes: Sizes, device: Device) -> list[Expected]:
+    """The parts of a model in the order they run, each with what is expected of it."""
+    program = model._program(Variant(target=model._here()))
+    return [of_piece(program, piece, sizes, device) for piece in program.pieces[1:]]
+
+
+def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Expected:
+    """What is expected of one part of a program."""
+    if piece.cut is None:
+        within = frozenset().union(*(p.cut.absorbed for p in program.pieces if p.cut))
+        nodes = [i for i in piece.nodes if i not in within]
+        work = through(program.ir, nodes, sizes)
+        return Expected(
+            whole_name(program, nodes),
+            "whole axes",
+            work,
+            expected(device, program.ir, Whole(nodes), sizes),
+        )
+    cut = piece.cut
+    # a loop's outputs in its own graph are what is read outside
+    work = through(cut.ir, [i for i in cut.ir.nodes if cut.ir[i].op != "given"], sizes)
+    ir = fuse(cut.ir)
+    seconds = device.call
+    regime = regime_of(piece.program)
+    for region in partition(ir):
+        inner = [n for n in region.nodes if ir[n].op not in ("given", "const", "size")]
+        if isinstance(region, Loop):
+            seconds += expected(device, ir, region, sizes, regime)
+        else:  # what the loop took in from before it is computed in its steps
+            seconds += expected(device, ir, Whole(inner), sizes)
+    return Expected(f"loop {name_of(program.ir, cut.loop)}", regime, work, seconds)
+
+
+def regime_of(program: Any) -> str:
+    """How a loop's forward is run."""
+    chosen = program.choices() if program is not None else []
+    return chosen[0].regime if chosen else "stepwise"
+
+
+def _word(node: Node) -> str:
+    return f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else node.name or node.op
+
+
+def whole_name(program: Program, nodes: list[int]) -> str:
+    """Some names of the user's that stand for operations over whole axes."""
+    ir = program.ir
+    told = [ir[i] for i in nodes if ir[i].op not in UNNAMED]
+    # modules have names of the user's, other operations are called by what they are
+    named = list(dict.fromkeys(map(_word, sorted(told, key=lambda n: not n.name))))
+    return ", ".join(named[:3]) + (", …" if len(named) > 3 else "") or "nothing"

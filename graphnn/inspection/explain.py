@@ -1,0 +1,267 @@
+"""explain: a plan in words: what runs before, in and after each loop, how, and why."""
+
+from __future__ import annotations
+
+import math
+
+from graphnn.backends.torch.operators.loop import LoopProgram
+from graphnn.backends.torch.program import Program
+from graphnn.ir.graph import IR, Node
+from graphnn.kernels.ir.symbols import visible
+from graphnn.ops.matmul import split_sub
+from graphnn.ops.registry import OPS
+from graphnn.planner.attention.hops import Hops
+from graphnn.planner.attention.statistics import Tally
+from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.core.regions import Loop, Whole, partition
+from graphnn.planner.loops.choose import Decision, fallbacks, name_of
+from graphnn.planner.pipeline import Plan
+
+SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
+
+
+def explain(plan: Plan, program: Program | None, backend: str) -> str:
+    """The text of `model.explain()`."""
+    ir = plan.ir
+    loops = [r for r in plan.regions if isinstance(r, Loop)]
+    lines = [
+        f"{ir.name}: {len(ir)} operations, {_count(len(plan.decisions), 'loop')}; "
+        f"planned in {plan.seconds * 1e3:.1f} ms, for every length and batch; backend {backend}"
+    ]
+    if backend == "reference":
+        lines.append("  the reference runs the unplanned definition, one position at a time;")
+        lines.append("  below is what backend='torch' would run")
+    numbered = {id(loop): n for n, loop in enumerate(loops)}
+    for k, region in enumerate(plan.regions):
+        if isinstance(region, Whole):
+            lines += _whole(ir, region, _when(plan, k, numbered, loops))
+        else:
+            of = program.program_of if program is not None else {}
+            lines += _loop(ir, region, plan, of.get(region.states[0]))
+    lines += _direct(plan, program)
+    lines += _attention(plan, program)
+    outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
+    lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
+    if not any(d.fallbacks for d in plan.decisions) and not fallbacks(outside):
+        lines.append("nothing falls back")
+    return "\n".join(map(visible, lines))
+
+
+def _outside(text: str) -> str:
+    what, row, _ = text.rpartition(" has no row in the operations table")
+    return f"{what}{row}: torch runs it over the whole axis by vmap"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def _when(plan: Plan, k: int, numbered: dict[int, int], loops: list[Loop]) -> str:
+    before = [r for r in plan.regions[:k] if isinstance(r, Loop)]
+    after = [r for r in plan.regions[k + 1 :] if isinstance(r, Loop)]
+    if not before and not after:
+        return "over whole axes"
+    if not before:
+        return f"before loop {name_of(plan.ir, after[0])}, over whole axes"
+    if not after:
+        return f"after loop {name_of(plan.ir, before[-1])}, over whole axes"
+    return (
+        f"between loops {name_of(plan.ir, before[-1])} and {name_of(plan.ir, after[0])}, "
+        "over whole axes"
+    )
+
+
+def _whole(ir: IR, region: Whole, when: str) -> list[str]:
+    rows = [_row(ir, ir[i]) for i in region.nodes if ir[i].op not in SILENT]
+    return [f"{when}:", *(f"  {row}" for row in rows)] if rows else []
+
+
+def _row(ir: IR, node: Node) -> str:
+    """name, what it does with which sizes, over which axes, where it was written."""
+    axes = " x ".join(a for a in ir.layout(node.axes)) or "once"
+    site = f"  {node.site}" if node.site else ""
+    return f"{node.label:<18} {_what(ir, node):<34} {axes:<18}{site}".rstrip()
+
+
+def _what(ir: IR, node: Node) -> str:
+    if node.op in ("product", "affine"):
+        return _product(ir, node)
+    if node.op == "opaque":
+        return f"torch.{node.attrs['called']} (opaque)"
+    if node.op == "aten":
+        return f"torch's {node.attrs['kind']} {tuple(node.shape)}"
+    if node.op == "attend":
+        part = node.attrs["part"]
+        word = f"{part.count} hops" if isinstance(part, Hops) else "contraction"
+        return f"{word} over {part.axis} {tuple(node.shape)}"
+    detail = f" over {node.attrs['axis']}" if OPS[node.op].family == "axis" else ""
+    return f"{node.op}{detail} {tuple(node.shape)}"
+
+
+def _product(ir: IR, node: Node) -> str:
+    a, b = (ir[i] for i in node.inputs[-2:])
+    left, right, _ = split_sub(node.attrs["sub"])
+    summed = f", summed over {', '.join(ir.layout(node.attrs['contract']))}"
+    text = f"{_sizes(a)} by {_sizes(b)} -> {_sizes(node)}"
+    word = "linear map" if not b.axes and len(right) == 2 and left else "product"
+    return f"{word} {text}{summed if node.attrs['contract'] else ''}"
+
+
+def _sizes(node: Node) -> str:
+    return "x".join(map(str, node.shape)) or "1"
+
+
+def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[str]:
+    name = name_of(ir, loop)
+    decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
+    way = "from the end" if loop.reverse else "from the start"
+    regime, reason = _chosen(program, decision)
+    lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
+    lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
+    lines += _ragged(program, regime)
+    for i in loop.states:
+        lines.append(f"  state {_state(ir, ir[i])}")
+    lines.append("  each step:")
+    lines += [f"    {row}" for row in _body(ir, loop, plan)]
+    lines += [f"  falls back: {text}" for text in decision.fallbacks]
+    lines += [f"  falls back: {text}" for text in _unwritten(program)]
+    if program is not None:
+        lines += _backward(program)
+    return lines
+
+
+def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
+    """The regime of a loop and its reason: a kernel's where there are kernels."""
+    choices = program.choices() if program is not None else []
+    if not choices:
+        return decision.regime, decision.reason
+    return choices[0].regime, choices[0].reason
+
+
+def _ragged(program: LoopProgram | None, regime: str) -> list[str]:
+    """What a loop over examples of different lengths costs."""
+    if program is None or program.loop.ends is None or regime in ("resident", "cooperative"):
+        return []
+    if program.ordered:
+        return ["  ragged: a step takes the examples that still run, sorted by length"]
+    why = "" if program.lowering else ": sorted along another axis, if at all"
+    return [f"  ragged: every step takes all examples, masked{why}"]
+
+
+def _unwritten(program: LoopProgram | None) -> list[str]:
+    """Phases of a step that no kernel could be written for."""
+    if program is None or program.lowering is None:
+        return []
+    return [
+        f"{reason}: torch runs that phase, one call an operation"
+        for name, reason in program.lowering.unwritten.items()
+        if program.phase(name)
+    ]
+
+
+def _state(ir: IR, node: Node) -> str:
+    inits = [ir[i] for i in node.inputs]
+    start = ", ".join(str(n.attrs["value"]) if n.op == "const" else n.label for n in inits)
+    steps = node.attrs["steps"]
+    ago = f"{abs(steps)} {'back' if steps > 0 else 'ahead'}"
+    return (
+        f"{node.label} {tuple(node.shape)}, {ago}, starts from {start}  {node.site or ''}".rstrip()
+    )
+
+
+def _body(ir: IR, loop: Loop, plan: Plan) -> list[str]:
+    rows: list[str] = []
+    for region in loop.body:
+        if isinstance(region, Whole):
+            rows += [
+                _row(ir, ir[i])
+                for i in region.nodes
+                if i not in loop.states and ir[i].op not in SILENT
+            ]
+        else:
+            until = ", stops by itself" if region.stop is not None else ""
+            rows.append(f"loop {name_of(ir, region)} over {region.axis}{until}:")
+            rows += [f"  {row}" for row in _body(ir, region, plan)]
+    return rows
+
+
+def _backward(program: LoopProgram) -> list[str]:
+    derived, forward = program.derived, program.loop.ir
+    if not derived.ir.outputs:
+        return ["  backward: none, nothing that the loop reads has a gradient"]
+    saved = [forward[i] for i in derived.saved]
+    kept = ", ".join(f"{n.label} {tuple(n.shape)}" for n in saved) or "nothing"
+    width = sum(_numbers(n) for n in saved)
+    lines = [f"  saved for backward: {kept}: {width} numbers an example and position"]
+    again = [
+        forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
+    ]
+    lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
+    choices = program.choices()
+    if len(choices) > 1:
+        lines.append(f"  backward kernel: {choices[1].regime}")
+        lines.append(f"    why: {choices[1].reason}")
+        lines += [f"    {text}" for text in program.candidates(backward=True)]
+    after = [
+        f"    {_row(derived.ir, derived.ir[i])}"
+        for region in partition(derived.ir)
+        if isinstance(region, Whole)
+        for i in region.nodes
+        if derived.ir[i].op == "product"
+    ]
+    lines.append(
+        "  backward: the loop run the other way" + ("; outside it, at once:" * bool(after))
+    )
+    return lines + after
+
+
+def _attention(plan: Plan, program: Program | None) -> list[str]:
+    """Softmaxes over an axis outside loops: how each is computed with its sums, or why it is not.
+
+    Where weights are read besides, or sums wait for others, a softmax has several notes.
+    """
+    lines = []
+    programs = {a.part.origin: a for a in program.attends} if program is not None else {}
+    for note in plan.notes:
+        where = f" at {note.place}" if note.place else ""
+        if note.hops and note.reason:
+            lines.append(f"{note.name}{where}: {note.reason}")
+            continue
+        if note.part is None:
+            lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
+            continue
+        what = "reductions" if isinstance(note.part, Tally) else "contraction"
+        lines.append(f"{note.name}{where}" + (":" if note.hops else f": {what}"))
+        made = programs.get(note.part.origin)
+        lines += [f"  {text}" for text in (made.says() if made is not None else ())]
+        lines += [f"  {note.reason}"] * bool(note.reason)
+        part = note.part if made is None else made.part
+        lines += [f"  {text}" for text in ([] if isinstance(part, Hops) else _read(part))]
+    return lines
+
+
+def _read(part: Contraction) -> list[str]:
+    """What tiles read that is as large as the weights, or would be."""
+    drawn = ", ".join(part.ir[i].label for i in part.reads if part.drawn(i))
+    stored = ", ".join(part.stored)
+    return [
+        *[f"as large as the weights, and stored: {stored}"] * bool(stored),
+        *[f"drawn anew from a seed wherever it is read: {drawn}"] * bool(drawn),
+    ]
+
+
+def _numbers(node: Node) -> int:
+    return math.prod(node.shape)
+
+
+def _direct(plan: Plan, program: Program | None) -> list[str]:
+    """Loops that are no loops any more: scans, and layers that torch has, with their rivals."""
+    lines = []
+    layers = {x.called: x for x in program.layers} if program is not None else {}
+    for d in plan.decisions:
+        if d.regime in ("aten", "scan"):
+            lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
+            lines.append(f"  why: {d.reason}")
+            layer = layers.get((d.loop, d.axis)) if d.regime == "aten" else None
+            lines += [f"  {text}" for text in (layer.says() if layer is not None else [])]
+    return lines

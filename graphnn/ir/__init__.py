@@ -1,0 +1,1 @@
+"""The graph of a network: nodes on values with named axes."""

@@ -1,0 +1,159 @@
+"""The intermediate representation: primitive operations on values with named axes.
+
+A node computes one value: `shape` and `dtype` of one example at one position, and the `axes` it
+varies over. `"batch"` is an axis like any other. Loops are closed by `closings`: a `delay` node
+reads, `steps` positions later along its axis, the node that its closing names.
+`here` is the user's name and line given to the nodes being made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+import torch
+
+from graphnn.errors import GraphnnError
+from graphnn.ir.source_location import Site
+
+BATCH = "batch"
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One primitive operation and the value it makes."""
+
+    id: int
+    op: str
+    inputs: tuple[int, ...]
+    attrs: dict[str, Any]
+    shape: tuple[int, ...]
+    axes: frozenset[str]
+    dtype: torch.dtype
+    name: str = ""
+    site: Site | None = None
+
+    @property
+    def label(self) -> str:
+        """What errors and plans call this node."""
+        return self.name or f"{self.op}_{self.id}"
+
+
+@dataclass(slots=True)
+class Axis:
+    """A named axis. `length` is None where an input brings it; `copy_of` names a renamed axis."""
+
+    name: str
+    length: int | None = None
+    copy_of: str | None = None
+    site: Site | None = None
+
+
+@dataclass
+class IR:
+    """A graph of nodes. `nodes` is kept in topological order, closings apart."""
+
+    name: str = "graph"
+    nodes: dict[int, Node] = field(default_factory=dict)
+    closings: dict[int, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    axes: dict[str, Axis] = field(default_factory=lambda: {BATCH: Axis(BATCH)})
+    until: dict[str, int] = field(default_factory=dict)
+    floating: torch.dtype = torch.float32
+    counter: int = 0
+    here: tuple[str, Site | None] = ("", None)
+    # what was found out about the graph, each with what it had then
+    known: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def insert(self, node: Node) -> int:
+        """Add a node whose shape, axes and dtype are known already; returns its id."""
+        self.nodes[node.id] = node
+        self.counter = max(self.counter, node.id + 1)
+        return node.id
+
+    def fresh(self) -> int:
+        """An id no node has."""
+        self.counter += 1
+        return self.counter - 1
+
+    def __getitem__(self, key: int) -> Node:
+        return self.nodes[key]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def operands(self, node: Node) -> list[Node]:
+        """The nodes that a node reads at its own position."""
+        return [self.nodes[i] for i in node.inputs]
+
+    def users(self) -> dict[int, list[int]]:
+        """For every node, the nodes that read it (delays read their closing)."""
+        found: dict[int, list[int]] = {i: [] for i in self.nodes}
+        for node in self:
+            for i in node.inputs:
+                found[i].append(node.id)
+        for delay, source in self.closings.items():
+            found[source].append(delay)
+        return found
+
+    def layout(self, axes: Iterable[str]) -> tuple[str, ...]:
+        """Axes in the order their dimensions have in memory: the order of `self.axes`."""
+        chosen = frozenset(axes)
+        return tuple(a for a in self.axes if a in chosen)
+
+    def network(self) -> nx.MultiDiGraph:
+        """The graph as networkx has it; closing edges carry `delay`, the steps they cross."""
+        net = nx.MultiDiGraph(name=self.name)
+        for node in self:
+            net.add_node(node.id, node=node)
+        for node in self:
+            for position, i in enumerate(node.inputs):
+                net.add_edge(i, node.id, position=position, delay=0)
+        for delay, source in self.closings.items():
+            net.add_edge(source, delay, position=0, delay=self[delay].attrs["steps"])
+        return net
+
+    def copy(self) -> IR:
+        """An independent copy (nodes are replaced, never changed, so they are shared)."""
+        return replace(
+            self,
+            nodes=dict(self.nodes),
+            closings=dict(self.closings),
+            outputs=dict(self.outputs),
+            axes=dict(self.axes),
+            until=dict(self.until),
+            known=dict(self.known),
+        )
+
+    def empty(self) -> IR:
+        """A graph with the same axes, name and ids to come, and no nodes."""
+        return IR(self.name, axes=dict(self.axes), floating=self.floating, counter=self.counter)
+
+    def alone(self, delay: int) -> bool:
+        """Whether a delay has the same initial value in all of its slots."""
+        return len(self[delay].inputs) == 1
+
+
+def verify(ir: IR, after: str) -> None:
+    """Raise if the graph is not well formed: a defect of the pass named `after`, not of a user."""
+    seen: set[int] = set()
+    for node in ir:
+        missing = [i for i in node.inputs if i not in seen]
+        if missing:
+            raise GraphnnError(f"pass '{after}': {node.label} reads {missing} before they exist")
+        if unknown := node.axes - set(ir.axes):
+            raise GraphnnError(f"pass '{after}': {node.label} varies over unknown {unknown}")
+        seen.add(node.id)
+    for delay, source in ir.closings.items():
+        if delay not in seen or source not in seen:
+            raise GraphnnError(f"pass '{after}': closing {delay} <- {source} names a lost node")
+        if not ir[source].axes <= ir[delay].axes or ir[source].shape != ir[delay].shape:
+            raise GraphnnError(f"pass '{after}': state {ir[delay].label} and its next disagree")
+    lost = [name for name, i in ir.outputs.items() if i not in seen]
+    if lost:
+        raise GraphnnError(f"pass '{after}': outputs {lost} name lost nodes")

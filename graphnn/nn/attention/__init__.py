@@ -1,0 +1,1 @@
+"""Attention, transformers, and decoders that attend."""

@@ -1,0 +1,100 @@
+"""Expressions: graphs of primitives written as formulas.
+
+Derivatives, decompositions of torch functions and passes are all written with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.registry import build
+
+Number = int | float | bool
+
+
+class Expr:
+    """A node of a graph, with operators that add nodes."""
+
+    __slots__ = ("id", "ir")
+
+    def __init__(self, ir: IR, id: int):
+        self.ir, self.id = ir, id
+
+    @property
+    def node(self) -> Node:
+        return self.ir[self.id]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.shape
+
+    @property
+    def axes(self) -> frozenset[str]:
+        return self.node.axes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.node.dtype
+
+    def __add__(self, other: Expr | Number) -> Expr:
+        return make("add", self, other)
+
+    def __radd__(self, other: Number) -> Expr:
+        return make("add", other, self)
+
+    def __sub__(self, other: Expr | Number) -> Expr:
+        return make("sub", self, other)
+
+    def __rsub__(self, other: Number) -> Expr:
+        return make("sub", other, self)
+
+    def __mul__(self, other: Expr | Number) -> Expr:
+        return make("mul", self, other)
+
+    def __rmul__(self, other: Number) -> Expr:
+        return make("mul", other, self)
+
+    def __truediv__(self, other: Expr | Number) -> Expr:
+        return make("div", self, other)
+
+    def __rtruediv__(self, other: Number) -> Expr:
+        return make("div", other, self)
+
+    def __neg__(self) -> Expr:
+        return make("neg", self)
+
+    def __repr__(self) -> str:
+        return f"Expr({self.node.label}, {self.shape}, {sorted(self.axes)})"
+
+
+def number(x: Any) -> Any:
+    """numpy's scalars as Python's; all else as it is."""
+    return x.item() if isinstance(x, np.generic) else x
+
+
+def const(ir: IR, value: Number) -> Expr:
+    """A Python number: it takes the dtype of what it meets."""
+    value = number(value)
+    kinds = {bool: torch.bool, int: torch.int64, complex: torch.complex64}
+    dtype = kinds.get(type(value), ir.floating)
+    node = build(
+        ir, "const", (), {"value": value}, shape=(), dtype=dtype, axes=frozenset(), name=""
+    )
+    return Expr(ir, node)
+
+
+def make(op: str, *inputs: Expr | Number, name: str | None = None, **attrs: Any) -> Expr:
+    """Add a node by operation name; numbers become constants."""
+    ir = next(x.ir for x in inputs if isinstance(x, Expr))
+    ids = [x.id if isinstance(x, Expr) else const(ir, x).id for x in inputs]
+    return Expr(ir, build(ir, op, ids, attrs, name=name))
+
+
+def reshape(x: Expr, shape: Sequence[int]) -> Expr:
+    """`x` in another shape (the same object where it has it already)."""
+    return x if tuple(shape) == x.shape else make("reshape", x, shape=tuple(shape))

@@ -1,0 +1,1 @@
+"""Torch functions as primitive operations of the table."""

@@ -1,0 +1,158 @@
+"""Torch's own verdict on a call: what it returns for one example, found without any numbers.
+
+Every call is put to torch on meta tensors first. What torch refuses is refused, a dimension out of
+range among it; and where primitives would give another shape or dtype than torch, the call stays
+torch's own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import NoneType
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from graphnn.errors import ShapeError, UnsupportedError
+from graphnn.ir.source_location import Site
+from graphnn.ops.builder import Expr
+from graphnn.tracing.effects import random
+
+_KNOWN: dict[Any, Any] = {}
+_BATCHED: dict[Any, Any] = {}
+# verdicts that are remembered at most, and arguments whose values tell one from another
+MOST = 4096
+PLAIN = (int, float, complex, str, NoneType, torch.dtype, torch.device)
+# functions of a dimension that torch does not check on meta tensors
+_UNCHECKED = frozenset({"softmax", "softmin", "sort", "argsort"})
+
+
+def verdict(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]) -> Any:
+    """What torch returns for one example: meta tensors, or what needs none, such as a number.
+
+    Raises what torch does, and UnsupportedError where it draws random numbers.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    key = _key(function, spec, leaves)
+    return _once(_KNOWN, key, lambda: _asked(function, args, kwargs, here))
+
+
+def _once(known: dict[Any, Any], key: Any, find: Callable[[], Any]) -> Any:
+    """What is known under a key, or else found."""
+    if key is None:
+        return find()
+    if len(known) > MOST:
+        known.clear()
+    if key not in known:
+        known[key] = find()
+    return known[key]
+
+
+def _key(function: Any, spec: Any, leaves: list[Any]) -> Any:
+    """What a verdict hangs on; None where that holds a user's objects, which nothing here keeps."""
+    if not all(isinstance(x, (Expr, *PLAIN)) for x in leaves):
+        return None
+    # 1, 1.0 and True are equal keys of different meaning
+    signed = [(x.shape, x.dtype) if isinstance(x, Expr) else (type(x), x) for x in leaves]
+    return function, spec, tuple(signed), torch.get_default_dtype()
+
+
+def _asked(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]) -> Any:
+    meta_args, meta_kwargs = tree_map(_meta, (args, kwargs))
+    if getattr(function, "__name__", "") in _UNCHECKED:
+        _in_range(*meta_args, **meta_kwargs)
+    with random.Watch() as drawn:
+        result = function(*meta_args, **meta_kwargs)
+    if drawn.found:
+        random.refuse(getattr(function, "__name__", str(function)), here[0])
+    return result
+
+
+def by_examples(
+    function: Any, args: Any, kwargs: Any, expected: Any, here: tuple[str, Site | None]
+) -> None:
+    """Raise UnsupportedError where torch.vmap cannot call a function example by example, or makes
+    something else of it."""
+    leaves, spec = tree_flatten((args, kwargs))
+    moving = [i for i, x in enumerate(leaves) if isinstance(x, Expr) and x.axes]
+    if not moving:
+        return
+    given = [_meta(x) for x in leaves]
+
+    def one(*values: torch.Tensor) -> Any:
+        full = list(given)
+        for i, value in zip(moving, values, strict=True):
+            full[i] = value
+        again, named = tree_unflatten(full, spec)
+        made = tree_flatten(function(*again, **named))[0]
+        return [x for x in made if isinstance(x, torch.Tensor)]
+
+    def find() -> None:
+        rows = [
+            torch.empty((2, *given[i].shape), dtype=given[i].dtype, device="meta") for i in moving
+        ]
+        wanted = [x for x in tree_flatten(expected)[0] if isinstance(x, torch.Tensor)]
+        _tried(one, rows, wanted, getattr(function, "__name__", str(function)), here)
+
+    key = _key(function, spec, leaves)
+    _once(_BATCHED, key and (*key, tuple(moving)), find)
+
+
+def _tried(
+    one: Callable[..., Any],
+    rows: list[torch.Tensor],
+    wanted: list[torch.Tensor],
+    name: str,
+    here: tuple[str, Site | None],
+) -> None:
+    words = "torch.vmap gives"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = torch.vmap(one, randomness="different")(*rows)
+    except Exception as error:
+        made, words = [], (str(error).strip() or type(error).__name__).splitlines()[0]
+    forms = [(x.shape[1:], x.dtype) for x in made]
+    if forms == [(x.shape, x.dtype) for x in wanted]:
+        return
+    said = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in forms)
+    raise UnsupportedError(
+        f"torch.vmap cannot call '{name}' for each example as torch does for one",
+        node=here[0] or name,
+        site=here[1],
+        got=f"{words} {said}".strip(),
+        wanted=", ".join(f"{tuple(x.shape)} {x.dtype}" for x in wanted),
+        fix="write it with torch's plain operations, or compute it outside the graph",
+    )
+
+
+def _in_range(x: torch.Tensor, dim: Any = -1, *_: Any, **__: Any) -> None:
+    if isinstance(dim, int):
+        x.size(dim) if x.dim() else x.reshape(1).size(dim)
+
+
+def _meta(x: Any) -> Any:
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Expr) else x
+
+
+def agrees(result: Any, expected: Any) -> bool:
+    """Whether the result of primitives has the shapes and dtypes of torch's own."""
+    ours, theirs = tree_flatten(result)[0], tree_flatten(expected)[0]
+    return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    if not isinstance(ours, Expr) or not isinstance(theirs, torch.Tensor):
+        return False
+    return ours.shape == tuple(theirs.shape) and ours.dtype == theirs.dtype
+
+
+def primitives(handler: Callable[..., Any], args: Any, kwargs: Any, expected: Any) -> Any:
+    """What a handler makes of a call; NotImplemented where that is not what torch takes it for."""
+    try:
+        result = handler(*args, **kwargs)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, ShapeError):
+        return NotImplemented  # a spelling that torch takes and the handler does not know
+    return result if agrees(result, expected) else NotImplemented

@@ -1,0 +1,61 @@
+"""layers: which row each box stands in, so that data flows downwards; rows of bands in order."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from graphnn.pictures.scenes.scene import Box, Key, Scene
+
+WAITS = frozenset({"input", "parameter", "delay", "junction"})
+
+
+def layers(scene: Scene) -> dict[Key, int]:
+    """The row of every box. Boxes of a later band stand lower than all of an earlier one.
+
+    Copies of one box stand in one row.
+    """
+    one = {k: k if b.twin is None else ("copies", b.twin) for k, b in scene.boxes.items()}
+    boxes: dict[Key, Box] = {}
+    for k, b in scene.boxes.items():
+        boxes.setdefault(one[k], b)
+    net = nx.DiGraph()
+    net.add_nodes_from(boxes)
+    net.add_edges_from((one[a], one[b]) for a, b in scene.forward().edges if one[a] != one[b])
+    row = _rows(boxes, net)
+    if len(scene.bands) > 1:
+        _sink_outputs(boxes, row)
+    used = {r: n for n, r in enumerate(sorted(set(row.values())))}
+    return {k: used[row[one[k]]] for k in scene.boxes}
+
+
+def _rows(boxes: dict[Key, Box], net: nx.DiGraph) -> dict[Key, int]:
+    order = list(nx.topological_sort(net))
+    row: dict[Key, int] = {}
+    last = -1
+    for band in sorted({b.band for b in boxes.values()}):
+        mine = [k for k in order if boxes[k].band == band]
+        for k in mine:
+            above = [row[j] + 1 for j in net.predecessors(k) if j in row]
+            row[k] = max([last + 1, *above])
+        end = max(row[k] for k in mine)
+        _sink(boxes, net, row, mine, end)
+        last = end
+    return row
+
+
+def _sink(
+    boxes: dict[Key, Box], net: nx.DiGraph, row: dict[Key, int], mine: list[Key], end: int
+) -> None:
+    """Let what nothing holds up stand just above the first that reads it."""
+    own = set(mine)
+    for k in reversed(mine):
+        if boxes[k].kind in WAITS or not any(j in row for j in net.predecessors(k)):
+            below = [row[j] if j in own else end + 1 for j in net.successors(k)]
+            row[k] = max(row[k], min(below, default=row[k] + 1) - 1)
+
+
+def _sink_outputs(boxes: dict[Key, Box], row: dict[Key, int]) -> None:
+    """With a plan, outputs stand together beneath it."""
+    outputs = [k for k, b in boxes.items() if b.kind == "output"]
+    if outputs:
+        row.update(dict.fromkeys(outputs, max(row.values()) + 1))

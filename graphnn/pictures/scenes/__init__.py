@@ -1,0 +1,1 @@
+"""What a picture shows: boxes, edges and bands, before anything has a position."""

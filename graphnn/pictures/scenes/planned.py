@@ -1,0 +1,97 @@
+"""planned: the scene of a plan: what runs before, in and after each loop, and in which kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from graphnn.backends.triton.loops.phases import Phase, schedule
+from graphnn.pictures.scenes.build import Builder
+from graphnn.pictures.scenes.scene import Band, Scene
+from graphnn.planner.core.regions import Loop, Whole
+from graphnn.planner.loops.choose import name_of
+from graphnn.planner.pipeline import Plan
+
+
+def planned(plan: Plan, owner: nn.Module, programs: dict[int, Any]) -> Scene:
+    """The scene of a plan, on bands. `programs` are the loops' programs, by their states."""
+    return _Planned(plan, owner, programs).run()
+
+
+class _Planned:
+    def __init__(self, plan: Plan, owner: nn.Module, programs: dict[int, Any]):
+        self.plan, self.owner, self.programs = plan, owner, programs
+        self.region = {i: k for k, r in enumerate(plan.regions) for i in r.nodes}
+        self.kernel: dict[int, int] = {}
+        for region in plan.regions:
+            if isinstance(region, Loop) and self._regime(region) == "stepwise":
+                self.kernel.update(self._phases(region))
+
+    def run(self) -> Scene:
+        builder = Builder(
+            self.plan.ir,
+            self.owner,
+            lambda i: (self.region.get(i), self.kernel.get(i)),
+            apart=True,
+            band=lambda i: self.region.get(i, 0),
+            notes=lambda i: f"kernel phase_{self.kernel[i]}" if i in self.kernel else "",
+        )
+        scene = builder.run()
+        scene.bands = [self._band(k) for k in range(len(self.plan.regions))]
+        return scene
+
+    def _choice(self, loop: Loop) -> Any:
+        program = self.programs.get(loop.states[0])
+        choices = program.choices() if program is not None else []
+        return choices[0] if choices else None
+
+    def _regime(self, loop: Loop) -> str:
+        """The regime of a loop that has kernels, or nothing."""
+        choice = self._choice(loop)
+        return choice.regime if choice is not None else ""
+
+    def _phases(self, loop: Loop) -> dict[int, int]:
+        """The number, in its name, of the kernel that runs each node of a step.
+
+        Products are torch's, and so is a phase that no kernel could be written for.
+        """
+        ir, program = self.plan.ir, self.programs[loop.states[0]]
+        nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
+        work = [i for i in nodes if i not in loop.states and ir[i].op not in ("const", "size")]
+        return {
+            i: k
+            for k, part in enumerate(schedule(ir, work))
+            if isinstance(part, Phase)
+            and f"{program.train.name}_phase_{k}" in program.lowering.launchers
+            for i in part.nodes
+        }
+
+    def _band(self, k: int) -> Band:
+        region = self.plan.regions[k]
+        if isinstance(region, Whole):
+            return Band(self._when(k), "whole", "torch: all positions at once")
+        name = f"loop {name_of(self.plan.ir, region)} over {region.axis}"
+        way = ", from the end" if region.reverse else ""
+        return Band(name + way, "loop", self._how(region))
+
+    def _how(self, loop: Loop) -> str:
+        choice = self._choice(loop)
+        if choice is None:
+            return "stepwise: one torch call an operation and step"
+        if choice.regime == "resident":
+            pair = ", two loops in one launch" if "side by side" in choice.reason else ""
+            return f"resident: one kernel runs all of this band{pair}"
+        if choice.regime == "cooperative":
+            return "cooperative: one kernel, shared by many thread blocks, runs all of this band"
+        if choice.regime == "stepwise":
+            count = len({self.kernel[i] for i in loop.nodes if i in self.kernel})
+            return f"stepwise: {count} kernels a step, torch's products between"
+        return f"{choice.regime}: one call an operation and step"
+
+    def _when(self, k: int) -> str:
+        before = [r for r in self.plan.regions[:k] if isinstance(r, Loop)]
+        after = [r for r in self.plan.regions[k + 1 :] if isinstance(r, Loop)]
+        if before and after:
+            return "between the loops"
+        return "before the loop" if after else "after the loop" if before else "over whole axes"

@@ -1,0 +1,1 @@
+"""Rewrites by algebra: fewer, larger, or earlier operations."""

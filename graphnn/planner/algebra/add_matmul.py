@@ -1,0 +1,46 @@
+"""fuse: `c + a·b` becomes one operation, where nothing else reads the product."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import Expr, make
+from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.rewrite import keep, reachable, rewrite
+
+
+def fuse(ir: IR, in_loops: bool = True, apart: Collection[int] = ()) -> IR:
+    """The last pass before code is written: sums with a product become `affine` nodes.
+
+    Loops that are still to be differentiated are left as they are (`in_loops` false), and so are
+    the nodes `apart`, that go with them.
+    """
+    users, home = ir.users(), home_loops(ir)
+    outputs = set(ir.outputs.values())
+
+    def product_of(old: Node) -> int | None:
+        for side in (1, 0):
+            i = old.inputs[side]
+            node = ir[i]
+            alone = len(users[i]) == 1 and i not in outputs and home.get(i) == home.get(old.id)
+            if node.op == "product" and alone and node.shape == old.shape:
+                return side
+        return None
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        old = ir[node.id] if node.id in ir.nodes else node
+        if old.id in apart or (not in_loops and old.id in home):
+            return None
+        if node.op != "add" or (side := product_of(old)) is None:
+            return None
+        product, c = new[node.inputs[side]], Expr(new, node.inputs[1 - side])
+        if c.node.op == "const" or not c.axes <= product.axes or product.dtype != c.dtype:
+            return None
+        a, b = (Expr(new, i) for i in product.inputs)
+        return make("affine", c, a, b, **product.attrs)
+
+    new = rewrite(ir, rule)
+    roots = [*new.outputs.values(), *new.until.values()]
+    roots += [n.id for n in new if n.op in ("random", "input", "given")]
+    return keep(new, reachable(new, roots))

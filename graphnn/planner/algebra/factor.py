@@ -1,0 +1,40 @@
+"""gather: in a loop, the factors of one value that come from outside are added up outside.
+
+`x(t) u + y(t) u` becomes `(x(t) + y(t)) u`, whose sum leaves the loop: one product a step.
+"""
+
+from __future__ import annotations
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import Expr
+from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.rewrite import rewrite
+
+
+def gather(ir: IR) -> IR:
+    """Join two multiples of one value by values that the loop does not make."""
+    home, users = home_loops(ir), ir.users()
+    outputs = set(ir.outputs.values())
+    moved: dict[int, int] = {}
+
+    def multiples(i: int, total: Node) -> list[tuple[int, int]]:
+        """Node `i` as (value of the loop, factor from outside), where it is such a product."""
+        node = ir[i]
+        alone = node.op == "mul" and len(users[i]) == 1 and i not in outputs
+        if not alone or home.get(i) != home.get(total.id) or node.dtype != total.dtype:
+            return []
+        a, b = node.inputs
+        same = [(u, x) for u, x in ((a, b), (b, a)) if u in home and x not in home]
+        return [(u, x) for u, x in same if ir[u].dtype == ir[x].dtype and ir[x].op != "const"]
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        old = ir.nodes.get(node.id)
+        if old is None or old.op != "add" or old.id not in home:
+            return None
+        for u, x in multiples(old.inputs[0], old):
+            for v, y in multiples(old.inputs[1], old):
+                if u == v:
+                    return (Expr(new, moved[x]) + Expr(new, moved[y])) * Expr(new, moved[u])
+        return None
+
+    return rewrite(ir, rule, moved)

@@ -1,0 +1,182 @@
+"""merge: many small operations on one value become one large one.
+
+Linear maps of the same value become one product (four gates, one product); then pointwise
+operations on neighbouring slices of the same values become one operation on the longer slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.matmul import split_sub
+from graphnn.ops.registry import OPS
+from graphnn.planner.algebra.simplify import simplify
+from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.autodiff.dependencies import feeding
+from graphnn.planner.core.rewrite import rewrite, tidy
+
+Group = list[Node]
+ROUNDS = 8
+
+
+def merge(ir: IR, derived: bool = False) -> IR:
+    """Merge products, then whatever pointwise work became neighbouring by it.
+
+    What feeds other outputs stays by itself: a loss may read one of them, and weights that only
+    others need would get zeros for a gradient, not None. A `derived` graph is not differentiated.
+    """
+    feeds = (lambda ir: {}) if derived else feeding
+    ir = _apply(tidy(ir), _product_key, _join_products, feeds)
+    for _ in range(ROUNDS):
+        before = len(ir)
+        ir = simplify(_apply(tidy(ir), _slice_key, _join_slices, feeds))
+        if len(ir) >= before:
+            break
+    return ir
+
+
+def _apply(
+    ir: IR,
+    key: Callable[[IR, Node], Any],
+    join: Callable[[IR, Callable[[int], Expr], Group], dict[int, Expr]],
+    feeds: Callable[[IR], Mapping[int, frozenset[str]]],
+) -> IR:
+    """Join the nodes that share a key and what they feed, at the place of the first of them."""
+    home, fed = home_loops(ir), feeds(ir)
+    groups: dict[Any, Group] = {}
+    for node in ir:
+        found = key(ir, node)
+        if found is not None:
+            groups.setdefault((home.get(node.id), fed.get(node.id), found), []).append(node)
+    member = {n.id: group for group in groups.values() if len(group) > 1 for n in group}
+    done: dict[int, Expr] = {}
+    moved: dict[int, int] = {}
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        if node.id in member and node.id not in done:
+            done.update(join(ir, lambda i: Expr(new, moved[i]), member[node.id]))
+        return done.get(node.id)
+
+    return rewrite(ir, rule, moved)
+
+
+def _product_key(ir: IR, node: Node) -> Any:
+    """Linear maps of one value by weights: x Wᵀ, the outputs of which can lie side by side.
+
+    A value without axes lies among the weights, which may come after it.
+    """
+    if node.op != "product" or node.attrs["contract"] or not ir[node.inputs[0]].axes:
+        return None
+    weight = ir[node.inputs[1]]
+    left, right, out = split_sub(node.attrs["sub"])
+    free = [c for c in right if c not in left]
+    if weight.axes or len(free) != 1 or right[0] != free[0] or out[-1] != free[0]:
+        return None
+    return (node.inputs[0], node.attrs["sub"], weight.shape[1:], weight.dtype)
+
+
+def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+    users = ir.users()
+    # gates with one activation side by side, so that it becomes one call
+    group = sorted(group, key=lambda n: _activation(ir, users, n))
+    weights = [at(n.inputs[1]) for n in group]
+    joined = make("cat", *weights, dim=0, name="")
+    whole = make(
+        "product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset()
+    )
+    return _slices(whole, [(n.id, w.shape[0]) for n, w in zip(group, weights, strict=True)])
+
+
+def _activation(ir: IR, users: dict[int, list[int]], node: Node) -> str:
+    """The operation that a linear map's value ends in, sums apart."""
+    while len(users[node.id]) == 1:
+        node = ir[users[node.id][0]]
+        if node.op != "add":
+            return node.op
+    return ""
+
+
+def _slices(whole: Expr, sizes: list[tuple[int, int]]) -> dict[int, Expr]:
+    dim, start, parts = len(whole.shape) - 1, 0, {}
+    for i, size in sizes:
+        name = whole.ir.here[0]
+        parts[i] = make("slice", whole, dim=dim, start=start, stop=start + size, step=1, name=name)
+        start += size
+    return parts
+
+
+def _last_slice(node: Node) -> tuple[int, int] | None:
+    a = node.attrs
+    if node.op == "slice" and a["dim"] == len(node.shape) - 1 and a["step"] == 1:
+        return a["start"], a["stop"]
+    return None
+
+
+def _slice_key(ir: IR, node: Node) -> Any:
+    """Pointwise work on slices at one place of their bases; weights may differ by slice."""
+    if OPS[node.op].family != "pointwise" or node.op == "detach" or not node.shape:
+        return None
+    shape, place = node.shape, None
+    described: list[tuple[str, object]] = []
+    for x in ir.operands(node):
+        span = _last_slice(x)
+        if span is not None and x.shape == shape and x.axes:
+            if place not in (None, span):
+                return None
+            place = span
+            described.append(("slice", x.inputs[0]))
+        elif x.op == "const":
+            described.append(("const", x.id))
+        elif not x.axes and x.shape == shape[-1:]:
+            described.append(("weight", x.dtype))
+        else:
+            return None
+    if place is None:
+        return None
+    attrs = tuple(sorted(node.attrs.items(), key=str))
+    return (node.op, tuple(described), attrs, len(shape))
+
+
+def _span(ir: IR, node: Node) -> tuple[int, int]:
+    spans = (_last_slice(x) for x in ir.operands(node) if x.axes and x.shape == node.shape)
+    return next(s for s in spans if s is not None)
+
+
+def _join_slices(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+    """One operation for each run of neighbouring slices."""
+    ordered = sorted(group, key=lambda n: _span(ir, n))
+    done: dict[int, Expr] = {}
+    run: Group = []
+    for node in [*ordered, None]:
+        if run and (node is None or _span(ir, run[-1])[1] != _span(ir, node)[0]):
+            if len(run) > 1:
+                done.update(_join_run(ir, at, run))
+            run = []
+        if node is not None:
+            run.append(node)
+    return done
+
+
+def _join_run(ir: IR, at: Callable[[int], Expr], run: Group) -> dict[int, Expr]:
+    start, stop = _span(ir, run[0])[0], _span(ir, run[-1])[1]
+    operands: list[Expr] = []
+    for position, x in enumerate(ir.operands(run[0])):
+        if x.op == "const":
+            operands.append(at(x.id))
+        elif not x.axes:
+            parts = [at(n.inputs[position]) for n in run]
+            operands.append(make("cat", *parts, dim=0, name=""))
+        else:
+            base = at(x.inputs[0])
+            dim = len(base.shape) - 1
+            whole = (start, stop) == (0, base.shape[dim])
+            operands.append(
+                base
+                if whole
+                else make("slice", base, dim=dim, start=start, stop=stop, step=1, name="")
+            )
+    merged = make(run[0].op, *operands, **run[0].attrs)
+    return _slices(merged, [(n.id, n.shape[-1]) for n in run])

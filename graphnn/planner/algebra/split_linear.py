@@ -1,0 +1,67 @@
+"""split: a linear map of a concatenation becomes a sum of linear maps.
+
+Done where a part of the concatenation comes from outside the loop that the map is in: that part's
+product can then leave the loop and run over the whole axis at once.
+"""
+
+from __future__ import annotations
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.matmul import split_sub
+from graphnn.planner.core.regions import components, dependencies, remembered
+from graphnn.planner.core.rewrite import rewrite
+
+
+def split(ir: IR) -> IR:
+    """Cut products of concatenations whose parts belong to different regions."""
+    home = home_loops(ir)
+
+    def rule(new: IR, node: Node) -> Expr | None:
+        if node.op != "product":
+            return None
+        old = ir[node.id]
+        for side in (0, 1):
+            joined = ir[old.inputs[side]]
+            if joined.op != "cat" or not _contracted(node, joined.attrs["dim"], side):
+                continue
+            homes = {home.get(i) for i in joined.inputs}
+            if home.get(node.id) is not None and len(homes) > 1:
+                return parted(new, node, side)
+        return None
+
+    return rewrite(ir, rule)
+
+
+def home_loops(ir: IR) -> dict[int, int]:
+    """The outermost loop that each node is in, by number; nodes outside loops are absent."""
+
+    def find() -> dict[int, int]:
+        found = [c for c in components(dependencies(ir, ir.nodes)) if len(c) > 1]
+        return {i: n for n, component in enumerate(found) for i in component}
+
+    home: dict[int, int] = remembered(ir, "home", find)
+    return home
+
+
+def _contracted(node: Node, dim: int, side: int) -> bool:
+    parts = split_sub(node.attrs["sub"])
+    letter = parts[side][dim]
+    return letter in parts[1 - side] and letter not in parts[2] and not node.attrs["contract"]
+
+
+def parted(new: IR, node: Node, side: int) -> Expr:
+    joined, other = Expr(new, node.inputs[side]), Expr(new, node.inputs[1 - side])
+    letters = split_sub(node.attrs["sub"])
+    dim = joined.node.attrs["dim"]
+    across = letters[1 - side].index(letters[side][dim])
+    total, start = None, 0
+    for i in joined.node.inputs:
+        part = Expr(new, i)
+        stop = start + part.shape[dim]
+        cut = make("slice", other, dim=across, start=start, stop=stop, step=1)
+        pair = (part, cut) if side == 0 else (cut, part)
+        term = make("product", *pair, sub=node.attrs["sub"], contract=frozenset())
+        total, start = (term if total is None else total + term), stop
+    assert total is not None
+    return total

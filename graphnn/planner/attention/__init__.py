@@ -1,0 +1,1 @@
+"""Softmax and the sums it weights as one operation."""

@@ -1,0 +1,261 @@
+"""hops: softmaxes over one axis, each of which asks with what the one before has read, become one
+operation: a memory is addressed several times in one launch.
+
+Looked for outside loops, where every example has a memory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.matmul import split_sub
+from graphnn.ops.registry import OPS, build
+from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.attention.attend import Note, attend, follow
+from graphnn.planner.attention.insert import rewired
+from graphnn.planner.attention.tiles import OWN, RESHAPED, Unfit, of_one_dtype
+from graphnn.planner.core.loop_graph import given
+from graphnn.planner.core.rewrite import reachable
+
+OVER = frozenset({"axis_sum", "axis_logsumexp", "axis_softmax"})
+OWN_SUMS = frozenset({"sum", "amax"})
+
+
+@dataclass(eq=False)
+class Hops:
+    """Softmaxes over `axis`, and what leads from one to the next, as a graph.
+
+    `ir` has a `given` node for each value in `reads`; `results` vary over `axes`, those of an
+    example. `sums_of` has the sums that each softmax weights. `origin` is the same in all forms.
+    """
+
+    name: str
+    axis: str
+    axes: frozenset[str]
+    ir: IR
+    reads: list[int]
+    results: list[int]
+    sums_of: dict[int, list[int]]
+    origin: object = field(default_factory=object)
+
+    @property
+    def ends(self) -> list[int]:
+        """The nodes that gradients come from."""
+        return self.results
+
+    @property
+    def count(self) -> int:
+        """How often the memory is addressed."""
+        return sum(n.op == "axis_softmax" for n in self.ir)
+
+    @property
+    def sums(self) -> list[int]:
+        """What is added up over the axis: kept for the backward."""
+        return [n.id for n in self.ir if n.op in OVER - {"axis_softmax"}]
+
+    @property
+    def softs(self) -> list[int]:
+        """The softmaxes, of which the scores' logsumexp is kept."""
+        return [n.id for n in self.ir if n.op == "axis_softmax"]
+
+
+def hops(ir: IR) -> tuple[IR, list[Note]]:
+    """The graph with hops as single nodes, and a note on each chain of them."""
+    notes: list[Note] = []
+    home = home_loops(ir) if any(n.op == "axis_softmax" for n in ir) else {}
+    for chain in chains(ir, home):
+        if any(i not in ir.nodes for i in chain):
+            continue  # part of other hops
+        first = ir[chain[0]]
+        name = f"{len(chain)} hops over {first.attrs['axis']}"
+        form = (name, first.label, first.attrs["axis"], str(first.site or ""))
+        try:
+            part = _cut(ir, chain, home, name)
+        except Unfit as why:
+            notes.append(Note(*form, f"one launch a hop: {why}", hops=True))
+            continue
+        notes.append(Note(*form, "", part, hops=True))  # type: ignore[arg-type]
+        ir = _placed(ir, part)
+    return ir, notes
+
+
+def chains(ir: IR, home: dict[int, int]) -> list[list[int]]:
+    """Softmaxes over the same axes, each reachable from the one before."""
+    found: list[list[int]] = []
+    for node in ir:
+        if node.op != "axis_softmax" or node.id in home or node.dtype != ir.floating:
+            continue
+        above = reachable(ir, [node.id])
+        for chain in found:
+            last = ir[chain[-1]]
+            if chain[-1] in above and last.axes == node.axes and last.attrs == node.attrs:
+                chain.append(node.id)
+                break
+        else:
+            found.append([node.id])
+    return [chain for chain in found if len(chain) > 1]
+
+
+def _cut(ir: IR, chain: list[int], home: dict[int, int], name: str) -> Hops:
+    """The part of a graph that a chain is. Raises Unfit, in words for users."""
+    axis, full = ir[chain[0]].attrs["axis"], ir[chain[0]].axes
+    inside = _region(ir, chain, axis, full)
+    places = _places(ir, inside)
+    order = [i for i in ir.nodes if i in inside | places]
+    if any(i in home for i in order):
+        raise Unfit("between two of them lies a loop")
+    cut, reads = ir.empty(), []
+    for node in (ir[i] for i in order):
+        for source in ir.operands(node):
+            if source.id not in inside | places and source.id not in cut.nodes:
+                own = source.op in OWN
+                cut.insert(source if own else given(source))
+                reads += [source.id] * (not own)
+        if node.id in inside:
+            _check(ir, node, axis, full)
+        cut.insert(node)
+    for node in (cut[i] for i in reads):
+        if node.dtype.is_floating_point and axis in node.axes and node.axes != full:
+            raise Unfit(
+                f"'{node.label}' is shared by several queries, which read its tiles together"
+            )
+    sums = _weighted(ir, [i for i in order if ir[i].op == "axis_softmax"], home)
+    results = _results(ir, inside, full - {axis})
+    of_one_dtype(ir, [*reads, *results])
+    cut.outputs = {f"r{k}": i for k, i in enumerate(results)}
+    return Hops(name, axis, full - {axis}, cut, reads, results, sums)
+
+
+def _weighted(ir: IR, chain: list[int], home: dict[int, int]) -> dict[int, list[int]]:
+    """The sums that each softmax weights. Raises Unfit where its weights are read besides."""
+    found: dict[int, list[int]] = {}
+    for i in chain:
+        through, found[i] = follow(ir, ir[i], home)
+        if readers := _readers(ir, through, found[i]):
+            raise Unfit(f"the weights of '{ir[i].label}' are read besides, by {', '.join(readers)}")
+    sums = [j for mine in found.values() for j in mine]
+    if len(set(sums)) < len(sums):
+        raise Unfit("a sum is weighted by two of them")
+    return found
+
+
+def _readers(ir: IR, through: set[int], sums: list[int]) -> list[str]:
+    """Who reads weights, or what they are a factor of, but for the sums that they weight."""
+    users = ir.users()
+    other = {j: ir[j] for i in sorted(through) for j in users[i] if j not in {*through, *sums}}
+    found = [f"output '{name}'" for name, i in ir.outputs.items() if i in through]
+    return found + [f"'{n.label}' at {n.site}" if n.site else n.label for n in other.values()]
+
+
+def _region(ir: IR, chain: list[int], axis: str, full: frozenset[str]) -> set[int]:
+    """The scores of the first, and what lies between them and the last sums over the axis."""
+    first = _scores(ir, chain[0], full)
+    below: set[int] = set(first)
+    for node in ir:
+        if any(i in below for i in node.inputs):
+            below.add(node.id)
+    ends = [i for i in below if ir[i].op in OVER and ir[i].attrs["axis"] == axis]
+    ends = [i for i in ends if ir[ir[i].inputs[0]].axes == full]
+    return reachable(ir, ends) & below
+
+
+def _places(ir: IR, inside: set[int]) -> set[int]:
+    """Numbers made of positions and lengths alone, which a kernel makes anew."""
+    found: set[int] = set()
+    known: dict[int, bool] = {}
+    for node in ir:
+        made = node.op == "cast" or (OPS[node.op].family == "pointwise" and _known(node))
+        known[node.id] = node.op in (*OWN, "length")
+        known[node.id] |= made and all(known[i] for i in node.inputs)
+    stack = [j for i in inside for j in ir[i].inputs if ir[j].dtype.is_floating_point]
+    while stack:
+        i = stack.pop()
+        if known[i] and ir[i].op not in (*OWN, "length") and i not in found | inside:
+            found.add(i)
+            stack += ir[i].inputs
+    return found
+
+
+def _scores(ir: IR, softmax: int, full: frozenset[str]) -> set[int]:
+    """The nodes that a softmax's scores are computed by: numbers at each position."""
+    found, stack = {softmax}, [ir[softmax].inputs[0]]
+    while stack:
+        node = ir[stack.pop()]
+        scalar = node.axes == full and not node.shape and node.dtype.is_floating_point
+        if scalar and node.id not in found and _known(node):
+            found.add(node.id)
+            stack += node.inputs
+    return found
+
+
+def _known(node: Node) -> bool:
+    op = OPS[node.op]
+    if node.op in ("product", *RESHAPED, *OWN_SUMS):
+        return True
+    return op.family == "pointwise" and bool(op.triton)
+
+
+def _check(ir: IR, node: Node, axis: str, full: frozenset[str]) -> None:
+    """Raise Unfit unless a kernel of hops can compute a node."""
+    where = f"'{node.label}' at {node.site}" if node.site else f"'{node.label}'"
+    if node.axes not in (full, full - {axis}):
+        raise Unfit(f"{where} varies over other axes than they do")
+    if sum(n != 1 for n in node.shape) > 1:
+        raise Unfit(f"{where} has several dimensions")
+    if node.op in OVER and node.attrs["axis"] == axis:
+        return
+    if not _known(node):
+        raise Unfit(f"{where} is a '{node.op}', which no kernel of them has")
+    if node.op == "product":
+        left, right, out = split_sub(node.attrs["sub"])
+        if node.attrs["contract"] or max(map(len, (left, right))) > 2 or len(out) > 1:
+            raise Unfit(f"{where} is a product of a kind that no kernel of them has")
+    weights = [x for x in ir.operands(node) if not x.axes and x.dtype.is_floating_point]
+    if axis in node.axes and any(x.op not in OWN for x in weights):
+        raise Unfit(f"{where} has weights of its own at each position")
+
+
+def _results(ir: IR, inside: set[int], axes: frozenset[str]) -> list[int]:
+    """What is read from outside. Raises Unfit where that varies over the axis."""
+    read = {j for n in ir if n.id not in inside for j in n.inputs}
+    read |= {*ir.outputs.values(), *ir.closings.values(), *ir.until.values()}
+    results = [i for i in ir.nodes if i in inside & read]
+    for node in (ir[i] for i in results):
+        if node.axes != axes:
+            raise Unfit(f"'{node.label}' is read besides, at each position of the axis")
+    return results
+
+
+def _placed(ir: IR, part: Hops) -> IR:
+    """The graph with a part as one node, its results picked from it."""
+    new, last = ir.copy(), ir[part.results[-1]]
+    form = {"shape": last.shape, "dtype": last.dtype, "axes": part.axes, "site": last.site}
+    attrs = {"part": part, "axes": part.axes}
+    node = build(new, "attend", part.reads, attrs, name=part.name, **form)  # type: ignore[arg-type]
+    swap = {}
+    for which, i in enumerate(part.results):
+        old = ir[i]
+        new.here = (old.name, old.site)
+        swap[i] = build(new, "pick", (node,), {"which": which}, shape=old.shape, dtype=old.dtype)
+    new.here = ("", None)
+    return rewired(new, swap)
+
+
+def apart(part: Hops) -> IR:
+    """The same as a graph of its own, a contraction a hop: an input for each value read, by its
+    number, and an output for each result."""
+    ir = part.ir.copy()
+    for k, i in enumerate(part.reads):
+        node = ir[i]
+        attrs = {"key": str(k), "over": ir.layout(node.axes), "batched": False}
+        ir.nodes[i] = replace(node, op="input", attrs=attrs)
+    return attend(ir)[0]
+
+
+def arranged(part: Hops, axes: Iterable[str]) -> Hops:
+    """The part with its axes in memory order: that of the graph it is in."""
+    known = part.ir.axes
+    order = {a: known[a] for a in axes if a in known}
+    return replace(part, ir=replace(part.ir.copy(), axes=order))

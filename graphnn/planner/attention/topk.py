@@ -1,0 +1,77 @@
+"""A contraction over positions that were chosen for each query, as its kernels compute it.
+
+The chosen are an axis of their own. Values over the axis they were chosen from stay where they lie,
+and are read through their positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from graphnn.ir.graph import IR, Axis, Node
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.registry import build
+from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.core.rewrite import keep, reachable, rewrite
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A contraction over chosen positions alone, which its last read gives: (axes of the results,
+    its axis), int64. `source` is the axis they were chosen from; `lies` says which axes the reads
+    over it have in memory."""
+
+    part: Contraction
+    source: str
+    lies: dict[int, tuple[str, ...]]
+
+    @property
+    def places(self) -> int:
+        """The node of the positions."""
+        return self.part.reads[-1]
+
+
+def picked(part: Contraction) -> Picked:
+    """The contraction over chosen positions, which differ from query to query."""
+    old = part.ir.copy()
+    axis = _fresh(part)
+    old.axes[axis] = Axis(axis)
+    full = part.axes | {axis}
+    attrs = {"key": "places", "was": "places"}
+    form = {"shape": (), "dtype": torch.int64, "axes": full, "name": "places"}
+    places = build(old, "given", (), attrs, **form)  # type: ignore[arg-type]
+    old.nodes = {places: old[places], **old.nodes}
+    lies = {i: old.layout(old[i].axes) for i in part.reads if part.axis in old[i].axes}
+
+    def rule(new: IR, node: Node) -> Expr | int | None:
+        own = node.attrs.get("axis") == part.axis
+        if own and node.op == "index":
+            return places
+        if node.id in lies:
+            return new.insert(replace(node, axes=full))
+        if own and node.op == "axis_sum":
+            return _again(new, node, axis=axis)
+        if part.axis in node.attrs.get("contract", ()):
+            return _again(new, node, contract=frozenset({axis}))
+        return None
+
+    new = rewrite(old, rule)
+    reads = [*part.reads, places]
+    new = keep(new, reachable(new, [*new.outputs.values(), *reads]))
+    return Picked(replace(part, axis=axis, ir=new, reads=reads), part.axis, lies)
+
+
+def _fresh(part: Contraction) -> str:
+    name = f"best of {part.axis}"
+    while name in part.ir.axes:
+        name += "_"
+    return name
+
+
+def _again(new: IR, node: Node, **attrs: object) -> int:
+    """A sum over the axis, of the chosen alone: with the number it had."""
+    made = make(node.op, *(Expr(new, i) for i in node.inputs), **{**node.attrs, **attrs}).node
+    del new.nodes[made.id]
+    return new.insert(replace(made, id=node.id))

@@ -1,0 +1,124 @@
+"""check: what must hold before a graph means anything; wires (delay 0) are resolved here."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError
+from graphnn.frontend.mistakes import near
+from graphnn.ir.graph import BATCH, IR, Node
+from graphnn.planner.boundary.dtype_promotion import promote
+from graphnn.planner.core.regions import partition
+
+
+def check(ir: IR) -> IR:
+    """Raise the error of whatever is wrong; returns the graph in topological order, without wires.
+
+    Raises UnclosedStateError, CycleError, AxisError, DirectionError, NonCausalError, GraphError.
+    """
+    for node in ir:
+        if node.op == "delay" and node.id not in ir.closings:
+            raise UnclosedStateError(
+                f"state '{node.label}' is never closed",
+                node=node.label,
+                site=node.site,
+                got="no `.next`",
+                wanted="the value it takes at the next position",
+                fix=f"assign {node.label}.next = value before the graph ends",
+            )
+    if not ir.outputs:
+        raise GraphError(
+            f"graph '{ir.name}' has no output",
+            got="no g.output(...)",
+            wanted="at least one output",
+            fix="end the graph with g.output('y', value)",
+        )
+    ir = _without_wires(promote(ir))
+    _check_lengths(ir)
+    partition(ir)
+    return ir
+
+
+def _check_lengths(ir: IR) -> None:
+    """Every axis in use is brought by an input or has a fixed length."""
+    brought = {a for n in ir if n.op == "input" for a in n.attrs["over"]}
+    for node in ir:
+        for axis in ir.layout(node.axes - {BATCH}):
+            info = ir.axes[axis]
+            root = info.copy_of or axis
+            if root not in brought and ir.axes[root].length is None:
+                raise AxisError(
+                    f"nothing says how long axis '{axis}' is",
+                    node=node.label,
+                    site=info.site or node.site,
+                    got=f"'{node.label}' varies over '{axis}', no input does",
+                    wanted="an input over it, or a fixed length",
+                    fix=f"over='{meant}', if that is meant"
+                    if (meant := near(axis, brought))
+                    else f"g.axis('{axis}', length), or g.input(…, over='{axis}')",
+                )
+
+
+def _without_wires(ir: IR) -> IR:
+    """Replace states of delay 0 by what closes them; a cycle through one is the error."""
+    wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
+    target = {w: ir.closings[w] for w in wires}
+
+    def follow(i: int) -> int:
+        while i in target:
+            i = target[i]
+        return i
+
+    net = nx.DiGraph()
+    net.add_nodes_from(ir.nodes)
+    for node in ir:
+        net.add_edges_from((i, node.id) for i in node.inputs)
+        if node.id in wires:
+            net.add_edge(target[node.id], node.id)
+    try:
+        order = list(nx.lexicographical_topological_sort(net))
+    except nx.NetworkXUnfeasible:
+        _raise_cycle([ir[a] for a, _ in nx.find_cycle(net)])
+    if not wires:
+        return ir
+    done = ir.empty()
+    for i in order:
+        if i in wires:
+            continue
+        node = ir[i]
+        inputs = tuple(follow(j) for j in node.inputs)
+        done.insert(
+            Node(
+                i,
+                node.op,
+                inputs,
+                node.attrs,
+                node.shape,
+                node.axes,
+                node.dtype,
+                node.name,
+                node.site,
+            )
+        )
+    done.closings = {d: follow(s) for d, s in ir.closings.items() if d not in wires}
+    done.outputs = {name: follow(i) for name, i in ir.outputs.items()}
+    done.until = dict(ir.until)
+    return done
+
+
+def _raise_cycle(cycle: list[Node]) -> None:
+    path = [n for n in cycle if n.op not in ("const", "parameter")]
+    start = next(k for k, n in enumerate(path) if n.op == "delay" and not n.attrs["steps"])
+    path = path[start:] + path[:start]
+    steps = [f"{n.label} ({n.site})" if n.site else n.label for n in path]
+    arrow = "\n           -> "
+    first = path[0]
+    raise CycleError(
+        "a cycle without a delay: these values need each other at the same position",
+        node=first.label,
+        site=first.site,
+        got=arrow.join([*steps, first.label]),
+        wanted="at least one delay on every cycle",
+        fix=f"a delay would go on the edge {path[-1].label} -> {first.label}: "
+        f"g.state('{first.label}', …, delay=1), where it has delay=0",
+    )

@@ -1,0 +1,71 @@
+"""arrange: the order of axes in memory: those that loops run over first, then the batch.
+
+One step of a loop is then one contiguous block.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from graphnn.ir.graph import BATCH, IR, Node
+from graphnn.ops.builder import Expr, make
+from graphnn.ops.registry import OPS
+from graphnn.planner.core.loop_graph import whole_views
+from graphnn.planner.core.regions import Loop, Whole, loops, partition
+
+
+def arrange(ir: IR) -> IR:
+    """The graph with its axes in memory order; loops hand out only what they compute."""
+    order: list[str] = []
+    for loop in loops(partition(ir)):
+        _nest(loop, order)
+    order += [n.attrs["axis"] for n in ir if n.op in ("scan", "aten")]
+    order = list(dict.fromkeys(order))
+    rest = [a for a in ir.axes if a not in order and a != BATCH]
+    new = ir.copy()
+    new.axes = {a: ir.axes[a] for a in (*order, BATCH, *rest)}
+    return settle(new)
+
+
+def settle(ir: IR) -> IR:
+    """Views and states of loops, outer then inner, that are read outside are made again there."""
+    ir = _stirred(ir)
+    ir = whole_views(ir, loops(partition(ir)))
+    inner = [loop for outer in loops(partition(ir)) for loop in _inside(outer)]
+    return whole_views(ir, inner) if inner else ir
+
+
+def _stirred(ir: IR) -> IR:
+    """Loops that only move numbers about compute what closes them: there has to be something that
+    they hand out, of which their views are made outside."""
+    outer = loops(partition(ir))
+    every = [*outer, *(inner for loop in outer for inner in _inside(loop))]
+    still = [loop for loop in every if all(_moves(ir[i]) for i in loop.nodes)]
+    if not still:
+        return ir
+    new = ir.copy()
+    for state in (i for loop in still for i in loop.states):
+        after = Expr(new, new.closings[state])
+        same = make("logical_or", after, False) if after.dtype == torch.bool else after * 1
+        new.closings[state] = same.id
+    return new
+
+
+def _moves(node: Node) -> bool:
+    return node.op == "delay" or OPS[node.op].family in ("view", "rename")
+
+
+def _inside(loop: Loop) -> list[Loop]:
+    found = []
+    for region in loop.body:
+        if not isinstance(region, Whole):
+            found += [region, *_inside(region)]
+    return found
+
+
+def _nest(loop: Loop, order: list[str]) -> None:
+    if loop.axis not in order:
+        order.append(loop.axis)
+    for region in loop.body:
+        if not isinstance(region, Whole):
+            _nest(region, order)

@@ -1,0 +1,1 @@
+"""What every pass is made of: regions, rewriting, cost."""

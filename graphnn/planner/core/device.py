@@ -1,0 +1,42 @@
+"""The device at hand as the cost model has it: as measured on it before, else as its makers say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from graphnn.errors import DeviceError
+from graphnn.kernels import cache
+from graphnn.kernels.feasibility.limits import nearest
+from graphnn.planner.core.cost import Device
+from graphnn.planner.core.device_constants import default
+
+
+def key(kind: str, name: str) -> dict[str, Any]:
+    """What the constants of a device hang on: the device, the threads, and torch."""
+    threads = torch.get_num_threads() if kind == "cpu" else 0
+    return {"what": "device", "name": name, "threads": threads, "torch": torch.__version__}
+
+
+def here(kind: str = "cpu", name: str = "") -> Device:
+    """The constants of this machine's CPU or GPU ("cuda"); `source` says where they are from.
+
+    `name` is what `graphnn calibrate` called the device; on CUDA torch's name is taken.
+    """
+    target = "sm_90"
+    if kind == "cuda" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        target = nearest(*torch.cuda.get_device_capability())
+    known = cache.recall(key(kind, name))
+    if known is not None:
+        try:
+            return Device.of(known)
+        except DeviceError:  # written by another version: as if it were not there
+            pass
+    return default(kind, name, target)
+
+
+def keep(kind: str, device: Device, name: str = "") -> None:
+    """Remember constants that were measured on this machine."""
+    cache.remember(key(kind, name or (device.name if kind == "cuda" else "")), device.record())

@@ -1,0 +1,119 @@
+"""What passes are made of: copying nodes onto new operands, reordering, dropping the unused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from typing import Any
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import Expr
+from graphnn.ops.registry import OPS
+
+Rule = Callable[[IR, Node], Expr | int | None]
+
+
+def remake(ir: IR, node: Node, inputs: tuple[int, ...]) -> Node:
+    """`node` reading other operands; its axes follow theirs."""
+    op = OPS[node.op]
+    axes = node.axes
+    if op.family not in ("source", "delay"):
+        axes = op.axes([ir[i].axes for i in inputs], node.attrs)
+    # one by one, which is faster than `replace`, for the thousands of nodes that passes copy
+    kept = (node.dtype, node.name, node.site)
+    return Node(node.id, node.op, inputs, node.attrs, node.shape, axes, *kept)
+
+
+def rewrite(ir: IR, rule: Rule, moved: dict[int, int] | None = None) -> IR:
+    """Walk the nodes in order; `rule` sees each on its new operands and may give another in its
+    place (an expression or id already in the new graph). `moved` fills with old id -> new id."""
+    new = ir.empty()
+    moved = {} if moved is None else moved
+    for node in ir:
+        made = remake(new, node, tuple(moved[i] for i in node.inputs))
+        new.here = (node.name, node.site)
+        other = rule(new, made)
+        if other is None:
+            moved[node.id] = new.insert(made)
+        else:
+            moved[node.id] = other.id if isinstance(other, Expr) else other
+    new.here = ("", None)
+    finish(ir, new, moved)
+    return new
+
+
+def finish(old: IR, new: IR, moved: dict[int, int]) -> None:
+    """Carry closings, outputs and stops over to the new graph."""
+    for delay, source in old.closings.items():
+        if moved.get(delay) in new.nodes and new[moved[delay]].op == "delay":
+            new.closings[moved[delay]] = moved[source]
+    new.outputs = {name: moved[i] for name, i in old.outputs.items()}
+    new.until = {axis: moved[i] for axis, i in old.until.items() if i in moved}
+
+
+def reachable(ir: IR, roots: Iterable[int], within: Container[int] | None = None) -> set[int]:
+    """All that the roots depend on, through delays too; `within` some nodes, only by way of
+    these."""
+    found: set[int] = set()
+    stack = list(roots)
+    while stack:
+        i = stack.pop()
+        if i in found or (within is not None and i not in within):
+            continue
+        found.add(i)
+        stack.extend(ir[i].inputs)
+        if i in ir.closings:
+            stack.append(ir.closings[i])
+    return found
+
+
+def keep(ir: IR, ids: set[int]) -> IR:
+    """The graph of these nodes alone."""
+    new = ir.copy()
+    new.nodes = {i: n for i, n in ir.nodes.items() if i in ids}
+    new.closings = {d: s for d, s in ir.closings.items() if d in ids}
+    new.until = {a: i for a, i in ir.until.items() if i in ids}
+    return new
+
+
+def tidy(ir: IR) -> IR:
+    """Values without axes (weights and what is made of them) first, the rest in its old order.
+
+    A pass may then join any weights at any node.
+    """
+    new = ir.copy()
+    fixed: dict[int, Node] = {}
+    for i, n in ir.nodes.items():
+        if not n.axes and all(j in fixed for j in n.inputs):
+            fixed[i] = n
+    rest = {i: n for i, n in ir.nodes.items() if i not in fixed}
+    sources = {i: n for i, n in rest.items() if OPS[n.op].family == "source"}
+    new.nodes = {**fixed, **sources, **{i: n for i, n in rest.items() if i not in sources}}
+    if not _ordered(new):
+        return ir
+    return new
+
+
+def _ordered(ir: IR) -> bool:
+    seen: set[int] = set()
+    for node in ir:
+        if any(i not in seen for i in node.inputs):
+            return False
+        seen.add(node.id)
+    return True
+
+
+def key_of(node: Node) -> Any:
+    """Two nodes of one key compute the same; None where that cannot be said."""
+    if node.op in ("random", "delay", "opaque", "vjp", "input", "given", "aten"):
+        return None
+    value = node.attrs.get("value")
+    attrs = tuple(sorted((k, _hashable(v)) for k, v in node.attrs.items()))
+    return (node.op, node.inputs, attrs, type(value), node.dtype)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(sorted(value.items()))
+    if isinstance(value, list):
+        return tuple(value)
+    return value

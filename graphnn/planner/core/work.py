@@ -1,0 +1,122 @@
+"""work: the operations, bytes and calls of a part of a graph, for given lengths of its axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from graphnn.ir.graph import IR, Node
+from graphnn.ops.matmul import split_sub
+from graphnn.ops.registry import OPS
+from graphnn.planner.core.cost import Device, Work, timed
+from graphnn.planner.core.regions import Loop, Region
+
+Sizes = Mapping[str, int]
+# what is there already, or is another look at it
+FREE = frozenset("const parameter tensor size index length given pick input delay final".split())
+VIEWS = frozenset({"view", "rename", "along"})
+
+
+def numbers(node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> int:
+    """How many numbers a value has, along all of its axes but some."""
+    return math.prod(node.shape) * math.prod(sizes[a] for a in node.axes - without)
+
+
+def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> Work:
+    """The work of one call of a node, over all of its axes but those `without`."""
+    if node.op in FREE or OPS[node.op].family in VIEWS:
+        return Work()
+    made = numbers(node, sizes, without)
+    read = sum(
+        numbers(ir[i], sizes, without) * ir[i].dtype.itemsize
+        for i in dict.fromkeys(node.inputs)
+        if ir[i].op != "const"
+    )
+    moved = float(read + made * node.dtype.itemsize)
+    if OPS[node.op].family == "product":
+        return Work(flops=_products(ir, node, sizes, without), bytes=moved, launches=1)
+    if node.op == "aten":
+        return Work(flops=_layer(ir, node, sizes), bytes=moved, launches=1)
+    if node.op == "attend":
+        return _attention(node, sizes, moved)
+    # a reduction does its operations once a number that it reads
+    widest = max([made, *(numbers(ir[i], sizes, without) for i in node.inputs)])
+    return Work(pointwise=float(OPS[node.op].flops * widest), bytes=moved, launches=1)
+
+
+def _products(ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> float:
+    """Two operations for every letter of the einsum and every axis of the operands."""
+    a, b = (ir[i] for i in node.inputs[-2:])
+    left, right, _ = split_sub(node.attrs["sub"])
+    letters = {**dict(zip(left, a.shape)), **dict(zip(right, b.shape))}
+    axes = (a.axes | b.axes) - without
+    return 2.0 * math.prod(letters.values()) * math.prod(sizes[x] for x in axes)
+
+
+def _layer(ir: IR, node: Node, sizes: Sizes) -> float:
+    """A recurrent layer of torch: its matrices, once a position."""
+    weights = [math.prod(ir[i].shape) for i in node.inputs if len(ir[i].shape) == 2]
+    return 2.0 * sum(weights) * math.prod(sizes[a] for a in node.axes)
+
+
+def _attention(node: Node, sizes: Sizes, moved: float) -> Work:
+    """What is computed for every query and key; only what is read and made is moved."""
+    ir = node.attrs["part"].ir
+    known = {**{a: x.length for a, x in ir.axes.items() if x.length is not None}, **sizes}
+    work = of_nodes(ir, list(ir.nodes), known)
+    return Work(flops=work.flops, pointwise=work.pointwise, bytes=moved, launches=1)
+
+
+def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
+    """The least for a whole graph: inputs, parameters and outputs moved once. With `backward`,
+    products three times, and the gradients of inputs and parameters, and of outputs, once."""
+    given = [n for n in ir if n.op in ("input", "parameter", "tensor")]
+    ends = [ir[i] for i in dict.fromkeys(ir.outputs.values())]
+    taken, handed = (
+        float(sum(numbers(n, sizes) * n.dtype.itemsize for n in nodes)) for nodes in (given, ends)
+    )
+    moved = (taken + handed) * (1 + backward) + taken * backward
+    work = of_nodes(ir, list(ir.nodes), sizes)
+    return Work(work.flops * (3 if backward else 1), work.pointwise, moved, 1)
+
+
+def of_nodes(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
+    """The work of nodes over whole axes, a call each."""
+    return sum((of_node(ir, ir[i], sizes) for i in nodes), Work())
+
+
+def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
+    """The least that must move and be computed for some nodes together: what they read from
+    outside once, and once what is wanted of theirs outside."""
+    inside = list(nodes)
+    mine, users, wanted = set(inside), ir.users(), set(ir.outputs.values())
+    ends = {i for i in inside if i in wanted or any(u not in mine for u in users[i])}
+    starts = {j for i in inside for j in ir[i].inputs if j not in mine and ir[j].op != "const"}
+    moved = sum(
+        numbers(ir[i], sizes) * ir[i].dtype.itemsize
+        for i in starts | ends
+        if ir[i].op not in ("size", "index")
+    )
+    work = of_nodes(ir, inside, sizes)
+    return Work(work.flops, work.pointwise, float(moved), 1)
+
+
+def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str = "") -> float:
+    """Seconds that a region is expected to take forward: one call a node and step, or, where the
+    regime is "resident", one kernel."""
+    if isinstance(region, Loop) and regime in ("resident", "scan"):
+        programs = math.ceil(sizes.get("batch", 1) / 16)
+        whole = through(ir, region.nodes, sizes)
+        return timed(device, whole, ir.floating, units=programs if regime == "resident" else None)
+    if isinstance(region, Loop):
+        steps, without = sizes[region.axis], frozenset({region.axis})
+        return steps * sum(_call(device, ir, ir[i], sizes, without) for i in region.nodes)
+    return sum(_call(device, ir, ir[i], sizes, frozenset()) for i in region.nodes)
+
+
+def _call(device: Device, ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> float:
+    work = of_node(ir, node, sizes, without)
+    if node.op == "aten":  # a product a step, one after the other
+        steps = max(1, sizes[node.attrs["axis"]])
+        return device.call + timed(device, work, node.dtype, rounds=steps)
+    return timed(device, work, node.dtype)

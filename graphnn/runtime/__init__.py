@@ -1,0 +1,1 @@
+"""Compiled models: calling, streaming and generating."""

@@ -1,0 +1,1 @@
+"""One call of a model: arguments checked, torch's wrappers handled, programs found."""

@@ -1,0 +1,1 @@
+"""Running a model one position at a time."""

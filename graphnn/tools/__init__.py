@@ -1,0 +1,1 @@
+"""Tools that compile models themselves: comparisons, reports, resources, calibration."""

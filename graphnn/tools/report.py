@@ -1,0 +1,163 @@
+"""`graphnn report`: a network on one page: pictures, plan, code, timings, gradient flow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import torch
+
+from graphnn.errors import GraphnnError
+from graphnn.inspection.profile import BACKWARD, Profile, Row, profile
+from graphnn.ir.graph import BATCH
+from graphnn.pictures import draw, plots
+from graphnn.pictures.picture import encoded
+from graphnn.runtime.model import Compiled, compile
+from graphnn.timing.contest import leaves
+from graphnn.timing.provenance import about
+from graphnn.timing.table import head, in_words, ms
+from graphnn.tools.example_inputs import made_up
+from graphnn.tools.gradient_flow import gradient_flow
+from graphnn.tools.html import Section, code, folded, image, page, plain, table
+
+# boxes beyond which three copies side by side are no help
+MANY = 40
+
+
+def report(
+    model: Compiled,
+    sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, torch.Tensor] | None = None,
+    rounds: int = 15,
+    **timing: Any,
+) -> str:
+    """The page as HTML that needs nothing else.
+
+    Timings and gradients are on `inputs`, or on made-up ones of `sizes`. What cannot be shown of a
+    network is said in its place. `timing` goes to `profile`. Raises AxisError for sizes of axes
+    that there are not, PictureError where matplotlib or igraph is missing.
+    """
+    given = dict(inputs) if inputs is not None else made_up(model, sizes)
+    kind = next((t.device.type for t in given.values()), "cpu")
+    sections = [
+        Section("network", "Network", _network(model)),
+        Section("plan", "Plan", _plan(model)),
+        Section("times", "Where the time goes", _times(model, given, rounds, timing)),
+        Section("gradients", "Gradient flow", _flow(model, given)),
+        Section("code", "Generated code", _code(model)),
+    ]
+    shapes = ", ".join(f"{k} {tuple(t.shape)}" for k, t in given.items())
+    made = "made-up inputs" if inputs is None else "inputs"
+    backend = "auto, here torch" if model.backend == "auto" and kind == "cpu" else model.backend
+    text = f"backend {backend}; {made}: {shapes}; {head(about(kind))}"
+    return page(model.ir.name, text, sections)
+
+
+def _network(model: Compiled) -> str:
+    picture = draw(model)
+    parts = [image(picture.svg().encode(), "The graph; z⁻¹ marks a delay that closes a loop")]
+    axes = [a for a in model.ir.axes if a != BATCH]
+    states = any(n.op == "delay" for n in model.ir)
+    if states and axes and len(picture.scene.boxes) <= MANY:
+        text = "The same, three steps side by side; weights of one colour are shared"
+        parts.append(image(draw(model, unroll=3).svg().encode(), text))
+    return "".join(parts)
+
+
+def _plan(model: Compiled) -> str:
+    picture = image(draw(model, plan=True).svg().encode(), "What runs before, in and after loops")
+    return picture + folded("In words, node by node", plain(model.explain()))
+
+
+def _times(
+    model: Compiled, given: Mapping[str, torch.Tensor], rounds: int, timing: dict[str, Any]
+) -> str:
+    try:
+        found = profile(model, given, rounds=rounds, **timing)
+    except GraphnnError as error:
+        return plain(f"not timed: {error}")
+    limits = escape(in_words(found.limits.record()))
+    note = f"Median of {found.rounds} rounds; limits of this device: {limits}."
+    return f"<p>{ms(found.total)} ms a call. {note}</p>{_profile_table(found)}"
+
+
+def _profile_table(found: Profile) -> str:
+    heads = ["part", "how", "ms", "quartiles", "share", "", "limit ms", "of limit", "expected ms"]
+    return table(heads, [_profile_cells(row) for row in found.rows], left=2)
+
+
+def _profile_cells(row: Row) -> list[str]:
+    name = escape(f"backward of {row.part}" if row.direction == BACKWARD else row.part)
+    if row.kernel:
+        name = f'<td class="left inner">{escape(row.part)}</td>'
+    width = max(0, min(100, round(100 * row.share)))
+    bar = f'<td class="bar left"><span style="width:{width}px"></span></td>'
+    limited = row.limit is not None and row.median > 0
+    share = f"{100 * (row.limit or 0) / row.median:.1f}% ({row.bound})" if limited else ""
+    cells = [name, escape(row.how), ms(row.median), f"{ms(row.low)} to {ms(row.high)}"]
+    cells += [f"{100 * row.share:.1f}%", bar]
+    cells += [ms(row.limit or 0) if limited else "", share]
+    return [*cells, ms(row.expected) if row.expected is not None else ""]
+
+
+def _flow(model: Compiled, given: Mapping[str, torch.Tensor]) -> str:
+    """Norms of the gradient at each state and step, for a loss on the outputs' last positions."""
+    if not any(n.op == "delay" and n.dtype.is_floating_point for n in model.ir):
+        return "<p>There is no state: nothing flows through time.</p>"
+    training = model.backend if model.backend != "reference" else "torch"
+    source = model if training == model.backend else compile(model._source, training)
+    try:
+        flow = gradient_flow(source, lambda y: _loss(model, y), given)
+        plot = plots.gradient_flow(flow)
+    except (GraphnnError, RuntimeError) as error:
+        return plain(f"not shown: {error}")
+    text = "‖∂L/∂z(t)‖ for L = ½ Σ y² over each output's last position; a fall to the left vanishes"
+    return image(encoded(plot.figure, "svg"), text)
+
+
+def _loss(model: Compiled, returned: Any) -> torch.Tensor:
+    """Half the sum of squares of each floating output, at the last position of its first axis."""
+    total = None
+    for (_, i), y in zip(model.ir.outputs.items(), leaves(returned), strict=True):
+        if y.is_floating_point():
+            axes = [a for a in model.ir.layout(model.ir[i].axes) if a != BATCH]
+            last = y[:, -1] if axes and y.shape[1] else y
+            part = last.square().sum() / 2
+            total = part if total is None else total + part
+    return torch.zeros((), requires_grad=True) if total is None else total
+
+
+def _code(model: Compiled) -> str:
+    """The model's own code; and its kernels, where it has none on this backend."""
+    if model.backend == "reference":
+        model = compile(model._source)
+    parts = [folded(f"{name}", code(text)) for name, text in _functions(model.source())]
+    here = "<p>What runs on this backend; comments name your lines and values.</p>"
+    own = here + "".join(parts)
+    if model.backend in ("triton", "interpret"):
+        return own
+    try:
+        kernels = [
+            (name, text)
+            for name, text in _functions(compile(model._source, "interpret").source())
+            if "tl." in text
+        ]
+    except (GraphnnError, ImportError) as error:
+        return own + plain(f"no Triton kernels: {error}")
+    if not kernels:
+        return own + "<p>No loop of this network becomes a Triton kernel.</p>"
+    note = (
+        "<p>The Triton kernels of its loops, planned for sm_90; not what runs on this backend.</p>"
+    )
+    return own + note + "".join(folded(name, code(text)) for name, text in kernels)
+
+
+def _functions(source: str) -> list[tuple[str, str]]:
+    """The parts of generated source, each under the name of what it defines last."""
+    found = []
+    for part in re.split(r"\n{3,}(?=def |import |from |\"\"\"|#)", source):
+        names = re.findall(r"^def (\w+)", part, flags=re.M)
+        found.append((names[-1] if names else "head", part.strip("\n") + "\n"))
+    return found

@@ -1,0 +1,1 @@
+"""Facts about a program and about its statements: layouts, liveness, schedules."""

@@ -1,0 +1,104 @@
+"""An axis of which a step takes all: its positions lie as the rows of tiles within one block.
+
+A block then has one example; what does not vary over the lanes is one row, and is multiplied by
+weights as sixteen equal ones, the least that a matrix product takes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ..ir.program import Op, Program
+
+if TYPE_CHECKING:
+    from ..codegen.builder import Page
+
+# rows of a product of what is one row
+EQUAL = 16
+# numbers of a lane in one tile, where a step takes all of an axis beside shared products
+PIECE = 64
+# laws whose result differs from lane to lane
+KEPT = frozenset({"softmax", "moved", "turned", "best"})
+
+
+def wide(program: Program) -> frozenset[str]:
+    """The values that fill a tile's rows: all, or those that vary over the lanes."""
+    if not program.lanes:
+        return frozenset(op.name for op in program.ops)
+    found: set[str] = set()
+    while True:
+        before = len(found)
+        found |= {op.name for op in program.ops if _varies(program, op, found)}
+        if len(found) == before:
+            return frozenset(found)
+
+
+def _varies(program: Program, op: Op, found: set[str]) -> bool:
+    """Whether a value varies over the lanes, as far as `found` has it."""
+    if op.kind in ("read", "draw"):
+        return program.lanes in op.attrs["tensor"].axes or bool(found & set(op.args))
+    if op.kind == "state":
+        state = program.state(op.name)
+        return bool(found & {state.next, *state.inits})
+    if op.kind == "lanes":
+        return op.attrs["law"] in KEPT
+    return op.kind == "lane" or bool(found & set(op.args))
+
+
+def starts(program: Program) -> frozenset[str]:
+    """The values that states start from, and what those are made of."""
+    made = {op.name: op.args for op in program.ops}
+    found, stack = set[str](), [i for s in program.states for i in s.inits]
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack += made[name]
+    return frozenset(found)
+
+
+def heavy(program: Program, op: Op) -> bool:
+    """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
+    would be too many for registers, or as many of a block's own row. What states start from is not.
+    """
+    size = math.prod(op.shape)
+    many = size > 1 and program.lanes in op.attrs["tensor"].axes
+    many |= size > PIECE and op.attrs.get("own", False)
+    return bool(program.lanes) and many and op.name not in starts(program)
+
+
+def tile(lanes: int) -> int:
+    """The rows of a tile that holds so many lanes."""
+    return max(EQUAL, 1 << (lanes - 1).bit_length())
+
+
+def lane(page: Page, op: Op) -> None:
+    """The position along the lanes."""
+    ((span, name),) = page.named(op)
+    page.add(op, f"{name} = across.to(tl.int64)")
+    page.tiles[op.name] = (page.tile(span, name, 1, True),)
+
+
+def lanes(page: Page, op: Op) -> None:
+    """A sum, a maximum, a softmax … over all lanes, or all of them moved along."""
+    law, x = op.attrs["law"], op.args[0]
+    if law == "moved" and op.attrs["shift"] == 0:
+        page.tiles[op.name] = tuple(page.operand(op.name, x, s) for s in page.layout.spans[op.name])
+        return
+    page.used.add(law)
+    many = page.length(page.program.lanes)
+    if len(op.args) > 1:
+        many = page.tiles[op.args[1]][0].text
+    more = [str(op.attrs[k]) for k in ("shift", "position", "k") if k in op.attrs]
+    tiles = []
+    for span, name in page.named(op):
+        tile = page.operand(op.name, x, span)
+        line = page.line(span.width)
+        which, live = ("across", "there") if line else ("lane", page.frame.live)
+        if len(op.args) > 1:
+            live = f"{live} & ({which} < {many})"
+        given = [page.full(tile, span.width), which, live, many, *more, str(int(line))]
+        page.add(op, f"{name} = {law}({', '.join(given)})")
+        tiles.append(page.tile(span, name, span.width, law in KEPT))
+    page.tiles[op.name] = tuple(tiles)

@@ -1,0 +1,1 @@
+"""Kernels of attention: tiles of queries that loop over tiles of keys."""

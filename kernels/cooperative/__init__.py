@@ -1,0 +1,1 @@
+"""Loops whose state is sharded over many thread blocks: one cooperative kernel."""

@@ -1,0 +1,1 @@
+"""Writes the cooperative kernel that a plan describes."""

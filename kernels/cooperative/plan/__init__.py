@@ -1,0 +1,1 @@
+"""How a loop is sharded over thread blocks: which block has what, and what they exchange."""

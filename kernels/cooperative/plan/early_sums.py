@@ -1,0 +1,100 @@
+"""Sums over units that need not wait for one another: what they add up is known before.
+
+A norm takes a mean, and then a sum of numbers that the mean has changed. Where the first sum enters
+as a factor, those of the rest are taken beside it, and multiplied after: sum(s * a + b) is
+s * sum(a) + sum(b). One barrier serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.program import Op
+
+# templates that are sums of products: for each summand its sign, and which operands it multiplies
+SUMS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
+    "-{0}": ((-1, (0,)),),
+    "({0} + {1})": ((1, (0,)), (1, (1,))),
+    "({0} - {1})": ((1, (0,)), (-1, (1,))),
+    "({0} * {1})": ((1, (0, 1)),),
+    "({0} + {1} * {2})": ((1, (0,)), (1, (1, 2))),
+    "({0} - {1} * {2})": ((1, (0,)), (-1, (1, 2))),
+}
+SQUARES = ("({0} * {0})", "{0} * {0}")
+
+
+@dataclass(frozen=True)
+class Term:
+    """`sign` times the product of `factors`, numbers of a row, times the sum over `base`."""
+
+    sign: int
+    factors: tuple[str, ...]
+    base: str
+
+
+def last(op: Op) -> int:
+    """The length of a value's last dimension."""
+    return op.shape[-1] if op.shape else 1
+
+
+def waits(ops: Mapping[str, Op], shared: Mapping[str, int]) -> dict[str, int]:
+    """For how many sums over numbers that are `shared` out, one after another, each value waits."""
+    found: dict[str, int] = {}
+    for op in ops.values():
+        over = op.kind in ("sum", "max") and shared.get(op.args[0], 0) and not shared.get(op.name)
+        found[op.name] = max((found.get(a, 0) for a in op.args), default=0) + bool(over)
+    return found
+
+
+def terms(
+    ops: Mapping[str, Op], name: str, waiting: Mapping[str, int], most: int
+) -> list[Term] | None:
+    """The sum over a value as terms whose bases wait for fewer sums than `most`.
+
+    None where it is no linear combination of such.
+    """
+    op = ops[name]
+    if waiting[name] < most:
+        return [Term(1, (), name)]
+    if op.kind != "point" or op.attrs["template"] not in SUMS:
+        return None
+    found: list[Term] = []
+    for sign, places in SUMS[op.attrs["template"]]:
+        args = [op.args[k] for k in places]
+        same = [uniform(ops, op, a) for a in args]
+        varying = [a for a, u in zip(args, same) if u is None]
+        inner = terms(ops, varying[0], waiting, most) if len(varying) == 1 else None
+        if inner is None:
+            return None
+        factors = tuple(u for u in same if u is not None)
+        found += [Term(sign * t.sign, factors + t.factors, t.base) for t in inner]
+    return found
+
+
+def uniform(ops: Mapping[str, Op], op: Op, arg: str) -> str | None:
+    """The number that an operand is along the result's last dimension, if it is one."""
+    value = ops[arg]
+    if value.kind == "const" or (last(value) == 1 and last(op) > 1):
+        return arg
+    if value.kind == "view" and len(value.args) == 1:
+        (places,) = value.attrs["maps"]
+        if len(places) and np.all(places == places[0]) and ops[value.args[0]].shape in ((), (1,)):
+            return value.args[0]
+    return None
+
+
+def deviation(ops: Mapping[str, Op], name: str) -> tuple[str, str] | None:
+    """x and m of a value that is (x - m) * (x - m), m the same along x."""
+    square = ops[name]
+    if square.kind != "point" or square.attrs["template"] not in SQUARES:
+        return None
+    less = ops[square.args[0]]
+    if less.kind != "point" or less.attrs["template"] != "({0} - {1})":
+        return None
+    x, m = less.args
+    if ops[x].shape == less.shape and (same := uniform(ops, less, m)) is not None:
+        return x, same
+    return None

@@ -1,0 +1,197 @@
+"""The order of a step that thread blocks share: what others wait for first, the rest while waiting.
+
+A barrier is an arrival, when a block has published, and a wait, before it reads what others have.
+Between the two it does what hangs on neither: it stores, and loads what comes next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ...analysis.block_axis import PIECE, wide
+from ...ir.program import Op, State
+from ..codegen.exchange import EARLY, SLOTS, Exchange
+from .sharding import Shared
+
+
+@dataclass(frozen=True)
+class Event:
+    """`what` a step does next: an "op" or the "publish" of an exchange, by name; or, at a barrier,
+    "arrive" or "wait", by its number."""
+
+    what: str
+    name: str = ""
+    barrier: int = 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The events of a step, how many barriers it has, and whether states are exchanged.
+
+    If they are, the first step waits for what they start from: one more arrival, before the loop.
+    Exchanges have `slots` that steps take in turn.
+    """
+
+    events: tuple[Event, ...]
+    barriers: int
+    carries: bool
+    slots: int = SLOTS
+
+
+def phases(shared: Shared, moving: Iterable[str]) -> Phases:
+    """The phases of a shared program; `moving` are the operations that a step computes."""
+    return _Schedule(shared, set(moving)).run()
+
+
+class _Schedule:
+    def __init__(self, shared: Shared, moving: set[str]):
+        program = shared.program
+        self.varying = wide(program) if program.lanes else frozenset[str]()
+        self.ops = {op.name: op for op in program.ops if op.name in moving}
+        self.exchanges = {e.name: e for e in shared.exchanges}
+        self.sources = {
+            e.name: _published(e, program.states) if e.state else e.value for e in shared.exchanges
+        }
+        self.levels = levels(self.ops, self.exchanges)
+        self._put_off()
+        self._late()
+        self.events: list[Event] = []
+        self.done: set[str] = set()
+
+    def run(self) -> Phases:
+        inner = max(self.levels.values(), default=0)
+        when = {name: self._level(self.sources[name]) for name in self.exchanges}
+        carries = any(e.state for e in self.exchanges.values())
+        late = any(
+            e.state and when[e.name] >= inner and self._first(e.name) == 0
+            for e in self.exchanges.values()
+        )
+        count = inner + late
+        if carries:
+            self._reads(0)
+            self.events.append(Event("wait", barrier=0))
+        for level in range(inner + 1):
+            due = [name for name, at in when.items() if at == level]
+            self._critical(due, level)
+            if due:
+                self.events += [Event("publish", name) for name in due]
+            if level < count:
+                self.events.append(Event("arrive", barrier=level + 1))
+            self._rest(level)
+            if level < inner:
+                self.events.append(Event("wait", barrier=level + 1))
+        return Phases(tuple(self.events), count, carries, EARLY if self._arrives_early() else SLOTS)
+
+    def _arrives_early(self) -> bool:
+        """Whether a state is read behind the last arrival of a step: others may then have gone on
+        to publish the state after next."""
+        last = max((k for k, e in enumerate(self.events) if e.what == "arrive"), default=-1)
+        behind = (self.ops[e.name] for e in self.events[last + 1 :] if e.what == "op")
+        read = {op.attrs.get(what) for op in behind for what in ("exchange", "sums")}
+        return any(e.state and e.name in read for e in self.exchanges.values())
+
+    def _put_off(self) -> None:
+        """What a step needs of a state only behind its first barrier is read there: that blocks
+        publish the state before they come to this barrier is then enough, without one of its own.
+        """
+        inner = max(self.levels.values(), default=0)
+        for op in reversed(self.ops.values()):
+            exchange = self.exchanges.get(op.attrs.get("exchange", ""))
+            if exchange is None or not exchange.state:
+                continue
+            if self._level(self.sources[exchange.name]) >= inner:
+                users = (self.levels[o.name] for o in self.ops.values() if op.name in o.args)
+                self.levels[op.name] = min(users, default=0)
+
+    def _first(self, exchange: str) -> int:
+        """The level at which an exchange is first read."""
+        reads = [(self.levels[o.name], o.attrs) for o in self.ops.values()]
+        mine = [at for at, a in reads if exchange in (a.get("exchange"), a.get("sums"))]
+        return min(mine, default=0)
+
+    def _level(self, source: str) -> int:
+        return self.levels.get(source, 0)
+
+    def _reads(self, level: int) -> None:
+        """Loads hang on nothing: they are under way while a block waits."""
+        for op in self.ops.values():
+            if self._early(op) and self._needed_at(op.name) == level:
+                self._do(op.name)
+
+    def _early(self, op: Op) -> bool:
+        """Whether a value is loaded before the phase that needs it."""
+        return op.kind == "read" and not self._heavy(op)
+
+    def _heavy(self, op: Op) -> bool:
+        """Whether a value has several numbers of each lane, or many of a block's own row.
+
+        Whatever is loaded for that row counts: there may be a hundred of them (the weightings of a
+        Neural Turing Machine's heads, backward).
+        """
+        size, own = math.prod(op.shape), op.attrs.get("own", False)
+        many = (op.name in self.varying and size > 1) or (own and op.kind == "read")
+        many |= own and op.kind == "fetched" and size > PIECE
+        return many and op.kind != "state"
+
+    def _late(self) -> None:
+        """What is too much to hold from phase to phase is made where it is first used.
+
+        So are views: they are nothing but what they show.
+        """
+        published = set(self.sources.values())
+        for op in reversed(self.ops.values()):
+            users = [self.levels[o.name] for o in self.ops.values() if op.name in o.args]
+            shows = bool(self.varying) and op.kind == "view" and op.name not in published
+            if (self._heavy(op) or shows) and users:
+                self.levels[op.name] = max(self.levels[op.name], min(users))
+
+    def _needed_at(self, name: str) -> int:
+        users = [self.levels[o.name] for o in self.ops.values() if name in o.args]
+        return min(users, default=0)
+
+    def _critical(self, due: list[str], level: int) -> None:
+        """What is published at this level, and what that is made of."""
+        for name in due:
+            self._with(self.sources[name])
+
+    def _with(self, name: str) -> None:
+        if name in self.ops and name not in self.done:
+            for arg in self.ops[name].args:
+                self._with(arg)
+            self._do(name)
+
+    def _rest(self, level: int) -> None:
+        """All else of this level; and what the next one reads."""
+        for op in self.ops.values():
+            at = self._needed_at(op.name) - 1 if self._early(op) else self.levels[op.name]
+            if at <= level:
+                self._with(op.name)
+        if level == max(self.levels.values(), default=0):
+            for name in self.ops:
+                self._with(name)
+
+    def _do(self, name: str) -> None:
+        if name not in self.done:
+            self.done.add(name)
+            self.events.append(Event("op", name))
+
+
+def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str, int]:
+    """After how many barriers of its step each operation can be done."""
+    found: dict[str, int] = {}
+    for op in ops.values():
+        exchange = exchanges.get(op.attrs.get("exchange", ""))
+        published = exchange.value if exchange is not None else ""
+        at = max((found.get(a, 0) for a in op.args if a != published), default=0)
+        if exchange is not None and not exchange.state:
+            at = max(at, found.get(published, 0) + 1)
+        found[op.name] = at
+    return found
+
+
+def _published(exchange: Exchange, states: Iterable[State]) -> str:
+    """What a state is at the next step: its next value, or where it looks further back, a slot."""
+    state = next(s for s in states if s.name == exchange.value)
+    return state.next if state.delay == 1 else state.name

@@ -1,0 +1,177 @@
+"""Sums and largest of numbers that thread blocks share out: of each block's part of them.
+
+Where one sum hangs on another it is taken apart, so that both need one barrier.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...analysis.block_axis import tile
+from ...ir.program import Op, Refused, Tensor
+from ..codegen.exchange import Exchange
+from .early_sums import deviation, last, terms
+from .row_owners import OWN, WHOLE
+
+if TYPE_CHECKING:
+    from .sharding import Sharing
+
+
+class Sums:
+    """The sums of a program as one block has them."""
+
+    def __init__(self, sharing: Sharing):
+        self.sharing = sharing
+
+    def total(self, made: Op, op: Op, wanted: int) -> Op:
+        """The sum in a form."""
+        x = self.sharing.ops[op.args[0]]
+        home, over = self.sharing.home(x.name), len(x.shape) - 1 in op.attrs["dims"]
+        if over and home < OWN:
+            return self._gathered(made, op, x)
+        if not over or wanted == OWN or not home:
+            return replace(made, args=(self.sharing.make(x.name, wanted),))
+        if op.kind == "sum" and not op.shape and self.sharing.waiting[x.name]:
+            return self._spread(made, op, x) or self._early(made, op, x) or self._joined(made, op)
+        return self._joined(made, op)
+
+    def _gathered(self, made: Op, op: Op, x: Op) -> Op:
+        """A sum over numbers that the blocks of a row share out: of each block's part of it."""
+        if math.prod(op.shape) > 1:
+            raise Refused(f"'{op.note or op.name}' are several sums over what is shared out")
+        exchange = self._parts(x.name, self.sharing.home(x.name), op)
+        attrs = {"exchange": exchange.name, "join": op.kind, **self.sharing.form(OWN)}
+        return replace(made, kind="gathered", args=(exchange.value,), attrs=attrs)
+
+    def _joined(self, made: Op, op: Op) -> Op:
+        """A sum over numbers that are shared out: of each block's part of it."""
+        x = self.sharing.ops[op.args[0]]
+        exchange = self._parts(x.name, self.sharing.home(x.name), op)
+        attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": op.kind}
+        return replace(made, kind="merged", args=(exchange.value,), attrs=attrs)
+
+    def _parts(self, x: str, home: int, op: Op) -> Exchange:
+        """The exchange of each block's part of a sum over a value."""
+        key = x, f"{op.kind}s"
+        if key not in self.sharing.exchanges:
+            name = self._within(
+                x, home, self.sharing.make(x, home), 0.0 if op.kind == "sum" else -math.inf
+            )
+            form = self.sharing.form(OWN if home < 0 else WHOLE)
+            made = replace(op, name=f"{x}_{op.kind}_here", args=(name,), attrs={**op.attrs, **form})
+            part = self.sharing.put(made)
+            lanes = tile(self.sharing.program.most) if x in self.sharing.varying else 1
+            size = (
+                math.prod(op.shape) * self.sharing.blocks
+                if home > 0
+                else self.sharing.groups * lanes
+            )
+            self.sharing.exchanges[key] = Exchange(
+                "_".join(key), part, size, True, False, None, op.note
+            )
+        return self.sharing.exchanges[key]
+
+    def _early(self, made: Op, op: Op, x: Op) -> Op | None:
+        """A sum that is one of values known before, times numbers that are not: see `early`."""
+        found = terms(self.sharing.ops, x.name, self.sharing.waiting, self.sharing.waiting[x.name])
+        if found is None:
+            return None
+        args: list[str] = []
+        texts = []
+        for term in found:
+            names = [*(self._number(f, op) for f in term.factors), self._sum_of(term.base, x, op)]
+            texts.append(" * ".join(f"{{{len(args) + k}}}" for k in range(len(names))))
+            texts[-1] = f"{'-' if term.sign < 0 else ''}{texts[-1]}"
+            args += names
+        template = f"({' + '.join(texts)})"
+        return replace(made, kind="point", args=tuple(args), attrs={"template": template})
+
+    def _sum_of(self, base: str, x: Op, op: Op) -> str:
+        """The sum over a value that is shared out as `x` is."""
+        exchange = self._parts(base, self.sharing.home(x.name), op)
+        attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": "sum"}
+        made = replace(op, name=f"{base}_sum", kind="merged", args=(exchange.value,), attrs=attrs)
+        return self.sharing.put(made)
+
+    def _number(self, name: str, op: Op) -> str:
+        """A number of a row in the shape of a sum over all of a value."""
+        value = self.sharing.ops[name]
+        made = self.sharing.make(name, WHOLE)
+        if value.kind == "const" or not value.shape:
+            return made
+        maps = {"maps": [np.arange(1)]}
+        return self.sharing.put(
+            replace(op, name=f"{name}_number", kind="view", args=(made,), attrs=maps)
+        )
+
+    def _spread(self, made: Op, op: Op, x: Op) -> Op | None:
+        """A sum of (x - m)^2: of each block about its own mean, and of these about m.
+
+        Chan, Golub and LeVeque 1979, for many parts at once; as exact as two sums in turn.
+        """
+        found = deviation(self.sharing.ops, x.name)
+        home = self.sharing.home(x.name)
+        if (
+            found is None
+            or self.sharing.home(found[0]) != home
+            or self.sharing.waiting[found[0]] >= self.sharing.waiting[x.name]
+        ):
+            return None
+        whole = self.sharing.ops[found[0]]
+        sums = self._parts(whole.name, home, op)
+        mine = self.sharing.make(whole.name, home)
+        part = self.sharing.part(Tensor(mine, whole.shape, ()), home)
+        owned = {"part": part, "groups": last(whole) // home}
+        squares = self._squares(mine, whole, sums, owned, op)
+        exchange = Exchange(
+            f"{made.name}_squares", squares, self.sharing.blocks, True, False, None, op.note
+        )
+        self.sharing.exchanges[made.name, "squares"] = exchange
+        attrs = {
+            "exchange": exchange.name,
+            "sums": sums.name,
+            "blocks": self.sharing.blocks,
+            **owned,
+        }
+        args = (squares, self._number(found[1], op))
+        return replace(made, kind="merged", args=args, attrs={**attrs, "join": "spread"})
+
+    def _squares(self, mine: str, whole: Op, sums: Exchange, owned: dict[str, Any], op: Op) -> str:
+        """The sum of squares of a block's own numbers about their mean."""
+        count = self.sharing.put(Op(f"{mine}_count", "owned", (), (), "float", owned, op.note))
+        mean = {"template": "({0} / tl.maximum({1}, 1.0))"}
+        centre = self.sharing.put(
+            Op(f"{mine}_mean_here", "point", (sums.value, count), (), "float", mean, op.note)
+        )
+        shape, square = self.sharing.made[mine].shape, {"template": "(({0} - {1}) * ({0} - {1}))"}
+        made = self.sharing.put(
+            Op(f"{mine}_square_here", "point", (mine, centre), shape, "float", square, op.note)
+        )
+        within = self._within(whole.name, self.sharing.home(whole.name), made, 0.0)
+        return self.sharing.put(replace(op, name=f"{mine}_squares_here", args=(within,)))
+
+    def _within(self, x: str, home: int, name: str, beyond: float) -> str:
+        """A value whose numbers beyond the period, in the last blocks, are those of no effect."""
+        value = self.sharing.ops[x]
+        place = self.sharing.part(Tensor(name, value.shape, ()), home)
+        if place.even:
+            return name
+        shape = self.sharing.made[name].shape
+        form = self.sharing.form(home)
+        inside = self.sharing.put(
+            Op(f"{name}_inside", "inside", (), shape, "bool", {"part": place, **form}, value.note)
+        )
+        template = f"tl.where({{1}}, {{0}}, float('{beyond}'))"
+        return self.sharing.put(
+            replace(
+                self.sharing.made[name],
+                name=f"{name}_within",
+                kind="point",
+                args=(name, inside),
+                attrs={"template": template, **form},
+            )
+        )

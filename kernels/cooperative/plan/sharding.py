@@ -1,0 +1,316 @@
+"""A loop's program as one thread block of many runs it: its own numbers of each value.
+
+A value is shared out where its numbers keep their places from operation to operation: of every
+`period` of them (the units of a cell, in each of its gates) a block has `units`. Products take all
+of their operand, sums over units all parts of a sum: both come by an exchange. What takes all of
+an axis a block computes for one row; what cannot be shared out every block computes for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...analysis.block_axis import wide
+from ...analysis.matmul_form import Dot
+from ...ir.program import Op, Part, Program, Refused, State, Tensor
+from ..codegen.exchange import Exchange
+from . import split_products
+from .early_sums import last, waits
+from .granularity import broadcasts, dot_of, loose, periods, plainer, widest
+from .reductions import Sums
+from .row_owners import OWN, WHOLE
+
+# the fewest units of a block: four gates of as many make an operand of a matrix product
+LEAST = 4
+# the fewest numbers of a row's value that are worth a block of their own
+NARROWEST = 16
+# rows of a tile, where a step takes all of an axis: the least that a matrix product takes
+EACH = 16
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A program for each of `blocks`; `units` has how many of every period a block holds.
+
+    Where a step takes all of an axis `groups` blocks share a row of a tile.
+    """
+
+    program: Program
+    blocks: int
+    units: dict[int, int]
+    exchanges: tuple[Exchange, ...]
+    groups: int = 1
+
+    @property
+    def each(self) -> int:
+        """The rows of a tile that are given out, where a step takes all of an axis."""
+        return min(EACH, self.blocks)
+
+
+def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
+    """The program of one block that holds `units` of the largest period. Raises Refused.
+
+    `units` is a power of two, 4 or more; `known` are the periods, where they were found before.
+    """
+    known = known or periods(program)
+    blocks = -(-widest(program, known) // units)
+    groups = max(1, blocks // EACH)
+    try:
+        return Sharing(program, blocks, known, groups).run()
+    except Refused:
+        if groups == 1 or not program.lanes:
+            raise
+    return Sharing(program, blocks, known, 1).run()
+
+
+def split(form: int) -> bool:
+    """Whether blocks have parts of a value that is in this form."""
+    return form not in (WHOLE, OWN)
+
+
+class Sharing:
+    """Writes the operations of a block, each as a whole or as the block's own part of it."""
+
+    def __init__(self, program: Program, blocks: int, known: dict[str, int], groups: int):
+        self.program, self.blocks, self.groups = program, blocks, groups
+        self.ops = {op.name: op for op in plainer(program)}
+        self.loose = loose(self.ops)
+        self.period = {name: self._used(p) for name, p in known.items()}
+        self.units = {p: self._units(p) for p in sorted(set(self.period.values())) if split(p)}
+        self.made: dict[str, Op] = {}
+        self.known: dict[tuple[str, int], str] = {}
+        self.exchanges: dict[tuple[str, str], Exchange] = {}
+        plain = replace(program, ops=tuple(self.ops.values()))
+        self.varying = wide(plain) if program.lanes else frozenset[str]()
+        self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
+
+    def _used(self, period: int) -> int:
+        """A period by which it is of use to share out."""
+        if period < 0:
+            return period if self.groups > 1 and -period >= NARROWEST * self.groups else OWN
+        return period if period >= max(self.blocks, 2) else WHOLE
+
+    def _units(self, period: int) -> int:
+        """A block's share of a period: a power of two, as tiles are; the last blocks have less."""
+        blocks = self.blocks if period > 0 else self.groups
+        return max(LEAST, 1 << (-(-abs(period) // blocks) - 1).bit_length())
+
+    def run(self) -> Shared:
+        for name in self.ops:  # in their order, so that none is made from deep within another
+            if name not in self.loose:
+                self.make(name, self.home(name))
+        states = [self._state(s) for s in self.program.states]
+        wanted = split_products.stores(self.ops.values(), self.program.stores)
+        stores = tuple(self._store(*store) for store in wanted)
+        program = replace(
+            self.program,
+            ops=tuple(self._ordered()),
+            states=tuple(states),
+            stores=stores,
+        )
+        exchanges = tuple(self.exchanges.values())
+        return Shared(program, self.blocks, self.units, exchanges, self.groups)
+
+    def _ordered(self) -> Iterator[Op]:
+        """The operations, each after what it is made of."""
+        done: set[str] = set()
+
+        def visit(name: str) -> Iterator[Op]:
+            if name in done:
+                return
+            done.add(name)
+            for arg in self.made[name].args:
+                yield from visit(arg)
+            yield self.made[name]
+
+        for name in self.made:
+            yield from visit(name)
+
+    def home(self, name: str) -> int:
+        return self.period.get(name, WHOLE)
+
+    def _state(self, state: State) -> State:
+        home = self.home(state.name)
+        op = self.ops[state.name]
+        inits = tuple(self._like(op, i, home) for i in state.inits)
+        name, after = self.make(state.name, home), self._like(op, state.next, home)
+        return State(name, state.delay, inits, after)
+
+    def _store(self, name: str, tensor: Tensor, first: int) -> tuple[str, Tensor]:
+        home = self.home(name)
+        if home == OWN:
+            return self.make(name, OWN), tensor
+        if name in self.loose and home >= 0:
+            home = max((p for p in self.units if last(self.ops[name]) % p == 0), default=WHOLE)
+        return self.make(name, home), replace(self.part(tensor, home), first=first)
+
+    def part(self, tensor: Tensor, period: int) -> Part:
+        like = tensor.name, tensor.shape, tensor.axes, tensor.kind
+        if not split(period):
+            return Part(*like)
+        units, blocks = self.units[period], self.blocks if period > 0 else self.groups
+        place = f"{'unit' if period > 0 else 'own'}_{abs(period)}"
+        return Part(*like, abs(period), units, place, units * blocks == abs(period))
+
+    def _like(self, op: Op, arg: str, wanted: int) -> str:
+        """An operand in the form of the result, or whole where it is the same along it."""
+        alike = not split(wanted) or not broadcasts(op, self.ops[arg])
+        return self.make(arg, wanted if alike else OWN if wanted < 0 else WHOLE)
+
+    def make(self, name: str, wanted: int) -> str:
+        """The value in a form: a period, or whole."""
+        op = self.ops[name]
+        if op.kind == "const":
+            wanted = WHOLE
+        if (name, wanted) not in self.known:
+            if name not in self.loose and self.home(name) != wanted:
+                made = self._moved(op, wanted)
+            else:
+                self.known[name, wanted] = made = self._fresh(name)
+                shape = self._shape(op, wanted)
+                like = Op(made, op.kind, op.args, shape, op.dtype, op.attrs, op.note)
+                found = getattr(self, f"_as_{op.kind}")(like, op, wanted)
+                form = self.form(wanted)
+                self.made[made] = replace(found, attrs={**found.attrs, **form}) if form else found
+            self.known[name, wanted] = made
+        return self.known[name, wanted]
+
+    def form(self, wanted: int) -> dict[str, Any]:
+        """What tells the writer in which form a value is."""
+        own = {"own": True} if wanted < 0 else {}
+        return {**own, "units": self.units[wanted]} if split(wanted) else own
+
+    def _fresh(self, wanted: str) -> str:
+        name, count = wanted, 2
+        while name in self.made:
+            name, count = f"{wanted}_{count}", count + 1
+        return name
+
+    def _shape(self, op: Op, wanted: int) -> tuple[int, ...]:
+        if not split(wanted):
+            return op.shape
+        if last(op) % wanted:
+            raise Refused(f"'{op.note or op.name}' is not shared out as what it meets is")
+        return (*op.shape[:-1], last(op) // abs(wanted) * self.units[wanted])
+
+    def _moved(self, op: Op, wanted: int) -> str:
+        """A value in another form than the one it is computed in."""
+        home = self.home(op.name)
+        if wanted == OWN and home == WHOLE:
+            made = replace(op, name=f"{op.name}_mine", attrs=self.form(OWN))
+            return self.put(replace(made, kind="selected", args=(self.make(op.name, WHOLE),)))
+        # between blocks' parts and their rows, or to all blocks; not from register to register
+        apart = home != WHOLE and (home < 0) != (wanted < 0)
+        between = apart or wanted == WHOLE or (wanted == OWN and home < OWN)
+        if not between or op.dtype != "float" or op.name in self.varying:
+            raise Refused(f"'{op.note or op.name}' would have to change hands within a step")
+        exchange = self._exchange(op, wide=True)
+        kind, name = ("fetched", "mine") if wanted < 0 else ("portion", "here")
+        kind, name = ("joined", "all") if wanted == WHOLE else (kind, name)
+        part = self.part(Tensor(op.name, op.shape, ()), wanted)
+        attrs = {"exchange": exchange.name, "part": part, **self.form(wanted)}
+        made = replace(op, name=f"{op.name}_{name}", kind=kind, args=(exchange.value,), attrs=attrs)
+        return self.put(replace(made, shape=self._shape(op, wanted)))
+
+    def put(self, op: Op) -> str:
+        """One more operation, under a name that is free."""
+        name = self._fresh(op.name)
+        self.made[name] = replace(op, name=name)
+        return name
+
+    def _exchange(self, op: Op, wide: bool) -> Exchange:
+        key = op.name, "wide" if wide else "all"
+        if key not in self.exchanges:
+            home = self.home(op.name)
+            value = self.make(op.name, home)
+            name = "_".join(key)
+            part = self.part(Tensor(name, op.shape, self.program.rows), home)
+            size, state = math.prod(op.shape), op.kind == "state"
+            self.exchanges[key] = Exchange(name, value, size, wide, state, part, op.note)
+        return self.exchanges[key]
+
+    # each kind of operation, `made` the block's and `op` the whole one
+
+    def _as_read(self, made: Op, op: Op, wanted: int) -> Op:
+        args = tuple(self._like(op, a, wanted) for a in op.args)
+        tensor = op.attrs["tensor"]
+        attrs = {**op.attrs, "tensor": self.part(tensor, wanted) if split(wanted) else tensor}
+        return replace(made, args=args, attrs=attrs)
+
+    def _as_draw(self, made: Op, op: Op, wanted: int) -> Op:
+        if not split(wanted):
+            return made
+        return replace(made, attrs={**op.attrs, "tensor": self.part(op.attrs["tensor"], wanted)})
+
+    def _as_const(self, made: Op, op: Op, wanted: int) -> Op:
+        return made
+
+    _as_index = _as_size = _as_state = _as_lane = _as_const
+
+    def _as_point(self, made: Op, op: Op, wanted: int) -> Op:
+        return replace(made, args=tuple(self._like(op, a, wanted) for a in op.args))
+
+    _as_lanes = _as_point
+
+    def _as_view(self, made: Op, op: Op, wanted: int) -> Op:
+        if not split(wanted):
+            return replace(made, args=tuple(self.make(a, wanted) for a in op.args))
+        found: dict[str, np.ndarray] = {}
+        for arg, places in zip(op.args, op.attrs["maps"]):
+            for part in range(len(places) // abs(wanted)):
+                self._view_part(found, arg, places, part, wanted)
+        return replace(made, args=tuple(found), attrs={"maps": list(found.values())})
+
+    def _view_part(
+        self, found: dict[str, np.ndarray], arg: str, places: np.ndarray, part: int, wanted: int
+    ) -> None:
+        """The places of one part of a view, among the block's own numbers of its operand."""
+        units, period = self.units[wanted], abs(wanted)
+        mine = places[part * period : (part + 1) * period]
+        if (mine < 0).all():
+            return
+        first = int(mine[0])
+        if np.array_equal(mine, first + np.arange(period)) and first % period == 0:
+            form, new = wanted, first // period * units + np.arange(units)
+        elif (mine == first).all():
+            form, new = OWN if wanted < 0 else WHOLE, np.full(units, first)
+        else:
+            raise Refused(f"'{self.ops[arg].note or arg}' is taken apart within a unit")
+        name = self.make(arg, form)
+        size = len(places) // period * units
+        line = found.setdefault(name, np.full(size, -1))
+        line[part * units : (part + 1) * units] = new
+
+    def _as_product(self, made: Op, op: Op, wanted: int) -> Op:
+        how = dot_of(op, self.ops)
+        if not isinstance(how, Dot):
+            return replace(made, args=tuple(self.make(a, min(wanted, WHOLE)) for a in op.args))
+        if tuple(map(len, how.letters)) != (1, 2, 1):
+            raise Refused(f"'{op.note or op.name}', a product {op.attrs['sub']}, is not shared out")
+        value, tensor = self.ops[how.value], self.ops[how.weight].attrs["tensor"]
+        attrs: dict[str, Any] = {
+            "weight": self.part(tensor, wanted),
+            "steps": how.steps(),
+            "inner": value.shape[0],
+            "first": op.attrs.get("first", 0),
+            "period": wanted,
+        }
+        args: tuple[str, ...]
+        if value.kind == "read" and not value.args:
+            args, attrs["source"] = (), value.attrs["tensor"]
+        elif how.value in self.loose or not self.home(how.value):
+            args = (self.make(how.value, WHOLE),)
+        else:
+            exchange = self._exchange(value, wide=False)
+            args, attrs["exchange"] = (exchange.value,), exchange.name
+        return replace(made, kind="across", args=args, attrs=attrs)
+
+    def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
+        return Sums(self).total(made, op, wanted)
+
+    _as_max = _as_sum

@@ -1,0 +1,1 @@
+"""Whether a kernel fits a GPU: predicted, or compiled ahead of time and read."""

@@ -1,0 +1,48 @@
+"""Emitted kernels as cases for the ahead-of-time check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+from ..analysis.loop_carried import loaded
+from ..codegen.persistent import Source
+from ..cooperative.codegen.emit import Cooperative
+from .aot import Case
+from .limits import PATIENCE, asked
+
+POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
+
+
+def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
+    """A kernel with floats of `dtype` ("bf16", "fp16", "fp32"), as a launch would compile it."""
+    function = getattr(loaded(source.text, source.name), source.name)
+    names = function.arg_names
+    kinds = [POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers]
+    constants: dict[str, Any] = {
+        "ROWS": rows,
+        "ACC": tl.float32,
+        "PRECISION": precision,
+        "UPCAST": False,
+    }
+    together = isinstance(source, Cooperative)
+    if isinstance(source, Cooperative):
+        kinds += ["*fp32" if e.wide else f"*{dtype}" for e in source.exchanges]
+        kinds += ["*i32", "*i32", "i32"]
+        constants["PATIENCE"] = PATIENCE
+    kinds += ["i32"] * len(source.sizes)
+    resident = tuple(
+        name for name, t in zip(names, source.pointers, strict=False) if t.name in source.weights
+    )
+    return Case(
+        f"{source.name} {dtype} rows {rows} warps {warps}",
+        function,
+        dict(zip(names, kinds, strict=False)),
+        constants,
+        warps,
+        resident,
+        cooperative=together,
+        maxnreg=asked(32 * warps, source.capped),
+        apart=dtype == "fp32" and precision == "ieee",
+    )

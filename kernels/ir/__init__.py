@@ -1,0 +1,1 @@
+"""The programs that kernels are written from, the statements they become, and their names."""

@@ -1,0 +1,1 @@
+"""Launching kernels, and the device functions that generated code calls."""

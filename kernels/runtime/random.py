@@ -1,0 +1,64 @@
+"""Random numbers by counter, in a tensor: the same that loops draw inside their kernels."""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from ..interpreter import interpreter
+from .prelude import dropout, normal, uniform
+
+BLOCK = 1024
+LAWS = ("dropout", "uniform", "normal")
+
+
+@triton.jit(do_not_specialize=["count"])
+def fill(
+    seed_ptr, out_ptr, count, LAW: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[k] = the number that `seed` has at the place k."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    seed = tl.load(seed_ptr)
+    if LAW == "dropout":
+        drawn = dropout(seed, at, P, ACC)
+    elif LAW == "uniform":
+        drawn = uniform(seed, at, ACC)
+    else:
+        drawn = normal(seed, at, ACC)
+    tl.store(out_ptr + at, drawn.to(out_ptr.dtype.element_ty), mask=at < count)
+
+
+def drawn(
+    seed: torch.Tensor,
+    law: str,
+    p: float,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    interpret: bool = False,
+) -> torch.Tensor:
+    """A contiguous tensor of random numbers by `seed`, (1,) int64, on its device.
+
+    `law` is "uniform" in [0, 1), "normal" N(0, 1), or "dropout": 0 with probability `p`, else
+    1 / (1 - p). Of one seed and shape it is always the same, on a CPU (`interpret`) as on a GPU but
+    for the last digits of logarithms.
+    """
+    out = torch.empty(shape, dtype=dtype, device=seed.device)
+    count = math.prod(shape)
+    if not count:
+        return out
+    wide = tl.float64 if dtype == torch.float64 else tl.float32
+    constants: dict[str, Any] = {"LAW": law, "P": float(p), "ACC": wide, "BLOCK": BLOCK}
+    grid = (-(-count // BLOCK),)
+    if interpret:
+        interpreter.launch(fill, grid, seed, out, count, **constants)
+    else:
+        with torch.cuda.device(seed.device):
+            fill[grid](seed, out, count, **constants)
+    return out

@@ -1,0 +1,1 @@
+"""Which kernel, and which launch of it, is the fastest: predicted by a model, or timed."""

@@ -1,0 +1,49 @@
+"""The order of a shared step's lines: nothing crosses a barrier, and loads run ahead."""
+
+from __future__ import annotations
+
+from graphnn.kernels.analysis.barrier_schedule import fenced
+from graphnn.kernels.codegen.builder import Line
+
+PIECES = [
+    line
+    for k in range(4)
+    for line in (
+        f"k_{k} = tl.load(keys + {k})",
+        f"a_{k} = k_{k} * 2",
+        f"tl.store(out + {k}, a_{k})",
+    )
+]
+SIZES = {**{f"k_{k}": 8 for k in range(4)}, **{f"a_{k}": 16 for k in range(4)}}
+
+
+def order(*lines: str) -> list[str]:
+    return [line.text for line in fenced([Line(text) for text in lines], [], SIZES)]
+
+
+def test_a_piece_is_used_up_before_the_next_but_loads_are_under_way() -> None:
+    found = order(*sorted(PIECES, key=lambda text: ("load" not in text, "store" in text)))
+    assert sorted(found) == sorted(PIECES)
+    assert found[:3] == [
+        "k_0 = tl.load(keys + 0)",
+        *(f"k_{k} = tl.load(keys + {k})" for k in (1, 2)),
+    ]
+    uses = [text for text in found if "load" not in text]
+    assert uses == [text for text in PIECES if "load" not in text]
+
+
+def test_nothing_is_moved_across_a_barrier_but_loads_of_what_is_given() -> None:
+    lines = ["y = x + 1", "tl.store(slot, y)", "arrive(arrived)", "patience = wait(arrived)"]
+    lines += [
+        "trust = patience * 0.0",
+        "k_0 = tl.load(keys)",
+        "z = tl.load(slot, '.cg')",
+        "w = z * k_0",
+    ]
+    assert order(*lines) == [*lines[:3], lines[5], *lines[3:5], *lines[6:]]
+
+
+def test_what_is_loaded_for_the_next_step_comes_after_what_this_one_uses() -> None:
+    lines = ["x = x_next + 1", "x_next = tl.load(given)", "tl.store(out, x)"]
+    found = order(*lines)
+    assert found.index(lines[0]) < found.index(lines[1])

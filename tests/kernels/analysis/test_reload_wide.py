@@ -1,0 +1,59 @@
+"""Wide values are loaded again where their uses lie far apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphnn.kernels.analysis import reload_wide
+from graphnn.kernels.codegen.builder import Line
+
+SIZES = {"kept": 8, "wide": 16, "narrow": 1}
+LINES = [
+    "kept = tl.load(p + t)",
+    "wide = kept.to(ACC)",
+    "narrow = tl.load(q + t)",
+    "a = wide + narrow",
+    *(f"x_{k} = f(a)" for k in range(5)),
+    "b = wide + narrow",
+    "c = wide * 2",
+]
+
+
+@pytest.fixture(autouse=True)
+def nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload_wide, "APART", 4)
+
+
+def lines(texts: list[str], used: set[str] | None = None) -> list[str]:
+    found = reload_wide.reloaded([Line(text) for text in texts], used or set(), SIZES)
+    return [line.text for line in found]
+
+
+def test_a_wide_value_is_loaded_again_and_what_is_near_uses_that() -> None:
+    assert lines(LINES) == [
+        *LINES[:-2],
+        "kept_again = tl.load(p + t)",
+        "wide_again = kept_again.to(ACC)",
+        "b = wide_again + narrow",
+        "c = wide_again * 2",
+    ]
+
+
+def test_names_are_free() -> None:
+    texts = ["wide_again = f(z)", *LINES]
+    assert lines(texts)[-2] == "b = wide_again_2 + narrow"
+
+
+def test_what_is_held_anyway_is_not() -> None:
+    assert lines(LINES, {"wide"}) == LINES
+
+
+def test_a_name_that_is_given_anew_is_not() -> None:
+    texts = [*LINES[:3], "wide = wide + 1", *LINES[3:]]
+    assert lines(texts) == texts
+
+
+@pytest.mark.parametrize("loaded", ["tl.load(slot, '.cg')", "tl.load(p + a_0)", "f(t)"])
+def test_what_others_write_or_more_goes_into_is_not(loaded: str) -> None:
+    texts = ["a_0 = f(t)", f"kept = {loaded}", *LINES[1:]]
+    assert lines(texts) == texts

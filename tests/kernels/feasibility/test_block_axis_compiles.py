@@ -1,0 +1,68 @@
+"""Functions over lanes compile for GPUs, whatever the lanes hold: interpreters mind no types."""
+
+from __future__ import annotations
+
+import pytest
+import triton
+import triton.language as tl
+
+from graphnn.kernels.feasibility.aot import inspect
+from graphnn.kernels.runtime.prelude import (
+    apart,
+    largest,
+    logsumexp,
+    moved,
+    picked,
+    softmax,
+    total,
+    turned,
+)
+
+
+@triton.jit
+def over_lanes(x, y, many, F: tl.constexpr, AXIS: tl.constexpr, WIDTH: tl.constexpr):
+    lane, across = tl.arange(0, 16), tl.arange(0, WIDTH)
+    if AXIS == 0:
+        place, where = lane[:, None], lane[:, None] * WIDTH + across[None, :]
+    else:
+        place, where = lane[None, :], lane[None, :]
+    v = tl.load(x + where)
+    live = place < many
+    if F == "moved":
+        v = moved(v, place, live, many, 1, AXIS)
+    if F == "turned":
+        v = turned(v, place, live, many, AXIS)
+    if F == "total":
+        v = tl.broadcast_to(total(v, place, live, many, AXIS), v.shape)
+    if F == "largest":
+        v = tl.broadcast_to(largest(v, place, live, many, AXIS), v.shape)
+    if F == "softmax":
+        v = softmax(v, place, live, many, AXIS)
+    if F == "logsumexp":
+        v = tl.broadcast_to(logsumexp(v, place, live, many, AXIS), v.shape)
+    if F == "picked":
+        v = tl.broadcast_to(picked(v, place, live, many, -1, AXIS), v.shape)
+    tl.store(y + where, v)
+
+
+@triton.jit
+def spread(x, y, ROWS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr):
+    across = tl.arange(0, WIDTH)[None, :]
+    tl.store(y + across, apart(tl.load(x + across), ROWS, ACC))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["moved", "turned", "total", "largest", "softmax", "logsumexp", "picked"]
+)
+def test_functions_over_lanes_compile_along_rows_and_columns(name, axis):
+    types = {"x": "*fp32", "y": "*fp32", "many": "i32"}
+    types |= dict.fromkeys(("F", "AXIS", "WIDTH"), "constexpr")
+    assert not inspect(over_lanes, types, {"F": name, "AXIS": axis, "WIDTH": 8}).spills
+
+
+@pytest.mark.parametrize("kind", ["fp32", "i64"])
+def test_numbers_of_all_lanes_stay_what_they_are(kind):
+    types = {"x": f"*{kind}", "y": f"*{kind}"}
+    types |= dict.fromkeys(("ROWS", "WIDTH", "ACC"), "constexpr")
+    assert not inspect(spread, types, {"ROWS": 16, "WIDTH": 8, "ACC": tl.float32}).spills

@@ -1,0 +1,149 @@
+"""Whether kernels fit, foretold of made-up sources; the compiler is asked only where it must be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.feasibility import fit
+from graphnn.kernels.feasibility.fit import Launch, judge, registers, shared
+from graphnn.kernels.ir.program import Program
+
+KB = 1024
+HALF, TF32 = Launch("bf16", "ieee"), Launch("fp32", "tf32")
+EMPTY = Program("made", "time", ("batch",), False, (), (), (), ())
+
+
+def made(weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)) -> Source:
+    """A kernel with so many resident numbers, and tiles of these widths."""
+    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
+    """The launches of which the compiler was asked; it finds nothing wrong."""
+    launches: list[Launch] = []
+
+    def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
+        launches.append(launch)
+        return ()
+
+    monkeypatch.setattr(fit, "compiled", compiled)
+    return launches
+
+
+def test_what_is_small_fits_without_asking(asked: list[Launch]) -> None:
+    verdict = judge(made(64 * 64, (64, 64)), HALF, "sm_90")
+    assert verdict.fits and verdict.launch == HALF and not asked
+    assert "about 16 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
+
+
+def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launch]) -> None:
+    verdict = judge(made(120 * KB), HALF, "sm_90")
+    assert not verdict.fits and not asked
+    wanted = "weights of 248 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
+    assert verdict.reason == wanted
+    assert judge(made(90 * KB), HALF, "sm_90").fits
+    assert "163 KB" in judge(made(90 * KB), HALF, "sm_80").reason
+
+
+def test_a_step_that_holds_too_much_is_refused_without_asking(asked: list[Launch]) -> None:
+    verdict = judge(made(live=(128,) * 100), HALF, "sm_90")
+    assert not verdict.fits and not asked
+    assert verdict.reason == "a step holds about 840 numbers a thread at once, 255 fit (sm_90)"
+
+
+def test_between_the_two_the_compiler_is_asked_or_half_of_them_believed(
+    asked: list[Launch],
+) -> None:
+    near, far = made(live=(128,) * 28), made(live=(128,) * 34)
+    assert (registers(near, HALF), registers(far, HALF)) == (264, 312)
+    for source in (near, far):
+        assert judge(source, HALF, "sm_90").fits
+    assert asked == [HALF, HALF]
+    assert judge(near, HALF, "sm_90", ask=False).fits
+    assert not judge(far, HALF, "sm_90", ask=False).fits
+    assert len(asked) == 2
+
+
+def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spills = {8: ("spills: 8",), 16: (), 4: ("spills: 4",)}
+    monkeypatch.setattr(fit, "compiled", lambda s, launch, t: spills[launch.warps])
+    monkeypatch.setattr(fit, "SURELY", 0)
+    source = made(live=(64,) * 4)
+    assert judge(source, HALF, "sm_90").launch == replace(HALF, warps=16)
+    spills[16] = ("spills: 16",)
+    assert judge(source, HALF, "sm_90").reason == "compiled for sm_90, spills: 8"
+
+
+@pytest.mark.parametrize(
+    "launch, kilobytes",
+    [
+        (HALF, 8 + 8),
+        (Launch("fp16", "ieee"), 8 + 8),
+        (replace(HALF, warps=16), 8 + 8),
+        (TF32, 16 + 8),
+        (Launch("fp32", "tf32x3"), 32 + 8),
+    ],
+    ids=str,
+)
+def test_shared_memory(launch: Launch, kilobytes: int) -> None:
+    assert shared(made(4 * KB), launch, "sm_90") == kilobytes * KB
+
+
+@pytest.mark.parametrize("together, columns", [(False, 256), (True, 3 * 256)])
+def test_wide_operands_pass_through_shared_memory(
+    together: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "TOGETHER", together)
+    source = made(0, staged=(256, 256))
+    assert shared(source, HALF, "sm_90") == 16 * columns * 2
+    assert shared(source, TF32, "sm_90") == 16 * columns * 4
+    assert shared(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
+
+
+def test_so_do_joined_products_all_at_once_or_in_rounds() -> None:
+    source = replace(made(0), joined=(512, 256))
+    assert shared(source, HALF, "sm_90") == 16 * 512 * 2
+    assert shared(source, replace(HALF, rows=64), "sm_90") == 64 * 256
+    assert shared(source, HALF, "sm_80") == 16 * 512 * 4
+
+
+def test_more_warps_hold_fewer_numbers_a_thread() -> None:
+    source = made(live=(256, 1))
+    held = [registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
+    assert held == [34, 18, 10]
+    assert registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
+
+
+def test_many_joined_products_hold_more() -> None:
+    source = made(live=(64,))
+    assert registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
+    assert registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
+
+
+def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monkeypatch):
+    asked: list[tuple[str, int]] = []
+
+    def spills(source, launch, target):
+        asked.append((source.text, launch.warps))
+        return ("spills: 8",)
+
+    monkeypatch.setattr(fit, "compiled", spills)
+    single = replace(made(live=(1,) * 130), text="\n" * 500)
+    assert not judge(single, HALF, "sm_90").fits
+    assert [warps for _, warps in asked] == [8]
+    asked.clear()
+    wide = replace(made(live=(128,) * 3), text="\n" * 500)
+    asking = fit.Asking()
+    for _ in range(4):
+        judge(wide, HALF, "sm_90", asking, doubt=True)
+    assert len(asked) == fit.LINES // 500
+    long = replace(made(live=(128,) * 3), text="\n" * (fit.LINES + 1))
+    asked.clear()
+    assert fit.UNASKED in judge(long, HALF, "sm_90", doubt=True).reason
+    assert asked == []

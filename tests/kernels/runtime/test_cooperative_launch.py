@@ -1,0 +1,130 @@
+"""Launching cooperative kernels: which are timed, how many blocks run at once, the watchdog.
+
+The GPU is made up: nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from graphnn.kernels.cooperative.codegen.emit import Cooperative
+from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier, Watchdog
+from graphnn.kernels.feasibility.fit import Launch
+from graphnn.kernels.runtime import cooperative_launch
+from graphnn.kernels.runtime.cooperative_launch import GridLaunch, GridLauncher, GridTuner
+from graphnn.kernels.select import search
+from tests.kernels.cooperative.test_sharding import program
+
+HALF = Launch("bf16", "ieee")
+
+
+def source(size: int = 256) -> Cooperative:
+    """A kernel that was chosen, with those that should be nearly as fast."""
+    return search.spread(program("lstm", size=size), HALF, "sm_90", ask=False)[0]
+
+
+def test_others_and_more_rows_are_timed_beside_what_was_judged() -> None:
+    chosen = source()
+    judged = GridLaunch("bf16", "ieee", 16, 8, chosen.tiling.units)
+    few = GridTuner(chosen).able(judged, "sm_90", 16)
+    many = GridTuner(chosen).able(judged, "sm_90", 64)
+    assert few[0] == many[0] == judged and len(set(many)) == len(many)
+    assert {x.rows for x in few} == {16} and {x.rows for x in many} == {16, 32}
+    units = {chosen.tiling.units, *(x.tiling.units for x in chosen.others)}
+    assert {x.units for x in few} == units and len(units) == 3  # type: ignore[attr-defined]
+
+
+class Function:
+    """In place of a jitted function: notes its launches."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, size: tuple[int, ...]) -> Any:
+        return lambda *args, **options: self.launches.append((size, args, options))
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[GridLauncher, list[torch.Tensor]]:
+    """A launcher for a GPU of 132 multiprocessors that is not there, and 40 rows for it."""
+    props = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    monkeypatch.setattr(cooperative_launch, "gpu", lambda index: ("a made-up GPU", "sm_90"))
+    monkeypatch.setattr(
+        "graphnn.kernels.select.autotune.gpu", lambda index: ("a made-up GPU", "sm_90")
+    )
+    launcher = GridLauncher(replace(source(), others=()), interpret=False)
+    launcher.function, launcher.tuner = Function(), GridTuner(launcher.source, lambda run: 1.0)
+    sizes = {"time": 2, "batch": 40}
+    tensors = launcher.source.program.tensors
+    return launcher, [
+        torch.zeros([*(sizes[a] for a in t.axes), *t.shape], dtype=torch.bfloat16) for t in tensors
+    ]
+
+
+def test_all_blocks_of_a_launch_run_at_the_same_time(
+    made_up: tuple[GridLauncher, list[torch.Tensor]],
+) -> None:
+    launcher, tensors = made_up
+    outs = launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
+    assert outs[-1].shape == (2, 40, 256)
+    ((size, args, options),) = launcher.function.launches
+    assert size == (3 * 32, 1) and args[-3:] == (2, 40, 0)
+    assert options["launch_cooperative_grid"] and options["num_stages"] == 1
+    assert (options["ROWS"], options["num_warps"]) == (16, 8) and options["PATIENCE"] > 1 << 20
+    exchange, arrived, stuck = args[-6:-3]
+    assert exchange.shape == (2, 40, 256) and exchange.dtype == torch.bfloat16
+    assert arrived.shape == (3 * 32,) and not arrived.any() and not stuck.any()
+
+
+def test_a_gpu_with_too_few_multiprocessors_is_refused_before_a_launch(
+    made_up: tuple[GridLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, tensors = made_up
+    props = SimpleNamespace(multi_processor_count=14)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
+    with pytest.raises(ValueError, match=r"planned for 32 multiprocessors at once, .* has 14"):
+        launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
+    assert not launcher.function.launches
+
+
+def test_more_rows_a_program_where_that_saves_a_launch(
+    made_up: tuple[GridLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, _ = made_up
+    judged = GridLaunch("bf16", "ieee", 16, 8, launcher.source.tiling.units)
+
+    def rows(target: str) -> list[int]:
+        return [launcher._rows_for(count, judged, target) for count in (1, 64, 65, 128, 500)]
+
+    assert rows("sm_90") == [16, 16, 32, 32, 32]
+    monkeypatch.setattr(cooperative_launch, "SHARED", {"sm_80": 30 << 10})
+    assert rows("sm_80") == [16] * 5  # 32 rows would not fit
+    assert list(launcher._waves(200, 32, 32)) == [(0, 4), (128, 3)]
+
+
+class Event:
+    """In place of a CUDA event: whether what was recorded before it is done."""
+
+    def __init__(self, done: bool):
+        self.done = done
+
+    def query(self) -> bool:
+        return self.done
+
+
+def test_a_watchdog_waits_for_no_launch() -> None:
+    dog, late = Watchdog("kernel"), Event(False)
+    dog._pending.extend([(Event(True), torch.tensor([0])), (late, torch.tensor([3]))])
+    dog.check()
+    dog.check()
+    late.done = True
+    with pytest.raises(StuckBarrier, match="kernel: at step 2 thread blocks waited in vain"):
+        dog.check()
+    dog.check()

@@ -1,0 +1,115 @@
+"""How float32 is multiplied: as asked, said in words, and refused before it harms the process."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import graphnn as gn
+from graphnn.errors import BackendError
+from graphnn.kernels.cache import load
+from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.feasibility import compile_process, fit
+from graphnn.kernels.feasibility.aot import Case, Row
+from graphnn.kernels.feasibility.cases import case
+from graphnn.kernels.feasibility.fit import Launch, judge
+from graphnn.kernels.runtime.launch import PRECISIONS, Launcher
+from tests.kernels.emitted import Over, sources
+from tests.networks.graphs import numbers
+
+PLAIN = Launch("fp32", "ieee")
+
+
+def network(size: int) -> Any:
+    torch.manual_seed(0)
+    return Over(gn.nn.LSTM(size, size), size)
+
+
+@pytest.mark.parametrize("float32", [*PRECISIONS, None])
+def test_kernels_multiply_as_asked(float32: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, used = network(8), []
+    constants = Launcher._constants
+
+    def seen(self: Launcher, dtype: torch.dtype) -> dict[str, Any]:
+        found = constants(self, dtype)
+        used.append(found["PRECISION"])
+        return found
+
+    monkeypatch.setattr(Launcher, "_constants", seen)
+    model = gn.compile(net, backend="interpret", float32=float32)
+    x = numbers(torch.empty(3, 4, 8), 0).float().requires_grad_()
+    y = model(x=x)
+    y.sum().backward()
+    wanted = gn.compile(copy.deepcopy(net).double(), backend="reference")(x=x.double())
+    assert (y - wanted).abs().max() < 1e-6
+    how = float32 or "tf32x3"
+    assert used == [how, how] and f"multiplied by {PRECISIONS[how]}" in model.explain()
+
+
+def test_half_precision_and_attention() -> None:
+    model = gn.compile(network(8).bfloat16(), backend="interpret", float32="ieee")
+    assert "float32 is multiplied" not in model.explain()
+    block = gn.nn.TransformerBlock(8, 2)
+    model = gn.compile(Over(block, 8), backend="interpret", float32="ieee", skip=("match",))
+    assert "float32 is multiplied by plain multiply-adds (ieee)" in model.explain()
+
+
+def test_an_unknown_word_is_refused() -> None:
+    with pytest.raises(BackendError, match="float32 is not multiplied as 'fp32'") as found:
+        gn.compile(network(8), float32="fp32")
+    assert "'ieee', 'tf32x3', 'tf32', or None" in str(found.value)
+
+
+def test_many_weights_are_refused_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LSTM of 64 units holds 64 a thread and spills (sm_90, Triton 3.9); of 32 it does not."""
+    asked: list[Source] = []
+    monkeypatch.setattr(fit, "compiled", lambda source, *_: asked.append(source) or ())
+    for size, fits in ((32, True), (64, False)):
+        verdicts = [judge(s, PLAIN, "sm_90") for s in sources(network(size)).values()]
+        assert all(v.fits == fits for v in verdicts) and not asked
+    assert all("64 numbers of its weights a thread" in v.reason for v in verdicts)
+
+
+def test_a_loop_that_is_refused_says_so() -> None:
+    model = gn.compile(network(64), backend="interpret", float32="ieee", skip=("cooperative",))
+    text = model.explain()
+    assert "stepwise" in text and "as multiply-adds of float32 take them" in text
+    assert "torch multiplies float32 by its own setting, whatever float32='ieee'" in text
+
+
+def test_only_the_launch_that_was_compiled_is_tried_on_a_gpu() -> None:
+    (source,) = [s for k, s in sources(network(8)).items() if k == "saving"]
+    assert fit.candidates(source, PLAIN, "sm_90", 64) == [PLAIN]
+    assert len(fit.candidates(source, Launch("fp32", "tf32"), "sm_90", 64)) > 1
+
+
+def made() -> Case:
+    """A kernel of plain multiply-adds."""
+    return case(sources(network(8))["saving"], "fp32", 16, 8, "ieee")
+
+
+def test_a_case_goes_to_another_process_and_back() -> None:
+    given, answers = made(), []
+    assert given.apart and not case(sources(network(8))["saving"], "bf16", 16, 8).apart
+    path = given.function.fn.__code__.co_filename
+    sent = path, given.function.__name__, replace(given, function=None), "sm_90"
+    compile_process.main(lambda: pickle.dumps(sent), answers.append)
+    row = pickle.loads(answers[0])
+    assert isinstance(row, Row) and not row.faults and row.resources is not None
+
+
+@pytest.mark.slow
+def test_a_compiler_that_dies_is_a_fault(tmp_path: Path) -> None:
+    given = made()
+    assert given.judge("sm_90").faults == ()
+    text = Path(given.function.fn.__code__.co_filename).read_text()
+    fatal = "import os, sys\n\nif 'pytest' not in sys.modules:\n    os.abort()\n"
+    function = getattr(load(f"{text}\n\n{fatal}", given.function.__name__), given.function.__name__)
+    (fault,) = replace(given, function=function).judge("sm_90").faults
+    assert fault == "does not compile: Triton dies of it (SIGABRT)"

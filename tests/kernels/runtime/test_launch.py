@@ -1,0 +1,64 @@
+"""How launches multiply, and into which tensors they store."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphnn.kernels.codegen.persistent import emit
+from graphnn.kernels.ir.program import Op, Program, Tensor
+from graphnn.kernels.runtime import launch
+from graphnn.kernels.runtime.launch import Launcher, precision
+
+
+@pytest.fixture
+def chosen():
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    "asked, wanted", [("highest", "tf32x3"), ("high", "tf32"), ("medium", "tf32")]
+)
+def test_products_of_float32_are_computed_as_torch_was_told(chosen, asked, wanted) -> None:
+    chosen(asked)
+    assert precision(torch.float32) == wanted
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert precision(dtype) == "ieee"
+
+
+def doubled() -> Launcher:
+    """y(t) = 2 x(t), for rows of 3 numbers."""
+    x = Tensor("x", (3,), ("time", "batch"))
+    ops = (
+        Op("x", "read", shape=(3,), attrs={"tensor": x}),
+        Op("y", "point", ("x", "x"), (3,), attrs={"template": "({0} + {1})"}),
+    )
+    stores = (("y", Tensor("y_out", (3,), ("time", "batch"))),)
+    program = Program("doubled", "time", ("batch",), False, (x,), ops, (), stores)
+    return Launcher(emit(program), interpret=True)
+
+
+@pytest.mark.parametrize("time, batch", [(2, 3), (1, 1), (3, 17), (0, 2), (2, 0)])
+def test_a_launch_returns_what_is_stored(time: int, batch: int) -> None:
+    x = torch.randn(time, batch, 3)
+    (y,) = doubled()([x], {"time": time, "batch": batch}, torch.float32)
+    assert torch.equal(y, 2 * x)
+
+
+def test_strided_tensors_are_read_and_written() -> None:
+    x, out = torch.randn(3, 2, 3).transpose(0, 1), torch.zeros(2, 3, 6)[..., ::2]
+    doubled().into([x], [out], {"time": 2, "batch": 3}, torch.float32)
+    assert torch.equal(out, 2 * x)
+
+
+def test_more_numbers_than_32_bits_reach_are_an_error_not_a_wrong_number(monkeypatch) -> None:
+    x = torch.randn(2, 4, 3)
+    sizes = {"time": 2, "batch": 4}
+    monkeypatch.setattr(launch, "REACH", 4 * 3 + 1)
+    (y,) = doubled()([x], sizes, torch.float32)
+    assert torch.equal(y, 2 * x)
+    monkeypatch.setattr(launch, "REACH", 4 * 3)
+    with pytest.raises(ValueError, match=r"doubled has 4 rows of up to 3 .*: split the batch"):
+        doubled()([x], sizes, torch.float32)

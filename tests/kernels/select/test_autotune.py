@@ -1,0 +1,297 @@
+"""Tuned launches: candidates, the race, what is remembered; with a made-up timer and GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from triton.runtime.errors import OutOfResources
+
+import graphnn as gn
+from bench.networks import NETWORKS
+from graphnn.kernels import cache
+from graphnn.kernels.feasibility import fit
+from graphnn.kernels.feasibility.aot import Resources
+from graphnn.kernels.feasibility.cases import case
+from graphnn.kernels.feasibility.fit import Launch, candidates
+from graphnn.kernels.runtime import launch
+from graphnn.kernels.runtime.launch import Launcher
+from graphnn.kernels.select import autotune
+from graphnn.kernels.select.autotune import Tuner, bucket
+
+JUDGED = Launch("bf16", "ieee", 16, 8)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_TEMPORARY", [])
+    monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
+    monkeypatch.setattr(autotune, "gpu", lambda device: ("a made-up GPU", "sm_90"))
+
+
+def launchers(name, size, skip=()):
+    """The launchers of a network's forward, by kernel."""
+    model = gn.compile(NETWORKS[name](size), backend="interpret", skip=skip)
+    model.source()
+    (program,) = model._programs.values()
+    return program.loops[0].lowering.launchers
+
+
+@pytest.fixture(scope="module")
+def resident():
+    return launchers("LSTM", 64)["h_c_saving"].source
+
+
+@pytest.fixture(scope="module")
+def phase():
+    return launchers("LSTM", 512, ("resident", "cooperative"))["h_c_saving_phase_1"].source
+
+
+class Timer:
+    """Takes as long as a table says; notes what it timed."""
+
+    def __init__(self, times, failing=()):
+        self.times, self.failing, self.ran = times, failing, []
+
+    def __call__(self, run):
+        launch = run.args[0]
+        self.ran.append(launch)
+        if launch in self.failing:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return self.times.get(launch, 1.0)
+
+
+def choose(source, timer, rows=64, judged=JUDGED):
+    return Tuner(source, timer).choose(judged, rows, 0, lambda launch: None)
+
+
+def test_buckets():
+    assert [bucket(n) for n in (1, 16, 17, 64, 256, 257, 10_000)] == [16, 16, 64, 64, 256, 512, 512]
+
+
+def test_candidates_of_a_loop_begin_with_the_one_that_was_judged(resident):
+    for rows, most in ((16, 16), (64, 64), (256, 64)):
+        able = candidates(resident, JUDGED, "sm_90", rows)
+        assert able[0] == JUDGED and len(set(able)) == len(able)
+        assert max(x.rows for x in able) == most
+    assert max(x.rows for x in candidates(resident, JUDGED, "sm_100", 256)) == 32
+    assert {x.warps for x in candidates(resident, JUDGED, "sm_90", 16)} == {4, 8, 16}
+
+
+def test_candidates_are_foretold_not_compiled(resident, monkeypatch):
+    monkeypatch.setattr(fit, "compiled", lambda *args: pytest.fail("compiled"))
+    candidates(resident, JUDGED, "sm_90", 256)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
+    able = candidates(phase, replace(JUDGED, warps=4), target, 64)
+    assert not phase.multiplies and able[0].rows == 1 and all(x.rows < 16 for x in able)
+    found: list[Resources] = []
+    for x in able[:2]:
+        judged = case(phase, "bf16", x.rows, x.warps).judge(target)
+        assert judged.faults == ()
+        found.append(judged.resources)
+    assert case(phase, "bf16", 16, 4).judge(target).resources.spills > 100 > found[0].registers
+
+
+def test_a_narrow_phase_shares_a_program_among_rows():
+    source = launchers("LSTM", 64, ("resident", "cooperative"))["h_c_saving_phase_1"].source
+    assert candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
+
+
+def test_the_fastest_wins_and_is_recalled_in_a_later_process(resident):
+    best = candidates(resident, JUDGED, "sm_90", 64)[2]
+    timer = Timer({best: 0.5})
+    assert choose(resident, timer) == best and len(timer.ran) > 3
+    later = Timer({})
+    assert choose(resident, later, rows=17) == best and later.ran == []
+
+
+def test_another_bucket_dtype_device_or_version_is_timed_anew(resident, monkeypatch):
+    choose(resident, Timer({}))
+    changes = [
+        lambda: choose(resident, timer, rows=65),
+        lambda: choose(resident, timer, judged=replace(JUDGED, dtype="fp16")),
+        lambda: (
+            monkeypatch.setattr(autotune, "gpu", lambda d: ("another GPU", "sm_90"))
+            or choose(resident, timer)
+        ),
+        lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(resident, timer),
+        lambda: monkeypatch.setattr(autotune.triton, "__version__", "9") or choose(resident, timer),
+    ]
+    for change in changes:
+        timer = Timer({})
+        change()
+        assert timer.ran
+
+
+def test_in_one_process_it_is_timed_once(resident):
+    timer = Timer({})
+    tuner = Tuner(resident, timer)
+    for rows in (20, 40, 64):
+        tuner.choose(JUDGED, rows, 0, lambda launch: None)
+    assert len(timer.ran) == len(set(timer.ran))
+
+
+def test_a_small_gain_is_taken_for_noise(resident):
+    other = candidates(resident, JUDGED, "sm_90", 64)[1]
+    assert choose(resident, Timer({other: 0.98})) == JUDGED
+
+
+def test_what_does_not_run_is_passed_over(resident):
+    able = candidates(resident, JUDGED, "sm_90", 64)
+    assert choose(resident, Timer({able[1]: 0.5}, failing=[JUDGED, able[2]])) == able[1]
+
+
+def test_where_nothing_runs_the_first_is_left_to_fail_in_its_launch(resident):
+    able = candidates(resident, JUDGED, "sm_90", 256)
+    assert choose(resident, Timer({}, failing=able), rows=256) == JUDGED
+
+
+@pytest.mark.parametrize("choice", [{"rows": 128, "warps": 3}, {}, {"rows": "x"}])
+def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
+    tuner = Tuner(resident, Timer({}))
+    cache.remember(tuner._key(JUDGED, "a made-up GPU", 64), choice)
+    assert tuner.choose(JUDGED, 64, 0, lambda launch: None) == JUDGED and tuner.timer.ran
+
+
+def test_switched_off_the_first_is_taken(resident, monkeypatch):
+    timer = Timer(dict.fromkeys(candidates(resident, JUDGED, "sm_90", 64)[1:], 0.1))
+    monkeypatch.setenv("GRAPHNN_TUNE", "0")
+    assert choose(resident, timer) == JUDGED
+    monkeypatch.delenv("GRAPHNN_TUNE")
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert choose(resident, timer) == JUDGED
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert timer.ran == [] and choose(resident, timer) != JUDGED
+
+
+def test_nothing_is_timed_while_a_graph_is_captured(resident, monkeypatch):
+    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    assert choose(resident, Timer({})) == JUDGED
+
+
+class Function:
+    """In place of a jitted function: notes its launches."""
+
+    def __init__(self):
+        self.launches = []
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.launches.append((grid, args, options))
+
+
+def made_up(source, monkeypatch, timer):
+    """A launcher that compiles for a GPU that is not there, given tensors of the CPU."""
+    launcher = Launcher(source, interpret=False)
+    launcher.function, launcher.tuner = Function(), Tuner(source, timer)
+    program = source.program
+    tensors = [torch.zeros([*(20 for _ in t.axes), *t.shape]) for t in program.tensors]
+    return launcher, tensors, dict.fromkeys(source.sizes, 20)
+
+
+def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
+    judged = Launch("fp32", "tf32x3", 16, 8)
+    best = candidates(resident, judged, "sm_90", 64)[1]
+    launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
+    for _ in range(2):
+        outs = launcher(tensors, sizes, torch.float32)
+    assert [o.shape[:2] for o in outs] == [(20, 20)] * len(outs)
+    assert len(launcher.function.launches) == 2
+    (grid, args, options) = launcher.function.launches[-1]
+    assert grid == (-(-20 // best.rows), 1) and args[-2:] == (20, 20)
+    assert (options["ROWS"], options["num_warps"]) == (best.rows, best.warps)
+    assert options["PRECISION"] == "tf32x3" and options["num_stages"] == 1
+
+
+def test_timing_runs_the_kernel_with_each_candidate(resident, monkeypatch):
+    launcher, tensors, sizes = made_up(resident, monkeypatch, lambda run: run() or 1.0)
+    launcher(tensors, sizes, torch.float32)
+    able = candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)
+    ran = [(o["ROWS"], o["num_warps"]) for _, _, o in launcher.function.launches]
+    assert ran == [*((x.rows, x.warps) for x in able), (16, 8)]
+
+
+def test_determinism_is_asked_at_every_call(resident, monkeypatch):
+    best = candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)[1]
+    launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
+    ran = lambda: launcher(tensors, sizes, torch.float32) and launcher.function.launches[-1][2]
+    assert ran()["num_warps"] == best.warps
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert (ran()["ROWS"], ran()["num_warps"]) == (16, 8)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ran()["num_warps"] == best.warps
+
+
+def test_interpreted_nothing_is_tuned(resident, monkeypatch):
+    launcher = Launcher(resident, interpret=True)
+    launcher.tuner = None
+    seen = []
+    monkeypatch.setattr(
+        launch.interpreter, "launch", lambda f, grid, *args, **constants: seen.append(constants)
+    )
+    _, tensors, sizes = made_up(resident, monkeypatch, None)
+    launcher(tensors, sizes, torch.float32)
+    assert seen[0]["ROWS"] == 16 and "num_warps" not in seen[0]
+
+
+class Elsewhere:
+    """A tensor on a GPU that is not there."""
+
+    device = torch.device("cuda:1")
+    is_contiguous = contiguous = lambda self: self
+    get_device = lambda self: 1
+
+
+@pytest.mark.parametrize("interpret", [True, False])
+def test_tensors_on_two_devices_are_named(resident, monkeypatch, interpret):
+    launcher, tensors, sizes = made_up(resident, monkeypatch, None)
+    launcher.interpret = interpret
+    tensors[1], name = Elsewhere(), resident.program.tensors[1].name
+    with pytest.raises(ValueError, match=f"'{name}' of the kernel h_c_saving is on cuda:1, '.*cpu"):
+        launcher(tensors, sizes, torch.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
+    """Interpreted: what a GPU runs by default for phases."""
+    torch.manual_seed(0)
+    model = gn.compile(
+        NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident", "cooperative")
+    )
+    x = torch.randn(3, 2, 20, dtype=torch.float64, requires_grad=True)
+    found = []
+    for n in (16, rows):
+        monkeypatch.setattr(launch, "ROWS", n)
+        y = model(x=x)
+        found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *model.parameters()])])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_a_tuned_model_computes_what_cudnn_does_on_a_gpu():
+    torch.manual_seed(0)
+    net = NETWORKS["LSTM"](64).cuda()
+    net.layer.flatten_parameters()
+    model = gn.compile(net, backend="triton")
+    x = torch.randn(40, 5, 64, device="cuda")
+    y = model(x=x)
+    (program,) = model._programs.values()
+    wanted, _ = net.layer(x.transpose(0, 1))
+    torch.testing.assert_close(y.transpose(0, 1), wanted, rtol=1e-3, atol=1e-3)
+    for launcher in program.loops[0].lowering.launchers.values():
+        assert launcher.tuner.chosen or not launcher._ways
+
+
+@pytest.mark.gpu
+def test_a_run_takes_time_on_a_gpu():
+    x = torch.randn(4096, 4096, device="cuda")
+    assert 0 < autotune.timed(lambda: x.copy_(x)) < 100

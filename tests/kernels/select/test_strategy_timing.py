@@ -1,0 +1,197 @@
+"""Ways to compute the same: which is timed when, what is remembered. Timer and GPU are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from graphnn.kernels import cache
+from graphnn.kernels.select import autotune, strategy_timing
+from graphnn.kernels.select.strategy_timing import Chooser, Ways, power
+
+LIKE = torch.zeros(1)
+SIZES = {"time": 20, "batch": 5}
+
+
+class Timer:
+    """Takes as long as a table says; notes which ways it timed."""
+
+    def __init__(self, times: Mapping[str, float], failing: Sequence[str] = ()):
+        self.times, self.failing, self.ran = times, failing, list[str]()
+
+    def __call__(self, run: Callable[[], Any]) -> float:
+        (way,) = run.args  # type: ignore[attr-defined]
+        self.ran.append(way)
+        if way in self.failing:
+            raise RuntimeError("out of memory")
+        return self.times.get(way, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def made_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_TEMPORARY", [])
+    monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
+    monkeypatch.setattr(strategy_timing, "gpu_of", lambda tensor: "a made-up GPU")
+
+
+Time = Callable[..., Timer]
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    def use(times: Mapping[str, float] | None = None, failing: Sequence[str] = ()) -> Timer:
+        timer = Timer(times or {}, failing)
+        monkeypatch.setattr(autotune, "timed", timer)
+        return timer
+
+    return use
+
+
+def ways(able: Callable[[str], bool] = lambda way: True) -> Ways:
+    return Ways(["one", "two", "three"], lambda about: "one", able, lambda way: None)
+
+
+def choose(
+    chooser: Chooser | None = None,
+    sizes: Mapping[str, int] = SIZES,
+    like: torch.Tensor = LIKE,
+    direction: str = "training",
+    among: Ways | None = None,
+) -> str:
+    return (chooser or Chooser("a loop")).choose(like, sizes, lambda: among or ways(), direction)
+
+
+def test_powers_of_two() -> None:
+    assert [power(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+
+
+def test_the_fastest_wins_and_is_recalled_in_a_later_process(time: Time) -> None:
+    timer = time({"two": 0.5})
+    assert choose() == "two" and timer.ran == ["one", "two", "three"]
+    later = time()
+    chooser = Chooser("a loop")
+    assert choose(chooser, {"time": 32, "batch": 8}) == "two" and later.ran == []
+    (said,) = chooser.says()
+    assert said == (
+        "timed on a made-up GPU (training, time up to 32, batch up to 8): "
+        "two 0.5 ms, one 1 ms, three 1 ms; two is taken"
+    )
+
+
+def test_in_one_process_a_form_is_timed_once(time: Time) -> None:
+    timer, chooser = time(), Chooser("a loop")
+    for batch in (5, 6, 8):
+        choose(chooser, {"time": 20, "batch": batch})
+    assert len(timer.ran) == 3
+
+
+def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_anew(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time()
+    choose()
+    changes: list[Callable[[], Any]] = [
+        lambda: choose(sizes={"time": 33, "batch": 5}),
+        lambda: choose(sizes={"time": 20, "batch": 9}),
+        lambda: choose(like=LIKE.half()),
+        lambda: choose(direction="inference"),
+        lambda: choose(Chooser("another loop")),
+        lambda: monkeypatch.setattr(strategy_timing, "gpu_of", lambda t: "another GPU") or choose(),
+        lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(),
+        lambda: monkeypatch.setattr(strategy_timing.triton, "__version__", "9") or choose(),
+    ]
+    for change in changes:
+        timer = time()
+        change()
+        assert len(timer.ran) == 3
+
+
+def test_a_small_gain_is_taken_for_noise(time: Time) -> None:
+    time({"two": 0.98})
+    assert choose() == "one"
+
+
+def test_what_does_not_run_is_passed_over(time: Time) -> None:
+    time({"three": 0.5, "two": 2.0}, failing=["one", "three"])
+    assert choose() == "two"
+
+
+def test_where_nothing_runs_the_first_is_left_to_fail(time: Time) -> None:
+    time({}, failing=["one", "two", "three"])
+    assert choose() == "one"
+
+
+def test_a_way_that_is_not_there_is_not_timed_and_one_alone_is_not_either(time: Time) -> None:
+    timer = time({"three": 0.1})
+    assert choose(among=ways(lambda way: way != "three")) == "one"
+    assert timer.ran == ["one", "two"]
+    alone = time({"three": 0.1})
+    assert choose(Chooser("another"), among=ways(lambda way: way == "one")) == "one"
+    assert alone.ran == []
+
+
+def test_a_remembered_way_that_is_not_there_any_more_is_not_taken(time: Time) -> None:
+    time({"two": 0.5})
+    assert choose() == "two"
+    again = time({"three": 0.5})
+    assert choose(among=ways(lambda way: way != "two")) == "three"
+    assert again.ran == ["one", "three"]
+
+
+def untuned(monkeypatch: pytest.MonkeyPatch) -> str:
+    return choose(Chooser("a loop", tuned=False))
+
+
+def by_environment(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("GRAPHNN_TUNE", "0")
+    return choose()
+
+
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> str:
+    torch.use_deterministic_algorithms(True)
+    try:
+        return choose()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(strategy_timing, "gpu_of", lambda tensor: None)
+    return choose()
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    return choose()
+
+
+def empty(monkeypatch: pytest.MonkeyPatch) -> str:
+    return choose(sizes={"time": 20, "batch": 0})
+
+
+@pytest.mark.parametrize(
+    "how", [untuned, by_environment, deterministic, without_a_gpu, recorded, empty]
+)
+def test_nothing_is_timed(
+    how: Callable[[pytest.MonkeyPatch], str], time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = time({"two": 0.5})
+    with monkeypatch.context() as patch:
+        assert how(patch) == "one"
+    assert timer.ran == []
+    assert choose() == "two", "and nothing was remembered"
+
+
+def test_the_way_of_a_call_that_cannot_be_timed_does_not_stay(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time({"two": 0.5})
+    chooser = Chooser("a loop")
+    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    assert choose(chooser) == "one"
+    monkeypatch.setattr(autotune, "capturing", lambda: False)
+    assert choose(chooser) == "two"

@@ -1,0 +1,124 @@
+"""Each library module compiled by itself: with inputs of its own sizes, and torch's numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import graphnn as gn
+from graphnn.errors import GraphError
+from graphnn.tools.example_inputs import made_up
+from tests.nn.common import close, doubles, run, shuffled
+
+N = gn.nn
+# a module, and the shapes of its inputs for two examples, three positions, five of a source
+ALONE = {
+    "RNN": (lambda: N.RNN(3, 4), {"x": (2, 3, 3)}),
+    "LSTM": (lambda: N.LSTM(3, 4, num_layers=2, bidirectional=True), {"x": (2, 3, 3)}),
+    "GRU": (lambda: N.GRU(3, 4), {"x": (2, 3, 3)}),
+    "HyperLSTM": (lambda: N.HyperLSTM(3, 4, hyper_size=2, embedding_size=2), {"x": (2, 3, 3)}),
+    "MultiplicativeRNN": (lambda: N.MultiplicativeRNN(3, 4), {"x": (2, 3, 3)}),
+    "MultiplicativeLSTM": (lambda: N.MultiplicativeLSTM(3, 4), {"x": (2, 3, 3)}),
+    "MinGRU": (lambda: N.MinGRU(3, 4), {"x": (2, 3, 3)}),
+    "SRU": (lambda: N.SRU(3, 4), {"x": (2, 3, 3)}),
+    "RNNCell": (lambda: N.RNNCell(3, 4), {"x": (2, 3, 3)}),
+    "LSTMCell": (lambda: N.LSTMCell(3, 4), {"x": (2, 3, 3)}),
+    "GRUCell": (lambda: N.GRUCell(3, 4), {"x": (2, 3, 3)}),
+    "HyperLSTMCell": (lambda: N.HyperLSTMCell(3, 4, hyper_size=2), {"x": (2, 3, 3)}),
+    "MultiplicativeRNNCell": (lambda: N.MultiplicativeRNNCell(3, 4), {"x": (2, 3, 3)}),
+    "MultiplicativeLSTMCell": (lambda: N.MultiplicativeLSTMCell(3, 4), {"x": (2, 3, 3)}),
+    "MinGRUCell": (lambda: N.MinGRUCell(3, 4), {"x": (2, 3, 3)}),
+    "SRUCell": (lambda: N.SRUCell(3, 4), {"x": (2, 3, 3)}),
+    "TemporalConv": (lambda: N.TemporalConv(3, 4, 2), {"x": (2, 3, 3)}),
+    "NTM": (lambda: N.NTM(3, 4, slots=3, width=2), {"x": (2, 3, 3)}),
+    "Hyper": (lambda: N.Hyper(nn.Linear(3, 4), 2), {"x": (2, 3, 3), "z": (2, 3, 2)}),
+    "Multiplicative": (lambda: N.Multiplicative(3, 2, 4), {"x": (2, 3, 3), "z": (2, 3, 2)}),
+    "SinusoidalPositions": (lambda: N.SinusoidalPositions(4), {"x": (2, 3, 4)}),
+    "LearnedPositions": (lambda: N.LearnedPositions(6, 4), {"x": (2, 3, 4)}),
+    "RotaryPositions": (lambda: N.RotaryPositions(4), {"x": (2, 3, 4)}),
+    "MultiHeadAttention": (lambda: N.MultiHeadAttention(4, 2), {"x": (2, 3, 4)}),
+    "AdditiveAttention": (
+        lambda: N.AdditiveAttention(3, 4, 2),
+        {"query": (2, 3, 3), "keys": (2, 5, 4)},
+    ),
+    "LocationAttention": (
+        lambda: N.LocationAttention(3, 4, 2),
+        {"query": (2, 3, 3), "keys": (2, 5, 4)},
+    ),
+    "TransformerBlock": (
+        lambda: N.TransformerBlock(4, 2, cross=True),
+        {"x": (2, 3, 4), "memory": (2, 5, 4)},
+    ),
+    "AttentionDecoder": (
+        lambda: N.AttentionDecoder(3, 4, 2),
+        {"x": (2, 3, 3), "source": (2, 5, 2)},
+    ),
+    "AssociativeMemory": (
+        lambda: N.AssociativeMemory(3, 2, 4, learned=False),
+        {"address": (2, 3, 2), "key": (2, 3, 2), "value": (2, 3, 4)},
+    ),
+    "KeyValueMemory": (
+        lambda: N.KeyValueMemory(3),
+        {"question": (2, 3), "keys": (2, 5, 3), "values": (2, 5, 3)},
+    ),
+    "MemoryNetwork": (lambda: N.MemoryNetwork(9, 4), {"story": (2, 3, 5), "question": (2, 4)}),
+    "Seq2Seq": (lambda: N.Seq2Seq(9, 8, 3, 4), {"source": (2, 5), "target": (2, 3)}),
+}
+# modules that work on values of any size
+REFUSED = {
+    "LockedDropout": N.LockedDropout,
+    "RelativePositions": lambda: N.RelativePositions(2),
+    "Cell": lambda: N.Cell({"h": 3}, 3),
+    # these two are for deriving from
+    "GatedCell": None,
+    "Recurrent": None,
+}
+
+
+def test_every_module_of_the_library_is_here():
+    public = {n for n in N.__all__ if isinstance(getattr(N, n), type)}
+    assert public == {*ALONE, *REFUSED}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_module_alone_takes_inputs_of_its_own_sizes(name):
+    make, shapes = ALONE[name]
+    torch.manual_seed(0)
+    net = shuffled(make()).eval()
+    model = gn.compile(net)
+    whole = {n.attrs["key"]: n.dtype for n in model.ir if n.op == "input"}
+    inputs = {
+        k: doubles(*s).detach().abs().to(whole[k]).requires_grad_(whole[k].is_floating_point)
+        for k, s in shapes.items()
+    }
+    parameters = dict(net.named_parameters())
+    wanted = {**parameters, **{k: v for k, v in inputs.items() if v.requires_grad}}
+    right = gn.compile(net, backend="reference")
+    # without parameters a module is of float32
+    tolerance = 1e-12 if parameters else 1e-5
+    close(*(run(lambda m=m: m(**inputs), wanted) for m in (model, right)), tolerance)
+    assert set(made_up(model, {})) == set(inputs)
+    assert model.draw().scene.boxes
+
+
+def test_a_module_alone_computes_what_torch_does():
+    x = doubles(2, 5, 4)
+    pairs = (
+        (nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True), N.LSTM),
+        (nn.GRU(4, 3, batch_first=True), N.GRU),
+        (nn.RNN(4, 3, batch_first=True), N.RNN),
+        (nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), N.TransformerBlock),
+    )
+    for module, ours in pairs:
+        module.double()
+        net = ours.from_torch(module)
+        found = module(x)
+        wanted = run(lambda y=found: y if isinstance(y, torch.Tensor) else y[0], {"x": x})
+        close(run(lambda n=net: gn.compile(n)(x=x), {"x": x}), wanted, 1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n, make in REFUSED.items() if make])
+def test_a_module_without_sizes_says_so(name):
+    with pytest.raises(GraphError, match="does not say the sizes"):
+        gn.compile(REFUSED[name]())

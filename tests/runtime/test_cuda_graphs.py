@@ -1,0 +1,322 @@
+"""Replayed loops: when a call is recorded, what is kept and given up; with a made-up device."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+import graphnn as gn
+from bench.networks import NETWORKS
+from graphnn.backends.triton import cuda_graphs
+from graphnn.backends.triton.cuda_graphs import Replayed, agree
+from graphnn.backends.triton.strategy import Lowering
+
+STEPS = 100
+
+
+class Device:
+    """A GPU that is not there. What a replay does is decided when it is recorded."""
+
+    def __init__(self):
+        self.place, self.total, self.recorded, self.replays = "gpu 0", 1 << 40, 0, 0
+        self.fault = None
+
+    def form(self, tensors):
+        return self.place
+
+    def memory(self, device):
+        return self.total
+
+    def record(self, run, device):
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        outs = run()
+        self.recorded += 1
+
+        def replay():
+            self.replays += 1
+            for out, new in zip(outs, run()):
+                out.copy_(new if self.fault is None else new * self.fault)
+
+        return replay, outs
+
+
+class Function:
+    """A generated function of two tensors; counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, tensors, sizes):
+        self.calls += 1
+        x, w = tensors
+        return [torch.tanh(x @ w) * sizes[0], (x > 0).sum(0)]
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def replayed(device):
+    return Replayed(Function(), ("time", "batch"), [("time", 3)], device)
+
+
+def call(replayed, rows=2, steps=STEPS, dtype=torch.float64, seed=None):
+    """One call on new numbers, held against the function itself."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 4, dtype=dtype, generator=generator)
+    w = torch.randn(4, 4, dtype=dtype, requires_grad=True)
+    found = replayed([x, w], [steps, rows])
+    for a, b in zip(found, Function()([x, w], [steps, rows])):
+        torch.testing.assert_close(a, b.detach(), check_stride=False)
+    return found
+
+
+def used(device, run):
+    """How many graphs were recorded and replayed in a run."""
+    before = device.recorded, device.replays
+    run()
+    return device.recorded - before[0], device.replays - before[1]
+
+
+def test_recorded_at_the_third_call_and_replayed_on_new_numbers(replayed, device):
+    assert [used(device, lambda: call(replayed)) for _ in range(6)] == [
+        (0, 0), (0, 0), (1, 1), (0, 1), (0, 1), (0, 1),
+    ]  # fmt: skip
+
+
+def test_the_first_replays_are_held_against_the_launches(replayed, device):
+    for _ in range(3):
+        call(replayed)
+    while replayed.graphs[next(iter(replayed.graphs))].unchecked:
+        call(replayed)
+    before, replays = replayed.call.calls, device.replays
+    call(replayed)
+    # the made-up device replays by calling the function
+    assert replayed.call.calls - before == device.replays - replays == 1
+
+
+def test_results_are_copied_out(replayed):
+    found = [call(replayed, seed=k) for k in range(8)]
+    kept = [[t.clone() for t in outs] for outs in found]
+    call(replayed)
+    for outs, copies in zip(found, kept):
+        assert all(torch.equal(a, b) for a, b in zip(outs, copies))
+
+
+def test_another_form_has_a_graph_of_its_own(replayed, device):
+    ways = [{}, {"rows": 3}, {"steps": 50}, {"dtype": torch.float32}]
+    for way in ways:
+        for _ in range(4):
+            call(replayed, **way)
+    assert device.recorded == 4 and len(replayed.graphs) == 4
+    device.place = "gpu 1"
+    assert used(device, lambda: call(replayed)) == (0, 0)
+
+
+def test_another_precision_of_products_is_another_form(replayed, device):
+    for _ in range(3):
+        call(replayed)
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert used(device, lambda: call(replayed)) == (0, 0)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert used(device, lambda: call(replayed)) == (0, 1)
+
+
+def test_the_least_recently_used_graph_goes_and_the_next_must_wait_longer(replayed):
+    for rows in (1, 2, 3, 4):
+        for _ in range(3):
+            call(replayed, rows=rows)
+    call(replayed, rows=1)
+    assert replayed.patience == cuda_graphs.SEEN
+    for _ in range(3):
+        call(replayed, rows=5)
+    assert [key[3][0][0][0] for key in replayed.graphs] == [3, 4, 1, 5]
+    assert replayed.patience == 2 * cuda_graphs.SEEN
+
+
+def test_forms_that_keep_changing_are_hardly_ever_recorded(replayed, device):
+    for _ in range(50):
+        for rows in range(1, 9):
+            call(replayed, rows=rows)
+    assert device.recorded < 50 and len(replayed.graphs) == cuda_graphs.KEPT
+
+
+def test_forms_counted_are_few(replayed):
+    for rows in range(1, 100):
+        call(replayed, rows=rows)
+    assert len(replayed.counts) == cuda_graphs.COUNTED
+
+
+@pytest.mark.parametrize("steps", [1, 21, 7000])
+def test_few_launches_or_very_many_are_not_recorded(replayed, device, steps):
+    assert used(device, lambda: [call(replayed, steps=steps) for _ in range(5)]) == (0, 0)
+
+
+def test_a_call_that_would_hold_too_much_memory_is_not_recorded(replayed, device):
+    device.total = 16 * 3 * (2 * 4 + 4 * 4) * 8 - 1
+    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
+    device.total += 1
+    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (1, 3)
+
+
+def test_nothing_is_done_where_the_device_does_not_allow_it(replayed, device):
+    device.place = None
+    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
+    assert not replayed.counts
+
+
+def test_the_cpu_is_never_recorded():
+    assert cuda_graphs.Cuda().form([torch.zeros(1)]) is None
+
+
+def test_what_cannot_be_recorded_is_launched_and_said_once(replayed, device, caplog):
+    device.fault = RuntimeError("operation not permitted when stream is capturing")
+    with caplog.at_level(logging.WARNING):
+        assert used(device, lambda: [call(replayed) for _ in range(9)]) == (0, 0)
+    assert len(caplog.records) == 1 and "operation not permitted" in caplog.text
+    assert "operation not permitted" in replayed.off
+
+
+@pytest.mark.parametrize("fault", [1.5, float("nan")])
+def test_a_replay_that_differs_is_not_handed_out(replayed, device, caplog, fault):
+    device.fault = fault
+    with caplog.at_level(logging.WARNING):
+        assert used(device, lambda: [call(replayed) for _ in range(9)]) == (1, 1)
+    assert "gave other results" in caplog.text and not replayed.graphs
+
+
+def test_a_fault_that_shows_with_the_second_numbers_only_is_found_too(replayed, device):
+    for _ in range(3):
+        call(replayed)
+    device.fault = 1.5
+    call(replayed)
+    assert replayed.off
+
+
+def test_the_functions_own_errors_are_raised(replayed):
+    x = torch.randn(2, 3)
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            replayed([x, torch.randn(4, 4)], [STEPS, 2])
+
+
+def test_recorded_in_inference_mode_replayed_outside_and_the_other_way(replayed, device):
+    with torch.inference_mode():
+        for _ in range(4):
+            call(replayed)
+    call(replayed)
+    with torch.inference_mode():
+        call(replayed)
+    assert device.recorded == 1 and not replayed.off
+
+
+def test_agreement():
+    x = torch.tensor([1.0, float("nan"), float("inf")])
+    assert agree([x], [x]) and not agree([x.nan_to_num()], [x])
+    assert agree([torch.ones(3) + 1e-4], [torch.ones(3)])
+    assert not agree([torch.tensor([1])], [torch.tensor([2])])
+    assert agree([torch.empty(0)], [torch.empty(0)])
+
+
+def stepwise(name, backend="interpret", **options):
+    """A model whose loops go step by step, and a way to give it a lowering."""
+    model = gn.compile(
+        NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative")
+    )
+    if options:
+        model.__dict__["_lowering"] = lambda wanted: Lowering(True, "sm_90", False, **options)
+    return model
+
+
+def functions(model):
+    (program,) = model._programs.values()
+    (loop,) = program.loops
+    return [loop.train.call, loop.infer.call, *(b.call for b in loop._backwards.values())]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "reset-before GRU"])
+def test_a_model_computes_the_same_replayed(name, device, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "LEAST", 1)
+    torch.manual_seed(0)
+    plain = stepwise(name)
+    model = stepwise(name, graphs=True, cuda=device)
+    model.load_state_dict(plain.state_dict())
+    for _ in range(6):
+        x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+        found = []
+        for m in (plain, model):
+            y = m(x=x)
+            found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *m.parameters()])])
+        for a, b in zip(*found):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        for p in [*plain.parameters(), *model.parameters()]:
+            p.data.mul_(0.9)
+    assert device.recorded == 2 and device.replays == 8
+
+
+def test_stepwise_loops_of_the_triton_backend_are_replayed():
+    model = stepwise("LSTM", "triton")
+    assert "replayed as a CUDA graph" in model.source()
+    for function in functions(model):
+        assert isinstance(function, Replayed) and function.axes == ("time", "batch")
+        ((axis, launches),) = function.loops
+        assert axis == "time" and launches >= 2
+
+
+def test_switched_off_and_interpreted_and_resident_loops_are_not(monkeypatch):
+    assert "CUDA graph" not in stepwise("LSTM").source()
+    resident = gn.compile(NETWORKS["LSTM"](4), backend="triton")
+    assert "CUDA graph" not in resident.source()
+    monkeypatch.setenv("GRAPHNN_CUDA_GRAPHS", "0")
+    assert "CUDA graph" not in stepwise("LSTM", "triton").source()
+
+
+def test_what_torch_compile_runs_is_not_replayed():
+    from graphnn.planner.loops.choose import Target
+
+    model = stepwise("LSTM", "triton")
+    assert model._lowering(Target("cuda", False)).graphs
+    assert not model._lowering(Target("cuda", True)).graphs
+
+
+def test_a_users_own_function_in_the_loop_is_not_recorded():
+    class Sums(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = torch.nn.Linear(3 + 4, 4)
+
+        def graph(self, g):
+            x, z = g.input("x", (3,), over="time"), g.state("z", (4,))
+            z.next = torch.cumsum(torch.tanh(self.f(torch.cat([x, z]))), 0)
+            g.output("y", z.next)
+
+    assert "CUDA graph" not in gn.compile(Sums(), backend="triton").source()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["LSTM", "reset-before GRU"])
+def test_replayed_on_a_gpu(name):
+    torch.manual_seed(0)
+    net = NETWORKS[name](48).cuda()
+    model = gn.compile(net, backend="triton", skip=("resident", "cooperative"))
+    wanted = gn.compile(net, backend="torch", skip=("match",))
+    for _ in range(8):
+        x = torch.randn(4, 64, 48, device="cuda", requires_grad=True)
+        found = []
+        for m in (model, wanted):
+            y = m(x=x)
+            found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *net.parameters()])])
+        for a, b in zip(*found):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(0.99)
+    replayed = [f for f in functions(model) if isinstance(f, Replayed) and f.graphs]
+    assert len(replayed) == 2 and not any(f.off for f in replayed)
