@@ -7,7 +7,10 @@ wanted, and how to mend it. `GraphError` is raised while a graph is built, plann
 
 from __future__ import annotations
 
-from graphnn.ir.source_location import Site
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graphnn.ir.source_location import Site
 
 
 class GraphnnError(Exception):
