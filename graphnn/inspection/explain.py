@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from graphnn.backends.torch.operators.loop import LoopProgram
+from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import visible
@@ -111,7 +111,7 @@ def _sizes(node: Node) -> str:
     return "x".join(map(str, node.shape)) or "1"
 
 
-def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[str]:
+def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[str]:
     name = name_of(ir, loop)
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
@@ -130,7 +130,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopProgram | None) -> list[s
     return lines
 
 
-def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
+def _chosen(program: LoopOperator | None, decision: Decision) -> tuple[str, str]:
     """The regime of a loop and its reason: a kernel's where there are kernels."""
     choices = program.choices() if program is not None else []
     if not choices:
@@ -138,7 +138,7 @@ def _chosen(program: LoopProgram | None, decision: Decision) -> tuple[str, str]:
     return choices[0].regime, choices[0].reason
 
 
-def _ragged(program: LoopProgram | None, regime: str) -> list[str]:
+def _ragged(program: LoopOperator | None, regime: str) -> list[str]:
     """What a loop over examples of different lengths costs."""
     if program is None or program.loop.ends is None or regime in ("resident", "cooperative"):
         return []
@@ -148,7 +148,7 @@ def _ragged(program: LoopProgram | None, regime: str) -> list[str]:
     return [f"  ragged: every step takes all examples, masked{why}"]
 
 
-def _unwritten(program: LoopProgram | None) -> list[str]:
+def _unwritten(program: LoopOperator | None) -> list[str]:
     """Phases of a step that no kernel could be written for."""
     if program is None or program.lowering is None:
         return []
@@ -185,7 +185,7 @@ def _body(ir: IR, loop: Loop, plan: Plan) -> list[str]:
     return rows
 
 
-def _backward(program: LoopProgram) -> list[str]:
+def _backward(program: LoopOperator) -> list[str]:
     derived, forward = program.derived, program.loop.ir
     if not derived.ir.outputs:
         return ["  backward: none, nothing that the loop reads has a gradient"]

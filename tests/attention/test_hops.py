@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.torch.operators.hops import HopsProgram
+from graphnn.backends.torch.operators.hops import HopsOperator
 from graphnn.backends.triton.attention import hops
 from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.kernels import simulate
@@ -120,7 +120,7 @@ def engines(model: gn.Compiled) -> list[HopKernels]:
     if not model._programs:
         model.source()
     found = [a for p in model._programs.values() for a in p.attends]
-    assert found and all(isinstance(a, HopsProgram) for a in found)
+    assert found and all(isinstance(a, HopsOperator) for a in found)
     assert all(isinstance(a.engine, HopKernels) for a in found), [a.says() for a in found]
     return [a.engine for a in found]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.backends.torch.codegen.function import Function
-from graphnn.backends.torch.operators.loop import LoopProgram
+from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime import registry
 from graphnn.ir.graph import IR, Node
@@ -105,7 +105,7 @@ def tables() -> dict[str, int]:
     """How much each table of the process holds, and how many there are of what models are made."""
     gc.collect()
     jit = sys.modules["triton.runtime.jit"]
-    kinds = (gn.Compiled, gn.Graph, IR, Node, Program, LoopProgram, Function, Launcher)
+    kinds = (gn.Compiled, gn.Graph, IR, Node, Program, LoopOperator, Function, Launcher)
     count = Counter(type(x) for x in gc.get_objects())
     code = sum(isinstance(x, types.FunctionType) and "<graphnn" in x.__code__.co_filename
                for x in gc.get_objects())  # fmt: skip

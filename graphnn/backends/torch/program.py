@@ -16,10 +16,10 @@ from graphnn.backends.torch.codegen.ragged_loop import narrows
 from graphnn.backends.torch.codegen.scope import RESERVED, Scope, literal, origin
 from graphnn.backends.torch.operators import hops, statistics
 from graphnn.backends.torch.operators import loop as custom
-from graphnn.backends.torch.operators.attention import AttendProgram
-from graphnn.backends.torch.operators.hops import HopsProgram
-from graphnn.backends.torch.operators.loop import LoopProgram
-from graphnn.backends.torch.operators.statistics import TallyProgram
+from graphnn.backends.torch.operators.attention import AttentionOperator
+from graphnn.backends.torch.operators.hops import HopsOperator
+from graphnn.backends.torch.operators.loop import LoopOperator
+from graphnn.backends.torch.operators.statistics import StatisticsOperator
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import NameTable, quoted, remark
 from graphnn.planner.algebra.add_matmul import fuse
@@ -46,7 +46,7 @@ class Piece:
 
     nodes: list[int]
     cut: LoopIR | None
-    program: LoopProgram | None
+    program: LoopOperator | None
     end: int
 
 
@@ -57,12 +57,12 @@ class Program:
     source: str
     main: Callable[..., list[Tensor]]
     parameters: list[Node]
-    loops: list[LoopProgram]  # each once, however many loops it runs
+    loops: list[LoopOperator]  # each once, however many loops it runs
     outputs: list[str]
-    program_of: dict[int, LoopProgram]  # by the states of loops
+    program_of: dict[int, LoopOperator]  # by the states of loops
     ir: IR
     pieces: list[Piece]  # in order, after the lines that take the arguments apart
-    attends: list[AttendProgram | HopsProgram]
+    attends: list[AttentionOperator | HopsOperator]
     layers: list[Any]  # torch's own, which a lowering has kernels for as well
     place: int = -1  # the number that torch.compile finds it by
 
@@ -107,8 +107,8 @@ def build(
         ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     along = sorted_along(ir, loops) if lowering is None and sorts else None
     names = lowering.names if lowering is not None else NameTable(RESERVED)
-    calls: list[tuple[LoopIR, LoopProgram]] = []
-    known: dict[Any, LoopProgram] = {}
+    calls: list[tuple[LoopIR, LoopOperator]] = []
+    known: dict[Any, LoopOperator] = {}
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
         first = absorbed(ir, loop, kept) if "sink" in passes and loop.stop is None else []
@@ -117,7 +117,7 @@ def build(
         cut = unmask(cut, ir) if ordered else cut
         form = form_of(cut)
         if form not in known:
-            known[form] = LoopProgram(cut, passes, recompute, lowering, ordered, names)
+            known[form] = LoopOperator(cut, passes, recompute, lowering, ordered, names)
         calls.append((cut, known[form]))
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
     layers: dict[int, Any] = {}
@@ -154,18 +154,18 @@ def sorted_along(ir: IR, loops: list[Loop]) -> int | None:
 
 def _attend(
     ir: IR, node: Node, passes: frozenset[str], lowering: Lowering | None
-) -> AttendProgram | HopsProgram:
+) -> AttentionOperator | HopsOperator:
     part = node.attrs["part"]
     if isinstance(part, Hops):
         part = placed(part, ir.axes)
         engine = lowering.hops(part, passes) if lowering is not None else None
         why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
         single = build(apart(part), list(part.ir.axes), passes, None, lowering)
-        return HopsProgram(part, passes, single.main, engine, why)
+        return HopsOperator(part, passes, single.main, engine, why)
     part = arranged(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-    kind: Any = TallyProgram if isinstance(part, Tally) else AttendProgram
+    kind: Any = StatisticsOperator if isinstance(part, Tally) else AttentionOperator
     return kind(part, passes, engine, why if engine is None else "")  # type: ignore[no-any-return]
 
 
@@ -191,8 +191,8 @@ class _Writer:
         ir: IR,
         order: list[str],
         parts: list[Part],
-        calls: list[tuple[LoopIR, LoopProgram]],
-        attends: dict[int, AttendProgram | HopsProgram],
+        calls: list[tuple[LoopIR, LoopOperator]],
+        attends: dict[int, AttentionOperator | HopsOperator],
         layers: dict[int, Any],
         objects: dict[str, Any],
         along: int | None,
@@ -335,7 +335,7 @@ class _Writer:
         program = self.attends[node.id]
         tensors = ", ".join(self.s.var(i) for i in node.inputs)
         sizes = ", ".join(self.s.sizes(program.axes))
-        word = "hops" if isinstance(program, HopsProgram) else "attend"
+        word = "hops" if isinstance(program, HopsOperator) else "attend"
         return f"{word}({self.called[program]}, [{tensors}], [{sizes}])"
 
     def _layer(self, node: Node) -> str:
@@ -352,7 +352,7 @@ class _Writer:
         sizes = ", ".join(str(n.shape[dim]) for n in parts)
         return f"{names} = {base}.split(({sizes}), {dim})"
 
-    def _call(self, cut: LoopIR, program: LoopProgram) -> None:
+    def _call(self, cut: LoopIR, program: LoopOperator) -> None:
         names = [self.s.declare(self.ir[i]) for i in cut.results]
         tensors = ", ".join(self.s.var(i) for i in cut.reads)
         tensors = tensors or "torch.empty((0,), dtype=dtype, device=device)"

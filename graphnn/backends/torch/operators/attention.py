@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
 
-class AttendProgram:
+class AttentionOperator:
     """A contraction's code. `engine` computes it, by tiles of torch code unless given."""
 
     def __init__(
@@ -138,7 +138,7 @@ class AttendProgram:
         return write(ir, "definition", self.part.reads, wanted, title, self.passes)
 
 
-def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+def call(program: AttentionOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results, and the log-sum-exp where it is read; numbers of several dtypes, as autocast
     hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)

@@ -44,7 +44,7 @@ class Engine(Protocol):
     def sources(self) -> list[str]: ...
 
 
-class HopsProgram:
+class HopsOperator:
     """The code of hops: that of `engine`, or one contraction after another.
 
     `single` computes the latter: a model's `main`, whose inputs are numbered.
@@ -123,7 +123,7 @@ class HopsProgram:
         return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in made]
 
 
-def call(program: HopsProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+def call(program: HopsOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
     tensors = of_one_kind(program.part, tensors)
     if watched():

@@ -40,7 +40,7 @@ from graphnn.planner.core.loop_graph import LoopIR
 WAYS = ("_saving", "_backward")
 
 
-class LoopProgram:
+class LoopOperator:
     """A loop's generated functions: forward, forward that saves for backward, backward.
 
     `passes` are applied to the derived graph as they were to the graph itself; `lowering` makes
@@ -72,7 +72,7 @@ class LoopProgram:
         self.train = self._forward(self._kept(), "_saving")
         self._infer: Function | None = None
         self._backwards: dict[Any, Function] = {}
-        self._others: dict[Any, LoopProgram] = {}
+        self._others: dict[Any, LoopOperator] = {}
         full = tuple(self.floating()), self._presence([True] * len(loop.results))
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         self.text = self.train.source + self._backwards[full].source + str(loop.results)
@@ -179,32 +179,32 @@ class LoopProgram:
         able = zip(self.loop.reads, wanted, self.floating(), strict=True)
         return results, [i for i, w, f in able if w and f]
 
-    def derivative(self, wanted: Sequence[bool], present: Sequence[bool]) -> LoopProgram:
+    def derivative(self, wanted: Sequence[bool], present: Sequence[bool]) -> LoopOperator:
         """The backward as a program, which has a backward in turn."""
         return self._other("gradient", tuple(wanted), self._presence(present))
 
-    def tangent(self, moving: Sequence[bool], made: Sequence[bool]) -> LoopProgram:
+    def tangent(self, moving: Sequence[bool], made: Sequence[bool]) -> LoopOperator:
         """What makes the tangents of the results `made` of those of the reads `moving`."""
         return self._other("tangent", tuple(moving), self._presence(made))
 
-    def mapped(self, carrying: Sequence[bool]) -> LoopProgram:
+    def mapped(self, carrying: Sequence[bool]) -> LoopOperator:
         """The program along one more axis, the last, that these reads have."""
         return self._other("mapped", tuple(carrying), ())
 
     @unwatched
-    def _other(self, kind: str, reads: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+    def _other(self, kind: str, reads: tuple[bool, ...], made: tuple[bool, ...]) -> LoopOperator:
         key = kind, reads, made
         if key not in self._others:
             self._others[key] = getattr(self, f"_{kind}")(reads, made)
         return self._others[key]
 
-    def _gradient(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> LoopProgram:
+    def _gradient(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> LoopOperator:
         results, chosen = self._chosen(wanted, present)
         derived = self._derive(results, chosen, further=True)
         cut = pulled(self.loop, derived, self._kept(), chosen, results)
         return self._made(cut, "gradient", self.lowering, False)
 
-    def _tangent(self, moving: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+    def _tangent(self, moving: tuple[bool, ...], made: tuple[bool, ...]) -> LoopOperator:
         results, chosen = self._chosen(moving, made)
         part = replace(unclipped(self.loop), results=results)
         derived = self._differentiated(part, chosen)
@@ -215,16 +215,16 @@ class LoopProgram:
         cut = pulled(backward, derived, [], flows, backward.results)
         return self._made(cut, "tangent", self.lowering, self.held)
 
-    def _mapped(self, carrying: tuple[bool, ...], made: tuple[bool, ...]) -> LoopProgram:
+    def _mapped(self, carrying: tuple[bool, ...], made: tuple[bool, ...]) -> LoopOperator:
         reads = [i for i, c in zip(self.loop.reads, carrying, strict=True) if c]
         cut = mapped(self.loop, reads, self._kept())
         # kernels are made for values whose weights have no axes
         return self._made(cut, "mapped", None, self.held)
 
-    def _made(self, cut: LoopIR, kind: str, lowering: Lowering | None, held: bool) -> LoopProgram:
+    def _made(self, cut: LoopIR, kind: str, lowering: Lowering | None, held: bool) -> LoopOperator:
         cut = replace(cut, name=f"{self.loop.name}_{kind}")
         given = (self.passes, self.recompute, lowering, self.ordered, self.names, held)
-        return LoopProgram(cut, *given)
+        return LoopOperator(cut, *given)
 
     def _write_backward(
         self, derived: Derived, wanted: Sequence[int], results: Sequence[int]
@@ -298,7 +298,7 @@ def _name(wanted: str, names: NameTable) -> str:
     return name
 
 
-def call(program: LoopProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+def call(program: LoopOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """Run a loop; under autocast in its dtype, as torch runs its own recurrent layers, unless a
     state's dtype is stated: then all is in the dtypes of the graph."""
     kind = tensors[0].device.type

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.operators import attention
-from graphnn.backends.torch.operators.attention import AttendProgram, of_one_kind
+from graphnn.backends.torch.operators.attention import AttentionOperator, of_one_kind
 from graphnn.backends.torch.operators.attention_tiles import kind_of
 from graphnn.backends.torch.operators.autograd import alike, derive
 from graphnn.backends.torch.operators.statistics_tiles import Reduced
@@ -39,7 +39,7 @@ class Engine(Protocol):
     def says(self) -> list[str]: ...
 
 
-class TallyProgram(AttendProgram):
+class StatisticsOperator(AttentionOperator):
     """Code of reductions. `engine` computes them, by tiles of torch code unless given."""
 
     part: Tally
@@ -71,9 +71,9 @@ class TallyProgram(AttendProgram):
         return ()
 
 
-def call(program: AttendProgram, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
+def call(program: AttentionOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """The results of reductions, or of a contraction."""
-    if not isinstance(program, TallyProgram):
+    if not isinstance(program, StatisticsOperator):
         return attention.call(program, tensors, sizes)
     tensors = of_one_kind(program.part, tensors)
     if watched() or program.tallies.leaves(program.sizes(sizes)):

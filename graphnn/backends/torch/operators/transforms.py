@@ -16,10 +16,10 @@ from graphnn.backends.torch.runtime.active_transforms import many, watched
 from graphnn.backends.torch_compile import uncompiled
 
 if TYPE_CHECKING:
-    from graphnn.backends.torch.operators.loop import LoopProgram
+    from graphnn.backends.torch.operators.loop import LoopOperator
 
 
-def apply(program: LoopProgram, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+def apply(program: LoopOperator, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """The results of a loop."""
     count = len(program.loop.results)
     if many(tensors):
@@ -32,13 +32,13 @@ def apply(program: LoopProgram, tensors: Sequence[Tensor], sizes: Sequence[int])
 
 
 @uncompiled
-def _looped(program: LoopProgram, sizes: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
+def _looped(program: LoopOperator, sizes: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
     """All that a loop hands out, within a transform; torch.compile leaves that as it stands."""
     return list(Looped.apply(program, tuple(sizes), *tensors))
 
 
 def pull(
-    program: LoopProgram,
+    program: LoopOperator,
     saved: Sequence[Tensor],
     sizes: Sequence[int],
     grads: Sequence[Tensor | None],
@@ -63,7 +63,7 @@ class Looped(torch.autograd.Function):
     """A loop, and what each transform makes of it."""
 
     @staticmethod
-    def forward(program: LoopProgram, sizes: tuple[int, ...], *tensors: Tensor) -> Any:
+    def forward(program: LoopOperator, sizes: tuple[int, ...], *tensors: Tensor) -> Any:
         given = [t.contiguous() for t in tensors]
         return tuple(torch.ops.graphnn.loop(given, program.key, list(sizes), True))
 
@@ -99,13 +99,13 @@ class Looped(torch.autograd.Function):
 
     @staticmethod
     def vmap(  # type: ignore[override]
-        info: Any, dims: Any, program: LoopProgram, sizes: tuple[int, ...], *tensors: Tensor
+        info: Any, dims: Any, program: LoopOperator, sizes: tuple[int, ...], *tensors: Tensor
     ) -> Any:
         return along(program, tensors, dims[2:], (*sizes, info.batch_size))
 
 
 def along(
-    program: LoopProgram, tensors: Sequence[Tensor], dims: Sequence[int | None], sizes: Any
+    program: LoopOperator, tensors: Sequence[Tensor], dims: Sequence[int | None], sizes: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """All that a loop hands out along one more axis, which tensors have at `dims`, and where it
     has it."""
@@ -122,7 +122,7 @@ def along(
 
 
 def _each_of_many(
-    program: LoopProgram, tensors: Sequence[Tensor], sizes: Sequence[int]
+    program: LoopOperator, tensors: Sequence[Tensor], sizes: Sequence[int]
 ) -> list[Tensor]:
     """A loop of tensors that are several at once to autograd.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.operators.loop import LoopProgram
+from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, Node
@@ -86,7 +86,7 @@ class Layer:
         return ", ".join(dict.fromkeys(self.node.attrs["states"])), self.axes[0]
 
     @property
-    def loop(self) -> LoopProgram:
+    def loop(self) -> LoopOperator:
         """The loop that kernels run."""
         return self.own.loops[0]
 
