@@ -13,6 +13,9 @@ PATIENCE = 1 << 24
 # columns of Blackwell's tensor memory, which products of 64 rows use: an LSTM of 128 units needs
 # 576, four products and their operand, and is then compiled to a trap, silently
 TENSOR_MEMORY = 512
+# rows per program of cooperative kernels: more cost registers and shared memory, and save launches
+# of a large batch
+TILE_ROWS = (16, 32)
 
 
 def nearest(major: int, minor: int) -> str:

@@ -14,15 +14,12 @@ from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import APART, Cooperative
 from ..cooperative.codegen.watchdog import Watchdog
 from ..feasibility.fit import Launch, plain
-from ..feasibility.limits import PATIENCE, SHARED
+from ..feasibility.limits import PATIENCE, SHARED, TILE_ROWS
 from ..interpreter import interleaved
 from ..select.autotune import Timer, Tuner, gpu, timed
 from ..select.cost_model import DEVICES
 from ..select.search import shared
 from .launch import NAMES, ROWS, Launcher, precision
-
-# rows a program: more cost registers and shared memory, and a large batch fewer launches
-TILES = (16, 32)
 
 Run = Callable[[Cooperative, int, list[Any]], None]
 
@@ -47,11 +44,11 @@ class GridTuner(Tuner):
         if plain(judged):  # others were not compiled, which may bring the process down
             return found
         for source in self.kernels:
-            for tile in TILES[: 1 if source.each else None]:
+            for tile in TILE_ROWS[: 1 if source.each else None]:
                 launch = GridLaunch(
                     judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
                 )
-                wanted = launch != judged and tile <= max(TILES[0], rows)
+                wanted = launch != judged and tile <= max(TILE_ROWS[0], rows)
                 if wanted and _fits(source, launch, target):
                     found.append(launch)
         return found
@@ -142,7 +139,9 @@ class GridLauncher(Launcher):
         most = self.processors // (self.source.blocks * self.source.loops)
         if self.source.each:
             return ROWS
-        able = [r for r in TILES if _fits(self.source, replace(launch, rows=r), target)] or [ROWS]
+        able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), target)] or [
+            ROWS
+        ]
         return next((r for r in able if -(-count // r) <= most), able[-1])
 
     def _all(

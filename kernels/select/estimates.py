@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from ..codegen.persistent import Source
 from ..cooperative.codegen.emit import Cooperative
 from ..feasibility.fit import ITEMSIZE, Launch
-from ..feasibility.limits import SHARED
+from ..feasibility.limits import SHARED, TILE_ROWS
 from ..ir.program import Op, Program, Refused
-from ..runtime.cooperative_launch import TILES
 from . import cost_model, search
 from .cost_model import Device, Moved
 
@@ -61,7 +60,7 @@ class Figures:
             return self.source
         if not self.sharing:
             return None
-        launch = replace(self.launch, rows=min(TILES))
+        launch = replace(self.launch, rows=min(TILE_ROWS))
         try:
             able = search.candidates(self.program, launch, self.target, self._device)
             return min(able, key=lambda c: c.micros).source
@@ -94,7 +93,7 @@ class Figures:
         return cost_model.alone(moved, len(self._products), self._device)
 
     def _cooperative(self, source: Cooperative, rows: int) -> float:
-        launches = [replace(self.launch, rows=tile) for tile in TILES]
+        launches = [replace(self.launch, rows=tile) for tile in TILE_ROWS]
         fitting = [x for x in launches if search.shared(source, x) <= SHARED[self.target]]
         return min(self._waves(source, x, rows) for x in fitting or launches[:1])
 
