@@ -7,10 +7,18 @@ wanted, and how to mend it. `GraphError` is raised while a graph is built, plann
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphnn.ir.source_location import Site
+
+
+def closest(name: object, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None if none is like it."""
+    found = difflib.get_close_matches(str(name), list(known), 1, 0.7)
+    return found[0] if found else None
 
 
 class GraphnnError(Exception):

@@ -6,10 +6,9 @@ Each function turns what torch or Python would say, or would leave unsaid, into 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -72,12 +71,6 @@ def asked_its_rank(value: Any, module: object) -> None:
             wanted="a module that runs along a named axis",
             fix=fix,
         )
-
-
-def near(name: object, known: Iterable[str]) -> str | None:
-    """The name that was probably meant."""
-    close = difflib.get_close_matches(str(name), list(known), 1, 0.7)
-    return close[0] if close else None
 
 
 VALUE_OF: tuple[tuple[type, str], ...] = (

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from graphnn.errors import AxisError, ForeignValueError, NameTakenError
-from graphnn.frontend.mistakes import near
+from graphnn.errors import AxisError, ForeignValueError, NameTakenError, closest
 from graphnn.frontend.value import Value
 from graphnn.ir.graph import BATCH, IR, Axis
 from graphnn.ir.source_location import user_site
@@ -131,6 +130,6 @@ class Names:
             got=repr(axis),
             wanted=f"one of {known}" if known else "an axis that an input brings",
             fix=f"over='{meant}', if that is meant"
-            if (meant := near(axis, known))
+            if (meant := closest(axis, known))
             else f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
         )

@@ -15,7 +15,6 @@ from typing import Any
 import networkx as nx
 import torch
 
-from graphnn.errors import GraphnnError
 from graphnn.ir.source_location import Site
 
 BATCH = "batch"
@@ -137,23 +136,3 @@ class IR:
     def alone(self, delay: int) -> bool:
         """Whether a delay has the same initial value in all of its slots."""
         return len(self[delay].inputs) == 1
-
-
-def verify(ir: IR, after: str) -> None:
-    """Raise if the graph is not well formed: a defect of the pass named `after`, not of a user."""
-    seen: set[int] = set()
-    for node in ir:
-        missing = [i for i in node.inputs if i not in seen]
-        if missing:
-            raise GraphnnError(f"pass '{after}': {node.label} reads {missing} before they exist")
-        if unknown := node.axes - set(ir.axes):
-            raise GraphnnError(f"pass '{after}': {node.label} varies over unknown {unknown}")
-        seen.add(node.id)
-    for delay, source in ir.closings.items():
-        if delay not in seen or source not in seen:
-            raise GraphnnError(f"pass '{after}': closing {delay} <- {source} names a lost node")
-        if not ir[source].axes <= ir[delay].axes or ir[source].shape != ir[delay].shape:
-            raise GraphnnError(f"pass '{after}': state {ir[delay].label} and its next disagree")
-    lost = [name for name, i in ir.outputs.items() if i not in seen]
-    if lost:
-        raise GraphnnError(f"pass '{after}': outputs {lost} name lost nodes")

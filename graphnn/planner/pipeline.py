@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from graphnn.ir.graph import IR, verify
+from graphnn.ir.graph import IR
+from graphnn.ir.verify import verify
 from graphnn.planner.algebra.factor import gather
 from graphnn.planner.algebra.hoist import hoist
 from graphnn.planner.algebra.horizontal import merge

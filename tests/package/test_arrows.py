@@ -83,8 +83,6 @@ PENDING = {
     "graphnn/pictures/picture.py imports graphnn.frontend.graph",
     "graphnn/pictures/picture.py imports graphnn.frontend.trace",
     "graphnn/pictures/picture.py imports graphnn.runtime.model",
-    "graphnn/planner/algebra/horizontal.py imports graphnn.planner.autodiff.dependencies",
-    "graphnn/planner/boundary/check.py imports graphnn.frontend.mistakes",
     "graphnn/timing/provenance.py imports graphnn",
     "graphnn/tools/doctor.py imports graphnn",
     "graphnn/tracing/effects/autograd_function.py imports graphnn.frontend.graph",

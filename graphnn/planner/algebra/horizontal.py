@@ -15,7 +15,7 @@ from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
 from graphnn.planner.algebra.simplify import simplify
 from graphnn.planner.algebra.split_linear import home_loops
-from graphnn.planner.autodiff.dependencies import feeding
+from graphnn.planner.core.gradient_paths import outputs_reached
 from graphnn.planner.core.rewrite import rewrite, tidy
 
 Group = list[Node]
@@ -28,7 +28,7 @@ def merge(ir: IR, derived: bool = False) -> IR:
     What feeds other outputs stays by itself: a loss may read one of them, and weights that only
     others need would get zeros for a gradient, not None. A `derived` graph is not differentiated.
     """
-    feeds = (lambda ir: {}) if derived else feeding
+    feeds = (lambda ir: {}) if derived else outputs_reached
     ir = _apply(tidy(ir), _product_key, _join_products, feeds)
     for _ in range(ROUNDS):
         before = len(ir)

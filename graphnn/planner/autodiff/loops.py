@@ -16,7 +16,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, const, make, reshape
 from graphnn.ops.registry import OPS, build
 from graphnn.ops.sources import in_order, pull_of
-from graphnn.planner.autodiff.dependencies import between
+from graphnn.planner.core.gradient_paths import between
 from graphnn.planner.core.loop_graph import LoopIR, given
 from graphnn.planner.core.rewrite import keep, reachable
 

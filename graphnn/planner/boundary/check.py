@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError
-from graphnn.frontend.mistakes import near
+from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError, closest
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.boundary.dtype_promotion import promote
 from graphnn.planner.core.regions import partition
@@ -54,7 +53,7 @@ def _check_lengths(ir: IR) -> None:
                     got=f"'{node.label}' varies over '{axis}', no input does",
                     wanted="an input over it, or a fixed length",
                     fix=f"over='{meant}', if that is meant"
-                    if (meant := near(axis, brought))
+                    if (meant := closest(axis, brought))
                     else f"g.axis('{axis}', length), or g.input(…, over='{axis}')",
                 )
 

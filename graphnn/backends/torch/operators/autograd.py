@@ -17,7 +17,7 @@ from graphnn.backends.torch.runtime.active_transforms import many
 from graphnn.errors import DoubleBackwardError
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.autodiff.dependencies import between
+from graphnn.planner.core.gradient_paths import between
 
 
 class Program(Protocol):

@@ -29,11 +29,11 @@ from graphnn.ops.custom_gradient import values_alone
 from graphnn.planner.algebra.horizontal import merge
 from graphnn.planner.algebra.multiply_add import contract
 from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.autodiff.dependencies import between
 from graphnn.planner.autodiff.loops import Derived, differentiate
 from graphnn.planner.autodiff.rematerialize import spare
 from graphnn.planner.autodiff.transforms import floating, mapped, pulled, pushed, unclipped
 from graphnn.planner.boundary.memory_order import settle
+from graphnn.planner.core.gradient_paths import between
 from graphnn.planner.core.loop_graph import LoopIR
 
 # what a loop's functions have behind its name
