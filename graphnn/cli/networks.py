@@ -87,7 +87,8 @@ def _source(args: argparse.Namespace) -> None:
 
 
 def _draw(args: argparse.Namespace) -> None:
-    from graphnn.pictures.picture import draw, suffix
+    from graphnn.pictures import draw
+    from graphnn.pictures.picture import suffix
 
     if args.output != "-":
         try:

@@ -29,6 +29,7 @@ from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, const, number
 from graphnn.ops.registry import build
 from graphnn.ops.sources import length_of
+from graphnn.pictures import draw
 from graphnn.tracing.context import Context
 from graphnn.tracing.effects import aliases, captured, inplace
 from graphnn.tracing.effects import random as noise
@@ -378,8 +379,6 @@ class Graph(Names):
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""
-        from graphnn.pictures import draw
-
         return draw(self, path, unroll, plan)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphnn.inspection import explain
+from graphnn.pictures import draw
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import Variant
 
@@ -27,8 +28,6 @@ class Telling(nn.Module):
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the network: see `graphnn.pictures.draw`. Saved where `path` is given."""
-        from graphnn.pictures import draw
-
         return draw(self, path, unroll, plan)
 
     def profile(self, *, lengths: Any = None, backward: Any = None, **inputs: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""A picture of a network: made by `draw`, saved by suffix, shown in notebooks."""
+"""A picture of a network: it is saved in the format of a suffix, and shown in notebooks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,8 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from graphnn.errors import AxisError, PictureError
-from graphnn.frontend.graph import Graph
-from graphnn.frontend.trace import trace
-from graphnn.ir.graph import BATCH, IR
-from graphnn.pictures.scenes.build import Builder, build
-from graphnn.pictures.scenes.regions import nests
+from graphnn.errors import PictureError
 from graphnn.pictures.scenes.scene import Scene
-from graphnn.pictures.scenes.shared_modules import share
-from graphnn.pictures.scenes.unrolled import unrolled
-from graphnn.planner.boundary.check import check
-from graphnn.planner.core.regions import loops, partition
-from graphnn.planner.pipeline import Variant
-from graphnn.runtime.model import Compiled, compile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,81 +88,6 @@ def suffix(path: Path) -> str:
             fix="change the suffix",
         )
     return kind
-
-
-def draw(
-    source: nn.Module | Graph | Compiled,
-    path: Path | None = None,
-    unroll: int | dict[str, int] | None = None,
-    plan: bool = False,
-) -> Picture:
-    """A picture of a network: its graph, with loops as loops and their delays marked.
-
-    `unroll` draws so many steps side by side, over the first loop's axis or, given as
-    {"time": 3}, over that one; {"source": 3, "target": 3} draws an encoder's steps and, to their
-    right, a decoder's. `plan` draws what runs before, in and after each loop, and in which
-    kernel. With a `path` the picture is saved as well. Raises PictureError for a path of another
-    format, for both at once, and where matplotlib or igraph is missing; AxisError for an axis that
-    the graph does not have.
-    """
-    if path is not None:
-        suffix(path)
-    if plan and unroll is not None:
-        raise PictureError(
-            "a plan is not unrolled",
-            got=f"plan=True and unroll={unroll}",
-            wanted="one of them: a plan is the same for every length",
-            fix="draw two pictures",
-        )
-    engines()
-    picture = Picture(_planned(source) if plan else _drawn(source, unroll))
-    if path is not None:
-        picture.save(path)
-    return picture
-
-
-def _drawn(source: nn.Module | Graph | Compiled, unroll: int | dict[str, int] | None) -> Scene:
-    if isinstance(source, Compiled):
-        ir, owner = source.ir, source._owner
-    else:
-        ir = check(trace(source).ir)
-        owner = source.owner if isinstance(source, Graph) else source
-    nest = nests(ir)
-    place = nest.get
-    if unroll is None:
-        copies = {n.id: n.name.rpartition("[")[2] for n in ir if n.name.endswith("]")}
-        if copies:
-            # of `gn.unroll`: its copies stay apart
-            made = Builder(ir, owner, lambda i: (nest.get(i), copies.get(i)), apart=True)
-            return made.run()
-        return share(build(ir, owner, place))
-    steps = _steps(ir, unroll)
-    return unrolled(build(ir, owner, place, steps), ir, steps)
-
-
-def _steps(ir: IR, unroll: Any) -> dict[str, int]:
-    axes = [a for a in ir.axes if a != BATCH]
-    looped = [loop.axis for loop in loops(partition(ir))] or axes
-    steps: dict[str, int] = unroll if isinstance(unroll, dict) else {(*looped, "")[0]: unroll}
-    whole = all(type(n) is int and n >= 1 for n in steps.values())
-    if not steps or not whole or set(steps) - set(axes):
-        raise AxisError(
-            f"'{ir.name}' cannot be drawn unrolled",
-            got=f"unroll={unroll!r}",
-            wanted=f"a number of steps, or {{axis: steps}} with axes among {axes}",
-            fix="unroll=3",
-        )
-    return steps
-
-
-def _planned(source: nn.Module | Graph | Compiled) -> Scene:
-    from graphnn.pictures.scenes.planned import planned
-
-    model = source if isinstance(source, Compiled) else compile(source)
-    variant = Variant(target=model._here())
-    reference = model.backend == "reference"
-    programs = {} if reference else model._program(variant).program_of
-    return planned(model.plan, model._owner, programs)
 
 
 def engines() -> Any:

@@ -1,1 +1,3 @@
 """Compiled models: calling, streaming and generating."""
+
+from graphnn.runtime import drawing as drawing

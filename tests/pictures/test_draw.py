@@ -77,6 +77,19 @@ def test_a_plan_is_not_unrolled():
         draw(Elman(), unroll=2, plan=True)
 
 
+def test_an_ir_and_a_plan_are_drawn_without_their_module():
+    model = gn.compile(Elman(), backend="torch")
+    assert {"x", "y", "z"} <= {b.title for b in draw(model.ir).scene.boxes.values()}
+    assert [b.kind for b in draw(model.plan).scene.bands] == ["whole", "loop", "whole"]
+
+
+def test_what_is_no_network_cannot_be_drawn():
+    with pytest.raises(PictureError, match="int cannot be drawn"):
+        draw(3)
+    with pytest.raises(PictureError, match="an IR has no plan to draw"):
+        draw(gn.compile(Elman()).ir, plan=True)
+
+
 @pytest.mark.parametrize("missing", ["igraph", "matplotlib.figure"])
 def test_missing_libraries_are_named_with_the_extra(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)

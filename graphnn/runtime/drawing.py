@@ -1,0 +1,35 @@
+"""The scenes of modules, graphs and compiled models: these are traced, and planned if asked for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from graphnn.frontend.graph import Graph
+from graphnn.frontend.trace import trace
+from graphnn.pictures.drawing import Unroll, graph_scene, scene_of
+from graphnn.pictures.scenes.planned import planned
+from graphnn.pictures.scenes.scene import Scene
+from graphnn.planner.boundary.check import check
+from graphnn.planner.pipeline import Variant
+from graphnn.runtime.model import Compiled, compile
+
+
+@scene_of.register(nn.Module)
+@scene_of.register(Graph)
+def _(source: nn.Module | Graph, unroll: Unroll, plan: bool) -> Scene:
+    if plan:
+        return _planned(compile(source))
+    owner = source.owner if isinstance(source, Graph) else source
+    return graph_scene(check(trace(source).ir), owner, unroll)
+
+
+@scene_of.register
+def _(source: Compiled, unroll: Unroll, plan: bool) -> Scene:
+    return _planned(source) if plan else graph_scene(source.ir, source._owner, unroll)
+
+
+def _planned(model: Compiled) -> Scene:
+    variant = Variant(target=model._here())
+    reference = model.backend == "reference"
+    programs = {} if reference else model._program(variant).program_of
+    return planned(model.plan, model._owner, programs)
