@@ -3,7 +3,7 @@
 Imported as `graphnn.kernels`. It depends on nothing else of graphnn and can be used alone:
 
     from graphnn import kernels
-    source = kernels.emit(program)           # a kernels.ir.program.Program
+    source = kernels.emit(program)           # a kernels.ir.program.LoopProgram
     launcher = kernels.Launcher(source, interpret=True)
     kernels.simulate.run(launcher.function, grid, *arguments)
     kernels.aot.table(cases)

@@ -20,12 +20,12 @@ from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.topk import Best
 from graphnn.frontend.graph import Graph
 from graphnn.kernels.attention import tile_size, topk
-from graphnn.kernels.codegen.persistent import Source
-from graphnn.kernels.cooperative.codegen.emit import Cooperative
+from graphnn.kernels.codegen.persistent import LoopSource
+from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.feasibility.aot import Row, render
 from graphnn.kernels.feasibility.cases import case
 from graphnn.kernels.feasibility.fit import Launch, Verdict, best, borne, serious
-from graphnn.kernels.ir.program import Program, Refused
+from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.select.search import micros, spread
 from graphnn.nn import (
     GRU,
@@ -110,13 +110,13 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def kernels(model: Compiled, dtype: torch.dtype) -> list[Source]:
+def kernels(model: Compiled, dtype: torch.dtype) -> list[LoopSource]:
     """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
     return _loops(_planned(model, dtype))
 
 
-def _loops(planned: Compiled) -> list[Source]:
-    found: dict[str, Source] = {}
+def _loops(planned: Compiled) -> list[LoopSource]:
+    found: dict[str, LoopSource] = {}
     for program in planned._programs.values():
         for loop in program.loops:
             found.update({k: x.source for k, x in loop.lowering.launchers.items()})  # type: ignore[union-attr]
@@ -161,13 +161,13 @@ def rows(
                 title = f"{name}, {way}" if k < 2 else f"{name}, {way}, loop {k // 2 + 1}"
                 try:
                     source, verdict = _chosen(written.program, how, target)
-                except Refused as reason:
+                except Unsupported as reason:
                     yield title, target, str(reason)
                     continue
                 launch = verdict.launch
                 made = case(source, dtype, launch.rows, launch.warps, launch.precision)
                 step = ""
-                if isinstance(source, Cooperative):
+                if isinstance(source, CooperativeSource):
                     step = f"{source.blocks} blocks, {micros(source, launch, target):.1f} us"
                 row = made.judge(target)
                 faults = tuple(f for f in row.faults if not borne(source, f))
@@ -176,8 +176,8 @@ def rows(
             yield from _attention(planned, name, how, target)
 
 
-def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict]:
-    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Refused.
+def _chosen(program: LoopProgram, how: Launch, target: str) -> tuple[LoopSource, Verdict]:
+    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Unsupported.
 
     One of one block that spills a little gives way to one of many that does not.
     """
@@ -186,10 +186,10 @@ def _chosen(program: Program, how: Launch, target: str) -> tuple[Source, Verdict
         return source, verdict
     try:
         return spread(program, how, target)
-    except Refused as reason:
+    except Unsupported as reason:
         if verdict.fits:
             return source, verdict
-        raise Refused(f"{verdict.reason}; {reason}") from None
+        raise Unsupported(f"{verdict.reason}; {reason}") from None
 
 
 def show(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..ir.program import Op, Program
+from ..ir.program import LoopProgram, Op
 
 if TYPE_CHECKING:
-    from ..codegen.builder import Page
+    from ..codegen.builder import PersistentBuilder
 
 # rows of a product of what is one row
 EQUAL = 16
@@ -22,7 +22,7 @@ PIECE = 64
 KEPT = frozenset({"softmax", "moved", "turned", "best"})
 
 
-def wide(program: Program) -> frozenset[str]:
+def wide(program: LoopProgram) -> frozenset[str]:
     """The values that fill a tile's rows: all, or those that vary over the lanes."""
     if not program.lanes:
         return frozenset(op.name for op in program.ops)
@@ -34,7 +34,7 @@ def wide(program: Program) -> frozenset[str]:
             return frozenset(found)
 
 
-def _varies(program: Program, op: Op, found: set[str]) -> bool:
+def _varies(program: LoopProgram, op: Op, found: set[str]) -> bool:
     """Whether a value varies over the lanes, as far as `found` has it."""
     if op.kind in ("read", "draw"):
         return program.lanes in op.attrs["tensor"].axes or bool(found & set(op.args))
@@ -46,7 +46,7 @@ def _varies(program: Program, op: Op, found: set[str]) -> bool:
     return op.kind == "lane" or bool(found & set(op.args))
 
 
-def starts(program: Program) -> frozenset[str]:
+def starts(program: LoopProgram) -> frozenset[str]:
     """The values that states start from, and what those are made of."""
     made = {op.name: op.args for op in program.ops}
     found, stack = set[str](), [i for s in program.states for i in s.inits]
@@ -58,7 +58,7 @@ def starts(program: Program) -> frozenset[str]:
     return frozenset(found)
 
 
-def heavy(program: Program, op: Op) -> bool:
+def heavy(program: LoopProgram, op: Op) -> bool:
     """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
     would be too many for registers, or as many of a block's own row. What states start from is not.
     """
@@ -68,19 +68,19 @@ def heavy(program: Program, op: Op) -> bool:
     return bool(program.lanes) and many and op.name not in starts(program)
 
 
-def tile(lanes: int) -> int:
+def padded_length(lanes: int) -> int:
     """The rows of a tile that holds so many lanes."""
     return max(EQUAL, 1 << (lanes - 1).bit_length())
 
 
-def lane(page: Page, op: Op) -> None:
+def lane(page: PersistentBuilder, op: Op) -> None:
     """The position along the lanes."""
     ((span, name),) = page.named(op)
     page.add(op, f"{name} = across.to(tl.int64)")
     page.tiles[op.name] = (page.tile(span, name, 1, True),)
 
 
-def lanes(page: Page, op: Op) -> None:
+def lanes(page: PersistentBuilder, op: Op) -> None:
     """A sum, a maximum, a softmax … over all lanes, or all of them moved along."""
     law, x = op.attrs["law"], op.args[0]
     if law == "moved" and op.attrs["shift"] == 0:

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..ir.program import Op, Program, Refused
+from ..ir.program import LoopProgram, Op, Unsupported
 from .block_axis import PIECE
-from .matmul_form import Dot, Rows, form
+from .matmul_form import ValueMatmul, WeightMatmul, matmul_form
 
 # a value in more tiles than this would fill pages of source and all registers
 MOST_TILES = 64
@@ -102,12 +102,14 @@ class Layout:
     `pieces` are values that are cut into pieces of PIECE numbers.
     """
 
-    def __init__(self, program: Program, least: int = LEAST, pieces: Iterable[str] = ()):
+    def __init__(self, program: LoopProgram, least: int = LEAST, pieces: Iterable[str] = ()):
         self.least = least
         self.ops = {op.name: op for op in program.ops}
         self.size = {op.name: math.prod(op.shape) for op in program.ops}
         self.cuts = {op.name: {0, self.size[op.name]} for op in program.ops}
-        self.products = {op.name: form(op, self.ops) for op in program.ops if op.kind == "product"}
+        self.products = {
+            op.name: matmul_form(op, self.ops) for op in program.ops if op.kind == "product"
+        }
         for op in program.ops:  # a block's numbers of each part lie apart from those of the next
             if units := op.attrs.get("units"):
                 self._cut(op.name, range(0, self.size[op.name], units))
@@ -153,8 +155,8 @@ class Layout:
         for places in index.reshape(-1, self.size[op.name]):
             yield op.name, x.name, runs(places)
 
-    def _product(self, op: Op, how: Dot | Rows) -> Iterator[Link]:
-        if isinstance(how, Dot):
+    def _product(self, op: Op, how: WeightMatmul | ValueMatmul) -> Iterator[Link]:
+        if isinstance(how, WeightMatmul):
             self._by_last(how.value)
             self._by_last(op.name)
             return
@@ -182,7 +184,7 @@ class Layout:
     def _check(self, name: str) -> None:
         if len(self.cuts[name]) > MOST_TILES + 1:
             op = self.ops[name]
-            raise Refused(
+            raise Unsupported(
                 f"'{op.note or name}', {op.shape} numbers an example, falls into more than "
                 f"{MOST_TILES} pieces"
             )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir.program import Op, Refused
+from ..ir.program import Op, Unsupported
 
 # a product of two row values spelled out in more terms than this would fill pages
 MOST_TERMS = 256
@@ -27,7 +27,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ValueMatmul:
     """A product number by number: `terms`, each `size` long along one letter.
 
     `moves` says which of result, a and b vary along it.
@@ -39,7 +39,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Dot:
+class WeightMatmul:
     """A product by a weight: `value` and `weight` are operand names, letters as in `sub`."""
 
     value: str
@@ -93,15 +93,15 @@ def is_weight(op: Op) -> bool:
     return op.kind == "read" and not op.attrs["tensor"].axes and len(op.shape) > 1
 
 
-def form(op: Op, ops: Mapping[str, Op]) -> Dot | Rows:
-    """How a product is computed. Raises Refused."""
+def matmul_form(op: Op, ops: Mapping[str, Op]) -> WeightMatmul | ValueMatmul:
+    """How a product is computed. Raises Unsupported."""
     a, b, out = letters(op)
     for spelled, weight, k in (
         ((a, b, out), ops[op.args[1]], 0),
         ((b, a, out), ops[op.args[0]], 1),
     ):
         if is_weight(weight) and _suits(*spelled):
-            return Dot(op.args[k], op.args[1 - k], spelled, sizes(op, ops))
+            return WeightMatmul(op.args[k], op.args[1 - k], spelled, sizes(op, ops))
     return _rows(op, ops)
 
 
@@ -114,15 +114,17 @@ def _suits(value: str, weight: str, out: str) -> bool:
     return value[-1] in summed and out[-1] not in value and summed <= shared
 
 
-def _rows(op: Op, ops: Mapping[str, Op]) -> Rows:
+def _rows(op: Op, ops: Mapping[str, Op]) -> ValueMatmul:
     a, b, out = letters(op)
     along = _along(a, b, out)
     length = sizes(op, ops)
     if along is None:
-        raise Refused(f"'{op.note or op.name}', a product {op.attrs['sub']}, has no common tile")
+        raise Unsupported(
+            f"'{op.note or op.name}', a product {op.attrs['sub']}, has no common tile"
+        )
     rest = [x for x in dict.fromkeys(out + a + b) if x != along]
     if math.prod(length[x] for x in rest) > MOST_TERMS:
-        raise Refused(
+        raise Unsupported(
             f"'{op.note or op.name}', a product {op.attrs['sub']} of values of each example, "
             f"would be more than {MOST_TERMS} terms"
         )
@@ -131,7 +133,7 @@ def _rows(op: Op, ops: Mapping[str, Op]) -> Rows:
         for place in itertools.product(*(range(length[x]) for x in rest))
     ]
     moves = tuple(bool(along) and along in s for s in (out, a, b))
-    return Rows(length.get(along, 1), moves, tuple(terms))  # type: ignore[arg-type]
+    return ValueMatmul(length.get(along, 1), moves, tuple(terms))  # type: ignore[arg-type]
 
 
 def _along(a: str, b: str, out: str) -> str | None:

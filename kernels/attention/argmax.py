@@ -6,14 +6,14 @@ import math
 
 from ..codegen.builder import Line
 from ..ir.contraction import Span, Store, Tile
-from ..ir.program import Op, Refused
-from .builder import Sheet
+from ..ir.program import Op, Unsupported
+from .builder import AttentionBuilder
 from .operations import fitted, value
 
 INF = 'float("-inf")'
 
 
-def most(s: Sheet, store: Store) -> None:
+def most(s: AttentionBuilder, store: Store) -> None:
     """The lines of a store whose operation is a `most` or a `place`; of equals the first counts.
 
     A `most` of what a `place` before it looks at is there already.
@@ -37,19 +37,19 @@ def most(s: Sheet, store: Store) -> None:
     s.forget()
 
 
-def _rows(s: Sheet) -> str:
+def _rows(s: AttentionBuilder) -> str:
     return "ROWS" if s.program.rows else "1"
 
 
-def _one(s: Sheet, op: Op) -> Tile:
+def _one(s: AttentionBuilder, op: Op) -> Tile:
     if math.prod(s.ops[op.args[0]].shape) != 1:
-        raise Refused(f"'{op.name}' is the largest of values of several numbers")
+        raise Unsupported(f"'{op.name}' is the largest of values of several numbers")
     if len(s.program.columns) != 1:
-        raise Refused(f"'{op.name}' is the largest over several axes")
+        raise Unsupported(f"'{op.name}' is the largest over several axes")
     return value(s, op.args[0], 0)
 
 
-def _place(s: Sheet, op: Op, masked: str, top: str, best: str) -> str:
+def _place(s: AttentionBuilder, op: Op, masked: str, top: str, best: str) -> str:
     """Lines that keep the position of the largest, which these columns may have."""
     place, first, better = (s.names.fresh(f"{op.name}{x}") for x in ("", "_first", "_better"))
     s.add(f"{place} = tl.zeros([{_rows(s)}, 1], tl.int64)", op, False)
@@ -61,7 +61,7 @@ def _place(s: Sheet, op: Op, masked: str, top: str, best: str) -> str:
     return place
 
 
-def _keep(s: Sheet, store: Store, text: str) -> None:
+def _keep(s: AttentionBuilder, store: Store, text: str) -> None:
     like, span = Tile("", bool(s.program.rows), False, 1), Span(0, 1, 1)
     pointer = s.pointers[store.tensor.name]
     address, mask = s.address(store.tensor, like, span, "part"), s.mask(like, span)

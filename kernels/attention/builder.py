@@ -7,9 +7,9 @@ import re
 
 from ..codegen.builder import CONSTANTS, FAMILIES, MODULE, MOST, PRELUDE, PYTHON, Line
 from ..codegen.loads import NOTHING
-from ..ir.contraction import CHUNK, LONG, Span, Tile, Tiles, sides, spans
+from ..ir.contraction import CHUNK, LONG, AttentionProgram, Span, Tile, sides, spans
 from ..ir.printer import times, total
-from ..ir.program import Op, Refused, Tensor
+from ..ir.program import Op, Tensor, Unsupported
 from ..ir.symbols import NameTable, entry
 
 RESERVED = frozenset(
@@ -22,11 +22,11 @@ RESERVED = frozenset(
 )
 
 
-class Sheet:
+class AttentionBuilder:
     """What the writers of operations share: lines `before`, in each `step` of the walk over the
     columns, and `after` it."""
 
-    def __init__(self, program: Tiles):
+    def __init__(self, program: AttentionProgram):
         self.program = program
         self.ops = {op.name: op for op in program.ops}
         self.sides = sides(program)
@@ -60,12 +60,12 @@ class Sheet:
         return spans(math.prod(self.ops[name].shape), self.chunk)
 
     def add(self, text: str, op: Op | None, moving: bool) -> None:
-        """A line, in the walk if it moves. Raises Refused where there are too many."""
+        """A line, in the walk if it moves. Raises Unsupported where there are too many."""
         lines = self.step if moving else self.before
         lines.append(Line(text, op.note if op else ""))
         self.used |= set(re.findall(r"\b[a-z0-9]+(?=\()", text)) & set(PRELUDE)
         if len(self.before) + len(self.step) > MOST:
-            raise Refused(f"a tile of more than {MOST} operations")
+            raise Unsupported(f"a tile of more than {MOST} operations")
 
     def put(self, op: Op, k: int, text: str, tile: Tile, raw: bool = False) -> Tile:
         """A variable for a chunk of a value."""

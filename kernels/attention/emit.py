@@ -12,31 +12,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..codegen.builder import Line
-from ..ir.contraction import Span, Store, Tile, Tiles, Top, letters
+from ..ir.contraction import AttentionProgram, Span, Store, Tile, Top, letters
 from ..ir.printer import INDENT, wrapped
-from ..ir.program import Op, Refused, Tensor
+from ..ir.program import Op, Tensor, Unsupported
 from ..ir.symbols import remark
 from .argmax import most
-from .builder import Sheet
+from .builder import AttentionBuilder
 from .operations import fitted, flattened, lined_up, operand, value, widened, within
 
 
 @dataclass(frozen=True)
-class Source:
+class AttentionSource:
     """A kernel's text and the arguments of a launch. `wide`: it has values over rows, columns and a
     width."""
 
     name: str
     text: str
-    program: Tiles
+    program: AttentionProgram
     pointers: tuple[Tensor, ...]
     sizes: tuple[str, ...]
     wide: bool
 
 
-def emit(program: Tiles) -> Source:
-    """The kernel of a program. Raises Refused where there can be none."""
-    sheet = Sheet(program)
+def emit(program: AttentionProgram) -> AttentionSource:
+    """The kernel of a program. Raises Unsupported where there can be none."""
+    sheet = AttentionBuilder(program)
     if program.picks is not None:
         value(sheet, program.picks.op, 0)
     for store in program.stores:
@@ -49,10 +49,10 @@ def emit(program: Tiles) -> Source:
         _top(sheet, program.top)
     pointers = (*program.tensors, *program.outputs)
     text = written(sheet, [(sheet.before, sheet.step)])
-    return Source(sheet.entry, text, program, pointers, program.sizes, sheet.wide)
+    return AttentionSource(sheet.entry, text, program, pointers, program.sizes, sheet.wide)
 
 
-def each(s: Sheet, store: Store) -> None:
+def each(s: AttentionBuilder, store: Store) -> None:
     """A value at each row and column."""
     for k, span in enumerate(s.spans(store.op)):
         tile = value(s, store.op, k)
@@ -70,11 +70,11 @@ def each(s: Sheet, store: Store) -> None:
     s.forget()
 
 
-def _total(s: Sheet, store: Store) -> None:
+def _total(s: AttentionBuilder, store: Store) -> None:
     """A sum over the columns, kept for each row, or added up over the rows as well."""
     op = s.ops[store.op]
     if op.kind != "total":
-        raise Refused(f"'{op.name}' is not summed")
+        raise Unsupported(f"'{op.name}' is not summed")
     if len(op.args) == 2 and len(letters(op)[2]) == 2:
         _outer(s, store, op)
         return
@@ -91,7 +91,7 @@ def _total(s: Sheet, store: Store) -> None:
     s.forget()
 
 
-def gather(s: Sheet, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
+def gather(s: AttentionBuilder, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
     """A line that adds this tile's columns."""
     before = f"{acc} * shrink" if weighed else acc
     pair = _pair(s, op)
@@ -113,7 +113,7 @@ def _there(text: str) -> str:
     return f"tl.where(valid, {text}, 0.0)"
 
 
-def _pair(s: Sheet, op: Op) -> tuple[str, str] | None:
+def _pair(s: AttentionBuilder, op: Op) -> tuple[str, str] | None:
     """A number over rows and columns times a vector over columns: a matrix product."""
     if len(op.args) != 2 or not s.program.rows or s.wide:
         return None
@@ -124,7 +124,7 @@ def _pair(s: Sheet, op: Op) -> tuple[str, str] | None:
     return None
 
 
-def _summand(s: Sheet, op: Op, k: int) -> Tile:
+def _summand(s: AttentionBuilder, op: Op, k: int) -> Tile:
     """What is summed over columns."""
     if len(op.args) == 1:
         tile = value(s, op.args[0], k)
@@ -136,11 +136,11 @@ def _summand(s: Sheet, op: Op, k: int) -> Tile:
     return Tile(f"({texts[0]} * {texts[1]})", like.rows, like.columns, like.width)
 
 
-def _down(s: Sheet, tile: Tile) -> str:
+def _down(s: AttentionBuilder, tile: Tile) -> str:
     """The sum of a tile over the columns that are there."""
     if not tile.columns:
         if s.program.columns:
-            raise Refused("a sum over columns of what is the same for all of them")
+            raise Unsupported("a sum over columns of what is the same for all of them")
         return tile.text
     if tile.width == 1:
         return f"tl.sum({_there(tile.text)}, 1)[:, None]"
@@ -149,12 +149,12 @@ def _down(s: Sheet, tile: Tile) -> str:
     return f"tl.sum(tl.where(valid_down, {tile.text}, 0.0), 0)[None, :]"
 
 
-def _outer(s: Sheet, store: Store, op: Op) -> None:
+def _outer(s: AttentionBuilder, store: Store, op: Op) -> None:
     """Σ over rows and columns of the outer products of two vectors: a weight's gradient."""
     a, b, out = letters(op)
     first, second = op.args if out == a + b else op.args[::-1]
     if out not in (a + b, b + a) or not all(s.sides[first]) or not all(s.sides[second]):
-        raise Refused(f"'{op.name}' is a sum of products that tiles do not have")
+        raise Unsupported(f"'{op.name}' is a sum of products that tiles do not have")
     width = s.ops[second].shape[0]
     for j, high in enumerate(s.spans(first)):
         for k, span in enumerate(s.spans(second)):
@@ -175,7 +175,7 @@ def _outer(s: Sheet, store: Store, op: Op) -> None:
             s.forget()
 
 
-def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
+def _all_there(s: AttentionBuilder, tile: Tile, span: Span) -> str:
     """A tile as a matrix of one row and column of it a row; zero where there is none."""
     tile = widened(tile, span)
     text = f"tl.where((live & valid)[:, :, None], {within(s, tile, span)}, 0.0)"
@@ -183,7 +183,7 @@ def _all_there(s: Sheet, tile: Tile, span: Span) -> str:
     return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")
 
 
-def keep(s: Sheet, store: Store, text: str, span: Span) -> None:
+def keep(s: AttentionBuilder, store: Store, text: str, span: Span) -> None:
     """Write a sum: for each row, or one for the program."""
     op, pointer = s.ops[store.op], s.pointers[store.tensor.name]
     if store.kind == "row":
@@ -202,7 +202,7 @@ def keep(s: Sheet, store: Store, text: str, span: Span) -> None:
     s.after.append(Line(line, f"keep {op.note}"))
 
 
-def _peak(s: Sheet, tensor: Tensor) -> None:
+def _peak(s: AttentionBuilder, tensor: Tensor) -> None:
     """The log-sum-exp of the scores."""
     like = Tile("", bool(s.program.rows), False, 1)
     text = 'tl.where(share == 0, float("-inf"), top + tl.log(share))'
@@ -211,7 +211,7 @@ def _peak(s: Sheet, tensor: Tensor) -> None:
     s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", "log-sum-exp of the scores"))
 
 
-def _top(s: Sheet, top: Top) -> None:
+def _top(s: AttentionBuilder, top: Top) -> None:
     """The best columns, in lists that the walk takes its tiles into."""
     op, span = s.ops[top.op], top.kept
     note = Op("", "", note=f"the {top.count} best of {op.note}")
@@ -219,7 +219,7 @@ def _top(s: Sheet, top: Top) -> None:
     s.add(f"best, places = unfilled({rows}, {top.count}, {span.width}, ACC)", note, False)
     score = value(s, top.op, 0)
     if not score.columns:
-        raise Refused("the scores are the same for all columns")
+        raise Unsupported("the scores are the same for all columns")
     there = "valid & live" if s.program.rows else "valid"
     s.add(f"best, places = kept(best, places, {score.text}, col, {there})", note, True)
     like = Tile("", bool(s.program.rows), False, span.width)
@@ -228,7 +228,7 @@ def _top(s: Sheet, top: Top) -> None:
         s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", note.note))
 
 
-def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
+def written(s: AttentionBuilder, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
     """The text of a kernel: of each walk what goes before it, and its step."""
     p = s.program
     body = [line.text for line in (*s.before, *s.step, *s.after)]
@@ -249,7 +249,7 @@ def written(s: Sheet, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(s: Sheet) -> list[str]:
+def _head(s: AttentionBuilder) -> list[str]:
     sizes = [*s.names.lengths(s.program.sizes), "length"]
     listed = ", ".join(f'"{n}"' for n in sizes)
     constants = ("ROWS", "COLS", "ACC", "PRECISION", "UPCAST")
@@ -262,11 +262,11 @@ def _head(s: Sheet) -> list[str]:
     ]
 
 
-def _count(s: Sheet, axes: tuple[str, ...]) -> str:
+def _count(s: AttentionBuilder, axes: tuple[str, ...]) -> str:
     return " * ".join(s.names.lengths(axes)) or "1"
 
 
-def _start(s: Sheet) -> list[str]:
+def _start(s: AttentionBuilder) -> list[str]:
     p = s.program
     first = next(s.pointers[t.name] for t in p.tensors if t.kind == "float")
     lines = [
@@ -289,7 +289,7 @@ def _start(s: Sheet) -> list[str]:
     return _used(lines, s)
 
 
-def _walk(s: Sheet) -> list[str]:
+def _walk(s: AttentionBuilder) -> list[str]:
     lines = ["for start in range(begin, end, COLS):"]
     inner = [
         "col = start + tl.arange(0, COLS)[None, :]",
@@ -300,7 +300,7 @@ def _walk(s: Sheet) -> list[str]:
     return lines + [INDENT + text for text in _used(inner, s)]
 
 
-def _used(lines: list[str], s: Sheet) -> list[str]:
+def _used(lines: list[str], s: AttentionBuilder) -> list[str]:
     """The lines whose values are read further on."""
     import re
 

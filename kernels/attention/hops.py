@@ -8,14 +8,14 @@ in every walk that does. Nothing is stored between walks.
 from __future__ import annotations
 
 from ..codegen.builder import Line
-from ..ir.contraction import SUMMED, Store, Tile, Tiles
-from ..ir.program import Op, Refused
-from .builder import Sheet
-from .emit import Source, each, gather, keep, written
+from ..ir.contraction import SUMMED, AttentionProgram, Store, Tile
+from ..ir.program import Op, Unsupported
+from .builder import AttentionBuilder
+from .emit import AttentionSource, each, gather, keep, written
 from .operations import value
 
 
-def levels(program: Tiles) -> dict[str, int]:
+def levels(program: AttentionProgram) -> dict[str, int]:
     """After how many walks each operation can be computed: a sum over columns takes one."""
     found: dict[str, int] = {}
     for op in program.ops:
@@ -23,7 +23,7 @@ def levels(program: Tiles) -> dict[str, int]:
     return found
 
 
-def softened(program: Tiles) -> dict[str, str]:
+def softened(program: AttentionProgram) -> dict[str, str]:
     """The `soft` that each operation of a walk is made of, if it is."""
     kinds, found = {op.name: op.kind for op in program.ops}, dict[str, str]()
     for op in program.ops:
@@ -34,11 +34,11 @@ def softened(program: Tiles) -> dict[str, str]:
     return found
 
 
-def emit(program: Tiles) -> Source:
-    """The kernel of a program without rows. Raises Refused where there can be none."""
-    sheet, level, soft = Sheet(program), levels(program), softened(program)
+def emit(program: AttentionProgram) -> AttentionSource:
+    """The kernel of a program without rows. Raises Unsupported where there can be none."""
+    sheet, level, soft = AttentionBuilder(program), levels(program), softened(program)
     if program.rows:
-        raise Refused("hops of several rows a program")
+        raise Unsupported("hops of several rows a program")
     wide = {s.op: s for s in program.stores if s.kind == "each"}
     last = max([level[op.name] for op in program.ops] + [level[name] + 1 for name in wide])
     walks: list[tuple[list[Line], list[Line]]] = []
@@ -46,7 +46,7 @@ def emit(program: Tiles) -> Source:
         sums = [op for op in program.ops if op.kind in SUMMED and level[op.name] == n]
         mine = {soft[op.name] for op in sums if op.name in soft}
         if len(mine) > 1:
-            raise Refused("two softmaxes in one walk")
+            raise Unsupported("two softmaxes in one walk")
         scores = {sheet.ops[name].args[0] for name in mine}
         made = [_sum(sheet, op, op.name in soft, scores) for op in sums]
         for name in (name for name in wide if level[name] == n - 1):
@@ -62,17 +62,19 @@ def emit(program: Tiles) -> Source:
     sheet.step = [line for _, step in walks for line in step]
     sheet.after = rest + sheet.after
     pointers = (*program.tensors, *program.outputs)
-    return Source(sheet.entry, written(sheet, walks), program, pointers, program.sizes, False)
+    return AttentionSource(
+        sheet.entry, written(sheet, walks), program, pointers, program.sizes, False
+    )
 
 
-def _sum(s: Sheet, op: Op, weighed: bool, scores: set[str]) -> list[str]:
+def _sum(s: AttentionBuilder, op: Op, weighed: bool, scores: set[str]) -> list[str]:
     """A sum over this walk's columns: its variables. Those of a softmax's scores it has itself."""
     if op.kind == "total":
         return _total(s, op, weighed)
     return ["top", "share"] if op.args[0] in scores else _lse(s, op)
 
 
-def _turn(s: Sheet) -> None:
+def _turn(s: AttentionBuilder) -> None:
     """Go on to the next walk, in which what varies over columns is computed again."""
     s.before, s.step = [], []
     summed = {op.name for op in s.program.ops if op.kind in SUMMED}
@@ -81,7 +83,7 @@ def _turn(s: Sheet) -> None:
         del s.made[key]
 
 
-def _total(s: Sheet, op: Op, weighed: bool) -> list[str]:
+def _total(s: AttentionBuilder, op: Op, weighed: bool) -> list[str]:
     """A sum, `weighed` by a softmax that is taken on the way."""
     names = []
     if weighed:
@@ -95,11 +97,11 @@ def _total(s: Sheet, op: Op, weighed: bool) -> list[str]:
     return names
 
 
-def _lse(s: Sheet, op: Op) -> list[str]:
+def _lse(s: AttentionBuilder, op: Op) -> list[str]:
     """The logsumexp of this walk's scores, by the largest so far."""
     score = value(s, op.args[0], 0)
     if not score.columns:
-        raise Refused("the scores are the same for all columns")
+        raise Unsupported("the scores are the same for all columns")
     words = ("top", "share", "valid", "best", "floor")
     top, share, masked, best, floor = (s.names.fresh(f"{op.name}_{w}") for w in words)
     inf = 'float("-inf")'
@@ -117,7 +119,7 @@ def _lse(s: Sheet, op: Op) -> list[str]:
     return [top, share]
 
 
-def _known(s: Sheet, op: Op, names: list[str], weighed: bool) -> None:
+def _known(s: AttentionBuilder, op: Op, names: list[str], weighed: bool) -> None:
     """What a walk has added up, for those after it."""
     if op.kind == "total":
         for k, (name, span) in enumerate(zip(names, s.spans(op.name), strict=True)):
@@ -132,7 +134,7 @@ def _known(s: Sheet, op: Op, names: list[str], weighed: bool) -> None:
     s.made[op.name, 0, False] = Tile(name, False, False, 1)
 
 
-def _row(s: Sheet, store: Store) -> None:
+def _row(s: AttentionBuilder, store: Store) -> None:
     """Keep a value of the program's own."""
     for k, span in enumerate(s.spans(store.op)):
         keep(s, store, value(s, store.op, k).text, span)

@@ -15,7 +15,7 @@ from ..analysis.loop_carried import loaded
 from ..feasibility.limits import nearest, register_cap
 from ..interpreter import interpreter
 from ..runtime.launch import NAMES, precision
-from .emit import Source
+from .emit import AttentionSource
 from .tile_size import INTERPRETED, STAGES, Shape, best, ladder
 
 Tensor = torch.Tensor
@@ -32,7 +32,7 @@ class Runner:
 
     def __init__(
         self,
-        source: Source,
+        source: AttentionSource,
         interpret: bool,
         fill: int = FILL,
         stretch: int = STRETCH,

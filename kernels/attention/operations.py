@@ -9,31 +9,31 @@ from collections.abc import Callable
 from ..codegen.builder import KINDS, PRELUDE, Line
 from ..ir.contraction import Span, Tile, letters, matrix
 from ..ir.printer import bare, exact, literal
-from ..ir.program import Op, Refused
-from .builder import Sheet
+from ..ir.program import Op, Unsupported
+from .builder import AttentionBuilder
 
 
-def value(s: Sheet, name: str, k: int, raw: bool = False) -> Tile:
+def value(s: AttentionBuilder, name: str, k: int, raw: bool = False) -> Tile:
     """Chunk `k` of a value. `raw`: as it lies in memory, for matrix products."""
     op = s.ops[name]
     raw = raw and op.kind == "read" and op.dtype == "float"
     if (name, k, raw) not in s.made:
         if op.kind not in WRITERS:
-            raise Refused(f"'{name}' is a '{op.kind}', which tiles do not have")
+            raise Unsupported(f"'{name}' is a '{op.kind}', which tiles do not have")
         found = WRITERS[op.kind](s, op, k) if not raw else _loaded(s, op, k)
         s.made[name, k, raw] = found
     return s.made[name, k, raw]
 
 
-def _loaded(s: Sheet, op: Op, k: int) -> Tile:
+def _loaded(s: AttentionBuilder, op: Op, k: int) -> Tile:
     span = s.spans(op.name)[k]
     like = Tile("", *s.sides[op.name], span.width)
     return s.put(op, k, s.load(op.attrs["tensor"], like, span), like, raw=True)
 
 
-def _read(s: Sheet, op: Op, k: int) -> Tile:
+def _read(s: AttentionBuilder, op: Op, k: int) -> Tile:
     if len(op.shape) > 1:
-        raise Refused(f"'{op.name}' is a matrix, and used otherwise than in products")
+        raise Unsupported(f"'{op.name}' is a matrix, and used otherwise than in products")
     if op.dtype == "float":
         made = value(s, op.name, k, raw=True)
         return s.put(op, k, f"{made.text}.to(ACC)", made)
@@ -42,11 +42,11 @@ def _read(s: Sheet, op: Op, k: int) -> Tile:
     return s.put(op, k, s.load(op.attrs["tensor"], like, span), like)
 
 
-def _draw(s: Sheet, op: Op, k: int) -> Tile:
+def _draw(s: AttentionBuilder, op: Op, k: int) -> Tile:
     """Random numbers, each by a seed and its place in the tensor that they would fill: the same in
     all kernels, whatever their tiles."""
     if math.prod(op.shape) != 1 or op.attrs["law"] != "dropout":
-        raise Refused(f"'{op.name}' is noise of a kind that tiles do not draw")
+        raise Unsupported(f"'{op.name}' is noise of a kind that tiles do not draw")
     tensor = op.attrs["tensor"]
     like = Tile("", *s.sides[op.name], 1)
     seed = s.names.fresh(f"{op.name}_seed")
@@ -55,29 +55,29 @@ def _draw(s: Sheet, op: Op, k: int) -> Tile:
     return s.put(op, k, f"dropout({seed}, {at}, {op.attrs['p']!r}, ACC)", like)
 
 
-def _index(s: Sheet, op: Op, k: int) -> Tile:
+def _index(s: AttentionBuilder, op: Op, k: int) -> Tile:
     axis = op.attrs["axis"]
     rows, columns = s.sides[op.name]
     text = s.place(axis)
     return Tile(text if rows or columns else f"tl.full([1, 1], {text}, tl.int64)", rows, columns, 1)
 
 
-def _size(s: Sheet, op: Op, k: int) -> Tile:
+def _size(s: AttentionBuilder, op: Op, k: int) -> Tile:
     many = s.names.length(op.attrs["axis"])
     return Tile(f"tl.full([1, 1], {many}, tl.int64)", False, False, 1)
 
 
-def _const(s: Sheet, op: Op, k: int) -> Tile:
+def _const(s: AttentionBuilder, op: Op, k: int) -> Tile:
     text = f"tl.full([1, 1], {literal(op.attrs['value'], op.dtype)}, {KINDS[op.dtype]})"
     return Tile(text, False, False, 1)
 
 
-def _point(s: Sheet, op: Op, k: int) -> Tile:
+def _point(s: AttentionBuilder, op: Op, k: int) -> Tile:
     like, texts = lined_up(s, op, op.args, k)
     return s.put(op, k, bare(op.attrs["template"].format(*texts)), like)
 
 
-def lined_up(s: Sheet, op: Op, args: tuple[str, ...], k: int) -> tuple[Tile, list[str]]:
+def lined_up(s: AttentionBuilder, op: Op, args: tuple[str, ...], k: int) -> tuple[Tile, list[str]]:
     """Operands as they broadcast against each other, and the form of what they make."""
     template = op.attrs.get("template", "")
     tiles: list[Tile | str] = []
@@ -114,11 +114,11 @@ def fitted(tile: Tile, like: Tile) -> str:
     return f"({tile.text})[None, :, :]" if tile.columns else f"({tile.text})[:, None, :]"
 
 
-def _expand(s: Sheet, op: Op, k: int) -> Tile:
+def _expand(s: AttentionBuilder, op: Op, k: int) -> Tile:
     return value(s, op.args[0], 0)
 
 
-def _reduce(s: Sheet, op: Op, k: int) -> Tile:
+def _reduce(s: AttentionBuilder, op: Op, k: int) -> Tile:
     """The sum, or the largest, of all of a value's own numbers."""
     join = "({0} + {1})" if op.kind == "sum" else MAXIMUM
     text = ""
@@ -133,7 +133,7 @@ def _reduce(s: Sheet, op: Op, k: int) -> Tile:
 MAXIMUM = "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"
 
 
-def across(s: Sheet, tile: Tile, span: Span, kind: str) -> str:
+def across(s: AttentionBuilder, tile: Tile, span: Span, kind: str) -> str:
     """A chunk's own numbers as one: summed, or the largest."""
     if tile.width == 1:
         return f"({tile.text} * {span.valid})" if kind == "sum" and span.valid > 1 else tile.text
@@ -144,7 +144,7 @@ def across(s: Sheet, tile: Tile, span: Span, kind: str) -> str:
     return f"tl.{kind}({text}, 1){side}"
 
 
-def within(s: Sheet, tile: Tile, span: Span, none: str = "0.0") -> str:
+def within(s: AttentionBuilder, tile: Tile, span: Span, none: str = "0.0") -> str:
     """A tile with what is beyond its value's own numbers put to `none`."""
     if tile.width == 1 or span.valid == span.width:
         return tile.text
@@ -153,20 +153,20 @@ def within(s: Sheet, tile: Tile, span: Span, none: str = "0.0") -> str:
     return f"tl.where({column} < {span.valid}, {tile.text}, {none})"
 
 
-def _product(s: Sheet, op: Op, k: int) -> Tile:
+def _product(s: AttentionBuilder, op: Op, k: int) -> Tile:
     which = matrix(op)
     if which is not None:
         return _by_matrix(s, op, which, k)
     a, b, out = letters(op)
     if max(len(a), len(b), len(out)) > 1:
-        raise Refused(f"'{op.name}' is a product of a kind that tiles do not have")
+        raise Unsupported(f"'{op.name}' is a product of a kind that tiles do not have")
     if not (set(a + b) - set(out)):
         like, texts = lined_up(s, op, op.args, k)
         return s.put(op, k, f"{texts[0]} * {texts[1]}", like)
     return _inner(s, op, k)
 
 
-def _inner(s: Sheet, op: Op, k: int) -> Tile:
+def _inner(s: AttentionBuilder, op: Op, k: int) -> Tile:
     """Σ over the numbers of two values: of a query and a key, a matrix product."""
     left, right = (s.sides[i] for i in op.args)
     across_both = (left, right) in (((True, False), (False, True)), ((False, True), (True, False)))
@@ -201,7 +201,7 @@ def widened(tile: Tile, span: Span) -> Tile:
     return Tile(text, tile.rows, tile.columns, span.width)
 
 
-def operand(s: Sheet, name: str, k: int, span: Span) -> str:
+def operand(s: AttentionBuilder, name: str, k: int, span: Span) -> str:
     """A chunk as a matrix product takes it: in the dtype of what is read, zero beyond its end."""
     tile = value(s, name, k, raw=True)
     if s.ops[name].kind == "read":
@@ -210,12 +210,12 @@ def operand(s: Sheet, name: str, k: int, span: Span) -> str:
     return f"{within(s, tile, span)}.to(KIND)"
 
 
-def _by_matrix(s: Sheet, op: Op, which: int, k: int) -> Tile:
+def _by_matrix(s: AttentionBuilder, op: Op, which: int, k: int) -> Tile:
     """A vector at each place times a matrix that is the same for all."""
     vector, square = op.args[1 - which], op.args[which]
     rows, columns = s.sides[vector]
     if s.ops[square].kind != "read" or s.ops[square].attrs["tensor"].axes:
-        raise Refused(f"'{op.name}' multiplies by a matrix that is no weight")
+        raise Unsupported(f"'{op.name}' multiplies by a matrix that is no weight")
     out = s.spans(op.name)[k]
     if not (rows or columns):
         return _single(s, op, which, k)
@@ -232,7 +232,7 @@ def _by_matrix(s: Sheet, op: Op, which: int, k: int) -> Tile:
     return s.put(op, k, text, Tile("", rows, columns, out.width))
 
 
-def _single(s: Sheet, op: Op, which: int, k: int) -> Tile:
+def _single(s: AttentionBuilder, op: Op, which: int, k: int) -> Tile:
     """A vector of the program's own times a matrix: matrix units take 16 at once, and are left."""
     vector, out, parts = op.args[1 - which], s.spans(op.name)[k], []
     for j, span in enumerate(s.spans(vector)):
@@ -242,7 +242,7 @@ def _single(s: Sheet, op: Op, which: int, k: int) -> Tile:
     return s.put(op, k, " + ".join(parts), Tile("", False, False, out.width))
 
 
-def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:
+def flattened(s: AttentionBuilder, tile: Tile, span: Span, size: str) -> str:
     """A tile as a matrix of one place a row, in the dtype of matrix products."""
     tile = widened(tile, span)
     text = within(s, tile, span)
@@ -251,7 +251,7 @@ def flattened(s: Sheet, tile: Tile, span: Span, size: str) -> str:
     )
 
 
-def _square(s: Sheet, op: Op, which: int, j: int, span: Span, k: int, out: Span) -> str:
+def _square(s: AttentionBuilder, op: Op, which: int, j: int, span: Span, k: int, out: Span) -> str:
     """A chunk of a matrix, [vector, result], loaded before the walk."""
     name = op.args[which]
     key = (name, letters(op)[which], letters(op)[2], j, k)
@@ -269,11 +269,11 @@ def _square(s: Sheet, op: Op, which: int, j: int, span: Span, k: int, out: Span)
     return s.squares[key]
 
 
-def _soft(s: Sheet, op: Op, k: int) -> Tile:
+def _soft(s: AttentionBuilder, op: Op, k: int) -> Tile:
     """The weights of these columns against the largest score so far."""
     score = value(s, op.args[0], 0)
     if not score.columns:
-        raise Refused("the scores are the same for all columns")
+        raise Unsupported("the scores are the same for all columns")
     note, rows = op.note, "ROWS"
     s.before += [
         Line(f'top = tl.full([{rows}, 1], float("-inf"), ACC)', f"{note}: largest score so far"),
@@ -295,7 +295,7 @@ def _soft(s: Sheet, op: Op, k: int) -> Tile:
     return s.made[op.name, 0, False]
 
 
-WRITERS: dict[str, Callable[[Sheet, Op, int], Tile]] = {
+WRITERS: dict[str, Callable[[AttentionBuilder, Op, int], Tile]] = {
     "read": _read,
     "draw": _draw,
     "const": _const,

@@ -11,7 +11,7 @@ from ..analysis.loop_carried import loaded
 from ..cache import recall, remember
 from ..feasibility.aot import Case, DoesNotCompile
 from ..feasibility.limits import register_cap
-from .emit import Source
+from .emit import AttentionSource
 
 POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
 STAGES = 2
@@ -41,7 +41,7 @@ SMALL = [Shape(16, 64, 4), Shape(16, 32, 4), Shape(16, 16, 4)]
 INTERPRETED = Shape(16, 16, 4)
 
 
-def ladder(source: Source, few: bool = False) -> list[Shape]:
+def ladder(source: AttentionSource, few: bool = False) -> list[Shape]:
     """The tiles that a kernel may have, the best first. `few`: there are at most 16 rows."""
     if not source.program.rows:
         return SINGLE
@@ -51,7 +51,7 @@ def ladder(source: Source, few: bool = False) -> list[Shape]:
     return SMALL if few or source.program.top else PLAIN
 
 
-def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> Case:
+def case(source: AttentionSource, dtype: str, shape: Shape, precision: str = "ieee") -> Case:
     """A kernel with numbers of `dtype` ("bf16", "fp16", "fp32"), to be compiled ahead of time."""
     function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
@@ -80,7 +80,9 @@ def case(source: Source, dtype: str, shape: Shape, precision: str = "ieee") -> C
     )
 
 
-def best(source: Source, dtype: str, target: str, precision: str, few: bool = False) -> Shape:
+def best(
+    source: AttentionSource, dtype: str, target: str, precision: str, few: bool = False
+) -> Shape:
     """The first tile of the ladder without spills, else the one with the fewest; remembered."""
     key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
     shapes = ladder(source, few)

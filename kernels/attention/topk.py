@@ -13,7 +13,7 @@ import triton.language as tl
 from ..feasibility.aot import Case
 from ..interpreter import interpreter
 from ..runtime.prelude import NEVER, kept, unfilled
-from .emit import Source
+from .emit import AttentionSource
 from .launch import Runner
 
 Tensor = torch.Tensor
@@ -45,7 +45,7 @@ def merge(
 class Finder:
     """A kernel that finds the best columns, made callable."""
 
-    def __init__(self, source: Source, interpret: bool, float32: str | None = None):
+    def __init__(self, source: AttentionSource, interpret: bool, float32: str | None = None):
         self.run, self.interpret = Runner(source, interpret, float32=float32), interpret
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..analysis.block_axis import wide
 from ..analysis.layout import Layout, Span, source
-from ..analysis.matmul_form import Dot
-from ..ir.program import Op, Program, Refused, Tensor
+from ..analysis.matmul_form import WeightMatmul
+from ..ir.program import LoopProgram, Op, Tensor, Unsupported
 from ..ir.symbols import NameTable, entry
 
 PRELUDE = (
@@ -88,7 +88,7 @@ class Line:
     note: str = ""
 
 
-class Page:
+class PersistentBuilder:
     """What the writers of operations share. `step` are the lines of the loop, `before` others.
 
     `join`: parts of a product come out of one matrix product, where that is of use. `ahead`: what
@@ -102,7 +102,7 @@ class Page:
 
     def __init__(
         self,
-        program: Program,
+        program: LoopProgram,
         join: bool = True,
         ahead: bool = True,
         layout: Layout | None = None,
@@ -152,14 +152,14 @@ class Page:
         self.append(lines, text, op.note if note is None else note)
 
     def append(self, lines: list[Line], text: str, note: str = "") -> None:
-        """A line in its place. Raises Refused where there are too many."""
+        """A line in its place. Raises Unsupported where there are too many."""
         lines.append(Line(text, note))
         if len(self.before) + len(self.step) > MOST:
-            raise Refused(f"a step of more than {MOST} tile operations")
+            raise Unsupported(f"a step of more than {MOST} tile operations")
 
     def joins(self, count: int) -> bool:
         """Whether parts of a product, so many and as wide as each other, are joined."""
-        dots = [name for name, p in self.layout.products.items() if isinstance(p, Dot)]
+        dots = [name for name, p in self.layout.products.items() if isinstance(p, WeightMatmul)]
         return self.join and (count > 2 or (count == 2 and len(dots) == 1))
 
     def cols(self, width: int) -> str:

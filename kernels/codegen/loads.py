@@ -7,15 +7,15 @@ import re
 
 from ..analysis.layout import Span
 from ..analysis.liveness import words
-from ..analysis.matmul_form import Dot
+from ..analysis.matmul_form import WeightMatmul
 from ..ir.printer import literal, times, total
-from ..ir.program import Op, Part, Refused, Tensor
-from .builder import KINDS, Page, Tile
+from ..ir.program import Op, Part, Tensor, Unsupported
+from .builder import KINDS, PersistentBuilder, Tile
 
 NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
 
 
-def read(page: Page, op: Op) -> None:
+def read(page: PersistentBuilder, op: Op) -> None:
     """Loads a value; of what moves, the next position's are under way while this one is used.
 
     Without `page.ahead` it is loaded at its own position.
@@ -49,7 +49,7 @@ def read(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def draw(page: Page, op: Op) -> None:
+def draw(page: PersistentBuilder, op: Op) -> None:
     """Random numbers of a value, each by a seed and its place in the tensor that it would fill.
 
     Forward and backward draw the same, whatever rows a program takes.
@@ -68,7 +68,7 @@ def draw(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def _then(page: Page, when: str, shift: int) -> str:
+def _then(page: PersistentBuilder, when: str, shift: int) -> str:
     """The position `shift` before another, or the nearest there is."""
     if shift > 0:
         return f"tl.maximum({when} - {shift}, 0)"
@@ -77,7 +77,7 @@ def _then(page: Page, when: str, shift: int) -> str:
     return when
 
 
-def _started(page: Page, op: Op, span: Span, text: str) -> str:
+def _started(page: PersistentBuilder, op: Op, span: Span, text: str) -> str:
     """A shifted value: its first positions read what it starts from."""
     shift = op.attrs.get("shift", 0)
     for slot in range(abs(shift)):
@@ -92,15 +92,15 @@ def _started(page: Page, op: Op, span: Span, text: str) -> str:
     return text
 
 
-def _only_weight(page: Page, op: Op) -> bool:
+def _only_weight(page: PersistentBuilder, op: Op) -> bool:
     """Whether a value is read by matrix products alone, which load their own tiles of it."""
     products = [page.layout.products.get(user) for user in page.readers[op.name]]
     return bool(products) and all(
-        isinstance(p, Dot) and p.weight == op.name and p.value != op.name for p in products
+        isinstance(p, WeightMatmul) and p.weight == op.name and p.value != op.name for p in products
     )
 
 
-def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+def load(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
     """The text of a load at the position `when`."""
     rows = page.over(tensor)
     masks = _living(page, span) * rows + beyond(page, span) + edge(page, tensor, span)
@@ -108,11 +108,11 @@ def load(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     return f"tl.load({_address(page, tensor, span, when)}{guard})"
 
 
-def store(page: Page, name: str, tensor: Tensor) -> None:
+def store(page: PersistentBuilder, name: str, tensor: Tensor) -> None:
     """Keeps a value at each position."""
     mine = set(tensor.axes) - {page.program.axis, page.frame.lanes}
     if mine and mine != set(page.program.rows):
-        raise Refused(f"'{name}' varies over some of the axes of its rows only")
+        raise Unsupported(f"'{name}' varies over some of the axes of its rows only")
     pointer, over = page.pointer(tensor), page.over(tensor)
     for tile in page.tiles[name]:
         kept = f"{_spread(page, tile, over)}.to({pointer}.dtype.element_ty)"
@@ -122,7 +122,7 @@ def store(page: Page, name: str, tensor: Tensor) -> None:
         page.append(lines, line, f"keep {page.ops[name].note or name}")
 
 
-def fill(page: Page, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
+def fill(page: PersistentBuilder, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
     """The lines that store, at a position without a step, what is at `last`, or zeros.
 
     First those that load it.
@@ -142,7 +142,7 @@ def fill(page: Page, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
     return before, inside
 
 
-def _guard(page: Page, tensor: Tensor, tile: Tile) -> str:
+def _guard(page: PersistentBuilder, tensor: Tensor, tile: Tile) -> str:
     """The mask of a tile that is stored, if it needs one."""
     mine = bool(set(tensor.axes) - {page.program.axis, page.frame.lanes})
     masks = _stored(page, tensor, tile.span, mine) + beyond(page, tile.span)
@@ -150,12 +150,12 @@ def _guard(page: Page, tensor: Tensor, tile: Tile) -> str:
     return f", mask={' & '.join(masks)}" if masks else ""
 
 
-def _living(page: Page, span: Span) -> list[str]:
+def _living(page: PersistentBuilder, span: Span) -> list[str]:
     """The mask of rows, or of lanes that have one number each."""
     return ["there" if page.line(span.width) else page.frame.live]
 
 
-def _stored(page: Page, tensor: Tensor, span: Span, mine: bool) -> list[str]:
+def _stored(page: PersistentBuilder, tensor: Tensor, span: Span, mine: bool) -> list[str]:
     """Which rows are stored; what all blocks have alike, the first one stores."""
     frame = page.frame
     if frame.lanes:
@@ -170,16 +170,16 @@ def _stored(page: Page, tensor: Tensor, span: Span, mine: bool) -> list[str]:
     return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)
 
 
-def _spread(page: Page, tile: Tile, rows: bool) -> str:
+def _spread(page: PersistentBuilder, tile: Tile, rows: bool) -> str:
     return page.full(tile, tile.span.width, rows or tile.rows)
 
 
-def beyond(page: Page, span: Span) -> list[str]:
+def beyond(page: PersistentBuilder, span: Span) -> list[str]:
     """The mask of a tile that is wider than its value."""
     return [f"({page.cols(span.width)} < {span.valid})"] if span.valid < span.width else []
 
 
-def edge(page: Page, tensor: Tensor, span: Span) -> list[str]:
+def edge(page: PersistentBuilder, tensor: Tensor, span: Span) -> list[str]:
     """The mask of a block's own numbers, where they may reach beyond the period."""
     if not isinstance(tensor, Part) or not tensor.period or tensor.even:
         return []
@@ -187,7 +187,7 @@ def edge(page: Page, tensor: Tensor, span: Span) -> list[str]:
     return [f"({at} < {tensor.period})"]
 
 
-def column(page: Page, tensor: Tensor, span: Span) -> str:
+def column(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
     """Where in a row of a tensor the numbers of a span lie."""
     start, place = span.start, ""
     if isinstance(tensor, Part) and tensor.period:
@@ -197,7 +197,7 @@ def column(page: Page, tensor: Tensor, span: Span) -> str:
     return total([str(start), place, page.cols(span.width) if span.width > 1 else ""])
 
 
-def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+def _address(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
     if page.frame.lanes:
         # one number of 64 bits for all lanes, and one of 32 for each
         start, inside = total(_rows(page, tensor, when)), _inside(page, tensor, span)
@@ -211,7 +211,7 @@ def _address(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
 
 
-def _inside(page: Page, tensor: Tensor, span: Span) -> str:
+def _inside(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
     """Where in one row of a tensor the numbers of a span lie, of all lanes."""
     found = column(page, tensor, span)
     if page.over(tensor):
@@ -219,7 +219,7 @@ def _inside(page: Page, tensor: Tensor, span: Span) -> str:
     return found if span.width > 1 else f"tl.full([1, 1], {found}, tl.int32)"
 
 
-def _across(page: Page, tensor: Tensor, span: Span) -> str:
+def _across(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
     """A lane's place in its row."""
     later = tensor.axes[tensor.axes.index(page.frame.lanes) + 1 :]
     lane = "across" if span.width == 1 else "lane"
@@ -228,7 +228,7 @@ def _across(page: Page, tensor: Tensor, span: Span) -> str:
     return times(lane, *page.names.lengths(later), math.prod(tensor.shape))
 
 
-def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
+def place(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
     """Where in a tensor the numbers of a span lie, at the position `when`."""
     parts = _rows(page, tensor, when)
     if page.frame.lanes:
@@ -239,24 +239,26 @@ def place(page: Page, tensor: Tensor, span: Span, when: str) -> str:
     return at
 
 
-def _rows(page: Page, tensor: Tensor, when: str) -> list[str]:
+def _rows(page: PersistentBuilder, tensor: Tensor, when: str) -> list[str]:
     """Where a tensor's rows of one position begin."""
     program, width = page.program, math.prod(tensor.shape)
     mine = tuple(a for a in tensor.axes if a not in (program.axis, page.frame.lanes))
     if unknown := set(mine) - set(program.rows):
-        raise Refused(f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop")
+        raise Unsupported(
+            f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop"
+        )
     parts = [f"{when} * {_stride(page, tensor)}"] if program.axis in tensor.axes else []
     if mine == program.rows and tensor.axes[len(tensor.axes) - len(mine) :] == mine:
         return [*parts, times(page.frame.rows, width)] if mine else parts
     return [*parts, *(_along(page, tensor, a) for a in mine)]
 
 
-def rows_at(page: Page, tensor: Tensor, when: str, rows: str) -> str:
+def rows_at(page: PersistentBuilder, tensor: Tensor, when: str, rows: str) -> str:
     """Where a tensor's rows begin, for row numbers that are in another variable."""
     return re.sub(r"\brows\b", rows, total(_rows(page, tensor, when)))
 
 
-def _stride(page: Page, tensor: Tensor) -> str:
+def _stride(page: PersistentBuilder, tensor: Tensor) -> str:
     """The distance from one position to the next: 64 bits, for long sequences."""
     inner = tensor.axes[tensor.axes.index(page.program.axis) + 1 :]
     width = math.prod(tensor.shape)
@@ -268,7 +270,7 @@ def _stride(page: Page, tensor: Tensor) -> str:
     return page.strides[text]
 
 
-def _along(page: Page, tensor: Tensor, axis: str) -> str:
+def _along(page: PersistentBuilder, tensor: Tensor, axis: str) -> str:
     """A row's position along one of its axes, times the tensor's stride there."""
     rows = page.program.rows
     k = rows.index(axis)

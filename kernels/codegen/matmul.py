@@ -12,10 +12,10 @@ from itertools import pairwise
 
 from ..analysis.block_axis import EQUAL
 from ..analysis.layout import Span
-from ..analysis.matmul_form import Dot
+from ..analysis.matmul_form import WeightMatmul
 from ..ir.printer import times, total
 from ..ir.program import Op, Tensor
-from .builder import Page, Tile
+from .builder import PersistentBuilder, Tile
 from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 
 # The columns of joined parts go in turn, two of each: no thread then holds what a split wants, and
@@ -72,7 +72,7 @@ class Columns:
         return self.spans[0].width * self.count
 
 
-def dot(page: Page, op: Op, how: Dot) -> None:
+def dot(page: PersistentBuilder, op: Op, how: WeightMatmul) -> None:
     """The lines of a product by a weight."""
     names = dict(page.named(op))
     tiles = gathered(page, op, how)
@@ -97,7 +97,12 @@ def dot(page: Page, op: Op, how: Dot) -> None:
 
 
 def _apart(
-    page: Page, op: Op, how: Dot, tiles: Sequence[Tile], columns: Columns, parts: list[str]
+    page: PersistentBuilder,
+    op: Op,
+    how: WeightMatmul,
+    tiles: Sequence[Tile],
+    columns: Columns,
+    parts: list[str],
 ) -> None:
     """One product, and what takes its parts from it."""
     starts = ", ".join(str(span.start) for span in columns.spans)
@@ -113,7 +118,9 @@ def _apart(
     page.add(op, f"{', '.join(parts + zeros)} = {APART[columns.count]}({whole})", note)
 
 
-def _columns(page: Page, how: Dot, tiles: Sequence[Tile], left: Sequence[Span]) -> Columns:
+def _columns(
+    page: PersistentBuilder, how: WeightMatmul, tiles: Sequence[Tile], left: Sequence[Span]
+) -> Columns:
     """The first part and those that are joined to it: as wide, and met by the same tiles."""
     first = left[0]
     alike = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
@@ -137,7 +144,13 @@ def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
 
 
 def _sum(
-    page: Page, op: Op, how: Dot, tiles: Sequence[Tile], columns: Columns, name: str, note: str
+    page: PersistentBuilder,
+    op: Op,
+    how: WeightMatmul,
+    tiles: Sequence[Tile],
+    columns: Columns,
+    name: str,
+    note: str,
 ) -> None:
     """What each tile of the value adds to these columns of the result.
 
@@ -161,7 +174,7 @@ def _sum(
         page.add(op, f"{name} = tl.trans({made})")
 
 
-def _filled(page: Page, tile: Tile, rows: str) -> Tile:
+def _filled(page: PersistentBuilder, tile: Tile, rows: str) -> Tile:
     """A tile in all of its columns and so many rows, nothing but zeros beyond its value."""
     k, text = tile.span, tile.column
     if k.valid < k.width:
@@ -171,7 +184,15 @@ def _filled(page: Page, tile: Tile, rows: str) -> Tile:
     return replace(tile, text=text)
 
 
-def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str, rows: str) -> str:
+def _term(
+    page: PersistentBuilder,
+    how: WeightMatmul,
+    tile: Tile,
+    n: Columns,
+    base: int,
+    before: str,
+    rows: str,
+) -> str:
     """What a tile of the value, in so many rows, adds to one tile of the result."""
     k, text = tile.span, tile.text
     weight = _weight(page, how, base, k, n)
@@ -185,7 +206,7 @@ def _term(page: Page, how: Dot, tile: Tile, n: Columns, base: int, before: str, 
     return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
 
 
-def _weight(page: Page, how: Dot, base: int, k: Span, n: Columns) -> str:
+def _weight(page: PersistentBuilder, how: WeightMatmul, base: int, k: Span, n: Columns) -> str:
     """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
     key = (how.weight, base, k.shape, n.shape, how.steps())
     if key in page.weights:
@@ -204,7 +225,9 @@ def _weight(page: Page, how: Dot, base: int, k: Span, n: Columns) -> str:
     return name
 
 
-def _places(page: Page, how: Dot, k: Span, n: Columns) -> tuple[list[str], list[str]]:
+def _places(
+    page: PersistentBuilder, how: WeightMatmul, k: Span, n: Columns
+) -> tuple[list[str], list[str]]:
     """Where a tile's rows and columns lie in the weight, and which of them are there."""
     to_k, to_n = how.steps()
     places, masks = [], []
@@ -223,7 +246,7 @@ def _places(page: Page, how: Dot, k: Span, n: Columns) -> tuple[list[str], list[
     return places, masks
 
 
-def _lying(page: Page, index: str, span: Span) -> str:
+def _lying(page: PersistentBuilder, index: str, span: Span) -> str:
     """Where in a value, from the first on, the numbers of a tile lie."""
     if not isinstance(span, Singles):
         return index

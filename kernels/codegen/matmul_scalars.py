@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis.layout import Span, runs
-from ..analysis.matmul_form import Dot
+from ..analysis.matmul_form import WeightMatmul
 from ..ir.program import Op
-from .builder import Page, Tile
+from .builder import PersistentBuilder, Tile
 
 # fewer are multiplied one by one
 FEWEST = 2
@@ -45,7 +45,9 @@ class Singles(Span):
         return text
 
 
-def singles(page: Page, op: Op, letters: str, spans: Sequence[Span], least: int) -> Singles | None:
+def singles(
+    page: PersistentBuilder, op: Op, letters: str, spans: Sequence[Span], least: int
+) -> Singles | None:
     """The single numbers among `spans` of a vector, where all lanes have alike several of them."""
     starts = tuple(span.start for span in spans if span.width == 1)
     row = bool(page.program.lanes) and op.name not in page.wide
@@ -55,7 +57,7 @@ def singles(page: Page, op: Op, letters: str, spans: Sequence[Span], least: int)
     return Singles(starts[0], len(starts), width, starts)
 
 
-def gathered(page: Page, op: Op, how: Dot) -> tuple[Tile, ...]:
+def gathered(page: PersistentBuilder, op: Op, how: WeightMatmul) -> tuple[Tile, ...]:
     """The tiles of a value that meets a weight, its single numbers in one of them."""
     tiles = page.tiles[how.value]
     span = singles(page, op, how.letters[0], [t.span for t in tiles], DEPTH)
@@ -69,7 +71,7 @@ def gathered(page: Page, op: Op, how: Dot) -> tuple[Tile, ...]:
     return (*rest, Tile(span, name, span.width, False))
 
 
-def picked(page: Page, op: Op, span: Singles, row: str, names: Sequence[str]) -> None:
+def picked(page: PersistentBuilder, op: Op, span: Singles, row: str, names: Sequence[str]) -> None:
     """The numbers of a tile, each by itself."""
     cols = page.cols(span.width)
     for k, name in enumerate(names):

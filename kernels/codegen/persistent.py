@@ -15,14 +15,14 @@ from ..analysis.layout import Span
 from ..analysis.list_schedule import ordered
 from ..analysis.liveness import given, needed, sunk, widths, words
 from ..ir.printer import INDENT, literal, wrapped
-from ..ir.program import Op, Program, Refused, Tensor
+from ..ir.program import LoopProgram, Op, Tensor, Unsupported
 from ..ir.symbols import remark
 from . import loads, pointwise, ragged
-from .builder import CONSTANTS, KINDS, Line, Page, Tile
+from .builder import CONSTANTS, KINDS, Line, PersistentBuilder, Tile
 
 
 @dataclass(frozen=True)
-class Source:
+class LoopSource:
     """A kernel's text, and what a launch needs to know of it.
 
     `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
@@ -34,7 +34,7 @@ class Source:
 
     name: str
     text: str
-    program: Program
+    program: LoopProgram
     pointers: tuple[Tensor, ...]
     sizes: tuple[str, ...]
     weights: dict[str, int]
@@ -47,13 +47,13 @@ class Source:
     widest: int = 1
 
 
-def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
-    """The kernel of a program. Raises Refused where there can be none.
+def emit(program: LoopProgram, join: bool = True, ahead: bool = True) -> LoopSource:
+    """The kernel of a program. Raises Unsupported where there can be none.
 
     `join` as many parts of matrix products as is of use, and load a step `ahead`: both are faster,
     and take registers.
     """
-    page = Page(program, join, ahead)
+    page = PersistentBuilder(program, join, ahead)
     stored: dict[str, list[Tensor]] = {}
     for name, tensor in program.stores:
         stored.setdefault(name, []).append(tensor)
@@ -75,7 +75,7 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
     before = [line.text for line in page.before]
     step = [line.text for line in (*page.step, *page.ends)]
     alive = widths(before, step, page.sizes) if program.axis else widths([], before, page.sizes)
-    return Source(
+    return LoopSource(
         page.entry,
         text,
         program,
@@ -90,12 +90,12 @@ def emit(program: Program, join: bool = True, ahead: bool = True) -> Source:
     )
 
 
-def multiplies(page: Page) -> bool:
+def multiplies(page: PersistentBuilder) -> bool:
     """Whether a kernel has matrix products."""
     return any("product(" in line.text for line in (*page.before, *page.step))
 
 
-def _order(page: Page) -> None:
+def _order(page: PersistentBuilder) -> None:
     """The lines of a step in the order that takes the fewest registers."""
     lines = [line.text for line in page.step]
     if page.program.lanes:
@@ -109,7 +109,7 @@ def _order(page: Page) -> None:
     page.step = [page.step[k] for k in order]
 
 
-def _prune(page: Page) -> None:
+def _prune(page: PersistentBuilder) -> None:
     """Leave out what nothing uses: parts of a value of which a loop reads others."""
     parts = (page.before, page.step, page.ends)
     places = needed([line.text for part in parts for line in part])
@@ -118,32 +118,32 @@ def _prune(page: Page) -> None:
         part[:], k = [x for n, x in enumerate(part) if k + n in places], k + len(part)
 
 
-def _moves(page: Page, op: Op) -> bool:
+def _moves(page: PersistentBuilder, op: Op) -> bool:
     """Whether a value differs from position to position."""
     if op.kind == "read":
         if block_axis.heavy(page.program, op):
             return True
         if any(a in page.moving for a in op.args):
-            raise Refused(f"'{op.name}' starts from a value that varies over the loop")
+            raise Unsupported(f"'{op.name}' starts from a value that varies over the loop")
         return page.program.axis in op.attrs["tensor"].axes
     if op.kind == "draw":
         return page.program.axis in op.attrs["tensor"].axes
     return op.kind in ("index", "state") or any(a in page.moving for a in op.args)
 
 
-def _const(page: Page, op: Op) -> None:
+def _const(page: PersistentBuilder, op: Op) -> None:
     """Numbers are written where they are used."""
 
 
-def _index(page: Page, op: Op) -> None:
+def _index(page: PersistentBuilder, op: Op) -> None:
     _single(page, op, "t")
 
 
-def _size(page: Page, op: Op) -> None:
+def _size(page: PersistentBuilder, op: Op) -> None:
     _single(page, op, page.length(op.attrs["axis"]))
 
 
-def _single(page: Page, op: Op, text: str) -> None:
+def _single(page: PersistentBuilder, op: Op, text: str) -> None:
     ((span, name),) = page.named(op)
     page.add(op, f"{name} = tl.full([1, 1], {text}, tl.int64)")
     page.tiles[op.name] = (Tile(span, name, 1, False),)
@@ -154,7 +154,7 @@ def _single(page: Page, op: Op, text: str) -> None:
 OWN = {"float": "({0}) * 1", "int": "({0}) * 1", "bool": "({0}) ^ False"}
 
 
-def _state(page: Page, op: Op) -> None:
+def _state(page: PersistentBuilder, op: Op) -> None:
     """A state's slots, the oldest first: what a step reads."""
     state, wide = page.program.state(op.name), op.name in page.wide
     tiles = []
@@ -170,13 +170,13 @@ def _state(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def _beginning(page: Page, op: Op, init: str, span: Span) -> str:
+def _beginning(page: PersistentBuilder, op: Op, init: str, span: Span) -> str:
     if init in page.moving:
-        raise Refused(f"the state '{op.name}' starts from a value that varies over the loop")
+        raise Unsupported(f"the state '{op.name}' starts from a value that varies over the loop")
     return _following(page, init, op, span)
 
 
-def _following(page: Page, name: str, op: Op, span: Span) -> str:
+def _following(page: PersistentBuilder, name: str, op: Op, span: Span) -> str:
     """A value as a state takes it: in all rows and columns."""
     value, wide = page.ops[name], op.name in page.wide
     if value.kind == "const":
@@ -186,7 +186,7 @@ def _following(page: Page, name: str, op: Op, span: Span) -> str:
     return page.full(page.operand(op.name, name, span), span.width, wide)
 
 
-def _advance(page: Page) -> None:
+def _advance(page: PersistentBuilder) -> None:
     """Each state takes its next value, all at once."""
     held = {name for names in page.slots.values() for name in names}
     for (state, k), names in page.slots.items():
@@ -204,7 +204,7 @@ def _advance(page: Page) -> None:
         page.ends += [Line(f"{a} = {b}") for a, b in zip(names, [*names[1:], text])]
 
 
-WRITERS: dict[str, Callable[[Page, Op], None]] = {
+WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
     "read": loads.read,
     "draw": loads.draw,
     "const": _const,
@@ -221,7 +221,7 @@ WRITERS: dict[str, Callable[[Page, Op], None]] = {
 }
 
 
-def _text(page: Page) -> str:
+def _text(page: PersistentBuilder) -> str:
     program = page.program
     over = f"a loop over {program.axis}" if program.axis else "one phase of a step"
     of = f"row, all of {program.lanes} in it" if program.lanes else "tile of rows"
@@ -237,7 +237,7 @@ def _text(page: Page) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(page: Page) -> list[str]:
+def _head(page: PersistentBuilder) -> list[str]:
     sizes = page.names.lengths(page.program.sizes)
     listed = ", ".join(f'"{n}"' for n in sizes)
     constants = [f"{n}: tl.constexpr" for n in CONSTANTS]
@@ -250,7 +250,7 @@ def _head(page: Page) -> list[str]:
     ]
 
 
-def _rows(page: Page) -> list[str]:
+def _rows(page: PersistentBuilder) -> list[str]:
     """The rows of a program: a tile of them."""
     return [
         f"n_rows = {' * '.join(page.names.lengths(page.program.rows)) or '1'}",
@@ -260,7 +260,7 @@ def _rows(page: Page) -> list[str]:
     ]
 
 
-def _lanes(page: Page) -> list[str]:
+def _lanes(page: PersistentBuilder) -> list[str]:
     """The row of a program, and its lanes as the rows of tiles."""
     many = page.length(page.program.lanes)
     return [
@@ -272,7 +272,7 @@ def _lanes(page: Page) -> list[str]:
     ]
 
 
-def _body(page: Page) -> list[list[str]]:
+def _body(page: PersistentBuilder) -> list[list[str]]:
     program = page.program
     start = [
         *(_lanes(page) if program.lanes else _rows(page)),
@@ -291,12 +291,12 @@ def _body(page: Page) -> list[list[str]]:
     ]
 
 
-def begin(page: Page) -> str:
+def begin(page: PersistentBuilder) -> str:
     """The line that says at which position a loop begins."""
     return f"first = {f'{ragged.count(page)} - 1' if page.program.reverse else 0}"
 
 
-def turns(page: Page) -> list[str]:
+def turns(page: PersistentBuilder) -> list[str]:
     """The head of a loop: its steps, and the position of each."""
     program, count = page.program, ragged.count(page)
     last = f"{count} - 1"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..analysis.layout import Span
-from ..analysis.matmul_form import Dot, Rows, Term
+from ..analysis.matmul_form import Term, ValueMatmul, WeightMatmul
 from ..ir.printer import bare, exact, literal
 from ..ir.program import Op
-from .builder import KINDS, PRELUDE, Page, Tile
+from .builder import KINDS, PRELUDE, PersistentBuilder, Tile
 from .matmul import dot
 
 Part = tuple[str, bool, int]
@@ -18,7 +18,7 @@ Part = tuple[str, bool, int]
 JOINS = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
 
 
-def point(page: Page, op: Op) -> None:
+def point(page: PersistentBuilder, op: Op) -> None:
     """The template, filled with the tiles that line up."""
     page.used.update(set(re.findall(r"\b[a-z0-9]+(?=\()", op.attrs["template"])) & set(PRELUDE))
     tiles = []
@@ -32,7 +32,7 @@ def point(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def _number(page: Page, arg: str, op: Op) -> str:
+def _number(page: PersistentBuilder, arg: str, op: Op) -> str:
     """A number beside tiles: bare between operators, where float32 has it exactly."""
     const = page.ops[arg]
     kind = "float" if op.dtype == "float" else const.dtype
@@ -42,12 +42,12 @@ def _number(page: Page, arg: str, op: Op) -> str:
     return f"tl.full([1, 1], {text}, {KINDS[kind]})"
 
 
-def view(page: Page, op: Op) -> None:
+def view(page: PersistentBuilder, op: Op) -> None:
     """Slices and joins: the same tiles under another name."""
     page.tiles[op.name] = tuple(_viewed(page, op, s) for s in page.layout.spans[op.name])
 
 
-def _viewed(page: Page, op: Op, span: Span) -> Tile:
+def _viewed(page: PersistentBuilder, op: Op, span: Span) -> Tile:
     value: object = 0
     for arg, places in zip(op.args, op.attrs["maps"], strict=True):
         if places[span.start] >= 0 and page.ops[arg].kind != "const":
@@ -58,16 +58,16 @@ def _viewed(page: Page, op: Op, span: Span) -> Tile:
     return Tile(span, text, 1, False)
 
 
-def product(page: Page, op: Op) -> None:
+def product(page: PersistentBuilder, op: Op) -> None:
     """By tiles of a resident weight, or number by number."""
     how = page.layout.products[op.name]
-    if isinstance(how, Dot):
+    if isinstance(how, WeightMatmul):
         dot(page, op, how)
     else:
         _multiply(page, op, how)
 
 
-def _multiply(page: Page, op: Op, how: Rows) -> None:
+def _multiply(page: PersistentBuilder, op: Op, how: ValueMatmul) -> None:
     """Sums of pointwise products of tiles."""
     tiles = []
     for span, name in page.named(op):
@@ -83,14 +83,14 @@ def _multiply(page: Page, op: Op, how: Rows) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def _pair(page: Page, op: Op, how: Rows, term: Term, shift: int) -> Part:
+def _pair(page: PersistentBuilder, op: Op, how: ValueMatmul, term: Term, shift: int) -> Part:
     a = page.at(op.args[0], term.a + shift * how.moves[1])
     b = page.at(op.args[1], term.b + shift * how.moves[2])
     (left, right), width, rows = page.meet([a, b])
     return f"{left} * {right}", rows, width
 
 
-def _summed(page: Page, op: Op, how: Rows, term: Term) -> list[Part]:
+def _summed(page: PersistentBuilder, op: Op, how: ValueMatmul, term: Term) -> list[Part]:
     """The parts of one number: a sum over each pair of tiles."""
     k = 0 if how.moves[1] else 1
     found: list[Part] = []
@@ -103,7 +103,7 @@ def _summed(page: Page, op: Op, how: Rows, term: Term) -> list[Part]:
     return found
 
 
-def _total(page: Page, text: str, span: Span, width: int, kind: str) -> str:
+def _total(page: PersistentBuilder, text: str, span: Span, width: int, kind: str) -> str:
     """The sum or the largest of a tile's columns, those beyond the value left out."""
     if span.width == 1:
         return text
@@ -115,12 +115,12 @@ def _total(page: Page, text: str, span: Span, width: int, kind: str) -> str:
     return f"tl.{kind}({bare(text)}, 1, keep_dims=True)"
 
 
-def _lined(page: Page, text: str, rows: bool) -> str:
+def _lined(page: PersistentBuilder, text: str, rows: bool) -> str:
     """What is left of a row, one number: of lanes they are a line."""
     return f"tl.trans({text})" if rows and page.frame.lanes else text
 
 
-def reduce(page: Page, op: Op) -> None:
+def reduce(page: PersistentBuilder, op: Op) -> None:
     """Sums and maxima over dimensions of a value's own shape."""
     x, dims = page.ops[op.args[0]], set(op.attrs["dims"])
     last = len(x.shape) - 1 in dims
@@ -151,7 +151,7 @@ def _equal(tiles: Sequence[Tile]) -> bool:
     return full and len(tiles) > 1 and len({t.width for t in tiles}) == 1
 
 
-def _at_last(page: Page, op: Op, join: str) -> None:
+def _at_last(page: PersistentBuilder, op: Op, join: str) -> None:
     """Pieces are taken together number by number, each as it comes, and only then their columns."""
     ((span, name),) = page.named(op)
     text, *more = (t.text for t in page.tiles[op.args[0]])

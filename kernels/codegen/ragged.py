@@ -9,17 +9,17 @@ from __future__ import annotations
 from ..analysis.layout import Span
 from ..ir.printer import INDENT, wrapped
 from . import loads
-from .builder import Page
+from .builder import PersistentBuilder
 
 NUMBER = Span(0, 1, 1)
 
 
-def count(page: Page) -> str:
+def count(page: PersistentBuilder) -> str:
     """The variable that holds how many steps there are."""
     return "stop" if page.program.ends is not None else page.length(page.program.axis)
 
 
-def sorted_rows(page: Page) -> list[str]:
+def sorted_rows(page: PersistentBuilder) -> list[str]:
     """The rows of a program, the longest first; those beyond the last stay beyond it."""
     if page.program.order is None:
         return []
@@ -32,7 +32,7 @@ def sorted_rows(page: Page) -> list[str]:
     return [*lines, *[f"row = tl.load({pointer} + row).to(tl.int32)"] * bool(own)]
 
 
-def steps(page: Page) -> list[str]:
+def steps(page: PersistentBuilder) -> list[str]:
     """How many steps are taken, where rows have lengths: one at least, so that all is stored."""
     ends = page.program.ends
     if ends is None:
@@ -44,7 +44,7 @@ def steps(page: Page) -> list[str]:
     ]
 
 
-def beyond(page: Page) -> list[str]:
+def beyond(page: PersistentBuilder) -> list[str]:
     """The lines that store what lies beyond the longest of a program's rows."""
     program = page.program
     kept = [(name, t) for name, t in program.stores if program.axis in t.axes]

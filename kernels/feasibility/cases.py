@@ -7,15 +7,15 @@ from typing import Any
 import triton.language as tl
 
 from ..analysis.loop_carried import loaded
-from ..codegen.persistent import Source
-from ..cooperative.codegen.emit import Cooperative
+from ..codegen.persistent import LoopSource
+from ..cooperative.codegen.emit import CooperativeSource
 from .aot import Case
 from .limits import PATIENCE, asked
 
 POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
 
 
-def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
+def case(source: LoopSource, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
     """A kernel with floats of `dtype` ("bf16", "fp16", "fp32"), as a launch would compile it."""
     function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
@@ -26,8 +26,8 @@ def case(source: Source, dtype: str, rows: int, warps: int, precision: str = "ie
         "PRECISION": precision,
         "UPCAST": False,
     }
-    together = isinstance(source, Cooperative)
-    if isinstance(source, Cooperative):
+    together = isinstance(source, CooperativeSource)
+    if isinstance(source, CooperativeSource):
         kinds += ["*fp32" if e.wide else f"*{dtype}" for e in source.exchanges]
         kinds += ["*i32", "*i32", "i32"]
         constants["PATIENCE"] = PATIENCE

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import triton
 
 from .. import cache
-from ..analysis.block_axis import EQUAL, tile
-from ..analysis.matmul_form import Dot, form
-from ..codegen.persistent import Source, emit
-from ..ir.program import Program
+from ..analysis.block_axis import EQUAL, padded_length
+from ..analysis.matmul_form import WeightMatmul, matmul_form
+from ..codegen.persistent import LoopSource, emit
+from ..ir.program import LoopProgram
 from .aot import Row
 from .cases import case
 from .limits import SHARED, register_cap
@@ -80,7 +80,7 @@ class Asking:
     def __init__(self, lines: int = LINES):
         self.left = lines
 
-    def about(self, source: Source) -> bool:
+    def about(self, source: LoopSource) -> bool:
         """Whether it may be asked about a kernel, which is then counted."""
         lines = source.text.count("\n")
         if lines > self.left:
@@ -107,16 +107,18 @@ class Verdict:
     borne: tuple[str, ...] = ()
 
 
-def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tuple[Source, Verdict]:
+def best(
+    program: LoopProgram, launch: Launch, target: str, ask: bool = True
+) -> tuple[LoopSource, Verdict]:
     """The fastest kernel of a program that fits `target`; where none does, one and why it does not.
 
-    Products are joined and loads made a step ahead, or apart, or as they are used. Raises Refused
-    where there can be no kernel.
+    Products are joined and loads made a step ahead, or apart, or as they are used. Raises
+    Unsupported where there can be no kernel.
     """
     asking = Asking() if ask else None
     if program.lanes:
         return _with_lanes(program, launch, target, asking)
-    tried: list[tuple[Source, Verdict]] = []
+    tried: list[tuple[LoopSource, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
             continue
@@ -131,8 +133,8 @@ def best(program: Program, launch: Launch, target: str, ask: bool = True) -> tup
 
 
 def _with_lanes(
-    program: Program, launch: Launch, target: str, asking: Asking | None
-) -> tuple[Source, Verdict]:
+    program: LoopProgram, launch: Launch, target: str, asking: Asking | None
+) -> tuple[LoopSource, Verdict]:
     """The one form that is tried where a step takes all of an axis.
 
     Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
@@ -146,9 +148,11 @@ def _with_lanes(
     believed = 0 if asking else LIKELY
     for most in (program.most, *FEWER * program.open):
         made = emit(replace(program, most=most), ahead=False)
-        tried: list[tuple[Source, Verdict]] = []
+        tried: list[tuple[LoopSource, Verdict]] = []
         for source in (replace(made, capped=False), made):
-            verdict = _judge(source, replace(launch, rows=tile(most)), target, believed, asking)
+            verdict = _judge(
+                source, replace(launch, rows=padded_length(most)), target, believed, asking
+            )
             tried.append((source, verdict))
             if verdict.fits and not verdict.borne:
                 return source, verdict
@@ -158,7 +162,7 @@ def _with_lanes(
 
 
 def judge(
-    source: Source,
+    source: LoopSource,
     launch: Launch,
     target: str,
     ask: bool | Asking = True,
@@ -187,7 +191,7 @@ def judge(
     return verdicts[0]
 
 
-def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[Launch]:
+def candidates(source: LoopSource, launch: Launch, target: str, rows: int) -> list[Launch]:
     """Launches that should fit `target`, for a call of `rows` rows; the first is the safest.
 
     With matrix products that is `launch`, which was judged; the compiler is not asked about others:
@@ -208,7 +212,7 @@ def candidates(source: Source, launch: Launch, target: str, rows: int) -> list[L
     return [launch, *able]
 
 
-def _without_products(source: Source, launch: Launch) -> list[Launch]:
+def _without_products(source: LoopSource, launch: Launch) -> list[Launch]:
     """A phase's launches: first those with few numbers a thread, and of them those of few warps."""
     widest = source.widest
 
@@ -221,11 +225,11 @@ def _without_products(source: Source, launch: Launch) -> list[Launch]:
     return sorted(able, key=lambda x: (held(x) > FIRST, x.warps, abs(held(x) - FIRST)))
 
 
-def least(program: Program, launch: Launch) -> int:
+def least(program: LoopProgram, launch: Launch) -> int:
     """Bytes that the weights of a kernel take at least, known before it is written."""
     ops = {op.name: op for op in program.ops}
-    forms = [form(op, ops) for op in program.ops if op.kind == "product"]
-    weights = {how.weight for how in forms if isinstance(how, Dot)}
+    forms = [matmul_form(op, ops) for op in program.ops if op.kind == "product"]
+    weights = {how.weight for how in forms if isinstance(how, WeightMatmul)}
     return sum(math.prod(ops[w].shape) for w in weights) * each(launch)
 
 
@@ -234,7 +238,7 @@ def each(launch: Launch) -> int:
     return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
 
 
-def shared(source: Source, launch: Launch, target: str) -> int:
+def shared(source: LoopSource, launch: Launch, target: str) -> int:
     """Bytes of shared memory: the weights, and what operands and changes of layout pass through.
 
     Never less than Triton took in those 248 kernels, and at most 15% or 8 KB more, but for many
@@ -257,7 +261,7 @@ def shared(source: Source, launch: Launch, target: str) -> int:
     return kept + max(8 * 1024, rows * through * itemsize, change)
 
 
-def registers(source: Source, launch: Launch) -> int:
+def registers(source: LoopSource, launch: Launch) -> int:
     """Registers a thread, about: what is alive at once, and more where tiles come in pieces.
 
     Many joined products in a step hold more than is seen here (a HyperLSTM of 64 units has six,
@@ -283,7 +287,7 @@ def _of_lanes(width: int, launch: Launch) -> int:
 
 
 def _judge(
-    source: Source, launch: Launch, target: str, believed: int, asking: Asking | None = None
+    source: LoopSource, launch: Launch, target: str, believed: int, asking: Asking | None = None
 ) -> Verdict:
     """The verdict on one launch; what is foretold is believed up to so many registers."""
     need, have = shared(source, launch, target), SHARED[target]
@@ -321,7 +325,7 @@ def _fits(need: int, have: int, launch: Launch) -> str:
     )
 
 
-def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
+def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
     """What is wrong with a kernel once compiled for `target`; asked once, then remembered."""
     key = {
         "what": "faults",
@@ -339,7 +343,7 @@ def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
     return tuple(known["faults"])
 
 
-def borne(source: Source, fault: str) -> bool:
+def borne(source: LoopSource, fault: str) -> bool:
     """Whether a kernel is taken all the same: of a step that takes all of an axis a few spills.
 
     The alternative is dozens of launches a step. Up to 256 KB a block go through the caches, beside

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .program import Op, Refused, Tensor
+from .program import Op, Tensor, Unsupported
 
 # numbers of a value's own that are computed at a time; where values over both rows and columns are
 # wide, columns are taken one by one, and there is room for more of each
@@ -55,7 +55,7 @@ class Picks:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class AttentionProgram:
     """One kernel. Operations are those of `program.Op`, and besides
 
     kind      args     attrs
@@ -135,7 +135,7 @@ def spans(count: int, chunk: int) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def sides(program: Tiles) -> dict[str, tuple[bool, bool]]:
+def sides(program: AttentionProgram) -> dict[str, tuple[bool, bool]]:
     """Which values vary over rows, and which over columns."""
     rows, columns = set(program.rows), set(program.columns)
     columns |= {program.picks.axis} if program.picks else set()
@@ -172,6 +172,6 @@ def matrix(op: Op) -> int | None:
     for k, (vector, square) in enumerate(((b, a), (a, b))):
         if len(vector) == 1 and len(square) == 2 and vector in square:
             if out != square.replace(vector, ""):
-                raise Refused(f"'{op.name}' is a product of a kind that tiles do not have")
+                raise Unsupported(f"'{op.name}' is a product of a kind that tiles do not have")
             return k
     return None

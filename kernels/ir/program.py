@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 
-class Refused(Exception):
+class Unsupported(Exception):
     """A program that no kernel of this kind can carry: the message says why, in words for users."""
 
 
@@ -81,7 +81,7 @@ class Op:
 
 
 @dataclass(frozen=True)
-class State:
+class LoopState:
     """The value `delay` steps ago of `next`; `inits` are read by the first steps, in their order.
 
     One init serves all slots, or there are `delay` of them.
@@ -94,7 +94,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Program:
+class LoopProgram:
     """A loop over `axis`; `stores` are the values written at each step, and where.
 
     Without an axis ("") it is one step, or a part of one: a phase. `lanes` is an axis of which a
@@ -111,7 +111,7 @@ class Program:
     reverse: bool
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]
-    states: tuple[State, ...]
+    states: tuple[LoopState, ...]
     stores: tuple[tuple[str, Tensor], ...]
     lanes: str = ""
     most: int = 0
@@ -121,10 +121,10 @@ class Program:
     held: bool = False
 
     @cached_property
-    def _states(self) -> dict[str, State]:
+    def _states(self) -> dict[str, LoopState]:
         return {s.name: s for s in self.states}
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> LoopState:
         """The state that an operation reads."""
         return self._states[name]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..analysis.loop_carried import loaded
-from ..cooperative.codegen.emit import APART, Cooperative
+from ..cooperative.codegen.emit import APART, CooperativeSource
 from ..cooperative.codegen.watchdog import Watchdog
 from ..feasibility.fit import Launch, plain
 from ..feasibility.limits import PATIENCE, SHARED, TILE_ROWS
@@ -21,7 +21,7 @@ from ..select.cost_model import DEVICES
 from ..select.search import shared
 from .launch import NAMES, ROWS, Launcher, precision
 
-Run = Callable[[Cooperative, int, list[Any]], None]
+Run = Callable[[CooperativeSource, int, list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GridLaunch(Launch):
 class GridTuner(Tuner):
     """The choices of a cooperative kernel: among its others too, and the rows a program."""
 
-    def __init__(self, source: Cooperative, timer: Timer = timed):
+    def __init__(self, source: CooperativeSource, timer: Timer = timed):
         super().__init__(source, timer)
         self.kernels = (source, *source.others)
 
@@ -54,7 +54,7 @@ class GridTuner(Tuner):
         return found
 
 
-def _fits(source: Cooperative, launch: Launch, target: str) -> bool:
+def _fits(source: CooperativeSource, launch: Launch, target: str) -> bool:
     """Whether a block's weights and operands fit its shared memory."""
     return shared(source, launch) <= SHARED[target]
 
@@ -67,10 +67,10 @@ class GridLauncher(Launcher):
     blocks than the GPU has multiprocessors.
     """
 
-    source: Cooperative
+    source: CooperativeSource
 
     def __init__(
-        self, source: Cooperative, interpret: bool, warps: int = 8, float32: str | None = None
+        self, source: CooperativeSource, interpret: bool, warps: int = 8, float32: str | None = None
     ):
         super().__init__(source, interpret, warps, float32)
         self.tuner = GridTuner(source)
@@ -94,7 +94,7 @@ class GridLauncher(Launcher):
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
         constants = {"ROWS": ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
 
-        def run(source: Cooperative, grid: int, given: list[Any]) -> None:
+        def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
             interleaved.launch(self.function, (grid, source.loops), *given, **constants)
 
         self._all(self.source, args, count, dtype, self.source.each or ROWS, run)
@@ -129,7 +129,7 @@ class GridLauncher(Launcher):
             "launch_cooperative_grid": True,
         }
 
-        def run(source: Cooperative, grid: int, given: list[Any]) -> None:
+        def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
             function[(grid, source.loops)](*given, **options)
 
         self._all(source, args, count, dtype, source.each or launch.rows, run)
@@ -146,7 +146,7 @@ class GridLauncher(Launcher):
 
     def _all(
         self,
-        source: Cooperative,
+        source: CooperativeSource,
         args: list[Any],
         count: int,
         dtype: torch.dtype,

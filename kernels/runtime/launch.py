@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..analysis.block_axis import tile
+from ..analysis.block_axis import padded_length
 from ..analysis.loop_carried import loaded
-from ..codegen.persistent import Source
+from ..codegen.persistent import LoopSource
 from ..feasibility.fit import Launch
 from ..feasibility.limits import asked
 from ..interpreter import interpreter
@@ -51,7 +51,9 @@ class Launcher:
     position has 2^31 numbers or more.
     """
 
-    def __init__(self, source: Source, interpret: bool, warps: int = 8, float32: str | None = None):
+    def __init__(
+        self, source: LoopSource, interpret: bool, warps: int = 8, float32: str | None = None
+    ):
         self.source, self.interpret, self.warps = source, interpret, warps
         self.float32 = float32
         self.tuner = Tuner(source)
@@ -169,7 +171,7 @@ class Launcher:
 
     def _least(self, args: Sequence[Any]) -> int:
         """The fewest rows of a tile: what a matrix product takes, or as many as there are lanes."""
-        return tile(args[self._lanes]) if self._lanes >= 0 else ROWS
+        return padded_length(args[self._lanes]) if self._lanes >= 0 else ROWS
 
     def _grid(self, count: int, rows: int) -> tuple[int, int]:
         """How many programs there are: one a tile of rows, or one a row with all of its lanes."""

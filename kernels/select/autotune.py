@@ -24,7 +24,7 @@ import triton
 from triton.errors import TritonError
 
 from .. import cache
-from ..codegen.persistent import Source
+from ..codegen.persistent import LoopSource
 from ..feasibility.fit import Launch, candidates
 from ..feasibility.limits import nearest
 
@@ -79,7 +79,7 @@ class Tuner:
     """The choices of one kernel. `timer` times a run: it is another one in tests. One that is not
     `on` times nothing."""
 
-    def __init__(self, source: Source, timer: Timer = timed):
+    def __init__(self, source: LoopSource, timer: Timer = timed):
         self.source, self.timer = source, timer
         self.on = True
         self.chosen: dict[Any, Launch] = {}

@@ -10,11 +10,11 @@ import functools
 import math
 from dataclasses import dataclass, replace
 
-from ..codegen.persistent import Source
-from ..cooperative.codegen.emit import Cooperative
+from ..codegen.persistent import LoopSource
+from ..cooperative.codegen.emit import CooperativeSource
 from ..feasibility.fit import ITEMSIZE, Launch
 from ..feasibility.limits import SHARED, TILE_ROWS
-from ..ir.program import Op, Program, Refused
+from ..ir.program import LoopProgram, Op, Unsupported
 from . import cost_model, search
 from .cost_model import Device, Moved
 
@@ -30,8 +30,8 @@ class Figures:
     blocks would share is looked for when first asked, where it is another and `sharing` allowed.
     """
 
-    program: Program
-    source: Source | None
+    program: LoopProgram
+    source: LoopSource | None
     launch: Launch
     target: str
     loops: int = 1
@@ -54,9 +54,9 @@ class Figures:
         return {COOPERATIVE: f"{many.blocks} blocks of {many.tiling.units} units"} if many else {}
 
     @functools.cached_property
-    def common(self) -> Cooperative | None:
+    def common(self) -> CooperativeSource | None:
         """The kernel that blocks share, the fastest by the model where none was written."""
-        if isinstance(self.source, Cooperative):
+        if isinstance(self.source, CooperativeSource):
             return self.source
         if not self.sharing:
             return None
@@ -64,7 +64,7 @@ class Figures:
         try:
             able = search.candidates(self.program, launch, self.target, self._device)
             return min(able, key=lambda c: c.micros).source
-        except (Refused, ValueError):  # none is written, or none fits
+        except (Unsupported, ValueError):  # none is written, or none fits
             return None
 
     @property
@@ -84,7 +84,7 @@ class Figures:
         weights = numbers * ITEMSIZE[self.launch.dtype]
         return cost_model.stepwise(len(self._products), weights, device, rows, numbers)
 
-    def _resident(self, source: Source, rows: int) -> float:
+    def _resident(self, source: LoopSource, rows: int) -> float:
         tiles = -(-rows // self.launch.rows)
         # what TF32 rounds away is held as a second matrix
         each = ITEMSIZE[self.launch.dtype] * (2 if self.launch.precision == "tf32x3" else 1)
@@ -92,12 +92,12 @@ class Figures:
         moved = Moved(1, tiles, self.launch.rows, 0, held, 0, 0, each)
         return cost_model.alone(moved, len(self._products), self._device)
 
-    def _cooperative(self, source: Cooperative, rows: int) -> float:
+    def _cooperative(self, source: CooperativeSource, rows: int) -> float:
         launches = [replace(self.launch, rows=tile) for tile in TILE_ROWS]
         fitting = [x for x in launches if search.shared(source, x) <= SHARED[self.target]]
         return min(self._waves(source, x, rows) for x in fitting or launches[:1])
 
-    def _waves(self, source: Cooperative, launch: Launch, rows: int) -> float:
+    def _waves(self, source: CooperativeSource, launch: Launch, rows: int) -> float:
         """As many tiles at once as the GPU has room for, and again until all are done."""
         tiles, most = -(-rows // launch.rows), max(1, self._device.processors // source.blocks)
         full, rest = divmod(tiles, most)

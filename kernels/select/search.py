@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..cooperative.codegen.emit import Cooperative, written
+from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
 from ..cooperative.codegen.matmul import Tiling
-from ..cooperative.plan.granularity import periods, widest
-from ..cooperative.plan.outline import Outline, Taken, outline, taken
+from ..cooperative.plan.granularity import granularities, widest
+from ..cooperative.plan.outline import Outline, Resources, outline, resources
 from ..cooperative.plan.retime import retimed
 from ..feasibility.fit import ITEMSIZE, Asking, Launch, Verdict, compiled, each
 from ..feasibility.limits import SHARED
-from ..ir.program import Program, Refused
+from ..ir.program import LoopProgram, Unsupported
 from . import cost_model
 from .cost_model import DEVICES, Device, Moved
 
@@ -45,14 +45,14 @@ class Candidate:
     """A kernel that may be written, what it takes, and the parts of the time of a step."""
 
     outline: Outline
-    taken: Taken
+    taken: Resources
     shared: int
     parts: dict[str, float]
 
     @functools.cached_property
-    def source(self) -> Cooperative:
-        """The kernel, written when it is first asked for. Raises Refused."""
-        return written(self.outline, self.taken.tiling)
+    def source(self) -> CooperativeSource:
+        """The kernel, written when it is first asked for. Raises Unsupported."""
+        return emit_outlined(self.outline, self.taken.tiling)
 
     @property
     def micros(self) -> float:
@@ -67,17 +67,17 @@ class Candidate:
 
 
 def spread(
-    program: Program,
+    program: LoopProgram,
     launch: Launch,
     target: str,
     ask: bool = True,
     fit: bool = True,
     loops: int = 1,
     weighed: bool = True,
-) -> tuple[Cooperative, Verdict]:
+) -> tuple[CooperativeSource, Verdict]:
     """The fastest kernel that fits, by the model, for as many rows as `launch` has.
 
-    So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Refused
+    So many `loops` share the GPU. Without `fit` it is that of the fewest blocks. Raises Unsupported
     where there is none, or, `weighed`, going step by step should be faster.
     """
     able, device, beside = _able(program, launch, target, loops, fit, weighed)
@@ -93,9 +93,9 @@ def spread(
 
 
 def quickest(
-    program: Program, launch: Launch, target: str, ask: bool = True, fit: bool = True
+    program: LoopProgram, launch: Launch, target: str, ask: bool = True, fit: bool = True
 ) -> float:
-    """Microseconds of a step of the kernel that `spread` gives. Raises Refused as that does.
+    """Microseconds of a step of the kernel that `spread` gives. Raises Unsupported as that does.
 
     Where the compiler is not asked, no kernel is written.
     """
@@ -104,7 +104,7 @@ def quickest(
 
 
 def _able(
-    program: Program,
+    program: LoopProgram,
     launch: Launch,
     target: str,
     loops: int,
@@ -116,19 +116,19 @@ def _able(
     device = replace(device, processors=device.processors // loops)
     able = sorted(candidates(program, launch, target, device), key=lambda c: c.micros)
     if not able:
-        raise Refused(_none(program, device))
+        raise Unsupported(_none(program, device))
     if not fit:
         return sorted(able, key=lambda c: c.taken.blocks), device, 0.0
     beside = _stepwise(able[0].taken, launch, device)
     if weighed and beside < able[0].micros:
-        raise Refused(
+        raise Unsupported(
             f"{able[0].words}, shared by the whole GPU, should take {able[0].micros:.1f} us a "
             f"step, step by step {beside:.1f} (a model's figures, {device.name})"
         )
     return able, device, beside
 
 
-def _none(program: Program, device: Device) -> str:
+def _none(program: LoopProgram, device: Device) -> str:
     """Why no number of units fits."""
     return (
         f"no block of {min(UNITS)} to {max(UNITS)} of its {widest(program)} units fits one of the "
@@ -139,8 +139,8 @@ def _none(program: Program, device: Device) -> str:
 def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
     """The first that compiles without fault, and what was wrong with the very first.
 
-    Raises Refused where all of the first few have faults: each takes seconds, so that of long ones
-    the very first alone is compiled.
+    Raises Unsupported where all of the first few have faults: each takes seconds, so that of long
+    ones the very first alone is compiled.
     """
     first, asking = "", Asking()
     for candidate in able[:ASKED]:
@@ -150,7 +150,7 @@ def _sound(able: list[Candidate], launch: Launch, target: str) -> tuple[Candidat
         if not found:
             return candidate, first
         first = first or f"; {candidate.words}, compiled, {found[0]}"
-    raise Refused(f"no cooperative kernel compiles for {target} without fault{first}")
+    raise Unsupported(f"no cooperative kernel compiles for {target} without fault{first}")
 
 
 def here(target: str) -> Device:
@@ -163,14 +163,14 @@ def here(target: str) -> Device:
 
 
 def candidates(
-    program: Program, launch: Launch, target: str, device: Device
+    program: LoopProgram, launch: Launch, target: str, device: Device
 ) -> Iterator[Candidate]:
-    """The kernels whose blocks can all run at once, and fit. Raises Refused if none is written."""
-    known = periods(program)
+    """The kernels whose blocks all run at once and fit. Raises Unsupported if none is written."""
+    known = granularities(program)
     period = widest(program, known)
     able = [units for units in UNITS if 1 < -(-period // units) <= device.processors]
     if able and (late := retimed(program, able[0])) is not program:
-        program, known = late, periods(late)
+        program, known = late, granularities(late)
     for units in able:
         found = _fitting(outline(program, units, known), units, launch, target, device)
         if found is not None:
@@ -185,7 +185,7 @@ def _fitting(
     """The kernel of blocks of so many units: all weights kept, if that fits, or as many as do."""
     have = SHARED[target]
     for tiling in _tilings(units, launch, have):
-        made = taken(found, tiling)
+        made = resources(found, tiling)
         if (need := shared(made, launch)) <= have:
             return Candidate(found, made, need, cost_model.shared(moves(made, launch, 1), device))
     return None
@@ -221,7 +221,7 @@ def _parted(tiling: Tiling, launch: Launch) -> bool:
     return tiling.parted and launch.precision == PARTED
 
 
-def _passing(source: Cooperative | Taken, launch: Launch) -> int:
+def _passing(source: CooperativeSource | Resources, launch: Launch) -> int:
     """Bytes of shared memory that the pieces of an operand pass through: one after another where
     they are taken apart behind it, and so do weights that are loaded at each step."""
     tiling, staged = source.tiling, source.staged
@@ -231,7 +231,7 @@ def _passing(source: Cooperative | Taken, launch: Launch) -> int:
     return max(launch.rows * max(staged, default=0), again) * ITEMSIZE[launch.dtype]
 
 
-def shared(source: Cooperative | Taken, launch: Launch) -> int:
+def shared(source: CooperativeSource | Resources, launch: Launch) -> int:
     """Bytes of shared memory of a block: weights that are kept, and what pieces pass through.
 
     What Triton 3.9 takes for an LSTM of 256 to 1024 units, forward and backward, to the kilobyte.
@@ -240,7 +240,7 @@ def shared(source: Cooperative | Taken, launch: Launch) -> int:
     return kept + max(_passing(source, launch), RESERVE)
 
 
-def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
+def moves(source: CooperativeSource | Resources, launch: Launch, tiles: int) -> Moved:
     """What a step of a kernel does, for the model."""
     itemsize = ITEMSIZE[launch.dtype]
     gathered = sum(e.size * (4 if e.wide else itemsize) for e in source.exchanges)
@@ -258,12 +258,12 @@ def moves(source: Cooperative | Taken, launch: Launch, tiles: int) -> Moved:
     )
 
 
-def micros(source: Cooperative, launch: Launch, target: str) -> float:
+def micros(source: CooperativeSource, launch: Launch, target: str) -> float:
     """Microseconds that a step should take, by the model."""
     return sum(cost_model.shared(moves(source, launch, 1), here(target)).values())
 
 
-def _stepwise(source: Taken, launch: Launch, device: Device) -> float:
+def _stepwise(source: Resources, launch: Launch, device: Device) -> float:
     numbers = source.blocks * (sum(source.weights.values()) + source.streamed)
     # attention, or whatever else takes all of an axis, is at least one phase more
     products = source.products + bool(any(source.lanes))

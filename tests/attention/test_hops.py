@@ -16,7 +16,7 @@ from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.kernels import simulate
 from graphnn.kernels.attention.tile_size import best, case
 from graphnn.kernels.feasibility.aot import TARGETS
-from graphnn.kernels.ir.program import Refused
+from graphnn.kernels.ir.program import Unsupported
 from tests.networks.graphs import assert_same, results
 
 WIDTH = 6
@@ -183,7 +183,7 @@ def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
 
 def test_where_there_is_no_kernel_one_contraction_follows_another(monkeypatch):
     def refuse(*args):
-        raise Refused("no such kernel")
+        raise Unsupported("no such kernel")
 
     monkeypatch.setattr(hops, "emit", refuse)
     net = Rectified().double()

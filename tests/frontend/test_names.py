@@ -302,7 +302,11 @@ def reserved(function: ast.FunctionDef) -> tuple[frozenset[str], frozenset[str]]
         return scope.RESERVED, frozenset()
     if "COLS" in arguments:
         return attention_builder.RESERVED, attention_builder.FAMILIES
-    kept = cooperative_builder.Sheet if "PATIENCE" in arguments else builder.Page
+    kept = (
+        cooperative_builder.CooperativeBuilder
+        if "PATIENCE" in arguments
+        else builder.PersistentBuilder
+    )
     return kept.reserved, kept.families
 
 

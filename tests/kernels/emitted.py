@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import graphnn as gn
-from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.codegen.persistent import LoopSource
 
 KINDS = ("saving", "backward")
 
@@ -21,7 +21,7 @@ class Over(nn.Module):
         g.output("y", self.module(g.input("x", (self.width,), over="time")))
 
 
-def sources(net: nn.Module) -> dict[str, Source]:
+def sources(net: nn.Module) -> dict[str, LoopSource]:
     """The kernels of a one-loop network: "saving" and "backward" for training, or "running"."""
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model.source()

@@ -26,11 +26,11 @@ from graphnn.backends.triton.loops.to_kernel import NARROW, given, lower, lower_
 from graphnn.backends.triton.loops.torch_layers import Layer
 from graphnn.backends.triton.scan import scan
 from graphnn.ir.graph import IR, Node
-from graphnn.kernels.codegen.persistent import Source, emit
-from graphnn.kernels.cooperative.codegen.emit import Cooperative
+from graphnn.kernels.codegen.persistent import LoopSource, emit
+from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
 from graphnn.kernels.feasibility.fit import Launch, Verdict, best
-from graphnn.kernels.ir.program import Program, Refused
+from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.ir.symbols import NameTable, quoted
 from graphnn.kernels.runtime.cooperative_launch import GridLauncher
 from graphnn.kernels.runtime.launch import PARTED, PRECISIONS, Launcher, precision
@@ -52,7 +52,7 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 class OneKernel:
     """A loop as one kernel: the nodes it reads and those it keeps."""
 
-    source: Source
+    source: LoopSource
     verdict: Verdict
     reads: list[int]
     kept: list[int]
@@ -129,7 +129,7 @@ class Lowering:
         for regime in ("resident", "cooperative"):
             try:
                 made = getattr(self, f"_{regime}")(scope, loop, keep, name)
-            except Refused as reason:
+            except Unsupported as reason:
                 reasons.append(str(reason))
                 continue
             if made.verdict.borne:  # of many blocks it may be had without
@@ -191,7 +191,7 @@ class Lowering:
             write = getattr(self, f"_{regime}")
             try:
                 made = [write(scope, x, keep, f"{name}_{k}", 2) for x, k in zip(loops, "ab")]
-            except Refused:
+            except Unsupported:
                 continue
             first, second = made
             if first.alike(second):
@@ -213,7 +213,7 @@ class Lowering:
     def _besides(self, scope: Scope, made: OneKernel) -> str:
         """How float32 is multiplied, and where ragged loops end."""
         how = PRECISIONS[precision(torch.float32, self.float32)]
-        if isinstance(made.source, Cooperative) and made.source.tiling.parted:
+        if isinstance(made.source, CooperativeSource) and made.source.tiling.parted:
             how = PARTED
         words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
         program = made.source.program
@@ -233,12 +233,12 @@ class Lowering:
     def _resident(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
     ) -> OneKernel:
-        """A loop as one kernel, beside others or not. Raises Refused where it cannot be."""
+        """A loop as one kernel, beside others or not. Raises Unsupported where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         try:
             source, verdict = self._best(program, scope.ir.floating)
-        except Refused:
+        except Unsupported:
             if program.order is None:
                 raise
             program, reads = unordered(program, reads)
@@ -250,10 +250,12 @@ class Lowering:
     ) -> OneKernel:
         """A loop as one kernel that many thread blocks share, of so many `loops` that run together.
 
-        Raises Refused where it cannot be.
+        Raises Unsupported where it cannot be.
         """
         if not self.cooperative:
-            raise Refused("sharing the loop by many blocks was switched off (skip 'cooperative')")
+            raise Unsupported(
+                "sharing the loop by many blocks was switched off (skip 'cooperative')"
+            )
         kept = [i for i in loop.nodes if i in keep]
         program, reads = lower(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
@@ -263,7 +265,7 @@ class Lowering:
         return OneKernel(source, verdict, reads, kept)
 
     def _call(
-        self, scope: Scope, source: Source, verdict: Verdict, reads: list[int], kept: list[int]
+        self, scope: Scope, source: LoopSource, verdict: Verdict, reads: list[int], kept: list[int]
     ) -> list[str]:
         called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
@@ -280,29 +282,29 @@ class Lowering:
         lines.append(f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)")
         return lines + [f"{x} = {x}.to({dtype})" for x, dtype in narrow]
 
-    def _best(self, program: Program, floating: torch.dtype) -> tuple[Source, Verdict]:
-        """One kernel for the whole loop, and the verdict on it. Raises Refused if it cannot fit."""
+    def _best(self, program: LoopProgram, floating: torch.dtype) -> tuple[LoopSource, Verdict]:
+        """One kernel for the whole loop, and the verdict on it. Raises Unsupported if none fits."""
         if not self.resident:
-            raise Refused("one kernel for the whole loop was switched off (skip 'resident')")
+            raise Unsupported("one kernel for the whole loop was switched off (skip 'resident')")
         launch = self._launch(floating)
         if not self.fit:
             reason = "whether it fits a GPU was not asked (skip 'fit')"
             return emit(program), Verdict(True, launch, reason)
         source, verdict = best(program, launch, self.target, ask=not self.interpret)
         if not verdict.fits:
-            raise Refused(verdict.reason)
+            raise Unsupported(verdict.reason)
         return source, verdict
 
     def _launch(self, floating: torch.dtype) -> Launch:
-        """How a kernel of the whole loop is to be run. Raises Refused where there can be none."""
+        """How a kernel of the whole loop is to be run. Raises Unsupported if there is none."""
         if floating not in NAMES and not self.interpret:
-            raise Refused(f"no matrix unit multiplies {floating}")
+            raise Unsupported(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter: the kernels are those of half precision
         dtype = floating if floating in NAMES else torch.bfloat16
         return Launch(NAMES[dtype], precision(dtype, self.float32))
 
-    def _launcher(self, scope: Scope, source: Source, warps: int = 8) -> str:
-        kind = GridLauncher if isinstance(source, Cooperative) else Launcher
+    def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> str:
+        kind = GridLauncher if isinstance(source, CooperativeSource) else Launcher
         launcher = kind(source, self.interpret, warps, self.float32)
         launcher.tuner.on = self.tune
         self.launchers[source.name] = launcher
@@ -317,11 +319,11 @@ class Lowering:
         kind: Any = Best if part.top else Reductions if isinstance(part, Tally) else Kernels
         try:
             return kind(part, passes, self.interpret, self.float32)
-        except Refused as reason:
+        except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None
 
-    def layer(self, node: Node, own: Program, wanted: Sequence[int]) -> Layer:
+    def layer(self, node: Node, own: LoopProgram, wanted: Sequence[int]) -> Layer:
         """Runs one of torch's layers, or `own`, the program of its definition."""
         return Layer(node, own, wanted, self.tune)
 
@@ -329,7 +331,7 @@ class Lowering:
         """Kernels for hops; None: torch computes them, as no kernel can be written."""
         try:
             return HopKernels(part, passes, self.interpret, self.float32)
-        except Refused as reason:
+        except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None
 
@@ -367,7 +369,7 @@ class Lowering:
             kept = [i for i in loop.nodes if i in keep]
             program, _ = lower(scope.ir, loop, kept, name, scope.ends)
             return (Figures(program, None, self._launch(scope.ir.floating), self.target),)
-        except Refused:
+        except Unsupported:
             return ()
 
     def note(self, ir: IR) -> str:
@@ -395,7 +397,7 @@ class Lowering:
         try:
             program, reads = lower_phase(s, nodes, kept, name)
             source = emit(program)
-        except Refused as reason:
+        except Unsupported as reason:
             self.unwritten[name] = str(reason)
             return None
         return self._launcher(s, source), reads, source.sizes

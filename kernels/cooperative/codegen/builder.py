@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...analysis.block_axis import tile, wide
+from ...analysis.block_axis import padded_length, wide
 from ...analysis.layout import Layout, Span
-from ...codegen.builder import FAMILIES, RESERVED, Frame, Page, Tile
+from ...codegen.builder import FAMILIES, RESERVED, Frame, PersistentBuilder, Tile
 from ...ir.program import Op
-from ..plan.sharding import EACH, Shared
+from ..plan.sharding import EACH, ShardedProgram
 
 # of the 8 warps that most kernels have
 THREADS = 256
@@ -21,7 +21,7 @@ SHARED = frozenset(
 )
 
 
-class Sheet(Page):
+class CooperativeBuilder(PersistentBuilder):
     """A page of a shared program. `streamed` counts the numbers of weights loaded at each step.
 
     Its frame is all blocks' tile of rows; of values that are a block's `own`, its row.
@@ -29,7 +29,7 @@ class Sheet(Page):
 
     reserved, families = RESERVED | SHARED, FAMILIES | {"unit", "own"}
 
-    def __init__(self, shared: Shared, ahead: bool, layout: Layout):
+    def __init__(self, shared: ShardedProgram, ahead: bool, layout: Layout):
         program = shared.program
         varying = wide(program) if program.lanes else frozenset()
         super().__init__(program, ahead=ahead, layout=layout)
@@ -41,7 +41,9 @@ class Sheet(Page):
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
         leads = "mine" if shared.groups == 1 else "leads"
-        self.own = Frame("row", "living", str(tile(program.most)), program.lanes, "mine", leads)
+        self.own = Frame(
+            "row", "living", str(padded_length(program.most)), program.lanes, "mine", leads
+        )
         self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
         self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
         self.streamed = 0
@@ -53,7 +55,7 @@ class Sheet(Page):
     def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
         """A tile, its registers counted: what is no tile of lanes every warp holds."""
         made = super().tile(span, text, width, rows)
-        height = (tile(self.program.most) if rows else 1) if self.frame.lanes else EACH
+        height = (padded_length(self.program.most) if rows else 1) if self.frame.lanes else EACH
         across = height if made.line else width
         self.taken[text] = max(min(VECTOR, across), height * width // THREADS)
         return made

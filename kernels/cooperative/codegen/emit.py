@@ -14,7 +14,7 @@ from ...codegen import loads, ragged
 from ...codegen.builder import CONSTANTS, Line, Tile
 from ...codegen.persistent import (
     WRITERS,
-    Source,
+    LoopSource,
     _advance,
     _commented,
     _following,
@@ -25,15 +25,14 @@ from ...codegen.persistent import (
     turns,
 )
 from ...ir.printer import INDENT, wrapped
-from ...ir.program import Op, Program
+from ...ir.program import LoopProgram, Op
 from ...ir.symbols import remark
 from ..plan.outline import Outline, lanes, outline
 from ..plan.phases import Event
 from . import exchange as exchanges
-from .builder import Sheet
+from .builder import CooperativeBuilder
 from .exchange import SLOTS, Exchange
-from .matmul import Across, Tiling
-from .matmul import Source as From
+from .matmul import Across, Operand, Tiling
 
 # how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
 APART = 32
@@ -54,7 +53,7 @@ WRITING: dict[str, Callable[..., None]] = {
 
 
 @dataclass(frozen=True)
-class Cooperative(Source):
+class CooperativeSource(LoopSource):
     """A kernel of `blocks` a tile of rows, that meet `barriers` times a step; exchanges have
     `slots`.
 
@@ -73,24 +72,26 @@ class Cooperative(Source):
     products: int = 0
     each: int = 0
     lanes: tuple[int, int] = (0, 0)
-    others: tuple[Cooperative, ...] = ()
+    others: tuple[CooperativeSource, ...] = ()
 
 
-def cooperate(program: Program, tiling: Tiling, known: dict[str, int] | None = None) -> Cooperative:
-    """The kernel of a loop, cut as `tiling` says. Raises Refused where there can be none.
+def emit_cooperative(
+    program: LoopProgram, tiling: Tiling, known: dict[str, int] | None = None
+) -> CooperativeSource:
+    """The kernel of a loop, cut as `tiling` says. Raises Unsupported where there can be none.
 
     `known` are its periods, where they have been found before.
     """
-    return written(outline(program, tiling.units, known), tiling)
+    return emit_outlined(outline(program, tiling.units, known), tiling)
 
 
-def written(found: Outline, tiling: Tiling) -> Cooperative:
-    """The kernel of a loop that has been outlined. Raises Refused."""
+def emit_outlined(found: Outline, tiling: Tiling) -> CooperativeSource:
+    """The kernel of a loop that has been outlined. Raises Unsupported."""
     program = found.program
     writer = _Writer(found, tiling)
     writer.write()
     sheet = writer.sheet
-    return Cooperative(
+    return CooperativeSource(
         sheet.entry,
         writer.text(),
         program,
@@ -120,7 +121,7 @@ class _Writer:
         shared = found.shared
         self.shared, self.phases, self.tiling = shared, found.phases, tiling
         # where states are exchanged a step begins by waiting, and loads meanwhile
-        self.sheet = Sheet(
+        self.sheet = CooperativeBuilder(
             shared, ahead=not (self.phases.carries or shared.program.lanes), layout=found.layout
         )
         self.sheet.moving |= found.moving
@@ -213,13 +214,13 @@ class _Writer:
         self.later += [line for line in new if "tl.load(" in line.text]
         self.sheet.step[start:] = [line for line in new if "tl.load(" not in line.text]
 
-    def _source(self, op: Op) -> From:
+    def _source(self, op: Op) -> Operand:
         sheet = self.sheet
         if "exchange" in op.attrs:
-            return From(*self._named(op, "exchange"), None, ())
+            return Operand(*self._named(op, "exchange"), None, ())
         if "source" in op.attrs:
-            return From(None, "", op.attrs["source"], ())
-        return From(None, "", None, sheet.tiles[op.args[0]])
+            return Operand(None, "", op.attrs["source"], ())
+        return Operand(None, "", None, sheet.tiles[op.args[0]])
 
     def _publish(self, event: Event) -> None:
         exchange = self.exchanges[event.name]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from ...analysis.layout import Span
 from ...codegen import loads
-from ...codegen.builder import Page, Tile
+from ...codegen.builder import PersistentBuilder, Tile
 from ...codegen.pointwise import JOINS
 from ...ir.printer import total
 from ...ir.program import Op, Part
 
 if TYPE_CHECKING:
-    from .builder import Sheet
+    from .builder import CooperativeBuilder
 
 # the slots that steps take in turn, and where states are read behind the last arrival
 SLOTS, EARLY = 2, 3
@@ -63,7 +63,7 @@ def address(
 
 
 def publish(
-    page: Sheet, exchange: Exchange, pointer: str, tiles: list[Tile], slot: str
+    page: CooperativeBuilder, exchange: Exchange, pointer: str, tiles: list[Tile], slot: str
 ) -> list[str]:
     """The lines that store a block's own numbers, of these `tiles`."""
     lines = []
@@ -87,7 +87,7 @@ def publish(
     return lines
 
 
-def joined(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+def joined(page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str) -> None:
     """All numbers of a value that is shared out."""
     tiles = []
     for span, name in page.named(op):
@@ -98,7 +98,7 @@ def joined(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def fetched(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+def fetched(page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str) -> None:
     """The numbers of a value, of a block's own row: all, or those of them that are its own."""
     part: Part = op.attrs["part"]
     tiles = []
@@ -111,7 +111,7 @@ def fetched(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def _publishing(page: Page, exchange: Exchange, tile: Tile) -> str:
+def _publishing(page: PersistentBuilder, exchange: Exchange, tile: Tile) -> str:
     """Which numbers of a tile a block publishes."""
     frame = page.frame
     if not frame.mine:
@@ -121,14 +121,14 @@ def _publishing(page: Page, exchange: Exchange, tile: Tile) -> str:
     return frame.leads if exchange.part is not None and not exchange.part.period else frame.mine
 
 
-def _member(page: Sheet, tile: Tile, member: str) -> str:
+def _member(page: CooperativeBuilder, tile: Tile, member: str) -> str:
     """Where one block of a row has its part of a sum: of each lane, or one number."""
     if tile.line:
         return f"({member}) * {page.frame.height} + across"
     return f"tl.full([1, 1], {member}, tl.int32)"
 
 
-def gathered(page: Sheet, op: Op, exchange: Exchange, pointer: str) -> None:
+def gathered(page: CooperativeBuilder, op: Op, exchange: Exchange, pointer: str) -> None:
     """The sum, or the largest, of what the blocks of one row have of it."""
     ((span, name),) = page.named(op)
     (tile,) = page.tiles[exchange.value]
@@ -142,14 +142,14 @@ def gathered(page: Sheet, op: Op, exchange: Exchange, pointer: str) -> None:
     page.tiles[op.name] = (page.tile(span, name, 1, tile.line),)
 
 
-def _along(page: Page, span: Span) -> str:
+def _along(page: PersistentBuilder, span: Span) -> str:
     """The places of a span in one row."""
     if span.width == 1:
         return f"tl.full([1, 1], {span.start}, tl.int32)"
     return total([str(span.start), page.cols(span.width)])
 
 
-def portion(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+def portion(page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str) -> None:
     """A block's own numbers of a value of which each row's block has published all."""
     part: Part = op.attrs["part"]
     tiles = []
@@ -168,7 +168,7 @@ SELECTED = {
 }
 
 
-def selected(page: Page, op: Op) -> None:
+def selected(page: PersistentBuilder, op: Op) -> None:
     """A block's own row of what it has of all rows."""
     tiles = []
     for span, name in page.named(op):
@@ -179,7 +179,7 @@ def selected(page: Page, op: Op) -> None:
     page.tiles[op.name] = tuple(tiles)
 
 
-def merged(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
+def merged(page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str) -> None:
     """The sum, or the largest, of what all blocks have of it."""
     kind = op.attrs["join"]
     tiles = []
@@ -191,7 +191,7 @@ def merged(page: Page, op: Op, exchange: Exchange, pointer: str) -> None:
 
 
 def spread(
-    page: Page, op: Op, exchange: Exchange, pointer: str, sums: tuple[Exchange, str]
+    page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str, sums: tuple[Exchange, str]
 ) -> None:
     """The sum of squares about a number: of blocks about their own means, and of these about it."""
     ((span, name),) = page.named(op)
@@ -213,7 +213,9 @@ def _width(op: Op) -> int:
     return 1 << (op.attrs["blocks"] - 1).bit_length()
 
 
-def _parts(page: Page, op: Op, exchange: Exchange, pointer: str, span: Span, nothing: float) -> str:
+def _parts(
+    page: PersistentBuilder, op: Op, exchange: Exchange, pointer: str, span: Span, nothing: float
+) -> str:
     """A load of each block's part of one sum, a column of a tile."""
     blocks, cols = op.attrs["blocks"], page.cols(_width(op))
     column = total([str(span.start * blocks), cols])
@@ -221,7 +223,7 @@ def _parts(page: Page, op: Op, exchange: Exchange, pointer: str, span: Span, not
     return load(exchange, pointer, column, masks, f"float('{nothing}')")
 
 
-def owned(page: Page, op: Op) -> None:
+def owned(page: PersistentBuilder, op: Op) -> None:
     """How many numbers of a value a block has."""
     part, ((span, name),) = op.attrs["part"], page.named(op)
     mine = f"tl.minimum(tl.maximum({part.period} - {part.place}, 0), {part.units})"
@@ -243,7 +245,7 @@ def load(
     return f'tl.load({at}, mask={masks}, other={other}, cache_modifier=".cg")'
 
 
-def inside(page: Page, op: Op) -> None:
+def inside(page: PersistentBuilder, op: Op) -> None:
     """Which of a block's own numbers are within the period."""
     tiles = []
     for span, name in page.named(op):

@@ -16,7 +16,7 @@ from ...codegen.matmul import APART, Columns
 from ...ir.printer import times, total
 from ...ir.program import Op, Part, Tensor
 from . import exchange as exchanges
-from .builder import Sheet
+from .builder import CooperativeBuilder
 from .exchange import Exchange
 
 # the columns of a product that a warp takes at least: with fewer, warps would repeat each other's
@@ -99,7 +99,7 @@ def _alike(weight: Part, a: Span, b: Span) -> bool:
 
 
 @dataclass(frozen=True)
-class Source:
+class Operand:
     """Where the operand of a product comes from: an exchange, a tensor, or tiles in registers."""
 
     exchange: Exchange | None
@@ -111,7 +111,7 @@ class Source:
 class Across:
     """The lines of one product."""
 
-    def __init__(self, page: Sheet, op: Op, source: Source, tiling: Tiling):
+    def __init__(self, page: CooperativeBuilder, op: Op, source: Operand, tiling: Tiling):
         self.page, self.op, self.source, self.tiling = page, op, source, tiling
         self.weight: Part = op.attrs["weight"]
         self.names = dict(page.named(op))

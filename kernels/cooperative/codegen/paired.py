@@ -10,17 +10,17 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ...codegen.builder import CONSTANTS, MODULE
-from ...codegen.persistent import Source
+from ...codegen.persistent import LoopSource
 from ...ir.printer import INDENT, wrapped
-from ...ir.program import Program
+from ...ir.program import LoopProgram
 from ...ir.symbols import NameTable, entry, remark
-from .emit import APART, Cooperative
+from .emit import APART, CooperativeSource
 
 # what the module of two kernels has besides them
 RESERVED = (*MODULE, *CONSTANTS, "arrive", "wait", "arrived_ptr", "stuck_ptr", "begin", "PATIENCE")
 
 
-def pair(name: str, first: Source, second: Source) -> Source:
+def pair(name: str, first: LoopSource, second: LoopSource) -> LoopSource:
     """One kernel of two, whose grid has a second dimension of two.
 
     Both must have the same axes of rows and the same axis, and be shared by as many blocks.
@@ -28,7 +28,9 @@ def pair(name: str, first: Source, second: Source) -> Source:
     sizes = tuple(dict.fromkeys((*first.sizes, *second.sizes)))
     tensors = (*first.program.tensors, *second.program.tensors)
     stores = (*first.program.stores, *second.program.stores)
-    program = Program(name, first.program.axis, first.program.rows, False, tensors, (), (), stores)
+    program = LoopProgram(
+        name, first.program.axis, first.program.rows, False, tensors, (), (), stores
+    )
     called = entry(name, (*RESERVED, first.name, second.name))
     made = replace(
         first,
@@ -45,16 +47,16 @@ def pair(name: str, first: Source, second: Source) -> Source:
         widest=max(first.widest, second.widest),
         loops=2,
     )
-    if isinstance(made, Cooperative) and isinstance(second, Cooperative):
+    if isinstance(made, CooperativeSource) and isinstance(second, CooperativeSource):
         made = replace(made, exchanges=(*made.exchanges, *second.exchanges), others=())
     return made
 
 
-def _held(source: Source) -> int:
+def _held(source: LoopSource) -> int:
     return sum(source.weights.values())
 
 
-def _text(name: str, first: Source, second: Source, sizes: tuple[str, ...]) -> str:
+def _text(name: str, first: LoopSource, second: LoopSource, sizes: tuple[str, ...]) -> str:
     parts = [_split(s.text) for s in (first, second)]
     imports = sorted({line for head, _ in parts for line in head})
     also = _also(first)
@@ -89,15 +91,15 @@ class Also(NamedTuple):
     constants: list[str]
 
 
-def _also(source: Source) -> Also:
-    if not isinstance(source, Cooperative):
+def _also(source: LoopSource) -> Also:
+    if not isinstance(source, CooperativeSource):
         return Also(([], []), [], [])
     second = f"arrived_ptr + tl.num_programs(0) // {source.blocks} * {APART}"
     counters = ["arrived_ptr", "stuck_ptr"], [second, "stuck_ptr"]
     return Also(counters, ["begin"], ["PATIENCE"])
 
 
-def stores_last(first: Source, second: Source, arguments: list[list[str]]) -> list[str]:
+def stores_last(first: LoopSource, second: LoopSource, arguments: list[list[str]]) -> list[str]:
     """The pointers of both, all that are read before all that are written, exchanges last."""
     found: list[str] = []
     for k in range(3):
@@ -107,11 +109,11 @@ def stores_last(first: Source, second: Source, arguments: list[list[str]]) -> li
     return found
 
 
-def _pointers(source: Source) -> list[str]:
+def _pointers(source: LoopSource) -> list[str]:
     """The pointer arguments of a kernel, as its text names them: exchanges too."""
     inside = source.text.split(f"\ndef {source.name}(\n", 1)[1].split("\n):", 1)[0]
     names = [row.strip().rstrip(",") for row in inside.splitlines()]
-    exchanged = len(source.exchanges) if isinstance(source, Cooperative) else 0
+    exchanged = len(source.exchanges) if isinstance(source, CooperativeSource) else 0
     return names[: len(source.pointers) + exchanged]
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...analysis.layout import runs
-from ...analysis.matmul_form import Dot, form, is_weight, letters
-from ...ir.program import Op, Program, Refused, State
+from ...analysis.matmul_form import WeightMatmul, is_weight, letters, matmul_form
+from ...ir.program import LoopProgram, LoopState, Op, Unsupported
 from ...ir.symbols import NameTable
 from .early_sums import last
 from .row_owners import OWN, drawn, rowwise
@@ -21,14 +21,16 @@ from .split_products import parted
 SOURCES = frozenset({"read", "draw", "const", "index", "size", "lane"})
 
 
-def periods(program: Program) -> dict[str, int]:
+def granularities(program: LoopProgram) -> dict[str, int]:
     """For each value that depends on a state or a product, of how many numbers it may be shared.
 
     1: its numbers change places, or are needed together. Of values of one row a negative period;
     OWN: a block has all.
     """
     ops = {op.name: op for op in plainer(program)}
-    dots = {name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), Dot)}
+    dots = {
+        name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), WeightMatmul)
+    }
     own = rowwise(program, ops, dots)
     found = _Periods(ops, program.states, own).found()
     if not own:
@@ -41,18 +43,18 @@ def periods(program: Program) -> dict[str, int]:
     return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}
 
 
-def widest(program: Program, known: dict[str, int] | None = None) -> int:
-    """The largest period: what is shared out by so many units a block. Raises Refused if none."""
+def widest(program: LoopProgram, known: dict[str, int] | None = None) -> int:
+    """The largest granularity of a value. Raises Unsupported if nothing can be sharded."""
     ops = {op.name: op for op in program.ops}
-    if not any(isinstance(dot_of(op, ops), Dot) for op in program.ops):
-        raise Refused("there is no product by a weight to share out")
-    found = max((known or periods(program)).values(), default=1)
+    if not any(isinstance(dot_of(op, ops), WeightMatmul) for op in program.ops):
+        raise Unsupported("there is no product by a weight to share out")
+    found = max((known or granularities(program)).values(), default=1)
     if found < 2:
-        raise Refused("no value of a step can be shared out: its numbers change places")
+        raise Unsupported("no value of a step can be shared out: its numbers change places")
     return found
 
 
-def plainer(program: Program) -> list[Op]:
+def plainer(program: LoopProgram) -> list[Op]:
     """Operations, those products that are a pointwise one, or the sum of one, written so.
 
     Those by a weight are in parts where these are shared out differently.
@@ -61,12 +63,12 @@ def plainer(program: Program) -> list[Op]:
     names = NameTable(ops)
     found: list[Op] = []
     for op in program.ops:
-        if op.kind == "product" and not isinstance(dot_of(op, ops), Dot):
+        if op.kind == "product" and not isinstance(dot_of(op, ops), WeightMatmul):
             found += _plain(op, ops, names)
         else:
             found.append(op)
     kept = {name for state in program.states for name in (*state.inits, state.next)}
-    dots = {op.name: dot for op in found if isinstance(dot := dot_of(op, ops), Dot)}
+    dots = {op.name: dot for op in found if isinstance(dot := dot_of(op, ops), WeightMatmul)}
     return parted(found, dots, frozenset(kept))
 
 
@@ -74,7 +76,7 @@ def dot_of(op: Op, ops: dict[str, Op]) -> Any:
     """How a product is computed; None for what is no product by a weight."""
     if op.kind != "product" or not any(is_weight(ops[a]) for a in op.args):
         return None
-    return form(op, ops)
+    return matmul_form(op, ops)
 
 
 def _plain(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
@@ -102,7 +104,7 @@ def broadcasts(op: Op, arg: Op) -> bool:
 class _Periods:
     """Values joined to those whose numbers lie in the same places, and what they must divide."""
 
-    def __init__(self, ops: dict[str, Op], states: tuple[State, ...], others: frozenset[str]):
+    def __init__(self, ops: dict[str, Op], states: tuple[LoopState, ...], others: frozenset[str]):
         self.ops, self.states, self.others = ops, states, others
         self.parent = {name: name for name in ops}
         self.loose = loose(ops)
@@ -160,7 +162,7 @@ class _Periods:
 
     def _product(self, op: Op) -> None:
         how = dot_of(op, self.ops)
-        if not isinstance(how, Dot) or len(op.shape) != 1:
+        if not isinstance(how, WeightMatmul) or len(op.shape) != 1:
             self._alone(op)
 
     def _sum(self, op: Op) -> None:

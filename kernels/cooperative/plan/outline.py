@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...analysis.block_axis import heavy, tile, wide
+from ...analysis.block_axis import heavy, padded_length, wide
 from ...analysis.layout import Layout
-from ...ir.program import Op, Program, Refused
+from ...ir.program import LoopProgram, Op, Unsupported
 from ..codegen.exchange import Exchange
 from ..codegen.matmul import Tiling, cut
 from .phases import Phases, phases
-from .sharding import LEAST, Shared, share
+from .sharding import LEAST, ShardedProgram, shard
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Outline:
     """The loop of a `program` as its blocks share it: where numbers lie, what is `moving` from step
     to step, and the events of a step."""
 
-    program: Program
-    shared: Shared
+    program: LoopProgram
+    shared: ShardedProgram
     layout: Layout
     moving: frozenset[str]
     phases: Phases
 
 
 @dataclass(frozen=True)
-class Taken:
+class Resources:
     """What a kernel takes, as `Cooperative` says it of one that is written."""
 
     blocks: int
@@ -46,14 +46,14 @@ class Taken:
     lanes: tuple[int, int] = (0, 0)
 
 
-def outline(program: Program, units: int, known: dict[str, int] | None = None) -> Outline:
-    """The loop for blocks of so many units. Raises Refused where it cannot be shared.
+def outline(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> Outline:
+    """The loop for blocks of so many units. Raises Unsupported where it cannot be shared.
 
     `known` are its periods, where they have been found before.
     """
     if not program.axis:
-        raise Refused("a phase of a step is no loop")
-    shared = share(program, units, known)
+        raise Unsupported("a phase of a step is no loop")
+    shared = shard(program, units, known)
     moving = frozenset(_moving(shared.program))
     events = phases(shared, moving)
     varying = wide(shared.program) if program.lanes else ()
@@ -61,7 +61,7 @@ def outline(program: Program, units: int, known: dict[str, int] | None = None) -
     return Outline(program, shared, layout, moving, events)
 
 
-def taken(found: Outline, tiling: Tiling) -> Taken:
+def resources(found: Outline, tiling: Tiling) -> Resources:
     """What the kernel takes that is cut as `tiling` says."""
     held: dict[str, int] = {}
     staged: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ def taken(found: Outline, tiling: Tiling) -> Taken:
     shared, barriers = found.shared, found.phases.barriers
     count = len(products)
     sizes = (held, staged, streamed, count, lanes(found))
-    return Taken(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
+    return Resources(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
 
 
 def lanes(found: Outline) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def lanes(found: Outline) -> tuple[int, int]:
     stored = (ops[name] for name, tensor in program.stores if program.lanes in tensor.axes)
     moved += sum(many * math.prod(op.shape) for op in stored)
     made = (op for op in program.ops if op.name in varying and op.kind not in ("read", "view"))
-    return moved, sum(tile(many) * math.prod(op.shape) for op in made)
+    return moved, sum(padded_length(many) * math.prod(op.shape) for op in made)
 
 
 def _products(found: Outline) -> Iterator[Op]:
@@ -108,7 +108,7 @@ def _products(found: Outline) -> Iterator[Op]:
             yield ops[event.name]
 
 
-def _moving(program: Program) -> set[str]:
+def _moving(program: LoopProgram) -> set[str]:
     """The operations that a step computes."""
     found: set[str] = set()
     for op in program.ops:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ...analysis.block_axis import PIECE, wide
-from ...ir.program import Op, State
+from ...ir.program import LoopState, Op
 from ..codegen.exchange import EARLY, SLOTS, Exchange
-from .sharding import Shared
+from .sharding import ShardedProgram
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Phases:
     slots: int = SLOTS
 
 
-def phases(shared: Shared, moving: Iterable[str]) -> Phases:
+def phases(shared: ShardedProgram, moving: Iterable[str]) -> Phases:
     """The phases of a shared program; `moving` are the operations that a step computes."""
     return _Schedule(shared, set(moving)).run()
 
 
 class _Schedule:
-    def __init__(self, shared: Shared, moving: set[str]):
+    def __init__(self, shared: ShardedProgram, moving: set[str]):
         program = shared.program
         self.varying = wide(program) if program.lanes else frozenset[str]()
         self.ops = {op.name: op for op in program.ops if op.name in moving}
@@ -191,7 +191,7 @@ def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str
     return found
 
 
-def _published(exchange: Exchange, states: Iterable[State]) -> str:
+def _published(exchange: Exchange, states: Iterable[LoopState]) -> str:
     """What a state is at the next step: its next value, or where it looks further back, a slot."""
     state = next(s for s in states if s.name == exchange.value)
     return state.next if state.delay == 1 else state.name

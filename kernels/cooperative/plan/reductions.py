@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...analysis.block_axis import tile
-from ...ir.program import Op, Refused, Tensor
+from ...analysis.block_axis import padded_length
+from ...ir.program import Op, Tensor, Unsupported
 from ..codegen.exchange import Exchange
 from .early_sums import deviation, last, terms
 from .row_owners import OWN, WHOLE
 
 if TYPE_CHECKING:
-    from .sharding import Sharing
+    from .sharding import Sharder
 
 
 class Sums:
     """The sums of a program as one block has them."""
 
-    def __init__(self, sharing: Sharing):
+    def __init__(self, sharing: Sharder):
         self.sharing = sharing
 
     def total(self, made: Op, op: Op, wanted: int) -> Op:
@@ -42,7 +42,7 @@ class Sums:
     def _gathered(self, made: Op, op: Op, x: Op) -> Op:
         """A sum over numbers that the blocks of a row share out: of each block's part of it."""
         if math.prod(op.shape) > 1:
-            raise Refused(f"'{op.note or op.name}' are several sums over what is shared out")
+            raise Unsupported(f"'{op.note or op.name}' are several sums over what is shared out")
         exchange = self._parts(x.name, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "join": op.kind, **self.sharing.form(OWN)}
         return replace(made, kind="gathered", args=(exchange.value,), attrs=attrs)
@@ -64,7 +64,7 @@ class Sums:
             form = self.sharing.form(OWN if home < 0 else WHOLE)
             made = replace(op, name=f"{x}_{op.kind}_here", args=(name,), attrs={**op.attrs, **form})
             part = self.sharing.put(made)
-            lanes = tile(self.sharing.program.most) if x in self.sharing.varying else 1
+            lanes = padded_length(self.sharing.program.most) if x in self.sharing.varying else 1
             size = (
                 math.prod(op.shape) * self.sharing.blocks
                 if home > 0

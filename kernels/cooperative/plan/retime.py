@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...analysis.matmul_form import Dot
-from ...ir.program import Op, Program, State
+from ...analysis.matmul_form import WeightMatmul
+from ...ir.program import LoopProgram, LoopState, Op
 from .granularity import dot_of
 from .outline import outline
 
 
-def retimed(program: Program, units: int) -> Program:
+def retimed(program: LoopProgram, units: int) -> LoopProgram:
     """The program with those products put off that make for fewer barriers a step: the same one
-    where none does. Raises Refused where blocks of so many units cannot share it."""
+    where none does. Raises Unsupported where blocks of so many units cannot share it."""
     able = list(put_off(program))
     if not able:
         return program
@@ -26,22 +26,22 @@ def retimed(program: Program, units: int) -> Program:
     return program if best is program else retimed(best, units)
 
 
-def barriers(program: Program, units: int) -> int:
-    """How often blocks of so many units meet in a step. Raises Refused where they cannot share."""
+def barriers(program: LoopProgram, units: int) -> int:
+    """The barriers of a step, in blocks of `units`. Raises Unsupported if they cannot share it."""
     return outline(program, units).phases.barriers
 
 
-def put_off(program: Program) -> Iterator[Program]:
+def put_off(program: LoopProgram) -> Iterator[LoopProgram]:
     """The program with one product put off, for each state that is nothing else."""
     ops = {op.name: op for op in program.ops}
     for state in program.states:
         how = dot_of(ops[state.next], ops)
         zeros = all(ops[i].kind == "const" and not ops[i].attrs["value"] for i in state.inits)
-        if isinstance(how, Dot) and zeros and state.delay == 1 and _alone(program, state):
+        if isinstance(how, WeightMatmul) and zeros and state.delay == 1 and _alone(program, state):
             yield _put_off(program, ops, state, how)
 
 
-def _alone(program: Program, state: State) -> bool:
+def _alone(program: LoopProgram, state: LoopState) -> bool:
     """Whether nothing but the state takes its next value."""
     taken = [a for op in program.ops for a in op.args]
     taken += [name for name, _ in program.stores]
@@ -49,7 +49,9 @@ def _alone(program: Program, state: State) -> bool:
     return state.next not in taken
 
 
-def _put_off(program: Program, ops: dict[str, Op], state: State, how: Dot) -> Program:
+def _put_off(
+    program: LoopProgram, ops: dict[str, Op], state: LoopState, how: WeightMatmul
+) -> LoopProgram:
     """The operand becomes the state, the state its product, first of all that moves."""
     value, product = ops[how.value], ops[state.next]
     name = f"{value.name}_before"
@@ -63,7 +65,7 @@ def _put_off(program: Program, ops: dict[str, Op], state: State, how: Dot) -> Pr
     rest = [op for op in program.ops if op.name not in gone]
     first = next((k for k, op in enumerate(rest) if op.kind == "state" or op.args), len(rest))
     made = (*rest[:first], weight, before, late, *rest[first:])
-    moved = State(name, 1, state.inits, value.name)
+    moved = LoopState(name, 1, state.inits, value.name)
     return replace(
         program, ops=made, states=tuple(moved if s is state else s for s in program.states)
     )

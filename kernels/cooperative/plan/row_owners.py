@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...analysis.block_axis import wide
-from ...analysis.matmul_form import Dot
-from ...ir.program import Op, Program, Refused
+from ...analysis.matmul_form import WeightMatmul
+from ...ir.program import LoopProgram, Op, Unsupported
 
 # forms of a value: in every block, not shared out; of one row in its block. Others are periods by
 # which it is shared out: among all blocks, or, below zero, among those of one row
 WHOLE, OWN = 0, -1
 
 
-def rowwise(program: Program, ops: Mapping[str, Op], dots: Mapping[str, Dot]) -> frozenset[str]:
-    """The values of which a block has its own row. Raises Refused where a weight meets lanes.
+def rowwise(
+    program: LoopProgram, ops: Mapping[str, Op], dots: Mapping[str, WeightMatmul]
+) -> frozenset[str]:
+    """The values of which a block has its own row. Raises Unsupported where a weight meets lanes.
 
     They vary over the lanes, are made of all of them, or hang on such without a product by a
     weight between; `dots` are those products.
@@ -31,7 +33,7 @@ def rowwise(program: Program, ops: Mapping[str, Op], dots: Mapping[str, Dot]) ->
     found = {op.name for op in ops.values() if op.name in varying or op.kind == "lanes"}
     for name, dot in dots.items():
         if dot.value in varying:
-            raise Refused(
+            raise Unsupported(
                 f"'{ops[name].note or name}' multiplies each of {program.lanes} by a weight"
             )
     while True:

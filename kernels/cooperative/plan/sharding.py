@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ...analysis.block_axis import wide
-from ...analysis.matmul_form import Dot
-from ...ir.program import Op, Part, Program, Refused, State, Tensor
+from ...analysis.matmul_form import WeightMatmul
+from ...ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
 from ..codegen.exchange import Exchange
 from . import split_products
 from .early_sums import last, waits
-from .granularity import broadcasts, dot_of, loose, periods, plainer, widest
+from .granularity import broadcasts, dot_of, granularities, loose, plainer, widest
 from .reductions import Sums
 from .row_owners import OWN, WHOLE
 
@@ -34,13 +34,13 @@ EACH = 16
 
 
 @dataclass(frozen=True)
-class Shared:
+class ShardedProgram:
     """A program for each of `blocks`; `units` has how many of every period a block holds.
 
     Where a step takes all of an axis `groups` blocks share a row of a tile.
     """
 
-    program: Program
+    program: LoopProgram
     blocks: int
     units: dict[int, int]
     exchanges: tuple[Exchange, ...]
@@ -52,20 +52,20 @@ class Shared:
         return min(EACH, self.blocks)
 
 
-def share(program: Program, units: int, known: dict[str, int] | None = None) -> Shared:
-    """The program of one block that holds `units` of the largest period. Raises Refused.
+def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> ShardedProgram:
+    """The program of one block that holds `units` of the largest period. Raises Unsupported.
 
     `units` is a power of two, 4 or more; `known` are the periods, where they were found before.
     """
-    known = known or periods(program)
+    known = known or granularities(program)
     blocks = -(-widest(program, known) // units)
     groups = max(1, blocks // EACH)
     try:
-        return Sharing(program, blocks, known, groups).run()
-    except Refused:
+        return Sharder(program, blocks, known, groups).run()
+    except Unsupported:
         if groups == 1 or not program.lanes:
             raise
-    return Sharing(program, blocks, known, 1).run()
+    return Sharder(program, blocks, known, 1).run()
 
 
 def split(form: int) -> bool:
@@ -73,10 +73,10 @@ def split(form: int) -> bool:
     return form not in (WHOLE, OWN)
 
 
-class Sharing:
+class Sharder:
     """Writes the operations of a block, each as a whole or as the block's own part of it."""
 
-    def __init__(self, program: Program, blocks: int, known: dict[str, int], groups: int):
+    def __init__(self, program: LoopProgram, blocks: int, known: dict[str, int], groups: int):
         self.program, self.blocks, self.groups = program, blocks, groups
         self.ops = {op.name: op for op in plainer(program)}
         self.loose = loose(self.ops)
@@ -100,7 +100,7 @@ class Sharing:
         blocks = self.blocks if period > 0 else self.groups
         return max(LEAST, 1 << (-(-abs(period) // blocks) - 1).bit_length())
 
-    def run(self) -> Shared:
+    def run(self) -> ShardedProgram:
         for name in self.ops:  # in their order, so that none is made from deep within another
             if name not in self.loose:
                 self.make(name, self.home(name))
@@ -114,7 +114,7 @@ class Sharing:
             stores=stores,
         )
         exchanges = tuple(self.exchanges.values())
-        return Shared(program, self.blocks, self.units, exchanges, self.groups)
+        return ShardedProgram(program, self.blocks, self.units, exchanges, self.groups)
 
     def _ordered(self) -> Iterator[Op]:
         """The operations, each after what it is made of."""
@@ -134,12 +134,12 @@ class Sharing:
     def home(self, name: str) -> int:
         return self.period.get(name, WHOLE)
 
-    def _state(self, state: State) -> State:
+    def _state(self, state: LoopState) -> LoopState:
         home = self.home(state.name)
         op = self.ops[state.name]
         inits = tuple(self._like(op, i, home) for i in state.inits)
         name, after = self.make(state.name, home), self._like(op, state.next, home)
-        return State(name, state.delay, inits, after)
+        return LoopState(name, state.delay, inits, after)
 
     def _store(self, name: str, tensor: Tensor, first: int) -> tuple[str, Tensor]:
         home = self.home(name)
@@ -195,7 +195,7 @@ class Sharing:
         if not split(wanted):
             return op.shape
         if last(op) % wanted:
-            raise Refused(f"'{op.note or op.name}' is not shared out as what it meets is")
+            raise Unsupported(f"'{op.note or op.name}' is not shared out as what it meets is")
         return (*op.shape[:-1], last(op) // abs(wanted) * self.units[wanted])
 
     def _moved(self, op: Op, wanted: int) -> str:
@@ -208,7 +208,7 @@ class Sharing:
         apart = home != WHOLE and (home < 0) != (wanted < 0)
         between = apart or wanted == WHOLE or (wanted == OWN and home < OWN)
         if not between or op.dtype != "float" or op.name in self.varying:
-            raise Refused(f"'{op.note or op.name}' would have to change hands within a step")
+            raise Unsupported(f"'{op.note or op.name}' would have to change hands within a step")
         exchange = self._exchange(op, wide=True)
         kind, name = ("fetched", "mine") if wanted < 0 else ("portion", "here")
         kind, name = ("joined", "all") if wanted == WHOLE else (kind, name)
@@ -280,7 +280,7 @@ class Sharing:
         elif (mine == first).all():
             form, new = OWN if wanted < 0 else WHOLE, np.full(units, first)
         else:
-            raise Refused(f"'{self.ops[arg].note or arg}' is taken apart within a unit")
+            raise Unsupported(f"'{self.ops[arg].note or arg}' is taken apart within a unit")
         name = self.make(arg, form)
         size = len(places) // period * units
         line = found.setdefault(name, np.full(size, -1))
@@ -288,10 +288,12 @@ class Sharing:
 
     def _as_product(self, made: Op, op: Op, wanted: int) -> Op:
         how = dot_of(op, self.ops)
-        if not isinstance(how, Dot):
+        if not isinstance(how, WeightMatmul):
             return replace(made, args=tuple(self.make(a, min(wanted, WHOLE)) for a in op.args))
         if tuple(map(len, how.letters)) != (1, 2, 1):
-            raise Refused(f"'{op.note or op.name}', a product {op.attrs['sub']}, is not shared out")
+            raise Unsupported(
+                f"'{op.note or op.name}', a product {op.attrs['sub']}, is not shared out"
+            )
         value, tensor = self.ops[how.value], self.ops[how.weight].attrs["tensor"]
         attrs: dict[str, Any] = {
             "weight": self.part(tensor, wanted),

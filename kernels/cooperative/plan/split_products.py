@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.layout import runs
-from ...analysis.matmul_form import Dot
+from ...analysis.matmul_form import WeightMatmul
 from ...ir.program import Op, Tensor
 from ...ir.symbols import NameTable
 
@@ -26,7 +26,7 @@ Store = tuple[str, Tensor, int]
 Parts = dict[str, dict[Stretch, str]]
 
 
-def parted(ops: Sequence[Op], dots: dict[str, Dot], kept: frozenset[str]) -> list[Op]:
+def parted(ops: Sequence[Op], dots: dict[str, WeightMatmul], kept: frozenset[str]) -> list[Op]:
     """The operations, products in parts where that is of use; those `kept` are needed whole."""
     users: dict[str, list[Op]] = {}
     for op in ops:

@@ -17,7 +17,7 @@ from graphnn.backends.torch.runtime import packed
 from graphnn.backends.torch.runtime.active_rows import Running
 from graphnn.backends.triton.strategy import Lowering
 from graphnn.kernels import simulate
-from graphnn.kernels.ir.program import Program, Refused
+from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.planner.loops.sink import WIDE
 from graphnn.planner.pipeline import Variant
 from tests.backends.triton.cells import Delayed, Sizes, drawn, inputs, network, run, skipped
@@ -99,9 +99,9 @@ def test_where_rows_in_order_do_not_fit_they_come_as_they_are(
 ) -> None:
     best = Lowering._best
 
-    def tight(self: Lowering, program: Program, floating: torch.dtype) -> Any:
+    def tight(self: Lowering, program: LoopProgram, floating: torch.dtype) -> Any:
         if program.order is not None:
-            raise Refused("a few registers too many")
+            raise Unsupported("a few registers too many")
         return best(self, program, floating)
 
     monkeypatch.setattr(Lowering, "_best", tight)

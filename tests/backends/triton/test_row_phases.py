@@ -18,7 +18,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.triton import strategy
 from graphnn.kernels import simulate
-from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan import sharding
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.fit import Verdict
@@ -108,7 +108,7 @@ def test_the_best_slots_of_a_memory_are_found_in_a_step() -> None:
 def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
     spilled = "spills: 4 instructions, 8 bytes a thread"
 
-    def best(*given: Any, **options: Any) -> tuple[Source, Verdict]:
+    def best(*given: Any, **options: Any) -> tuple[LoopSource, Verdict]:
         source, verdict = fit.best(*given, **options)
         return source, replace(verdict, reason=f"it fits; {spilled}", borne=(spilled,))
 

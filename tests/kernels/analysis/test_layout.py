@@ -17,7 +17,7 @@ from graphnn.kernels.analysis.layout import (
     runs,
     source,
 )
-from graphnn.kernels.ir.program import Op, Program, Refused, State, Tensor
+from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor, Unsupported
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def view(name: str, shape: tuple[int, ...], **maps: list[int]) -> Op:
     return Op(name, "view", tuple(maps), shape, attrs={"maps": found})
 
 
-def layout(*ops: Op, states: tuple[State, ...] = ()) -> Layout:
+def layout(*ops: Op, states: tuple[LoopState, ...] = ()) -> Layout:
     tensors = tuple(op.attrs["tensor"] for op in ops if op.kind == "read")
-    return Layout(Program("made", "time", ("batch",), False, tensors, ops, states, ()))
+    return Layout(LoopProgram("made", "time", ("batch",), False, tensors, ops, states, ()))
 
 
 def spans(made: Layout, name: str) -> list[tuple[int, int]]:
@@ -150,7 +150,7 @@ def test_a_state_is_cut_with_what_closes_it() -> None:
     state = Op("z", "state", shape=(8,))
     closing = view("next", (8,), z=[*range(5, 8), *range(5)])
     zero = Op("zero", "const", attrs={"value": 0.0})
-    made = layout(zero, state, closing, states=(State("z", 1, ("zero",), "next"),))
+    made = layout(zero, state, closing, states=(LoopState("z", 1, ("zero",), "next"),))
     assert spans(made, "z") == spans(made, "next") == [(k, 1) for k in range(8)]
 
 
@@ -165,7 +165,7 @@ def test_reductions_cut_rows_and_give_single_numbers() -> None:
 
 def test_a_value_in_too_many_pieces_is_refused() -> None:
     count = MOST_TILES + 1
-    with pytest.raises(Refused, match=f"more than {MOST_TILES} pieces"):
+    with pytest.raises(Unsupported, match=f"more than {MOST_TILES} pieces"):
         layout(read("x", count), view("y", (count,), x=[*reversed(range(count))]))
 
 

@@ -7,13 +7,13 @@ import itertools
 import pytest
 import torch
 
-from graphnn.kernels.analysis.matmul_form import MOST_TERMS, Dot, Rows, form
-from graphnn.kernels.ir.program import Op, Refused, Tensor
+from graphnn.kernels.analysis.matmul_form import MOST_TERMS, ValueMatmul, WeightMatmul, matmul_form
+from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 
 SIZES = {"b": 2, "i": 3, "j": 4, "k": 5, "n": 6}
 
 
-def of(sub: str, weight: str = "") -> Dot | Rows:
+def of(sub: str, weight: str = "") -> WeightMatmul | ValueMatmul:
     """The form of a product of a and b; `weight` names the operand that is a weight."""
     a, b, out = sub.replace("->", ",").split(",")
     ops = {}
@@ -23,7 +23,7 @@ def of(sub: str, weight: str = "") -> Dot | Rows:
         tensor = Tensor(name, shape, axes)
         ops[name] = Op(name, "read", shape=shape, attrs={"tensor": tensor})
     shape = tuple(SIZES[x] for x in out)
-    return form(Op("y", "product", ("a", "b"), shape, attrs={"sub": sub}), ops)
+    return matmul_form(Op("y", "product", ("a", "b"), shape, attrs={"sub": sub}), ops)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def of(sub: str, weight: str = "") -> Dot | Rows:
 )
 def test_by_tiles_of_a_weight(sub: str, weight: str, value: str) -> None:
     how = of(sub, weight)
-    assert isinstance(how, Dot) and (how.value, how.weight) == (value, weight)
+    assert isinstance(how, WeightMatmul) and (how.value, how.weight) == (value, weight)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_by_tiles_of_a_weight(sub: str, weight: str, value: str) -> None:
     ],
 )
 def test_number_by_number(sub: str, weight: str) -> None:
-    assert isinstance(of(sub, weight), Rows)
+    assert isinstance(of(sub, weight), ValueMatmul)
 
 
 def test_where_there_is_no_common_tile_or_too_much_to_spell_out_it_is_refused() -> None:
-    with pytest.raises(Refused, match="no common tile"):
+    with pytest.raises(Unsupported, match="no common tile"):
         of("ik,kj->ji")
     wide = {"a": Op("a", "state", shape=(17, 17)), "b": Op("b", "state", shape=(17, 17))}
-    with pytest.raises(Refused, match=f"more than {MOST_TERMS} terms"):
-        form(Op("y", "product", ("a", "b"), (17, 17), attrs={"sub": "ij,jk->ik"}), wide)
+    with pytest.raises(Unsupported, match=f"more than {MOST_TERMS} terms"):
+        matmul_form(Op("y", "product", ("a", "b"), (17, 17), attrs={"sub": "ij,jk->ik"}), wide)
 
 
 @pytest.mark.parametrize("sub", ["k,nk->n", "k,kn->n", "ik,nk->in", "bk,bkn->bn", "bk,bnk->bn"])

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from graphnn.kernels.codegen.persistent import emit
-from graphnn.kernels.cooperative.codegen.emit import Cooperative, cooperate
+from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
 from graphnn.kernels.cooperative.codegen.matmul import Tiling
 from graphnn.kernels.feasibility.cases import case
-from graphnn.kernels.ir.program import Op, Program, State, Tensor
+from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import GridLauncher
 from graphnn.kernels.runtime.launch import Launcher
 from tests.kernels.cooperative.test_sharding import program
@@ -37,7 +37,7 @@ def stored(launcher: Launcher, dtype: torch.dtype = torch.float64) -> list[torch
     return launcher([t.to(dtype) for t in tensors], SIZES, dtype)
 
 
-def agree(source: Cooperative) -> None:
+def agree(source: CooperativeSource) -> None:
     """Equal to the resident kernel of the same program, to rounding."""
     wanted = stored(Launcher(emit(source.program), interpret=True))
     for got, want in zip(stored(GridLauncher(source, interpret=True)), wanted, strict=True):
@@ -47,7 +47,7 @@ def agree(source: Cooperative) -> None:
 @pytest.mark.parametrize("kind", ["saving", "backward"])
 @pytest.mark.parametrize("tiling", TILINGS)
 def test_however_it_is_cut(tiling: str, kind: str) -> None:
-    source = cooperate(program("lstm", kind, 50), TILINGS[tiling])
+    source = emit_cooperative(program("lstm", kind, 50), TILINGS[tiling])
     assert (source.streamed > 0) == ("each step" in tiling)
     assert bool(source.weights) == (not tiling.startswith("all"))
     agree(source)
@@ -58,7 +58,7 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
     """Against float64, beside the same kernel whose products are numpy's of float32."""
     found = {}
     for parted in (False, True):
-        source = cooperate(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
+        source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
         assert ("parted_product(" in source.text) == parted
         found[parted] = stored(GridLauncher(source, True, float32="tf32x3"), torch.float32)
     wanted = stored(GridLauncher(source, interpret=True))
@@ -73,10 +73,10 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["saving", "backward"])
 @pytest.mark.parametrize("name", ["gru", "projected", "norm"])
 def test_whatever_it_exchanges(name: str, kind: str) -> None:
-    agree(cooperate(program(name, kind, 36), Tiling(8)))
+    agree(emit_cooperative(program(name, kind, 36), Tiling(8)))
 
 
-def by_hand() -> Program:
+def by_hand() -> LoopProgram:
     """h is shared out, g of three numbers is not; x moves; s is one number."""
     time, batch = "time", ("batch",)
     kept = {"w": (48, 48), "v": (48, 3), "u": (48, 5), "to_g": (3, 48), "to_s": (1, 48)}
@@ -105,16 +105,18 @@ def by_hand() -> Program:
         point("after", "tanh({0})", "scaled"),
         times("next_g", "after", "to_g"),
     ]
-    states = State("h", 1, ("zero",), "after"), State("g", 1, ("zero",), "next_g")
+    states = LoopState("h", 1, ("zero",), "after"), LoopState("g", 1, ("zero",), "next_g")
     stores = [
         (n, Tensor(f"{n}_out", s, (time, *batch))) for n, s in (("after", (48,)), ("g", (3,)))
     ]
-    return Program("by_hand", time, batch, False, (*tensors, x), tuple(ops), states, tuple(stores))
+    return LoopProgram(
+        "by_hand", time, batch, False, (*tensors, x), tuple(ops), states, tuple(stores)
+    )
 
 
 @pytest.mark.parametrize("warps", [2, 8])
 def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
-    source = cooperate(by_hand(), Tiling(8, warps, 16, 2))
+    source = emit_cooperative(by_hand(), Tiling(8, warps, 16, 2))
     # what g needs of h is published with what the next step needs: one barrier serves both
     assert source.blocks == 6 and source.barriers == 1
     assert {e.name for e in source.exchanges} == {"h_all", "after_all"}
@@ -136,16 +138,16 @@ def test_single_numbers_beside_others_are_of_one_product() -> None:
     ops = (first.ops[0], read, *first.ops[1:], five, one, rest, g)
     states = first.states[0], replace(first.states[1], next="after_g")
     made = replace(first, tensors=(*first.tensors, wide), ops=ops, states=states)
-    agree(cooperate(made, Tiling(8, 8, 16, 2)))
+    agree(emit_cooperative(made, Tiling(8, 8, 16, 2)))
 
 
 def test_the_text_names_blocks_barriers_and_the_users_nodes() -> None:
-    text = cooperate(program("gru"), Tiling(16)).text
+    text = emit_cooperative(program("gru"), Tiling(16)).text
     assert "a loop over time, 3 blocks a tile of rows" in text.splitlines()[0]
     assert text.count("= wait(arrived") == 2 and text.count("\n        arrive(arrived)") == 2
     assert "# for all blocks: layer.h" in text.replace("module.h", "layer.h")
 
 
 def test_lengths_and_batch_are_not_specialised_on() -> None:
-    text = cooperate(program("lstm"), Tiling(16)).text
+    text = emit_cooperative(program("lstm"), Tiling(16)).text
     assert '@triton.jit(do_not_specialize=["n_time", "n_batch", "begin"])' in text

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graphnn.kernels.cooperative.codegen.emit import cooperate
+from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
 from graphnn.kernels.cooperative.codegen.matmul import Tiling
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.cooperative.plan.phases import levels
 from graphnn.kernels.cooperative.plan.retime import barriers, put_off, retimed
-from graphnn.kernels.ir.program import Op, Program, State, Tensor
+from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import GridLauncher
 from tests.kernels.cooperative.test_sharding import program
 
@@ -20,7 +20,7 @@ SIZE, ROWS = 20, ("batch",)
 KEPT = {"up": (SIZE, SIZE), "across": (SIZE, SIZE), "low": (SIZE, SIZE)}
 
 
-def layers() -> Program:
+def layers() -> LoopProgram:
     """What flows back through two layers: b's through `up`, a's through `low`, `across` between."""
     tensors = [Tensor(name, shape, ()) for name, shape in KEPT.items()]
     x = Tensor("x", (SIZE,), ("time", *ROWS))
@@ -42,18 +42,18 @@ def layers() -> Program:
         point("gates_a", "tanh({0} + {1})", "between", "a"),
         times("next_a", "gates_a", "low"),
     )
-    states = State("b", 1, ("zero",), "next_b"), State("a", 1, ("zero",), "next_a")
+    states = LoopState("b", 1, ("zero",), "next_b"), LoopState("a", 1, ("zero",), "next_a")
     stores = tuple((n, Tensor(f"{n}_out", (SIZE,), x.axes)) for n in ("gates_a", "gates_b"))
-    return Program("layers", "time", ROWS, True, (*tensors, x), ops, states, stores)
+    return LoopProgram("layers", "time", ROWS, True, (*tensors, x), ops, states, stores)
 
 
-def stored(found: Program) -> list[torch.Tensor]:
+def stored(found: LoopProgram) -> list[torch.Tensor]:
     """What the kernel of two blocks stores of random numbers."""
     sizes = {"time": 4, "batch": 3}
     generator = torch.Generator().manual_seed(0)
     shapes = [[*(sizes[a] for a in t.axes), *t.shape] for t in found.tensors]
     tensors = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
-    source = cooperate(found, Tiling(16))
+    source = emit_cooperative(found, Tiling(16))
     return GridLauncher(source, interpret=True)(tensors, sizes, torch.float64)
 
 

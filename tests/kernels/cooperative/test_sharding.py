@@ -12,10 +12,10 @@ import pytest
 import graphnn as gn
 from graphnn.kernels.analysis.layout import Layout
 from graphnn.kernels.cooperative.plan.early_sums import Term, terms, uniform, waits
-from graphnn.kernels.cooperative.plan.granularity import periods, plainer, widest
+from graphnn.kernels.cooperative.plan.granularity import granularities, plainer, widest
 from graphnn.kernels.cooperative.plan.phases import Event, levels, phases
-from graphnn.kernels.cooperative.plan.sharding import Shared, share
-from graphnn.kernels.ir.program import Op, Part, Program, Refused, State, Tensor
+from graphnn.kernels.cooperative.plan.sharding import ShardedProgram, shard
+from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
 from tests.kernels.emitted import Over, sources
 
 MADE = {
@@ -27,25 +27,25 @@ MADE = {
 
 
 @functools.cache
-def program(name: str, kind: str = "saving", size: int = 48) -> Program:
+def program(name: str, kind: str = "saving", size: int = 48) -> LoopProgram:
     """A loop as the emitter takes it."""
     return sources(Over(MADE[name](size), size))[kind].program
 
 
-def shared(name: str, kind: str = "saving", units: int = 16) -> Shared:
-    return share(program(name, kind), units)
+def shared(name: str, kind: str = "saving", units: int = 16) -> ShardedProgram:
+    return shard(program(name, kind), units)
 
 
-def of(kinds: str, found: Shared) -> Iterator[Op]:
+def of(kinds: str, found: ShardedProgram) -> Iterator[Op]:
     return (op for op in found.program.ops if op.kind in kinds.split())
 
 
 def test_gates_and_states_have_the_period_of_the_units() -> None:
-    found = periods(program("lstm"))
+    found = granularities(program("lstm"))
     assert set(found.values()) == {48}
     assert widest(program("lstm")) == 48
-    assert {*periods(program("projected")).values()} == {24, 48}
-    assert 1 in periods(program("norm")).values()  # what a norm adds up
+    assert {*granularities(program("projected")).values()} == {24, 48}
+    assert 1 in granularities(program("norm")).values()  # what a norm adds up
 
 
 def test_a_block_has_its_units_of_each_gate() -> None:
@@ -58,9 +58,9 @@ def test_a_block_has_its_units_of_each_gate() -> None:
 
 
 def test_units_are_a_power_of_two_and_the_last_blocks_have_less() -> None:
-    found = share(program("projected"), 16)
+    found = shard(program("projected"), 16)
     assert found.units == {24: 8, 48: 16}
-    uneven = share(program("lstm", size=20), 8)
+    uneven = shard(program("lstm", size=20), 8)
     assert uneven.blocks == 3 and uneven.units == {20: 8}
     parts = [t for _, t in uneven.program.stores]
     assert parts and all(isinstance(t, Part) and not t.even for t in parts)
@@ -132,12 +132,14 @@ H = Op("h", "state", (), (48,))
 ZERO = Op("zero", "const", (), (), "float", {"value": 0.0})
 
 
-def made(*ops: Op, after: str) -> Program:
+def made(*ops: Op, after: str) -> LoopProgram:
     """A loop with one state h, which is `after` next."""
-    state = State("h", 1, ("zero",), after)
+    state = LoopState("h", 1, ("zero",), after)
     stored = (after, Tensor("y", (48,), ("time", *ROWS)))
     tensors = (W.attrs["tensor"],)
-    return Program("made", "time", ROWS, False, tensors, (ZERO, W, H, *ops), (state,), (stored,))
+    return LoopProgram(
+        "made", "time", ROWS, False, tensors, (ZERO, W, H, *ops), (state,), (stored,)
+    )
 
 
 def times(name: str, value: str) -> Op:
@@ -146,14 +148,14 @@ def times(name: str, value: str) -> Op:
 
 def test_numbers_that_change_places_are_refused() -> None:
     back = Op("back", "view", ("p",), (48,), "float", {"maps": [np.arange(48)[::-1]]})
-    with pytest.raises(Refused, match="its numbers change places"):
-        share(made(times("p", "h"), back, after="back"), 16)
+    with pytest.raises(Unsupported, match="its numbers change places"):
+        shard(made(times("p", "h"), back, after="back"), 16)
 
 
 def test_a_loop_without_a_product_is_refused() -> None:
     twice = Op("twice", "point", ("h", "h"), (48,), "float", {"template": "({0} + {1})"})
-    with pytest.raises(Refused, match="no product by a weight to share out"):
-        share(made(twice, after="twice"), 16)
+    with pytest.raises(Unsupported, match="no product by a weight to share out"):
+        shard(made(twice, after="twice"), 16)
 
 
 def test_a_pointwise_product_is_taken_for_what_it_is() -> None:
@@ -162,7 +164,7 @@ def test_a_pointwise_product_is_taken_for_what_it_is() -> None:
     found = made(dot, scaled, times("p", "scaled"), after="p")
     kinds = {op.name: op.kind for op in plainer(found)}
     assert (kinds["dot_terms"], kinds["dot"], kinds["scaled"]) == ("point", "sum", "point")
-    assert {e.name for e in share(found, 16).exchanges} == {"dot_terms_sums", "scaled_all"}
+    assert {e.name for e in shard(found, 16).exchanges} == {"dot_terms_sums", "scaled_all"}
 
 
 def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
@@ -173,7 +175,7 @@ def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
     known = made(all_three, first, after="first")
     known = replace(known, tensors=(wide,), ops=(ZERO, H, to_all, all_three, first))
     saved = ("p", Tensor("p_out", (144,), ("time", *ROWS)))
-    found = share(replace(known, stores=(saved,)), 16)
+    found = shard(replace(known, stores=(saved,)), 16)
     spans = Layout(found.program, 4).spans["p"]
     assert [(s.start, s.valid) for s in spans] == [(0, 16), (16, 16), (32, 16)]
 

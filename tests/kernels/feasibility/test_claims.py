@@ -15,7 +15,7 @@ from torch import nn
 
 import graphnn as gn
 from bench.networks import NETWORKS
-from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.aot import Row
@@ -28,7 +28,7 @@ HALF = Launch("bf16", "ieee")
 
 
 @functools.cache
-def sources(name: str, size: int) -> list[Source]:
+def sources(name: str, size: int) -> list[LoopSource]:
     """The kernels of a network, forward and backward, as they are first tried."""
     net = NETWORKS[name](size).to(torch.bfloat16)
     model = gn.compile(net, backend="interpret", skip=("fit",))
@@ -38,7 +38,7 @@ def sources(name: str, size: int) -> list[Source]:
     return [launchers[name].source for name in sorted(launchers)]
 
 
-def chosen(name: str, size: int, target: str = "sm_90") -> list[tuple[Source, Verdict]]:
+def chosen(name: str, size: int, target: str = "sm_90") -> list[tuple[LoopSource, Verdict]]:
     return [best(source.program, HALF, target) for source in sources(name, size)]
 
 

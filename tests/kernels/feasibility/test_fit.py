@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.fit import Launch, judge, registers, shared
-from graphnn.kernels.ir.program import Program
+from graphnn.kernels.ir.program import LoopProgram
 
 KB = 1024
 HALF, TF32 = Launch("bf16", "ieee"), Launch("fp32", "tf32")
-EMPTY = Program("made", "time", ("batch",), False, (), (), (), ())
+EMPTY = LoopProgram("made", "time", ("batch",), False, (), (), (), ())
 
 
-def made(weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)) -> Source:
+def made(
+    weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)
+) -> LoopSource:
     """A kernel with so many resident numbers, and tiles of these widths."""
-    return Source("made", "", EMPTY, (), (), {"w": weights}, live, staged)
+    return LoopSource("made", "", EMPTY, (), (), {"w": weights}, live, staged)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     """The launches of which the compiler was asked; it finds nothing wrong."""
     launches: list[Launch] = []
 
-    def compiled(source: Source, launch: Launch, target: str) -> tuple[str, ...]:
+    def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
         launches.append(launch)
         return ()
 

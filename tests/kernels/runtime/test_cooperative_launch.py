@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphnn.kernels.cooperative.codegen.emit import Cooperative
+from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier, Watchdog
 from graphnn.kernels.feasibility.fit import Launch
 from graphnn.kernels.runtime import cooperative_launch
@@ -23,7 +23,7 @@ from tests.kernels.cooperative.test_sharding import program
 HALF = Launch("bf16", "ieee")
 
 
-def source(size: int = 256) -> Cooperative:
+def source(size: int = 256) -> CooperativeSource:
     """A kernel that was chosen, with those that should be nearly as fast."""
     return search.spread(program("lstm", size=size), HALF, "sm_90", ask=False)[0]
 

@@ -14,7 +14,7 @@ import torch
 import graphnn as gn
 from graphnn.errors import BackendError
 from graphnn.kernels.cache import load
-from graphnn.kernels.codegen.persistent import Source
+from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import compile_process, fit
 from graphnn.kernels.feasibility.aot import Case, Row
 from graphnn.kernels.feasibility.cases import case
@@ -68,7 +68,7 @@ def test_an_unknown_word_is_refused() -> None:
 
 def test_many_weights_are_refused_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     """An LSTM of 64 units holds 64 a thread and spills (sm_90, Triton 3.9); of 32 it does not."""
-    asked: list[Source] = []
+    asked: list[LoopSource] = []
     monkeypatch.setattr(fit, "compiled", lambda source, *_: asked.append(source) or ())
     for size, fits in ((32, True), (64, False)):
         verdicts = [judge(s, PLAIN, "sm_90") for s in sources(network(size)).values()]

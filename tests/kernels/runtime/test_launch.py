@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphnn.kernels.codegen.persistent import emit
-from graphnn.kernels.ir.program import Op, Program, Tensor
+from graphnn.kernels.ir.program import LoopProgram, Op, Tensor
 from graphnn.kernels.runtime import launch
 from graphnn.kernels.runtime.launch import Launcher, precision
 
@@ -36,7 +36,7 @@ def doubled() -> Launcher:
         Op("y", "point", ("x", "x"), (3,), attrs={"template": "({0} + {1})"}),
     )
     stores = (("y", Tensor("y_out", (3,), ("time", "batch"))),)
-    program = Program("doubled", "time", ("batch",), False, (x,), ops, (), stores)
+    program = LoopProgram("doubled", "time", ("batch",), False, (x,), ops, (), stores)
     return Launcher(emit(program), interpret=True)
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from graphnn.kernels.cooperative.codegen.emit import cooperate
+from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
 from graphnn.kernels.cooperative.codegen.matmul import Tiling
-from graphnn.kernels.cooperative.plan.outline import outline, taken
+from graphnn.kernels.cooperative.plan.outline import outline, resources
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import case
 from graphnn.kernels.feasibility.fit import Launch, serious
 from graphnn.kernels.feasibility.limits import SHARED
-from graphnn.kernels.ir.program import Refused
+from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.select import search
 from graphnn.kernels.select.cost_model import DEVICES, Moved, shared, stepwise
 from graphnn.kernels.select.search import candidates
@@ -86,19 +86,19 @@ def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == [32, source.blocks] and source.blocks != 32
     assert verdict.reason.endswith("32 blocks of 8 units, compiled, spills: 8")
     monkeypatch.setattr(search, "compiled", lambda *_: ("spills: 8",))
-    with pytest.raises(Refused, match="no cooperative kernel compiles for sm_90 without fault"):
+    with pytest.raises(Unsupported, match="no cooperative kernel compiles for sm_90 without fault"):
         search.spread(program("lstm", size=256), HALF, "sm_90")
 
 
 def test_where_step_by_step_should_be_faster_that_is_said() -> None:
-    with pytest.raises(Refused, match=r"should take \d+\.\d us a step, step by step \d+\.\d"):
+    with pytest.raises(Unsupported, match=r"should take \d+\.\d us a step, step by step \d+\.\d"):
         search.spread(program("lstm", size=4096), HALF, "sm_90", ask=False)
 
 
 def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(H200, name="a slice of a GPU", processors=2)
     monkeypatch.setattr(search, "here", lambda target: small)
-    with pytest.raises(Refused, match="fits one of the 2 multiprocessors"):
+    with pytest.raises(Unsupported, match="fits one of the 2 multiprocessors"):
         search.spread(program("lstm", size=1024), HALF, "sm_80", ask=False)
 
 
@@ -117,7 +117,7 @@ def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.Mo
     ],
 )
 def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target: str) -> None:
-    source = cooperate(program(name, kind, size), Tiling(16, 8, 256, 4))
+    source = emit_cooperative(program(name, kind, size), Tiling(16, 8, 256, 4))
     found = case(source, "bf16", 16, 8).judge(target)
     # to take all registers and spill none is no fault, as for resident kernels
     assert serious(found) == () and found.weights == "resident"
@@ -164,14 +164,14 @@ def test_no_kernel_is_written_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_what_is_taken_is_foretold(name: str, kind: str, room: int, parted: bool) -> None:
     tiling = Tiling(16, 4, 32, 2, room, parted)
-    source = cooperate(program(name, kind, 50), tiling)
-    found = taken(outline(program(name, kind, 50), 16), tiling)
+    source = emit_cooperative(program(name, kind, 50), tiling)
+    found = resources(outline(program(name, kind, 50), 16), tiling)
     for what in ("blocks", "barriers", "exchanges", "weights", "staged", "streamed", "products"):
         assert getattr(found, what) == getattr(source, what)
 
 
 def test_the_barrier_releases_and_acquires_at_the_scope_of_the_gpu() -> None:
-    made = case(cooperate(program("lstm"), Tiling(16)), "bf16", 16, 8)
+    made = case(emit_cooperative(program("lstm"), Tiling(16)), "bf16", 16, 8)
     options = {"num_warps": 8, "num_stages": 1, "launch_cooperative_grid": True}
     kernel = aot._compile(
         aot._source(made.function, made.signature, made.constants),

@@ -17,11 +17,11 @@ from graphnn.backends.torch.codegen.function import Function, write
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.triton.attention.to_kernel import Exit, Kernel, Ops, finish
 from graphnn.ir.graph import IR, Node
-from graphnn.kernels.attention.emit import Source
+from graphnn.kernels.attention.emit import AttentionSource
 from graphnn.kernels.attention.hops import emit
 from graphnn.kernels.attention.launch import FILL, STRETCH, Runner
-from graphnn.kernels.ir.contraction import Store, Tiles
-from graphnn.kernels.ir.program import Op, Refused, Tensor
+from graphnn.kernels.ir.contraction import AttentionProgram, Store
+from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.autodiff.hops import Backward, backward, forward
 from graphnn.planner.autodiff.softmax import gradients
@@ -83,7 +83,7 @@ class Gradients:
 
 
 class HopKernels:
-    """Runs hops by two kernels. Raises Refused where there can be none."""
+    """Runs hops by two kernels. Raises Unsupported where there can be none."""
 
     def __init__(
         self, part: Hops, passes: frozenset[str], interpret: bool, float32: str | None = None
@@ -117,7 +117,9 @@ class HopKernels:
         title = f"{self.part.name}, one program an example."
         roles = self.blocks, (), (self.part.axis,)
         tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
-        return Kernel(Tiles(name, title, *roles, tensors, made, tuple(stores)), ops.reads, [*ends])
+        return Kernel(
+            AttentionProgram(name, title, *roles, tensors, made, tuple(stores)), ops.reads, [*ends]
+        )
 
     def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Gradients:
         """The backward for the reads that want a gradient, given those of some results."""
@@ -167,7 +169,7 @@ class HopKernels:
             if i in after or i in found or node.op in ("given", "const", "size") or not node.axes:
                 return
             if node.axes - {part.axis} != part.axes:
-                raise Refused(f"'{node.label}' varies over some of an example's axes only")
+                raise Unsupported(f"'{node.label}' varies over some of an example's axes only")
             kind = "each" if part.axis in node.axes else "row"
             found[i] = Exit(i, (i,), "", kind, node.axes, frozenset())
 
@@ -226,7 +228,7 @@ class HopKernels:
             found.update({k: next(rest) for k in range(len(dtypes)) if k not in found})
         return [found[k].to(dtype) for k, dtype in enumerate(dtypes)]
 
-    def kernels(self) -> list[Source]:
+    def kernels(self) -> list[AttentionSource]:
         """The kernels, forward and backward."""
         return [self.run.source, self.backward_of(*self.full).run.source]
 

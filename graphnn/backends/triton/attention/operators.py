@@ -23,7 +23,7 @@ from graphnn.backends.triton.attention.to_kernel import (
     roles,
 )
 from graphnn.ir.graph import IR
-from graphnn.kernels.attention.emit import Source, emit
+from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.launch import Runner
 from graphnn.kernels.runtime.launch import PRECISIONS
 from graphnn.planner.attention.tiles import Contraction
@@ -57,7 +57,7 @@ class Backward:
 
 
 class Kernels:
-    """Runs a contraction by generated kernels. Raises Refused where there can be none.
+    """Runs a contraction by generated kernels. Raises Unsupported where there can be none.
 
     `picked` says that it is one over positions, and what is read through these.
     """
@@ -236,7 +236,7 @@ class Kernels:
         after = [code.after.source] if code.after is not None else []
         return [source.text for source in self.kernels()] + after
 
-    def kernels(self) -> list[Source]:
+    def kernels(self) -> list[AttentionSource]:
         """The kernels, forward and backward."""
         stages = (self.forward_stage, *self.backward_of(*self.full).stages)
         return [s.run.source for s in stages]

@@ -12,7 +12,7 @@ from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.statistics_tiles import SAVED
 from graphnn.backends.triton.attention.operators import Backward, Kernels, Stage
 from graphnn.backends.triton.attention.to_kernel import Exit, Exits, Kernel, Roles, back, roles
-from graphnn.kernels.ir.program import Refused
+from graphnn.kernels.ir.program import Unsupported
 from graphnn.planner.attention.statistics import Tally
 
 Tensor = torch.Tensor
@@ -21,7 +21,7 @@ ORDER = ("total", "place", "most")
 
 
 class Reductions(Kernels):
-    """Runs reductions by generated kernels. Raises Refused where there can be none."""
+    """Runs reductions by generated kernels. Raises Unsupported where there can be none."""
 
     part: Tally  # type: ignore[assignment]
 
@@ -112,7 +112,9 @@ def exits(part: Tally, role: Roles) -> list[Exit]:
         node, turned = part.ir[i], part.reduced(i) != part.axis
         if part.sums(i):
             if i not in sums or sums[i].kind != ("column" if turned else "row"):
-                raise Refused(f"'{node.label}' at {node.site} is a sum of a kind tiles do not have")
+                raise Unsupported(
+                    f"'{node.label}' at {node.site} is a sum of a kind tiles do not have"
+                )
             found.append(sums[i])
             continue
         axes = {*role.blocks, *(role.columns if turned else role.rows)}

@@ -1,7 +1,7 @@
 """A contraction and its derivative as programs of the kernels package: what is a row, what a
 column, and which sums each kernel takes.
 
-Raises `Refused`, in words for users, where kernels cannot carry it.
+Raises `Unsupported`, in words for users, where kernels cannot carry it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from graphnn.backends.triton.loops.to_kernel import LOGICAL, claimed, free, kind_of
 from graphnn.ir.graph import IR, Node
-from graphnn.kernels.ir.contraction import Picks, Store, Tiles
-from graphnn.kernels.ir.program import Op, Refused, Tensor
+from graphnn.kernels.ir.contraction import AttentionProgram, Picks, Store
+from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS, build
@@ -120,7 +120,7 @@ class Exits:
         if self.axis in kept and (kept & rows or not rows):
             kind, stored = "each", axes
             if len(args) > 1:
-                raise Refused(f"'{self.ir[end].label}' adds up a product over some axes only")
+                raise Unsupported(f"'{self.ir[end].label}' adds up a product over some axes only")
         elif self.axis in kept:
             kind, stored = "column", blocks | {self.axis}
         elif kept & rows or not rows:
@@ -128,7 +128,7 @@ class Exits:
         else:
             kind, stored = "tile", blocks
         if kind != "each" and not rows <= axes:
-            raise Refused(f"'{self.ir[end].label}' varies over some of the queries' axes only")
+            raise Unsupported(f"'{self.ir[end].label}' varies over some of the queries' axes only")
         self.found[end] = Exit(end, tuple(args), sub, kind, frozenset(stored), gone)
 
 
@@ -221,7 +221,7 @@ class Ops:
             return made[node.op](node)
         if OPS[node.op].family == "pointwise" and OPS[node.op].triton:
             return self._pointwise(node)
-        raise Refused(f"'{node.label}' at {node.site} is a '{node.op}', which no kernel writes")
+        raise Unsupported(f"'{node.label}' at {node.site} is a '{node.op}', which no kernel writes")
 
     def _args(self, node: Node) -> tuple[str, ...]:
         return tuple(self.named[i] for i in node.inputs)
@@ -239,7 +239,7 @@ class Ops:
 
     def _read(self, node: Node) -> str:
         if node.dtype.is_floating_point and node.dtype != self.ir.floating:
-            raise Refused(f"'{node.label}' is {node.dtype} in a graph of {self.ir.floating}")
+            raise Unsupported(f"'{node.label}' is {node.dtype} in a graph of {self.ir.floating}")
         name = self.argument(node.name or node.attrs.get("was", node.op))
         drawn = "places" in node.attrs
         kind = "seed" if drawn else self._kind(node)
@@ -279,13 +279,13 @@ class Ops:
 
     def _product(self, node: Node) -> str:
         if node.attrs["contract"]:
-            raise Refused(f"'{node.label}' sums over an axis before another sum is taken")
+            raise Unsupported(f"'{node.label}' sums over an axis before another sum is taken")
         return self._add(node, "product", self._args(node), sub=node.attrs["sub"])
 
     def _reshape(self, node: Node) -> str:
         x = self.ir[node.inputs[0]]
         if [n for n in x.shape if n != 1] != [n for n in node.shape if n != 1]:
-            raise Refused(f"'{node.label}' at {node.site} takes dimensions apart")
+            raise Unsupported(f"'{node.label}' at {node.site} takes dimensions apart")
         return self._add(node, "point", self._args(node), template="{0}")
 
     def _logsumexp(self, node: Node) -> str:
@@ -311,7 +311,7 @@ class Ops:
 class Kernel:
     """A program, the nodes it reads, and those whose values it stores."""
 
-    program: Tiles
+    program: AttentionProgram
     reads: list[int]
     stores: list[int]
 
@@ -330,7 +330,9 @@ def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
     peak = Tensor(ops.argument("peak"), (), layout, "float")
     title = f"{part.name}: softmax over {part.axis} and the sums it weights."
     tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
-    program = Tiles(name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks)
+    program = AttentionProgram(
+        name, title, *_roles(role), tensors, made, tuple(stores), peak, picks=ops.picks
+    )
     return Kernel(program, ops.reads, list(part.results))
 
 
@@ -398,7 +400,7 @@ def back(
             axes = () if kind == "tile" else exit_axes(role, e)
             stores.append(_store(ops, ir[e.end], e.args, e.sub, kind, axes, e.how))
         title = f"{part.name}: {what}, one program a tile of {word}."
-        program = Tiles(
+        program = AttentionProgram(
             f"{name}_{word}",
             title,
             *_roles(role, turned),

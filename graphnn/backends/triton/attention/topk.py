@@ -16,11 +16,11 @@ from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.topk import spots
 from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.to_kernel import Kernel, Ops, roles
-from graphnn.kernels.attention.emit import Source, emit
+from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.topk import LONGEST, Finder
-from graphnn.kernels.ir.contraction import Tiles, Top
-from graphnn.kernels.ir.program import Refused
+from graphnn.kernels.ir.contraction import AttentionProgram, Top
 from graphnn.kernels.ir.program import Tensor as Argument
+from graphnn.kernels.ir.program import Unsupported
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.attention.topk import picked
 
@@ -28,7 +28,7 @@ Tensor = torch.Tensor
 
 
 class Best:
-    """Runs a contraction of which only the `top` best scores take part. Raises Refused where no
+    """Runs a contraction of which only the `top` best scores take part. Raises Unsupported where no
     kernel can find them; where none can go on from there, that is left to torch."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Best:
         float32: str | None = None,
     ):
         if part.top > LONGEST:
-            raise Refused(f"lists of more than {LONGEST} best do not stay in registers")
+            raise Unsupported(f"lists of more than {LONGEST} best do not stay in registers")
         self.part, self.picked = part, picked(part)
         self.kernel = finding(part, function_name(f"best {part.name}"))
         self.finder = Finder(emit(self.kernel.program), interpret, float32)
@@ -47,7 +47,7 @@ class Best:
         self.why = ""
         try:
             self.inner = Kernels(self.picked.part, passes, interpret, float32, self.picked)
-        except Refused as reason:
+        except Unsupported as reason:
             self.why = str(reason)
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
@@ -116,7 +116,7 @@ class Best:
         more = self.inner.sources() if self.inner is not None else []
         return [self.finder.run.source.text, *more]
 
-    def kernels(self) -> list[Source]:
+    def kernels(self) -> list[AttentionSource]:
         """The kernels, but for the one that merges parts."""
         more = self.inner.kernels() if self.inner is not None else []
         return [self.finder.run.source, *more]
@@ -133,5 +133,7 @@ def finding(part: Contraction, name: str) -> Kernel:
     title = f"{part.name}: the {part.top} best of {part.axis}."
     axes = role.blocks, role.rows, role.columns
     top = Top(score, part.top, best, places)
-    program = Tiles(name, title, *axes, tuple(ops.tensors), tuple(ops.ops.values()), (), top=top)
+    program = AttentionProgram(
+        name, title, *axes, tuple(ops.tensors), tuple(ops.ops.values()), (), top=top
+    )
     return Kernel(program, ops.reads, [])

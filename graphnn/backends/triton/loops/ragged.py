@@ -6,13 +6,13 @@ from dataclasses import replace
 from itertools import chain, count
 
 from graphnn.backends.torch.codegen.scope import Ends
-from graphnn.kernels.ir.program import Program, Tensor
+from graphnn.kernels.ir.program import LoopProgram, Tensor
 
 # stands among the nodes that a loop reads for its rows in the order of their lengths
 ORDER = -1
 
 
-def ending(program: Program, reads: list[int], ends: Ends) -> tuple[Program, list[int]]:
+def ending(program: LoopProgram, reads: list[int], ends: Ends) -> tuple[LoopProgram, list[int]]:
     """The program with the lengths of its rows, and their order."""
     axes = tuple(a for a in program.rows if a in ends.node.axes)
     names = {t.name for t in program.tensors}
@@ -26,7 +26,7 @@ def ending(program: Program, reads: list[int], ends: Ends) -> tuple[Program, lis
     return program, [*reads, ends.node.id, ORDER]
 
 
-def unordered(program: Program, reads: list[int]) -> tuple[Program, list[int]]:
+def unordered(program: LoopProgram, reads: list[int]) -> tuple[LoopProgram, list[int]]:
     """The program with rows as they come, which takes a few registers less.
 
     A GRU of 160 units, reset after the product, spills 30 times in its backward with rows in order,

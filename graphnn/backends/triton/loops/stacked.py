@@ -9,7 +9,7 @@ from graphnn.backends.triton.loops.to_kernel import lower
 from graphnn.ir.graph import IR
 from graphnn.kernels.feasibility.fit import Launch, best, least
 from graphnn.kernels.feasibility.limits import SHARED
-from graphnn.kernels.ir.program import Program, Refused
+from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.select.search import NEAR, quickest
 from graphnn.planner.core.regions import Loop, users_of
 
@@ -51,7 +51,7 @@ class Stacks:
         try:
             apart = [self._alone(ir, x) for x in loops]
             joint = self._micros(ir, one, self.ask)
-        except Refused as reason:
+        except Unsupported as reason:
             self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {reason}")
             return False
         sums = " + ".join(f"{x:.1f}" for x in apart)
@@ -70,16 +70,16 @@ class Stacks:
         return self.times[key]
 
     def _micros(self, ir: IR, loop: Loop, ask: bool) -> float:
-        """Microseconds of a step that blocks share. Raises Refused where none is to be shared."""
+        """Microseconds of a step that blocks share. Raises Unsupported if none can."""
         users, outs, inside = users_of(ir), set(ir.outputs.values()), set(loop.nodes)
         kept = [i for i in loop.nodes if i in outs or any(u not in inside for u in users[i])]
         program, _ = lower(ir, loop, kept, "stack")
         launch = self.launch()
         if self.resident and self._fits(program, launch):
-            raise Refused("one of them fits a multiprocessor, whose steps have no model")
+            raise Unsupported("one of them fits a multiprocessor, whose steps have no model")
         return quickest(program, launch, self.target, ask, self.fit)
 
-    def _fits(self, program: Program, launch: Launch) -> bool:
+    def _fits(self, program: LoopProgram, launch: Launch) -> bool:
         """Whether one block can have the whole loop."""
         if least(program, launch) > SHARED[self.target]:
             return False

@@ -1,6 +1,6 @@
 """A loop of the graph as a program of the kernels package.
 
-Raises `Refused`, in words for users, where no single kernel can carry the loop.
+Raises `Unsupported`, in words for users, where no single kernel can carry the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from graphnn.backends.torch.codegen.scope import Ends, Scope
 from graphnn.backends.triton.loops.ragged import ending
 from graphnn.ir.graph import IR, Node
-from graphnn.kernels.ir.program import Op, Program, Refused, State, Tensor
+from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor, Unsupported
 from graphnn.ops.registry import OPS
 from graphnn.planner.core.regions import Loop, Whole
 
@@ -48,15 +48,15 @@ LAWS = {
 
 def lower(
     ir: IR, loop: Loop, kept: Sequence[int], name: str, ends: Ends | None = None
-) -> tuple[Program, list[int]]:
+) -> tuple[LoopProgram, list[int]]:
     """The program of a loop that stores the nodes `kept`, and the nodes it reads, in order.
 
     Over the axis of `ends` it ends with its rows; `ORDER` is then among what it reads.
     """
     if loop.stop is not None:
-        raise Refused("the loop ends when its data says so")
+        raise Unsupported("the loop ends when its data says so")
     if any(not isinstance(r, Whole) for r in loop.body):
-        raise Refused("a loop lies within its step")
+        raise Unsupported("a loop lies within its step")
     program, reads = _Lowering(ir, loop.nodes, name, loop).run(kept)
     if ends is None or loop.axis != ends.axis:
         return program, reads
@@ -65,7 +65,7 @@ def lower(
 
 def lower_phase(
     s: Scope, nodes: Sequence[int], kept: Sequence[int], name: str
-) -> tuple[Program, list[int]]:
+) -> tuple[LoopProgram, list[int]]:
     """The program of a part of a step; values are as they are in the scope `s` of one step."""
     return _Lowering(s.ir, nodes, name, scope=s).run(kept)
 
@@ -95,15 +95,15 @@ def kind_of(node: Node) -> str:
 
 
 def stored_as(node: Node, floating: torch.dtype) -> str:
-    """The kind of a tensor in memory. Raises Refused where a kernel has none for its dtype."""
+    """The kind of a tensor in memory. Raises Unsupported where a kernel has none for its dtype."""
     wide = torch.promote_types(floating, torch.float32)
     if node.dtype.is_complex:
-        raise Refused(f"{_called(node)} is {node.dtype}, and kernels have real numbers")
+        raise Unsupported(f"{_called(node)} is {node.dtype}, and kernels have real numbers")
     if not node.dtype.is_floating_point or node.dtype == floating:
         return kind_of(node)
     if node.dtype == wide:
         return "acc"
-    raise Refused(f"{_called(node)} is {node.dtype} in a graph of {floating}")
+    raise Unsupported(f"{_called(node)} is {node.dtype} in a graph of {floating}")
 
 
 def given(s: Scope, i: int) -> str:
@@ -137,7 +137,7 @@ class _Lowering:
         self.tensors: dict[int, Tensor] = {}
         self.reads: list[int] = []
 
-    def run(self, kept: Sequence[int]) -> tuple[Program, list[int]]:
+    def run(self, kept: Sequence[int]) -> tuple[LoopProgram, list[int]]:
         self._check()
         inits = [i for d in self.states for i in self.ir[d].inputs]
         outside = [i for n in self.nodes for i in self.ir[n].inputs]
@@ -151,7 +151,7 @@ class _Lowering:
                 self._node(self.ir[i])
         stores = tuple((self.named[i], self._stored(self.ir[i])) for i in kept)
         states = tuple(self._state(self.ir[d]) for d in self.states)
-        program = Program(
+        program = LoopProgram(
             self.name,
             self.axis,
             self.rows,
@@ -175,7 +175,7 @@ class _Lowering:
         if not over:
             return "", 0, False
         if len(over) > 1:
-            raise Refused(f"a step takes all of {', of '.join(sorted(over))}")
+            raise Unsupported(f"a step takes all of {', of '.join(sorted(over))}")
         (axis,) = over
         length = self.ir.axes[axis].length
         return axis, length or LONGEST, length is None
@@ -185,7 +185,7 @@ class _Lowering:
         for node in (self.ir[i] for i in self.nodes):
             stored_as(node, self.ir.floating)
             if any(0 in n.shape for n in (node, *self.ir.operands(node))):
-                raise Refused(f"{_called(node)} is, or is made of, a value without numbers")
+                raise Unsupported(f"{_called(node)} is, or is made of, a value without numbers")
 
     def _layout(self, axes: Iterable[str]) -> tuple[str, ...]:
         """Axes as the dimensions of a tensor: those of outer loops are gone."""
@@ -276,10 +276,10 @@ class _Lowering:
         kind = stored_as(node, self.ir.floating)
         return Tensor(name, node.shape, self._layout(node.axes), kind)
 
-    def _state(self, node: Node) -> State:
+    def _state(self, node: Node) -> LoopState:
         inits = tuple(self.named[i] for i in node.inputs)
         after = self.named[self.ir.closings[node.id]]
-        return State(self.named[node.id], abs(node.attrs["steps"]), inits, after)
+        return LoopState(self.named[node.id], abs(node.attrs["steps"]), inits, after)
 
     # the operations of a step
 
@@ -298,7 +298,7 @@ class _Lowering:
         }
         family = OPS[node.op].family
         if node.op in FLOATING and kind_of(node) != "float":
-            raise Refused(f"{_called(node)} is a '{node.op}' of whole numbers")
+            raise Unsupported(f"{_called(node)} is a '{node.op}' of whole numbers")
         if node.op in ("const", "size"):
             self._outside(node)
         elif node.op in special:
@@ -312,16 +312,16 @@ class _Lowering:
 
     def _refuse(self, node: Node) -> None:
         if node.op in ("opaque", "vjp"):
-            raise Refused(f"torch.{node.attrs['called']}{_where(node)} has no row in the table")
+            raise Unsupported(f"torch.{node.attrs['called']}{_where(node)} has no row in the table")
         if OPS[node.op].family == "axis":
-            raise Refused(
+            raise Unsupported(
                 f"{_called(node)} takes all of '{node.attrs['axis']}' within a step ({node.op})"
             )
-        raise Refused(f"{_called(node)} is a '{node.op}', which no kernel writes")
+        raise Unsupported(f"{_called(node)} is a '{node.op}', which no kernel writes")
 
     def _index(self, node: Node) -> None:
         if node.attrs["axis"] not in (self.axis, self.lanes):
-            raise Refused(f"{_called(node)} is the position along another axis")
+            raise Unsupported(f"{_called(node)} is the position along another axis")
         self._add(node, "lane" if node.attrs["axis"] == self.lanes else "index", ())
 
     def _across(self, node: Node) -> None:
@@ -383,7 +383,7 @@ class _Lowering:
         """Matrix products are of the launch's dtype: weights of another one are torch's."""
         for x in (self.ir[i] for i in node.inputs[-2:]):
             if not x.axes and len(x.shape) > 1 and x.dtype != self.ir.floating:
-                raise Refused(
+                raise Unsupported(
                     f"{_called(node)} multiplies by a weight of {x.dtype} in a graph of "
                     f"{self.ir.floating}"
                 )
@@ -392,7 +392,7 @@ class _Lowering:
         """Whether a product sums over the lanes, too."""
         over = node.attrs["contract"] - set(self.dropped)
         if over - {self.lanes}:
-            raise Refused(f"{_called(node)} sums over {', '.join(sorted(over))} within a step")
+            raise Unsupported(f"{_called(node)} sums over {', '.join(sorted(over))} within a step")
         return bool(over)
 
     def _affine(self, node: Node) -> None:
