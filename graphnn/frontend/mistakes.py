@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from graphnn.errors import GraphError, GraphnnError, ShapeError, UnsupportedError
 from graphnn.ir.source_location import Site, raised_at, user_site
 from graphnn.ops.builder import Expr
+from graphnn.ops.torch.unsupported import refuse_mixing
 
 FORMS = "shapes of one example at one position that the function takes"
 COMPARE = "compare each value's `.shape`; batch and time are implied, never written"
@@ -57,8 +58,6 @@ def asked_its_rank(value: Any, module: object) -> None:
     """Refuse a module that asks a value for the dimension of its positions, or of its examples."""
     name = type(module).__name__
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        from graphnn.frontend.value import refuse_mixing
-
         refuse_mixing(name)  # before it complains of a missing batch
     fix = instead_of(module)
     # of recurrent layers torch has no batching rule; the others may run along a dimension

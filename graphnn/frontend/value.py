@@ -46,17 +46,6 @@ def _operator(function: Any, reverse: bool = False) -> Any:
     return method
 
 
-def refuse_mixing(name: str) -> None:
-    """Raise the error of an operation that mixes the examples of a batch."""
-    raise UnsupportedError(
-        f"{name} mixes the examples of a batch, and a graph says one example",
-        site=user_site(),
-        got=name,
-        wanted="an operation on one example",
-        fix="use nn.LayerNorm or nn.RMSNorm",
-    )
-
-
 META = torch.device("meta")
 
 

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphnn.errors import UnsupportedError
 from graphnn.ir.source_location import user_site
+from graphnn.ops.torch.inference import RandomCalls
+from graphnn.ops.torch.unsupported import refuse_random
 from graphnn.tracing.effects import initialization, inplace, random
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Tracer(TorchFunctionMode):
             if self._begins(filled):
                 return function(*args, **kwargs)
             if name in initialization.REFUSED:
-                random.refuse(name)
+                refuse_random(name)
         if function in initialization.FILLED:
             with self:
                 return initialization.FILLED[function](*args, **kwargs)
@@ -82,10 +84,10 @@ class Tracer(TorchFunctionMode):
         begun = [x for x in leaves if self._begins(x)]
         if name in random.DRAWN and not begun and not own:
             return self.graph.apply(function, args, kwargs)
-        with random.Watch() as drawn:
+        with RandomCalls() as drawn:
             result = function(*args, **kwargs)
         if drawn.found and not begun and not own:
-            random.refuse(name)
+            refuse_random(name)
         result = tree_map(self.mark if own else self.keep, result)
         if begun:
             tensors = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor))

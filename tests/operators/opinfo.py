@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 import graphnn as gn
 from graphnn.errors import GraphnnError
-from graphnn.tracing.effects.random import Watch
+from graphnn.ops.torch.inference import RandomCalls
 
 BATCH, TIME = 2, 2
 DTYPES = {str(d)[6:]: d for d in (torch.float64, torch.float32, torch.bfloat16)}
@@ -215,7 +215,7 @@ def examine(name: str, dtype: torch.dtype, place: str, most: int) -> Found:
         warnings.simplefilter("ignore")
         for k, sample in enumerate(samples(name, dtype, most)):
             try:
-                with Watch() as drawn:
+                with RandomCalls() as drawn:
                     theirs = by_torch(sample, dtype.is_floating_point)
             except Exception:
                 continue  # torch itself refuses it

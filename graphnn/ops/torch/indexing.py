@@ -10,6 +10,7 @@ import torch
 
 from graphnn.ops.builder import Expr, make, reshape
 from graphnn.ops.torch.inference import verdict
+from graphnn.ops.torch.opaque import opaque
 from graphnn.ops.torch.registry import OWN_JUDGES, names
 from graphnn.ops.torch.shapes import cut
 
@@ -100,7 +101,5 @@ def _picked(x: Expr, picks: dict[int, Expr]) -> Expr:
 
 def _call(function: Any, *args: Any) -> Expr:
     """The function as torch has it."""
-    from graphnn.frontend.dispatch import opaque
-
     ir = args[0].ir
     return opaque(ir, function, args, {}, verdict(function, args, {}, ir.here))

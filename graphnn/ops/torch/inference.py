@@ -13,12 +13,13 @@ from types import NoneType
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ir.source_location import Site
 from graphnn.ops.builder import Expr
-from graphnn.tracing.effects import random
+from graphnn.ops.torch.unsupported import refuse_random
 
 _KNOWN: dict[Any, Any] = {}
 _BATCHED: dict[Any, Any] = {}
@@ -27,6 +28,18 @@ MOST = 4096
 PLAIN = (int, float, complex, str, NoneType, torch.dtype, torch.device)
 # functions of a dimension that torch does not check on meta tensors
 _UNCHECKED = frozenset({"softmax", "softmin", "sort", "argsort"})
+
+
+class RandomCalls(TorchDispatchMode):
+    """A mode in which `found` says whether a torch call drew random numbers."""
+
+    found = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.found = self.found or torch.Tag.nondeterministic_seeded in function.tags
+        return function(*args, **(kwargs or {}))
 
 
 def verdict(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]) -> Any:
@@ -63,10 +76,10 @@ def _asked(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None])
     meta_args, meta_kwargs = tree_map(_meta, (args, kwargs))
     if getattr(function, "__name__", "") in _UNCHECKED:
         _in_range(*meta_args, **meta_kwargs)
-    with random.Watch() as drawn:
+    with RandomCalls() as drawn:
         result = function(*meta_args, **meta_kwargs)
     if drawn.found:
-        random.refuse(getattr(function, "__name__", str(function)), here[0])
+        refuse_random(getattr(function, "__name__", str(function)), here[0])
     return result
 
 

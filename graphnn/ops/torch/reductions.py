@@ -15,6 +15,7 @@ from graphnn.ops.matmul import einsum, linear
 from graphnn.ops.torch.math import cast
 from graphnn.ops.torch.registry import guards, names
 from graphnn.ops.torch.shapes import chunk
+from graphnn.ops.torch.unsupported import refuse_mixing
 
 
 def _dims(x: Expr, dim: Any) -> tuple[int, ...]:
@@ -284,20 +285,14 @@ def _no_halves(x: Expr, *_: Any, **__: Any) -> None:
 
 @guards("batch_norm")
 def _no_batch(x: Expr, *_: Any, **__: Any) -> None:
-    _mixes("batch_norm")
+    refuse_mixing("batch_norm")
 
 
 @guards("instance_norm")
 def _no_running(x: Expr, running_mean: Any = None, *rest: Any, **named: Any) -> None:
     """Statistics that run on from example to example mix them; those of one example are its own."""
     if running_mean is not None and named.get("use_input_stats", rest[3] if rest[3:] else True):
-        _mixes("instance_norm with running statistics")
-
-
-def _mixes(name: str) -> None:
-    from graphnn.frontend.value import refuse_mixing
-
-    refuse_mixing(name)
+        refuse_mixing("instance_norm with running statistics")
 
 
 @names("instance_norm")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphnn.errors import UnsupportedError
 from graphnn.ir.graph import BATCH, Node
@@ -34,30 +33,6 @@ def _draws(*spelled: str) -> Callable[[Any], Any]:
         return handler
 
     return register
-
-
-class Watch(TorchDispatchMode):
-    """Whether a call draws random numbers."""
-
-    found = False
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.found = self.found or torch.Tag.nondeterministic_seeded in function.tags
-        return function(*args, **(kwargs or {}))
-
-
-def refuse(name: str, node: str = "") -> None:
-    """Raise the error of a random function that no graph can draw anew."""
-    raise UnsupportedError(
-        f"'{name}' draws random numbers in a way that a graph cannot draw again",
-        node=node,
-        site=user_site(),
-        got=name,
-        wanted="normal, uniform, exponential, Bernoulli, categorical or dropout noise",
-        fix="make it of torch.rand or torch.randn, or draw it outside and give it as an input",
-    )
 
 
 def refuse_generator() -> None:
