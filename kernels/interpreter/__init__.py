@@ -1,1 +1,1 @@
-"""Running kernels on a CPU by Triton's interpreter, in any order of their programs."""
+"""Run kernels on a CPU by Triton's interpreter, with their programs in any order."""

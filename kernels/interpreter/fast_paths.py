@@ -1,6 +1,6 @@
-"""What Triton's interpreter does anew at every call and operation, done once or left out.
+"""Fast paths for Triton's interpreter: work that it repeats per call or operation is done once.
 
-Nothing that a kernel computes depends on it; of a launch's time it was more than a third.
+Results of kernels do not change. The repeated work was more than a third of a launch's time.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from triton.runtime.interpreter import FunctionRewriter, InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 _BUILDER = interpreter.interpreter_builder
-# a function that sees all of the language, as those of Triton's own library do
-_SEEING = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
-_PATCH, _GET_KIND = interpreter._patch_lang, interpreter._get_np_dtype
-_KINDS: dict[str, np.dtype] = {}
+# a stand-in for a function that refers to all of the language, as Triton's own library does
+_LIBRARY_FUNCTION = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
+_PATCH_LANGUAGE, _GET_NP_DTYPE = interpreter._patch_lang, interpreter._get_np_dtype
+_NP_DTYPES: dict[str, np.dtype] = {}
 
 
-def interpretable(function: JITFunction) -> InterpretedFunction:
-    """A jitted function as the interpreter's own kind of function."""
+def to_interpreted(function: JITFunction) -> InterpretedFunction:
+    """Convert a jitted function to the interpreter's own type of function."""
     made = InterpretedFunction(function.fn)
-    made.rewritten_fn = {}  # Triton's own table is one for all, and keeps every function alive
-    made.rewriter.rewrite_ast = functools.partial(_rewritten, made.rewriter, function)
+    made.rewritten_fn = {}  # Triton's own table is global and keeps every function alive
+    made.rewriter.rewrite_ast = functools.partial(_rewrite, made.rewriter, function)
     return made
 
 
-def _rewritten(rewriter: FunctionRewriter, function: JITFunction) -> Any:
-    """What is run, made of the text that `function` keeps: to find it in a module takes long."""
+def _rewrite(rewriter: FunctionRewriter, function: JITFunction) -> Any:
+    """Compile the text that `function` holds; searching its module for the text is slow."""
     lines = function.raw_src
     begin = next(i for i, line in enumerate(lines) if line.strip().startswith("def "))
     rewriter.filename = function.fn.__code__.co_filename
@@ -45,61 +45,61 @@ def _rewritten(rewriter: FunctionRewriter, function: JITFunction) -> Any:
 
 
 @contextmanager
-def thrifty() -> Iterator[None]:
-    """The interpreter as it is to be for one launch, whose language is patched once."""
-    # an overflow is looked for in int64, and what is found then thrown away unless debugging
+def fast_interpreter() -> Iterator[None]:
+    """Enable the fast paths for one launch. The language is patched once in it."""
+    # the interpreter checks int64 for overflow, and discards the result unless debugging
     options = replace(_BUILDER.options, sanitize_overflow=_BUILDER.options.debug)
     with (
-        instead(_BUILDER, "options", options),
-        instead(interpreter, "_get_np_dtype", _kind),
-        instead(interpreter, "_patch_lang", _once()),
+        replaced(_BUILDER, "options", options),
+        replaced(interpreter, "_get_np_dtype", _np_dtype),
+        replaced(interpreter, "_patch_lang", _patch_once()),
     ):
         yield
 
 
 @contextmanager
-def instead(place: Any, name: str, member: Any) -> Iterator[None]:
-    """`place.name` replaced by `member`."""
-    before = getattr(place, name)
-    setattr(place, name, member)
+def replaced(owner: Any, name: str, member: Any) -> Iterator[None]:
+    """Replace `owner.name` by `member` while the context is open."""
+    before = getattr(owner, name)
+    setattr(owner, name, member)
     try:
         yield
     finally:
-        setattr(place, name, before)
+        setattr(owner, name, before)
 
 
-def _once() -> Callable[[Any], Any]:
-    """Patches all of the language when first called, and nothing after: for one launch.
+def _patch_once() -> Callable[[Any], Any]:
+    """Return a function that patches all of the language at its first call only.
 
-    Triton's own patches it for each function that a kernel calls, and does not undo that: a call
-    of `tl.zeros` would leave its module patched, and nothing could be compiled after.
+    Triton's own function patches it for each function that a kernel calls, and does not undo that:
+    a call of `tl.zeros` would leave its module patched, and compiling would fail afterwards.
     """
-    scopes = [_patched]
-    return lambda _: scopes.pop()() if scopes else interpreter._LangPatchScope()
+    pending = [_patch_language]
+    return lambda _: pending.pop()() if pending else interpreter._LangPatchScope()
 
 
-def _patched() -> Any:
-    """The language patched, as Triton found out once a process how; what undoes it."""
+def _patch_language() -> Any:
+    """Patch the language and return the scope that undoes it."""
     scope = interpreter._LangPatchScope()
-    for place, name, member in _patches():
-        scope.set_attr(place, name, member)
+    for owner, name, member in _patches():
+        scope.set_attr(owner, name, member)
     return scope
 
 
 @functools.cache
 def _patches() -> list[tuple[Any, str, Any]]:
-    """Where the language is patched, and what stands there then."""
-    scope = _PATCH(_SEEING)
-    found = {(place, name): vars(place)[name] for place, name, _ in scope._changes}
+    """Return what Triton replaces in the language, as (owner, name, member); found once."""
+    scope = _PATCH_LANGUAGE(_LIBRARY_FUNCTION)
+    found = {(owner, name): vars(owner)[name] for owner, name, _ in scope._changes}
     scope.restore()
-    return [(*where, member) for where, member in found.items()]
+    return [(*key, member) for key, member in found.items()]
 
 
-def _kind(dtype: Any) -> np.dtype:
-    """A type's kind in numpy; Triton's own makes a table of all kinds at each call."""
+def _np_dtype(dtype: Any) -> np.dtype:
+    """Return the numpy dtype of a type. Triton's own function builds a table at each call."""
     if isinstance(dtype, tl.block_type):
         dtype = dtype.element_ty
     name = "" if isinstance(dtype, tl.pointer_type) else dtype.name
-    if name not in _KINDS:
-        _KINDS[name] = _GET_KIND(dtype)
-    return _KINDS[name]
+    if name not in _NP_DTYPES:
+        _NP_DTYPES[name] = _GET_NP_DTYPE(dtype)
+    return _NP_DTYPES[name]

@@ -1,6 +1,6 @@
-"""Running a kernel whose programs wait for one another, by Triton's interpreter on a CPU.
+"""Run a kernel whose programs wait for each other by Triton's interpreter on a CPU.
 
-Each program has a thread; one runs at a time, and at an atomic another may go on.
+Each program has a thread. One runs at a time, and another may continue at every atomic.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from triton.runtime.interpreter import (
 )
 
 from .faults import kernel_line
-from .interpreter import launch as start
-from .interpreter import running_by, watched
+from .interpreter import launch as interpret
+from .interpreter import launches_run_by, runner_replaced
 from .schedule import Threads
 
 _BUILDER = interpreter.interpreter_builder
 
 
 def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run `function[grid](*args, **constants)`, its programs in turns; a checker has its own."""
-    with nullcontext() if watched() else running_by(run):
-        start(function, grid, *args, **constants)
+    """Run `function[grid](*args, **constants)` with interleaved programs.
+
+    If a checker runs launches, it decides how programs are interleaved.
+    """
+    with nullcontext() if runner_replaced() else launches_run_by(run):
+        interpret(function, grid, *args, **constants)
 
 
 def run(
@@ -38,9 +41,9 @@ def run(
     args: tuple[Any, ...],
     constants: dict[str, Any],
 ) -> None:
-    """Run all programs of `function[grid](*args, **constants)` on CPU tensors, in turns.
+    """Run all programs of `function[grid](*args, **constants)` on CPU tensors, interleaved.
 
-    Raises `Deadlock` where none can go on.
+    Raises `Deadlock` if no program can continue.
     """
     body = function.rewrite()
     known = inspect.signature(body).parameters
@@ -49,18 +52,18 @@ def run(
     fixed = GridExecutor(body, function.arg_names, grid).constexprs
     whole = (*grid, *[1] * (3 - len(grid)))
     index = list(np.ndindex(*whole))
-    turns = _Turns([f"program {place}" for place in index], index)
+    programs = _Interleaving([f"program {position}" for position in index], index)
     scope = interpreter._patch_lang(body)
     try:
         _BUILDER.set_grid_dim(*whole)
         given = {k: x if k in fixed else _implicit_cvt(x) for k, x in bound.items()}
-        turns.run(body, given)
+        programs.run(body, given)
     finally:
         scope.restore()
 
 
-class _Turns:
-    """The programs of one launch, which take turns at atomics."""
+class _Interleaving:
+    """The programs of one launch, which switch at atomics."""
 
     def __init__(self, names: list[str], index: list[tuple[int, ...]]):
         self.index = index
@@ -81,7 +84,7 @@ class _Turns:
                 del vars(_BUILDER)[name]
 
     def _switching(self, name: str) -> Any:
-        """An atomic before which other programs may run, and that wakes those who wait."""
+        """Return an atomic that lets other programs run before it and wakes waiting programs."""
 
         def atomic(*args: Any) -> Any:
             schedule, me = self.schedule, self.schedule.current

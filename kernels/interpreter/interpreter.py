@@ -1,7 +1,7 @@
-"""Running a kernel on the CPU by Triton's interpreter, whatever TRITON_INTERPRET says.
+"""Run a kernel on the CPU by Triton's interpreter, independently of TRITON_INTERPRET.
 
-Triton decides at import whether its own library (`tl.sum`, `tl.zeros` …) is interpreted; here that
-is decided a launch, so that one process can interpret some kernels and compile others.
+Triton decides at import whether its own library (`tl.sum`, `tl.zeros` …) is interpreted. Here this
+is decided per launch, so that one process can interpret some kernels and compile others.
 """
 
 from __future__ import annotations
@@ -17,36 +17,43 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, mangle_type
 
-from .fast_paths import interpretable, thrifty
+from .fast_paths import fast_interpreter, to_interpreted
 
-# imports what Triton loads late, which must not happen while its library is replaced
+# imports what Triton loads lazily: that must not happen while its library is replaced
 mangle_type(0)
 # the interpreter patches triton.language while it runs: one launch at a time
 _RUNNING = threading.RLock()
 
-Runner = Callable[[InterpretedFunction, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
+LaunchRunner = Callable[
+    [InterpretedFunction, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None
+]
 
 
 def interpreted(function: Any) -> InterpretedFunction:
-    """A `@triton.jit` function as the interpreter's own kind of function."""
+    """Return a `@triton.jit` function as the interpreter's own type of function."""
     if isinstance(function, InterpretedFunction):
         return function
     known = vars(function.fn)  # a table would keep both alive
     if "interpreted" not in known:
-        known["interpreted"] = interpretable(function)
+        known["interpreted"] = to_interpreted(function)
     return known["interpreted"]  # type: ignore[no-any-return]
 
 
 def launch(function: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Run `function[grid](*args, **constants)` program by program on CPU tensors."""
-    # a GPU does not warn of 0 / 0 in rows that are masked out
-    with _RUNNING, np.errstate(all="ignore"), _library(), _called(function):
+    # a GPU does not warn about 0 / 0 in rows that are masked out
+    with (
+        _RUNNING,
+        np.errstate(all="ignore"),
+        _library_interpreted(),
+        _globals_interpreted(function),
+    ):
         _RUNNERS[-1](interpreted(function), grid, args, constants)
 
 
 @contextmanager
-def running_by(runner: Runner) -> Iterator[None]:
-    """Launches are run by `runner` instead: how a checker sees every launch of a model."""
+def launches_run_by(runner: LaunchRunner) -> Iterator[None]:
+    """Run launches by `runner` instead of the interpreter: a checker sees all launches this way."""
     _RUNNERS.append(runner)
     try:
         yield
@@ -54,8 +61,8 @@ def running_by(runner: Runner) -> Iterator[None]:
         _RUNNERS.pop()
 
 
-def watched() -> bool:
-    """Whether launches are run by something else than the interpreter itself."""
+def runner_replaced() -> bool:
+    """Return whether something other than the interpreter itself runs launches."""
     return len(_RUNNERS) > 1
 
 
@@ -68,31 +75,31 @@ def _run(
     function.run(*args, grid=grid, warmup=False, **constants)
 
 
-_RUNNERS: list[Runner] = [_run]
+_RUNNERS: list[LaunchRunner] = [_run]
 
 
 @contextmanager
-def _library() -> Iterator[None]:
-    """Triton's own functions written in Triton, interpreted too."""
+def _library_interpreted() -> Iterator[None]:
+    """Interpret the functions of Triton's library that are written in Triton."""
     libraries = (tl.standard, tl.random, tl)
     with ExitStack() as stack:
         for library in libraries:
-            stack.enter_context(_swapped(vars(library)))
-        for patch in (_indexing, _rounding, thrifty):
+            stack.enter_context(_members_interpreted(vars(library)))
+        for patch in (_one_element_indices, _bfloat16_rounding, fast_interpreter):
             stack.enter_context(patch())
         yield
 
 
 @contextmanager
-def _called(function: Any) -> Iterator[None]:
-    """The jitted functions that a kernel's module defines, interpreted too."""
-    with _swapped(interpreted(function).fn.__globals__):
+def _globals_interpreted(function: Any) -> Iterator[None]:
+    """Interpret the jitted functions that a kernel's module defines."""
+    with _members_interpreted(interpreted(function).fn.__globals__):
         yield
 
 
 @contextmanager
-def _swapped(names: dict[str, Any]) -> Iterator[None]:
-    """Jitted functions among `names` replaced by interpreted ones."""
+def _members_interpreted(names: dict[str, Any]) -> Iterator[None]:
+    """Replace the jitted functions among `names` by interpreted ones."""
     found = {name: member for name, member in names.items() if isinstance(member, JITFunction)}
     names.update({name: interpreted(member) for name, member in found.items()})
     try:
@@ -102,8 +109,8 @@ def _swapped(names: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _indexing() -> Iterator[None]:
-    """Triton 3.6 reads one-element arrays in a way that numpy 2.4 refuses."""
+def _one_element_indices() -> Iterator[None]:
+    """Work around Triton 3.6, which converts one-element arrays as numpy 2.4 no longer allows."""
     patch = interpreter._patch_lang_tensor
 
     def patched(tensor: Any, scope: Any) -> None:
@@ -118,8 +125,8 @@ def _indexing() -> Iterator[None]:
 
 
 @contextmanager
-def _rounding() -> Iterator[None]:
-    """Triton's interpreter cuts the digits off that bfloat16 lacks; a GPU rounds to nearest."""
+def _bfloat16_rounding() -> Iterator[None]:
+    """Round to nearest as a GPU does. Triton's interpreter truncates float32 to bfloat16."""
     convert = interpreter._convert_float
 
     def patched(data: np.ndarray, source: Any, target: Any, mode: Any) -> np.ndarray:
@@ -137,7 +144,7 @@ def _rounding() -> Iterator[None]:
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16 numbers nearest to float32 ones, ties to even; NaN stays NaN."""
+    """Return float32 bits rounded to bfloat16 bits, ties to even; NaN stays NaN."""
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
     return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The order in which programs run: one after another, or in turns that end at atomics."""
+"""The order in which programs run: one after another, or as threads that switch at atomics."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import random
 import threading
 from collections.abc import Callable
 
-from .faults import Deadlock, Line, shown
+from .faults import Deadlock, SourceLine, format_line
 
-_PATIENCE = 100  # fruitless polls of each waiting program before it is a deadlock
+_MAX_IDLE_ROUNDS = 100  # rounds of polls by all waiting programs without a change: a deadlock
 
 
 class _Halt(BaseException):
-    """Ends a program's thread after a fault elsewhere; no `except Exception` may catch it."""
+    """Ends a program's thread after a fault elsewhere. No `except Exception` can catch it."""
 
 
 class InOrder:
-    """Programs run one after another; none can wait for a later one."""
+    """Runs programs one after another. None can wait for a later one."""
 
     advice = "; run with threads=True if programs wait for one another"
 
@@ -26,10 +26,10 @@ class InOrder:
         self.turns = 0
         self._random = random.Random(seed)
         self._alive: set[int] = set()
-        self._waits: dict[int, tuple[Callable[[], str], Line]] = {}
+        self._waits: dict[int, tuple[Callable[[], str], SourceLine]] = {}
         self._finished: set[int] = set()
         self._changes = 0  # how often an atomic has changed a value
-        self._polled: dict[int, int] = {}  # the changes that a program had seen when it last polled
+        self._polled: dict[int, int] = {}  # per program, `_changes` at its last poll
         self._rounds = 0
 
     def run(self, body: Callable[[int], None]) -> None:
@@ -39,8 +39,8 @@ class InOrder:
             body(program)
             self._finished.add(program)
 
-    def poll(self, value: Callable[[], str], line: Line) -> None:
-        """The current program is about to look at a value, or change it: others may run before."""
+    def poll(self, value: Callable[[], str], line: SourceLine) -> None:
+        """Let other programs run before the current one reads or changes a value."""
         me = self.current
         self._waits[me] = value, line
         self._pass(self._next())
@@ -48,39 +48,39 @@ class InOrder:
         del self._waits[me]
 
     def changed(self) -> None:
-        """An atomic has changed a value: whoever waits may look again."""
+        """Record that an atomic changed a value, so that waiting programs poll again."""
         self._changes += 1
         self._rounds = 0
 
     def _next(self) -> int:
-        """Who runs now: anyone, but rather not who looked already and waits for a change."""
+        """Choose the next program at random, if possible one that has a change to see."""
         ready = [p for p in sorted(self._alive) if self._polled.get(p) != self._changes]
         if not ready:
             self._rounds += 1
-            if self._rounds > _PATIENCE:
+            if self._rounds > _MAX_IDLE_ROUNDS:
                 raise Deadlock(f"no program can go on{self.advice}{self._state()}")
             self._polled.clear()
             ready = sorted(self._alive)
         return self._random.choice(ready)
 
     def _state(self) -> str:
-        """A line for every program: where it waits, or that it has finished or not begun."""
+        """Return a line per program: where it waits, or whether it has finished or not begun."""
         lines = []
         for program, name in enumerate(self.names):
             if program in self._waits:
                 value, line = self._waits[program]
-                lines.append(f"{name} waits at {value()}, {shown(line)}")
+                lines.append(f"{name} waits at {value()}, {format_line(line)}")
             else:
                 state = "has finished" if program in self._finished else "has not begun"
                 lines.append(f"{name} {state}")
         return "".join(f"\n  {line}" for line in lines)
 
     def _pass(self, program: int) -> None:
-        """Give the turn to a program; in order, that is always the one that has it."""
+        """Switch to a program. Without threads that is always the current one."""
 
 
 class Threads(InOrder):
-    """Every program is a thread; one runs at a time, and its turn may end before every atomic."""
+    """Runs each program as a thread, one at a time. A switch may happen before every atomic."""
 
     advice = ""
 
@@ -89,17 +89,19 @@ class Threads(InOrder):
         self._alive = set(programs)
         self._turns = [threading.Event() for _ in programs]
         self._error: BaseException | None = None
-        lives = [threading.Thread(target=self._live, args=(p, body), daemon=True) for p in programs]
-        for thread in lives:
+        threads = [
+            threading.Thread(target=self._run_one, args=(p, body), daemon=True) for p in programs
+        ]
+        for thread in threads:
             thread.start()
-        if lives:
+        if threads:
             self._wake(self._next())
-        for thread in lives:
+        for thread in threads:
             thread.join()
         if self._error is not None:
             raise self._error
 
-    def _live(self, program: int, body: Callable[[int], None]) -> None:
+    def _run_one(self, program: int, body: Callable[[int], None]) -> None:
         try:
             self._await(program)
             body(program)

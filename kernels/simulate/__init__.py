@@ -1,7 +1,12 @@
-"""The checker of kernels: runs them on the CPU, unmodified, and raises what they do wrong.
+"""The kernel checker: runs kernels unmodified on the CPU and raises an error for each fault.
 
-Programs run one after another, or in seeded random turns so that those that wait for one another
-can; see `run` for one kernel and `checking` for every launch of a whole model.
+It finds accesses out of bounds, races, reads of unset elements, outputs left unset and deadlocks.
+Programs run one after another, or as threads that take turns in a seeded random order, which lets
+programs wait for each other. `run` checks one kernel, `checking` every launch of a model:
+
+    report = simulate.run(kernel, (4,), x, out, 100, outputs=["out"], BLOCK=32)
+    with simulate.checking(["out"]) as reports:
+        model(x)
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from ..interpreter.faults import (
     Unwritten,
     fault_behind,
 )
-from .launch import Launch, Names, Report
+from .launch import CheckedLaunch, Outputs, Report
 
 __all__ = [
     "Deadlock",
@@ -42,17 +47,19 @@ def run(
     grid: tuple[int, ...],
     /,
     *args: Any,
-    outputs: Names = (),
+    outputs: Outputs = (),
     threads: bool = False,
     seed: int = 0,
     written: bool | Collection[str] = True,
     **constants: Any,
 ) -> Report:
-    """Run `kernel[grid](*args, **constants)` on CPU tensors; raises a `KernelFault`.
+    """Run `kernel[grid](*args, **constants)` on CPU tensors and return what it did.
 
-    `outputs` are arguments, by name or as tensors, that have no values before: they are poisoned,
-    must not be read before they are stored, and must be stored in full, all of them or those named
-    by `written`. With `threads`, programs take turns in an order that `seed` decides.
+    `outputs` are arguments, by name or as tensors, that hold no values before the launch. They are
+    filled with NaN or the largest integer, and must not be read before they are stored. All
+    outputs, or those named in `written`, must be stored in full. With `threads`, programs take
+    turns in an order that `seed` decides. Raises a subclass of `KernelFault` for the first fault,
+    and ValueError if `written` names an argument that the kernel does not have.
     """
     function = interpreter.interpreted(kernel)
     if not isinstance(written, bool) and (unknown := {*written} - {*function.arg_names}):
@@ -66,15 +73,15 @@ def run(
 
 @contextmanager
 def checking(
-    outputs: Names | Mapping[str, Names] = (),
+    outputs: Outputs | Mapping[str, Outputs] = (),
     *,
     threads: bool = True,
     seed: int = 0,
     written: bool | Collection[str] = True,
 ) -> Iterator[list[Report]]:
-    """Launches made by `interpreter.launch` are checked as by `run`; yields their reports.
+    """Check every launch by `interpreter.launch` as `run` does; yields the list of their reports.
 
-    `outputs` are argument names, by kernel, or the same for every kernel that has such arguments.
+    `outputs` maps kernel names to output arguments, or is one collection for all kernels.
     """
     reports: list[Report] = []
 
@@ -84,14 +91,14 @@ def checking(
         args: tuple[Any, ...],
         constants: dict[str, Any],
     ) -> None:
-        launch = Launch(function, grid, args, constants)
+        launch = CheckedLaunch(function, grid, args, constants)
         try:
-            reports.append(launch.run(launch.chosen(outputs), threads, seed, written))
+            reports.append(launch.run(launch.output_views(outputs), threads, seed, written))
         except Exception as error:
             fault = fault_behind(error)
             if fault is None:
                 raise
             raise type(fault)(f"{launch.name}: {fault}") from None
 
-    with interpreter.running_by(runner):
+    with interpreter.launches_run_by(runner):
         yield reports

@@ -1,25 +1,26 @@
-"""Which programs' accesses are ordered: vector clocks, moved by atomics and barriers.
+"""The order of accesses of different programs: vector clocks, advanced by atomics and barriers.
 
-A release publishes what its program did up to its last `tl.debug_barrier()`, since before that
-another warp may not be through; an acquire of the same element takes what was published there.
+A release publishes what its program did up to its last `tl.debug_barrier()`: other warps of the
+program may not have finished what comes later. An acquire of the same element receives what was
+published there.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..interpreter.faults import Line
+from ..interpreter.faults import SourceLine
 
 
 class Events:
-    """Accesses so far, by number: the program, its clock then, and its line. Number 0 is none."""
+    """Numbered accesses: their program, its clock at the time, and the line. Number 0 is unused."""
 
     def __init__(self) -> None:
         self.program, self.clock = np.zeros(64, np.int32), np.zeros(64, np.int32)
-        self.lines: list[Line] = [("", 0)]
+        self.lines: list[SourceLine] = [("", 0)]
 
-    def add(self, program: int, clock: int, line: Line) -> int:
-        """The number of a new event."""
+    def add(self, program: int, clock: int, line: SourceLine) -> int:
+        """Record an access and return its number."""
         number = len(self.lines)
         if number == len(self.clock):
             self.program = np.concatenate([self.program, np.zeros_like(self.program)])
@@ -29,68 +30,74 @@ class Events:
         return number
 
     def unordered(self, events: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """Which events are not before what a program that has `seen` this much does now."""
+        """Return which events are not ordered before the next access of a program.
+
+        `seen` is that program's vector clock: per program, the last clock value it knows of.
+        """
         return self.clock[events] > seen[self.program[events]]
 
 
 class History:
-    """The last access of one kind to every cell; where several are unordered, one a program."""
+    """The last access of one kind to each cell; one per program if several are unordered."""
 
     def __init__(self, events: Events, cells: int):
         self._events = events
         self._last = np.zeros(cells, np.int32)
         self._shared = np.zeros(cells, bool)
-        self._also: dict[int, np.ndarray] = {}
+        self._further: dict[int, np.ndarray] = {}
 
     def conflicts(self, cells: np.ndarray, seen: np.ndarray) -> tuple[int, int, int] | None:
-        """An unordered access to one of `cells`: its place among them, the event, how many."""
-        also = self._also.values() if self._also and self._shared[cells].any() else ()
-        for last in (self._last, *also):
+        """Return the first unordered access to `cells`: its index, its event, and their number."""
+        further = self._further.values() if self._further and self._shared[cells].any() else ()
+        for last in (self._last, *further):
             events = last[cells]
             late = self._events.unordered(events, seen)
             if late.any():
-                place = int(late.argmax())
-                return place, int(events[place]), int(late.sum())
+                index = int(late.argmax())
+                return index, int(events[index]), int(late.sum())
         return None
 
     def add(self, cells: np.ndarray, event: int, seen: np.ndarray) -> None:
-        """Remember an access; what is ordered before it need not be remembered any more."""
-        beside = self._events.unordered(self._last[cells], seen)
-        self._last[cells[~beside]] = event
-        if beside.any():
-            program, rest = int(self._events.program[event]), cells[beside]
-            also = self._also.setdefault(program, np.zeros_like(self._last))
-            also[rest] = event
+        """Record an access. Accesses ordered before it are forgotten."""
+        concurrent = self._events.unordered(self._last[cells], seen)
+        self._last[cells[~concurrent]] = event
+        if concurrent.any():
+            program, rest = int(self._events.program[event]), cells[concurrent]
+            further = self._further.setdefault(program, np.zeros_like(self._last))
+            further[rest] = event
             self._shared[rest] = True
 
 
 class Clocks:
-    """What every program knows of the others' progress; `seen[p, p]` is p's own clock."""
+    """The vector clock of each program: what it knows of all others. `seen[p, p]` is p's clock."""
 
     def __init__(self, programs: int):
         self.seen = np.eye(programs, dtype=np.int32)
-        self._through = np.zeros(programs, np.int32)
+        self._finished = np.zeros(programs, np.int32)
         self._published: dict[int, np.ndarray] = {}
 
     def barrier(self, program: int) -> None:
-        """All that a program did so far is done, in all its warps."""
-        self._through[program] = self.seen[program, program]
+        """Record that all warps of a program have finished what it did so far."""
+        self._finished[program] = self.seen[program, program]
         self.seen[program, program] += 1
 
     def settled(self, program: int) -> np.ndarray:
-        """What a program knows, and of its own work only what all its warps are through with."""
+        """Return a program's vector clock, counting of its own work what all warps finished."""
         known = self.seen[program].copy()
-        known[program] = self._through[program]
+        known[program] = self._finished[program]
         return known
 
     def release(self, program: int, cells: np.ndarray) -> None:
-        """Publish at `cells` what a program did and knows."""
+        """Publish a program's settled vector clock at `cells`."""
         known = self.settled(program)
         for cell in cells.tolist():
             self._published[cell] = np.maximum(self._published.get(cell, 0), known)
 
     def acquire(self, program: int, cells: np.ndarray) -> None:
-        """Take what was published at `cells`; atomics go on with a release, none ends it."""
+        """Merge what was published at `cells` into a program's vector clock.
+
+        Later atomics on the same element extend a release sequence and never end it.
+        """
         for cell in cells.tolist():
             if cell in self._published:
                 np.maximum(self.seen[program], self._published[cell], out=self.seen[program])

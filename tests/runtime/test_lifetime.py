@@ -233,7 +233,7 @@ def precisions(model: gn.Compiled) -> set[str]:
         found.add(constants["PRECISION"])
         function.run(*args, grid=grid, warmup=False, **constants)
 
-    with interpreter.running_by(runner):
+    with interpreter.launches_run_by(runner):
         model(x=torch.randn(2, 3, WIDTH)).sum().backward()
     return found
 

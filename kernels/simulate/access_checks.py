@@ -1,4 +1,4 @@
-"""One launch under watch: the interpreter's memory operations pass through here and are checked."""
+"""Checks of memory accesses: the interpreter's loads, stores and atomics pass through here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triton._C.libtriton import ir
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from ..interpreter.faults import OutOfBounds, Race, Uninitialised, kernel_line, shown
+from ..interpreter.faults import OutOfBounds, Race, Uninitialised, format_line, kernel_line
 from ..interpreter.schedule import InOrder
 from .memory import Access, Memory
 from .races import Clocks, Events, History
@@ -23,30 +23,30 @@ _RELEASES = (ir.MEM_SEMANTIC.RELEASE, ir.MEM_SEMANTIC.ACQUIRE_RELEASE)
 _ACQUIRES = (ir.MEM_SEMANTIC.ACQUIRE, ir.MEM_SEMANTIC.ACQUIRE_RELEASE)
 _ADDS = (ir.ATOMIC_OP.ADD, ir.ATOMIC_OP.FADD)
 
-# what an access of each kind does, in words, and the kinds that it must be ordered with
-_DOES = {"load": "loads", "store": "stores to", "atomic": "updates"}
-_DID = {"load": "loaded", "store": "stored to", "atomic": "updated"}
-_AGAINST = {
+# verbs for the messages, and the kinds of access that each kind must be ordered with
+_PRESENT = {"load": "loads", "store": "stores to", "atomic": "updates"}
+_PAST = {"load": "loaded", "store": "stored to", "atomic": "updated"}
+_CONFLICTS = {
     "load": ("store", "atomic"),
     "store": ("store", "load", "atomic"),
     "atomic": ("store", "load"),
 }
 
 
-class Watch:
-    """The checks of one launch; its methods named `create_…` stand in for the interpreter's."""
+class AccessChecker:
+    """The checks of one launch. Methods named `create_…` replace the interpreter's own."""
 
     def __init__(self, memory: Memory, schedule: InOrder, index: list[tuple[int, ...]]):
         self.counts: Counter[str] = Counter()
         self._memory, self._schedule, self._index = memory, schedule, index
         self._clocks = Clocks(len(index))
         self._events = Events()
-        self._histories = {kind: History(self._events, memory.cells) for kind in _AGAINST}
+        self._histories = {kind: History(self._events, memory.cells) for kind in _CONFLICTS}
         self._lanes = np.zeros(memory.cells, np.int32)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The interpreter's memory operations are these."""
+        """Replace the interpreter's memory operations by those of this checker."""
         names = [name for name in dir(self) if name.startswith("create_")]
         vars(_BUILDER).update({name: getattr(self, name) for name in names})
         try:
@@ -56,13 +56,13 @@ class Watch:
                 del vars(_BUILDER)[name]
 
     def begin(self, program: int) -> None:
-        """A program takes its turn."""
+        """Let a program run from here on."""
         _BUILDER.grid_idx = self._index[program]
 
     def create_masked_load(
         self, pointers: TensorHandle, mask: TensorHandle, *rest: Any, **named: Any
     ) -> TensorHandle:
-        """A load; a volatile one may be in a loop that waits."""
+        """Check a load. Other programs may run before a volatile one: it may be in a spin loop."""
         if named.get("is_volatile", rest[-1]):
             self._switch(pointers, mask)
         handle, _ = self._touch("load", pointers, mask)
@@ -71,9 +71,9 @@ class Watch:
     def create_masked_store(
         self, pointers: TensorHandle, value: TensorHandle, mask: TensorHandle, *rest: Any
     ) -> None:
-        """A store."""
+        """Check a store."""
         handle, access = self._touch("store", pointers, mask)
-        self._one_value_each(access, value, mask)
+        self._check_one_value(access, value, mask)
         InterpreterBuilder.create_masked_store(_BUILDER, handle, value, mask, *rest)
 
     def create_atomic_rmw(
@@ -85,14 +85,14 @@ class Watch:
         sem: Any,
         scope: Any,
     ) -> TensorHandle:
-        """An atomic; one that adds 0 only looks, as does an exchange for what is there."""
-        looks = op in _ADDS and not value.data[mask.data.astype(bool)].any()
+        """Check an atomic. One that adds 0, or exchanges a value for itself, only reads."""
+        only_reads = op in _ADDS and not value.data[mask.data.astype(bool)].any()
 
         def act(handle: TensorHandle) -> tuple[TensorHandle, bool]:
             old = InterpreterBuilder.create_atomic_rmw(
                 _BUILDER, op, handle, value, mask, sem, scope
             )
-            same = (old.data == value.data).all() if op == ir.ATOMIC_OP.XCHG else looks
+            same = (old.data == value.data).all() if op == ir.ATOMIC_OP.XCHG else only_reads
             return old, not same
 
         return self._atomic(pointers, mask, sem, scope, act)
@@ -105,7 +105,7 @@ class Watch:
         sem: Any,
         scope: Any,
     ) -> TensorHandle:
-        """A compare-and-swap."""
+        """Check a compare-and-swap."""
 
         def act(handle: TensorHandle) -> tuple[TensorHandle, bool]:
             old = InterpreterBuilder.create_atomic_cas(
@@ -117,13 +117,13 @@ class Watch:
         return self._atomic(pointers, mask, sem, scope, act)
 
     def create_atomic_load(self, *_: Any) -> None:
-        """Refused, as are the other atomics that Triton 3.6 does not have."""
-        raise NotImplementedError("not simulated; to look at a value, atomically add 0")
+        """Raise NotImplementedError, as for the other atomics that Triton 3.6 does not have."""
+        raise NotImplementedError("not simulated; to read a value, atomically add 0")
 
     create_atomic_store = create_atomic_poll = create_atomic_load
 
     def create_barrier(self) -> None:
-        """A `tl.debug_barrier()`."""
+        """Record a `tl.debug_barrier()`."""
         self._clocks.barrier(self._schedule.current)
 
     def _atomic(
@@ -147,7 +147,7 @@ class Watch:
         return result
 
     def _switch(self, pointers: TensorHandle, mask: TensorHandle) -> None:
-        """Let others run first: the order of the atomics is all that decides what is ordered."""
+        """Let other programs run first: the order of atomics alone decides what is ordered."""
         access = self._locate("atomic", pointers, mask)
         if len(access):
             me = self._schedule.current
@@ -161,29 +161,29 @@ class Watch:
             lane = int(access.wrong.argmax())
             lanes = f"{access.wrong.sum()} of {access.wrong.size} lanes"
             raise OutOfBounds(
-                f"{self._me()} {_DOES[kind]} memory out of bounds in {lanes}, "
-                f"the first {access.missed(lane)}{_at(kernel_line())}"
+                f"{self._current_name()} {_PRESENT[kind]} memory out of bounds in {lanes}, "
+                f"the first {access.describe_miss(lane)}{_at(kernel_line())}"
             )
         return access
 
     def _touch(
         self, kind: str, pointers: TensorHandle, mask: TensorHandle
     ) -> tuple[TensorHandle, Access]:
-        """Check and remember an access; returns the real pointers too."""
+        """Check and record an access. Returns it with its real pointers."""
         access = self._locate(kind, pointers, mask)
         me, cells, line = self._schedule.current, access.cells, kernel_line()
         seen = self._clocks.seen[me]
-        # what a program stored itself, another of its warps may load too early
+        # one warp of a program may load too early what another warp of it stores
         before = self._clocks.settled(me) if kind == "load" else seen
-        for other in _AGAINST[kind]:
+        for other in _CONFLICTS[kind]:
             if found := self._histories[other].conflicts(cells, before):
                 raise self._race(kind, other, access, *found)
         unset = self._memory.unset[cells]
         if kind != "store" and unset.any():
-            element = access.named(int(unset.argmax()))
+            element = access.element(int(unset.argmax()))
             raise Uninitialised(
-                f"{self._me()} {_DOES[kind]} {element}, an output that no program has stored yet"
-                f"{_at(line)}"
+                f"{self._current_name()} {_PRESENT[kind]} {element}, an output that no program has "
+                f"stored yet{_at(line)}"
             )
         event = self._events.add(me, int(seen[me]), line)
         self._histories[kind].add(cells, event, seen)
@@ -193,37 +193,37 @@ class Watch:
         return TensorHandle(access.real, pointers.dtype), access
 
     def _race(
-        self, kind: str, other: str, access: Access, place: int, event: int, many: int
+        self, kind: str, other: str, access: Access, cell: int, event: int, count: int
     ) -> Race:
-        they = self._schedule.names[self._events.program[event]]
-        more = f" and {many - 1} more" if many > 1 else ""
-        did = f"{they} {_DID[other]}, and nothing orders the two"
-        if they == self._me():
-            did = f"it {_DID[other]} itself since its last tl.debug_barrier()"
+        me, they = self._current_name(), self._schedule.names[self._events.program[event]]
+        more = f" and {count - 1} more" if count > 1 else ""
+        did = f"{they} {_PAST[other]}, and nothing orders the two"
+        if they == me:
+            did = f"it {_PAST[other]} itself since its last tl.debug_barrier()"
         return Race(
-            f"{self._me()} {_DOES[kind]} {access.named(place)}{more}, which {did}"
+            f"{me} {_PRESENT[kind]} {access.element(cell)}{more}, which {did}"
             f"{_at(kernel_line())}{_at(self._events.lines[event])}"
         )
 
-    def _one_value_each(self, access: Access, value: TensorHandle, mask: TensorHandle) -> None:
-        """Two lanes of a store must not put different values into one element."""
+    def _check_one_value(self, access: Access, value: TensorHandle, mask: TensorHandle) -> None:
+        """Raise `Race` if two lanes of a store put different values into one element."""
         if not len(access):
             return
-        first = access.cells[:: access.each]
+        first = access.cells[:: access.cells_per_lane]
         data = np.broadcast_to(value.data, mask.data.shape)[mask.data.astype(bool)]
         bits = data.view(f"u{data.itemsize}")
         self._lanes[first] = np.arange(len(access))
         clash = bits[self._lanes[first]] != bits
         if clash.any():
-            element = access.named(int(clash.argmax()) * access.each)
+            element = access.element(int(clash.argmax()) * access.cells_per_lane)
             raise Race(
-                f"{self._me()} stores to {element} from two lanes with different values"
+                f"{self._current_name()} stores to {element} from two lanes with different values"
                 f"{_at(kernel_line())}"
             )
 
-    def _me(self) -> str:
+    def _current_name(self) -> str:
         return self._schedule.names[self._schedule.current]
 
 
 def _at(line: tuple[str, int]) -> str:
-    return f"\n  {shown(line)}"
+    return f"\n  {format_line(line)}"
