@@ -117,7 +117,7 @@ def _empty(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
 
     args, kwargs = tree_map(like, (args, kwargs))
     made = function(*args, **kwargs)
-    return made if graph.tracer is None else graph.tracer.keep(made)
+    return made if graph.tracer is None else graph.tracer.add(made)
 
 
 def refuse_autocast(name: str) -> None:

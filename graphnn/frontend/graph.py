@@ -65,12 +65,12 @@ class Graph(Names):
         # the names of the parameters and buffers that the graph owns, by their identity
         self.known: dict[int, str] = {}
         # tensors made while drawing that were written to, as the values they are since
-        self.became: dict[int, Value] = {}
+        self.written: dict[int, Value] = {}
         self.held: list[torch.Tensor] = []
         # noise that has no axes yet: see `tracing.noise`
-        self.open: set[int] = set()
+        self.unbound: set[int] = set()
         # the nodes of tensors made while drawing
-        self.fresh: set[int] = set()
+        self.made_nodes: set[int] = set()
         self.tracer: Tracer | None = None
         self.watch: Any = Watch(nn.Module())
         self.context = Context(bare=not self.owner_is_users)
@@ -294,8 +294,8 @@ class Graph(Names):
         Without `init` it starts at zero.
         """
         if name not in self.owner.__dict__["_parameters"]:
-            shape = self.became.get(id(shape), shape)
-            if isinstance(shape, Value) and shape.id in self.open:
+            shape = self.written.get(id(shape), shape)
+            if isinstance(shape, Value) and shape.id in self.unbound:
                 start = captured.realised(self, shape.id)
             elif isinstance(shape, torch.Tensor):
                 start = shape.detach().clone()
@@ -317,10 +317,10 @@ class Graph(Names):
             self._own(thing)
             return thing
         if isinstance(thing, torch.Tensor):
-            if id(thing) in self.became:
-                return self.became[id(thing)]
+            if id(thing) in self.written:
+                return self.written[id(thing)]
             found = Value(self, self.tensor(thing).id)
-            found.outside = self.tracer is None or id(thing) not in self.tracer.made
+            found.read_only = self.tracer is None or id(thing) not in self.tracer.made
             return found
         thing = number(thing)
         if isinstance(thing, (bool, int, float)):
@@ -359,7 +359,7 @@ class Graph(Names):
         change = inplace.changed(function, name, args, kwargs)
         if change is not None:
             return inplace.write(self, *change)
-        result = self.made_of(function, args, kwargs)
+        result = self.trace_call(function, args, kwargs)
         aliases.share(self, function, name, args, kwargs, result)
         return result
 

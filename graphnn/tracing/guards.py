@@ -162,7 +162,7 @@ class Watch:
 
 
 def _symbolic(x: Any) -> bool:
-    return getattr(type(x), "is_graph_value", False)
+    return is_value(x)
 
 
 def _refuse_carried(name: str, value: Any) -> None:

@@ -75,10 +75,10 @@ class Tracer(TorchFunctionMode):
         leaves = tree_leaves((args, kwargs))
         if any(self._transformed(x) for x in leaves):
             _refuse_transform(function)
-        if any(_is_value(x) for x in leaves):
+        if any(is_value(x) for x in leaves):
             return self.graph.apply(function, args, kwargs)
         name = name_of(function)
-        if any(self.follows(x) for x in leaves):
+        if any(self.tracks(x) for x in leaves):
             return self._followed(function, name, args, kwargs)
         own = kwargs.get("generator") is not None or any(id(x) in self.drawn for x in leaves)
         begun = [x for x in leaves if self._begins(x)]
@@ -104,11 +104,11 @@ class Tracer(TorchFunctionMode):
             return False
         if isinstance(x, nn.Parameter):
             return id(x) in self.graph.known
-        return id(x) in self.graph.became or id(x) not in self.made
+        return id(x) in self.graph.written or id(x) not in self.made
 
     def _transformed(self, x: Any) -> bool:
         """Whether torch.func differentiates or maps over a tensor here."""
-        if not isinstance(x, torch.Tensor) or _is_value(x) or id(x) in self.graph.known:
+        if not isinstance(x, torch.Tensor) or is_value(x) or id(x) in self.graph.known:
             return False
         return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
@@ -140,7 +140,7 @@ class Tracer(TorchFunctionMode):
             return function(*args, **kwargs)
         if name.startswith(("get ", "set ")):
             return self._attribute(function, name, args)
-        if name in NUMBERS and not any(id(x) in self.graph.became for x in args):
+        if name in NUMBERS and not any(id(x) in self.graph.written for x in args):
             return self._numbers(function, name, args, kwargs)
         return self.graph.apply(function, args, kwargs)
 
@@ -154,7 +154,7 @@ class Tracer(TorchFunctionMode):
 
     def _numbers(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Numbers of a buffer are read again where it changes; those of a parameter always do."""
-        for x in (x for x in tree_leaves((args, kwargs)) if self.follows(x)):
+        for x in (x for x in tree_leaves((args, kwargs)) if self.tracks(x)):
             if x.requires_grad:
                 raise UnsupportedError(
                     f"a parameter cannot become a Python number ({name})",
@@ -168,8 +168,8 @@ class Tracer(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _is_value(x: Any) -> bool:
-    return getattr(type(x), "is_graph_value", False)
+def is_value(x: Any) -> bool:
+    return is_value(x)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -193,7 +193,7 @@ def asked(function: Any, name: str, args: Any, kwargs: Any) -> Any:
 
 
 def _meta(x: Any) -> Any:
-    return torch.empty(x.shape, dtype=x.dtype, device="meta") if _is_value(x) else x
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if is_value(x) else x
 
 
 def _refuse_transform(function: Any) -> None:

@@ -55,7 +55,7 @@ class Step:
         """The view of `base`."""
         args, kwargs = tree_map(lambda x: base if x is _HOLE else x, (self.args, self.kwargs))
         with torch.set_grad_enabled(self.recorded):
-            made = base.graph.made_of(self.function, args, kwargs)
+            made = base.graph.trace_call(self.function, args, kwargs)
         return made if self.pick is None else made[self.pick]
 
 
@@ -78,7 +78,7 @@ class Storage:
 
     def join(self, view: Value, form: torch.Tensor, steps: tuple[Step, ...]) -> None:
         """Let a value be one that looks at this memory, where `form` lies in it."""
-        view.storage, view.form, view.steps = self, form, steps
+        view.storage, view.strided, view.views = self, form, steps
         self.members.append(weakref.ref(view))
 
 
@@ -86,7 +86,7 @@ def share(graph: Graph, function: Any, name: str, args: Any, kwargs: Any, result
     """Note which results are views of which operands."""
     operands = list(_operands(graph, args, kwargs))
     results = list(result) if isinstance(result, (tuple, list)) else [result]
-    made = {r.id for r in results if _is_value(r)}
+    made = {r.id for r in results if is_value(r)}
     same = made & {v.id for _, v in operands} and name not in COPIES
     if not operands or not made or (name not in MAYBE and not same):
         return
@@ -94,11 +94,11 @@ def share(graph: Graph, function: Any, name: str, args: Any, kwargs: Any, result
         _own_memory(operand)
         for pick, form in _forms(function, args, kwargs, given, operand):
             view = results[pick or 0]
-            if not _is_value(view) or view is operand:
+            if not is_value(view) or view is operand:
                 continue
             if view.shape == form.shape and view.dtype == form.dtype:
                 step = _step(graph, function, args, kwargs, given, pick)
-                operand.storage.join(view, form, (*operand.steps, step))
+                operand.storage.join(view, form, (*operand.views, step))
                 _become(graph, given, operand)
 
 
@@ -107,7 +107,7 @@ def _operands(graph: Graph, args: Any, kwargs: Any) -> Iterator[tuple[Any, Value
     leaves = tree_leaves((args, kwargs))
     tensors: dict[int, Any] = {id(x): x for x in leaves if isinstance(x, torch.Tensor)}
     for x in tensors.values():
-        if _is_value(x):
+        if is_value(x):
             yield x, x
         elif graph.tracer is not None:
             yield x, graph.value(x)
@@ -115,15 +115,15 @@ def _operands(graph: Graph, args: Any, kwargs: Any) -> Iterator[tuple[Any, Value
 
 def _become(graph: Graph, given: Any, operand: Value) -> None:
     """A tensor made in the graph of which there is a view as a value is a value from now on."""
-    if given is not operand and not operand.outside:
-        graph.became[id(given)] = operand
-        graph.held.append(given)
+    if given is not operand and not operand.read_only:
+        graph.written[id(given)] = operand
+        graph.keep_alive.append(given)
 
 
 def _own_memory(v: Value) -> None:
     if v.storage is None:
         form = torch.empty(v.shape, dtype=v.dtype, device="meta")
-        Storage(v.id, v.outside).join(v, form, ())
+        Storage(v.id, v.read_only).join(v, form, ())
 
 
 def _forms(
@@ -133,7 +133,7 @@ def _forms(
 
     def meta(x: Any) -> Any:
         if x is given:
-            return operand.form
+            return operand.strided
         if isinstance(x, torch.Tensor):
             return torch.empty(x.shape, dtype=x.dtype, device="meta")
         return x
@@ -145,7 +145,7 @@ def _forms(
         return  # what needs numbers makes memory of its own
     several = isinstance(made, (tuple, list))
     for pick, x in enumerate(made if several else [made]):
-        if isinstance(x, torch.Tensor) and _memory(x) == _memory(operand.form):
+        if isinstance(x, torch.Tensor) and _memory(x) == _memory(operand.strided):
             yield pick if several else None, x
 
 
@@ -158,5 +158,5 @@ def _step(graph: Graph, function: Any, args: Any, kwargs: Any, given: Any, pick:
     return Step(function, args, kwargs, pick, not graph.context.detached)
 
 
-def _is_value(x: Any) -> bool:
-    return getattr(type(x), "is_graph_value", False)
+def is_value(x: Any) -> bool:
+    return is_value(x)

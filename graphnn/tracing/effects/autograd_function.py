@@ -43,11 +43,11 @@ def _graph_of(args: Any) -> Graph | None:
     from graphnn.frontend.graph import Graph
 
     for x in tree_leaves(args):
-        if getattr(type(x), "is_graph_value", False):
+        if is_value(x):
             return x.graph  # type: ignore[no-any-return]
     graph = Graph.current()
     tracer = graph.tracer if graph is not None else None
-    if tracer is None or not any(tracer.follows(x) for x in tree_leaves(args)):
+    if tracer is None or not any(tracer.tracks(x) for x in tree_leaves(args)):
         return None
     return graph
 
@@ -98,7 +98,7 @@ class _Call:
         self.moving = [
             k
             for k, x in enumerate(self.args)
-            if getattr(type(x), "is_graph_value", False) and x.dtype.is_floating_point
+            if is_value(x) and x.dtype.is_floating_point
         ]
         self.context = Context([k in self.moving for k in range(len(self.args))])
 
@@ -113,14 +113,14 @@ class _Call:
         outs = [graph.value(x) if isinstance(x, torch.Tensor) else x for x in taken(result)]
         floats = [k for k, x in enumerate(outs) if self._flows(x)]
         for k, x in enumerate(outs):
-            if getattr(type(x), "is_graph_value", False) and k not in floats:
-                outs[k] = graph.viewed(make("detach", Expr(graph.ir, x.id)).id)
+            if is_value(x) and k not in floats:
+                outs[k] = graph.value_of(make("detach", Expr(graph.ir, x.id)).id)
         if floats and self.moving and torch.is_grad_enabled():
             self._attach(outs, floats)
         return outs[0] if single else tuple(outs)
 
     def _flows(self, x: Any) -> bool:
-        if not getattr(type(x), "is_graph_value", False) or not x.dtype.is_floating_point:
+        if not is_value(x) or not x.dtype.is_floating_point:
             return False
         return not any(x is u for u in self.context.undifferentiated)
 
@@ -142,7 +142,7 @@ class _Call:
         node = Expr(ir, build(ir, "custom", inputs, attrs, name=name, site=self.site, **kept))
         whole = [node] if len(parts) == 1 else _unpacked(node, [p.shape for p in parts])
         for k, x in zip(floats, whole, strict=True):
-            outs[k] = graph.viewed(x.id)
+            outs[k] = graph.value_of(x.id)
         ir.here = ("", None)
 
     def _rule(self, packed: Expr, outs: list[Any], floats: list[int]) -> tuple[Rule, list[int]]:
@@ -162,7 +162,7 @@ class _Call:
         # torch gives zeros for results without a gradient, and None for what is no tensor
         given: list[Any] = [_zeros(x) for x in outs]
         for k, x in zip(floats, flows, strict=True):
-            given[k] = graph.viewed(x.id)
+            given[k] = graph.value_of(x.id)
         with graph.context.undetached(), torch.no_grad():
             found = taken(self.function.backward(self.context, *given))
         if len(found) < len(self.args):
@@ -202,7 +202,7 @@ class _Call:
                 part.insert(_given(n))
         for n in (n for n in drawn if n.id not in sources):
             del ir.nodes[n.id]
-            self.graph.open.discard(n.id)
+            self.graph.unbound.discard(n.id)
         moving = tuple(self.args[k].id for k in self.moving)
         return Rule(part, flow, moving, tuple(reads), tuple(grads)), reads
 
@@ -227,7 +227,7 @@ class _Call:
 
 
 def _zeros(x: Any) -> Any:
-    if not getattr(type(x), "is_graph_value", False):
+    if not is_value(x):
         return None
     return x.graph.value(torch.zeros(x.shape, dtype=x.dtype))
 

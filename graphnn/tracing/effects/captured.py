@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def node_of(graph: Graph, tensor: torch.Tensor) -> Expr:
     """The node of a parameter, a buffer, or a constant tensor; one node each."""
-    if id(tensor) in graph.became:
-        return Expr(graph.ir, graph.became[id(tensor)].id)
+    if id(tensor) in graph.written:
+        return Expr(graph.ir, graph.written[id(tensor)].id)
     key = graph.known.get(id(tensor))
     if key is None:
         return _constant(graph, tensor)
-    if key not in graph.nodes:
-        graph.nodes[key] = _source_of(graph, tensor, "parameter", key, key)
-    return Expr(graph.ir, graph.nodes[key])
+    if key not in graph.sources:
+        graph.sources[key] = _source_of(graph, tensor, "parameter", key, key)
+    return Expr(graph.ir, graph.sources[key])
 
 
 def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
@@ -49,19 +49,19 @@ def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
             wanted="a parameter as it stands, or what is computed of it in the graph",
             fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
         )
-    if graph.tracer is not None and id(tensor) in graph.tracer.drawn:
+    if graph.tracer is not None and id(tensor) in graph.tracer.user_random:
         random.refuse_generator()
     made = graph.tracer is not None and id(tensor) in graph.tracer.made
     index = (id(tensor), inplace.version(tensor) if made else None)
-    if index not in graph.nodes:
+    if index not in graph.sources:
         with torch.inference_mode(False):
             kept = tensor.clone() if made else tensor
         graph.constants[id(kept)] = kept
-        graph.held.append(tensor)
-        graph.nodes[index] = _source_of(graph, tensor, "tensor", id(kept), "")
+        graph.keep_alive.append(tensor)
+        graph.sources[index] = _source_of(graph, tensor, "tensor", id(kept), "")
         if made:
-            graph.fresh.add(graph.nodes[index])
-    return Expr(graph.ir, graph.nodes[index])
+            graph.made_nodes.add(graph.sources[index])
+    return Expr(graph.ir, graph.sources[index])
 
 
 def _source_of(graph: Graph, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:

@@ -68,7 +68,7 @@ _NEW = nn.Parameter.__new__
 
 
 def _born(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
-    if getattr(type(data), "is_graph_value", False) and data.id in data.graph.open:
+    if is_value(data) and data.id in data.graph.unbound:
         from graphnn.tracing.effects.captured import realised
 
         data = realised(data.graph, data.id)

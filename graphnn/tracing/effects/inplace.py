@@ -111,21 +111,21 @@ _FILLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _is_value(x: Any) -> bool:
-    return getattr(type(x), "is_graph_value", False)
+def is_value(x: Any) -> bool:
+    return is_value(x)
 
 
 def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
     """Carry out the call `name`, which changes `target`; returns the value that it is now."""
-    if not _is_value(target):
+    if not is_value(target):
         return _over_constant(graph, name, target, pure, args, kwargs)
-    if target.outside if target.storage is None else target.storage.outside:
+    if target.read_only if target.storage is None else target.storage.read_only:
         refuse(target, name, "write it on a copy: v.clone()")
-    if target.form is not None and _overlaps(target.form):
+    if target.strided is not None and _overlaps(target.strided):
         refuse(target, f"{name} of an expanded value", "write it on a copy: v.clone()")
     if pure is None:
         refuse(target, name, "write the operation without the trailing underscore")
-    made = pure(*args) if pure in _OURS else graph.made_of(pure, args, kwargs)
+    made = pure(*args) if pure in _OURS else graph.trace_call(pure, args, kwargs)
     if made.dtype != target.dtype:
         made = _narrowed(target, made, name)
     if made.shape != target.shape:
@@ -155,12 +155,12 @@ def _recorded(target: Value, old: int, new: Any) -> Any:
     """What was written over `old`, whose history torch keeps under `torch.no_grad()` and through a
     detached view."""
     graph = target.graph
-    if not graph.context.detached and all(step.followed for step in target.steps):
+    if not graph.context.detached and all(step.followed for step in target.views):
         return new
     from graphnn.tracing.effects.autograd_function import drawn
 
     with torch.enable_grad():
-        return drawn(graph, _Unrecorded, graph.viewed(old), new)
+        return drawn(graph, _Unrecorded, graph.value_of(old), new)
 
 
 def _narrowed(target: Any, made: Any, name: str) -> Any:
@@ -183,23 +183,23 @@ def _settle(target: Value, made: Value) -> None:
     others = [] if storage is None else [v for v in storage.alive() if v is not target]
     if not others:
         made = _recorded(target, target.id, made)
-        target.id, target.storage, target.form, target.steps = made.id, None, None, ()
+        target.id, target.storage, target.strided, target.views = made.id, None, None, ()
         return
     root = _recorded(target, storage.root, _written(target, made, storage))
     storage.root = root.id
     for other in (target, *others):
         view = root
-        for step in other.steps:
+        for step in other.views:
             view = step.take(view)
         other.id = view.id
 
 
 def _written(target: Value, made: Value, storage: Storage) -> Value:
     """What views are views of, with `made` in the place of the view `target`."""
-    if not target.steps:
+    if not target.views:
         return made
-    root: Any = target.graph.viewed(storage.root)
-    form: Any = target.form
+    root: Any = target.graph.value_of(storage.root)
+    form: Any = target.strided
     if form.dtype != root.dtype:
         refuse(target, "a write through a view of another dtype", "write the value itself")
     line = torch.arange(root.shape.numel())
@@ -236,7 +236,7 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     """`x[index] = value`, for an index of whole numbers, slices, None and Ellipsis."""
     part = _written_as(x, value)
     items = index if isinstance(index, tuple) else (index,)
-    masks = [i for i in items if _is_value(i)]
+    masks = [i for i in items if is_value(i)]
     if len(items) == 1 and masks and masks[0].dtype == torch.bool and not part.shape:
         mask = masks[0].reshape((*masks[0].shape, *[1] * (x.ndim - masks[0].ndim)))
         return torch.where(mask, part, x)
@@ -254,22 +254,22 @@ _OURS = frozenset((_put, *_FILLS.values()))
 
 def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
     """A tensor made in the graph that a value, or noise, is written to becomes a value itself."""
-    if id(target) in graph.became:
-        present = graph.became[id(target)]
+    if id(target) in graph.written:
+        present = graph.written[id(target)]
         return write(graph, name, present, pure, (present, *args[1:]), kwargs)
     tracer = graph.tracer
     if tracer is None or id(target) not in tracer.made:
         refuse_outside(name, target)
-    elif target._is_view() or tracer.shared(target):
+    elif target._is_view() or tracer.shares_memory(target):
         refuse(target, "a write through a view", "build the result with torch.cat or torch.stack")
     from graphnn.tracing.effects.random import DRAWN
 
     if name not in DRAWN:
         args = (graph.value(target), *args[1:])
-    made = pure(*args) if pure in _OURS else graph.made_of(pure, args, kwargs)
+    made = pure(*args) if pure in _OURS else graph.trace_call(pure, args, kwargs)
     made = made if made.dtype == target.dtype else made.to(target.dtype)
-    graph.became[id(target)] = made
-    graph.held.append(target)
+    graph.written[id(target)] = made
+    graph.keep_alive.append(target)
     return made
 
 
@@ -279,7 +279,7 @@ def refuse(target: Any, what: str, fix: str) -> None:
         f"a symbolic value cannot be changed in place here ({what})",
         node=getattr(target, "label", ""),
         site=user_site(),
-        got=repr(target) if _is_value(target) else f"a tensor of shape {tuple(target.shape)}",
+        got=repr(target) if is_value(target) else f"a tensor of shape {tuple(target.shape)}",
         wanted="an operation that returns a new value",
         fix=fix,
     )

@@ -81,8 +81,8 @@ def source(
     attrs = law(graph, kind, p)
     axes = frozenset() if like is None else like.axes
     node = build(graph.ir, "random", (), attrs, shape=tuple(shape), dtype=dtype, axes=axes)
-    if like is None or like.id in graph.open or _constant(graph, like):
-        graph.open.add(node)
+    if like is None or like.id in graph.unbound or _constant(graph, like):
+        graph.unbound.add(node)
     return Expr(graph.ir, node)
 
 
@@ -91,7 +91,7 @@ def _constant(graph: Graph, x: Expr) -> bool:
     seen, stack = set[int](), [x.id]
     while stack:
         node = graph.ir[stack.pop()]
-        if node.axes or not (node.inputs or node.op == "const" or node.id in graph.fresh):
+        if node.axes or not (node.inputs or node.op == "const" or node.id in graph.made_nodes):
             return False
         seen.add(node.id)
         stack.extend(i for i in node.inputs if i not in seen)
@@ -287,7 +287,7 @@ def _rrelu(
 
 
 def _shape_of(graph: Graph, x: Any) -> tuple[tuple[int, ...], torch.dtype, Expr | None]:
-    varies = isinstance(x, Expr) and (x.axes or x.id in graph.open)
+    varies = isinstance(x, Expr) and (x.axes or x.id in graph.unbound)
     return tuple(x.shape), x.dtype, x if varies else None
 
 
@@ -352,17 +352,17 @@ def bind(graph: Graph, ids: Iterable[int], axes: frozenset[str]) -> None:
     """Give open values, and all that is made of the same noise, these axes and the batch."""
     ir, axes = graph.ir, axes | {BATCH}
     bound: set[int] = set()
-    stack = [i for i in ids if i in graph.open]
+    stack = [i for i in ids if i in graph.unbound]
     while stack:
         i = stack.pop()
-        if i in graph.open and i not in bound:
+        if i in graph.unbound and i not in bound:
             bound.add(i)
             stack.extend(ir[i].inputs)
-    for i in sorted(graph.open):
+    for i in sorted(graph.unbound):
         if bound & {i, *ir[i].inputs}:
             bound.add(i)
             ir.nodes[i] = _over(ir[i], axes)
-    graph.open -= bound
+    graph.unbound -= bound
 
 
 def _over(node: Node, axes: frozenset[str]) -> Node:
@@ -372,7 +372,7 @@ def _over(node: Node, axes: frozenset[str]) -> Node:
 
 def meet(graph: Graph, ids: Collection[int]) -> None:
     """Values that meet in a call: open ones take the axes of the others."""
-    if any(i in graph.open for i in ids):
+    if any(i in graph.unbound for i in ids):
         axes = frozenset[str]().union(*(graph.ir[i].axes for i in ids))
         if axes:
             bind(graph, ids, axes)
@@ -380,6 +380,6 @@ def meet(graph: Graph, ids: Collection[int]) -> None:
 
 def spread(graph: Graph, since: int) -> None:
     """What was made of open values from node `since` on is open too."""
-    for i in range(since, graph.ir.counter if graph.open else since):
-        if i in graph.ir.nodes and any(j in graph.open for j in graph.ir[i].inputs):
-            graph.open.add(i)
+    for i in range(since, graph.ir.counter if graph.unbound else since):
+        if i in graph.ir.nodes and any(j in graph.unbound for j in graph.ir[i].inputs):
+            graph.unbound.add(i)
