@@ -148,7 +148,8 @@ def _allowed(query: Value, axis: str, over: str, causal: bool, window: int | Non
             wanted=f"the axis '{over}'",
             fix="drop causal=True and window=…: a state attends only to what is there already",
         )
-    key, own = index(axis, query.graph), index(over, query.graph)
+    graph: Any = query.graph
+    key, own = index(axis, graph), index(over, graph)
     past = key <= own
     return past if window is None else past & (own - key < window)
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from graphnn.errors import UnsupportedError
 from graphnn.frontend.mistakes import worded
+from graphnn.frontend.value import Value
 from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, Number, make, number
 from graphnn.ops.torch import indexing, math, reductions, shapes  # noqa: F401  they fill it
@@ -21,6 +22,7 @@ from graphnn.ops.torch.inference import primitives, verdict
 from graphnn.ops.torch.opaque import opaque
 from graphnn.ops.torch.registry import GUARDS, HANDLERS, OWN_JUDGES
 from graphnn.tracing.effects import inplace, random
+from graphnn.tracing.effects.symbolic import GraphLike
 
 HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, torch._C._nn)
 
@@ -43,7 +45,7 @@ UNJUDGED = set(_collect(dict.fromkeys(OWN_JUDGES, True)))
 FRESH = frozenset(("empty_like", "new_empty", "new", "new_tensor"))
 
 
-def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+def call(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
     """Add to `graph` what `function(*args, **kwargs)` computes; returns values."""
     name = getattr(function, "__name__", str(function))
     site = user_site()
@@ -77,7 +79,7 @@ def call(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(lambda x: _leave(graph, x), result)
 
 
-def _primitives(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+def _primitives(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
     """The primitives that a call is made of, or the call as it stands."""
     handler = TABLE.get(function)
     if handler is not None and function in UNJUDGED:
@@ -108,9 +110,8 @@ def _detached(x: Any, operand: Any, name: str, kwargs: Any) -> Any:
     return make("detach", x)
 
 
-def _empty(graph: Any, function: Any, args: Any, kwargs: Any) -> Any:
+def _empty(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
     """Memory in the shape of a value, for what is written to it."""
-    from graphnn.frontend.value import Value
 
     def like(x: Any) -> Any:
         return torch.empty(x.shape, dtype=x.dtype) if isinstance(x, Value) else x
@@ -131,7 +132,7 @@ def refuse_autocast(name: str) -> None:
     )
 
 
-def _module_name(graph: Any, args: Any, kwargs: Any) -> str:
+def _module_name(graph: GraphLike, args: Any, kwargs: Any) -> str:
     """`enc` for a call that uses the parameter `enc.weight`."""
     for leaf in tree_flatten((args, kwargs))[0]:
         if isinstance(leaf, torch.Tensor) and (key := graph.known.get(id(leaf))):
@@ -139,17 +140,13 @@ def _module_name(graph: Any, args: Any, kwargs: Any) -> str:
     return ""
 
 
-def _enter(graph: Any, x: Any) -> Any:
-    from graphnn.frontend.value import Value
-
+def _enter(graph: GraphLike, x: Any) -> Any:
     if isinstance(x, Value):
         return Expr(graph.ir, x.id)
     return graph.tensor(x) if isinstance(x, torch.Tensor) else number(x)
 
 
-def _leave(graph: Any, x: Any) -> Any:
-    from graphnn.frontend.value import Value
-
+def _leave(graph: GraphLike, x: Any) -> Any:
     return Value(graph, x.id) if isinstance(x, Expr) else x
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from graphnn.errors import GraphError
+from graphnn.frontend.value import Value
 from graphnn.ir.source_location import user_site
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
-    from graphnn.frontend.value import Value
+from graphnn.tracing.effects.symbolic import GraphLike
 
 CHOICES = ("argmax", "sample")
 
@@ -26,7 +23,7 @@ class Feedback:
     choose: str
 
 
-def fed_back(graph: Graph, input: Value | str, output: Value | str, choose: str) -> Feedback:
+def fed_back(graph: GraphLike, input: Value | str, output: Value | str, choose: str) -> Feedback:
     """The feedback of an output to an input of a graph. Raises GraphError if they do not fit."""
     given = input if isinstance(input, str) else graph.value(input).node.attrs.get("key", "")
     named = {i: name for name, i in graph.ir.outputs.items()}

@@ -23,6 +23,11 @@ from graphnn.ops.matmul import einsum
 from graphnn.ops.registry import OPS
 from graphnn.ops.sources import index_of
 from graphnn.tracing.effects import random
+from graphnn.tracing.effects.symbolic import GraphLike
+
+
+def _graph(v: Value) -> Graph:
+    return v.graph  # type: ignore[return-value]
 
 
 def _expr(v: Value) -> Expr:
@@ -46,12 +51,12 @@ def _need_axis(v: Value, axis: str) -> None:
 def _over(op: str, v: Value, axis: str, **attrs: Any) -> Value:
     _need_axis(v, axis)
     v.graph.ir.here = ("", user_site())
-    result = make(op, _expr(v), *v.graph.ragged(axis), axis=axis, **attrs)
+    result = make(op, _expr(v), *_graph(v).ragged(axis), axis=axis, **attrs)
     v.graph.ir.here = ("", None)
     return _made(v.graph, result)
 
 
-def _made(graph: Graph, x: Expr) -> Value:
+def _made(graph: GraphLike, x: Expr) -> Value:
     """A value that a function makes: without gradients under `torch.no_grad()`."""
     still = graph.context.detached and (x.dtype.is_floating_point or x.dtype.is_complex)
     return Value(graph, make("detach", x).id if still else x.id)
@@ -82,7 +87,7 @@ def sum(v: Value, over: str) -> Value:
 def mean(v: Value, over: str) -> Value:
     """Mean along an axis, over the positions each example has (zero where it has none)."""
     total = sum(v, over)
-    count = torch.clamp(length(over, graph=v.graph), min=1).type_as(v)
+    count = torch.clamp(length(over, graph=_graph(v)), min=1).type_as(v)
     return total / count.reshape((1,) * total.ndim)
 
 
@@ -193,7 +198,7 @@ def along(tensor: Value | torch.Tensor, axis: str, graph: Graph | None = None) -
 
     The axis must have been declared with that length (`g.axis`). The result has no batch.
     """
-    g = tensor.graph if isinstance(tensor, Value) else _current(graph)
+    g = _graph(tensor) if isinstance(tensor, Value) else _current(graph)
     v = g.value(tensor)
     if axis not in g.ir.axes:
         g.missing_axis(axis)
@@ -252,9 +257,9 @@ def delay(v: Value, steps: int = 1, over: str = "time", init: Any = None) -> Val
     if steps == 0:
         return v
     carried = [a for a in v.axes if a != over]
-    name = v.graph.unique(f"delay({v.label})")
-    stated = None if v.dtype == v.graph.dtype else v.dtype
-    state = v.graph.state(name, tuple(v.shape), over, carried, init, steps, stated)
+    name = _graph(v).unique(f"delay({v.label})")
+    stated = None if v.dtype == _graph(v).dtype else v.dtype
+    state = _graph(v).state(name, tuple(v.shape), over, carried, init, steps, stated)
     state.next = v
     return _made(v.graph, Expr(v.graph.ir, state.id))
 
@@ -267,7 +272,7 @@ def until(condition: Value, over: str) -> None:
     Call it before reducing over the axis.
     """
     _need_axis(condition, over)
-    g, site = condition.graph, user_site()
+    g, site = _graph(condition), user_site()
     if condition.dtype != torch.bool or condition.shape != ():
         raise DtypeError(
             "gn.until needs one truth value at each position",

@@ -6,8 +6,6 @@ name; a loop is closed by assigning `state.next`.
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,13 +28,12 @@ from graphnn.ops.builder import Expr, const, number
 from graphnn.ops.registry import build
 from graphnn.ops.sources import length_of
 from graphnn.pictures import draw
-from graphnn.tracing.context import Context
 from graphnn.tracing.effects import aliases, captured, inplace
 from graphnn.tracing.effects import random as noise
+from graphnn.tracing.effects.context import Context
+from graphnn.tracing.effects.current_graph import current_graph, set_current, tracing_into
 from graphnn.tracing.guards import Watch, paused
 from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
-
-_LOCAL = threading.local()
 
 
 class Graph(Names):
@@ -49,8 +46,8 @@ class Graph(Names):
     @staticmethod
     def current() -> Graph | None:
         """The graph made last in this thread: the one that `gn.index` and the like belong to."""
-        latest = getattr(_LOCAL, "latest", None)
-        return None if latest is None else latest()
+        latest = current_graph()
+        return latest if isinstance(latest, Graph) else None
 
     def __init__(
         self,
@@ -66,7 +63,7 @@ class Graph(Names):
         self.known: dict[int, str] = {}
         # tensors made while drawing that were written to, as the values they are since
         self.written: dict[int, Value] = {}
-        self.held: list[torch.Tensor] = []
+        self.keep_alive: list[torch.Tensor] = []
         # noise that has no axes yet: see `tracing.noise`
         self.unbound: set[int] = set()
         # the nodes of tensors made while drawing
@@ -75,10 +72,10 @@ class Graph(Names):
         self.watch: Any = Watch(nn.Module())
         self.context = Context(bare=not self.owner_is_users)
         self._taken: set[str] = set()
-        self.nodes: dict[Any, int] = {}
+        self.sources: dict[Any, int] = {}
         self._lengths: dict[str, int] = {}
         self._learn_names()
-        _LOCAL.latest = weakref.ref(self)
+        set_current(self)
         with paused():
             self.ir.floating = floating(self.owner, moved)
 
@@ -103,14 +100,9 @@ class Graph(Names):
     @contextmanager
     def drawing(self, watch: Any) -> Iterator[None]:
         """Draw in this graph: it is the current one, and sees every torch call."""
-        before = getattr(_LOCAL, "outer", None)
-        self.watch, _LOCAL.outer = watch, self
-        try:
-            with self:
-                yield
-        finally:
-            _LOCAL.outer = before
-            _LOCAL.latest = None if before is None else weakref.ref(before)
+        self.watch = watch
+        with tracing_into(self), self:
+            yield
 
     def _learn_names(self) -> None:
         with paused():
@@ -368,14 +360,14 @@ class Graph(Names):
             if isinstance(v, Value) and v.graph is not self:
                 foreign([self, v.graph])
 
-    def made_of(self, function: Any, args: Any, kwargs: Any) -> Any:
+    def trace_call(self, function: Any, args: Any, kwargs: Any) -> Any:
         """The values that a function makes, in a call that changes none."""
         with torch._C.DisableTorchFunction():
             return call(self, function, args, kwargs)
 
-    def viewed(self, i: int) -> Value:
+    def value_of(self, id: int) -> Value:
         """The value of a node."""
-        return Value(self, i)
+        return Value(self, id)
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
         """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""

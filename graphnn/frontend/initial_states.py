@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from graphnn.errors import AxisError, DtypeError, ShapeError, UnsupportedError
+from graphnn.frontend.value import Value
 from graphnn.ir.dtypes import number_of, whole
 from graphnn.ir.graph import BATCH
 from graphnn.ir.source_location import user_site
 from graphnn.tracing.effects import random
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
-    from graphnn.frontend.value import Value
+from graphnn.tracing.effects.symbolic import GraphLike
 
 
 def starts(
-    graph: Graph,
+    graph: GraphLike,
     name: str,
     init: Any,
     shape: tuple[int, ...],
@@ -41,7 +39,7 @@ def starts(
 
 
 def _start(
-    graph: Graph, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]
+    graph: GraphLike, name: str, init: Any, shape: tuple[int, ...], axes: frozenset[str]
 ) -> Value:
     if isinstance(init, str):
         if init != "normal":
@@ -77,7 +75,7 @@ def _start(
     return value
 
 
-def _started(graph: Graph, name: str, value: Value, dtype: torch.dtype) -> Value:
+def _started(graph: GraphLike, name: str, value: Value, dtype: torch.dtype) -> Value:
     """What a state starts from, in the state's dtype; a number takes that by itself."""
     number = value.node.attrs["value"] if value.node.op == "const" else None
     if number is None and torch.can_cast(value.dtype, dtype):

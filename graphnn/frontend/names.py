@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from graphnn.errors import AxisError, ForeignValueError, NameTakenError, closest
-from graphnn.frontend.value import Value
 from graphnn.ir.graph import BATCH, IR, Axis
 from graphnn.ir.source_location import user_site
+from graphnn.tracing.effects.symbolic import GraphLike, is_value
 from graphnn.tracing.guards import paused
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
 
 RESERVED = frozenset({"lengths", "state", "return_state", "record", "self", BATCH})
 MAY_NAME = (
@@ -31,15 +28,15 @@ def may_name(name: object) -> bool:
     )
 
 
-def graph_of(args: Any, kwargs: Any) -> Graph:
+def graph_of(args: Any, kwargs: Any) -> GraphLike:
     """The one graph that the values among these arguments belong to."""
-    graphs = {id(v.graph): v.graph for v in tree_leaves((args, kwargs)) if isinstance(v, Value)}
+    graphs = {id(v.graph): v.graph for v in tree_leaves((args, kwargs)) if is_value(v)}
     if len(graphs) > 1:
         foreign(list(graphs.values()))
     return next(iter(graphs.values()))
 
 
-def foreign(graphs: Sequence[Graph]) -> None:
+def foreign(graphs: Sequence[GraphLike]) -> None:
     """Raise the error of values of different graphs."""
     names = " and ".join(f"'{g.ir.name}'" for g in graphs)
     raise ForeignValueError(

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from graphnn.errors import DtypeError, ShapeError, StateClosedTwiceError, UnsupportedError
+from graphnn.errors import (
+    AxisError,
+    DtypeError,
+    ShapeError,
+    StateClosedTwiceError,
+    UnsupportedError,
+)
 from graphnn.frontend.mistakes import asked_its_rank
+from graphnn.frontend.names import graph_of
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ir.source_location import user_site
 from graphnn.tracing.effects import random
+from graphnn.tracing.effects.symbolic import GraphLike, Symbolic
 from graphnn.tracing.guards import paused
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
 
 
 def _refuse(what: str, fix: str) -> Any:
@@ -59,29 +64,21 @@ def _in_place(function: Any) -> Any:
 _DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
 
 
-class Value(torch.Tensor):
+class Value(Symbolic):
     """A value of one example at one position. Made by a `Graph`, never by hand.
 
     To torch it is a tensor of this shape and dtype without numbers: every function that is called
     on it arrives at `__torch_function__`, and what goes past that is refused.
     """
 
-    is_graph_value = True
-    # whether it is a parameter, a buffer or a state, which nothing may change in place
-    outside = False
-    # the memory that it lies in, where, and how it was made of that: see `tracing.aliases`
-    storage: Any = None
-    form: Any = None
-    steps: tuple[Any, ...] = ()
-
-    def __new__(cls, graph: Graph, id: int) -> Value:
+    def __new__(cls, graph: GraphLike, id: int) -> Value:
         node = graph.ir[id]
         with torch._C.DisableTorchFunction():
             return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
                 cls, node.shape, dtype=node.dtype, device=META
             )
 
-    def __init__(self, graph: Graph, id: int):
+    def __init__(self, graph: GraphLike, id: int):
         self.graph, self.id = graph, id
 
     @classmethod
@@ -100,11 +97,6 @@ class Value(torch.Tensor):
     def node(self) -> Node:
         """The node that makes this value."""
         return self.graph.ir[self.id]
-
-    @property
-    def label(self) -> str:
-        """The name errors and plans use."""
-        return self.node.label
 
     @property
     def shape(self) -> torch.Size:
@@ -237,8 +229,6 @@ class Value(torch.Tensor):
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        from graphnn.frontend.names import graph_of
-
         return graph_of(args, kwargs or {}).apply(function, args, kwargs or {})
 
     def __repr__(self) -> str:
@@ -304,7 +294,7 @@ class Value(torch.Tensor):
 class State(Value):
     """A value of `delay` positions ago, closed by `state.next = value`."""
 
-    outside = True
+    read_only = True
 
     @property
     def next(self) -> Value:
@@ -361,8 +351,6 @@ class State(Value):
                 fix=f"declare the state with dtype={value.dtype}, or cast with .to({self.dtype})",
             )
         if extra := value.node.axes - self.node.axes:
-            from graphnn.errors import AxisError
-
             raise AxisError(
                 f"the next value of state '{name}' varies over axes the state does not carry",
                 node=name,

@@ -23,6 +23,7 @@ from torch import nn
 from graphnn.errors import UnsupportedError
 from graphnn.ir.source_location import Site
 from graphnn.tracing.effects.patches import Patch, attributes
+from graphnn.tracing.effects.symbolic import is_value
 
 # the attributes of a module, or of a class
 Place = Mapping[str, Any]
@@ -123,12 +124,12 @@ class Watch:
         """Refuse what a drawing would carry from one call to the next in a module."""
         for where, name, value in self.read.values():
             now = where.get(name)
-            if _symbolic(now) and not _symbolic(value) and value is not _ABSENT:
+            if is_value(now) and not is_value(value) and value is not _ABSENT:
                 assert isinstance(where, dict)
                 where[name] = value
                 _refuse_carried(name, now)
         for held, before in self.registers.values():
-            for name in [n for n, x in held.items() if _symbolic(x)]:
+            for name in [n for n, x in held.items() if is_value(x)]:
                 now, held[name] = held[name], before.get(name)
                 _refuse_carried(name, now)
 
@@ -139,7 +140,7 @@ class Watch:
             now = module.__dict__
             for name in [n for n, v in now.items() if before.get(n, _ABSENT) is not v]:
                 found.add((id(now), name))
-                if _symbolic(now[name]) and isinstance(before.get(name), torch.Tensor):
+                if is_value(now[name]) and isinstance(before.get(name), torch.Tensor):
                     now[name] = before[name]
         return found
 
@@ -159,10 +160,6 @@ class Watch:
             if now is not value and not self._alike(where, now, value):
                 return False
         return all(check() for check in self.checks)
-
-
-def _symbolic(x: Any) -> bool:
-    return is_value(x)
 
 
 def _refuse_carried(name: str, value: Any) -> None:
@@ -234,7 +231,7 @@ def _print(value: Any, depth: int, left: list[int], seen: set[int]) -> Any:
     left[0] -= 1
     if isinstance(value, NUMBERS):
         return (type(value).__name__, value)
-    if depth == 0 or left[0] < 0 or _simple(value) or _symbolic(value):
+    if depth == 0 or left[0] < 0 or _simple(value) or is_value(value):
         return id(value)
     if isinstance(value, dict):
         items = list(value.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,9 +20,8 @@ from graphnn.ir.source_location import user_site
 from graphnn.ops.torch.inference import RandomCalls
 from graphnn.ops.torch.unsupported import refuse_random
 from graphnn.tracing.effects import initialization, inplace, random
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
+from graphnn.tracing.effects.symbolic import GraphLike, is_value
+from graphnn.tracing.guards import Watch
 
 # questions about a tensor whose answers no training changes
 QUERIES = frozenset(
@@ -41,16 +40,22 @@ NUMBERS = frozenset(
 VALUED = frozenset("T mT H mH real imag data".split())
 
 
+class TracedGraph(GraphLike, Protocol):
+    """A graph that keeps the guards of its trace."""
+
+    watch: Watch
+
+
 class Tracer(TorchFunctionMode):
     """The torch calls of one graph, while it is drawn."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: TracedGraph):
         super().__init__()
         self.graph = graph
         # the tensors made meanwhile: constants, unless they are written to by a value
         self.made: dict[int, weakref.ref[torch.Tensor]] = {}
         # those drawn by a generator of the user's own: parameters may start from them
-        self.drawn: set[int] = set()
+        self.user_random: set[int] = set()
         # views of parameters that are being made: parameters start from what is written to them
         self.starts: set[int] = set()
 
@@ -80,7 +85,7 @@ class Tracer(TorchFunctionMode):
         name = name_of(function)
         if any(self.tracks(x) for x in leaves):
             return self._followed(function, name, args, kwargs)
-        own = kwargs.get("generator") is not None or any(id(x) in self.drawn for x in leaves)
+        own = kwargs.get("generator") is not None or any(id(x) in self.user_random for x in leaves)
         begun = [x for x in leaves if self._begins(x)]
         if name in random.DRAWN and not begun and not own:
             return self.graph.apply(function, args, kwargs)
@@ -88,7 +93,7 @@ class Tracer(TorchFunctionMode):
             result = function(*args, **kwargs)
         if drawn.found and not begun and not own:
             refuse_random(name)
-        result = tree_map(self.mark if own else self.keep, result)
+        result = tree_map(self.add_user_random if own else self.add, result)
         if begun:
             tensors = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor))
             self.starts.update(id(x) for x in tensors if initialization.shares(x, begun))
@@ -98,7 +103,7 @@ class Tracer(TorchFunctionMode):
         """Whether a tensor is a parameter, or shows the memory of one that is being made."""
         return isinstance(x, nn.Parameter) or id(x) in self.starts
 
-    def follows(self, x: Any) -> bool:
+    def tracks(self, x: Any) -> bool:
         """Whether a tensor was there before the drawing: what is computed of it may change."""
         if not isinstance(x, torch.Tensor):
             return False
@@ -112,27 +117,27 @@ class Tracer(TorchFunctionMode):
             return False
         return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
-    def shared(self, x: torch.Tensor) -> bool:
+    def shares_memory(self, x: torch.Tensor) -> bool:
         """Whether another tensor made meanwhile has a part of the memory of `x`."""
         storage = x.untyped_storage().data_ptr()
         others = [r() for i, r in self.made.items() if i != id(x)]
         return any(o is not None and o.untyped_storage().data_ptr() == storage for o in others)
 
-    def keep(self, x: Any) -> Any:
+    def add(self, x: Any) -> Any:
         """Note a tensor as made in the graph."""
         if isinstance(x, torch.Tensor) and id(x) not in self.made:
             i = id(x)
             self.made[i] = weakref.ref(x, lambda _: self._gone(i))
         return x
 
-    def mark(self, x: Any) -> Any:
+    def add_user_random(self, x: Any) -> Any:
         """Note a tensor as made in the graph, of numbers that no call would draw again."""
-        self.drawn.add(id(self.keep(x)))
+        self.user_random.add(id(self.add(x)))
         return x
 
     def _gone(self, i: int) -> None:
         self.made.pop(i, None)
-        self.drawn.discard(i)
+        self.user_random.discard(i)
         self.starts.discard(i)
 
     def _followed(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -166,10 +171,6 @@ class Tracer(TorchFunctionMode):
                 )
             self.graph.watch.number(x)
         return function(*args, **kwargs)
-
-
-def is_value(x: Any) -> bool:
-    return is_value(x)
 
 
 def name_of(function: Callable[..., Any]) -> str:

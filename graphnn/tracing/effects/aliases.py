@@ -10,14 +10,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
-    from graphnn.frontend.value import Value
+from graphnn.tracing.effects.symbolic import GraphLike, Symbolic, is_value
 
 # functions whose results may be views, or an operand itself
 MAYBE = frozenset(
@@ -34,7 +32,7 @@ _HOLE = object()
 
 
 @dataclass(frozen=True)
-class Step:
+class ViewStep:
     """A view made of another: `pick` is its place among several results.
 
     A view made under `torch.no_grad()` is not `recorded`: no gradient goes through it.
@@ -51,7 +49,7 @@ class Step:
         """Whether gradients go through the view."""
         return self.recorded and getattr(self.function, "__name__", "") != "detach"
 
-    def take(self, base: Value) -> Value:
+    def take(self, base: Symbolic) -> Symbolic:
         """The view of `base`."""
         args, kwargs = tree_map(lambda x: base if x is _HOLE else x, (self.args, self.kwargs))
         with torch.set_grad_enabled(self.recorded):
@@ -63,26 +61,26 @@ class Step:
 class Storage:
     """The memory of several values: the node that it holds by now, and who looks at it.
 
-    `outside`, it is a parameter's, a buffer's or a state's.
+    `read_only`: it is a parameter's, a buffer's or a state's.
     """
 
     root: int
-    outside: bool
-    members: list[weakref.ref[Value]] = field(default_factory=list)
+    read_only: bool
+    members: list[weakref.ref[Symbolic]] = field(default_factory=list)
 
-    def alive(self) -> list[Value]:
+    def alive(self) -> list[Symbolic]:
         """Those of the values that anybody still holds."""
         found = [(r, v) for r in self.members if (v := r()) is not None]
         self.members = [r for r, _ in found]
         return [v for _, v in found]
 
-    def join(self, view: Value, form: torch.Tensor, steps: tuple[Step, ...]) -> None:
+    def join(self, view: Symbolic, form: torch.Tensor, steps: tuple[ViewStep, ...]) -> None:
         """Let a value be one that looks at this memory, where `form` lies in it."""
-        view.storage, view.strided, view.views = self, form, steps
+        view.memory, view.strided, view.views = self, form, steps
         self.members.append(weakref.ref(view))
 
 
-def share(graph: Graph, function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+def share(graph: GraphLike, function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
     """Note which results are views of which operands."""
     operands = list(_operands(graph, args, kwargs))
     results = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -91,18 +89,18 @@ def share(graph: Graph, function: Any, name: str, args: Any, kwargs: Any, result
     if not operands or not made or (name not in MAYBE and not same):
         return
     for given, operand in operands:
-        _own_memory(operand)
-        for pick, form in _forms(function, args, kwargs, given, operand):
+        memory, where = _memory_of(operand)
+        for pick, form in _forms(function, args, kwargs, given, where):
             view = results[pick or 0]
             if not is_value(view) or view is operand:
                 continue
             if view.shape == form.shape and view.dtype == form.dtype:
                 step = _step(graph, function, args, kwargs, given, pick)
-                operand.storage.join(view, form, (*operand.views, step))
+                memory.join(view, form, (*operand.views, step))
                 _become(graph, given, operand)
 
 
-def _operands(graph: Graph, args: Any, kwargs: Any) -> Iterator[tuple[Any, Value]]:
+def _operands(graph: GraphLike, args: Any, kwargs: Any) -> Iterator[tuple[Any, Symbolic]]:
     """The values among the arguments, and its other tensors as values, once each."""
     leaves = tree_leaves((args, kwargs))
     tensors: dict[int, Any] = {id(x): x for x in leaves if isinstance(x, torch.Tensor)}
@@ -113,27 +111,30 @@ def _operands(graph: Graph, args: Any, kwargs: Any) -> Iterator[tuple[Any, Value
             yield x, graph.value(x)
 
 
-def _become(graph: Graph, given: Any, operand: Value) -> None:
+def _become(graph: GraphLike, given: Any, operand: Symbolic) -> None:
     """A tensor made in the graph of which there is a view as a value is a value from now on."""
     if given is not operand and not operand.read_only:
         graph.written[id(given)] = operand
         graph.keep_alive.append(given)
 
 
-def _own_memory(v: Value) -> None:
-    if v.storage is None:
-        form = torch.empty(v.shape, dtype=v.dtype, device="meta")
-        Storage(v.id, v.read_only).join(v, form, ())
+def _memory_of(v: Symbolic) -> tuple[Storage, torch.Tensor]:
+    """The memory of a value, made if it has none yet, and where the value lies in it."""
+    if v.memory is not None and v.strided is not None:
+        return v.memory, v.strided
+    memory, where = Storage(v.id, v.read_only), torch.empty(v.shape, dtype=v.dtype, device="meta")
+    memory.join(v, where, ())
+    return memory, where
 
 
 def _forms(
-    function: Any, args: Any, kwargs: Any, given: Any, operand: Value
+    function: Any, args: Any, kwargs: Any, given: Any, where: torch.Tensor
 ) -> Iterator[tuple[int | None, torch.Tensor]]:
     """The results that lie in the memory of an operand, by their place among the results."""
 
     def meta(x: Any) -> Any:
         if x is given:
-            return operand.strided
+            return where
         if isinstance(x, torch.Tensor):
             return torch.empty(x.shape, dtype=x.dtype, device="meta")
         return x
@@ -145,7 +146,7 @@ def _forms(
         return  # what needs numbers makes memory of its own
     several = isinstance(made, (tuple, list))
     for pick, x in enumerate(made if several else [made]):
-        if isinstance(x, torch.Tensor) and _memory(x) == _memory(operand.strided):
+        if isinstance(x, torch.Tensor) and _memory(x) == _memory(where):
             yield pick if several else None, x
 
 
@@ -153,10 +154,8 @@ def _memory(x: torch.Tensor) -> Any:
     return x.untyped_storage()._cdata if x.layout == torch.strided else id(x)
 
 
-def _step(graph: Graph, function: Any, args: Any, kwargs: Any, given: Any, pick: Any) -> Step:
+def _step(
+    graph: GraphLike, function: Any, args: Any, kwargs: Any, given: Any, pick: Any
+) -> ViewStep:
     args, kwargs = tree_map(lambda x: _HOLE if x is given else x, (args, kwargs))
-    return Step(function, args, kwargs, pick, not graph.context.detached)
-
-
-def is_value(x: Any) -> bool:
-    return is_value(x)
+    return ViewStep(function, args, kwargs, pick, not graph.context.detached)

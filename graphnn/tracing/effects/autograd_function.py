@@ -8,7 +8,7 @@ and everywhere else as any operation does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -19,10 +19,9 @@ from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, make, reshape
 from graphnn.ops.custom_gradient import Rule
 from graphnn.ops.registry import OPS, build
+from graphnn.tracing.effects.current_graph import current_graph
 from graphnn.tracing.effects.patches import Patch, attributes
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
+from graphnn.tracing.effects.symbolic import GraphLike, is_value
 
 _PLAIN = torch.autograd.Function.__dict__["apply"]
 
@@ -38,21 +37,19 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 MET = Patch(attributes(torch.autograd.Function, apply=classmethod(_apply)))
 
 
-def _graph_of(args: Any) -> Graph | None:
+def _graph_of(args: Any) -> GraphLike | None:
     """The graph that a function's arguments belong to, as values or as what is followed."""
-    from graphnn.frontend.graph import Graph
-
     for x in tree_leaves(args):
         if is_value(x):
-            return x.graph  # type: ignore[no-any-return]
-    graph = Graph.current()
+            return x.graph
+    graph = current_graph()
     tracer = graph.tracer if graph is not None else None
     if tracer is None or not any(tracer.tracks(x) for x in tree_leaves(args)):
         return None
     return graph
 
 
-def drawn(graph: Graph, function: Any, *args: Any) -> Any:
+def drawn(graph: GraphLike, function: Any, *args: Any) -> Any:
     """What a function of the library's own gives of values."""
     return _Call(graph, function, args, {}).run()
 
@@ -91,14 +88,12 @@ class Context:
 class _Call:
     """One application of a function to values."""
 
-    def __init__(self, graph: Graph, function: Any, args: Any, kwargs: Any):
+    def __init__(self, graph: GraphLike, function: Any, args: Any, kwargs: Any):
         self.graph, self.function, self.site = graph, function, user_site()
         self.args = [graph.value(x) if isinstance(x, torch.Tensor) else x for x in args]
         self.kwargs = kwargs
         self.moving = [
-            k
-            for k, x in enumerate(self.args)
-            if is_value(x) and x.dtype.is_floating_point
+            k for k, x in enumerate(self.args) if is_value(x) and x.dtype.is_floating_point
         ]
         self.context = Context([k in self.moving for k in range(len(self.args))])
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from graphnn.backends.reference import Reference
 from graphnn.errors import UnsupportedError
 from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr
 from graphnn.ops.registry import build
+from graphnn.planner.core.rewrite import keep, reachable
 from graphnn.tracing.effects import inplace, random
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
+from graphnn.tracing.effects.symbolic import GraphLike
 
 
-def node_of(graph: Graph, tensor: torch.Tensor) -> Expr:
+def node_of(graph: GraphLike, tensor: torch.Tensor) -> Expr:
     """The node of a parameter, a buffer, or a constant tensor; one node each."""
     if id(tensor) in graph.written:
         return Expr(graph.ir, graph.written[id(tensor)].id)
@@ -29,7 +29,7 @@ def node_of(graph: Graph, tensor: torch.Tensor) -> Expr:
     return Expr(graph.ir, graph.sources[key])
 
 
-def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
+def _constant(graph: GraphLike, tensor: torch.Tensor) -> Expr:
     """The node of a tensor that is no parameter: as it is if it was made in the graph, else
     whatever it holds when the graph is called."""
     if isinstance(tensor, nn.Parameter):
@@ -64,7 +64,7 @@ def _constant(graph: Graph, tensor: torch.Tensor) -> Expr:
     return Expr(graph.ir, graph.sources[index])
 
 
-def _source_of(graph: Graph, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:
+def _source_of(graph: GraphLike, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:
     form: dict[str, Any] = {
         "shape": tuple(tensor.shape),
         "dtype": tensor.dtype,
@@ -73,7 +73,7 @@ def _source_of(graph: Graph, tensor: torch.Tensor, op: str, key: Any, name: str)
     return build(graph.ir, op, (), {"key": key}, name=name, **form)
 
 
-def lookup(graph: Graph, node: Any) -> torch.Tensor:
+def lookup(graph: GraphLike, node: Any) -> torch.Tensor:
     """The tensor of a node that holds one, as it is now."""
     key = node.attrs["key"]
     if node.op == "tensor":
@@ -82,11 +82,8 @@ def lookup(graph: Graph, node: Any) -> torch.Tensor:
     return getattr(graph.owner.get_submodule(path), name)  # type: ignore[no-any-return]
 
 
-def realised(graph: Graph, i: int) -> torch.Tensor:
+def realised(graph: GraphLike, i: int) -> torch.Tensor:
     """The numbers of an open value, drawn now: what a parameter starts from."""
-    from graphnn.backends.reference import Reference
-    from graphnn.planner.core.rewrite import keep, reachable
-
     ir = keep(graph.ir, reachable(graph.ir, [i]))
     with torch._C.DisableTorchFunction():
         run = Reference(ir, lambda n: lookup(graph, n), {}, {}, {}, {}, torch.device("cpu"))

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphnn.tracing.effects.captured import realised
 from graphnn.tracing.effects.patches import Patch, attributes
+from graphnn.tracing.effects.symbolic import is_value
 
 
 def _kaiming_uniform(
@@ -69,8 +71,6 @@ _NEW = nn.Parameter.__new__
 
 def _born(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
     if is_value(data) and data.id in data.graph.unbound:
-        from graphnn.tracing.effects.captured import realised
-
         data = realised(data.graph, data.id)
     return _NEW(cls, data, requires_grad)
 

@@ -10,18 +10,17 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from graphnn.errors import UnsupportedError
 from graphnn.ir.source_location import user_site
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
-    from graphnn.frontend.value import Value
-    from graphnn.tracing.effects.aliases import Storage
+from graphnn.tracing.effects.aliases import Storage
+from graphnn.tracing.effects.autograd_function import drawn
+from graphnn.tracing.effects.random import DRAWN
+from graphnn.tracing.effects.symbolic import GraphLike, Symbolic, is_value
 
 # functions that give back their operand itself where nothing is to be done
 SAME = frozenset(
@@ -85,19 +84,17 @@ def _pure(function: Any, name: str) -> Any:
     """The function that computes what one in place writes."""
     if name in _FILLS:
         return _FILLS[name]
-    from graphnn.tracing.effects.random import DRAWN
-
     if name in DRAWN:
         return function  # noise that a tensor is filled with
     pure = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
     return pure or getattr(nn.functional, name[:-1], None)
 
 
-def _full(x: Value, value: Any) -> Any:
+def _full(x: Symbolic, value: Any) -> Any:
     return _written_as(x, value).expand(x.shape)
 
 
-def _written_as(x: Value, value: Any) -> Any:
+def _written_as(x: Symbolic, value: Any) -> Any:
     """What is written to `x`, in its dtype."""
     number = isinstance(value, (bool, int, float))
     given = torch.as_tensor(value, dtype=x.dtype) if number else value
@@ -111,15 +108,11 @@ _FILLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def is_value(x: Any) -> bool:
-    return is_value(x)
-
-
-def write(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
+def write(graph: GraphLike, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
     """Carry out the call `name`, which changes `target`; returns the value that it is now."""
     if not is_value(target):
         return _over_constant(graph, name, target, pure, args, kwargs)
-    if target.read_only if target.storage is None else target.storage.read_only:
+    if target.read_only if target.memory is None else target.memory.read_only:
         refuse(target, name, "write it on a copy: v.clone()")
     if target.strided is not None and _overlaps(target.strided):
         refuse(target, f"{name} of an expanded value", "write it on a copy: v.clone()")
@@ -151,14 +144,12 @@ class _Unrecorded(torch.autograd.Function):
         return flow, None
 
 
-def _recorded(target: Value, old: int, new: Any) -> Any:
+def _recorded(target: Symbolic, old: int, new: Any) -> Any:
     """What was written over `old`, whose history torch keeps under `torch.no_grad()` and through a
     detached view."""
     graph = target.graph
     if not graph.context.detached and all(step.followed for step in target.views):
         return new
-    from graphnn.tracing.effects.autograd_function import drawn
-
     with torch.enable_grad():
         return drawn(graph, _Unrecorded, graph.value_of(old), new)
 
@@ -177,13 +168,13 @@ def _narrowed(target: Any, made: Any, name: str) -> Any:
     return made.to(target.dtype)
 
 
-def _settle(target: Value, made: Value) -> None:
+def _settle(target: Symbolic, made: Symbolic) -> None:
     """`target` is `made` from now on, and whoever shares its memory sees it."""
-    storage = target.storage
-    others = [] if storage is None else [v for v in storage.alive() if v is not target]
-    if not others:
+    storage = target.memory
+    others = [v for v in storage.alive() if v is not target] if storage is not None else []
+    if storage is None or not others:
         made = _recorded(target, target.id, made)
-        target.id, target.storage, target.strided, target.views = made.id, None, None, ()
+        target.id, target.memory, target.strided, target.views = made.id, None, None, ()
         return
     root = _recorded(target, storage.root, _written(target, made, storage))
     storage.root = root.id
@@ -194,7 +185,7 @@ def _settle(target: Value, made: Value) -> None:
         other.id = view.id
 
 
-def _written(target: Value, made: Value, storage: Storage) -> Value:
+def _written(target: Symbolic, made: Symbolic, storage: Storage) -> Symbolic:
     """What views are views of, with `made` in the place of the view `target`."""
     if not target.views:
         return made
@@ -252,7 +243,9 @@ def _put(x: Any, index: Any, value: Any) -> Any:
 _OURS = frozenset((_put, *_FILLS.values()))
 
 
-def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, kwargs: Any) -> Any:
+def _over_constant(
+    graph: GraphLike, name: str, target: Any, pure: Any, args: Any, kwargs: Any
+) -> Any:
     """A tensor made in the graph that a value, or noise, is written to becomes a value itself."""
     if id(target) in graph.written:
         present = graph.written[id(target)]
@@ -262,8 +255,6 @@ def _over_constant(graph: Graph, name: str, target: Any, pure: Any, args: Any, k
         refuse_outside(name, target)
     elif target._is_view() or tracer.shares_memory(target):
         refuse(target, "a write through a view", "build the result with torch.cat or torch.stack")
-    from graphnn.tracing.effects.random import DRAWN
-
     if name not in DRAWN:
         args = (graph.value(target), *args[1:])
     made = pure(*args) if pure in _OURS else graph.trace_call(pure, args, kwargs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,9 +20,7 @@ from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, make, reshape
 from graphnn.ops.registry import build
 from graphnn.ops.torch.math import cast
-
-if TYPE_CHECKING:
-    from graphnn.frontend.graph import Graph
+from graphnn.tracing.effects.symbolic import GraphLike
 
 DRAWN: dict[str, Callable[..., Any]] = {}
 
@@ -59,7 +57,7 @@ def _plain(kwargs: dict[str, Any]) -> torch.dtype:
     return kwargs.get("dtype") or torch.get_default_dtype()
 
 
-def law(graph: Graph, kind: str, p: float) -> dict[str, Any]:
+def law(graph: GraphLike, kind: str, p: float) -> dict[str, Any]:
     """The attributes of a random node; of dropout with what turns it off, on a bare graph."""
     switch = (
         {}
@@ -70,7 +68,7 @@ def law(graph: Graph, kind: str, p: float) -> dict[str, Any]:
 
 
 def source(
-    graph: Graph,
+    graph: GraphLike,
     kind: str,
     shape: Iterable[int],
     dtype: torch.dtype,
@@ -86,7 +84,7 @@ def source(
     return Expr(graph.ir, node)
 
 
-def _constant(graph: Graph, x: Expr) -> bool:
+def _constant(graph: GraphLike, x: Expr) -> bool:
     """Whether a value is made of numbers and of tensors made while drawing alone."""
     seen, stack = set[int](), [x.id]
     while stack:
@@ -98,7 +96,7 @@ def _constant(graph: Graph, x: Expr) -> bool:
     return True
 
 
-def _floating(graph: Graph, like: Expr) -> torch.dtype:
+def _floating(graph: GraphLike, like: Expr) -> torch.dtype:
     return like.dtype if like.dtype.is_floating_point else graph.ir.floating
 
 
@@ -106,17 +104,17 @@ def _floating(graph: Graph, like: Expr) -> torch.dtype:
 
 
 @_draws("randn")
-def _randn(graph: Graph, *sizes: Any, size: Any = None, **rest: Any) -> Expr:
+def _randn(graph: GraphLike, *sizes: Any, size: Any = None, **rest: Any) -> Expr:
     return source(graph, "normal", _sizes(sizes if size is None else (size,)), _plain(rest))
 
 
 @_draws("rand")
-def _rand(graph: Graph, *sizes: Any, size: Any = None, **rest: Any) -> Expr:
+def _rand(graph: GraphLike, *sizes: Any, size: Any = None, **rest: Any) -> Expr:
     return source(graph, "uniform", _sizes(sizes if size is None else (size,)), _plain(rest))
 
 
 @_draws("randint")
-def _randint(graph: Graph, *args: Any, **rest: Any) -> Expr:
+def _randint(graph: GraphLike, *args: Any, **rest: Any) -> Expr:
     rest = dict(zip(("low", "high", "size") if len(args) == 3 else ("high", "size"), args)) | rest
     _plain(rest)
     dtype = rest.get("dtype") or torch.int64
@@ -124,7 +122,7 @@ def _randint(graph: Graph, *args: Any, **rest: Any) -> Expr:
 
 
 def _whole(
-    graph: Graph, low: int, high: int, shape: Any, like: Expr | None, dtype: torch.dtype
+    graph: GraphLike, low: int, high: int, shape: Any, like: Expr | None, dtype: torch.dtype
 ) -> Expr:
     """Whole numbers from `low` to `high` - 1."""
     u = source(graph, "uniform", shape, torch.float64, like)
@@ -132,7 +130,7 @@ def _whole(
 
 
 @_draws("randperm")
-def _randperm(graph: Graph, n: int, **rest: Any) -> Expr:
+def _randperm(graph: GraphLike, n: int, **rest: Any) -> Expr:
     _plain(rest)
     u = source(graph, "uniform", (n,), torch.float64)
     # the rank of each number among all: equal ones have probability 2^-53
@@ -141,7 +139,7 @@ def _randperm(graph: Graph, n: int, **rest: Any) -> Expr:
 
 
 @_draws("normal")
-def _normal(graph: Graph, mean: Any, std: Any = 1.0, size: Any = None, **rest: Any) -> Expr:
+def _normal(graph: GraphLike, mean: Any, std: Any = 1.0, size: Any = None, **rest: Any) -> Expr:
     given = [x for x in (mean, std) if isinstance(x, Expr)]
     if not given:
         return source(graph, "normal", _sizes((size,)), _plain(rest)) * std + mean
@@ -153,32 +151,32 @@ def _normal(graph: Graph, mean: Any, std: Any = 1.0, size: Any = None, **rest: A
 
 
 @_draws("randn_like")
-def _randn_like(graph: Graph, x: Expr, **rest: Any) -> Expr:
+def _randn_like(graph: GraphLike, x: Expr, **rest: Any) -> Expr:
     _plain(rest)
     return source(graph, "normal", x.shape, rest.get("dtype") or x.dtype, x)
 
 
 @_draws("rand_like")
-def _rand_like(graph: Graph, x: Expr, **rest: Any) -> Expr:
+def _rand_like(graph: GraphLike, x: Expr, **rest: Any) -> Expr:
     _plain(rest)
     return source(graph, "uniform", x.shape, rest.get("dtype") or x.dtype, x)
 
 
 @_draws("randint_like")
-def _randint_like(graph: Graph, x: Expr, low: int, high: Any = None, **rest: Any) -> Expr:
+def _randint_like(graph: GraphLike, x: Expr, low: int, high: Any = None, **rest: Any) -> Expr:
     _plain(rest)
     low, high = (0, low) if high is None else (low, high)
     return _whole(graph, low, high, x.shape, x, rest.get("dtype") or x.dtype)
 
 
 @_draws("bernoulli")
-def _bernoulli(graph: Graph, x: Expr, p: Any = None, **rest: Any) -> Expr:
+def _bernoulli(graph: GraphLike, x: Expr, p: Any = None, **rest: Any) -> Expr:
     _plain(rest)
     u = source(graph, "uniform", x.shape, _floating(graph, x), x)
     return cast(make("lt", u, x if p is None else p), x.dtype)
 
 
-def _exponential(graph: Graph, like: Expr, shape: Any = None) -> Expr:
+def _exponential(graph: GraphLike, like: Expr, shape: Any = None) -> Expr:
     """Exponential noise of rate 1, never zero, as torch draws it."""
     dtype = _floating(graph, like)
     u = source(graph, "uniform", like.shape if shape is None else shape, dtype, like)
@@ -187,7 +185,7 @@ def _exponential(graph: Graph, like: Expr, shape: Any = None) -> Expr:
 
 @_draws("gumbel_softmax")
 def _gumbel_softmax(
-    graph: Graph, x: Expr, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+    graph: GraphLike, x: Expr, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Expr:
     """Jang et al. 2017, arXiv:1611.01144; `hard` is straight through."""
     dim = range(len(x.shape))[dim]
@@ -206,7 +204,7 @@ def _gumbel_softmax(
 
 @_draws("multinomial")
 def _multinomial(
-    graph: Graph, x: Expr, num_samples: int, replacement: bool = False, **rest: Any
+    graph: GraphLike, x: Expr, num_samples: int, replacement: bool = False, **rest: Any
 ) -> Any:
     """The largest of p / E, E exponential, falls on each place with its probability."""
     _plain(rest)
@@ -222,7 +220,7 @@ def _multinomial(
 # --- dropout
 
 
-def _masked(graph: Graph, x: Expr, p: float, channels: int | None) -> Expr:
+def _masked(graph: GraphLike, x: Expr, p: float, channels: int | None) -> Expr:
     """`x` times a dropout mask; one number a channel where `channels` dimensions are kept."""
     shape = x.shape
     if channels is not None:
@@ -232,7 +230,7 @@ def _masked(graph: Graph, x: Expr, p: float, channels: int | None) -> Expr:
 
 def _dropout_of(channel_rank: int | None) -> Callable[..., Any]:
     def handler(
-        graph: Graph, x: Expr, p: float = 0.5, training: bool = True, inplace: bool = False
+        graph: GraphLike, x: Expr, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Any:
         if not 0 <= p <= 1:
             raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
@@ -252,7 +250,7 @@ for _name, _rank in {"dropout": None, "dropout1d": 2, "dropout2d": 3, "dropout3d
 
 @_draws("alpha_dropout")
 def _alpha_dropout(
-    graph: Graph, x: Expr, p: float = 0.5, training: bool = False, inplace: bool = False
+    graph: GraphLike, x: Expr, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Expr:
     """Klambauer et al. 2017, arXiv:1706.02515, eq. 9: dropped units take SELU's negative limit."""
     if p == 0 or not graph.context.drops(training):
@@ -267,7 +265,7 @@ def _alpha_dropout(
 
 @_draws("rrelu")
 def _rrelu(
-    graph: Graph,
+    graph: GraphLike,
     x: Expr,
     lower: float = 1 / 8,
     upper: float = 1 / 3,
@@ -286,24 +284,24 @@ def _rrelu(
 # --- in place of what a tensor held
 
 
-def _shape_of(graph: Graph, x: Any) -> tuple[tuple[int, ...], torch.dtype, Expr | None]:
+def _shape_of(graph: GraphLike, x: Any) -> tuple[tuple[int, ...], torch.dtype, Expr | None]:
     varies = isinstance(x, Expr) and (x.axes or x.id in graph.unbound)
     return tuple(x.shape), x.dtype, x if varies else None
 
 
-def _unit(graph: Graph, kind: str, x: Any) -> Expr:
+def _unit(graph: GraphLike, kind: str, x: Any) -> Expr:
     shape, dtype, like = _shape_of(graph, x)
     return source(graph, kind, shape, dtype if dtype.is_floating_point else torch.float64, like)
 
 
 @_draws("normal_")
-def _normal_(graph: Graph, x: Any, mean: float = 0, std: float = 1, **rest: Any) -> Expr:
+def _normal_(graph: GraphLike, x: Any, mean: float = 0, std: float = 1, **rest: Any) -> Expr:
     _plain(rest)
     return _unit(graph, "normal", x) * std + mean
 
 
 @_draws("uniform_")
-def _uniform_(graph: Graph, x: Any, *args: Any, **rest: Any) -> Expr:
+def _uniform_(graph: GraphLike, x: Any, *args: Any, **rest: Any) -> Expr:
     _plain(rest)
     given = [*args, *(0, 1)[len(args) :]]
     low, high = rest.get("from", given[0]), rest.get("to", given[1])
@@ -311,32 +309,32 @@ def _uniform_(graph: Graph, x: Any, *args: Any, **rest: Any) -> Expr:
 
 
 @_draws("exponential_")
-def _exponential_(graph: Graph, x: Any, lambd: float = 1, **rest: Any) -> Expr:
+def _exponential_(graph: GraphLike, x: Any, lambd: float = 1, **rest: Any) -> Expr:
     _plain(rest)
     tiny = torch.finfo(x.dtype).eps / 2
     return make("maximum", -make("log1p", -_unit(graph, "uniform", x)), tiny) / lambd
 
 
 @_draws("log_normal_")
-def _log_normal_(graph: Graph, x: Any, mean: float = 1, std: float = 2, **rest: Any) -> Expr:
+def _log_normal_(graph: GraphLike, x: Any, mean: float = 1, std: float = 2, **rest: Any) -> Expr:
     return make("exp", _normal_(graph, x, mean, std, **rest))
 
 
 @_draws("cauchy_")
-def _cauchy_(graph: Graph, x: Any, median: float = 0, sigma: float = 1, **rest: Any) -> Expr:
+def _cauchy_(graph: GraphLike, x: Any, median: float = 0, sigma: float = 1, **rest: Any) -> Expr:
     _plain(rest)
     angle = (_unit(graph, "uniform", x) - 0.5) * math.pi
     return make("sin", angle) / make("cos", angle) * sigma + median
 
 
 @_draws("bernoulli_")
-def _bernoulli_(graph: Graph, x: Any, p: Any = 0.5, **rest: Any) -> Expr:
+def _bernoulli_(graph: GraphLike, x: Any, p: Any = 0.5, **rest: Any) -> Expr:
     _plain(rest)
     return cast(make("lt", _unit(graph, "uniform", x), p), x.dtype)
 
 
 @_draws("random_")
-def _random_(graph: Graph, x: Any, *args: Any, **rest: Any) -> Any:
+def _random_(graph: GraphLike, x: Any, *args: Any, **rest: Any) -> Any:
     _plain(rest)
     if not args:
         return NotImplemented
@@ -348,7 +346,7 @@ def _random_(graph: Graph, x: Any, *args: Any, **rest: Any) -> Any:
 # --- open noise
 
 
-def bind(graph: Graph, ids: Iterable[int], axes: frozenset[str]) -> None:
+def bind(graph: GraphLike, ids: Iterable[int], axes: frozenset[str]) -> None:
     """Give open values, and all that is made of the same noise, these axes and the batch."""
     ir, axes = graph.ir, axes | {BATCH}
     bound: set[int] = set()
@@ -370,7 +368,7 @@ def _over(node: Node, axes: frozenset[str]) -> Node:
     return Node(node.id, node.op, node.inputs, node.attrs, node.shape, axes, *kept)
 
 
-def meet(graph: Graph, ids: Collection[int]) -> None:
+def meet(graph: GraphLike, ids: Collection[int]) -> None:
     """Values that meet in a call: open ones take the axes of the others."""
     if any(i in graph.unbound for i in ids):
         axes = frozenset[str]().union(*(graph.ir[i].axes for i in ids))
@@ -378,7 +376,7 @@ def meet(graph: Graph, ids: Collection[int]) -> None:
             bind(graph, ids, axes)
 
 
-def spread(graph: Graph, since: int) -> None:
+def spread(graph: GraphLike, since: int) -> None:
     """What was made of open values from node `since` on is open too."""
     for i in range(since, graph.ir.counter if graph.unbound else since):
         if i in graph.ir.nodes and any(j in graph.unbound for j in graph.ir[i].inputs):

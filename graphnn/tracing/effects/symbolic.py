@@ -28,7 +28,7 @@ class Symbolic(torch.Tensor):
     read_only = False
     # The memory that the value lies in; a meta tensor with its strides and offset in that memory;
     # the views that lead from the whole memory to the value. None and () if nothing views it.
-    storage: Storage | None = None
+    memory: Storage | None = None
     strided: torch.Tensor | None = None
     views: tuple[ViewStep, ...] = ()
 
