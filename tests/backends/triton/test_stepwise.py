@@ -90,7 +90,7 @@ class Pieces(Step):
 
 
 REASONS = {
-    Opaque: r"torch\.cumsum at test_regimes\.py:\d+ has no row in the table",
+    Opaque: r"torch\.cumsum at test_stepwise\.py:\d+ has no row in the table",
     Squared: r"a product \w+,\w+->\w+ of values of each example, would be more than 256 terms",
     Slots: r"a step takes all of head, of slot",
     Pieces: r"\(70,\) numbers an example, falls into more than 64 pieces",
