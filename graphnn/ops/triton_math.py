@@ -1,6 +1,6 @@
 """How the kernels write pointwise operations: Triton text, operands in braces.
 
-Functions without `tl.` are those of `graphnn.kernels.runtime.prelude`.
+Functions without `tl.` are those of `graphnn.kernels.codegen.prelude`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from ..codegen.builder import Line
+from ..codegen.loop_builder import Line
 from .list_schedule import ordered
 from .liveness import given, words
 from .reload_wide import reloaded

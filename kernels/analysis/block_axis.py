@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..ir.program import LoopProgram, Op
 
 if TYPE_CHECKING:
-    from ..codegen.builder import PersistentBuilder
+    from ..codegen.loop_builder import PersistentBuilder
 
 # rows of a product of what is one row
 EQUAL = 16

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..ir.program import LoopProgram, Op, Unsupported
+from ..ir.tile import Span
 from .block_axis import PIECE
 from .matmul_form import ValueMatmul, WeightMatmul, matmul_form
 
@@ -33,20 +34,6 @@ class Run:
     size: int
     arg: int
     step: int
-
-
-@dataclass(frozen=True)
-class Span:
-    """A tile's place: its first `valid` of `width` numbers are those from `start` of the value."""
-
-    start: int
-    valid: int
-    width: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """What tells it from others that begin where it does."""
-        return self.valid, self.width
 
 
 Link = tuple[str, str, tuple[Run, ...]]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..codegen.builder import Line
+from ..codegen.loop_builder import Line
 from ..ir.symbols import NameTable
 from .liveness import given, renamed, words
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from ..codegen.builder import Line
-from ..ir.contraction import Span, Store, Tile
+from ..codegen.loop_builder import Line
+from ..ir.contraction import Store, Tile
 from ..ir.program import Op, Unsupported
+from ..ir.tile import Span
 from .builder import AttentionBuilder
 from .operations import fitted, value
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 
-from ..codegen.builder import CONSTANTS, FAMILIES, MODULE, MOST, PRELUDE, PYTHON, Line
+from ..codegen.builder import CONSTANTS, FAMILIES, MODULE, MOST, PRELUDE, PYTHON
 from ..codegen.loads import NOTHING
-from ..ir.contraction import CHUNK, LONG, AttentionProgram, Span, Tile, sides, spans
+from ..codegen.loop_builder import Line
+from ..ir.contraction import CHUNK, LONG, AttentionProgram, Tile, sides, spans
 from ..ir.printer import times, total
 from ..ir.program import Op, Tensor, Unsupported
 from ..ir.symbols import NameTable, entry
+from ..ir.tile import Span
 
 RESERVED = frozenset(
     (

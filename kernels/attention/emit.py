@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..codegen.builder import Line
-from ..ir.contraction import AttentionProgram, Span, Store, Tile, Top, letters
+from ..codegen.loop_builder import Line
+from ..ir.contraction import AttentionProgram, Store, Tile, Top, letters
 from ..ir.printer import INDENT, wrapped
 from ..ir.program import Op, Tensor, Unsupported
 from ..ir.symbols import remark
+from ..ir.tile import Span
 from .argmax import most
 from .builder import AttentionBuilder
 from .operations import fitted, flattened, lined_up, operand, value, widened, within
@@ -237,7 +238,7 @@ def written(s: AttentionBuilder, walks: Sequence[tuple[list[Line], list[Line]]])
         s.used.add("product")
     if s.used:
         lines += wrapped(
-            f"from graphnn.kernels.runtime.prelude import ({', '.join(sorted(s.used))})", ""
+            f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(s.used))})", ""
         )
     lines += [*[""] * (2 if s.used else 1), *_head(s)]
     lines += [INDENT + text for text in _start(s)]

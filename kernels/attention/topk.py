@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ..codegen.prelude import NEVER, kept, unfilled
 from ..feasibility.aot import Case
 from ..interpreter import interpreter
-from ..runtime.prelude import NEVER, kept, unfilled
 from .emit import AttentionSource
 from .launch import Runner
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 
-from ..analysis.layout import Span
 from ..analysis.liveness import words
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.printer import literal, times, total
 from ..ir.program import Op, Part, Tensor, Unsupported
-from .builder import KINDS, PersistentBuilder, Tile
+from ..ir.tile import Span
+from .builder import KINDS
+from .loop_builder import PersistentBuilder, Tile
 
 NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
 

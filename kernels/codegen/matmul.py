@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..analysis.block_axis import EQUAL
-from ..analysis.layout import Span
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.printer import times, total
 from ..ir.program import Op, Tensor
-from .builder import PersistentBuilder, Tile
+from ..ir.tile import Span
+from .loop_builder import PersistentBuilder, Tile
 from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 
 # The columns of joined parts go in turn, two of each: no thread then holds what a split wants, and

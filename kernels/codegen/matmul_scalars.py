@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis.layout import Span, runs
+from ..analysis.layout import runs
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.program import Op
-from .builder import PersistentBuilder, Tile
+from ..ir.tile import Span
+from .loop_builder import PersistentBuilder, Tile
 
 # fewer are multiplied one by one
 FEWEST = 2

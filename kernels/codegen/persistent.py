@@ -11,14 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..analysis import block_axis
-from ..analysis.layout import Span
 from ..analysis.list_schedule import ordered
 from ..analysis.liveness import given, needed, sunk, widths, words
 from ..ir.printer import INDENT, literal, wrapped
 from ..ir.program import LoopProgram, Op, Tensor, Unsupported
 from ..ir.symbols import remark
+from ..ir.tile import Span
 from . import loads, pointwise, ragged
-from .builder import CONSTANTS, KINDS, Line, PersistentBuilder, Tile
+from .builder import CONSTANTS, KINDS
+from .loop_builder import Line, PersistentBuilder, Tile
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def _text(page: PersistentBuilder) -> str:
     lines += ["import triton", "import triton.language as tl", ""]
     if page.used:
         lines += wrapped(
-            f"from graphnn.kernels.runtime.prelude import ({', '.join(sorted(page.used))})", ""
+            f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(page.used))})", ""
         )
     lines += [*[""] * (2 if page.used else 1), *_head(page)]
     for line in _body(page):

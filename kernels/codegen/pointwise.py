@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..analysis.layout import Span
 from ..analysis.matmul_form import Term, ValueMatmul, WeightMatmul
 from ..ir.printer import bare, exact, literal
 from ..ir.program import Op
-from .builder import KINDS, PRELUDE, PersistentBuilder, Tile
+from ..ir.tile import Span
+from .builder import KINDS, PRELUDE
+from .loop_builder import PersistentBuilder, Tile
 from .matmul import dot
 
 Part = tuple[str, bool, int]

@@ -6,10 +6,10 @@ that those of a program end about together.
 
 from __future__ import annotations
 
-from ..analysis.layout import Span
 from ..ir.printer import INDENT, wrapped
+from ..ir.tile import Span
 from . import loads
-from .builder import PersistentBuilder
+from .loop_builder import PersistentBuilder
 
 NUMBER = Span(0, 1, 1)
 

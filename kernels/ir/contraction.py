@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .program import Op, Tensor, Unsupported
+from .tile import SCALAR, Span
 
 # numbers of a value's own that are computed at a time; where values over both rows and columns are
 # wide, columns are taken one by one, and there is room for more of each
@@ -42,7 +43,7 @@ class Top:
     @property
     def kept(self) -> Span:
         """The list as it lies in a tile."""
-        return Span(0, 1 << (self.count - 1).bit_length(), self.count)
+        return Span(0, self.count, 1 << (self.count - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,6 @@ class AttentionProgram:
 
 
 @dataclass(frozen=True)
-class Span:
-    """Some numbers of a value: `width` columns of a tile, of which `valid` are there."""
-
-    start: int
-    width: int
-    valid: int
-
-
-@dataclass(frozen=True)
 class Tile:
     """A variable of the kernel: [rows or 1, columns or 1] if one number wide; else, of values over
     both, [rows, columns, width], over one of them [rows, width] or [columns, width]."""
@@ -126,12 +118,12 @@ class Tile:
 def spans(count: int, chunk: int) -> tuple[Span, ...]:
     """`count` numbers in chunks; the last one is a power of two as well, and may be too wide."""
     if count == 1:
-        return (Span(0, 1, 1),)
+        return (SCALAR,)
     found = []
     for start in range(0, count, chunk):
         valid = min(chunk, count - start)
         width = max(LEAST, 1 << (valid - 1).bit_length())
-        found.append(Span(start, width, valid))
+        found.append(Span(start, valid, width))
     return tuple(found)
 
 

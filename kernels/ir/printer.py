@@ -28,7 +28,7 @@ def exact(value: Any) -> bool:
 
 def bare(text: str) -> str:
     """Text without a pair of brackets around all of it."""
-    if text.startswith("(") and _closing(text, 0) == len(text) - 1:
+    if text.startswith("(") and closing(text, 0) == len(text) - 1:
         return text[1:-1]
     return text
 
@@ -76,7 +76,7 @@ def _opening(line: str) -> int | None:
     return None
 
 
-def _closing(text: str, start: int) -> int:
+def closing(text: str, start: int) -> int:
     depth = 0
     for found in _BRACKET.finditer(text, start):
         depth += 1 if found[0] == "(" else -1

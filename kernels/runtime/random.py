@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..codegen.prelude import dropout, normal, uniform
 from ..interpreter import interpreter
-from .prelude import dropout, normal, uniform
 
 BLOCK = 1024
 LAWS = ("dropout", "uniform", "normal")

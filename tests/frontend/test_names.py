@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import graphnn as gn
 from graphnn.backends.torch.codegen import scope
 from graphnn.kernels.attention import builder as attention_builder
-from graphnn.kernels.codegen import builder
+from graphnn.kernels.codegen import loop_builder as builder
 from graphnn.kernels.cooperative.codegen import builder as cooperative_builder
 from graphnn.kernels.ir import symbols
 from graphnn.pictures.picture import encoded

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ...analysis.block_axis import padded_length, wide
-from ...analysis.layout import Layout, Span
-from ...codegen.builder import FAMILIES, RESERVED, Frame, PersistentBuilder, Tile
+from ...analysis.layout import Layout
+from ...codegen.builder import FAMILIES
+from ...codegen.loop_builder import RESERVED, Frame, PersistentBuilder, Tile
 from ...ir.program import Op
+from ...ir.tile import Span
 from ..plan.sharding import EACH, ShardedProgram
 
 # of the 8 warps that most kernels have

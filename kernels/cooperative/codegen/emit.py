@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from ...analysis.barrier_schedule import fenced
 from ...codegen import loads, ragged
-from ...codegen.builder import CONSTANTS, Line, Tile
+from ...codegen.builder import CONSTANTS
+from ...codegen.loop_builder import Line, Tile
 from ...codegen.persistent import (
     WRITERS,
     LoopSource,
@@ -276,7 +277,7 @@ class _Writer:
         ]
         if sheet.used:
             lines += wrapped(
-                f"from graphnn.kernels.runtime.prelude import ({', '.join(sorted(sheet.used))})", ""
+                f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(sheet.used))})", ""
             )
         lines += ["", "", *self._head()]
         for part in self._body():

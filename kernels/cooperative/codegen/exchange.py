@@ -12,12 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...analysis.layout import Span
 from ...codegen import loads
-from ...codegen.builder import PersistentBuilder, Tile
+from ...codegen.loop_builder import PersistentBuilder, Tile
 from ...codegen.pointwise import JOINS
 from ...ir.printer import total
 from ...ir.program import Op, Part
+from ...ir.tile import Span
 
 if TYPE_CHECKING:
     from .builder import CooperativeBuilder

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...analysis.layout import Span
-from ...codegen.builder import Tile
 from ...codegen.loads import rows_at
+from ...codegen.loop_builder import Tile
 from ...codegen.matmul import APART, Columns
 from ...ir.printer import times, total
 from ...ir.program import Op, Part, Tensor
+from ...ir.tile import Span
 from . import exchange as exchanges
 from .builder import CooperativeBuilder
 from .exchange import Exchange

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphnn.kernels.analysis.barrier_schedule import fenced
-from graphnn.kernels.codegen.builder import Line
+from graphnn.kernels.codegen.loop_builder import Line
 
 PIECES = [
     line

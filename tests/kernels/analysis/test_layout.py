@@ -7,17 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from graphnn.kernels.analysis.layout import (
-    MOST_TILES,
-    Layout,
-    Run,
-    Span,
-    broadcast,
-    cover,
-    runs,
-    source,
-)
+from graphnn.kernels.analysis.layout import MOST_TILES, Layout, Run, broadcast, cover, runs, source
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor, Unsupported
+from graphnn.kernels.ir.tile import Span
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graphnn.kernels.analysis import reload_wide
-from graphnn.kernels.codegen.builder import Line
+from graphnn.kernels.codegen.loop_builder import Line
 
 SIZES = {"kept": 8, "wide": 16, "narrow": 1}
 LINES = [

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from graphnn.backends.torch.runtime.axis import axis_top
+from graphnn.kernels.codegen.prelude import best
 from graphnn.kernels.interpreter import interpreter
-from graphnn.kernels.runtime.prelude import best
 
 INF, NAN = float("inf"), float("nan")
 ROWS = {

@@ -6,8 +6,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from graphnn.kernels.feasibility.aot import inspect
-from graphnn.kernels.runtime.prelude import (
+from graphnn.kernels.codegen.prelude import (
     apart,
     largest,
     logsumexp,
@@ -17,6 +16,7 @@ from graphnn.kernels.runtime.prelude import (
     total,
     turned,
 )
+from graphnn.kernels.feasibility.aot import inspect
 
 
 @triton.jit

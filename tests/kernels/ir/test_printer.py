@@ -13,7 +13,7 @@ LINES = [
     f"value = {CALL}.to(ACC)",
     f"value = tl.where(step == 0, {CALL}, {CALL})",
     f"tl.store(pointer, {CALL})",
-    "from graphnn.kernels.runtime.prelude import ("
+    "from graphnn.kernels.codegen.prelude import ("
     + ", ".join(f"function_{k}" for k in range(20))
     + ")",
 ]

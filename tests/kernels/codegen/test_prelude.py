@@ -9,8 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from graphnn.kernels.interpreter import interpreter
-from graphnn.kernels.runtime.prelude import (
+from graphnn.kernels.codegen.prelude import (
     expm1,
     floored,
     log1p,
@@ -22,6 +21,7 @@ from graphnn.kernels.runtime.prelude import (
     sign,
     tanh,
 )
+from graphnn.kernels.interpreter import interpreter
 
 INF, NAN = float("inf"), float("nan")
 HALVES = [k + 0.5 for k in range(-4, 5)]
