@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,8 @@ _LOCK = threading.RLock()
 _MODULES: weakref.WeakValueDictionary[str, ModuleType] = weakref.WeakValueDictionary()
 _KINDS = "kernels", "tuned"
 _TEMPORARY: list[Path] = []
+# called with the name and the text of each source that is loaded
+watchers: list[Callable[[str, str], None]] = []
 
 
 def load(source: str, name: str) -> ModuleType:
@@ -44,6 +46,8 @@ def load(source: str, name: str) -> ModuleType:
             stem = f"{_plain(name)}_{digest[:16]}"
             path = _keep("kernels", f"{stem}.py", source.encode())
             module = _MODULES[digest] = _run(source, stem, str(path))
+            for watcher in watchers:
+                watcher(name, source)
         return module
 
 

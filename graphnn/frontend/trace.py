@@ -21,8 +21,9 @@ from graphnn.ir.dtypes import floating
 from graphnn.ir.graph import IR, Node
 from graphnn.ir.source_location import Site, is_users
 from graphnn.ops.builder import Expr, const
-from graphnn.planner.boundary.retype import retyped
+from graphnn.planner.contexts import TraceContext
 from graphnn.planner.core.rewrite import rewrite
+from graphnn.planner.pipeline import Stage, run
 from graphnn.tracing import hooks, parametrizations, retrace
 from graphnn.tracing.effects import autograd_function, initialization
 from graphnn.tracing.effects.patches import Patch, attributes
@@ -56,7 +57,8 @@ def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
     if isinstance(source, Graph):
         with watching(source.owner) as watch:
             ir = _switched(source.ir)
-        ir = retyped(ir, floating(source.owner, moved or source.dtype), source.owner)
+        dtype = floating(source.owner, moved or source.dtype)
+        ir = run(Stage.TRACED, ir, TraceContext(floating=dtype, owner=source.owner))
         return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
     drawable(source)
     drawn = _drawn(source, moved)

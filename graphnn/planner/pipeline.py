@@ -1,43 +1,154 @@
-"""The order of the passes, and the plan they make."""
+"""Every pass, in order, in one list: from the traced graph to the functions that run it.
+
+Each stage of the list is run by one call of `run(stage, ir, context)`, by the code that has the
+graph at that stage: the planner itself (a call), the torch backend (a program, its loops, their
+derived backward, each generated function), and streaming (one step). The graph is verified after
+every pass, and every pass can be seen: see `graphnn.planner.observe`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
+from graphnn.ir.debug import show
 from graphnn.ir.graph import IR
 from graphnn.ir.verify import verify
-from graphnn.planner.algebra.factor import gather
-from graphnn.planner.algebra.hoist import hoist
-from graphnn.planner.algebra.horizontal import merge
-from graphnn.planner.algebra.multiply_add import contract
-from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.algebra.split_linear import split
-from graphnn.planner.attention.attend import Note, attend
-from graphnn.planner.attention.hops import hops
-from graphnn.planner.boundary.complex_as_real import reals
-from graphnn.planner.boundary.lengths import mask
-from graphnn.planner.boundary.memory_order import arrange
-from graphnn.planner.boundary.states import finals, probe, record, resume
+from graphnn.planner import steps
+from graphnn.planner.attention.attend import Note
+from graphnn.planner.boundary.check import check_axes, check_states
+from graphnn.planner.contexts import CallContext, Context
 from graphnn.planner.core.regions import Region, partition
-from graphnn.planner.loops.choose import Decision, Target, choose
+from graphnn.planner.loops.choose import Decision, Target
+from graphnn.planner.observe import observe
 
-# the passes that may be switched off: with and without them a graph means the same
-PASSES: dict[str, Callable[[IR], IR]] = {
-    "simplify": simplify,
-    "split": split,
-    "gather": gather,
-    "hoist": hoist,
-    "merge": merge,
-    "contract": contract,
-}
-BEFORE = ("simplify", "split", "gather", "hoist", "simplify")
-AFTER = ("simplify", "merge", "contract")
-SWITCHABLE = (
-    *(*PASSES, "hops", "attend", "match", "scan", "sink", "beside", "stacked"),
-    *("resident", "cooperative", "fit"),
+
+class Stage(Enum):
+    """Where in the life of a graph a pass runs."""
+
+    TRACED = "the traced graph"
+    CHECKED = "the checked graph"
+    REQUESTED = "what a call asks for"
+    CALL = "where a call begins and ends"
+    GRAPH = "the whole graph"
+    CHOSEN = "the whole graph, the strategies of its loops chosen"
+    PROGRAM = "a program, its loops still in place"
+    LOOP = "one loop, cut out"
+    DERIVED = "the derivative of one loop"
+    BACKWARD = "the derived backward of one loop"
+    FUNCTION = "one generated function"
+    INVARIANTS = "what is the same at every step"
+    STEP = "one step of a stream"
+
+
+def always(context: Any) -> bool:
+    """The condition of a pass that has none."""
+    return True
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: `run(ir, context)` returns the graph after it.
+
+    It runs if `skip` (the word for it in `gn.compile(skip=...)`, None if it cannot be skipped) is
+    among the switches that are on, and if `when` holds of the context.
+    """
+
+    name: str
+    stage: Stage
+    run: Callable[[IR, Any], IR]
+    skip: str | None = None
+    when: Callable[[Any], bool] = always
+
+    def applies(self, context: Context) -> bool:
+        """Whether the pass runs in this context."""
+        return (self.skip is None or self.skip in context.passes) and self.when(context)
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("retype", Stage.TRACED, steps.retype),
+    #
+    Pass("promote_dtypes", Stage.CHECKED, steps.promote_dtypes),
+    Pass("inline_wires", Stage.CHECKED, steps.inline_wires),
+    #
+    Pass("probe_states", Stage.REQUESTED, steps.probe_states),
+    Pass("record_states", Stage.REQUESTED, steps.record_states),
+    #
+    Pass("initial_states", Stage.CALL, steps.initial_states),
+    Pass("final_states", Stage.CALL, steps.final_states, when=lambda c: c.variant.finals),
+    Pass("lengths", Stage.CALL, steps.lengths),
+    Pass("complex_as_real", Stage.CALL, steps.complex_as_real),
+    #
+    Pass("simplify", Stage.GRAPH, steps.simplified, skip="simplify"),
+    Pass("split_linear", Stage.GRAPH, steps.split_linear, skip="split"),
+    Pass("factor", Stage.GRAPH, steps.factor, skip="gather"),
+    Pass("hoist", Stage.GRAPH, steps.hoisted, skip="hoist"),
+    Pass("simplify", Stage.GRAPH, steps.simplified, skip="simplify"),
+    Pass("hops", Stage.GRAPH, steps.hops_as_one, skip="hops"),
+    Pass("attention", Stage.GRAPH, steps.attention_as_one, skip="attend"),
+    Pass("torch_layers", Stage.GRAPH, steps.torch_layers, skip="match"),
+    Pass("scan", Stage.GRAPH, steps.scans, skip="scan"),
+    Pass("strategies", Stage.GRAPH, steps.strategies),
+    #
+    Pass("simplify", Stage.CHOSEN, steps.simplified, skip="simplify"),
+    Pass("horizontal", Stage.CHOSEN, steps.horizontal, skip="merge"),
+    Pass("multiply_add", Stage.CHOSEN, steps.multiply_add_in_loops, skip="contract"),
+    Pass("memory_order", Stage.CHOSEN, steps.memory_order),
+    #
+    Pass("regions", Stage.PROGRAM, steps.regions),
+    Pass("side_by_side", Stage.PROGRAM, steps.side_by_side, "beside", steps.with_kernels),
+    Pass("stacked", Stage.PROGRAM, steps.stacked_loops, "stacked", steps.with_kernels),
+    Pass("add_matmul", Stage.PROGRAM, steps.add_matmul_outside),
+    Pass("attention_rng", Stage.PROGRAM, steps.attention_rng, when=lambda c: c.recompute),
+    Pass("regions", Stage.PROGRAM, steps.regions),
+    Pass("side_by_side", Stage.PROGRAM, steps.side_by_side, "beside", steps.with_kernels),
+    Pass("stacked", Stage.PROGRAM, steps.stacked_loops, "stacked", steps.with_kernels),
+    Pass("rng", Stage.PROGRAM, steps.loop_rng, when=lambda c: c.kernels and c.recompute),
+    #
+    Pass("sink", Stage.LOOP, steps.sink_before, "sink", lambda c: c.loop.stop is None),
+    Pass("extract", Stage.LOOP, steps.cut_out),
+    Pass("active_rows", Stage.LOOP, steps.active_rows, when=lambda c: c.sorted_rows),
+    #
+    Pass("differentiate", Stage.DERIVED, steps.gradients),
+    Pass("rematerialize", Stage.DERIVED, steps.rematerialized, when=steps.left_to_cost),
+    Pass("recompute_unsaved", Stage.DERIVED, steps.unsaved, when=lambda c: c.saved is not None),
+    #
+    Pass("simplify", Stage.BACKWARD, steps.simplified, skip="simplify"),
+    Pass("horizontal", Stage.BACKWARD, steps.horizontal_backward, skip="merge"),
+    Pass("multiply_add", Stage.BACKWARD, steps.multiply_add_in_loops, skip="contract"),
+    Pass("outside_views", Stage.BACKWARD, steps.outside_views),
+    #
+    Pass("multiply_add", Stage.FUNCTION, steps.multiply_add, skip="contract"),
+    Pass("add_matmul", Stage.FUNCTION, steps.add_matmul),
+    Pass("regions", Stage.FUNCTION, steps.regions),
+    Pass("sink", Stage.FUNCTION, steps.sink_around, "sink", lambda c: not c.kernels),
+    Pass("side_by_side", Stage.FUNCTION, steps.side_by_side, "beside", steps.with_kernels),
+    Pass("stacked", Stage.FUNCTION, steps.stacked_loops, "stacked", steps.with_kernels),
+    #
+    Pass("invariants", Stage.INVARIANTS, steps.invariants),
+    #
+    Pass("step_graph", Stage.STEP, steps.step_graph),
 )
+# the words of `skip=`: of the passes, and of what the triton backend leaves out
+SWITCHABLE = (
+    *("simplify", "split", "gather", "hoist", "merge", "contract", "hops", "attend", "match"),
+    *("scan", "sink", "beside", "stacked", "resident", "cooperative", "fit"),
+)
+
+
+def run(stage: Stage, ir: IR, context: Context) -> IR:
+    """The graph after all passes of a stage that apply, verified after each of them."""
+    for step in PASSES:
+        if step.stage is stage and step.applies(context):
+            after = step.run(ir, context)
+            if after is not ir:
+                verify(after, step.name)
+            observe(step.name, context.title, ir, after)
+            ir = after
+    return ir
 
 
 @dataclass(frozen=True)
@@ -66,43 +177,41 @@ class Plan:
 
 
 def plan(ir: IR, variant: Variant, carried: list[int], passes: frozenset[str]) -> Plan:
-    """Run the passes. `carried` are the delays whose final values the call may want."""
+    """The plan of a checked graph. `carried` are the delays whose final values a call may want."""
     start = time.perf_counter()
     order = list(ir.axes)
-    ir = requested(ir, variant)
-    ir = _step(ir, "states", lambda g: resume(g, variant.resumed))
-    if variant.finals:
-        ir = _step(ir, "finals", lambda g: finals(g, carried, variant.ragged))
-    ir = _step(ir, "mask", lambda g: mask(g, variant.ragged))
-    ir = _step(ir, "reals", reals)
-    for name in BEFORE:
-        if name in passes:
-            ir = _step(ir, name, PASSES[name])
-    ir, notes = hops(ir) if "hops" in passes else (ir, [])
-    verify(ir, "hops")
-    ir, more = attend(ir) if "attend" in passes else (ir, [])
-    notes = [*notes, *more]
-    verify(ir, "attend")
-    ir, decisions = choose(ir, variant.target, passes)
-    verify(ir, "choose")
-    ir = finished(ir, passes)
-    return Plan(ir, partition(ir), order, passes, time.perf_counter() - start, decisions, notes)
+    context = CallContext(passes=passes, variant=variant, carried=carried)
+    for stage in (Stage.REQUESTED, Stage.CALL, Stage.GRAPH, Stage.CHOSEN):
+        ir = run(stage, ir, context)
+    seconds = time.perf_counter() - start
+    made = Plan(ir, partition(ir), order, passes, seconds, context.decisions, context.notes)
+    show("plan", ir.name, lambda: _decided(made))
+    return made
 
 
-def finished(ir: IR, passes: frozenset[str]) -> IR:
-    """A graph whose loops are chosen, after the passes that are left."""
-    for name in AFTER:
-        if name in passes:
-            ir = _step(ir, name, PASSES[name])
-    return _step(ir, "arrange", arrange)
+def checked(ir: IR) -> IR:
+    """The graph in topological order, without wires, each operation's operands of one dtype.
+
+    Raises UnclosedStateError, CycleError, AxisError, DirectionError, NonCausalError, GraphError.
+    """
+    check_states(ir)
+    ir = run(Stage.CHECKED, ir, Context())
+    check_axes(ir)
+    return ir
 
 
 def requested(ir: IR, variant: Variant) -> IR:
-    """The graph with what a call asks for besides its outputs: sequences and probes of states."""
-    return record(probe(ir, variant.probed), variant.recorded)
+    """The graph with what a call asks for in addition: sequences and probes of states."""
+    return run(Stage.REQUESTED, ir, CallContext(variant=variant))
 
 
-def _step(ir: IR, name: str, run: Callable[[IR], IR]) -> IR:
-    ir = run(ir)
-    verify(ir, name)
-    return ir
+def finished(ir: IR, passes: frozenset[str]) -> IR:
+    """A graph of one of torch's layers, after the passes that follow the choice of strategies."""
+    return run(Stage.CHOSEN, ir, Context(passes=passes, title=ir.name))
+
+
+def _decided(made: Plan) -> str:
+    """One line for each decision of a plan, and for each softmax."""
+    lines = [f"loop {d.loop} over {d.axis}: {d.regime}: {d.reason}" for d in made.decisions]
+    lines += [f"{n.name} over {n.axis}: {n.reason or 'tiled'}" for n in made.notes]
+    return "\n".join(lines or ["nothing to decide: no loop, no softmax over an axis"])

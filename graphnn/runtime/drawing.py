@@ -9,8 +9,7 @@ from graphnn.frontend.trace import trace
 from graphnn.pictures.drawing import Unroll, graph_scene, scene_of
 from graphnn.pictures.scenes.planned import planned
 from graphnn.pictures.scenes.scene import Scene
-from graphnn.planner.boundary.check import check
-from graphnn.planner.pipeline import Variant
+from graphnn.planner.pipeline import Variant, checked
 from graphnn.runtime.model import Compiled, compile
 
 
@@ -20,7 +19,7 @@ def _(source: nn.Module | Graph, unroll: Unroll, plan: bool) -> Scene:
     if plan:
         return _planned(compile(source))
     owner = source.owner if isinstance(source, Graph) else source
-    return graph_scene(check(trace(source).ir), owner, unroll)
+    return graph_scene(checked(trace(source).ir), owner, unroll)
 
 
 @scene_of.register

@@ -20,11 +20,10 @@ from graphnn.frontend.trace import Trace, trace
 from graphnn.inspection.views import Telling
 from graphnn.ir.dtypes import floating
 from graphnn.ir.graph import IR, Node
-from graphnn.planner.boundary.check import check
 from graphnn.planner.boundary.states import FINAL, RECORD
 from graphnn.planner.core.regions import carried
 from graphnn.planner.loops.choose import Target
-from graphnn.planner.pipeline import SWITCHABLE, Plan, Variant, plan, requested
+from graphnn.planner.pipeline import SWITCHABLE, Plan, Variant, checked, plan, requested
 from graphnn.runtime.call import read, registry, wrapped
 from graphnn.runtime.call.inputs import Refusing
 from graphnn.runtime.generation.closed import Generating
@@ -142,7 +141,7 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         found = next((t for t in reversed(self._traces) if t.holds()), None)
         if found is None:
             found = trace(self._source, self.__dict__.get("_moved"))
-            found.ir = check(found.ir)
+            found.ir = checked(found.ir)
         kept = [t for t in self._traces if t is not found]
         for gone in kept[: len(kept) + 1 - MOST_TRACES]:
             self._drop(gone)

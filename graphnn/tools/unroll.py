@@ -13,7 +13,7 @@ from graphnn.frontend.trace import trace
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.builder import Expr, const, make, reshape
 from graphnn.ops.registry import OPS, build
-from graphnn.planner.boundary.check import check
+from graphnn.planner.pipeline import checked
 
 Key = tuple[int, int | None]
 
@@ -27,7 +27,7 @@ def unroll(source: nn.Module | Graph, **steps: int) -> Graph:
     renamed (self-attention).
     """
     traced = trace(source)
-    ir = check(traced.ir)
+    ir = checked(traced.ir)
     owner = source.owner if isinstance(source, Graph) else source
     for axis, count in steps.items():
         if axis not in ir.axes or axis == BATCH or count < 1:
@@ -59,7 +59,7 @@ class _Unroller:
             if (delay, None) in self.made:
                 after = self._value((source, None))
                 self.new.closings[self.made[delay, None].id] = after.id
-        return check(self.new)
+        return checked(self.new)
 
     def _gathered(self, node: Node) -> Expr:
         """All copies of a value, side by side in a new first dimension."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import graphnn as gn
+from graphnn.planner.pipeline import PASSES, Pass, Stage
 from tests.attention import networks
 from tests.planner.test_rematerialize import Gate
 
@@ -150,51 +151,25 @@ SWITCHES: dict[str, Fires] = {
 }
 
 
-def same(ir: Any, *given: Any, **options: Any) -> Any:
-    """A pass that does nothing."""
-    return ir
-
-
 RAGGED = {"lengths": {"time": torch.tensor([5, 2])}}
-# what is no switch: where it is looked up, what stands there instead, a network of which it changes
-# the code, and whether the results are the same without it
-FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
-    "mask": ("graphnn.planner.pipeline.mask", same, Fires(lambda: Net(elman), **RAGGED), False),
-    "arrange": ("graphnn.planner.pipeline.arrange", same, Fires(lambda: Net(elman)), True),
-    "settle": (
-        "graphnn.backends.torch.operators.loop.settle",
-        same,
+# passes that cannot be skipped, by stage and name: a network of which the pass changes the code,
+# and whether the results are the same without it
+FIXED: dict[tuple[Stage, str], tuple[Fires, bool]] = {
+    (Stage.CALL, "lengths"): (Fires(lambda: Net(elman), **RAGGED), False),
+    (Stage.CHOSEN, "memory_order"): (Fires(lambda: Net(elman)), True),
+    (Stage.BACKWARD, "outside_views"): (
         # the gradient of what is turned is read as it is and turned, outside the loop
         Fires(lambda: Net(turned), skip=("contract",), **KERNEL),
         True,
     ),
-    "fuse, in loops": (
-        "graphnn.backends.torch.codegen.function.fuse",
-        same,
-        Fires(lambda: Net(elman)),
-        True,
-    ),
-    "fuse, outside": (
-        "graphnn.backends.torch.program.fuse",
-        same,
+    (Stage.FUNCTION, "add_matmul"): (Fires(lambda: Net(elman)), True),
+    (Stage.PROGRAM, "add_matmul"): (
         Fires(lambda: Net(elman, before=lambda v: v @ torch.ones(WIDTH, WIDTH, dtype=v.dtype) + v)),
         True,
     ),
-    "absorbed": (
-        "graphnn.backends.torch.program.absorbed",
-        lambda *given: [],
-        Fires(lambda: Net(elman, WIDE, before=torch.sin), wide),
-        True,
-    ),
-    "unmask": (
-        "graphnn.backends.torch.program.unmask",
-        same,
-        Fires(lambda: Net(elman), **RAGGED),
-        True,
-    ),
-    "seed": (
-        "graphnn.backends.torch.program.seed",
-        same,
+    (Stage.LOOP, "sink"): (Fires(lambda: Net(elman, WIDE, before=torch.sin), wide), True),
+    (Stage.LOOP, "active_rows"): (Fires(lambda: Net(elman), **RAGGED), True),
+    (Stage.PROGRAM, "rng"): (
         Fires(
             lambda: Net(lambda n, x, z: nn.functional.dropout(elman(n, x, z), 0.5, n.training)),
             recompute=True,
@@ -202,16 +177,17 @@ FIXED: dict[str, tuple[str, Any, Fires, bool]] = {
         ),
         False,
     ),
-    "seed_tiles": (
-        "graphnn.backends.torch.program.seed_tiles",
-        same,
-        Fires(Dropped, pairs, recompute=True),
-        False,
-    ),
-    "spare": (
-        "graphnn.backends.torch.operators.loop.spare",
-        lambda *given: frozenset(),
+    (Stage.PROGRAM, "attention_rng"): (Fires(Dropped, pairs, recompute=True), False),
+    (Stage.DERIVED, "rematerialize"): (
         Fires(Gate, lambda: {"x": torch.randn(2, 5, 8)}, **KERNEL),
         True,
     ),
 }
+
+
+def without(stage: Stage, name: str) -> tuple[Pass, ...]:
+    """The passes of the pipeline, one of which does nothing."""
+    return tuple(
+        replace(p, run=lambda ir, context: ir) if (p.stage, p.name) == (stage, name) else p
+        for p in PASSES
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.random import draw, new_seed, random_nodes
-from graphnn.backends.torch.codegen.function import Lowering, called, load, parts_of
+from graphnn.backends.torch.codegen.function import Lowering, called, load
 from graphnn.backends.torch.codegen.loop import INDENT
 from graphnn.backends.torch.codegen.operations import express
 from graphnn.backends.torch.codegen.ragged_loop import narrows
@@ -22,20 +22,18 @@ from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.operators.statistics import StatisticsOperator
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import NameTable, quoted, remark
-from graphnn.planner.algebra.add_matmul import fuse
 from graphnn.planner.attention.hops import Hops, apart
 from graphnn.planner.attention.hops import arranged as placed
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.autodiff.softmax import arranged
 from graphnn.planner.boundary.states import FINAL, RECORD
-from graphnn.planner.core.loop_graph import LoopIR, ends_of, extract, form_of
+from graphnn.planner.contexts import LoopContext, ProgramContext
+from graphnn.planner.core.loop_graph import LoopIR, ends_of, form_of
 from graphnn.planner.core.regions import Loop, Whole
-from graphnn.planner.loops.active_rows import unmask
-from graphnn.planner.loops.rng import seed, seed_tiles
-from graphnn.planner.loops.side_by_side import Part, joined
-from graphnn.planner.loops.sink import absorbed
+from graphnn.planner.loops.choose import name_of
+from graphnn.planner.loops.side_by_side import Part
 from graphnn.planner.loops.torch_layer_graph import definition
-from graphnn.planner.pipeline import finished
+from graphnn.planner.pipeline import Stage, finished, run
 
 Tensor = torch.Tensor
 
@@ -95,26 +93,28 @@ def build(
     `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
     examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
     """
-    ir = fuse(ir, in_loops=False, apart=joint_nodes(ir, passes, lowering))
-    noise = {n.id for n in random_nodes(ir)}
-    ir = seed_tiles(ir, order, noise) if recompute else ir
+    together = lowering.together if lowering is not None else None
+    context = ProgramContext(
+        passes=passes,
+        order=order,
+        recompute=bool(recompute),
+        kernels=lowering is not None,
+        together=together,
+    )
+    ir = run(Stage.PROGRAM, ir, context)
     users = ir.users()
     kept = set(ir.outputs.values())
-    parts = parts_of(ir, passes, lowering)
-    loops = [joined(part) for part in parts if not isinstance(part, Whole)]
+    loops = context.loops()
     inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
-    if lowering is not None and recompute:
-        ir = seed(ir, order, [loop.nodes for loop in loops], noise)
     along = sorted_along(ir, loops) if lowering is None and sorts else None
     names = lowering.names if lowering is not None else NameTable(RESERVED)
     calls: list[tuple[LoopIR, LoopOperator]] = []
     known: dict[Any, LoopOperator] = {}
     for n, loop in enumerate(loops):
         outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
-        first = absorbed(ir, loop, kept) if "sink" in passes and loop.stop is None else []
-        cut = extract(ir, loop, outside, first)
-        ordered = cut.ends is not None and cut.ends == along and narrows(ir, loop)
-        cut = unmask(cut, ir) if ordered else cut
+        ends = ends_of(ir, loop)
+        ordered = ends is not None and ends == along and narrows(ir, loop)
+        cut = _cut(ir, loop, outside, kept, ordered, passes)
         form = form_of(cut)
         if form not in known:
             known[form] = LoopOperator(cut, passes, recompute, lowering, ordered, names)
@@ -124,7 +124,7 @@ def build(
     if lowering is not None and "tune" in passes:
         layers = {n.id: _layer(ir, n, passes, recompute, lowering) for n in ir if n.op == "aten"}
     objects = called(lowering)
-    return _Writer(ir, order, parts, calls, attends, layers, objects, along).write()
+    return _Writer(ir, order, context.parts, calls, attends, layers, objects, along).write()
 
 
 def _layer(
@@ -137,10 +137,22 @@ def _layer(
     return lowering.layer(node, build(own, list(own.axes), passes, recompute, lowering), wanted)
 
 
-def joint_nodes(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> set[int]:
-    """What kernels have of loops that run as one, and of what lies between them."""
-    parts = parts_of(ir, passes, lowering) if lowering is not None else []
-    return {i for part in parts if not isinstance(part, Whole) for i in joined(part).nodes}
+def _cut(
+    ir: IR, loop: Loop, outside: set[int], results: set[int], ordered: bool, passes: frozenset[str]
+) -> LoopIR:
+    """A loop as a graph of its own, after the passes of one loop."""
+    context = LoopContext(
+        passes=passes,
+        title=f"loop {name_of(ir, loop)}",
+        whole=ir,
+        loop=loop,
+        outside=outside,
+        results=results,
+        sorted_rows=ordered,
+    )
+    run(Stage.LOOP, ir, context)
+    assert context.cut is not None
+    return context.cut
 
 
 def sorted_along(ir: IR, loops: list[Loop]) -> int | None:

@@ -6,15 +6,11 @@ import networkx as nx
 
 from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError, closest
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.planner.boundary.dtype_promotion import promote
 from graphnn.planner.core.regions import partition
 
 
-def check(ir: IR) -> IR:
-    """Raise the error of whatever is wrong; returns the graph in topological order, without wires.
-
-    Raises UnclosedStateError, CycleError, AxisError, DirectionError, NonCausalError, GraphError.
-    """
+def check_states(ir: IR) -> None:
+    """Raises UnclosedStateError if a state has no next value, GraphError if there is no output."""
     for node in ir:
         if node.op == "delay" and node.id not in ir.closings:
             raise UnclosedStateError(
@@ -32,10 +28,12 @@ def check(ir: IR) -> IR:
             wanted="at least one output",
             fix="end the graph with g.output('y', value)",
         )
-    ir = _without_wires(promote(ir))
+
+
+def check_axes(ir: IR) -> None:
+    """Raises AxisError if nothing tells an axis's length, and the errors of `partition`."""
     _check_lengths(ir)
     partition(ir)
-    return ir
 
 
 def _check_lengths(ir: IR) -> None:
@@ -58,7 +56,7 @@ def _check_lengths(ir: IR) -> None:
                 )
 
 
-def _without_wires(ir: IR) -> IR:
+def without_wires(ir: IR) -> IR:
     """Replace states of delay 0 by what closes them; a cycle through one is the error."""
     wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
     target = {w: ir.closings[w] for w in wires}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,26 +54,30 @@ PADDED, SHARE = frozenset({"lstm", "gru", "rnn_tanh"}), 0.2
 LAYER = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)"}
 
 
-def choose(ir: IR, target: Target, passes: frozenset[str]) -> tuple[IR, list[Decision]]:
-    """Give loops to ATen and to the scan where they belong; say so, and say why of the rest too."""
-    decisions: list[Decision] = []
-    matched: dict[int, Match] = {}
-    if "match" in passes:
-        matches = find(ir)
-        matched = {m.loop.states[0]: m for m in matches}
-        preferred = PREFERRED.get((target.device, ir.floating), set())
-        free = [m for m in matches if not m.withheld and not target.traced]
-        taken = [m for m in free if m.kind in preferred]
-        decisions += [_aten(ir, m, target) for m in taken]
-        ir = replace_loops(ir, taken)
-    if "scan" in passes:
-        for loop in loops(partition(ir)):
-            if scannable(ir, loop):
-                decisions.append(_scan(ir, loop))
-        ir = scan(ir)
-    for loop in loops(partition(ir)):
-        decisions.append(_stepwise(ir, loop, matched.get(loop.states[0]), target))
-    return ir, decisions
+def use_torch_layers(ir: IR, target: Target) -> tuple[IR, list[Decision], dict[int, Match]]:
+    """Replace the loops that one of torch's layers runs faster.
+
+    Returns the graph, a decision for each loop replaced, and by their first states all loops that
+    are one of torch's layers, faster or not.
+    """
+    matches = find(ir)
+    preferred = PREFERRED.get((target.device, ir.floating), set())
+    possible = [m for m in matches if not m.withheld and not target.traced]
+    faster = [m for m in possible if m.kind in preferred]
+    decisions = [_torch_layer(ir, m, target) for m in faster]
+    return replace_loops(ir, faster), decisions, {m.loop.states[0]: m for m in matches}
+
+
+def use_scans(ir: IR) -> tuple[IR, list[Decision]]:
+    """Replace the loops that are a scan. Returns the graph, and a decision for each."""
+    decisions = [_scan(ir, loop) for loop in loops(partition(ir)) if scannable(ir, loop)]
+    return scan(ir), decisions
+
+
+def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Decision]:
+    """A decision for each loop that stays one: why it is none of torch's layers, if it could be."""
+    found = loops(partition(ir))
+    return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 
 
 def name_of(ir: IR, loop: Loop) -> str:
@@ -80,7 +85,7 @@ def name_of(ir: IR, loop: Loop) -> str:
     return ", ".join(dict.fromkeys(ir[i].label for i in loop.states))
 
 
-def _aten(ir: IR, match: Match, target: Target) -> Decision:
+def _torch_layer(ir: IR, match: Match, target: Target) -> Decision:
     reason = f"exactly torch's {LAYER[match.kind]}, "
     there = f"faster there on {target.device}"
     reason += "which cuDNN has" if target.device == "cuda" else there

@@ -12,8 +12,10 @@ from torch import nn
 from graphnn.errors import InputShapeError, LengthsError
 from graphnn.frontend.value import Value
 from graphnn.ir.graph import BATCH, IR
-from graphnn.planner.boundary.invariants import held
-from graphnn.planner.boundary.step_graph import Cache, copies, stream
+from graphnn.planner.boundary.invariants import Cut
+from graphnn.planner.boundary.step_graph import Cache, copies
+from graphnn.planner.contexts import StepContext
+from graphnn.planner.pipeline import Stage, run
 from graphnn.runtime.call import read
 from graphnn.runtime.streaming import state_cache
 from graphnn.runtime.streaming import stream as streaming
@@ -129,7 +131,7 @@ class Stepping(nn.Module):
         """
         key = (self._mode(), axis)
         if key not in self._parts:
-            cut = held(self.ir, axis)
+            cut = _cut(self.ir, axis)
             before = None if cut.before is None else self._part(cut.before)
             self._parts[key] = before, self._part(cut.steps)
         return self._parts[key]
@@ -158,8 +160,17 @@ class Stepping(nn.Module):
         ir = self.ir
         if not copies(ir, axis):
             return Stream(axis, ir, self, ir, [])
-        streamed = stream(ir, axis)
-        return Stream(axis, ir, self._part(streamed.ir), streamed.ir, streamed.caches)
+        context = StepContext(axis=axis, title=f"a step along {axis}")
+        step = run(Stage.STEP, ir, context)
+        return Stream(axis, ir, self._part(step), step, context.caches)
+
+
+def _cut(ir: IR, axis: str) -> Cut:
+    """A graph cut where values stop being the same at every position of an axis."""
+    context = StepContext(axis=axis, title=f"steps along {axis}")
+    run(Stage.INVARIANTS, ir, context)
+    assert context.cut is not None
+    return context.cut
 
 
 def _advance(

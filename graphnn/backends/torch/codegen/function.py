@@ -29,14 +29,12 @@ from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import NameTable, remark
 from graphnn.ops.registry import OPS
-from graphnn.planner.algebra.add_matmul import fuse
-from graphnn.planner.algebra.multiply_add import contract
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.side_by_side import Part, beside, joined
-from graphnn.planner.loops.sink import sink
-from graphnn.planner.loops.stacked import stacked
+from graphnn.planner.contexts import PartsContext
+from graphnn.planner.core.regions import Loop, Whole
+from graphnn.planner.loops.side_by_side import Part, joined
+from graphnn.planner.pipeline import Stage, run
 
 Tensor = torch.Tensor
 # what generated code finds under the name `runtime`
@@ -174,9 +172,13 @@ def write(
     """
     likes = [like for _, like in results]
     ir = _with_outputs(ir, [i for i, _ in results])
-    ir = contract(ir, everywhere=True) if "contract" in passes else ir
-    # kernels add to products by themselves
-    ir = fuse(ir, in_loops=lowering is None)
+    context = PartsContext(
+        passes=passes,
+        title=name,
+        kernels=lowering is not None,
+        together=lowering.together if lowering is not None else None,
+    )
+    ir = run(Stage.FUNCTION, ir, context)
     wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
     if ends is not None and ends.node.id not in ir.nodes:
         ir = ir.copy()
@@ -197,7 +199,7 @@ def write(
     if ends is not None and ends.sorted:
         scope.there = scope.fresh("there"), (ends.axis, BATCH), ends.held
         body.append(f"{scope.there[0]} = runtime.tokens({scope.var(ends.node.id)})")
-    body += regions(scope, set(wanted), passes, lowering, name)
+    body += regions(scope, context.parts, set(wanted), lowering, name)
     returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
     for k, text in enumerate(returned):
         if text in returned[:k] or text.removesuffix(".contiguous()") in names:
@@ -284,16 +286,15 @@ def _returned(scope: Scope, i: int, like: Node) -> str:
 
 def regions(
     scope: Scope,
+    parts: Sequence[Part],
     keep: set[int],
-    passes: frozenset[str],
     lowering: Lowering | None = None,
     name: str = "",
 ) -> list[str]:
     """The lines of a whole graph: operations over whole axes, and loops, in order."""
     lines: list[str] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
-    parts = parts_of(ir, passes, lowering)
-    for part in sink(ir, partition(ir), keep) if "sink" in passes else parts:
+    for part in parts:
         if isinstance(part, Whole):
             for i in part.nodes:
                 node = ir[i]
@@ -304,24 +305,12 @@ def regions(
                 text = express(scope, node)
                 lines.append(f"{scope.declare(node)} = {text}{origin(node)}")
         else:
-            loops = part if isinstance(part, list) else [part]
-            inside = set(joined(loops).nodes)
+            inside = set(joined(part).nodes)
             kept = {i for i in inside if any(u not in inside for u in users[i])} | (inside & keep)
             kernel = f"{name}_{count}" if count else name
-            lines += _loops(scope, loops, kept, keep, lowering, kernel)
+            lines += _loops(scope, part, kept, keep, lowering, kernel)
             count += 1
     return lines
-
-
-def parts_of(ir: IR, passes: frozenset[str], lowering: Lowering | None) -> list[Part]:
-    """The regions of a graph, for kernels with independent loops in pairs, and with those that
-    feed each other as one where that is faster."""
-    regions = partition(ir)
-    plain: list[Part] = [r if isinstance(r, Whole) else [r] for r in regions]
-    if lowering is None:
-        return plain
-    parts = beside(ir, regions) if "beside" in passes else plain
-    return stacked(ir, parts, lowering.together) if "stacked" in passes else parts
 
 
 def _loops(

@@ -26,15 +26,12 @@ from graphnn.errors import DoubleBackwardError
 from graphnn.ir.graph import IR
 from graphnn.kernels.ir.symbols import NameTable, entry
 from graphnn.ops.custom_gradient import values_alone
-from graphnn.planner.algebra.horizontal import merge
-from graphnn.planner.algebra.multiply_add import contract
-from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.autodiff.loops import Derived, differentiate
-from graphnn.planner.autodiff.rematerialize import spare
+from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.autodiff.transforms import floating, mapped, pulled, pushed, unclipped
-from graphnn.planner.boundary.memory_order import settle
+from graphnn.planner.contexts import BackwardContext, DeriveContext
 from graphnn.planner.core.gradient_paths import between
 from graphnn.planner.core.loop_graph import LoopIR
+from graphnn.planner.pipeline import Stage, run
 
 # what a loop's functions have behind its name
 WAYS = ("_saving", "_backward")
@@ -96,33 +93,29 @@ class LoopOperator:
         return derived
 
     def _differentiated(self, part: LoopIR, wanted: Sequence[int]) -> Derived:
-        derived = differentiate(part, wanted, bool(self.recompute))
-        if again := self._again(part, derived):
-            derived = differentiate(part, wanted, again=again)
-        # what the forward has not handed out has to be computed again
-        while self.extra is not None and (lost := set(derived.saved) - {*self._kept()}):
-            again |= lost
-            derived = differentiate(part, wanted, bool(self.recompute), again)
-        return derived
+        context = DeriveContext(
+            passes=self.passes,
+            title=f"loop {self.name}, derived",
+            loop=part,
+            wanted=wanted,
+            recompute=self.recompute,
+            kernels=self.lowering is not None,
+            # what the forward has not handed out has to be computed again
+            saved=None if self.extra is None else self._kept(),
+        )
+        run(Stage.DERIVED, part.ir, context)
+        return context.gradients
 
     def _kept(self) -> list[int]:
         """All that the forward that saves hands out."""
         return [*self.loop.results, *(self.extra or ())]
 
-    def _again(self, part: LoopIR, derived: Derived) -> frozenset[int]:
-        """What kernels compute again, where that is left to cost; torch's calls keep all."""
-        return spare(part, derived) if self.recompute is None and self.lowering else frozenset()
-
     def _planned(self, ir: IR, further: bool) -> IR:
         if not ir.outputs:
             return ir
-        if "simplify" in self.passes:
-            ir = simplify(ir)
-        if "merge" in self.passes:
-            ir = merge(ir, derived=not further)
-        if "contract" in self.passes:
-            ir = contract(ir)
-        return settle(ir)
+        title = f"loop {self.name}, backward"
+        context = BackwardContext(passes=self.passes, title=title, further=further)
+        return run(Stage.BACKWARD, ir, context)
 
     def _forward(self, results: Sequence[int], suffix: str) -> Function:
         ir, name = values_alone(self.loop.ir), self.name
