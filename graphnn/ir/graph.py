@@ -15,6 +15,7 @@ from typing import Any
 import networkx as nx
 import torch
 
+from graphnn.ir import printer
 from graphnn.ir.source_location import Site
 
 BATCH = "batch"
@@ -50,7 +51,7 @@ class Axis:
     site: Site | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class IR:
     """A graph of nodes. `nodes` is kept in topological order, closings apart."""
 
@@ -65,6 +66,13 @@ class IR:
     here: tuple[str, Site | None] = ("", None)
     # what was found out about the graph, each with what it had then
     known: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """The graph in SSA form, one line per node: see `graphnn.ir.printer`."""
+        return printer.text(self)
+
+    def __repr__(self) -> str:
+        return printer.summary(self)
 
     def insert(self, node: Node) -> int:
         """Add a node whose shape, axes and dtype are known already; returns its id."""
