@@ -39,7 +39,8 @@ SHORT = {
 }
 # attributes that repeat what a line says already, or that only graphnn can read
 HIDDEN = frozenset(
-    "key part shape axes stated arrange batched state_axes state_shape switch start stop step".split()
+    "key part shape axes stated arrange batched state_axes state_shape switch".split()
+    + "start stop step".split()
 )
 # operations whose values come from outside, under a name
 NAMED = frozenset({"input", "parameter", "tensor", "given"})

@@ -20,6 +20,7 @@ from graphnn.backends.torch.operators.attention import AttentionOperator
 from graphnn.backends.torch.operators.hops import HopsOperator
 from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.operators.statistics import StatisticsOperator
+from graphnn.ir.debug import show
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import NameTable, quoted, remark
 from graphnn.planner.attention.hops import Hops, apart
@@ -124,7 +125,15 @@ def build(
     if lowering is not None and "tune" in passes:
         layers = {n.id: _layer(ir, n, passes, recompute, lowering) for n in ir if n.op == "aten"}
     objects = called(lowering)
-    return _Writer(ir, order, context.parts, calls, attends, layers, objects, along).write()
+    program = _Writer(ir, order, context.parts, calls, attends, layers, objects, along).write()
+    show("plan", f"kernels of {ir.name}", lambda: _choices(program))
+    return program
+
+
+def _choices(program: Program) -> str:
+    """How each loop is run by kernels, forward and backward, and why; nothing without kernels."""
+    found = [(loop.name, c) for loop in program.loops for c in loop.choices()]
+    return "\n".join(f"loop {name}: {c.regime}: {c.reason}" for name, c in found)
 
 
 def _layer(

@@ -26,6 +26,7 @@ from graphnn.backends.torch.runtime.packed import packed_linear, packed_outer, t
 from graphnn.backends.torch.runtime.recurrent_linear import times
 from graphnn.backends.torch.runtime.scan import scan
 from graphnn.backends.torch.runtime.torch_layers import recurrent
+from graphnn.ir.debug import show
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import NameTable, remark
 from graphnn.ops.registry import OPS
@@ -78,6 +79,7 @@ class Function:
 
 def load(source: str, name: str, objects: dict[str, Any]) -> Any:
     """Compile generated source so that tracebacks and debuggers can show it while it lives."""
+    show("code", name, lambda: source)
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     file = f"<graphnn {name} {digest} {next(_numbers)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
