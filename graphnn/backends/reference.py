@@ -14,7 +14,7 @@ import torch
 from graphnn.backends.opaque_calls import Called, none_of, opaque_run
 from graphnn.backends.random import draw, random_nodes
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.ops.registry import KEEPS_AXIS, OPS, numbers_stay
+from graphnn.ops.registry import OPS, numbers_stay
 from graphnn.planner.boundary.states import FINAL
 from graphnn.planner.core.regions import carried
 
@@ -58,7 +58,7 @@ class Reference:
             return self._delay_needs(node, place)
         if OPS[node.op].family == "axis":
             axis = node.attrs["axis"]
-            if node.op in KEEPS_AXIS and key[2] != "all":
+            if OPS[node.op].keeps_axis and key[2] != "all":
                 whole = {a: p for a, p in place.items() if a != axis}
                 return [self._at(node, whole, "all")]
             first, *rest = self.ir.operands(node)
@@ -159,7 +159,7 @@ class Reference:
 
     def _over_axis(self, node: Node, place: dict[str, int], key: Key) -> Any:
         axis = node.attrs["axis"]
-        if node.op in KEEPS_AXIS and key[2] != "all":
+        if OPS[node.op].keeps_axis and key[2] != "all":
             return self.values[self.needs(key)[0]].select(int(BATCH in node.axes), place[axis])
         first, *rest = self.ir.operands(node)
         keys = self.needs(key)

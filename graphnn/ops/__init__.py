@@ -6,12 +6,12 @@ formula, and `ops.torch` says which torch functions they are.
 
 from graphnn.ops import axis, custom_gradient, matmul, pointwise, reductions, sources, views
 from graphnn.ops.builder import Expr, const, make
-from graphnn.ops.registry import OPS, Op
+from graphnn.ops.registry import OPS, Primitive
 
 __all__ = [
     "OPS",
     "Expr",
-    "Op",
+    "Primitive",
     "axis",
     "const",
     "custom_gradient",

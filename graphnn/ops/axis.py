@@ -13,7 +13,7 @@ import torch
 
 from graphnn.ir.graph import BATCH
 from graphnn.ops.builder import Expr, make
-from graphnn.ops.registry import KEEPS_AXIS, row
+from graphnn.ops.registry import row
 from graphnn.ops.sources import index_of, size_of
 
 Length = torch.Tensor | None
@@ -159,28 +159,30 @@ def _no_grad(g: Expr, y: Expr, *xs: Expr) -> Any:
     return [None] * len(xs)
 
 
-_ROWS: dict[str, tuple[Any, Any, int]] = {
-    "axis_sum": (_sum, _sum_grad, 1),
-    "axis_max": (_max, _max_grad, 1),
-    "axis_argmax": (_argmax, _no_grad, 1),
-    "axis_logsumexp": (_logsumexp, _logsumexp_grad, 9),
-    "axis_softmax": (_softmax, _softmax_grad, 10),
-    "axis_reverse": (_reverse, _reverse_grad, 0),
-    "axis_roll": (_roll, _roll_grad, 0),
-    "axis_at": (_at, _at_grad, 0),
-    "axis_top": (_top, _no_grad, 4),
-    "axis_put": (_put, _no_grad, 0),
-}
-for _name, (_run, _grad, _flops) in _ROWS.items():
+def _axis_row(name: str, run: Any, grad: Any, prelude: str = "", **fields: Any) -> None:
+    """Add the row of an operation over an axis; `prelude` computes it over the block axis."""
     row(
-        _name,
+        name,
         "axis",
-        _run,
-        grad=_grad,
-        axes=_result_axes(_name in KEEPS_AXIS),
+        run,
+        grad=grad,
+        axes=_result_axes(fields.get("keeps_axis", False)),
         private=frozenset({"axis"}),
-        flops=_flops,
+        prelude=prelude,
+        **fields,
     )
+
+
+_axis_row("axis_sum", _sum, _sum_grad, "total")
+_axis_row("axis_max", _max, _max_grad, "largest")
+_axis_row("axis_argmax", _argmax, _no_grad)
+_axis_row("axis_logsumexp", _logsumexp, _logsumexp_grad, "logsumexp", flops=9)
+_axis_row("axis_softmax", _softmax, _softmax_grad, "softmax", keeps_axis=True, flops=10)
+_axis_row("axis_reverse", _reverse, _reverse_grad, "turned", keeps_axis=True, flops=0)
+_axis_row("axis_roll", _roll, _roll_grad, "moved", keeps_axis=True, flops=0)
+_axis_row("axis_at", _at, _at_grad, "picked", flops=0)
+_axis_row("axis_top", _top, _no_grad, "best", keeps_axis=True, flops=4)
+_axis_row("axis_put", _put, _no_grad, keeps_axis=True, flops=0)
 
 
 def _renamed(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
@@ -237,64 +239,3 @@ row("scan", "scan", axes=lambda operands, attrs: attrs["axes"])
 row("aten", "aten", axes=_given)
 # softmax over an axis and sums weighted by it, in tiles; its attribute `part` is the Contraction
 row("attend", "attend", axes=lambda operands, attrs: attrs["axes"])
-
-
-def soft(s: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    """exp(s - peak): what softmax makes of a score, `peak` being its logsumexp.
-
-    Zero where a peak is -inf: nothing may be attended to there.
-    """
-    none = peak == float("-inf")
-    return torch.where(none, 0, torch.exp(s - torch.where(none, 0, peak)))
-
-
-# softmax's value at a score, its logsumexp over the axis known; `delta` is the sum of the value
-# times what flows to it, so that the derivative needs no other position
-row(
-    "soft",
-    "pointwise",
-    lambda s, peak, delta: soft(s, peak),
-    grad=lambda g, y, s, peak, delta: (y * (g - delta), None, None),
-    torch="runtime.soft({0}, {1})",
-    flops=10,
-)
-
-
-def weigh(s: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    """`soft` in the dtype of the score; a peak may be more precise."""
-    return soft(s, peak).to(s.dtype)
-
-
-# softmax's value at a score whose logsumexp over the axis is a value as any other
-row(
-    "weigh",
-    "pointwise",
-    weigh,
-    grad=lambda g, y, s, peak: (g * y, -(g * y)),
-    torch="runtime.weigh({0}, {1})",
-    flops=10,
-)
-
-
-def widen(x: torch.Tensor) -> torch.Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-# what a logsumexp is taken of; to the graph it is of the same dtype
-row("widen", "pointwise", lambda x: x, grad=lambda g, y, x: (g,), torch="runtime.widen({0})")
-
-
-def level(x: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """Whether numbers equal the largest of them, but for the rounding of computing them twice."""
-    slack = 64 * torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
-    return (x == top) | (x >= top - top.abs() * slack)
-
-
-row(
-    "level",
-    "pointwise",
-    level,
-    grad=lambda g, y, x, top: (None, None),
-    torch="runtime.level({0}, {1})",
-)

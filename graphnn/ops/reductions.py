@@ -39,8 +39,8 @@ def _softmax_grad(g: Expr, y: Expr, x: Expr) -> Any:
     return (y * (g - reshape(inner, _kept(x.shape, (dim,)))),)
 
 
-row("sum", "reduce", lambda x, dims: x.sum(dims), grad=_sum_grad)
-row("amax", "reduce", lambda x, dims: x.amax(dims), grad=_amax_grad)
+row("sum", "reduce", lambda x, dims: x.sum(dims), grad=_sum_grad, floats_only=True)
+row("amax", "reduce", lambda x, dims: x.amax(dims), grad=_amax_grad, floats_only=True)
 row("logsumexp", "reduce", lambda x, dims: torch.logsumexp(x, dims), grad=_logsumexp_grad, flops=9)
 row("argmax", "reduce", lambda x, dim: x.argmax(dim), grad=lambda g, y, x: (None,))
 row("softmax", "reduce", lambda x, dim: torch.softmax(x, dim), grad=_softmax_grad, flops=10)

@@ -123,6 +123,54 @@ def expm1(x):
 
 
 @triton.jit
+def sinh(x):
+    """Hyperbolic sine: near zero from expm1, elsewhere from exp(|x| / 2), which overflows late."""
+    size = tl.abs(x)
+    raised = expm1(tl.where(size < 1, x, 0.0).to(x.dtype))
+    near = 0.5 * (raised + raised / (raised + 1))
+    half = tl.exp(size * 0.5)
+    far = 0.5 * half * half - 0.5 / half / half
+    return tl.where(size < 1, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def cosh(x):
+    """Hyperbolic cosine, from exp(|x| / 2), which overflows late."""
+    half = tl.exp(tl.abs(x) * 0.5)
+    return 0.5 * half * half + 0.5 / half / half
+
+
+@triton.jit
+def asinh(x):
+    """Inverse hyperbolic sine: log1p near zero, and a logarithm of |x| where x * x may overflow."""
+    size = tl.abs(x)
+    a = tl.where(size < 1.0e9, size, 0.0).to(x.dtype)
+    square = a * a
+    near = log1p(a + square / (1 + tl.sqrt(1 + square)))
+    far = tl.log(tl.where(size < 1.0e9, 1.0, size).to(x.dtype)) + 0.6931471805599453
+    found = tl.where(size < 1.0e9, near, far)
+    found = tl.where(x < 0, -found, found)
+    return tl.where((x == 0) | (x != x), x, found)
+
+
+@triton.jit
+def acosh(x):
+    """Inverse hyperbolic cosine, by log1p of x - 1; NaN below 1."""
+    over = tl.where(x < 1.0e9, x - 1, 0.0).to(x.dtype)
+    near = log1p(over + tl.sqrt(over * (over + 2)))
+    far = tl.log(tl.where(x < 1.0e9, 1.0, x).to(x.dtype)) + 0.6931471805599453
+    return tl.where((x < 1.0e9) | (x != x), tl.where(x >= 1, near, float("nan")), far).to(x.dtype)
+
+
+@triton.jit
+def atanh(x):
+    """Inverse hyperbolic tangent, by log1p; infinite at -1 and 1."""
+    size = tl.abs(x)
+    found = 0.5 * log1p(2 * size / (1 - size))
+    return tl.where(x < 0, -found, found)
+
+
+@triton.jit
 def sign(x):
     """-1, 0 or 1; of NaN, 0, as torch has it."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)

@@ -92,8 +92,13 @@ def _library_interpreted() -> Iterator[None]:
 
 @contextmanager
 def _globals_interpreted(function: Any) -> Iterator[None]:
-    """Interpret the jitted functions that a kernel's module defines."""
-    with _members_interpreted(interpreted(function).fn.__globals__):
+    """Interpret the jitted functions of a kernel's module, and those that these functions call."""
+    names = interpreted(function).fn.__globals__
+    called = (m.fn.__globals__ for m in names.values() if isinstance(m, JITFunction))
+    modules = {id(x): x for x in (names, *called)}
+    with ExitStack() as stack:
+        for module in modules.values():
+            stack.enter_context(_members_interpreted(module))
         yield
 
 

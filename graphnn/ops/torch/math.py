@@ -12,39 +12,21 @@ from torch.utils._pytree import tree_leaves
 from graphnn.errors import UnsupportedError
 from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, const, make, reshape
+from graphnn.ops.registry import OPS
 from graphnn.ops.torch.registry import HANDLERS, OWN_JUDGES, guards, names
 
-_UNARY = (
-    "neg negative __neg__ exp log log1p expm1 sqrt rsqrt abs absolute __abs__ sign tanh "
-    "sigmoid expit relu sin cos erf reciprocal square floor ceil round logical_not isnan"
-)
-_ALIAS = {"negative": "neg", "__neg__": "neg", "absolute": "abs", "__abs__": "abs"}
-_ALIAS |= {"expit": "sigmoid"}
-_BINARY = "maximum minimum eq ne lt le gt ge logical_and logical_or logical_xor"
 
+def _handler(op: str, arity: int) -> Callable[..., Any]:
+    """Return the handler of a torch function that is exactly one operation."""
 
-def _unary(op: str) -> Callable[..., Any]:
-    def handler(x: Expr, inplace: bool = False, **rest: Any) -> Any:
+    def unary(x: Expr, inplace: bool = False, **rest: Any) -> Any:
         return NotImplemented if rest else make(op, x)
 
-    return handler
+    return unary if arity == 1 else lambda a, b: make(op, a, b)
 
 
-def _binary(op: str) -> Callable[..., Any]:
-    return lambda a, b: make(op, a, b)
-
-
-for _name in _UNARY.split():
-    HANDLERS[_name] = _unary(_ALIAS.get(_name, _name))
-for _name in _BINARY.split():
-    HANDLERS[_name] = _binary(_name)
-for _name, _op in {
-    "greater": "gt",
-    "less": "lt",
-    "greater_equal": "ge",
-    "less_equal": "le",
-}.items():
-    HANDLERS[_name] = _binary(_op)
+for _op in OPS.values():
+    HANDLERS.update(dict.fromkeys(_op.torch_names, _handler(_op.name, _op.arity)))
 
 
 def _truths(*xs: Any) -> bool:

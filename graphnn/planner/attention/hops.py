@@ -194,7 +194,7 @@ def _known(node: Node) -> bool:
     op = OPS[node.op]
     if node.op in ("product", *RESHAPED, *OWN_SUMS):
         return True
-    return op.family == "pointwise" and bool(op.triton)
+    return op.family == "pointwise" and bool(op.triton_text)
 
 
 def _check(ir: IR, node: Node, axis: str, full: frozenset[str]) -> None:

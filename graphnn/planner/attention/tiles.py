@@ -413,7 +413,7 @@ def supported(node: Node) -> bool:
     """Whether tiles can compute an operation."""
     if node.op in ("product", *REDUCED, *RESHAPED):
         return True
-    return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch)
+    return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch_text)
 
 
 def strange(ir: IR, nodes: Iterable[Node]) -> Node | None:

@@ -82,7 +82,8 @@ def _following(ir: IR, loop: Loop, late: Iterable[int]) -> list[int]:
 
 def _fits(ir: IR, node: Node, loop: Loop) -> bool:
     """Whether a step of the loop can compute this node's value at its position."""
-    if OPS[node.op].family != "pointwise" or not OPS[node.op].out or loop.axis not in node.axes:
+    op = OPS[node.op]
+    if op.family != "pointwise" or not op.out_text or loop.axis not in node.axes:
         return False
     plain = all(ir[i].dtype.is_floating_point for i in (node.id, *node.inputs))
     return plain and math.prod(node.shape) >= WIDE

@@ -10,6 +10,10 @@ import triton
 import triton.language as tl
 
 from graphnn.kernels.codegen.prelude import (
+    acosh,
+    asinh,
+    atanh,
+    cosh,
     expm1,
     floored,
     log1p,
@@ -19,6 +23,7 @@ from graphnn.kernels.codegen.prelude import (
     remainder,
     sigmoid,
     sign,
+    sinh,
     tanh,
 )
 from graphnn.kernels.interpreter import interpreter
@@ -41,6 +46,16 @@ def one(x, out, F: tl.constexpr, SIZE: tl.constexpr):
         v = log1p(v)
     if F == "expm1":
         v = expm1(v)
+    if F == "sinh":
+        v = sinh(v)
+    if F == "cosh":
+        v = cosh(v)
+    if F == "asinh":
+        v = asinh(v)
+    if F == "acosh":
+        v = acosh(v)
+    if F == "atanh":
+        v = atanh(v)
     if F == "sign":
         v = sign(v)
     if F == "nearest":
@@ -93,6 +108,11 @@ ONE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "tanh": (torch.tanh, 4),
     "log1p": (torch.log1p, 4),
     "expm1": (torch.expm1, 4),
+    "sinh": (torch.sinh, 8),
+    "cosh": (torch.cosh, 8),
+    "asinh": (torch.asinh, 8),
+    "acosh": (torch.acosh, 8),
+    "atanh": (torch.atanh, 8),
     "sign": (torch.sign, 0),
     "nearest": (torch.round, 0),
 }

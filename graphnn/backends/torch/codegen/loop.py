@@ -200,7 +200,7 @@ class LoopWriter:
         """Whether torch can write this operation's result into a given buffer."""
         if node.op in ("product", "affine"):
             return self._two_dimensional(node)
-        return OPS[node.op].family == "pointwise" and bool(OPS[node.op].out)
+        return OPS[node.op].family == "pointwise" and bool(OPS[node.op].out_text)
 
     def _two_dimensional(self, node: Node) -> bool:
         a, b = (self.ir[i] for i in node.inputs[-2:])
@@ -286,11 +286,11 @@ class LoopWriter:
             return self._product_out(node, out)
         if any(self.ir[i].op == "const" for i in node.inputs):
             return self._with_scalars(node, out)
-        return pointwise(self.s, node, OPS[node.op].out, out)
+        return pointwise(self.s, node, OPS[node.op].out_text, out)
 
     def _with_scalars(self, node: Node, out: str) -> str:
         """Numbers that torch wants as tensors are made once, before the loop."""
-        template, fills = OPS[node.op].out, []
+        template, fills = OPS[node.op].out_text, []
         for k, i in enumerate(node.inputs):
             x = self.ir[i]
             if x.op == "const" and not takes_number(node.op, k):

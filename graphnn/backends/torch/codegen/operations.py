@@ -22,7 +22,7 @@ def express(s: Scope, node: Node) -> str:
         return writer(s, node)
     family = OPS[node.op].family
     if family == "pointwise":
-        return pointwise(s, node, OPS[node.op].torch)
+        return pointwise(s, node, OPS[node.op].torch_text)
     if family == "axis":
         return _axis(s, node)
     raise AssertionError(f"operation '{node.op}' has no torch code")
@@ -114,7 +114,7 @@ def _masked(ir: IR, node: Node) -> bool:
 def _cast(s: Scope, node: Node) -> str:
     """In another dtype; a number becomes a tensor by it."""
     if s.ir[node.inputs[0]].op != "const":
-        return pointwise(s, node, OPS["cast"].torch)
+        return pointwise(s, node, OPS["cast"].torch_text)
     kind = dtype_text(s.ir, node.dtype)
     return f"torch.full((), {s.var(node.inputs[0])}, dtype={kind}, device=device)"
 

@@ -15,8 +15,9 @@ import torch
 from graphnn.backends.opaque_calls import Called, none_of
 from graphnn.backends.torch.runtime.buffers import bare, buffer
 from graphnn.backends.torch.runtime.philox import dropped, places_of
-from graphnn.ops.axis import level, lowest, soft, weigh, widen
-from graphnn.ops.pointwise import clip_gradient
+from graphnn.ops.axis import lowest
+from graphnn.ops.pointwise.identity import clip_gradient
+from graphnn.ops.pointwise.softmax import level, soft, weigh, widen
 from graphnn.ops.views import put_each, take_each
 from graphnn.ops.views import run_put_rows as put_rows
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphnn.backends.triton.loops.to_kernel import LOGICAL, claimed, free, kind_of
+from graphnn.backends.triton.loops.to_kernel import claimed, free, kind_of
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.contraction import AttentionProgram, Picks, Store
 from graphnn.kernels.ir.program import Op, Tensor, Unsupported
@@ -219,7 +219,7 @@ class Ops:
         }
         if node.op in made:
             return made[node.op](node)
-        if OPS[node.op].family == "pointwise" and OPS[node.op].triton:
+        if OPS[node.op].family == "pointwise" and OPS[node.op].triton_text:
             return self._pointwise(node)
         raise Unsupported(f"'{node.label}' at {node.site} is a '{node.op}', which no kernel writes")
 
@@ -258,7 +258,7 @@ class Ops:
 
     def _pointwise(self, node: Node) -> str:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
-        return self._add(node, "point", args, template=OPS[node.op].triton)
+        return self._add(node, "point", args, template=OPS[node.op].triton_text)
 
     def _operand(self, node: Node, k: int, i: int) -> str:
         """An operand in the kind of number that the operation computes with."""
@@ -266,7 +266,7 @@ class Ops:
         if self.ir[i].op == "const":
             return name
         shape = self.ops[name].shape
-        if node.op in LOGICAL and have != "bool":
+        if OPS[node.op].truth_operands and have != "bool":
             return self._make(node, "point", [name], shape, "bool", template="({0} != 0)")
         chosen = node.op == "where" and k == 0
         if kind_of(node) == "float" and have != "float" and not chosen:

@@ -28,7 +28,7 @@ def fusable(ir: IR, node: Node) -> bool:
     if node.op == "product":
         return all(ir[i].axes for i in node.inputs) and not node.attrs["contract"]
     return OPS[node.op].family in FUSED and (
-        OPS[node.op].family != "pointwise" or bool(OPS[node.op].triton) or node.op == "cast"
+        OPS[node.op].family != "pointwise" or bool(OPS[node.op].triton_text) or node.op == "cast"
     )
 
 

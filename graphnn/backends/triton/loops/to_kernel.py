@@ -20,7 +20,6 @@ from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor, Unsup
 from graphnn.ops.registry import OPS
 from graphnn.planner.core.regions import Loop, Whole
 
-LOGICAL = frozenset({"logical_and", "logical_or", "logical_xor"})
 # whole numbers wrap around as their dtype does, floats that are cast down are rounded
 NARROW = {
     torch.int32: "tl.int32",
@@ -31,19 +30,6 @@ NARROW = {
 ROUNDED = {torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16"}
 # the lanes, of an axis of any length, that a kernel is tried for
 LONGEST = 128
-# what kernels compute of floating numbers alone, though torch has it of whole ones too
-FLOATING = frozenset("pow relu floor ceil round sum amax".split())
-# what kernels have of operations over an axis that a step takes all of
-LAWS = {
-    "axis_sum": "total",
-    "axis_max": "largest",
-    "axis_softmax": "softmax",
-    "axis_logsumexp": "logsumexp",
-    "axis_roll": "moved",
-    "axis_reverse": "turned",
-    "axis_at": "picked",
-    "axis_top": "best",
-}
 
 
 def lower(
@@ -293,19 +279,20 @@ class _Lowering:
             "amax": lambda n: self._reduced(n, "max"),
             "softmax": self._softmax,
             "logsumexp": self._logsumexp,
-            **dict.fromkeys(LAWS, self._across),
             "cat": self._cat,
         }
         family = OPS[node.op].family
-        if node.op in FLOATING and kind_of(node) != "float":
+        if OPS[node.op].floats_only and kind_of(node) != "float":
             raise Unsupported(f"{_called(node)} is a '{node.op}' of whole numbers")
         if node.op in ("const", "size"):
             self._outside(node)
         elif node.op in special:
             special[node.op](node)
+        elif family == "axis" and OPS[node.op].prelude:
+            self._across(node)
         elif family in ("view", "join"):
             self._view(node)
-        elif family == "pointwise" and OPS[node.op].triton:
+        elif family == "pointwise" and OPS[node.op].triton_text:
             self._pointwise(node)
         else:
             self._refuse(node)
@@ -331,11 +318,11 @@ class _Lowering:
             self._refuse(node)
         more = {k: node.attrs[k] for k in ("shift", "position", "k") if k in node.attrs}
         args = [self.named[i] for i in node.inputs]
-        self._add(node, "lanes", args, law=LAWS[node.op], **more)
+        self._add(node, "lanes", args, law=OPS[node.op].prelude, **more)
 
     def _pointwise(self, node: Node) -> None:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
-        template = OPS[node.op].triton
+        template = OPS[node.op].triton_text
         if node.dtype in NARROW:
             template = f"({template}).to({NARROW[node.dtype]}).to(tl.int64)"
         self._add(node, "point", args, template=template)
@@ -345,7 +332,7 @@ class _Lowering:
         name, have = self.named[i], kind_of(self.ir[i])
         if self.ir[i].op == "const":
             return name
-        if node.op in LOGICAL and have != "bool":
+        if OPS[node.op].truth_operands and have != "bool":
             return self._converted(name, "({0} != 0)", "bool")
         chosen = node.op == "where" and k == 0
         if kind_of(node) == "float" and have != "float" and not chosen:

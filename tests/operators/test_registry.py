@@ -1,0 +1,222 @@
+"""Each row of the table of operations: which parts it has, and that these agree with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphnn as gn
+from graphnn.frontend.dispatch import HOMES
+from graphnn.kernels.codegen import prelude
+from graphnn.kernels.ir.expression import functions
+from graphnn.ops.registry import OPS, Primitive
+from graphnn.ops.torch.registry import HANDLERS
+from tests.networks.graphs import assert_same
+
+# what a part is, whether a row has it, and what to write where it has not
+Part = tuple[Callable[[Primitive], bool], str]
+PARTS: dict[str, Part] = {
+    "semantics": (lambda op: op.run is not None, "give `run`, the operation on tensors"),
+    "gradient": (lambda op: op.grad is not None, "give `grad`, its derivative as expressions"),
+    "torch function": (
+        lambda op: bool(op.torch_names) or op.name in HANDLERS,
+        "give `torch_names`, or register a handler of that name in graphnn.ops.torch",
+    ),
+    "torch text": (lambda op: bool(op.torch_text), "give `torch_text`, a call on tensors"),
+    "out text": (lambda op: bool(op.out_text), "give `out_text`, the call that writes into {out}"),
+    "Triton text": (
+        lambda op: bool(op.triton_text),
+        "give `triton_text`, or `prelude`: a function of graphnn.kernels.codegen.prelude",
+    ),
+    "kernel function": (
+        lambda op: bool(op.prelude),
+        "give `prelude`: a function of graphnn.kernels.codegen.prelude over the block axis",
+    ),
+}
+NEEDED = {
+    "pointwise": [
+        *("semantics", "gradient", "torch function", "torch text", "out text", "Triton text")
+    ],
+    "axis": ["semantics", "gradient", "kernel function"],
+    "reduce": ["semantics", "gradient", "torch function"],
+    "view": ["semantics", "gradient", "torch function"],
+    "join": ["semantics", "gradient", "torch function"],
+    "rows": ["semantics", "gradient"],
+    "product": ["semantics", "gradient"],
+}
+_GRADIENT_ONLY = "only gradients use it"
+_SOFTMAX_ONLY = "passes make it of softmaxes"
+_NO_OUT = "its torch function cannot write into a given tensor"
+_PROMOTED = "the pass dtype_promotion makes it a cast before anything else reads it"
+# the parts that a row cannot have, and why
+LACKING: dict[str, dict[str, str]] = {
+    "isnan": {"out text": _NO_OUT},
+    "cast": {
+        "torch function": "Tensor.to, Tensor.float and others make it, each with arguments",
+        "out text": _NO_OUT,
+        "Triton text": "it depends on both dtypes, so kernels write it themselves",
+    },
+    "type_as": dict.fromkeys(["gradient", "torch text", "out text", "Triton text"], _PROMOTED),
+    "clip_gradient": {"torch function": "gn.clip_gradient makes it", "out text": _NO_OUT},
+    "detach": {"out text": _NO_OUT},
+    "tanh_grad": {"torch function": _GRADIENT_ONLY},
+    "sigmoid_grad": {"torch function": _GRADIENT_ONLY},
+    "soft": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
+    "weigh": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
+    "widen": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
+    "level": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
+    "axis_argmax": {"kernel function": "kernels have no positions of the largest within a step"},
+    "axis_put": {"kernel function": "steps of a stream make it, outside kernels"},
+    "slice": {"torch function": "indexing, narrow, split and others make it"},
+    "pad": {"torch function": "gradients of slices make it"},
+    "affine": {"gradient": "the pass multiply_add makes it after gradients are derived"},
+}
+
+
+# the rows that are torch functions of one or two tensors
+FUNCTIONS = [n for n, op in OPS.items() if op.torch_names and op.family == "pointwise"]
+
+
+def missing(op: Primitive) -> list[str]:
+    """The parts that a row of its family needs, but this one has not."""
+    return [part for part in NEEDED.get(op.family, []) if not PARTS[part][0](op)]
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_row_has_every_part_or_a_reason_not_to(name: str) -> None:
+    known = LACKING.get(name, {})
+    lacks = {p: PARTS[p][1] for p in missing(OPS[name]) if p not in known}
+    todo = "; ".join(f"no {part}: {fix}" for part, fix in lacks.items())
+    assert not lacks, f"the row '{name}' has {todo}; or add a reason to LACKING in this file"
+
+
+def test_reasons_are_of_parts_that_rows_lack() -> None:
+    stale = {n: set(parts) - set(missing(OPS[n])) for n, parts in LACKING.items()}
+    assert not {n: parts for n, parts in stale.items() if parts}
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.prelude or op.triton_text])
+def test_kernels_find_the_functions_that_a_row_calls(name: str) -> None:
+    op = OPS[name]
+    called = {op.prelude} - {""} | (functions(op.triton_text or "0") - {"float"})
+    assert not {f for f in called if not hasattr(prelude, f)}
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.torch_names])
+def test_torch_has_the_functions_that_a_row_names(name: str) -> None:
+    lost = [n for n in OPS[name].torch_names if not any(hasattr(h, n) for h in HOMES)]
+    assert not lost, f"none of {HOMES} has {lost}"
+
+
+def _on_meta(op: Primitive, arity: int) -> Tensor | None:
+    operands = [torch.empty(2, 3, dtype=torch.bfloat16, device="meta") for _ in range(arity)]
+    try:
+        return op.run(*operands)  # type: ignore[misc,no-any-return]
+    except (RuntimeError, TypeError):  # it takes numbers, truth values or attributes
+        return None
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.family == "pointwise"])
+def test_rows_say_truly_whether_the_result_is_like_the_operands(name: str) -> None:
+    op = OPS[name]
+    made = _on_meta(op, 3 if name == "soft" else op.arity)
+    like = made is not None and (made.shape, made.dtype) == ((2, 3), torch.bfloat16)
+    # a row of a user's function must have the fast inference that it can have
+    if op.same_dtype or name in FUNCTIONS:
+        assert op.same_dtype == like, f"write same_dtype={like} in the row '{name}'"
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.linear_in])
+def test_rows_are_the_sums_of_products_that_they_say(name: str) -> None:
+    op = OPS[name]
+    operands = [torch.randn(5, dtype=torch.float64) for _ in range(op.arity)]
+    added = torch.zeros(5, dtype=torch.float64)
+    for sign, factors in op.linear_in:
+        added = added + sign * torch.stack([operands[k] for k in factors]).prod(0)
+    assert op.run is not None
+    torch.testing.assert_close(op.run(*operands), added)
+
+
+# where a function of one operand is defined: elsewhere it is not compared
+DOMAINS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("log", "log2", "sqrt", "rsqrt", "reciprocal"), (0.3, 3.0)),
+    "log1p": (-0.7, 3.0),
+    "acosh": (1.2, 4.0),
+    "atanh": (-0.8, 0.8),
+    "tan": (-1.2, 1.2),
+}
+ANYWHERE = (-4.0, 4.0)
+BACKENDS = ("torch", "reference", "interpret")
+
+
+def applied(name: str, x: Tensor, y: Tensor) -> Tensor:
+    """The torch function of a row, on operands within its domain."""
+    op, word = OPS[name], OPS[name].torch_names[0]
+    function: Any = next(getattr(h, word) for h in HOMES if hasattr(h, word))
+    low, high = DOMAINS.get(name, ANYWHERE)
+    a, b = (low + (high - low) * torch.sigmoid(v) for v in (x, y))
+    return (function(a, b) if op.arity == 2 else function(a)).to(x.dtype)
+
+
+class Functions(nn.Module):
+    """Functions of two sequences at every step; in a loop on request."""
+
+    def __init__(self, names: list[str], loop: bool):
+        super().__init__()
+        self.names, self.loop = names, loop
+        self.unit = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def graph(self, g: gn.Graph) -> None:
+        x, y = (g.input(k, shape=(4,), over="time") for k in "xy")
+        z = g.state("z", shape=(4,)) if self.loop else 0.0
+        made = {name: applied(name, x + 0.5 * z, y) for name in self.names}
+        for name, value in made.items():
+            g.output(name, value)
+        if self.loop:
+            z.next = torch.tanh(sum(made.values()) + x)
+
+    def plain(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The same by torch alone."""
+        z, steps = torch.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            now = x[:, t] + 0.5 * z * self.loop
+            steps.append({name: applied(name, now, y[:, t]) for name in self.names})
+            z = torch.tanh(sum(steps[-1].values()) + x[:, t])
+        return {name: torch.stack([s[name] for s in steps], 1) for name in self.names}
+
+
+def _found(call: Callable[..., Any], names: list[str]) -> dict[str, Tensor]:
+    """The outputs, and the gradients of both operands."""
+    seed = torch.Generator().manual_seed(1)
+    x, y = (
+        torch.randn(3, 4, 4, generator=seed, dtype=torch.float64).requires_grad_() for _ in "xy"
+    )
+    made = call(x=x, y=y)
+    made = {names[0]: made} if isinstance(made, Tensor) else made
+    weights = torch.randn(3, 4, 4, generator=seed, dtype=torch.float64)
+    total = sum((v * weights).sum() for v in made.values()) + 0.0 * (x.sum() + y.sum())
+    dx, dy = torch.autograd.grad(total, [x, y])
+    return {**{k: v.detach() for k, v in made.items()}, "dx": dx, "dy": dy}
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["whole", "loop"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_row_is_the_torch_function_it_names(name: str, loop: bool) -> None:
+    net = Functions([name], loop)
+    wanted = _found(net.plain, [name])
+    for backend in BACKENDS[:2]:
+        model = gn.compile(net, backend=backend)
+        assert_same(wanted, _found(model, [name]), 1e-11)
+    assert not any(n.op == "opaque" for n in model.ir)
+
+
+def test_kernels_have_every_row_that_names_a_torch_function() -> None:
+    net = Functions(FUNCTIONS, loop=True)
+    model = gn.compile(net, backend="interpret")
+    assert_same(_found(net.plain, FUNCTIONS), _found(model, FUNCTIONS), 1e-9)
+    text = model.explain()
+    assert "falls back:" not in text and "over time, from the start: resident" in text
