@@ -31,6 +31,7 @@ graphnn.kernels.simulate
 graphnn.errors
 graphnn.ir
 graphnn.ops
+graphnn.ops.pointwise
 graphnn.ops.torch
 graphnn.planner.core
 graphnn.planner.boundary
@@ -77,8 +78,6 @@ PENDING = {
     "graphnn/inspection/profile.py imports graphnn.runtime.call.read",
     "graphnn/inspection/profile.py imports graphnn.runtime.model",
     "graphnn/inspection/profile.py imports graphnn.tools.device_limits",
-    "graphnn/ops/torch/inference.py imports graphnn.tracing.effects.random",
-    "graphnn/ops/torch/reductions.py imports graphnn.frontend.value",
     "graphnn/timing/provenance.py imports graphnn",
     "graphnn/tools/doctor.py imports graphnn",
     "kernels/analysis/barrier_schedule.py imports graphnn.kernels.codegen.loop_builder",
