@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -17,11 +19,15 @@ SHOWN = {
     "kernels": ("# graphnn kernels: ", ["@triton.jit", "tl.load("]),
 }
 
+# a kernel that is loaded already is not printed again: every test has kernels of its own
+WIDTHS = itertools.count(21)
+
 
 def printed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What a compilation and a call print with GRAPHNN_DEBUG=words, to stderr."""
     monkeypatch.setenv("GRAPHNN_DEBUG", words)
-    example = Fires(lambda: Net(elman, 7), lambda: {"x": torch.randn(2, 3, 7)}, **KERNEL)
+    width = next(WIDTHS)
+    example = Fires(lambda: Net(elman, width), lambda: {"x": torch.randn(2, 3, width)}, **KERNEL)
     example.results(example.compiled())
     out, err = capsys.readouterr()
     assert out == ""
