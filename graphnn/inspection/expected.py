@@ -8,12 +8,12 @@ from typing import Any
 
 from graphnn.backends.torch.program import Piece, Program
 from graphnn.ir.graph import Node
-from graphnn.planner.algebra.add_matmul import fuse
+from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.cost import Device, Work
 from graphnn.planner.core.regions import Loop, Whole, partition
 from graphnn.planner.core.work import expected, through
 from graphnn.planner.loops.choose import LAYER, name_of
-from graphnn.planner.pipeline import Variant
+from graphnn.planner.pipeline import Stage, Variant, run
 from graphnn.runtime.model import Compiled
 
 Sizes = Mapping[str, int]
@@ -56,7 +56,7 @@ def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Ex
     cut = piece.cut
     # a loop's outputs in its own graph are what is read outside
     work = through(cut.ir, [i for i in cut.ir.nodes if cut.ir[i].op != "given"], sizes)
-    ir = fuse(cut.ir)
+    ir = run(Stage.FUNCTION, cut.ir, PartsContext())
     seconds = device.call
     regime = regime_of(piece.program)
     for region in partition(ir):

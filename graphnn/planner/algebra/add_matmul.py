@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
-from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
@@ -16,7 +16,7 @@ def fuse(ir: IR, in_loops: bool = True, apart: Collection[int] = ()) -> IR:
     Loops that are still to be differentiated are left as they are (`in_loops` false), and so are
     the nodes `apart`, that go with them.
     """
-    users, home = ir.users(), home_loops(ir)
+    users, home = ir.users(), loop_numbers(ir)
     outputs = set(ir.outputs.values())
 
     def product_of(old: Node) -> int | None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr
-from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
 def gather(ir: IR) -> IR:
     """Join two multiples of one value by values that the loop does not make."""
-    home, users = home_loops(ir), ir.users()
+    home, users = loop_numbers(ir), ir.users()
     outputs = set(ir.outputs.values())
     moved: dict[int, int] = {}
 

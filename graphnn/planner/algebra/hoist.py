@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr
-from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
 def hoist(ir: IR) -> IR:
     """Regroup sums of three and more terms by where they come from."""
-    home, users = home_loops(ir), ir.users()
+    home, users = loop_numbers(ir), ir.users()
     moved: dict[int, int] = {}
 
     def joins(i: int, root: Node) -> bool:

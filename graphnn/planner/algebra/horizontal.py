@@ -14,8 +14,8 @@ from graphnn.ops.builder import Expr, make
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
 from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.algebra.split_linear import home_loops
 from graphnn.planner.core.gradient_paths import outputs_reached
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite, tidy
 
 Group = list[Node]
@@ -45,7 +45,7 @@ def _apply(
     feeds: Callable[[IR], Mapping[int, frozenset[str]]],
 ) -> IR:
     """Join the nodes that share a key and what they feed, at the place of the first of them."""
-    home, fed = home_loops(ir), feeds(ir)
+    home, fed = loop_numbers(ir), feeds(ir)
     groups: dict[Any, Group] = {}
     for node in ir:
         found = key(ir, node)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
 def contract(ir: IR, everywhere: bool = False) -> IR:
     """Use lerp and addcmul where the parts are read by nothing else; `everywhere`: before and
     after loops too."""
-    users, home = ir.users(), home_loops(ir)
+    users, home = ir.users(), loop_numbers(ir)
     outputs = set(ir.outputs.values())
 
     def alone(i: int, op: str, like: Node) -> Node | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.matmul import split_sub
-from graphnn.planner.core.regions import components, dependencies, remembered
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
 def split(ir: IR) -> IR:
     """Cut products of concatenations whose parts belong to different regions."""
-    home = home_loops(ir)
+    home = loop_numbers(ir)
 
     def rule(new: IR, node: Node) -> Expr | None:
         if node.op != "product":
@@ -31,17 +31,6 @@ def split(ir: IR) -> IR:
         return None
 
     return rewrite(ir, rule)
-
-
-def home_loops(ir: IR) -> dict[int, int]:
-    """The outermost loop that each node is in, by number; nodes outside loops are absent."""
-
-    def find() -> dict[int, int]:
-        found = [c for c in components(dependencies(ir, ir.nodes)) if len(c) > 1]
-        return {i: n for n, component in enumerate(found) for i in component}
-
-    home: dict[int, int] = remembered(ir, "home", find)
-    return home
 
 
 def _contracted(node: Node, dim: int, side: int) -> bool:

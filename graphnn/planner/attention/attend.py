@@ -13,7 +13,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
-from graphnn.planner.algebra.split_linear import home_loops, parted
+from graphnn.planner.algebra.split_linear import parted
 from graphnn.planner.attention.insert import named, placed, rewired
 from graphnn.planner.attention.region import Inside, independent
 from graphnn.planner.attention.single_query import rows
@@ -26,7 +26,7 @@ from graphnn.planner.attention.tiles import (
     of_one_dtype,
     operands,
 )
-from graphnn.planner.core.regions import order_of, users_of
+from graphnn.planner.core.regions import loop_numbers, order_of, users_of
 from graphnn.planner.core.rewrite import reachable, rewrite
 
 # what a weight may go through on its way to a sum
@@ -172,7 +172,7 @@ def find(
 ) -> tuple[Pattern, bool]:
     """The pattern around a softmax, with its sums or without any, and whether sums are left that
     wait for others. Raises Unfit, in words for users."""
-    axis, home = softmax.attrs["axis"], home_loops(ir)
+    axis, home = softmax.attrs["axis"], loop_numbers(ir)
     if softmax.id in home:
         raise Unfit("it is taken at each step of a loop")
     if softmax.dtype != ir.floating:
@@ -243,7 +243,7 @@ def multiplied(ir: IR, softmax: Node) -> set[int]:
 
 def separate(ir: IR) -> IR:
     """Linear maps of a query and a key put together become sums of linear maps of each."""
-    home = home_loops(ir)
+    home = loop_numbers(ir)
 
     def rule(new: IR, node: Node) -> Expr | None:
         if node.op != "product" or node.id in home or node.attrs["contract"]:

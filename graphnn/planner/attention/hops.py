@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS, build
-from graphnn.planner.algebra.split_linear import home_loops
 from graphnn.planner.attention.attend import Note, attend, follow
 from graphnn.planner.attention.insert import rewired
 from graphnn.planner.attention.tiles import OWN, RESHAPED, Unfit, of_one_dtype
 from graphnn.planner.core.loop_graph import given
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import reachable
 
 OVER = frozenset({"axis_sum", "axis_logsumexp", "axis_softmax"})
@@ -64,7 +64,7 @@ class Hops:
 def hops(ir: IR) -> tuple[IR, list[Note]]:
     """The graph with hops as single nodes, and a note on each chain of them."""
     notes: list[Note] = []
-    home = home_loops(ir) if any(n.op == "axis_softmax" for n in ir) else {}
+    home = loop_numbers(ir) if any(n.op == "axis_softmax" for n in ir) else {}
     for chain in chains(ir, home):
         if any(i not in ir.nodes for i in chain):
             continue  # part of other hops

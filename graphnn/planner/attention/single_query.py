@@ -9,8 +9,8 @@ from __future__ import annotations
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.registry import OPS
-from graphnn.planner.algebra.split_linear import home_loops
 from graphnn.planner.attention.tiles import REDUCED, RESHAPED
+from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 SWAPPED = frozenset({"axis_softmax", "product", *REDUCED, *RESHAPED})
@@ -19,7 +19,7 @@ SWAPPED = frozenset({"axis_softmax", "product", *REDUCED, *RESHAPED})
 def rows(ir: IR) -> tuple[IR, dict[int, str]]:
     """The graph with positions of weights read before the weights are computed; and the softmaxes
     of one query alone, with who reads them."""
-    home = home_loops(ir)
+    home = loop_numbers(ir)
     picked = {n.id for n in ir if n.op == "axis_at" and n.id not in home and _of_weights(ir, n)}
     single: dict[int, str] = {}
 

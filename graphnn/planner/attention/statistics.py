@@ -13,7 +13,6 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make, reshape
 from graphnn.ops.registry import OPS, build
 from graphnn.ops.sources import index_of
-from graphnn.planner.algebra.split_linear import home_loops
 from graphnn.planner.attention.insert import named, placed, rewired
 from graphnn.planner.attention.region import Inside, independent
 from graphnn.planner.attention.tiles import (
@@ -26,7 +25,7 @@ from graphnn.planner.attention.tiles import (
     strange,
     supported,
 )
-from graphnn.planner.core.regions import users_of
+from graphnn.planner.core.regions import loop_numbers, users_of
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 REDUCERS = frozenset({"axis_sum", "axis_max", "axis_argmax", "axis_logsumexp"})
@@ -278,7 +277,7 @@ class Tallied:
 
     def reach(self) -> Reach:
         """Where those values go that nothing reads whole."""
-        home, part = home_loops(self.ir), self.source.part
+        home, part = loop_numbers(self.ir), self.source.part
         mine = [i for i in self.starts if i in self.ir.nodes]
         fit = [i for i in mine if not Reach(self.ir, [i], part, home).whole]
         return Reach(self.ir, fit, part, home)
@@ -291,7 +290,7 @@ def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Talli
     """
     part = source.part
     if softmax.id in ir.nodes:
-        _check(Reach(ir, [softmax.id], part, home_loops(ir)), part)
+        _check(Reach(ir, [softmax.id], part, loop_numbers(ir)), part)
     elif part.top or not part.queries:
         return None
     made = Tallied(ir, softmax, source, scores(ir, softmax), [], [])

@@ -8,9 +8,9 @@ in the backward's loop anyway.
 from __future__ import annotations
 
 from graphnn.ops.registry import OPS
-from graphnn.planner.algebra.split_linear import home_loops
 from graphnn.planner.autodiff.loops import FREE, Derived
 from graphnn.planner.core.loop_graph import LoopIR
+from graphnn.planner.core.regions import loop_numbers
 
 # Instructions a number, no more than what keeping it takes: sums, products, comparisons, choices,
 # interpolations, but nothing with an exponential or a division. Reckoned, not timed on a GPU.
@@ -32,7 +32,7 @@ def spare(loop: LoopIR, derived: Derived) -> frozenset[int]:
 class _Spare:
     def __init__(self, loop: LoopIR, derived: Derived):
         self.loop, self.derived = loop, derived
-        self.home, self.users = home_loops(derived.ir), derived.ir.users()
+        self.home, self.users = loop_numbers(derived.ir), derived.ir.users()
         self.outputs = set(derived.ir.outputs.values())
         self.stored = {*loop.reads, *loop.results}
         self.kept = {i for i in derived.saved if i not in self.stored}

@@ -89,6 +89,17 @@ def components(net: nx.DiGraph) -> list[set[int]]:
     return [{i} for i in free] + list(nx.strongly_connected_components(rest))
 
 
+def loop_numbers(ir: IR) -> dict[int, int]:
+    """The number of the outermost loop that each node is in; nodes outside loops are absent."""
+
+    def find() -> dict[int, int]:
+        found = [c for c in components(dependencies(ir, ir.nodes)) if len(c) > 1]
+        return {i: n for n, component in enumerate(found) for i in component}
+
+    numbers: dict[int, int] = remembered(ir, "loop numbers", find)
+    return numbers
+
+
 def loops(regions: Iterable[Region]) -> list[Loop]:
     """The outermost loops among regions."""
     return [r for r in regions if isinstance(r, Loop)]

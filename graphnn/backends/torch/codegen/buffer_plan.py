@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graphnn.ir.graph import IR, Node
-from graphnn.planner.algebra.split_linear import home_loops
+from graphnn.planner.core.regions import loop_numbers
 
 if TYPE_CHECKING:
     from graphnn.backends.torch.codegen.loop import LoopWriter
@@ -39,7 +39,7 @@ def accumulated(w: LoopWriter) -> dict[int, int]:
 def joined_later(w: LoopWriter) -> dict[int, Node]:
     """What is read after the loop as a part of a concatenation over the whole axis, with it."""
     found: dict[int, Node] = {}
-    home = home_loops(w.ir)
+    home = loop_numbers(w.ir)
     if w.outer.dropped or w.loop.stop is not None:
         return found
     for node in w.ir:
