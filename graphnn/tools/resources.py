@@ -23,10 +23,16 @@ from graphnn.kernels.attention import tile_size, topk
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.feasibility.aot import Row, render
-from graphnn.kernels.feasibility.cases import case
-from graphnn.kernels.feasibility.fit import Launch, Verdict, best, borne, serious
+from graphnn.kernels.feasibility.cases import loop_case
+from graphnn.kernels.feasibility.fit import (
+    Launch,
+    Verdict,
+    choose_kernel,
+    is_tolerated,
+    serious_faults,
+)
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
-from graphnn.kernels.select.search import micros, spread
+from graphnn.kernels.select.search import choose_cooperative, predicted_step
 from graphnn.nn import (
     GRU,
     LSTM,
@@ -165,12 +171,14 @@ def rows(
                     yield title, target, str(reason)
                     continue
                 launch = verdict.launch
-                made = case(source, dtype, launch.rows, launch.warps, launch.precision)
+                made = loop_case(source, dtype, launch.rows, launch.warps, launch.precision)
                 step = ""
                 if isinstance(source, CooperativeSource):
-                    step = f"{source.blocks} blocks, {micros(source, launch, target):.1f} us"
+                    step = (
+                        f"{source.blocks} blocks, {predicted_step(source, launch, target):.1f} us"
+                    )
                 row = made.judge(target)
-                faults = tuple(f for f in row.faults if not borne(source, f))
+                faults = tuple(f for f in row.faults if not is_tolerated(source, f))
                 yield replace(row, name=title, step=step, faults=faults)
         for target in targets:
             yield from _attention(planned, name, how, target)
@@ -181,11 +189,11 @@ def _chosen(program: LoopProgram, how: Launch, target: str) -> tuple[LoopSource,
 
     One of one block that spills a little gives way to one of many that does not.
     """
-    source, verdict = best(program, how, target)
-    if verdict.fits and not verdict.borne:
+    source, verdict = choose_kernel(program, how, target)
+    if verdict.fits and not verdict.tolerated:
         return source, verdict
     try:
-        return spread(program, how, target)
+        return choose_cooperative(program, how, target)
     except Unsupported as reason:
         if verdict.fits:
             return source, verdict
@@ -205,7 +213,7 @@ def show(
     found = list(rows(models, dtype, targets, float32))
     fit = [row for row in found if isinstance(row, Row)]
     refused = [row for row in found if not isinstance(row, Row)]
-    bad = any(serious(row) for row in fit)
+    bad = any(serious_faults(row) for row in fit)
     if as_json:
         print(json.dumps({"fit": [asdict(r) for r in fit], "refused": refused}, indent=1))
         return int(bad)

@@ -12,9 +12,9 @@ import torch
 import triton.language as tl
 
 from ..analysis.loop_carried import loaded
-from ..feasibility.limits import nearest, register_cap
+from ..feasibility.limits import nearest_target, register_cap
 from ..interpreter import interpreter
-from ..runtime.launch import NAMES, precision
+from ..runtime.launch import DTYPE_NAMES, input_precision
 from .emit import AttentionSource
 from .tile_size import INTERPRETED, STAGES, Shape, best, ladder
 
@@ -58,7 +58,7 @@ class Runner:
             rows = INTERPRETED.rows if self.source.program.rows else 1
             return Shape(rows, INTERPRETED.columns, INTERPRETED.warps)
         few = count <= INTERPRETED.rows
-        key = few, dtype, precision(dtype, self.float32)
+        key = few, dtype, input_precision(dtype, self.float32)
         if key not in self._shapes:
             self._shapes[key] = self._fitting(*key)
         return self._shapes[key]
@@ -66,8 +66,8 @@ class Runner:
     def _fitting(self, few: bool, dtype: torch.dtype, how: str) -> Shape:
         if dtype == torch.float64:
             return ladder(self.source, few)[-1]
-        target = nearest(*torch.cuda.get_device_capability())
-        return best(self.source, NAMES[dtype], target, how, few)
+        target = nearest_target(*torch.cuda.get_device_capability())
+        return best(self.source, DTYPE_NAMES[dtype], target, how, few)
 
     def parts(self, programs: int, columns: int) -> tuple[int, int]:
         """Into how many parts a walk is cut, and the length of each."""
@@ -120,7 +120,7 @@ class Runner:
             "ROWS": shape.rows,
             "COLS": shape.columns,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-            "PRECISION": precision(dtype, self.float32),
+            "PRECISION": input_precision(dtype, self.float32),
             "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
         }
         if self.interpret:

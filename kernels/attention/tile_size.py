@@ -76,7 +76,7 @@ def case(source: AttentionSource, dtype: str, shape: Shape, precision: str = "ie
         shape.warps,
         stages=STAGES,
         maxnreg=register_cap(32 * shape.warps),
-        apart=dtype == "fp32" and precision == "ieee",
+        own_process=dtype == "fp32" and precision == "ieee",
     )
 
 

@@ -1,1 +1,1 @@
-"""Whether a kernel fits a GPU: predicted, or compiled ahead of time and read."""
+"""Whether a kernel fits a GPU: predicted, or compiled ahead of time and inspected."""

@@ -1,7 +1,10 @@
-"""Whether a kernel is feasible on a GPU that is not there: compiled ahead of time, then read.
+"""Check ahead of time whether kernels fit GPUs that need not be present: compile and inspect them.
 
-`inspect` gives one kernel's resources on one target, `table` those of many cases, and `main` is a
-command that fails where any case spills, asks too much of the target or reloads its weights.
+`inspect` returns the resources of one kernel on one target, `table` the verdicts on many cases.
+`main` is a command that fails if a case spills, exceeds the target's limits or reloads its weights:
+
+    resources = inspect(kernel, {"x_ptr": "*bf16", "n": "i32"}, {"BLOCK": 128}, target="sm_90")
+    print(resources.registers, resources.spills, resources.faults())
 """
 
 from __future__ import annotations
@@ -20,30 +23,30 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from .compile_process import apart
-from .limits import SHARED, TENSOR_MEMORY, register_cap
-from .sass import assembled
+from .compile_process import judge_in_subprocess
+from .limits import SHARED_MEMORY, TENSOR_MEMORY, register_cap
+from .sass import read_cubin
 from .ttgir import census
 
-TARGETS = tuple(SHARED)
-# the matrix instructions of Ampere, Hopper and Blackwell, as they are written in PTX
-_PRODUCTS = {"mma": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
+TARGETS = tuple(SHARED_MEMORY)
+# the matrix instructions of Ampere, Hopper and Blackwell in PTX
+_MATMULS = {"mma": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
 _INSPECTED: dict[tuple[str, str, tuple[tuple[str, Any], ...]], Resources] = {}
-# kernels that are remembered at most
-INSPECTED = 1024
+# the most kernels whose resources are remembered
+MAX_INSPECTED = 1024
 
 
 class DoesNotCompile(RuntimeError):
-    """Triton, or the assembler, refuses a kernel."""
+    """Triton or the assembler failed to compile a kernel."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes of its target. Sizes are in bytes, shared memory is a block's.
+    """The resources of a compiled kernel. Sizes are in bytes, shared memory is per block.
 
-    `products` counts matrix instructions by kind, and under "fma" the dots that got none. The
-    arguments in `loaded_inside` are loaded inside a loop, the values of those in `staged_inside`
-    copied to shared memory there.
+    `matmuls` counts matrix instructions by kind; "fma" counts dots compiled without any. Arguments
+    in `loaded_inside` are loaded inside a loop. Values of those in `staged_inside` are copied to
+    shared memory inside a loop.
     """
 
     target: str
@@ -53,7 +56,7 @@ class Resources:
     spills: int
     shared: int
     tensor_memory: int
-    products: Mapping[str, int]
+    matmuls: Mapping[str, int]
     loads_before: int
     loads_inside: int
     loaded_inside: tuple[str, ...]
@@ -63,24 +66,27 @@ class Resources:
 
     @property
     def shared_limit(self) -> int:
-        """The most shared memory that a block may have on this target."""
-        return SHARED[self.target]
+        """The most shared memory per block on this target."""
+        return SHARED_MEMORY[self.target]
 
-    def faults(self, resident: Sequence[str] = ()) -> list[str]:
-        """What makes the kernel unfit, in sentences; `resident` are arguments to be loaded once."""
+    def faults(self, loaded_once: Sequence[str] = ()) -> list[str]:
+        """Return what keeps the kernel from fitting, as text.
+
+        `loaded_once` names arguments that must be loaded only before the loop.
+        """
         found = []
         if self.spills or self.stack:
-            found.append(f"spills: {self.spills} instructions, {self.stack} bytes a thread")
+            found.append(f"spills: {self.spills} instructions, {self.stack} bytes per thread")
         if self.registers >= register_cap(self.threads):
-            found.append(f"all {self.registers} registers that a thread may have are taken")
+            found.append(f"all {self.registers} registers of a thread are used")
         if self.shared > self.shared_limit:
             found.append(f"shared memory: {self.shared:,} bytes of {self.shared_limit:,}")
         if self.tensor_memory > TENSOR_MEMORY:
             found.append(f"tensor memory: {self.tensor_memory} columns of {TENSOR_MEMORY}")
-        again = [name for name in resident if name in self.loaded_inside]
+        again = [name for name in loaded_once if name in self.loaded_inside]
         found += [f"{name} is loaded again inside the loop" for name in again]
-        staged = [name for name in resident if name in self.staged_inside and name not in again]
-        return found + [f"{name} goes to shared memory again inside the loop" for name in staged]
+        staged = [name for name in loaded_once if name in self.staged_inside and name not in again]
+        return found + [f"{name} is copied to shared memory inside the loop" for name in staged]
 
 
 def inspect(
@@ -93,16 +99,19 @@ def inspect(
     cooperative: bool = False,
     maxnreg: int | None = None,
 ) -> Resources:
-    """Compile a `@triton.jit` function for `target`, with no GPU, and read what it takes.
+    """Compile a `@triton.jit` function for `target`, without a GPU, and return its resources.
 
     `signature` gives the types of the arguments ("*bf16", "i32"), `constants` the constexprs.
-    Pointers are taken to be divisible by 16 bytes. About a second; the same call again is free.
+    Pointers are assumed to be divisible by 16 bytes. It takes about a second; repeating a call is
+    free. Raises ValueError for an unknown target or wrong arguments, TypeError if the function is
+    not compiled by Triton, and DoesNotCompile if compiling fails.
 
-    `maxnreg=register_cap(32 * warps)` is worth a try where a few instructions spill: the assembler
-    may have stopped at 128 registers (sm_100, Triton 3.9, a GRU of 128 units and 64 rows: 4 spills;
-    183 registers and none with it). Not always: near the cap it makes as many spills as it cures.
+    Try `maxnreg=register_cap(32 * warps)` if a few instructions spill: the assembler may have
+    stopped at 128 registers (sm_100, Triton 3.9, a GRU of 128 units and 64 rows: 4 spills; 183
+    registers and none with it). It does not always help: near the cap it causes as many spills as
+    it avoids.
     """
-    if target not in SHARED:
+    if target not in SHARED_MEMORY:
         raise ValueError(f"target {target!r} is none of {', '.join(TARGETS)}")
     if not isinstance(function, JITFunction):
         raise TypeError(f"{function!r} is not compiled by @triton.jit (is TRITON_INTERPRET set?)")
@@ -111,12 +120,12 @@ def inspect(
         "num_stages": stages,
         "launch_cooperative_grid": cooperative,
         "maxnreg": maxnreg,
-        "enable_fp_fusion": True,  # Triton 3.9 warns where it is left unsaid
+        "enable_fp_fusion": True,  # Triton 3.9 warns if this is not given
     }
     source = _source(function, signature, constants)
     key = (source.hash(), target, tuple(options.items()))
     if key not in _INSPECTED:
-        if len(_INSPECTED) >= INSPECTED:
+        if len(_INSPECTED) >= MAX_INSPECTED:
             _INSPECTED.clear()
         arguments = [name for name in function.arg_names if name not in constants]
         _INSPECTED[key] = _read(_compile(source, target, options), target, arguments)
@@ -127,7 +136,7 @@ def _source(function: Any, signature: Mapping[str, str], constants: Mapping[str,
     names = function.arg_names
     if set(names) != signature.keys() | constants.keys():
         given = sorted(signature.keys() | constants.keys())
-        raise ValueError(f"{function.__name__} takes {names}, and {given} are described")
+        raise ValueError(f"{function.__name__} takes {names}, but types are given for {given}")
     types = {name: "constexpr" if name in constants else signature[name] for name in names}
     aligned = [["tt.divisibility", 16]]
     pointers = {(i,): aligned for i, name in enumerate(names) if types[name].startswith("*")}
@@ -138,15 +147,15 @@ def _compile(source: ASTSource, target: str, options: dict[str, Any]) -> Any:
     device = GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
     try:
         return triton.compile(source, target=device, options=options)
-    except Exception as error:  # assertions, pass failures and the assembler's have no common class
+    except Exception as error:  # failures of passes and of the assembler have no common class
         raise DoesNotCompile(f"{source.name} for {target}: {error}") from error
 
 
 def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
     cubin = next(path for name, path in kernel.metadata_group.items() if name.endswith(".cubin"))
-    machine, code = assembled(str(cubin)), census(kernel.asm["ttgir"], arguments)
-    products = {kind: kernel.asm["ptx"].count(text) for kind, text in _PRODUCTS.items()}
-    products["fma"] = code.fma_dots
+    machine, code = read_cubin(str(cubin)), census(kernel.asm["ttgir"], arguments)
+    matmuls = {kind: kernel.asm["ptx"].count(text) for kind, text in _MATMULS.items()}
+    matmuls["fma"] = code.fma_dots
     return Resources(
         target=target,
         threads=32 * kernel.metadata.num_warps,
@@ -155,7 +164,7 @@ def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
         spills=machine.spills,
         shared=kernel.metadata.shared,
         tensor_memory=getattr(kernel.metadata, "tmem_size", 0) or 0,
-        products={kind: count for kind, count in products.items() if count},
+        matmuls={kind: count for kind, count in matmuls.items() if count},
         loads_before=code.loads_before,
         loads_inside=code.loads_inside,
         loaded_inside=code.loaded_inside,
@@ -167,9 +176,9 @@ def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel to be judged: `resident` names the arguments that must be loaded only once.
+    """A kernel to be compiled and judged. Arguments in `loaded_once` must be loaded only once.
 
-    Those that may bring down the compiler are compiled `apart`, in a process of their own.
+    With `own_process` it is compiled in a process of its own: it might crash the compiler.
     """
 
     name: str
@@ -177,16 +186,16 @@ class Case:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     warps: int = 4
-    resident: tuple[str, ...] = ()
+    loaded_once: tuple[str, ...] = ()
     stages: int = 1
     cooperative: bool = False
     maxnreg: int | None = None
-    apart: bool = False
+    own_process: bool = False
 
     def judge(self, target: str) -> Row:
-        """Compile for one target, and say what is wrong."""
-        if self.apart:
-            made = apart(self, target)
+        """Compile the kernel for one target and return the verdict."""
+        if self.own_process:
+            made = judge_in_subprocess(self, target)
             return made if isinstance(made, Row) else self._failed(target, made)
         options = (target, self.warps, self.stages, self.cooperative, self.maxnreg)
         try:
@@ -194,9 +203,9 @@ class Case:
         except DoesNotCompile as error:
             return self._failed(target, str(error))
         moved = found.loaded_inside + found.staged_inside
-        again = ", ".join(name for name in self.resident if name in moved)
-        weights = (f"{again} again" if again else "resident") if self.resident else ""
-        return Row(self.name, target, found, weights, tuple(found.faults(self.resident)))
+        again = ", ".join(name for name in self.loaded_once if name in moved)
+        weights = (f"{again} again" if again else "resident") if self.loaded_once else ""
+        return Row(self.name, target, found, weights, tuple(found.faults(self.loaded_once)))
 
     def _failed(self, target: str, why: str) -> Row:
         return Row(self.name, target, None, "", (f"does not compile: {why}",))
@@ -204,9 +213,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """The verdict on one case for one target: no faults, it fits.
+    """The verdict on one case for one target. Without faults it fits.
 
-    `step` says how a step is shared and how long it should take, where that was foretold.
+    `step` describes how a step is split over blocks and its predicted time, if there is one.
     """
 
     name: str
@@ -217,19 +226,19 @@ class Row:
     step: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """The row as it is shown, a text for each of `COLUMNS`."""
+        """Return the texts of the row in the table, one for each of `COLUMNS`."""
         verdict = "; ".join(self.faults) or "fits"
         if (r := self.resources) is None:
             return (self.name, self.target, *[""] * (len(COLUMNS) - 3), verdict)
         shared = f"{r.shared / 1024:.1f} / {r.shared_limit / 1024:.0f}"
-        products = ", ".join(f"{count} {kind}" for kind, count in r.products.items())
-        numbers = map(str, (r.registers, r.stack, r.spills))
+        matmuls = ", ".join(f"{count} {kind}" for kind, count in r.matmuls.items())
+        counts = map(str, (r.registers, r.stack, r.spills))
         return (
             self.name,
             self.target,
-            *numbers,
+            *counts,
             shared,
-            products,
+            matmuls,
             self.weights,
             self.step,
             verdict,
@@ -243,34 +252,34 @@ COLUMNS = (
     "stack",
     "spills",
     "shared kB",
-    "products",
+    "matmuls",
     "weights",
-    "a step",
+    "step",
     "verdict",
 )
 
 
 def table(cases: Sequence[Case], targets: Sequence[str] = TARGETS) -> list[Row]:
-    """A row for every case and target."""
+    """Return a row for each case and target."""
     return [case.judge(target) for case in cases for target in targets]
 
 
 def render(rows: Sequence[Row]) -> Table:
-    """The rows as a table for `rich.print`."""
-    shown = Table(*COLUMNS)
+    """Return the rows as a table for `rich.print`."""
+    rendered = Table(*COLUMNS)
     for row in rows:
-        shown.add_row(*map(Text, row.cells()), style="red" if row.faults else None)
-    return shown
+        rendered.add_row(*map(Text, row.cells()), style="red" if row.faults else None)
+    return rendered
 
 
 def main(cases: Sequence[Case], arguments: Sequence[str] | None = None) -> int:
-    """A command over `cases`: shows the table, and gives 1 where there is any fault."""
-    parser = argparse.ArgumentParser(description="Kernels compiled for GPUs that are not there")
+    """Run as a command over `cases`: print the table, and return 1 if there is any fault."""
+    parser = argparse.ArgumentParser(description="Compile kernels for absent GPUs")
     parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
-    chosen = parser.parse_args(arguments)
-    rows = table(cases, chosen.target or TARGETS)
-    if chosen.json:
+    options = parser.parse_args(arguments)
+    rows = table(cases, options.target or TARGETS)
+    if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         Console().print(render(rows))

@@ -1,4 +1,4 @@
-"""Emitted kernels as cases for the ahead-of-time check."""
+"""Emitted loop kernels as cases of the ahead-of-time check."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
 from ..cooperative.codegen.emit import CooperativeSource
 from .aot import Case
-from .limits import PATIENCE, asked
+from .limits import PATIENCE, register_option
 
-POINTERS = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
+POINTER_TYPES = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
 
 
-def case(source: LoopSource, dtype: str, rows: int, warps: int, precision: str = "ieee") -> Case:
-    """A kernel with floats of `dtype` ("bf16", "fp16", "fp32"), as a launch would compile it."""
+def loop_case(
+    source: LoopSource, dtype: str, rows: int, warps: int, precision: str = "ieee"
+) -> Case:
+    """Return the case of a kernel, compiled as a launch would compile it.
+
+    `dtype` is that of its floats: "bf16", "fp16" or "fp32".
+    """
     function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
-    kinds = [POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers]
+    kinds = [POINTER_TYPES.get(t.kind, f"*{dtype}") for t in source.pointers]
     constants: dict[str, Any] = {
         "ROWS": rows,
         "ACC": tl.float32,
         "PRECISION": precision,
         "UPCAST": False,
     }
-    together = isinstance(source, CooperativeSource)
+    cooperative = isinstance(source, CooperativeSource)
     if isinstance(source, CooperativeSource):
         kinds += ["*fp32" if e.wide else f"*{dtype}" for e in source.exchanges]
         kinds += ["*i32", "*i32", "i32"]
         constants["PATIENCE"] = PATIENCE
     kinds += ["i32"] * len(source.sizes)
-    resident = tuple(
+    weights = tuple(
         name for name, t in zip(names, source.pointers, strict=False) if t.name in source.weights
     )
     return Case(
@@ -41,8 +46,8 @@ def case(source: LoopSource, dtype: str, rows: int, warps: int, precision: str =
         dict(zip(names, kinds, strict=False)),
         constants,
         warps,
-        resident,
-        cooperative=together,
-        maxnreg=asked(32 * warps, source.capped),
-        apart=dtype == "fp32" and precision == "ieee",
+        weights,
+        cooperative=cooperative,
+        maxnreg=register_option(32 * warps, source.capped),
+        own_process=dtype == "fp32" and precision == "ieee",
     )

@@ -1,6 +1,6 @@
-"""Compiling a kernel in a process of its own: for those that may bring down the compiler.
+"""Compile a kernel in a process of its own, because it might crash the compiler.
 
-Triton 3.9 aborts on some kernels with products of float32 by plain multiply-adds.
+Triton 3.9 aborts on some kernels that multiply float32 matrices by multiply-adds.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# seconds: those that compile at all take less than a third of it
-PATIENCE = 120
+# seconds; kernels that compile at all take less than a third of this
+TIMEOUT = 120
 
 
-def apart(case: Any, target: str) -> Any:
-    """`case.judge(target)` of another process, or in words why there is none."""
+def judge_in_subprocess(case: Any, target: str) -> Any:
+    """Return `case.judge(target)` from another process, or as text why there is no result."""
     path = case.function.fn.__code__.co_filename
     given = pickle.dumps((path, case.function.__name__, replace(case, function=None), target))
     command = [sys.executable, "-m", "graphnn.kernels.feasibility.compile_process"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, input=given, capture_output=True, env=env, timeout=PATIENCE)
+        done = subprocess.run(command, input=given, capture_output=True, env=env, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return f"compiling takes more than {PATIENCE} seconds"
+        return f"compiling takes more than {TIMEOUT} seconds"
     if done.returncode < 0:
-        return f"Triton dies of it ({signal.Signals(-done.returncode).name})"
+        return f"Triton crashes ({signal.Signals(-done.returncode).name})"
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return f"compiling it failed: {''.join(last)}"
+        return f"compiling failed: {''.join(last)}"
     return pickle.loads(done.stdout)
 
 
 def main(read: Callable[[], bytes], write: Callable[[bytes], Any]) -> None:
-    """Judge the case that is given, and give the verdict back."""
+    """Read a case, judge it, and write the verdict."""
     from ..cache import load
 
     path, name, case, target = pickle.loads(read())
     function = getattr(load(Path(path).read_text(), name), name)
-    write(pickle.dumps(replace(case, function=function, apart=False).judge(target)))
+    write(pickle.dumps(replace(case, function=function, own_process=False).judge(target)))
 
 
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a compiler prints is no part of the answer
+    os.dup2(2, 1)  # what a compiler prints must not become part of the answer
     with answer:
         main(sys.stdin.buffer.read, answer.write)

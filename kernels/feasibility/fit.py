@@ -1,7 +1,7 @@
-"""Whether an emitted kernel fits a GPU: foretold where that is clear, compiled and read where not.
+"""Whether a kernel fits a GPU: predicted if that is clear, otherwise compiled and inspected.
 
-Foretelling costs nothing and is what most kernels need; the rest take a second or two each, once:
-verdicts are kept in the cache.
+A prediction costs nothing and suffices for most kernels. Compiling takes a second or two per
+kernel, once: its findings are kept in the cache.
 """
 
 from __future__ import annotations
@@ -19,54 +19,57 @@ from ..analysis.matmul_form import WeightMatmul, matmul_form
 from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
 from .aot import Row
-from .cases import case
-from .limits import SHARED, register_cap
+from .cases import loop_case
+from .limits import SHARED_MEMORY, register_cap
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
-# No launch is a cluster of blocks (num_ctas > 1). Triton 3.9 does compile the unchanged kernels so:
-# columns of the weights are split over the blocks, rows of everything else, and both change places
-# through the others' shared memory, with five barriers of the cluster a step (sm_90, bf16, 16 rows,
-# 8 warps; an LSTM of 256 units, forward: 136 KB and 214 registers in 4 blocks, 68 KB in 8). But
-# between storing the state for the product and the others' loads of it there is a barrier of the
-# block alone: a race. Without a spill compile RNNs of 384 and 512 units (2 and 4 blocks) both ways;
-# LSTMs of 160 to 256 forward only (backward 8 to 830 spills; of 320 to 512 415 to 1,465); GRUs with
-# reset before the product, of 192 to 384, neither way (8 to 882). Triton 3.6 fails on LSTMs of 256.
+# No launch uses a cluster of blocks (num_ctas > 1). Triton 3.9 does compile the unchanged kernels
+# with clusters: it splits columns of weights and rows of everything else over the blocks, and
+# exchanges both through distributed shared memory, with five cluster barriers per step (sm_90,
+# bf16, 16 rows, 8 warps; an LSTM of 256 units, forward: 136 KB and 214 registers in 4 blocks, 68 KB
+# in 8). But between storing the state for the matmul and loading it from other blocks there is only
+# a barrier of the own block: a race. RNNs of 384 and 512 units (2 and 4 blocks) compile without a
+# spill in both directions; LSTMs of 160 to 256 only forward (backward 8 to 830 spills; of 320 to
+# 512 415 to 1,465); GRUs with reset before the product, of 192 to 384, in neither direction (8 to
+# 882). Triton 3.6 fails on LSTMs of 256.
 WARPS = (8, 16, 4)
-# whether Triton has the operands of a product side by side in shared memory
-TOGETHER = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
-# rows a program with matrix products, and without: those take any number, and the fewer the more
-# programs share the work
-ROWS, FEW = (16, 32, 64), (1, 4, 16)
-# Registers a thread, as `registers` counts them, of 248 emitted kernels of 16 rows (eleven cells of
-# 4 to 320 units, forward and backward; bf16, tf32, tf32x3; 4, 8, 16 warps; sm_80, sm_90, sm_100;
-# Triton 3.9). None of the 114 up to SURELY spills: the first counts 198 (a layer-norm GRU of 48
-# units). Of the 120 up to NEVER 27 do: there the compiler is asked, or those up to LIKELY are
-# believed, which is wrong for 11 that spill and 20 that do not. Above it 10 of 14 spill, the others
-# have 16 warps. That is for loads a step ahead: of 57 that load later and count as little 5 spill.
-SURELY, NEVER = 195, 420
+# whether Triton places the operands of a matmul side by side in shared memory
+OPERANDS_SIDE_BY_SIDE = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+# rows per program with matmuls, and without: those work with any number of rows, and fewer rows
+# give more programs
+MATMUL_ROWS, PHASE_ROWS = (16, 32, 64), (1, 4, 16)
+# Registers per thread, as counted by `estimate_registers`, of 248 emitted kernels of 16 rows
+# (eleven cells of 4 to 320 units, forward and backward; bf16, tf32, tf32x3; 4, 8, 16 warps; sm_80,
+# sm_90, sm_100; Triton 3.9). None of the 114 up to SAFE spills: the first one counts 198 (a
+# layer-norm GRU of 48 units). Of the 120 up to HOPELESS 27 spill: these are compiled, or, without
+# compiling, accepted up to LIKELY. That is wrong for 11 that spill and 20 that do not. Above
+# HOPELESS 10 of 14 spill, the others have 16 warps. All this is for loads one step ahead: of 57
+# kernels that load later and count as little, 5 spill.
+SAFE, HOPELESS = 195, 420
 LIKELY = 300
-# Weights a thread from which plain multiply-adds of float32 are refused, 8 warps: they go through
-# registers, and of 28 kernels (RNN, GRU and LSTM of 8 to 128 units, sm_90, Triton 3.9) none with
-# fewer spills, all forward ones with as many do (an LSTM of 64 units: 64, 18 spills)
-HELD = 64
-# numbers of one tile in a thread: of a phase without products the most that never spilled, and what
-# is tried first (sm_90, Triton 3.9: an LSTM's of 512 units and 16 rows, 64 a thread, spills 1,563
-# times; of 4 rows, 16 a thread, it takes 126 registers, of 1 row 40)
-MOST, FIRST = 16, 4
-# lanes that are tried where more do not fit
-FEWER = (32,)
-# Lines of kernels that the compiler is asked about at most, to choose the kernel of one loop one
-# way: about 4 s on one core (3.5 ms a line: a liquid cell of 8 units, of 1,761 lines, takes 6 s
-# once, and was compiled four times). Lines and not seconds, so that a plan is the same on every
-# machine, whatever is in the cache. Of longer kernels what is foretold is believed.
-LINES = 1200
-# bytes a thread that may be spilled where a step takes all of an axis
-SPARE = 1024
+# Weights per thread from which multiply-adds of float32 are rejected, for 8 warps: such weights
+# pass through registers. Of 28 kernels (RNN, GRU and LSTM of 8 to 128 units, sm_90, Triton 3.9)
+# none with fewer weights spills, and all forward ones with at least as many do (an LSTM of 64
+# units: 64 weights, 18 spills).
+FMA_WEIGHTS = 64
+# Elements of one tile per thread in a phase without matmuls: the most that never spilled, and the
+# number tried first (sm_90, Triton 3.9: an LSTM of 512 units with 16 rows, 64 elements per thread,
+# spills 1,563 times; with 4 rows, 16 elements, it uses 126 registers, with 1 row 40).
+MAX_ELEMENTS, FIRST_ELEMENTS = 16, 4
+# lengths of the block axis that are tried if longer ones do not fit
+FEWER_POSITIONS = (32,)
+# Lines of kernels that are compiled at most to choose the kernel of one loop in one direction:
+# about 4 s on one core (3.5 ms per line; a liquid cell of 8 units, of 1,761 lines, takes 6 s once,
+# and was compiled four times). The limit is in lines, not seconds, so that a plan is the same on
+# every machine, whatever the cache holds. For longer kernels the prediction counts.
+COMPILED_LINES = 1200
+# bytes per thread that a kernel with a block axis may spill
+TOLERATED_SPILL = 1024
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a kernel is to be run: floats of `dtype`, `rows` a program, `warps` of threads."""
+    """How a kernel is run: floats of `dtype`, matmul `precision`, `rows` per program, `warps`."""
 
     dtype: str
     precision: str
@@ -74,14 +77,14 @@ class Launch:
     warps: int = 8
 
 
-class Asking:
-    """What the compiler may still be asked about, to choose one kernel."""
+class CompileBudget:
+    """The lines of kernels that may still be compiled in order to choose one kernel."""
 
-    def __init__(self, lines: int = LINES):
+    def __init__(self, lines: int = COMPILED_LINES):
         self.left = lines
 
-    def about(self, source: LoopSource) -> bool:
-        """Whether it may be asked about a kernel, which is then counted."""
+    def spend(self, source: LoopSource) -> bool:
+        """Return whether a kernel may be compiled; if so, deduct its lines."""
         lines = source.text.count("\n")
         if lines > self.left:
             return False
@@ -89,75 +92,79 @@ class Asking:
         return True
 
 
-def plain(launch: Launch) -> bool:
-    """Whether float32 is multiplied by plain multiply-adds: compiled in a process of its own."""
+def uses_multiply_adds(launch: Launch) -> bool:
+    """Return whether float32 is multiplied by multiply-adds, not by matrix units.
+
+    Such kernels are compiled in a process of their own.
+    """
     return launch.dtype == "fp32" and launch.precision == "ieee"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a kernel fits, how it is then launched, and in words why or why not.
+    """Whether a kernel fits, how it is then launched, and the reason as text.
 
-    Faults that are `borne` are in the words too.
+    `tolerated` are faults that do not keep the kernel from being used; the reason names them.
     """
 
     fits: bool
     launch: Launch
     reason: str
-    borne: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
 
 
-def best(
-    program: LoopProgram, launch: Launch, target: str, ask: bool = True
+def choose_kernel(
+    program: LoopProgram, launch: Launch, target: str, may_compile: bool = True
 ) -> tuple[LoopSource, Verdict]:
-    """The fastest kernel of a program that fits `target`; where none does, one and why it does not.
+    """Return the fastest persistent kernel of a program that fits `target`, with its verdict.
 
-    Products are joined and loads made a step ahead, or apart, or as they are used. Raises
-    Unsupported where there can be no kernel.
+    If none fits, the last one tried is returned with the reason. Variants differ in whether
+    matmuls are joined, and whether values are loaded one step ahead or when they are used. Raises
+    Unsupported if no kernel can be written.
     """
-    asking = Asking() if ask else None
+    budget = CompileBudget() if may_compile else None
     if program.lanes:
-        return _with_lanes(program, launch, target, asking)
+        return _choose_block_axis_kernel(program, launch, target, budget)
     tried: list[tuple[LoopSource, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
         if not join and not tried[-1][0].joined:
             continue
         source = emit(program, join, ahead)
-        # one form found not to fit, what is foretold of the next, which may load later, is in doubt
-        verdict = judge(source, launch, target, asking or False, doubt=bool(tried))
+        # once one variant does not fit, predictions for the next are in doubt: it may load later
+        verdict = judge(source, launch, target, budget or False, doubt=bool(tried))
         tried.append((source, verdict))
-        too_wide = not source.joined and shared(source, launch, target) > SHARED[target]
-        if verdict.fits or too_wide:
+        need = shared_memory(source, launch, target)
+        if verdict.fits or (not source.joined and need > SHARED_MEMORY[target]):
             break
     return tried[-1]
 
 
-def _with_lanes(
-    program: LoopProgram, launch: Launch, target: str, asking: Asking | None
+def _choose_block_axis_kernel(
+    program: LoopProgram, launch: Launch, target: str, budget: CompileBudget | None
 ) -> tuple[LoopSource, Verdict]:
-    """The one form that is tried where a step takes all of an axis.
+    """Return the kernel of a program with a block axis. Only one variant is tried.
 
-    Its tiles are of several layouts, and no forecast was fitted to them: the compiler is asked. A
-    minute goes by (a Neural Turing Machine of 128 slots), and so much more with each form tried. Of
-    an open axis fewer lanes are tried where many do not fit.
+    Its tiles have several layouts, for which no prediction was fitted, so it is compiled. That
+    takes a minute (a Neural Turing Machine of 128 slots), and as long for each further variant. If
+    the length of the block axis is not known, shorter lengths are tried if long ones do not fit.
 
-    An assembler that is told how many registers there are makes ready before the loop until a few
-    too many are taken (that machine, sm_90: 8 bytes spilled backward, none if it is not told), but
-    may stop at 128 if it is not (a decoder of 64 units: 16 bytes forward): both are tried.
+    If the assembler knows the register limit, it prepares values before the loop until a few
+    registers are missing (that machine, sm_90: 8 bytes spilled backward, none without the limit).
+    Without the limit it may stop at 128 registers (a decoder of 64 units: 16 bytes spilled
+    forward). Both are tried.
     """
-    believed = 0 if asking else LIKELY
-    for most in (program.most, *FEWER * program.open):
+    predicted = 0 if budget else LIKELY
+    for most in (program.most, *FEWER_POSITIONS * program.open):
         made = emit(replace(program, most=most), ahead=False)
         tried: list[tuple[LoopSource, Verdict]] = []
         for source in (replace(made, capped=False), made):
-            verdict = _judge(
-                source, replace(launch, rows=padded_length(most)), target, believed, asking
-            )
+            sized = replace(launch, rows=padded_length(most))
+            verdict = _judge_launch(source, sized, target, predicted, budget)
             tried.append((source, verdict))
-            if verdict.fits and not verdict.borne:
+            if verdict.fits and not verdict.tolerated:
                 return source, verdict
-        if able := [found for found in tried if found[1].fits]:
-            return able[0]
+        if fitting := [found for found in tried if found[1].fits]:
+            return fitting[0]
     return tried[-1]
 
 
@@ -165,168 +172,179 @@ def judge(
     source: LoopSource,
     launch: Launch,
     target: str,
-    ask: bool | Asking = True,
+    may_compile: bool | CompileBudget = True,
     doubt: bool = False,
 ) -> Verdict:
-    """The first number of warps with which a kernel fits `target`, or why there is none.
+    """Return the verdict for the first number of warps that fits, or else for the first tried.
 
-    Where it cannot be foretold, or what is foretold is in `doubt`, the compiler is asked if `ask`,
-    as far as that goes. It is not asked about single numbers in other warps: every thread has all
-    of them, and the code is the same.
+    The kernel is compiled if no prediction is possible, or if predictions are in `doubt`, as far as
+    `may_compile` allows. Other numbers of warps are skipped if every thread would hold the same
+    values: the code is then the same.
     """
-    asking = Asking() if ask is True else ask or None
-    believed = LIKELY if asking is None else 0 if doubt else SURELY
+    budget = CompileBudget() if may_compile is True else may_compile or None
+    predicted = LIKELY if budget is None else 0 if doubt else SAFE
     verdicts: list[Verdict] = []
-    held: dict[int, int] = {}
+    needed: dict[int, int] = {}
     for warps in WARPS:
         trial = replace(launch, warps=warps)
-        have, need = register_cap(32 * warps), registers(source, trial)
-        if held.get(have) == need:
+        have, need = register_cap(32 * warps), estimate_registers(source, trial)
+        if needed.get(have) == need:
             continue
-        verdict = _judge(source, trial, target, believed, asking)
+        verdict = _judge_launch(source, trial, target, predicted, budget)
         if verdict.fits:
             return verdict
-        held[have] = need
+        needed[have] = need
         verdicts.append(verdict)
     return verdicts[0]
 
 
-def candidates(source: LoopSource, launch: Launch, target: str, rows: int) -> list[Launch]:
-    """Launches that should fit `target`, for a call of `rows` rows; the first is the safest.
+def launch_candidates(source: LoopSource, launch: Launch, target: str, rows: int) -> list[Launch]:
+    """Return launches that should fit `target` for a call with `rows` rows, the safest first.
 
-    With matrix products that is `launch`, which was judged; the compiler is not asked about others:
-    one that spills is timed in vain, which costs less than to miss one that does not (of 188
-    kernels of 32 and 64 rows 18 spill and are timed; 22 that do not spill count more than LIKELY).
+    With matmuls the first is `launch`, which was judged. The others are not compiled: timing one
+    that spills in vain costs less than missing one that does not (of 188 kernels of 32 and 64 rows
+    18 spill and are timed; 22 that do not spill count more than LIKELY).
     """
     if source.program.lanes:
         return [launch]
     if not source.multiplies:
-        return _without_products(source, launch)
-    if plain(launch):  # others were not compiled, which may bring the process down
+        return _phase_launches(source, launch)
+    if uses_multiply_adds(launch):  # others were not compiled, which may crash the process
         return [launch]
-    # on Blackwell 64 rows are multiplied in tensor memory: too little of it is not foretold, and is
-    # compiled to a trap
+    # On Blackwell 64 rows are multiplied in tensor memory. A lack of it is not predicted, and is
+    # compiled to a trap.
     most = min(max(16, rows), 32 if target == "sm_100" else 64)
-    tries = (replace(launch, rows=r, warps=w) for r in ROWS if r <= most for w in WARPS)
-    able = [x for x in tries if x != launch and _judge(source, x, target, NEVER).fits]
-    return [launch, *able]
+    tries = (replace(launch, rows=r, warps=w) for r in MATMUL_ROWS if r <= most for w in WARPS)
+    fitting = [x for x in tries if x != launch and _judge_launch(source, x, target, HOPELESS).fits]
+    return [launch, *fitting]
 
 
-def _without_products(source: LoopSource, launch: Launch) -> list[Launch]:
-    """A phase's launches: first those with few numbers a thread, and of them those of few warps."""
+def _phase_launches(source: LoopSource, launch: Launch) -> list[Launch]:
+    """Return the launches of a phase: first those with few elements per thread, then few warps."""
     widest = source.widest
 
-    def held(x: Launch) -> int:
+    def elements(x: Launch) -> int:
         return max(1, x.rows * widest // (32 * x.warps))
 
-    tries = [replace(launch, rows=r, warps=w) for w in sorted(WARPS) for r in FEW]
-    able = [x for x in tries if held(x) <= MOST * register_cap(32 * x.warps) // 255]
-    able = able or [replace(launch, rows=1, warps=max(WARPS))]
-    return sorted(able, key=lambda x: (held(x) > FIRST, x.warps, abs(held(x) - FIRST)))
+    tries = [replace(launch, rows=r, warps=w) for w in sorted(WARPS) for r in PHASE_ROWS]
+    fitting = [x for x in tries if elements(x) <= MAX_ELEMENTS * register_cap(32 * x.warps) // 255]
+    fitting = fitting or [replace(launch, rows=1, warps=max(WARPS))]
+
+    def order(x: Launch) -> tuple[bool, int, int]:
+        return elements(x) > FIRST_ELEMENTS, x.warps, abs(elements(x) - FIRST_ELEMENTS)
+
+    return sorted(fitting, key=order)
 
 
-def least(program: LoopProgram, launch: Launch) -> int:
-    """Bytes that the weights of a kernel take at least, known before it is written."""
+def weight_bytes(program: LoopProgram, launch: Launch) -> int:
+    """Return the bytes that a kernel's weights need at least; the kernel need not be written."""
     ops = {op.name: op for op in program.ops}
     forms = [matmul_form(op, ops) for op in program.ops if op.kind == "product"]
-    weights = {how.weight for how in forms if isinstance(how, WeightMatmul)}
-    return sum(math.prod(ops[w].shape) for w in weights) * each(launch)
+    weights = {form.weight for form in forms if isinstance(form, WeightMatmul)}
+    return sum(math.prod(ops[w].shape) for w in weights) * bytes_per_weight(launch)
 
 
-def each(launch: Launch) -> int:
-    """Bytes of a number of a weight: what TF32 rounds away is held as a second matrix."""
+def bytes_per_weight(launch: Launch) -> int:
+    """Return the bytes of one weight. For tf32x3, what TF32 rounds away is a second matrix."""
     return ITEMSIZE[launch.dtype] * (2 if launch.precision == "tf32x3" else 1)
 
 
-def shared(source: LoopSource, launch: Launch, target: str) -> int:
-    """Bytes of shared memory: the weights, and what operands and changes of layout pass through.
+def shared_memory(source: LoopSource, launch: Launch, target: str) -> int:
+    """Return the predicted bytes of shared memory: weights, operands and changes of layout.
 
-    Never less than Triton took in those 248 kernels, and at most 15% or 8 KB more, but for many
-    small products (a HyperLSTM of 32 units: 40 KB for 28; of 64 units: 100 KB for 76); 4 KB less in
-    1 of 80 that load where they use, which are compiled anyway.
+    Of those 248 kernels, Triton never used more; the prediction is at most 15% or 8 KB too high,
+    except for many small matmuls (a HyperLSTM of 32 units: 40 KB for 28; of 64 units: 100 KB for
+    76). It is 4 KB too low for 1 of 80 kernels that load values when used, which are compiled
+    anyway.
     """
     itemsize = ITEMSIZE[launch.dtype]
-    parts = each(launch) // itemsize
-    kept = sum(source.weights.values()) * each(launch)
+    parts = bytes_per_weight(launch) // itemsize
+    weights = sum(source.weights.values()) * bytes_per_weight(launch)
     widest = max(source.staged, default=0)
-    # what all lanes have alike is multiplied in few rows; the compiler knows of the rest
+    # what is equal for all positions of the block axis is multiplied in few rows; the compiler
+    # accounts for the rest
     rows = EQUAL if source.program.lanes else launch.rows
-    # operands pass one after another, but in older Tritons side by side, with a value on its way
-    # to be stored (an LSTM of 128 units, backward: 4 KB and 20 KB)
-    through = widest + sum(source.staged) if TOGETHER and parts == 1 else widest * parts
-    # a joined product goes through in float32, from Hopper on in rounds of 64 bytes a thread
+    # Operands pass one after another, but in Triton before 3.9 side by side, together with a value
+    # that is being stored (an LSTM of 128 units, backward: 4 KB and 20 KB).
+    side_by_side = OPERANDS_SIDE_BY_SIDE and parts == 1
+    operands = widest + sum(source.staged) if side_by_side else widest * parts
+    # a joined matmul passes in float32, from Hopper on in rounds of 64 bytes per thread
     change = rows * max(source.joined, default=0) * (4 if target == "sm_80" else 2)
     if target != "sm_80":
         change = min(change, 64 * 32 * launch.warps)
-    return kept + max(8 * 1024, rows * through * itemsize, change)
+    return weights + max(8 * 1024, rows * operands * itemsize, change)
 
 
-def registers(source: LoopSource, launch: Launch) -> int:
-    """Registers a thread, about: what is alive at once, and more where tiles come in pieces.
+def estimate_registers(source: LoopSource, launch: Launch) -> int:
+    """Estimate the registers per thread: what is live at once, and more for tiles in pieces.
 
-    Many joined products in a step hold more than is seen here (a HyperLSTM of 64 units has six,
-    counts 168 without what they add, and spills).
+    A step with many joined matmuls needs more than is seen here (a HyperLSTM of 64 units has six,
+    counts 168 without the extra term for them, and spills).
     """
-    elements = _of_lanes if source.program.lanes else _elements
-    alive = sum(elements(width, launch) for width in source.live)
+    elements = _block_axis_elements if source.program.lanes else _tile_elements
+    live = sum(elements(width, launch) for width in source.live)
     fixed = 40 + (68 if len(source.staged) > 1 else 0)
     fixed += 15 * max(0, len(source.joined) - 2)
-    return fixed + int(alive * (2.4 if launch.precision == "tf32x3" else 1))
+    return fixed + int(live * (2.4 if launch.precision == "tf32x3" else 1))
 
 
-def _elements(width: int, launch: Launch) -> int:
-    """Numbers of a tile in a thread: warps split its columns, by eights at least."""
+def _tile_elements(width: int, launch: Launch) -> int:
+    """Return the elements of a tile per thread: warps split its columns, in eights at least."""
     if width == 1:
         return 2
     return max(1, launch.rows * max(8, width // launch.warps) // 32)
 
 
-def _of_lanes(width: int, launch: Launch) -> int:
-    """Numbers of a tile of all lanes in a thread."""
+def _block_axis_elements(width: int, launch: Launch) -> int:
+    """Return the elements per thread of a tile over the block axis."""
     return max(1, launch.rows * width // (32 * launch.warps))
 
 
-def _judge(
-    source: LoopSource, launch: Launch, target: str, believed: int, asking: Asking | None = None
+def _judge_launch(
+    source: LoopSource,
+    launch: Launch,
+    target: str,
+    predicted: int,
+    budget: CompileBudget | None = None,
 ) -> Verdict:
-    """The verdict on one launch; what is foretold is believed up to so many registers."""
-    need, have = shared(source, launch, target), SHARED[target]
+    """Return the verdict on one launch. Up to `predicted` registers the prediction suffices."""
+    need, have = shared_memory(source, launch, target), SHARED_MEMORY[target]
     if need > have:
         text = f"weights of {need / 1024:.0f} KB do not fit the {have / 1024:.0f} KB of one "
         return Verdict(False, launch, f"{text}multiprocessor ({target}, {launch.dtype})")
     cap = register_cap(32 * launch.warps)
-    held = sum(source.weights.values()) // (32 * launch.warps)
-    if plain(launch) and held >= HELD * cap // 255:
-        text = f"{held} numbers of its weights a thread, as multiply-adds of float32 take them, do "
+    weights = sum(source.weights.values()) // (32 * launch.warps)
+    if uses_multiply_adds(launch) and weights >= FMA_WEIGHTS * cap // 255:
+        text = f"float32 multiply-adds need {weights} weights per thread in registers, which does "
         return Verdict(False, launch, f"{text}not fit the {cap} registers ({target})")
-    wanted = registers(source, launch)
-    if wanted <= believed * cap // 255:
-        return Verdict(True, launch, _fits(need, have, launch))
-    asked = asking is not None and wanted <= NEVER * cap // 255 and asking.about(source)
-    if not asked and asking is not None and wanted <= LIKELY * cap // 255:
-        return Verdict(True, launch, f"{_fits(need, have, launch)}; {UNASKED}")
-    if not asked:
-        text = f"a step holds about {wanted} numbers a thread at once, {cap} fit ({target})"
+    registers = estimate_registers(source, launch)
+    if registers <= predicted * cap // 255:
+        return Verdict(True, launch, _fits_text(need, have, launch))
+    compile_it = budget is not None and registers <= HOPELESS * cap // 255 and budget.spend(source)
+    if not compile_it and budget is not None and registers <= LIKELY * cap // 255:
+        return Verdict(True, launch, f"{_fits_text(need, have, launch)}; {NOT_COMPILED}")
+    if not compile_it:
+        text = f"a step needs about {registers} registers per thread, {cap} exist ({target})"
         return Verdict(False, launch, text)
-    faults = compiled(source, launch, target)
-    if grave := [fault for fault in faults if not borne(source, fault)]:
-        return Verdict(False, launch, f"compiled for {target}, {grave[0]}")
-    return Verdict(True, launch, "; ".join([_fits(need, have, launch), *faults]), faults)
+    faults = compile_faults(source, launch, target)
+    if fatal := [fault for fault in faults if not is_tolerated(source, fault)]:
+        return Verdict(False, launch, f"compiled for {target}, {fatal[0]}")
+    return Verdict(True, launch, "; ".join([_fits_text(need, have, launch), *faults]), faults)
 
 
-UNASKED = f"it is too long to be compiled for the answer (more than {LINES} lines in all)"
+NOT_COMPILED = f"not compiled to check this: it is too long (limit: {COMPILED_LINES} lines in all)"
 
 
-def _fits(need: int, have: int, launch: Launch) -> str:
+def _fits_text(need: int, have: int, launch: Launch) -> str:
     return (
-        f"one kernel runs the whole loop: weights and operands take about {need / 1024:.0f} of "
-        f"{have / 1024:.0f} KB of shared memory, {launch.rows} rows and {launch.warps} warps a "
-        "program"
+        f"one kernel runs the whole loop: weights and operands need about {need / 1024:.0f} of "
+        f"{have / 1024:.0f} KB of shared memory, with {launch.rows} rows and {launch.warps} warps "
+        "per program"
     )
 
 
-def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
-    """What is wrong with a kernel once compiled for `target`; asked once, then remembered."""
+def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
+    """Return the serious faults of a kernel compiled for `target`, from the cache if known."""
     key = {
         "what": "faults",
         "kernel": hashlib.sha256(source.text.encode()).hexdigest(),
@@ -337,22 +355,22 @@ def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]
     }
     known = cache.recall(key)
     if known is None:
-        made = case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
-        known = {"faults": list(serious(made.judge(target)))}
+        case = loop_case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
+        known = {"faults": list(serious_faults(case.judge(target)))}
         cache.remember(key, known)
     return tuple(known["faults"])
 
 
-def borne(source: LoopSource, fault: str) -> bool:
-    """Whether a kernel is taken all the same: of a step that takes all of an axis a few spills.
+def is_tolerated(source: LoopSource, fault: str) -> bool:
+    """Return whether a kernel is used despite a fault: with a block axis it may spill a little.
 
-    The alternative is dozens of launches a step. Up to 256 KB a block go through the caches, beside
-    what shared memory leaves of the nearest: what that costs was not timed.
+    The alternative is dozens of launches per step. Up to 256 KB per block pass through the caches,
+    in addition to what shared memory leaves of L1: the cost of that was not timed.
     """
     found = re.match(r"spills: \d+ instructions, (\d+) bytes", fault)
-    return bool(source.program.lanes and found and int(found[1]) <= SPARE)
+    return bool(source.program.lanes and found and int(found[1]) <= TOLERATED_SPILL)
 
 
-def serious(row: Row) -> tuple[str, ...]:
-    """What is wrong with a compiled kernel; to take all registers and spill none is no fault."""
+def serious_faults(row: Row) -> tuple[str, ...]:
+    """Return the faults of a compiled kernel, except that it uses all registers without a spill."""
     return tuple(fault for fault in row.faults if not fault.startswith("all "))

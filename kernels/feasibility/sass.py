@@ -1,6 +1,6 @@
-"""What the assembler made of a kernel: registers, stack and spill instructions, read from a cubin.
+"""The machine code of a kernel: registers, stack and spill instructions, read from a cubin.
 
-The tools that read it, cuobjdump and nvdisasm, ship inside Triton's package.
+The tools that read it, cuobjdump and nvdisasm, are part of Triton's package.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from triton import knobs
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """Registers and bytes of stack a thread; instructions that spill (STL) or refill (LDL)."""
+class MachineCode:
+    """Registers and bytes of stack per thread; instructions that spill (STL) or reload (LDL)."""
 
     registers: int
     stack: int
     spills: int
 
 
-def assembled(cubin: str) -> Assembled:
-    """Read the cubin in the file at `cubin`."""
+def read_cubin(cubin: str) -> MachineCode:
+    """Read the cubin in the file at `cubin`. Raises RuntimeError if a tool is missing or fails."""
     usage = _run("cuobjdump", "-res-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
-        raise RuntimeError(f"cuobjdump -res-usage says neither registers nor stack: {usage!r}")
+        raise RuntimeError(f"cuobjdump -res-usage reports no registers or stack: {usage!r}")
     registers, stack = map(int, found.groups())
-    # LOCAL is 0 even in kernels that spill; the stack is where they spill to, so that without one
-    # the disassembly (0.25 s) has nothing to show
+    # LOCAL is 0 even in kernels that spill. They spill to the stack: without one there is no need
+    # to disassemble (0.25 s).
     spills = _spills(_run("nvdisasm", "-c", cubin)) if stack else 0
-    return Assembled(registers, stack, spills)
+    return MachineCode(registers, stack, spills)
 
 
 def _spills(sass: str) -> int:
@@ -40,13 +40,13 @@ def _spills(sass: str) -> int:
 
 
 def _run(name: str, *args: str) -> str:
-    """What one of Triton's NVIDIA tools prints."""
+    """Return what one of Triton's NVIDIA tools prints."""
     try:
         tool: Any = getattr(knobs.nvidia, name)
     except RuntimeError as error:
         raise RuntimeError(
-            f"{name} is missing: it ships in Triton's package, under backends/nvidia/bin; "
-            f"TRITON_{name.upper()}_PATH may name another"
+            f"{name} is missing: it is part of Triton's package, under backends/nvidia/bin; "
+            f"TRITON_{name.upper()}_PATH can name another"
         ) from error
     done = subprocess.run([tool.path, *args], capture_output=True, text=True, check=False)
     if done.returncode:

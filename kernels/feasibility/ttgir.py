@@ -1,7 +1,7 @@
-"""What a kernel does in its loops, read from Triton's GPU intermediate code.
+"""What a kernel does in its loops, read from Triton's GPU intermediate representation (TTGIR).
 
-Values are followed by name, back through pointer arithmetic and whatever loops carry, to the
-kernel's arguments, so that "loaded again at every step" can be said of an argument.
+Values are traced by name to the kernel's arguments, through pointer arithmetic and loop-carried
+values. This shows which arguments are loaded again at every step.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 _VALUE = r"%[\w$.-]+(?:#\d+)?"
 _POINTER = ("!tt.ptr", "!tt.tensordesc")
 _LOCATION = re.compile(r"\s*loc\((?:[^()]|\([^()]*\))*\)")
-# what reads global memory; the address is always the first operand
+# operations that read global memory; the address is always the first operand
 _LOADS = ("tt.load", "tt.descriptor_load", "tt.descriptor_gather", "ttg.buffer_load")
 _COPIES = ("ttg.async_copy_global_to_local", "ttng.async_tma_copy_global_to_local")
-# what gives values that no longer lead to an address: their operands are not followed
+# operations whose results are no addresses: their operands are not traced
 _READS = (*_LOADS, *_COPIES, "tt.atomic_rmw", "tt.atomic_cas", "ttg.local_load")
-# what leaves a loaded value itself: a layout, or a part of its bits (tf32x3 splits in two)
-_SAME = (
+# operations that keep a loaded value, in another layout or a part of its bits (tf32x3 splits it)
+_KEEP_VALUE = (
     *("ttg.convert_layout", "tt.trans", "tt.reshape", "tt.bitcast", "arith.bitcast"),
     *("arith.truncf", "arith.extf", "arith.subf", "arith.andi"),
 )
@@ -28,10 +28,10 @@ _TO_SHARED = ("ttg.local_alloc", "ttg.local_store")
 
 @dataclass(frozen=True)
 class Census:
-    """Global loads before any loop and inside one, and what else is done inside.
+    """Counts of global loads before and inside loops, and of other operations inside loops.
 
-    `loaded_inside` and `staged_inside` name arguments: those loaded inside, and those whose
-    values, wherever loaded, are copied to shared memory inside.
+    `loaded_inside` names arguments loaded inside a loop, `staged_inside` those whose values,
+    wherever loaded, are copied to shared memory inside a loop.
     """
 
     loads_before: int
@@ -45,7 +45,7 @@ class Census:
 
 @dataclass
 class _Region:
-    """An open region: what it gives, what it carries (a loop), what goes from `while` to `do`."""
+    """An open region: its results, loop-carried values, and values passed from `while` to `do`."""
 
     op: str
     results: list[str] = field(default_factory=list)
@@ -54,10 +54,10 @@ class _Region:
 
 
 def census(ttgir: str, arguments: Sequence[str]) -> Census:
-    """Count loads, copies, layout conversions and dots; name the arguments loaded in a loop.
+    """Count loads, copies, layout conversions and dots, and name the arguments loaded in loops.
 
-    `arguments` are the kernel's, less its constants, in order: the code may call them otherwise
-    (an argument that is assigned to a variable takes the variable's name in Triton 3.9).
+    `arguments` are those of the kernel without its constants, in order. The code may use other
+    names (in Triton 3.9 an argument assigned to a variable gets the variable's name).
     """
     reader = _Reader()
     for line in ttgir.splitlines():
@@ -76,7 +76,7 @@ def census(ttgir: str, arguments: Sequence[str]) -> Census:
 
 
 class _Reader:
-    """Reads the code line by line, keeping which value comes from which."""
+    """Reads the code line by line and records which value comes from which."""
 
     def __init__(self) -> None:
         self.arguments: list[tuple[str, str]] = []
@@ -90,7 +90,7 @@ class _Reader:
         self.fma_dots = 0
 
     def read(self, line: str) -> None:
-        """Take in one line, free of its location."""
+        """Read one line, without its location."""
         if line.startswith("tt.func"):
             self.arguments += re.findall(rf"({_VALUE}): (\S+)", line)
         if line.startswith("}") and self.regions:
@@ -103,7 +103,7 @@ class _Reader:
             self._operation(line)
 
     def named(self, addresses: Iterable[str], arguments: Sequence[str]) -> tuple[str, ...]:
-        """The pointers, as `arguments` calls them in order, that addresses come from."""
+        """Return the names in `arguments` of the pointers that addresses come from."""
         origins = _reached(self.sources, addresses)
         return tuple(
             name
@@ -112,11 +112,11 @@ class _Reader:
         )
 
     def loaded(self, value: str) -> list[str]:
-        """The addresses that a value was loaded from, whatever its layout has become."""
+        """Return the addresses that a value was loaded from, in whatever layout it is now."""
         return [self.addresses[v] for v in _reached(self.contents, [value]) if v in self.addresses]
 
     def _operation(self, line: str) -> None:
-        given, op, rest = _split(line)
+        results, op, rest = _split(line)
         operands = re.findall(_VALUE, rest)
         self._count(op, operands, rest)
         if op in ("scf.yield", "scf.condition"):
@@ -126,16 +126,17 @@ class _Reader:
             carried = re.findall(rf"({_VALUE}) = ", text)
             starts = re.findall(rf" = ({_VALUE})", text)
             self._flow(carried, starts)
-            self._flow(given, starts)
-            self.regions.append(_Region(op, given, carried))
+            self._flow(results, starts)
+            self.regions.append(_Region(op, results, carried))
         elif line.endswith("{"):
-            self.regions.append(_Region(op, given))
+            self.regions.append(_Region(op, results))
         elif op in _LOADS:
-            self.addresses |= dict.fromkeys(given, operands[0])
+            self.addresses |= dict.fromkeys(results, operands[0])
         elif op not in _READS:
-            for value in given:
+            kept = operands if op in _KEEP_VALUE else ()
+            for value in results:
                 self.sources.setdefault(value, set()).update(operands)
-                self.contents.setdefault(value, set()).update(operands if op in _SAME else ())
+                self.contents.setdefault(value, set()).update(kept)
 
     def _count(self, op: str, operands: list[str], rest: str) -> None:
         looped = any(region.op in ("scf.for", "scf.while") for region in self.regions)
@@ -145,11 +146,11 @@ class _Reader:
             self.staged += operands[:1]
         self.looped["copies"] += looped and op in _COPIES
         self.looped["conversions"] += looped and op == "ttg.convert_layout"
-        # a dot left to plain multiply-adds gives its result in a layout of no matrix unit
+        # a dot compiled to multiply-adds has a result layout of no matrix unit
         self.fma_dots += op == "tt.dot" and "mma" not in rest.rpartition("->")[2]
 
     def _leave(self, op: str, operands: list[str]) -> None:
-        """Values that leave a block go to the region's results and to what its loop carries."""
+        """Record that values leave a block, to the region's results and loop-carried values."""
         region = self._top()
         if op == "scf.condition":
             region.passed = operands[1:]
@@ -169,7 +170,7 @@ class _Reader:
 
 
 def _reached(sources: dict[str, set[str]], values: Iterable[str]) -> set[str]:
-    """All that values come from, themselves too."""
+    """Return all values that `values` come from, including themselves."""
     seen: set[str] = set()
     waiting = list(values)
     while waiting:
@@ -181,7 +182,7 @@ def _reached(sources: dict[str, set[str]], values: Iterable[str]) -> set[str]:
 
 
 def _split(line: str) -> tuple[list[str], str, str]:
-    """An operation's results by the names that others use, its own name, and the rest."""
+    """Split a line into the names of an operation's results, its own name, and the rest."""
     found = re.match(r'(?:(%[\w$.-]+)(?::(\d+))? = )?"?([\w.]+)"?(.*)$', line)
     if found is None:
         return [], "", line

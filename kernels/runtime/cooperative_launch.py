@@ -1,4 +1,4 @@
-"""Launching a cooperative kernel: its exchanges, its counters, and rows enough to fill the GPU."""
+"""Launch a cooperative kernel: exchange buffers, counters, and enough rows to fill the GPU."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ import torch
 from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import APART, CooperativeSource
 from ..cooperative.codegen.watchdog import Watchdog
-from ..feasibility.fit import Launch, plain
-from ..feasibility.limits import PATIENCE, SHARED, TILE_ROWS
+from ..feasibility.fit import Launch, uses_multiply_adds
+from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
 from ..interpreter import interleaved
-from ..select.autotune import Timer, Tuner, gpu, timed
-from ..select.cost_model import DEVICES
-from ..select.search import shared
-from .launch import NAMES, ROWS, Launcher, precision
+from ..select.autotune import Autotuner, Timer, gpu_and_target, time_on_gpu
+from ..select.cost_model import GPUS
+from ..select.search import shared_memory
+from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
 
 Run = Callable[[CooperativeSource, int, list[Any]], None]
 
 
 @dataclass(frozen=True)
-class GridLaunch(Launch):
-    """A launch of the kernel whose blocks have so many units."""
+class CooperativeLaunch(Launch):
+    """A launch of the kernel whose blocks have `units` units each."""
 
     units: int = 0
 
 
-class GridTuner(Tuner):
-    """The choices of a cooperative kernel: among its others too, and the rows a program."""
+class CooperativeTuner(Autotuner):
+    """Chooses among a cooperative kernel, its alternatives, and their rows per program."""
 
-    def __init__(self, source: CooperativeSource, timer: Timer = timed):
+    def __init__(self, source: CooperativeSource, timer: Timer = time_on_gpu):
         super().__init__(source, timer)
         self.kernels = (source, *source.others)
 
-    def able(self, judged: Launch, target: str, rows: int) -> list[Launch]:
-        """Launches whose tiles fit, of all kernels; the first is the one that was judged."""
+    def candidates(self, judged: Launch, target: str, rows: int) -> list[Launch]:
+        """Return the launches of all kernels whose tiles fit; the first is the one judged."""
         found: list[Launch] = [judged]
-        if plain(judged):  # others were not compiled, which may bring the process down
+        if uses_multiply_adds(judged):  # others were not compiled, which may crash the process
             return found
         for source in self.kernels:
             for tile in TILE_ROWS[: 1 if source.each else None]:
-                launch = GridLaunch(
+                launch = CooperativeLaunch(
                     judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
                 )
-                wanted = launch != judged and tile <= max(TILE_ROWS[0], rows)
-                if wanted and _fits(source, launch, target):
+                new = launch != judged and tile <= max(TILE_ROWS[0], rows)
+                if new and _fits(source, launch, target):
                     found.append(launch)
         return found
 
 
 def _fits(source: CooperativeSource, launch: Launch, target: str) -> bool:
-    """Whether a block's weights and operands fit its shared memory."""
-    return shared(source, launch) <= SHARED[target]
+    """Return whether a block's weights and operands fit its shared memory."""
+    return shared_memory(source, launch) <= SHARED_MEMORY[target]
 
 
-class GridLauncher(Launcher):
-    """A cooperative kernel made callable, as `Launcher` is.
+class CooperativeLauncher(Launcher):
+    """A callable cooperative kernel, used like `Launcher`.
 
-    All blocks of a launch run at the same time; a batch for which they would be too many is run as
-    several launches. Raises ValueError, before any launch, where even one tile of rows has more
-    blocks than the GPU has multiprocessors.
+    All blocks of a launch run at the same time. A batch that needs more blocks is run as several
+    launches. Calls raise ValueError, before any launch, if even one tile of rows needs more blocks
+    than the GPU has multiprocessors.
     """
 
     source: CooperativeSource
@@ -73,52 +73,52 @@ class GridLauncher(Launcher):
         self, source: CooperativeSource, interpret: bool, warps: int = 8, float32: str | None = None
     ):
         super().__init__(source, interpret, warps, float32)
-        self.tuner = GridTuner(source)
+        self.tuner = CooperativeTuner(source)
         self._widest = max(
             self._widest, source.slots * max((e.size for e in source.exchanges), default=1)
         )
         self.watchdog = Watchdog(source.name)
-        self.processors = DEVICES["sm_90"].processors
+        self.processors = GPUS["sm_90"].processors
 
     @functools.cached_property
     def _modules(self) -> list[ModuleType]:
-        """The module of each other kernel."""
+        """The modules of the alternative kernels."""
         return [loaded(x.text, x.name) for x in self.source.others]
 
     @functools.cached_property
     def _functions(self) -> dict[int, Any]:
-        """The jitted function of each other kernel, by its units."""
+        """The jitted functions of the alternative kernels, by their units per block."""
         pairs = zip(self.source.others, self._modules, strict=True)
         return {x.tiling.units: getattr(module, x.name) for x, module in pairs}
 
     def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        constants = {"ROWS": ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
+        constants = {"ROWS": MIN_ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
 
         def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
             interleaved.launch(self.function, (grid, source.loops), *given, **constants)
 
-        self._all(self.source, args, count, dtype, self.source.each or ROWS, run)
+        self._all(self.source, args, count, dtype, self.source.each or MIN_ROWS, run)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         props = torch.cuda.get_device_properties(index)
         self.processors = props.multi_processor_count
-        wanted = self.source.blocks * self.source.loops
-        if wanted > self.processors:
+        needed = self.source.blocks * self.source.loops
+        if needed > self.processors:
             raise ValueError(
-                f"the kernel {self.source.name} was planned for {wanted} "
-                f"multiprocessors at once, {gpu(index)[0]} has {self.processors}: compile the "
-                "model again on this device"
+                f"the kernel {self.source.name} was planned for {needed} multiprocessors, but "
+                f"{gpu_and_target(index)[0]} has {self.processors}: compile the model again on "
+                "this device"
             )
         self.watchdog.check()
         units = self.source.tiling.units
-        how = precision(dtype, self.float32)
-        judged = GridLaunch(NAMES[dtype], how, ROWS, self.warps, units)
-        judged = replace(judged, rows=self._rows_for(count, judged, gpu(index)[1]))
+        precision = input_precision(dtype, self.float32)
+        judged = CooperativeLaunch(DTYPE_NAMES[dtype], precision, MIN_ROWS, self.warps, units)
+        judged = replace(judged, rows=self._rows_for(count, judged, gpu_and_target(index)[1]))
         run = functools.partial(self._launched, args, count, dtype)
         self._launched(args, count, dtype, self.tuner.choose(judged, count, index, run))
 
     def _launched(self, args: list[Any], count: int, dtype: torch.dtype, launch: Launch) -> None:
-        """One way to run all rows."""
+        """Run all rows with one launch configuration."""
         units = getattr(launch, "units", 0)
         kernels = (self.source, *self.source.others)
         source = next((x for x in kernels if x.tiling.units == units), self.source)
@@ -134,13 +134,16 @@ class GridLauncher(Launcher):
 
         self._all(source, args, count, dtype, source.each or launch.rows, run)
 
-    def _rows_for(self, count: int, launch: GridLaunch, target: str) -> int:
-        """The fewest rows a program with which all run at once; else those of fewest launches."""
+    def _rows_for(self, count: int, launch: CooperativeLaunch, target: str) -> int:
+        """Return the fewest rows per program with which all tiles run at once.
+
+        If there is no such number, returns the one that needs the fewest launches.
+        """
         most = self.processors // (self.source.blocks * self.source.loops)
         if self.source.each:
-            return ROWS
+            return MIN_ROWS
         able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), target)] or [
-            ROWS
+            MIN_ROWS
         ]
         return next((r for r in able if -(-count // r) <= most), able[-1])
 
@@ -153,7 +156,7 @@ class GridLauncher(Launcher):
         rows: int,
         run: Run,
     ) -> None:
-        """One launch, or several, each of as many tiles of rows as can run at once."""
+        """Run all rows in launches of as many tiles as can run at once."""
         tensors, device = len(source.pointers), args[0].device
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         kinds = [(e.size, wide if e.wide else dtype) for e in source.exchanges]
@@ -168,7 +171,7 @@ class GridLauncher(Launcher):
         self.watchdog.follow(stuck)
 
     def _waves(self, count: int, rows: int, blocks: int) -> Iterator[tuple[int, int]]:
-        """Where each launch begins, and how many tiles of rows it has."""
+        """Yield the first row of each launch, and its number of tiles."""
         tiles = -(-count // rows)
         most = max(1, self.processors // blocks)
         for first in range(0, tiles, most):

@@ -1,4 +1,4 @@
-"""Running a kernel on tensors: its outputs, its grid, compiled on a GPU or interpreted on a CPU."""
+"""Run a loop's kernel on tensors: allocate outputs, set the grid, compile or interpret it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ..analysis.block_axis import padded_length
 from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
 from ..feasibility.fit import Launch
-from ..feasibility.limits import asked
+from ..feasibility.limits import register_option
 from ..interpreter import interpreter
-from ..select.autotune import Tuner
+from ..select.autotune import Autotuner
 
-# rows a program where interpreted: the least that a matrix product takes
-ROWS = 16
-# rows of one position are addressed by 32 bits; positions by 64
-REACH = 2**31
-# how products of float32 may be computed, in words
+# rows per program if interpreted: the least for which matmuls work
+MIN_ROWS = 16
+# elements of all rows at one position are addressed with 32 bits; positions with 64
+MAX_OFFSET = 2**31
+# how matmuls of float32 may be computed, as text
 PRECISIONS = {
     "ieee": "plain multiply-adds (ieee)",
     "tf32x3": "three products of TF32 (tf32x3)",
     "tf32": "one product of TF32 (tf32)",
 }
-# and where a kernel takes numbers apart itself
-PARTED = "six products of their parts in bfloat16 (for tf32x3; more exact)"
-# numbers of rows whose way is remembered at most
-WAYS = 256
-NAMES = {
+# the same for kernels that split elements into parts themselves
+SPLIT_PRODUCTS = "six products of their parts in bfloat16 (for tf32x3; more exact)"
+# the most numbers of rows whose launch is remembered
+MAX_CHOICES = 256
+DTYPE_NAMES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
     torch.float32: "fp32",
@@ -42,13 +42,13 @@ NAMES = {
 
 
 class Launcher:
-    """A kernel made callable: `launcher(tensors, sizes, dtype)` returns what it stores.
+    """A callable kernel: `launcher(tensors, sizes, dtype)` returns what it stores.
 
-    `sizes` are the lengths of `source.sizes`, by name; nothing is specialised on them. `warps` is
-    how the kernel was found to fit; on a GPU a tuner may choose another launch, for each dtype,
-    device and bucket of rows. `float32` is how products of float32 are computed, where torch's
-    setting does not say. Raises ValueError where tensors are not all on one device, or one
-    position has 2^31 numbers or more.
+    `sizes` maps the names in `source.sizes` to lengths; nothing is specialised on them. `warps` is
+    the number with which the kernel was found to fit. On a GPU the autotuner may choose another
+    launch, per dtype, device and bucket of rows. `float32` is how float32 matmuls are computed; if
+    None, torch's setting decides. Calls raise ValueError if tensors are on different devices, or if
+    one position has 2^31 elements or more.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Launcher:
     ):
         self.source, self.interpret, self.warps = source, interpret, warps
         self.float32 = float32
-        self.tuner = Tuner(source)
+        self.tuner = Autotuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
         lanes = program.lanes
@@ -64,7 +64,7 @@ class Launcher:
         self._stores = [(t.axes, t.shape, t.kind) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
-        self._ways: dict[Any, tuple[int, dict[str, Any]]] = {}
+        self._launches: dict[Any, tuple[int, dict[str, Any]]] = {}
 
     @functools.cached_property
     def module(self) -> ModuleType:
@@ -81,7 +81,9 @@ class Launcher:
     ) -> list[torch.Tensor]:
         device = tensors[0].device if tensors else torch.device("cpu")
         outs = [
-            torch.empty([*[sizes[a] for a in axes], *shape], dtype=made(kind, dtype), device=device)
+            torch.empty(
+                [*[sizes[a] for a in axes], *shape], dtype=output_dtype(kind, dtype), device=device
+            )
             for axes, shape, kind in self._stores
         ]
         self._run(tensors, outs, sizes, dtype)
@@ -94,15 +96,15 @@ class Launcher:
         sizes: Mapping[str, int],
         dtype: torch.dtype,
     ) -> None:
-        """Run, storing into tensors that are there already; strided ones by way of a copy."""
+        """Run and store into existing tensors; strided ones are written through a copy."""
         if all(t.is_contiguous() for t in outs):
             self._run(tensors, outs, sizes, dtype)
             return
-        places = [t.contiguous() for t in outs]
-        self._run(tensors, places, sizes, dtype)
-        for out, place in zip(outs, places, strict=True):
-            if out is not place:
-                out.copy_(place)
+        contiguous = [t.contiguous() for t in outs]
+        self._run(tensors, contiguous, sizes, dtype)
+        for out, stored in zip(outs, contiguous, strict=True):
+            if out is not stored:
+                out.copy_(stored)
 
     def _run(
         self,
@@ -114,10 +116,10 @@ class Launcher:
         count = math.prod([sizes[a] for a in self._rows])
         if not count or (self._axis and not sizes[self._axis]):
             return
-        if count * self._widest >= REACH:
+        if count * self._widest >= MAX_OFFSET:
             raise ValueError(
-                f"the kernel {self.source.name} has {count:,} rows of up to {self._widest:,} "
-                f"numbers at one position, and reaches {REACH:,}: split the batch"
+                f"the kernel {self.source.name} gets {count:,} rows of up to {self._widest:,} "
+                f"elements at one position, and can address {MAX_OFFSET:,}: split the batch"
             )
         args: list[Any] = [t.contiguous() for t in tensors]
         args += outs
@@ -132,7 +134,7 @@ class Launcher:
                 self._compiled(args, count, dtype, index)
 
     def _device(self, args: Sequence[torch.Tensor]) -> int:
-        """The number of the device that all tensors are on, -1 for the CPU."""
+        """Return the index of the device that all tensors are on, -1 for the CPU."""
         index = args[0].get_device()
         for k, t in enumerate(args):
             if t.get_device() != index:
@@ -150,31 +152,31 @@ class Launcher:
         interpreter.launch(self.function, grid, *args, **constants)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
-        """Launch on the current device, the way that the tuner chooses."""
+        """Launch on the current device, as the autotuner chooses."""
         fixed = torch.are_deterministic_algorithms_enabled()
-        how = precision(dtype, self.float32)
+        precision = input_precision(dtype, self.float32)
         least = self._least(args)
-        key = dtype, how, count, index, fixed, least
-        way = self._ways.get(key)
-        if way is None:
+        key = dtype, precision, count, index, fixed, least
+        known = self._launches.get(key)
+        if known is None:
 
             def run(launch: Launch) -> None:
                 self.function[self._grid(count, launch.rows)](*args, **self._options(launch, dtype))
 
-            judged = Launch(NAMES[dtype], how, least, self.warps)
+            judged = Launch(DTYPE_NAMES[dtype], precision, least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
-            if len(self._ways) >= WAYS:
-                self._ways.clear()
-            way = self._ways[key] = chosen.rows, self._options(chosen, dtype)
-        rows, options = way
+            if len(self._launches) >= MAX_CHOICES:
+                self._launches.clear()
+            known = self._launches[key] = chosen.rows, self._options(chosen, dtype)
+        rows, options = known
         self.function[self._grid(count, rows)](*args, **options)
 
     def _least(self, args: Sequence[Any]) -> int:
-        """The fewest rows of a tile: what a matrix product takes, or as many as there are lanes."""
-        return padded_length(args[self._lanes]) if self._lanes >= 0 else ROWS
+        """Return the fewest rows of a tile: those of a matmul, or the padded block axis."""
+        return padded_length(args[self._lanes]) if self._lanes >= 0 else MIN_ROWS
 
     def _grid(self, count: int, rows: int) -> tuple[int, int]:
-        """How many programs there are: one a tile of rows, or one a row with all of its lanes."""
+        """Return the grid: one program per tile of rows, or per row if there is a block axis."""
         tiles = count if self.source.program.lanes else -(-count // rows)
         return tiles, self.source.loops
 
@@ -184,29 +186,29 @@ class Launcher:
             **self._constants(dtype),
             "num_warps": launch.warps,
             "num_stages": 1,
-            "maxnreg": asked(32 * launch.warps, self.source.capped),
+            "maxnreg": register_option(32 * launch.warps, self.source.capped),
             "enable_fp_fusion": True,
         }
 
     def _constants(self, dtype: torch.dtype) -> dict[str, Any]:
         return {
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-            "PRECISION": precision(dtype, self.float32),
+            "PRECISION": input_precision(dtype, self.float32),
             "UPCAST": self.interpret and dtype != torch.float64,
         }
 
 
-def made(kind: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a tensor of this kind, in a launch with floats of `dtype`."""
+def output_dtype(kind: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a tensor of this kind, in a launch with floats of `dtype`."""
     wide = torch.promote_types(dtype, torch.float32)
     return {"int": torch.int64, "bool": torch.bool, "acc": wide}.get(kind, dtype)
 
 
-def precision(dtype: torch.dtype, float32: str | None = None) -> str:
-    """How products are computed: of float32 as asked, else as torch's setting says.
+def input_precision(dtype: torch.dtype, float32: str | None = None) -> str:
+    """Return the input precision of matmuls: for float32 as given, or else by torch's setting.
 
-    "highest" takes three products of TF32 (tf32x3), nearly float32's own: plain multiply-adds
-    ("ieee") spill where there are many weights, and some Triton 3.9 does not survive compiling.
+    "highest" gives three products of TF32 (tf32x3), nearly as exact as float32. Multiply-adds
+    ("ieee") spill if there are many weights, and Triton 3.9 crashes on compiling some.
     """
     if dtype != torch.float32:
         return "ieee"

@@ -1,4 +1,4 @@
-"""Random numbers by counter, in a tensor: the same that loops draw inside their kernels."""
+"""Counter-based random numbers in a tensor: the same as those that kernels draw in their loops."""
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..codegen.prelude import dropout, normal, uniform
 from ..interpreter import interpreter
 
 BLOCK = 1024
+# the laws of `random_tensor`
 LAWS = ("dropout", "uniform", "normal")
 
 
@@ -23,7 +24,7 @@ def fill(
     seed_ptr, out_ptr, count, LAW: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[k] = the number that `seed` has at the place k."""
+    """Store out[k] = the random number of `seed` at counter k."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     seed = tl.load(seed_ptr)
     if LAW == "dropout":
@@ -35,7 +36,7 @@ def fill(
     tl.store(out_ptr + at, drawn.to(out_ptr.dtype.element_ty), mask=at < count)
 
 
-def drawn(
+def random_tensor(
     seed: torch.Tensor,
     law: str,
     p: float,
@@ -43,11 +44,11 @@ def drawn(
     dtype: torch.dtype,
     interpret: bool = False,
 ) -> torch.Tensor:
-    """A contiguous tensor of random numbers by `seed`, (1,) int64, on its device.
+    """Return a contiguous tensor of random numbers on the device of `seed`, a (1,) int64 tensor.
 
     `law` is "uniform" in [0, 1), "normal" N(0, 1), or "dropout": 0 with probability `p`, else
-    1 / (1 - p). Of one seed and shape it is always the same, on a CPU (`interpret`) as on a GPU but
-    for the last digits of logarithms.
+    1 / (1 - p). The same seed and shape always give the same numbers. CPU (`interpret`) and GPU
+    agree except for the last digits of logarithms.
     """
     out = torch.empty(shape, dtype=dtype, device=seed.device)
     count = math.prod(shape)

@@ -1,1 +1,1 @@
-"""Which kernel, and which launch of it, is the fastest: predicted by a model, or timed."""
+"""Choosing a kernel, its launch and the strategy of a loop: by a cost model, or by timing."""

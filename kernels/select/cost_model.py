@@ -1,6 +1,6 @@
-"""How long a step of a loop should take on a GPU: a small model, from what the kernel moves.
+"""Cost model: the predicted time of one step of a loop on a GPU, from the bytes a kernel moves.
 
-It ranks candidates, and says which of its parts is the largest. Its constants are data sheets and
+It ranks candidates and names the largest part of the time. Its constants come from data sheets and
 published measurements of others: no GPU has confirmed them here.
 """
 
@@ -10,60 +10,61 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Device:
-    """What a GPU has, in microseconds, bytes and bytes a microsecond.
+class GpuModel:
+    """Rates of a GPU per microsecond: bytes, multiplications or instructions.
 
-    `lines` and `products` are of one multiprocessor: bytes of shared memory, and multiplications of
-    half precision, and `instructions` of single numbers; `fetch` the bytes that one gets from the
-    L2 cache, `cache` all together.
+    Per multiprocessor: `shared_bytes` from shared memory, `multiplies` in half precision,
+    `instructions` on single elements, and `l2_bytes_each` from the L2 cache. For the whole GPU:
+    `l2_bytes` from the L2 cache, `dram_bytes` from memory. `l2_size` is in bytes.
     """
 
     name: str
     processors: int
-    lines: float
-    products: float
+    shared_bytes: float
+    multiplies: float
     instructions: float
-    fetch: float
-    cache: float
-    memory: float
-    cached: int
+    l2_bytes_each: float
+    l2_bytes: float
+    dram_bytes: float
+    l2_size: int
 
 
-# clocks as boosted: 1.41, 1.75, 1.85 GHz; 128 bytes of shared memory and 64 of L2 a clock and
-# multiprocessor; mma.sync at half of what the tensor cores do at best; of sm_80 64 instructions of
-# single numbers a clock, of the others 128
-DEVICES = {
-    "sm_80": Device("A100", 108, 180e3, 0.72e6, 90e3, 60e3, 4.0e6, 1.7e6, 40 << 20),
-    "sm_90": Device("H200", 132, 224e3, 1.8e6, 224e3, 80e3, 5.5e6, 4.3e6, 50 << 20),
-    "sm_100": Device("B200", 148, 237e3, 1.9e6, 237e3, 90e3, 9.0e6, 7.0e6, 126 << 20),
+# Boost clocks: 1.41, 1.75, 1.85 GHz. Per clock and multiprocessor: 128 bytes of shared memory, 64
+# bytes of L2, mma.sync at half the peak of the tensor cores, 64 instructions on single elements for
+# sm_80 and 128 for the others.
+GPUS = {
+    "sm_80": GpuModel("A100", 108, 180e3, 0.72e6, 90e3, 60e3, 4.0e6, 1.7e6, 40 << 20),
+    "sm_90": GpuModel("H200", 132, 224e3, 1.8e6, 224e3, 80e3, 5.5e6, 4.3e6, 50 << 20),
+    "sm_100": GpuModel("B200", 148, 237e3, 1.9e6, 237e3, 90e3, 9.0e6, 7.0e6, 126 << 20),
 }
-# a barrier: a write, an atomic and a look at it cross the L2 cache (each 0.3 to 0.5), and the
-# arrivals of blocks come one after another
+# µs per barrier: a write, an atomic and a read pass through the L2 cache (0.3 to 0.5 each). In
+# addition, blocks arrive one after another.
 BARRIER, ARRIVAL = 1.1, 0.002
-# a launch in a CUDA graph, with the start and the end of its blocks
+# µs per launch in a CUDA graph, including the start and the end of its blocks
 LAUNCH = 2.5
-# the share of bandwidth that weights get which are loaded at each step: no copy is under way early
-STREAMED = 0.6
-# instructions a number of the lanes, about: of a decoder's forward compiled code has 27 for each
-# tanh, one or two for each of the four other values
-WORK = 6
-# and in torch's products of few rows
-PRODUCTS = 0.85
-# a product within one multiprocessor and what follows it: cuDNN's kernel for few units is published
-# at 0.88 us a step of an LSTM (H100), nearly all of it waiting for one thing after another
-ALONE = 0.8
-# what torch's products of many rows gain over mma.sync, by instructions of whole warp groups
-WIDE = 2
+# the share of bandwidth for weights that are loaded at each step: no copy is started early
+STREAMED_BANDWIDTH = 0.6
+# Instructions per element of a tile over the block axis, about. The compiled forward of a decoder
+# has 27 for each tanh, and one or two for each of the four other values.
+INSTRUCTIONS_PER_ELEMENT = 6
+# the share of bandwidth for weights in torch's matmuls of few rows
+MATMUL_BANDWIDTH = 0.85
+# µs per matmul within one multiprocessor, and what follows it. cuDNN's kernel for few units is
+# published at 0.88 µs per step of an LSTM (H100), nearly all of it latency.
+MATMUL_LATENCY = 0.8
+# how much faster torch's matmuls of many rows are than mma.sync: they use warp-group instructions
+WARP_GROUP_GAIN = 2
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What a step of a cooperative kernel does: `blocks` a tile of rows, `tiles` at once.
+class StepWork:
+    """The work of one step of a cooperative kernel: `tiles` tiles of `rows` rows run at once.
 
-    `kept` and `streamed` are bytes of weights in a block, `gathered` bytes that a block reads of
-    others'; a number of a weight has `itemsize` of them, and is in `products` of half precision.
-    Where a step takes all of an axis, `lanes` are the bytes of it that a block loads and stores,
-    and the numbers that it makes.
+    `blocks` blocks compute each tile. Per block, `kept` are bytes of weights in shared memory,
+    `streamed` bytes of weights loaded at each step, and `gathered` bytes read from other blocks.
+    A weight has `itemsize` bytes and is multiplied `products` times in half precision. With a block
+    axis, `block_axis` are the bytes that a block loads and stores along it, and the elements that
+    it computes.
     """
 
     blocks: int
@@ -75,42 +76,50 @@ class Moved:
     gathered: int
     itemsize: int
     products: int = 1
-    lanes: tuple[int, int] = (0, 0)
+    block_axis: tuple[int, int] = (0, 0)
 
 
-def shared(moved: Moved, device: Device) -> dict[str, float]:
-    """Microseconds of a step, by what they are spent on."""
-    count = moved.blocks * moved.tiles
-    met = moved.barriers * (BARRIER + ARRIVAL * moved.blocks)
-    read = max(moved.gathered / device.fetch, count * moved.gathered / device.cache)
-    weights = moved.kept + moved.streamed
-    multiplied = moved.products * moved.rows * weights / moved.itemsize / device.products
-    used = max(weights / device.lines, multiplied)
-    total = moved.blocks * moved.streamed
-    speed = (device.cache if total < device.cached / 2 else device.memory) * STREAMED
-    again = max(total / speed, moved.streamed / device.fetch)
-    parts = {"barriers": met, "operands": read, "weights": used, "streaming": again}
-    if any(moved.lanes):
-        passed, made = moved.lanes
-        parts["lanes"] = max(passed / device.fetch, made * WORK / device.instructions)
+def cooperative_parts(work: StepWork, gpu: GpuModel) -> dict[str, float]:
+    """Return the microseconds of one step of a cooperative kernel, by what takes the time."""
+    count = work.blocks * work.tiles
+    barriers = work.barriers * (BARRIER + ARRIVAL * work.blocks)
+    operands = max(work.gathered / gpu.l2_bytes_each, count * work.gathered / gpu.l2_bytes)
+    weights = work.kept + work.streamed
+    multiplies = work.products * work.rows * weights / work.itemsize / gpu.multiplies
+    total = work.blocks * work.streamed
+    speed = (gpu.l2_bytes if total < gpu.l2_size / 2 else gpu.dram_bytes) * STREAMED_BANDWIDTH
+    parts = {
+        "barriers": barriers,
+        "operands": operands,
+        "weights": max(weights / gpu.shared_bytes, multiplies),
+        "streaming": max(total / speed, work.streamed / gpu.l2_bytes_each),
+    }
+    if any(work.block_axis):
+        moved, computed = work.block_axis
+        instructions = computed * INSTRUCTIONS_PER_ELEMENT
+        parts["block axis"] = max(moved / gpu.l2_bytes_each, instructions / gpu.instructions)
     return parts
 
 
-def alone(moved: Moved, products: int, device: Device) -> float:
-    """Microseconds of a step within one multiprocessor a tile, of so many products in turn."""
-    waves = -(-moved.tiles // device.processors)
-    multiplied = moved.rows * moved.kept / moved.itemsize / device.products
-    return waves * (products * ALONE + max(moved.kept / device.lines, multiplied))
+def persistent_time(work: StepWork, matmuls: int, gpu: GpuModel) -> float:
+    """Return the microseconds of one step within one multiprocessor per tile.
 
-
-def stepwise(
-    products: int, weights: int, device: Device, rows: int = 0, multiplied: int = 0
-) -> float:
-    """Microseconds of a step of two launches a product, its weights read each time.
-
-    Each of so many rows is `multiplied` by so many numbers.
+    `matmuls` is the number of matmuls that depend on each other.
     """
-    speed = device.cache if weights < device.cached / 2 else device.memory
-    read = weights / (speed * PRODUCTS)
-    counted = rows * multiplied / (WIDE * device.products * device.processors)
-    return 2 * products * LAUNCH + max(read, counted)
+    waves = -(-work.tiles // gpu.processors)
+    multiplies = work.rows * work.kept / work.itemsize / gpu.multiplies
+    return waves * (matmuls * MATMUL_LATENCY + max(work.kept / gpu.shared_bytes, multiplies))
+
+
+def stepwise_time(
+    matmuls: int, weights: int, gpu: GpuModel, rows: int = 0, multiplied: int = 0
+) -> float:
+    """Return the microseconds of one step as two launches per matmul.
+
+    The `weights`, in bytes, are read at each step. Each of the `rows` is multiplied by `multiplied`
+    weights.
+    """
+    speed = gpu.l2_bytes if weights < gpu.l2_size / 2 else gpu.dram_bytes
+    read = weights / (speed * MATMUL_BANDWIDTH)
+    multiplies = rows * multiplied / (WARP_GROUP_GAIN * gpu.multiplies * gpu.processors)
+    return 2 * matmuls * LAUNCH + max(read, multiplies)

@@ -1,11 +1,12 @@
-"""Which of several ways to compute the same is the fastest on the GPU at hand: timed, remembered.
+"""Strategy timing: which of several ways to compute the same is the fastest on the GPU at hand.
 
-All ways are timed on the first call of a form: what is computed, its sizes in powers of two, its
-dtype, the GPU, the versions of torch and Triton. Later calls and processes look the winner up.
-Where nothing is timed (no GPU, launches that are recorded, `tune.wanted` says no) the way that the
-caller would take is taken. Ways may differ in rounding: within a process a form keeps its way.
+All strategies are timed on the first call with a new signature: the computation, its sizes rounded
+up to powers of two, its dtype, the GPU, and the versions of torch and Triton. Later calls and
+processes look the winner up. The default strategy is taken if nothing can be timed: without a GPU,
+while launches are captured, or if `autotune.timing_enabled` returns False. Strategies may round
+differently; within a process, a signature always keeps its strategy.
 
-Its logic is tested with a made-up timer and GPU; no GPU has timed a choice yet.
+The logic is tested with a fake timer and GPU; no GPU has timed a choice yet.
 """
 
 from __future__ import annotations
@@ -25,124 +26,132 @@ from .. import cache
 from . import autotune
 
 _LOG = logging.getLogger(__name__)
-# sizes of calls that are looked up as they are: in powers of two takes several times as long
-SEEN = 256
+# The most calls that are looked up by exact sizes: rounding to powers of two takes several times
+# as long.
+MAX_SEEN = 256
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The way of a form of call, and the milliseconds that each took (none: it was not timed)."""
+class StrategyChoice:
+    """The strategy for a signature, and the milliseconds of each (empty if none was timed)."""
 
-    way: str
+    strategy: str
     device: str
     sizes: Mapping[str, int]
     direction: str
     times: Mapping[str, float]
 
     @property
-    def words(self) -> str:
-        """For users: where it was timed, for which calls, and how long each way took."""
-        least = sorted(self.times.items(), key=lambda x: x[1])
-        up_to = ", ".join([self.direction, *_up_to(self.sizes)])
-        took = ", ".join(f"{way} {ms:.3g} ms" for way, ms in least)
-        return f"timed on {self.device} ({up_to}): {took}; {self.way} is taken"
+    def description(self) -> str:
+        """Where it was timed, for which calls, and how long each strategy took, as text."""
+        fastest_first = sorted(self.times.items(), key=lambda x: x[1])
+        signature = ", ".join([self.direction, *_size_ranges(self.sizes)])
+        times = ", ".join(f"{name} {ms:.3g} ms" for name, ms in fastest_first)
+        return f"timed on {self.device} ({signature}): {times}; {self.strategy} is used"
 
 
-def gpu_of(tensor: torch.Tensor) -> str | None:
-    """The name of the GPU that a tensor lies on; None: it lies elsewhere, and nothing is timed."""
-    return autotune.gpu(tensor.get_device())[0] if tensor.is_cuda else None
+def gpu_name(tensor: torch.Tensor) -> str | None:
+    """Return the name of the GPU of a tensor, or None if it is elsewhere: nothing is timed then."""
+    return autotune.gpu_and_target(tensor.get_device())[0] if tensor.is_cuda else None
 
 
-def _up_to(sizes: Mapping[str, int]) -> list[str]:
+def _size_ranges(sizes: Mapping[str, int]) -> list[str]:
     return [f"{axis} up to {n:,}" for axis, n in sizes.items()]
 
 
-def power(n: int) -> int:
-    """The least power of two that is no less."""
+def next_power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least `n`."""
     return 1 << max(0, n - 1).bit_length()
 
 
 @dataclass(frozen=True)
-class Ways:
-    """The ways to compute something, by name: which is taken untimed for sizes in powers of two,
-    whether one is there (asked of each only when it may be taken), and how it is run."""
+class Strategies:
+    """Strategies to compute the same, by name.
+
+    `default` returns the one used untimed for sizes in powers of two. `available` returns whether
+    one exists, and is called only if it may be used. `run` runs one.
+    """
 
     names: Sequence[str]
-    first: Callable[[Mapping[str, int]], str]
-    able: Callable[[str], bool]
+    default: Callable[[Mapping[str, int]], str]
+    available: Callable[[str], bool]
     run: Callable[[str], Any]
 
 
-class Chooser:
-    """The choices of one computation; `what` is all that it is made of, whatever the sizes.
+class StrategyTuner:
+    """Chooses strategies for one computation; `what` describes it completely but for its sizes.
 
     Without `tuned` nothing is timed.
     """
 
     def __init__(self, what: str, tuned: bool = True):
         self.what, self.tuned = hashlib.sha256(what.encode()).hexdigest(), tuned
-        self.chosen: dict[Any, Chosen] = {}
+        self.choices: dict[Any, StrategyChoice] = {}
         self._seen: dict[Any, str] = {}
 
     def choose(
         self,
         like: torch.Tensor,
         sizes: Mapping[str, int],
-        ways: Callable[[], Ways],
+        strategies: Callable[[], Strategies],
         direction: str,
     ) -> str:
-        """The way for a call of these sizes in this `direction`, of the dtype and the device of
-        `like`. `ways` are asked for only where a form is new."""
-        timing = self.tuned and autotune.wanted()
-        place = like.dtype, like.device, timing, torch.get_float32_matmul_precision(), direction
-        key = (*place, *sizes.values())
+        """Return the strategy for a call with these sizes in this `direction`.
+
+        The call has the dtype and device of `like`. `strategies` is called only for a new
+        signature.
+        """
+        timing = self.tuned and autotune.timing_enabled()
+        context = like.dtype, like.device, timing, torch.get_float32_matmul_precision(), direction
+        key = (*context, *sizes.values())
         known = self._seen.get(key)
         if known is None:
-            known = self._choose(place, like, sizes, ways(), direction)
-            if not autotune.capturing():
-                self._seen = {**self._seen, key: known} if len(self._seen) < SEEN else {key: known}
+            known = self._choose(context, like, sizes, strategies(), direction)
+            if not autotune.is_capturing():
+                seen = self._seen if len(self._seen) < MAX_SEEN else {}
+                self._seen = {**seen, key: known}
         return known
 
     def _choose(
         self,
-        place: tuple[Any, ...],
+        context: tuple[Any, ...],
         like: torch.Tensor,
         sizes: Mapping[str, int],
-        ways: Ways,
+        strategies: Strategies,
         direction: str,
     ) -> str:
-        """As it was chosen for other calls of these sizes in powers of two, or by timing now."""
-        device = gpu_of(like)
-        about = {a: power(n) for a, n in sizes.items()}
-        # what takes no time says nothing of others
-        timing = device is not None and place[2] and 0 not in sizes.values()
-        key = (*place, timing, *about.values())
-        if key not in self.chosen:
-            first = ways.first(about)
-            if timing and autotune.capturing():  # nothing can be timed now
-                return first
-            self.chosen[key] = (
-                self._timed(first, like, str(device), about, ways, direction)
+        """Return the choice for the sizes rounded up to powers of two, timed now if it is new."""
+        device = gpu_name(like)
+        rounded = {a: next_power_of_two(n) for a, n in sizes.items()}
+        # a call that takes no time shows nothing about others
+        timing = device is not None and context[2] and 0 not in sizes.values()
+        key = (*context, timing, *rounded.values())
+        if key not in self.choices:
+            default = strategies.default(rounded)
+            if timing and autotune.is_capturing():  # nothing can be timed now
+                return default
+            self.choices[key] = (
+                self._timed(default, like, str(device), rounded, strategies, direction)
                 if timing
-                else Chosen(first, "", about, direction, {})
+                else StrategyChoice(default, "", rounded, direction, {})
             )
-        return self.chosen[key].way
+        return self.choices[key].strategy
 
     def _timed(
         self,
-        first: str,
+        default: str,
         like: torch.Tensor,
         device: str,
-        about: Mapping[str, int],
-        ways: Ways,
+        sizes: Mapping[str, int],
+        strategies: Strategies,
         direction: str,
-    ) -> Chosen:
-        """What an earlier process found, or this one finds by timing all ways."""
+    ) -> StrategyChoice:
+        """Return the choice of an earlier process, or time all strategies now."""
         key = {
-            "what": "way",
+            "what": "strategy",
             "of": self.what,
             "direction": direction,
-            "sizes": dict(about),
+            "sizes": dict(sizes),
             "dtype": str(like.dtype),
             "float32": torch.get_float32_matmul_precision(),
             "device": device,
@@ -150,27 +159,30 @@ class Chooser:
             "triton": triton.__version__,
         }
         known = cache.recall(key) or {}
-        if known.get("way") not in ways.names or not ways.able(known["way"]):
-            known = self._raced(first, ways)
+        strategy = known.get("strategy", "")
+        if strategy not in strategies.names or not strategies.available(strategy):
+            known = self._time_all(default, strategies)
             cache.remember(key, known)
-        return Chosen(known["way"], device, about, direction, known.get("times", {}))
+        return StrategyChoice(known["strategy"], device, sizes, direction, known.get("times", {}))
 
-    def _raced(self, first: str, ways: Ways) -> dict[str, Any]:
-        """The fastest way, `first` unless another gains by the margin, and all times; a way that
-        fails is passed over."""
+    def _time_all(self, default: str, strategies: Strategies) -> dict[str, Any]:
+        """Time all strategies; return the fastest, or `default` unless one is faster by the margin.
+
+        Strategies that fail to run are skipped.
+        """
         times: dict[str, float] = {}
-        able = [way for way in ways.names if ways.able(way)]
-        if able == [first]:
-            return {"way": first, "times": {}}
-        for way in able:
+        available = [name for name in strategies.names if strategies.available(name)]
+        if available == [default]:
+            return {"strategy": default, "times": {}}
+        for name in available:
             try:
-                times[way] = autotune.timed(functools.partial(ways.run, way))
+                times[name] = autotune.time_on_gpu(functools.partial(strategies.run, name))
             except (TritonError, RuntimeError) as error:
-                _LOG.info("%s does not run: %s", way, error)
-        best = min(times, key=lambda x: times[x], default=first)
-        gains = first not in times or times[best] < (1 - autotune.MARGIN) * times[first]
-        return {"way": best if gains else first, "times": times}
+                _LOG.info("%s does not run: %s", name, error)
+        best = min(times, key=lambda x: times[x], default=default)
+        faster = default not in times or times[best] < (1 - autotune.MARGIN) * times[default]
+        return {"strategy": best if faster else default, "times": times}
 
-    def says(self) -> list[str]:
-        """What was timed, in words for users."""
-        return [x.words for x in self.chosen.values() if x.times]
+    def descriptions(self) -> list[str]:
+        """Return what was timed, as text for users."""
+        return [x.description for x in self.choices.values() if x.times]

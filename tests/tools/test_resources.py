@@ -47,7 +47,7 @@ def test_what_does_not_fit_has_its_reason(cells: str, capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     assert found["fit"] == [] and len(found["refused"]) == 2
     assert all("do not fit the 227 KB" in reason for _, _, reason in found["refused"])
-    assert all("step by step" in reason for _, _, reason in found["refused"])
+    assert all("stepwise" in reason for _, _, reason in found["refused"])
 
 
 def test_what_many_blocks_share_is_in_the_table(

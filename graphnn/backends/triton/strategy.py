@@ -29,14 +29,14 @@ from graphnn.ir.graph import IR, Node
 from graphnn.kernels.codegen.persistent import LoopSource, emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
-from graphnn.kernels.feasibility.fit import Launch, Verdict, best
+from graphnn.kernels.feasibility.fit import Launch, Verdict, choose_kernel
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.ir.symbols import NameTable, quoted
-from graphnn.kernels.runtime.cooperative_launch import GridLauncher
-from graphnn.kernels.runtime.launch import PARTED, PRECISIONS, Launcher, precision
-from graphnn.kernels.runtime.random import drawn
-from graphnn.kernels.select.estimates import STEPWISE, Figures
-from graphnn.kernels.select.search import spread
+from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
+from graphnn.kernels.runtime.launch import PRECISIONS, SPLIT_PRODUCTS, Launcher, input_precision
+from graphnn.kernels.runtime.random import random_tensor
+from graphnn.kernels.select.estimates import STEPWISE, CostEstimates
+from graphnn.kernels.select.search import choose_cooperative
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.attention.tiles import Contraction
@@ -132,7 +132,7 @@ class Lowering:
             except Unsupported as reason:
                 reasons.append(str(reason))
                 continue
-            if made.verdict.borne:  # of many blocks it may be had without
+            if made.verdict.tolerated:  # of many blocks it may be had without
                 spare = made
                 reasons.append(made.verdict.reason)
                 continue
@@ -203,18 +203,18 @@ class Lowering:
                 return self._call(scope, source, first.verdict, reads, kept)
         return None
 
-    def _figures(self, made: Sequence[OneKernel]) -> tuple[Figures, ...]:
+    def _figures(self, made: Sequence[OneKernel]) -> tuple[CostEstimates, ...]:
         """What the model expects of the ways to run loops that kernels were made for."""
         if not self.fit:
             return ()
         each = [(x.source.program, x.source, x.verdict.launch) for x in made]
-        return tuple(Figures(*x, self.target, len(made), self.cooperative) for x in each)
+        return tuple(CostEstimates(*x, self.target, len(made), self.cooperative) for x in each)
 
     def _besides(self, scope: Scope, made: OneKernel) -> str:
         """How float32 is multiplied, and where ragged loops end."""
-        how = PRECISIONS[precision(torch.float32, self.float32)]
+        how = PRECISIONS[input_precision(torch.float32, self.float32)]
         if isinstance(made.source, CooperativeSource) and made.source.tiling.parted:
-            how = PARTED
+            how = SPLIT_PRODUCTS
         words = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
         program = made.source.program
         words += RAGGED if program.ends is not None else ""
@@ -261,7 +261,7 @@ class Lowering:
         launch = self._launch(scope.ir.floating)
         ask = not self.interpret
         how = (ask, self.fit, loops, self.weighed)
-        source, verdict = spread(program, launch, self.target, *how)
+        source, verdict = choose_cooperative(program, launch, self.target, *how)
         return OneKernel(source, verdict, reads, kept)
 
     def _call(
@@ -290,7 +290,9 @@ class Lowering:
         if not self.fit:
             reason = "whether it fits a GPU was not asked (skip 'fit')"
             return emit(program), Verdict(True, launch, reason)
-        source, verdict = best(program, launch, self.target, ask=not self.interpret)
+        source, verdict = choose_kernel(
+            program, launch, self.target, may_compile=not self.interpret
+        )
         if not verdict.fits:
             raise Unsupported(verdict.reason)
         return source, verdict
@@ -301,12 +303,12 @@ class Lowering:
             raise Unsupported(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter: the kernels are those of half precision
         dtype = floating if floating in NAMES else torch.bfloat16
-        return Launch(NAMES[dtype], precision(dtype, self.float32))
+        return Launch(NAMES[dtype], input_precision(dtype, self.float32))
 
     def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> str:
-        kind = GridLauncher if isinstance(source, CooperativeSource) else Launcher
+        kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
         launcher = kind(source, self.interpret, warps, self.float32)
-        launcher.tuner.on = self.tune
+        launcher.tuner.enabled = self.tune
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
@@ -339,7 +341,7 @@ class Lowering:
         """What generated code calls by another name here: scans, and noise that no kernel draws."""
         return {
             "scan": functools.partial(scan, interpret=self.interpret),
-            "noise": functools.partial(drawn, interpret=self.interpret),
+            "noise": functools.partial(random_tensor, interpret=self.interpret),
         }
 
     def _stepwise(
@@ -361,14 +363,16 @@ class Lowering:
         self._chosen(scope, loop, name, Choice(STEPWISE, why, figures), len(writer.step))
         return lines
 
-    def _unshared(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> tuple[Figures, ...]:
+    def _unshared(
+        self, scope: Scope, loop: Loop, keep: set[int], name: str
+    ) -> tuple[CostEstimates, ...]:
         """What the model expects of a loop that goes step by step, if blocks could share it."""
         if not self.fit or not self.cooperative:
             return ()
         try:
             kept = [i for i in loop.nodes if i in keep]
             program, _ = lower(scope.ir, loop, kept, name, scope.ends)
-            return (Figures(program, None, self._launch(scope.ir.floating), self.target),)
+            return (CostEstimates(program, None, self._launch(scope.ir.floating), self.target),)
         except Unsupported:
             return ()
 

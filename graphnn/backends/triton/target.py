@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphnn.kernels.feasibility.limits import nearest
+from graphnn.kernels.feasibility.limits import nearest_target
 
 # where there is no GPU, plans are made for this one and run by the interpreter
 DEFAULT = "sm_90"
@@ -14,4 +14,4 @@ def current() -> str:
     """The nearest target, among those whose limits are known, to the GPU at hand."""
     if not torch.cuda.is_available():
         return DEFAULT
-    return nearest(*torch.cuda.get_device_capability())
+    return nearest_target(*torch.cuda.get_device_capability())

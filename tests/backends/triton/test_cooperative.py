@@ -21,7 +21,7 @@ from graphnn.kernels import simulate
 from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier
 from graphnn.kernels.cooperative.plan.sharding import LEAST
 from graphnn.kernels.runtime import cooperative_launch
-from graphnn.kernels.runtime.cooperative_launch import GridLauncher
+from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.planner.pipeline import Variant
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices, lowerings
@@ -124,13 +124,13 @@ def test_many_random_cells(recipe: CellRecipe) -> None:
 # under the checker
 
 
-def launchers(model: gn.Compiled) -> list[GridLauncher]:
+def launchers(model: gn.Compiled) -> list[CooperativeLauncher]:
     """The kernels of all loops of a model."""
     found = [k for lowering in lowerings(model) for k in lowering.launchers.values()]
-    return [k for k in found if isinstance(k, GridLauncher)]
+    return [k for k in found if isinstance(k, CooperativeLauncher)]
 
 
-def stores(launcher: GridLauncher) -> tuple[list[str], list[str]]:
+def stores(launcher: CooperativeLauncher) -> tuple[list[str], list[str]]:
     """The arguments that a kernel stores to: outputs, and exchanges."""
     names, source = launcher.function.arg_names, launcher.source
     first, last = len(source.program.tensors), len(source.pointers)
@@ -157,7 +157,7 @@ def test_whoever_runs_first_the_bits_are_the_same(name: str, seeds: range) -> No
 
 
 @functools.cache
-def saving(name: str = "lstm", backward: bool = False) -> GridLauncher:
+def saving(name: str = "lstm", backward: bool = False) -> CooperativeLauncher:
     """A kernel of a cell: the forward that saves for its backward, or that."""
     net = network(name, SIZES.hidden)
     _, model = run(net, INTERPRET, SKIP, inputs(net, SIZES, torch.float64, "cpu"), {})
@@ -165,7 +165,7 @@ def saving(name: str = "lstm", backward: bool = False) -> GridLauncher:
     return next(k for k in launchers(model) if wanted in k.source.name)
 
 
-def made_up(launcher: GridLauncher, time: int = 3, batch: int = 3) -> list[torch.Tensor]:
+def made_up(launcher: CooperativeLauncher, time: int = 3, batch: int = 3) -> list[torch.Tensor]:
     """Run a kernel on tensors of random numbers."""
     known = {"time": time, "batch": batch}
     generator = torch.Generator().manual_seed(0)
@@ -178,7 +178,7 @@ def made_up(launcher: GridLauncher, time: int = 3, batch: int = 3) -> list[torch
     return launcher(tensors, known, torch.float64)
 
 
-def checked(launcher: GridLauncher, attempts: int = 2) -> None:
+def checked(launcher: CooperativeLauncher, attempts: int = 2) -> None:
     """Under the checker, its outputs and exchanges poisoned, whoever runs first."""
     outputs, exchanges = stores(launcher)
     kept = {launcher.source.name: [*outputs, *exchanges]}
@@ -187,11 +187,11 @@ def checked(launcher: GridLauncher, attempts: int = 2) -> None:
             made_up(launcher)
 
 
-def changed(launcher: GridLauncher, change: Callable[[str], str]) -> GridLauncher:
+def changed(launcher: CooperativeLauncher, change: Callable[[str], str]) -> CooperativeLauncher:
     """A kernel whose text is another."""
     text = change(launcher.source.text)
     assert text != launcher.source.text
-    return GridLauncher(replace(launcher.source, text=text), interpret=True)
+    return CooperativeLauncher(replace(launcher.source, text=text), interpret=True)
 
 
 def early(text: str) -> str:
@@ -322,14 +322,14 @@ def test_wider_loops_take_more_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         for regime, reason in planned(size, monkeypatch):
             assert regime == "cooperative"
             blocks[size] = int(re.match(r"one kernel on (\d+) of 132 multi", reason)[1])  # type: ignore[index]
-            assert re.search(r"1 barrier a step; by a model .* \d\.\d us a step", reason)
-            assert re.search(r"others: .*step by step \d+\.\d", reason)
+            assert re.search(r"1 barrier per step; predicted \d\.\d µs per step", reason)
+            assert re.search(r"others: .*stepwise \d+\.\d", reason)
             assert "do not fit the 227 KB of one multiprocessor" in reason
     assert 1 < blocks[256] < blocks[1024] <= 132
     assert {regime for regime, _ in planned(64, monkeypatch)} == {"resident"}
     for regime, reason in planned(4096, monkeypatch):
         assert regime == "stepwise"
-        assert re.search(r"should take \d+\.\d us a step, step by step \d+\.\d", reason)
+        assert re.search(r"predicted \d+\.\d µs per step, stepwise \d+\.\d", reason)
 
 
 def test_switched_off_a_wide_loop_goes_step_by_step() -> None:

@@ -50,11 +50,11 @@ def time(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Timer]
     """A GPU that is made up, with a timer of one's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
-    monkeypatch.setattr(strategy_timing, "gpu_of", lambda tensor: "a made-up GPU")
+    monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: "a made-up GPU")
 
     def use(running: bool = False, **times: float) -> Timer:
         timer = Timer(times, running)
-        monkeypatch.setattr(autotune, "timed", timer)
+        monkeypatch.setattr(autotune, "time_on_gpu", timer)
         return timer
 
     return use
@@ -66,7 +66,7 @@ def several(model: gn.Compiled) -> Iterator[Several]:
 
 
 def taken(model: gn.Compiled) -> set[str]:
-    return {x.way for s in several(model) for x in s.chooser.chosen.values()}
+    return {x.strategy for s in several(model) for x in s.chooser.choices.values()}
 
 
 # kernels of one loop
@@ -110,7 +110,7 @@ def test_a_second_call_of_the_form_times_nothing(time: Callable[..., Timer]) -> 
     assert len(timer.ran) == ran == 3
     call(5)
     assert len(timer.ran) == 2 * ran
-    (forward,) = (s for s in several(model) if s.chooser.chosen)
+    (forward,) = (s for s in several(model) if s.chooser.choices)
     assert set(forward.calls) == {RESIDENT, COOPERATIVE}, "what lost is forgotten"
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_is_not_tuned_times_nothing(time: Callable[..., Timer]) -> 
     model(**inputs(net, SIZES, torch.float64, "cpu"))
     assert timer.ran == [] and taken(model) == {RESIDENT}
     launchers = [x for w in lowerings(model) for x in w.launchers.values()]
-    assert launchers and not any(x.tuner.on for x in launchers)
+    assert launchers and not any(x.tuner.enabled for x in launchers)
 
 
 def planned(size: int) -> list[Several]:
@@ -186,9 +186,9 @@ def small() -> dict[str, Any]:
     """A GPU whose launches of many blocks take long when there are two tiles of them."""
     from dataclasses import replace
 
-    from graphnn.kernels.select.cost_model import DEVICES
+    from graphnn.kernels.select.cost_model import GPUS
 
-    return {k: replace(d, processors=7, fetch=5e3) for k, d in DEVICES.items()}
+    return {k: replace(d, processors=7, l2_bytes_each=5e3) for k, d in GPUS.items()}
 
 
 # torch's own layers
@@ -259,8 +259,8 @@ def test_torchs_layer_and_kernels_give_the_same(
     (program,) = model._programs.values()
     assert program.layers and timer.ran.count(CUDNN) == timer.ran.count(KERNELS)
     for layer in program.layers:
-        (found,) = layer.chooser.chosen.values()
-        assert (found.way, found.direction) == (way, "training")
+        (found,) = layer.chooser.choices.values()
+        assert (found.strategy, found.direction) == (way, "training")
 
 
 def test_forward_and_backward_of_a_call_are_of_one_way(
@@ -303,7 +303,7 @@ def test_under_autocast_a_layer_is_timed_anew(time: Callable[..., Timer], torchs
         model(x=x)
     assert timer.ran.count(CUDNN) == 2
     (program,) = model._programs.values()
-    directions = {x.direction for x in program.layers[0].chooser.chosen.values()}
+    directions = {x.direction for x in program.layers[0].chooser.choices.values()}
     assert directions == {"training", "training in torch.bfloat16"}
 
 
@@ -312,10 +312,10 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
     model = gn.compile(Layers(gn.nn.LSTM(4, 6)).double(), backend="interpret")
     assert "candidate cuDNN: not modelled, taken where nothing is timed" in model.explain()
     called(model, {})
-    program = next(p for p in model._programs.values() if p.layers[0].chooser.chosen)
+    program = next(p for p in model._programs.values() if p.layers[0].chooser.choices)
     (said,) = (x for x in program.layers[0].says() if x.startswith("timed"))
     assert said.endswith(
-        "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is taken"
+        "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
     )
 
 
@@ -361,7 +361,7 @@ def test_on_a_gpu_all_ways_are_timed_and_give_what_cudnn_does() -> None:
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
     (program,) = model._programs.values()
-    (chosen,) = program.layers[0].chooser.chosen.values()
-    assert set(chosen.times) == {CUDNN, KERNELS} and chosen.way in chosen.times
-    kernels = [x for s in several(model) for x in s.chooser.chosen.values()]
-    assert kernels and all(RESIDENT in x.times and x.way in x.times for x in kernels)
+    (chosen,) = program.layers[0].chooser.choices.values()
+    assert set(chosen.times) == {CUDNN, KERNELS} and chosen.strategy in chosen.times
+    kernels = [x for s in several(model) for x in s.chooser.choices.values()]
+    assert kernels and all(RESIDENT in x.times and x.strategy in x.times for x in kernels)

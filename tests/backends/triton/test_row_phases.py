@@ -22,7 +22,7 @@ from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan import sharding
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.fit import Verdict
-from graphnn.kernels.runtime.cooperative_launch import GridLauncher
+from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.planner.pipeline import Variant
 from tests.backends.triton.places import INTERPRET, choices, regimes
 from tests.backends.triton.test_block_axis import DECODERS, Decoder, Machine
@@ -106,13 +106,13 @@ def test_the_best_slots_of_a_memory_are_found_in_a_step() -> None:
 
 
 def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    spilled = "spills: 4 instructions, 8 bytes a thread"
+    spilled = "spills: 4 instructions, 8 bytes per thread"
 
     def best(*given: Any, **options: Any) -> tuple[LoopSource, Verdict]:
-        source, verdict = fit.best(*given, **options)
-        return source, replace(verdict, reason=f"it fits; {spilled}", borne=(spilled,))
+        source, verdict = fit.choose_kernel(*given, **options)
+        return source, replace(verdict, reason=f"it fits; {spilled}", tolerated=(spilled,))
 
-    monkeypatch.setattr(strategy, "best", best)
+    monkeypatch.setattr(strategy, "choose_kernel", best)
     for skip, regime in ((), "cooperative"), (("cooperative",), "resident"):
         net = Machine(hidden=32).to(torch.bfloat16)
         model = gn.compile(net, backend="interpret", skip=("beside", *skip))
@@ -238,7 +238,7 @@ def test_a_fault_in_emitted_text_is_named(name: str, fault: str) -> None:
 KNOWN = {"batch": 3, "time": 3, "target": 3, "source": 4, "slot": 5}
 
 
-def made_up(launcher: GridLauncher) -> None:
+def made_up(launcher: CooperativeLauncher) -> None:
     """Run a kernel on tensors of random numbers."""
     shapes = [[*(KNOWN[a] for a in t.axes), *t.shape] for t in launcher.source.program.tensors]
     launcher([doubles(*shape) for shape in shapes], KNOWN, torch.float64)

@@ -83,7 +83,7 @@ def run(net: nn.Module, skip: Any = SKIP, time: int = 2) -> gn.Compiled:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stack that can be one kernel becomes one, whatever the model says."""
-    monkeypatch.setattr(stacked, "NEAR", 0.0)
+    monkeypatch.setattr(stacked, "MODEL_ERROR", 0.0)
 
 
 SIZES = [pytest.param(b, t, r, marks=[pytest.mark.slow] * (b != 3)) for b, t, r in
@@ -110,7 +110,7 @@ def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, backward = choices(run(shuffled(NETS["lstm"]())))
     assert f"2 {TOGETHER}: 1.2 us a step, 1.1 + 1.1 one after the other" in forward.reason
     assert f"2 {TOGETHER}: 1.2 us a step, 1.2 + 1.2 one after the other" in backward.reason
-    monkeypatch.setattr(stacked, "NEAR", 10.0)
+    monkeypatch.setattr(stacked, "MODEL_ERROR", 10.0)
     apart = reasons(run(shuffled(NETS["lstm"]())))
     assert "not one kernel with those stacked on it: 1.2 us a step, 1.1 + 1.1" in apart[0]
     assert not any(TOGETHER in reason for reason in apart)

@@ -11,9 +11,9 @@ import torch
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
 from graphnn.kernels.cooperative.codegen.matmul import Tiling
-from graphnn.kernels.feasibility.cases import case
+from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
-from graphnn.kernels.runtime.cooperative_launch import GridLauncher
+from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.kernels.runtime.launch import Launcher
 from tests.kernels.cooperative.test_sharding import program
 
@@ -40,7 +40,7 @@ def stored(launcher: Launcher, dtype: torch.dtype = torch.float64) -> list[torch
 def agree(source: CooperativeSource) -> None:
     """Equal to the resident kernel of the same program, to rounding."""
     wanted = stored(Launcher(emit(source.program), interpret=True))
-    for got, want in zip(stored(GridLauncher(source, interpret=True)), wanted, strict=True):
+    for got, want in zip(stored(CooperativeLauncher(source, interpret=True)), wanted, strict=True):
         assert (got - want).abs().max() <= 1e-12 * want.abs().max()
 
 
@@ -60,8 +60,8 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
     for parted in (False, True):
         source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
         assert ("parted_product(" in source.text) == parted
-        found[parted] = stored(GridLauncher(source, True, float32="tf32x3"), torch.float32)
-    wanted = stored(GridLauncher(source, interpret=True))
+        found[parted] = stored(CooperativeLauncher(source, True, float32="tf32x3"), torch.float32)
+    wanted = stored(CooperativeLauncher(source, interpret=True))
     errors = {
         parted: max((a - b).abs().max() / b.abs().max() for a, b in zip(got, wanted, strict=True))
         for parted, got in found.items()
@@ -121,7 +121,7 @@ def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
     assert source.blocks == 6 and source.barriers == 1
     assert {e.name for e in source.exchanges} == {"h_all", "after_all"}
     agree(source)
-    found = case(source, "bf16", 16, warps).judge("sm_90")
+    found = loop_case(source, "bf16", 16, warps).judge("sm_90")
     assert found.faults == () and found.weights == "resident"
 
 

@@ -13,7 +13,7 @@ from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.cooperative.plan.phases import levels
 from graphnn.kernels.cooperative.plan.retime import barriers, put_off, retimed
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
-from graphnn.kernels.runtime.cooperative_launch import GridLauncher
+from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.kernels.cooperative.test_sharding import program
 
 SIZE, ROWS = 20, ("batch",)
@@ -54,7 +54,7 @@ def stored(found: LoopProgram) -> list[torch.Tensor]:
     shapes = [[*(sizes[a] for a in t.axes), *t.shape] for t in found.tensors]
     tensors = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
     source = emit_cooperative(found, Tiling(16))
-    return GridLauncher(source, interpret=True)(tensors, sizes, torch.float64)
+    return CooperativeLauncher(source, interpret=True)(tensors, sizes, torch.float64)
 
 
 def test_a_barrier_is_spared_and_the_bits_are_the_same() -> None:

@@ -143,7 +143,7 @@ def case(
         signature=signature(cell, weights),
         constants={"ROWS": rows, "HOW": how},
         warps=warps,
-        resident=tuple(name for name in pointers(cell) if name.startswith("w_")),
+        loaded_once=tuple(name for name in pointers(cell) if name.startswith("w_")),
     )
 
 

@@ -28,7 +28,7 @@ FIT = Resources(
     spills=0,
     shared=1024,
     tensor_memory=0,
-    products={"mma": 8},
+    matmuls={"mma": 8},
     loads_before=1,
     loads_inside=1,
     loaded_inside=("x_ptr",),
@@ -46,7 +46,7 @@ def resources(chosen: Case, target: str = "sm_90") -> Resources:
 def test_weights_loaded_before_the_loop_stay(target):
     chosen = case("lstm", (64,))
     found = resources(chosen, target)
-    assert found.faults(chosen.resident) == []
+    assert found.faults(chosen.loaded_once) == []
     assert (found.target, found.threads, found.loads_before, found.loads_inside) == (
         target,
         128,
@@ -55,7 +55,7 @@ def test_weights_loaded_before_the_loop_stay(target):
     )
     assert found.loaded_inside == ("x_f_ptr", "x_i_ptr", "x_o_ptr", "x_z_ptr")
     # 16 x 64 x 64 is 32 products of 16 x 8 x 16; four gates of them, in four warps
-    assert found.products == {"mma": 32}
+    assert found.matmuls == {"mma": 32}
     assert found.shared > 4 * 64 * 64 * 2
 
 
@@ -64,14 +64,16 @@ def test_weights_loaded_in_the_loop_are_named():
     found = resources(chosen)
     assert (found.loads_before, found.loads_inside) == (0, 2)
     assert found.loaded_inside == ("x_n_ptr", "w_n_ptr")
-    assert found.faults(chosen.resident) == ["w_n_ptr is loaded again inside the loop"]
+    assert found.faults(chosen.loaded_once) == ["w_n_ptr is loaded again inside the loop"]
     assert found.faults() == []
 
 
 def test_a_spill_is_seen():
     found = resources(case("lstm", (32,), rows=64, warps=1))
     assert found.stack > 0 and found.spills > 0
-    assert found.faults()[0] == f"spills: {found.spills} instructions, {found.stack} bytes a thread"
+    assert (
+        found.faults()[0] == f"spills: {found.spills} instructions, {found.stack} bytes per thread"
+    )
 
 
 def test_shared_memory_is_held_against_the_target():
@@ -94,7 +96,7 @@ def test_shared_memory_is_held_against_the_target():
 )
 def test_products_by_kind(rows, weights, how, target, kind):
     found = resources(case("elman", (32,), rows=rows, weights=weights, how=how), target)
-    assert list(found.products) == [kind]
+    assert list(found.matmuls) == [kind]
 
 
 def test_pointers_carried_by_a_loop_are_followed():
@@ -158,7 +160,7 @@ def test_weights_copied_to_shared_memory_in_the_loop_are_named():
 def test_too_much_tensor_memory_is_a_kernel_that_traps():
     found = resources(case("lstm", (128,), rows=64, warps=8), "sm_100")
     # four products of 128 columns and an operand of 64: Triton compiles it to nothing but a trap
-    assert found.products == {}
+    assert found.matmuls == {}
     assert "tensor memory: 576 columns of 512" in found.faults()
 
 
@@ -177,13 +179,13 @@ def test_a_cooperative_kernel_is_inspected_alike():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"spills": 3, "stack": 8}, "spills: 3 instructions, 8 bytes a thread"),
-        ({"registers": 255}, "all 255 registers that a thread may have are taken"),
-        ({"registers": 128, "threads": 512}, "all 128 registers that a thread may have are taken"),
+        ({"spills": 3, "stack": 8}, "spills: 3 instructions, 8 bytes per thread"),
+        ({"registers": 255}, "all 255 registers of a thread are used"),
+        ({"registers": 128, "threads": 512}, "all 128 registers of a thread are used"),
         ({"shared": 232_449}, "shared memory: 232,449 bytes of 232,448"),
         ({"tensor_memory": 576}, "tensor memory: 576 columns of 512"),
         ({"loaded_inside": ("w_ptr",)}, "w_ptr is loaded again inside the loop"),
-        ({"staged_inside": ("w_ptr",)}, "w_ptr goes to shared memory again inside the loop"),
+        ({"staged_inside": ("w_ptr",)}, "w_ptr is copied to shared memory inside the loop"),
     ],
 )
 def test_faults_are_sentences(change, sentence):
@@ -220,8 +222,8 @@ def test_files_go_to_tritons_cache_alone(monkeypatch, tmp_path):
 
 def test_a_missing_tool_is_named(monkeypatch):
     monkeypatch.setattr(type(knobs.nvidia).__dict__["cuobjdump"], "default_path", "/nowhere")
-    with pytest.raises(RuntimeError, match="cuobjdump is missing: it ships in Triton's package"):
-        sass.assembled("kernel.cubin")
+    with pytest.raises(RuntimeError, match="cuobjdump is missing: it is part of Triton's package"):
+        sass.read_cubin("kernel.cubin")
 
 
 def test_wrong_calls_say_what_is_wrong():
@@ -256,5 +258,5 @@ def test_the_command_fails_on_a_fault(capsys):
     assert aot.main([good, bad], ["--target", "sm_80", "--target", "sm_90", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["target"] for row in rows] == ["sm_80", "sm_90"] * 2
-    assert rows[0]["resources"]["products"] == {"mma": 2} and rows[0]["faults"] == []
+    assert rows[0]["resources"]["matmuls"] == {"mma": 2} and rows[0]["faults"] == []
     assert rows[3]["faults"] == ["w_n_ptr is loaded again inside the loop"]

@@ -19,9 +19,15 @@ from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.aot import Row
-from graphnn.kernels.feasibility.cases import case
-from graphnn.kernels.feasibility.fit import TOGETHER, Launch, Verdict, best, serious
-from graphnn.kernels.select.search import spread
+from graphnn.kernels.feasibility.cases import loop_case
+from graphnn.kernels.feasibility.fit import (
+    OPERANDS_SIDE_BY_SIDE,
+    Launch,
+    Verdict,
+    choose_kernel,
+    serious_faults,
+)
+from graphnn.kernels.select.search import choose_cooperative
 from graphnn.tools.resources import LIBRARY, Layer, kernels, rows
 
 HALF = Launch("bf16", "ieee")
@@ -39,19 +45,19 @@ def sources(name: str, size: int) -> list[LoopSource]:
 
 
 def chosen(name: str, size: int, target: str = "sm_90") -> list[tuple[LoopSource, Verdict]]:
-    return [best(source.program, HALF, target) for source in sources(name, size)]
+    return [choose_kernel(source.program, HALF, target) for source in sources(name, size)]
 
 
 @pytest.mark.parametrize("name, size", [("LSTM", 160), ("RNN", 320), ("GRU", 160)])
 def test_the_widest_that_fit(name: str, size: int) -> None:
     for source, verdict in chosen(name, size):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
-        made = case(source, "bf16", verdict.launch.rows, verdict.launch.warps)
+        made = loop_case(source, "bf16", verdict.launch.rows, verdict.launch.warps)
         found = made.judge("sm_90").resources
         assert found is not None and source.weights
         assert found.spills == found.stack == 0 and found.shared <= found.shared_limit
-        assert not set(made.resident) & {*found.loaded_inside, *found.staged_inside}
-        assert set(found.products) == {"mma"}
+        assert not set(made.loaded_once) & {*found.loaded_inside, *found.staged_inside}
+        assert set(found.matmuls) == {"mma"}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_the_widest_that_fit(name: str, size: int) -> None:
         ("LSTM", 192, "do not fit the 227 KB"),
         ("RNN", 384, "do not fit the 227 KB"),
         # Triton before 3.9 has operands side by side: there it is the shared memory that is short
-        ("GRU", 192, "do not fit the 227 KB" if TOGETHER else "spills"),
+        ("GRU", 192, "do not fit the 227 KB" if OPERANDS_SIDE_BY_SIDE else "spills"),
     ],
 )
 def test_the_next_are_refused(name: str, size: int, why: str) -> None:
@@ -82,9 +88,9 @@ class Decoder(nn.Module):
 
 def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
     for source in kernels(gn.compile(Decoder(64)), torch.bfloat16):
-        made, verdict = best(source.program, HALF, "sm_90")
+        made, verdict = choose_kernel(source.program, HALF, "sm_90")
         assert verdict.fits and made.program.most == verdict.launch.rows == 128, verdict.reason
-        found = case(made, "bf16", 128, verdict.launch.warps).judge("sm_90")
+        found = loop_case(made, "bf16", 128, verdict.launch.warps).judge("sm_90")
         assert found.faults == () and found.weights == "resident"
 
 
@@ -93,10 +99,10 @@ def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
 )
 def test_a_decoder_of_512_units_is_shared_by_blocks_that_keep_its_weights(target: str) -> None:
     for source in kernels(gn.compile(Decoder(512)), torch.bfloat16):
-        made, verdict = spread(source.program, HALF, target)
+        made, verdict = choose_cooperative(source.program, HALF, target)
         assert made.blocks == 64 and made.barriers == 5 and not made.streamed
         assert "a group of 4 blocks" in made.text
-        found = case(made, "bf16", 16, verdict.launch.warps).judge(target)
+        found = loop_case(made, "bf16", 16, verdict.launch.warps).judge(target)
         assert found.faults == () and found.weights == "resident"
 
 
@@ -108,10 +114,12 @@ def test_a_neural_turing_machine_of_128_slots_fits(target: str) -> None:
     assert len(found) == 2
     for row in found:
         assert isinstance(row, Row), row
-        assert serious(row) == () and row.weights == "resident"
+        assert serious_faults(row) == () and row.weights == "resident"
         # sm_80 has no room for the weights on one multiprocessor; before Triton 3.9, which has the
         # operands of a product side by side, a forward kernel of one block spills
-        assert bool(row.step) == (target == "sm_80" or (TOGETHER and "forward" in row.name))
+        assert bool(row.step) == (
+            target == "sm_80" or (OPERANDS_SIDE_BY_SIDE and "forward" in row.name)
+        )
 
 
 @pytest.mark.parametrize("units", [8, 16])
@@ -127,7 +135,7 @@ def test_the_heads_of_such_a_machine_are_one_product(units: int) -> None:
 
 def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
     for source in sources("LSTM", 256):
-        _, verdict = best(source.program, HALF, "sm_90", ask=False)
+        _, verdict = choose_kernel(source.program, HALF, "sm_90", may_compile=False)
         assert not verdict.fits and "do not fit the 227 KB" in verdict.reason
 
 
@@ -137,15 +145,15 @@ def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
 def test_every_network_that_is_timed(name: str, target: str) -> None:
     for source, verdict in chosen(name, 64, target):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
-        assert case(source, "bf16", 16, verdict.launch.warps).judge(target).faults == ()
+        assert loop_case(source, "bf16", 16, verdict.launch.warps).judge(target).faults == ()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(TOGETHER, reason="Triton before 3.9 compiles no clusters")
+@pytest.mark.skipif(OPERANDS_SIDE_BY_SIDE, reason="Triton before 3.9 compiles no clusters")
 def test_in_a_cluster_the_state_is_read_before_all_have_stored_it() -> None:
     """Why no kernel is launched as one: were this mended, it would be worth another look."""
     (source,) = (x for x in sources("LSTM", 256) if "saving" in x.name)
-    made = case(source, "bf16", 16, 8)
+    made = loop_case(source, "bf16", 16, 8)
     options = {"num_warps": 8, "num_stages": 1, "maxnreg": made.maxnreg, "num_ctas": 4}
     described = aot._source(made.function, made.signature, made.constants)
     options["enable_fp_fusion"] = True

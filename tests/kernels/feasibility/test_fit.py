@@ -8,7 +8,7 @@ import pytest
 
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import fit
-from graphnn.kernels.feasibility.fit import Launch, judge, registers, shared
+from graphnn.kernels.feasibility.fit import Launch, estimate_registers, judge, shared_memory
 from graphnn.kernels.ir.program import LoopProgram
 
 KB = 1024
@@ -32,14 +32,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         launches.append(launch)
         return ()
 
-    monkeypatch.setattr(fit, "compiled", compiled)
+    monkeypatch.setattr(fit, "compile_faults", compiled)
     return launches
 
 
 def test_what_is_small_fits_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(64 * 64, (64, 64)), HALF, "sm_90")
     assert verdict.fits and verdict.launch == HALF and not asked
-    assert "about 16 of 227 KB of shared memory, 16 rows and 8 warps" in verdict.reason
+    assert "about 16 of 227 KB of shared memory, with 16 rows and 8 warps" in verdict.reason
 
 
 def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launch]) -> None:
@@ -54,19 +54,19 @@ def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launc
 def test_a_step_that_holds_too_much_is_refused_without_asking(asked: list[Launch]) -> None:
     verdict = judge(made(live=(128,) * 100), HALF, "sm_90")
     assert not verdict.fits and not asked
-    assert verdict.reason == "a step holds about 840 numbers a thread at once, 255 fit (sm_90)"
+    assert verdict.reason == "a step needs about 840 registers per thread, 255 exist (sm_90)"
 
 
 def test_between_the_two_the_compiler_is_asked_or_half_of_them_believed(
     asked: list[Launch],
 ) -> None:
     near, far = made(live=(128,) * 28), made(live=(128,) * 34)
-    assert (registers(near, HALF), registers(far, HALF)) == (264, 312)
+    assert (estimate_registers(near, HALF), estimate_registers(far, HALF)) == (264, 312)
     for source in (near, far):
         assert judge(source, HALF, "sm_90").fits
     assert asked == [HALF, HALF]
-    assert judge(near, HALF, "sm_90", ask=False).fits
-    assert not judge(far, HALF, "sm_90", ask=False).fits
+    assert judge(near, HALF, "sm_90", may_compile=False).fits
+    assert not judge(far, HALF, "sm_90", may_compile=False).fits
     assert len(asked) == 2
 
 
@@ -74,8 +74,8 @@ def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spills = {8: ("spills: 8",), 16: (), 4: ("spills: 4",)}
-    monkeypatch.setattr(fit, "compiled", lambda s, launch, t: spills[launch.warps])
-    monkeypatch.setattr(fit, "SURELY", 0)
+    monkeypatch.setattr(fit, "compile_faults", lambda s, launch, t: spills[launch.warps])
+    monkeypatch.setattr(fit, "SAFE", 0)
     source = made(live=(64,) * 4)
     assert judge(source, HALF, "sm_90").launch == replace(HALF, warps=16)
     spills[16] = ("spills: 16",)
@@ -94,38 +94,38 @@ def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
     ids=str,
 )
 def test_shared_memory(launch: Launch, kilobytes: int) -> None:
-    assert shared(made(4 * KB), launch, "sm_90") == kilobytes * KB
+    assert shared_memory(made(4 * KB), launch, "sm_90") == kilobytes * KB
 
 
 @pytest.mark.parametrize("together, columns", [(False, 256), (True, 3 * 256)])
 def test_wide_operands_pass_through_shared_memory(
     together: bool, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "TOGETHER", together)
+    monkeypatch.setattr(fit, "OPERANDS_SIDE_BY_SIDE", together)
     source = made(0, staged=(256, 256))
-    assert shared(source, HALF, "sm_90") == 16 * columns * 2
-    assert shared(source, TF32, "sm_90") == 16 * columns * 4
-    assert shared(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
+    assert shared_memory(source, HALF, "sm_90") == 16 * columns * 2
+    assert shared_memory(source, TF32, "sm_90") == 16 * columns * 4
+    assert shared_memory(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
 
 
 def test_so_do_joined_products_all_at_once_or_in_rounds() -> None:
     source = replace(made(0), joined=(512, 256))
-    assert shared(source, HALF, "sm_90") == 16 * 512 * 2
-    assert shared(source, replace(HALF, rows=64), "sm_90") == 64 * 256
-    assert shared(source, HALF, "sm_80") == 16 * 512 * 4
+    assert shared_memory(source, HALF, "sm_90") == 16 * 512 * 2
+    assert shared_memory(source, replace(HALF, rows=64), "sm_90") == 64 * 256
+    assert shared_memory(source, HALF, "sm_80") == 16 * 512 * 4
 
 
 def test_more_warps_hold_fewer_numbers_a_thread() -> None:
     source = made(live=(256, 1))
-    held = [registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
+    held = [estimate_registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
     assert held == [34, 18, 10]
-    assert registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
+    assert estimate_registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
 
 
 def test_many_joined_products_hold_more() -> None:
     source = made(live=(64,))
-    assert registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
-    assert registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
+    assert estimate_registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
+    assert estimate_registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
 
 
 def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monkeypatch):
@@ -135,17 +135,17 @@ def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monk
         asked.append((source.text, launch.warps))
         return ("spills: 8",)
 
-    monkeypatch.setattr(fit, "compiled", spills)
+    monkeypatch.setattr(fit, "compile_faults", spills)
     single = replace(made(live=(1,) * 130), text="\n" * 500)
     assert not judge(single, HALF, "sm_90").fits
     assert [warps for _, warps in asked] == [8]
     asked.clear()
     wide = replace(made(live=(128,) * 3), text="\n" * 500)
-    asking = fit.Asking()
+    asking = fit.CompileBudget()
     for _ in range(4):
         judge(wide, HALF, "sm_90", asking, doubt=True)
-    assert len(asked) == fit.LINES // 500
-    long = replace(made(live=(128,) * 3), text="\n" * (fit.LINES + 1))
+    assert len(asked) == fit.COMPILED_LINES // 500
+    long = replace(made(live=(128,) * 3), text="\n" * (fit.COMPILED_LINES + 1))
     asked.clear()
-    assert fit.UNASKED in judge(long, HALF, "sm_90", doubt=True).reason
+    assert fit.NOT_COMPILED in judge(long, HALF, "sm_90", doubt=True).reason
     assert asked == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphnn.kernels.feasibility.limits import nearest, register_cap
+from graphnn.kernels.feasibility.limits import nearest_target, register_cap
 
 
 @pytest.mark.parametrize(("threads", "cap"), [(128, 255), (256, 255), (512, 128), (1024, 64)])
@@ -23,4 +23,4 @@ def test_registers_are_shared_among_threads(threads, cap):
     ],
 )
 def test_an_unknown_gpu_has_the_limits_of_the_newest_below_it(capability, target):
-    assert nearest(*capability) == target
+    assert nearest_target(*capability) == target

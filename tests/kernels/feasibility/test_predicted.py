@@ -14,7 +14,7 @@ from bench.networks import GRU, LSTM, RNN, MultiplicativeIntegration, ResetBefor
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.aot import Resources
-from graphnn.kernels.feasibility.cases import case
+from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch
 from graphnn.kernels.feasibility.limits import register_cap
 from tests.kernels.emitted import KINDS, Over, sources
@@ -50,14 +50,14 @@ MANY = [
 def held(net: str, units: int, kind: str, launch: Launch, target: str) -> Resources:
     """Compiles a kernel, and holds to it what was foretold."""
     source = sources(NETS[net](units))[kind]
-    made = case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
+    made = loop_case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
     found = made.judge(target).resources
     assert found is not None
-    memory = fit.shared(source, launch, target)
+    memory = fit.shared_memory(source, launch, target)
     assert found.shared <= memory <= max(1.15 * found.shared, found.shared + 8192)
-    registers = fit.registers(source, launch) * 255 / register_cap(found.threads)
-    assert registers > fit.SURELY or not found.spills
-    assert registers < fit.NEVER or found.spills
+    registers = fit.estimate_registers(source, launch) * 255 / register_cap(found.threads)
+    assert registers > fit.SAFE or not found.spills
+    assert registers < fit.HOPELESS or found.spills
     return found
 
 
@@ -75,14 +75,18 @@ def test_what_is_foretold_of_many() -> None:
 def test_apart_where_joined_does_not_fit() -> None:
     """Three gates of 192 units are 216 KB of weights, with a fourth of zeros 288 KB."""
     program = sources(GRU(192))["saving"].program
-    source, verdict = fit.best(program, BF16, "sm_90", ask=False)
+    source, verdict = fit.choose_kernel(program, BF16, "sm_90", may_compile=False)
     assert verdict.fits and not source.joined
-    source, verdict = fit.best(sources(GRU(128))["saving"].program, BF16, "sm_90", ask=False)
+    source, verdict = fit.choose_kernel(
+        sources(GRU(128))["saving"].program, BF16, "sm_90", may_compile=False
+    )
     assert verdict.fits and source.joined
 
 
 def test_where_neither_fits_the_reason_is_that_of_apart() -> None:
-    source, verdict = fit.best(sources(LSTM(256))["saving"].program, BF16, "sm_90", ask=False)
+    source, verdict = fit.choose_kernel(
+        sources(LSTM(256))["saving"].program, BF16, "sm_90", may_compile=False
+    )
     assert not verdict.fits and not source.joined
     # 520 KB, or 528 where operands lie side by side
     assert re.match(r"weights of 52\d KB do not fit the 227 KB of one", verdict.reason)
@@ -93,10 +97,10 @@ def test_loads_as_they_are_used_where_loads_ahead_do_not_fit() -> None:
     net = Over(gn.nn.HyperLSTM(16, 16, hyper_size=8, embedding_size=4), 16)
     program = sources(net)["backward"].program
     assert "_next = tl.load(" in emit(program).text
-    source, verdict = fit.best(program, BF16, "sm_90", ask=False)
+    source, verdict = fit.choose_kernel(program, BF16, "sm_90", may_compile=False)
     assert verdict.fits and "_next" not in source.text and " ahead" not in source.text
-    made = case(source, "bf16", 16, verdict.launch.warps)
-    assert fit.serious(made.judge("sm_90")) == ()
+    made = loop_case(source, "bf16", 16, verdict.launch.warps)
+    assert fit.serious_faults(made.judge("sm_90")) == ()
 
 
 @pytest.mark.slow
@@ -104,16 +108,18 @@ def test_loads_as_they_are_used_where_loads_ahead_do_not_fit() -> None:
 def test_what_is_chosen_for_many_small_products_fits(units: int) -> None:
     hyper = gn.nn.HyperLSTM(units, units, hyper_size=max(3, units // 2), embedding_size=units // 4)
     for source in sources(Over(hyper, units)).values():
-        chosen, verdict = fit.best(source.program, BF16, "sm_90")
+        chosen, verdict = fit.choose_kernel(source.program, BF16, "sm_90")
         # of 64 units with embeddings of 16 it spills a little in every form, and is refused
         assert verdict.fits or units == 64
-        faults = fit.serious(case(chosen, "bf16", 16, verdict.launch.warps).judge("sm_90"))
+        faults = fit.serious_faults(
+            loop_case(chosen, "bf16", 16, verdict.launch.warps).judge("sm_90")
+        )
         assert verdict.fits == (faults == ())
 
 
 @pytest.mark.slow
 def test_what_is_chosen_for_a_hyperlstm_of_the_library_fits() -> None:
     for source in sources(Over(gn.nn.HyperLSTM(64, 64), 64)).values():
-        chosen, verdict = fit.best(source.program, BF16, "sm_90")
-        made = case(chosen, "bf16", 16, verdict.launch.warps)
-        assert verdict.fits and fit.serious(made.judge("sm_90")) == ()
+        chosen, verdict = fit.choose_kernel(source.program, BF16, "sm_90")
+        made = loop_case(chosen, "bf16", 16, verdict.launch.warps)
+        assert verdict.fits and fit.serious_faults(made.judge("sm_90")) == ()

@@ -16,7 +16,11 @@ from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier, Watchdog
 from graphnn.kernels.feasibility.fit import Launch
 from graphnn.kernels.runtime import cooperative_launch
-from graphnn.kernels.runtime.cooperative_launch import GridLaunch, GridLauncher, GridTuner
+from graphnn.kernels.runtime.cooperative_launch import (
+    CooperativeLaunch,
+    CooperativeLauncher,
+    CooperativeTuner,
+)
 from graphnn.kernels.select import search
 from tests.kernels.cooperative.test_sharding import program
 
@@ -25,14 +29,16 @@ HALF = Launch("bf16", "ieee")
 
 def source(size: int = 256) -> CooperativeSource:
     """A kernel that was chosen, with those that should be nearly as fast."""
-    return search.spread(program("lstm", size=size), HALF, "sm_90", ask=False)[0]
+    return search.choose_cooperative(program("lstm", size=size), HALF, "sm_90", may_compile=False)[
+        0
+    ]
 
 
 def test_others_and_more_rows_are_timed_beside_what_was_judged() -> None:
     chosen = source()
-    judged = GridLaunch("bf16", "ieee", 16, 8, chosen.tiling.units)
-    few = GridTuner(chosen).able(judged, "sm_90", 16)
-    many = GridTuner(chosen).able(judged, "sm_90", 64)
+    judged = CooperativeLaunch("bf16", "ieee", 16, 8, chosen.tiling.units)
+    few = CooperativeTuner(chosen).candidates(judged, "sm_90", 16)
+    many = CooperativeTuner(chosen).candidates(judged, "sm_90", 64)
     assert few[0] == many[0] == judged and len(set(many)) == len(many)
     assert {x.rows for x in few} == {16} and {x.rows for x in many} == {16, 32}
     units = {chosen.tiling.units, *(x.tiling.units for x in chosen.others)}
@@ -50,17 +56,20 @@ class Function:
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[GridLauncher, list[torch.Tensor]]:
+def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[CooperativeLauncher, list[torch.Tensor]]:
     """A launcher for a GPU of 132 multiprocessors that is not there, and 40 rows for it."""
     props = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
-    monkeypatch.setattr(cooperative_launch, "gpu", lambda index: ("a made-up GPU", "sm_90"))
+    monkeypatch.setattr(cooperative_launch, "gpu_and_target", lambda index: ("a made-up GPU", "sm_90"))
     monkeypatch.setattr(
-        "graphnn.kernels.select.autotune.gpu", lambda index: ("a made-up GPU", "sm_90")
+        "graphnn.kernels.select.autotune.gpu_and_target", lambda index: ("a made-up GPU", "sm_90")
     )
-    launcher = GridLauncher(replace(source(), others=()), interpret=False)
-    launcher.function, launcher.tuner = Function(), GridTuner(launcher.source, lambda run: 1.0)
+    launcher = CooperativeLauncher(replace(source(), others=()), interpret=False)
+    launcher.function, launcher.tuner = (
+        Function(),
+        CooperativeTuner(launcher.source, lambda run: 1.0),
+    )
     sizes = {"time": 2, "batch": 40}
     tensors = launcher.source.program.tensors
     return launcher, [
@@ -69,7 +78,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[GridLauncher, list[torch.T
 
 
 def test_all_blocks_of_a_launch_run_at_the_same_time(
-    made_up: tuple[GridLauncher, list[torch.Tensor]],
+    made_up: tuple[CooperativeLauncher, list[torch.Tensor]],
 ) -> None:
     launcher, tensors = made_up
     outs = launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
@@ -84,27 +93,27 @@ def test_all_blocks_of_a_launch_run_at_the_same_time(
 
 
 def test_a_gpu_with_too_few_multiprocessors_is_refused_before_a_launch(
-    made_up: tuple[GridLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+    made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, tensors = made_up
     props = SimpleNamespace(multi_processor_count=14)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
-    with pytest.raises(ValueError, match=r"planned for 32 multiprocessors at once, .* has 14"):
+    with pytest.raises(ValueError, match=r"planned for 32 multiprocessors, but .* has 14"):
         launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
     assert not launcher.function.launches
 
 
 def test_more_rows_a_program_where_that_saves_a_launch(
-    made_up: tuple[GridLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+    made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, _ = made_up
-    judged = GridLaunch("bf16", "ieee", 16, 8, launcher.source.tiling.units)
+    judged = CooperativeLaunch("bf16", "ieee", 16, 8, launcher.source.tiling.units)
 
     def rows(target: str) -> list[int]:
         return [launcher._rows_for(count, judged, target) for count in (1, 64, 65, 128, 500)]
 
     assert rows("sm_90") == [16, 16, 32, 32, 32]
-    monkeypatch.setattr(cooperative_launch, "SHARED", {"sm_80": 30 << 10})
+    monkeypatch.setattr(cooperative_launch, "SHARED_MEMORY", {"sm_80": 30 << 10})
     assert rows("sm_80") == [16] * 5  # 32 rows would not fit
     assert list(launcher._waves(200, 32, 32)) == [(0, 4), (128, 3)]
 

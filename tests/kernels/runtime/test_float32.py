@@ -17,7 +17,7 @@ from graphnn.kernels.cache import load
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import compile_process, fit
 from graphnn.kernels.feasibility.aot import Case, Row
-from graphnn.kernels.feasibility.cases import case
+from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, judge
 from graphnn.kernels.runtime.launch import PRECISIONS, Launcher
 from tests.kernels.emitted import Over, sources
@@ -69,34 +69,37 @@ def test_an_unknown_word_is_refused() -> None:
 def test_many_weights_are_refused_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     """An LSTM of 64 units holds 64 a thread and spills (sm_90, Triton 3.9); of 32 it does not."""
     asked: list[LoopSource] = []
-    monkeypatch.setattr(fit, "compiled", lambda source, *_: asked.append(source) or ())
+    monkeypatch.setattr(fit, "compile_faults", lambda source, *_: asked.append(source) or ())
     for size, fits in ((32, True), (64, False)):
         verdicts = [judge(s, PLAIN, "sm_90") for s in sources(network(size)).values()]
         assert all(v.fits == fits for v in verdicts) and not asked
-    assert all("64 numbers of its weights a thread" in v.reason for v in verdicts)
+    assert all("need 64 weights per thread" in v.reason for v in verdicts)
 
 
 def test_a_loop_that_is_refused_says_so() -> None:
     model = gn.compile(network(64), backend="interpret", float32="ieee", skip=("cooperative",))
     text = model.explain()
-    assert "stepwise" in text and "as multiply-adds of float32 take them" in text
+    assert "stepwise" in text and "float32 multiply-adds need" in text
     assert "torch multiplies float32 by its own setting, whatever float32='ieee'" in text
 
 
 def test_only_the_launch_that_was_compiled_is_tried_on_a_gpu() -> None:
     (source,) = [s for k, s in sources(network(8)).items() if k == "saving"]
-    assert fit.candidates(source, PLAIN, "sm_90", 64) == [PLAIN]
-    assert len(fit.candidates(source, Launch("fp32", "tf32"), "sm_90", 64)) > 1
+    assert fit.launch_candidates(source, PLAIN, "sm_90", 64) == [PLAIN]
+    assert len(fit.launch_candidates(source, Launch("fp32", "tf32"), "sm_90", 64)) > 1
 
 
 def made() -> Case:
     """A kernel of plain multiply-adds."""
-    return case(sources(network(8))["saving"], "fp32", 16, 8, "ieee")
+    return loop_case(sources(network(8))["saving"], "fp32", 16, 8, "ieee")
 
 
 def test_a_case_goes_to_another_process_and_back() -> None:
     given, answers = made(), []
-    assert given.apart and not case(sources(network(8))["saving"], "bf16", 16, 8).apart
+    assert (
+        given.own_process
+        and not loop_case(sources(network(8))["saving"], "bf16", 16, 8).own_process
+    )
     path = given.function.fn.__code__.co_filename
     sent = path, given.function.__name__, replace(given, function=None), "sm_90"
     compile_process.main(lambda: pickle.dumps(sent), answers.append)
@@ -112,4 +115,4 @@ def test_a_compiler_that_dies_is_a_fault(tmp_path: Path) -> None:
     fatal = "import os, sys\n\nif 'pytest' not in sys.modules:\n    os.abort()\n"
     function = getattr(load(f"{text}\n\n{fatal}", given.function.__name__), given.function.__name__)
     (fault,) = replace(given, function=function).judge("sm_90").faults
-    assert fault == "does not compile: Triton dies of it (SIGABRT)"
+    assert fault == "does not compile: Triton crashes (SIGABRT)"

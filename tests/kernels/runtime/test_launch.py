@@ -8,7 +8,7 @@ import torch
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.ir.program import LoopProgram, Op, Tensor
 from graphnn.kernels.runtime import launch
-from graphnn.kernels.runtime.launch import Launcher, precision
+from graphnn.kernels.runtime.launch import Launcher, input_precision
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def chosen():
 )
 def test_products_of_float32_are_computed_as_torch_was_told(chosen, asked, wanted) -> None:
     chosen(asked)
-    assert precision(torch.float32) == wanted
+    assert input_precision(torch.float32) == wanted
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        assert precision(dtype) == "ieee"
+        assert input_precision(dtype) == "ieee"
 
 
 def doubled() -> Launcher:
@@ -56,9 +56,9 @@ def test_strided_tensors_are_read_and_written() -> None:
 def test_more_numbers_than_32_bits_reach_are_an_error_not_a_wrong_number(monkeypatch) -> None:
     x = torch.randn(2, 4, 3)
     sizes = {"time": 2, "batch": 4}
-    monkeypatch.setattr(launch, "REACH", 4 * 3 + 1)
+    monkeypatch.setattr(launch, "MAX_OFFSET", 4 * 3 + 1)
     (y,) = doubled()([x], sizes, torch.float32)
     assert torch.equal(y, 2 * x)
-    monkeypatch.setattr(launch, "REACH", 4 * 3)
-    with pytest.raises(ValueError, match=r"doubled has 4 rows of up to 3 .*: split the batch"):
+    monkeypatch.setattr(launch, "MAX_OFFSET", 4 * 3)
+    with pytest.raises(ValueError, match=r"doubled gets 4 rows of up to 3 .*: split the batch"):
         doubled()([x], sizes, torch.float32)

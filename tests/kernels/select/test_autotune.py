@@ -13,12 +13,12 @@ from bench.networks import NETWORKS
 from graphnn.kernels import cache
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.aot import Resources
-from graphnn.kernels.feasibility.cases import case
-from graphnn.kernels.feasibility.fit import Launch, candidates
+from graphnn.kernels.feasibility.cases import loop_case
+from graphnn.kernels.feasibility.fit import Launch, launch_candidates
 from graphnn.kernels.runtime import launch
 from graphnn.kernels.runtime.launch import Launcher
 from graphnn.kernels.select import autotune
-from graphnn.kernels.select.autotune import Tuner, bucket
+from graphnn.kernels.select.autotune import Autotuner, bucket
 
 JUDGED = Launch("bf16", "ieee", 16, 8)
 
@@ -28,7 +28,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
     monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
-    monkeypatch.setattr(autotune, "gpu", lambda device: ("a made-up GPU", "sm_90"))
+    monkeypatch.setattr(autotune, "gpu_and_target", lambda device: ("a made-up GPU", "sm_90"))
 
 
 def launchers(name, size, skip=()):
@@ -64,7 +64,7 @@ class Timer:
 
 
 def choose(source, timer, rows=64, judged=JUDGED):
-    return Tuner(source, timer).choose(judged, rows, 0, lambda launch: None)
+    return Autotuner(source, timer).choose(judged, rows, 0, lambda launch: None)
 
 
 def test_buckets():
@@ -73,37 +73,37 @@ def test_buckets():
 
 def test_candidates_of_a_loop_begin_with_the_one_that_was_judged(resident):
     for rows, most in ((16, 16), (64, 64), (256, 64)):
-        able = candidates(resident, JUDGED, "sm_90", rows)
+        able = launch_candidates(resident, JUDGED, "sm_90", rows)
         assert able[0] == JUDGED and len(set(able)) == len(able)
         assert max(x.rows for x in able) == most
-    assert max(x.rows for x in candidates(resident, JUDGED, "sm_100", 256)) == 32
-    assert {x.warps for x in candidates(resident, JUDGED, "sm_90", 16)} == {4, 8, 16}
+    assert max(x.rows for x in launch_candidates(resident, JUDGED, "sm_100", 256)) == 32
+    assert {x.warps for x in launch_candidates(resident, JUDGED, "sm_90", 16)} == {4, 8, 16}
 
 
 def test_candidates_are_foretold_not_compiled(resident, monkeypatch):
-    monkeypatch.setattr(fit, "compiled", lambda *args: pytest.fail("compiled"))
-    candidates(resident, JUDGED, "sm_90", 256)
+    monkeypatch.setattr(fit, "compile_faults", lambda *args: pytest.fail("compiled"))
+    launch_candidates(resident, JUDGED, "sm_90", 256)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
-    able = candidates(phase, replace(JUDGED, warps=4), target, 64)
+    able = launch_candidates(phase, replace(JUDGED, warps=4), target, 64)
     assert not phase.multiplies and able[0].rows == 1 and all(x.rows < 16 for x in able)
     found: list[Resources] = []
     for x in able[:2]:
-        judged = case(phase, "bf16", x.rows, x.warps).judge(target)
+        judged = loop_case(phase, "bf16", x.rows, x.warps).judge(target)
         assert judged.faults == ()
         found.append(judged.resources)
-    assert case(phase, "bf16", 16, 4).judge(target).resources.spills > 100 > found[0].registers
+    assert loop_case(phase, "bf16", 16, 4).judge(target).resources.spills > 100 > found[0].registers
 
 
 def test_a_narrow_phase_shares_a_program_among_rows():
     source = launchers("LSTM", 64, ("resident", "cooperative"))["h_c_saving_phase_1"].source
-    assert candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
+    assert launch_candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
 
 
 def test_the_fastest_wins_and_is_recalled_in_a_later_process(resident):
-    best = candidates(resident, JUDGED, "sm_90", 64)[2]
+    best = launch_candidates(resident, JUDGED, "sm_90", 64)[2]
     timer = Timer({best: 0.5})
     assert choose(resident, timer) == best and len(timer.ran) > 3
     later = Timer({})
@@ -116,7 +116,7 @@ def test_another_bucket_dtype_device_or_version_is_timed_anew(resident, monkeypa
         lambda: choose(resident, timer, rows=65),
         lambda: choose(resident, timer, judged=replace(JUDGED, dtype="fp16")),
         lambda: (
-            monkeypatch.setattr(autotune, "gpu", lambda d: ("another GPU", "sm_90"))
+            monkeypatch.setattr(autotune, "gpu_and_target", lambda d: ("another GPU", "sm_90"))
             or choose(resident, timer)
         ),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(resident, timer),
@@ -130,36 +130,36 @@ def test_another_bucket_dtype_device_or_version_is_timed_anew(resident, monkeypa
 
 def test_in_one_process_it_is_timed_once(resident):
     timer = Timer({})
-    tuner = Tuner(resident, timer)
+    tuner = Autotuner(resident, timer)
     for rows in (20, 40, 64):
         tuner.choose(JUDGED, rows, 0, lambda launch: None)
     assert len(timer.ran) == len(set(timer.ran))
 
 
 def test_a_small_gain_is_taken_for_noise(resident):
-    other = candidates(resident, JUDGED, "sm_90", 64)[1]
+    other = launch_candidates(resident, JUDGED, "sm_90", 64)[1]
     assert choose(resident, Timer({other: 0.98})) == JUDGED
 
 
 def test_what_does_not_run_is_passed_over(resident):
-    able = candidates(resident, JUDGED, "sm_90", 64)
+    able = launch_candidates(resident, JUDGED, "sm_90", 64)
     assert choose(resident, Timer({able[1]: 0.5}, failing=[JUDGED, able[2]])) == able[1]
 
 
 def test_where_nothing_runs_the_first_is_left_to_fail_in_its_launch(resident):
-    able = candidates(resident, JUDGED, "sm_90", 256)
+    able = launch_candidates(resident, JUDGED, "sm_90", 256)
     assert choose(resident, Timer({}, failing=able), rows=256) == JUDGED
 
 
 @pytest.mark.parametrize("choice", [{"rows": 128, "warps": 3}, {}, {"rows": "x"}])
 def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
-    tuner = Tuner(resident, Timer({}))
+    tuner = Autotuner(resident, Timer({}))
     cache.remember(tuner._key(JUDGED, "a made-up GPU", 64), choice)
     assert tuner.choose(JUDGED, 64, 0, lambda launch: None) == JUDGED and tuner.timer.ran
 
 
 def test_switched_off_the_first_is_taken(resident, monkeypatch):
-    timer = Timer(dict.fromkeys(candidates(resident, JUDGED, "sm_90", 64)[1:], 0.1))
+    timer = Timer(dict.fromkeys(launch_candidates(resident, JUDGED, "sm_90", 64)[1:], 0.1))
     monkeypatch.setenv("GRAPHNN_TUNE", "0")
     assert choose(resident, timer) == JUDGED
     monkeypatch.delenv("GRAPHNN_TUNE")
@@ -172,7 +172,7 @@ def test_switched_off_the_first_is_taken(resident, monkeypatch):
 
 
 def test_nothing_is_timed_while_a_graph_is_captured(resident, monkeypatch):
-    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    monkeypatch.setattr(autotune, "is_capturing", lambda: True)
     assert choose(resident, Timer({})) == JUDGED
 
 
@@ -189,7 +189,7 @@ class Function:
 def made_up(source, monkeypatch, timer):
     """A launcher that compiles for a GPU that is not there, given tensors of the CPU."""
     launcher = Launcher(source, interpret=False)
-    launcher.function, launcher.tuner = Function(), Tuner(source, timer)
+    launcher.function, launcher.tuner = Function(), Autotuner(source, timer)
     program = source.program
     tensors = [torch.zeros([*(20 for _ in t.axes), *t.shape]) for t in program.tensors]
     return launcher, tensors, dict.fromkeys(source.sizes, 20)
@@ -197,7 +197,7 @@ def made_up(source, monkeypatch, timer):
 
 def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
     judged = Launch("fp32", "tf32x3", 16, 8)
-    best = candidates(resident, judged, "sm_90", 64)[1]
+    best = launch_candidates(resident, judged, "sm_90", 64)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
     for _ in range(2):
         outs = launcher(tensors, sizes, torch.float32)
@@ -212,13 +212,13 @@ def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
 def test_timing_runs_the_kernel_with_each_candidate(resident, monkeypatch):
     launcher, tensors, sizes = made_up(resident, monkeypatch, lambda run: run() or 1.0)
     launcher(tensors, sizes, torch.float32)
-    able = candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)
+    able = launch_candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)
     ran = [(o["ROWS"], o["num_warps"]) for _, _, o in launcher.function.launches]
     assert ran == [*((x.rows, x.warps) for x in able), (16, 8)]
 
 
 def test_determinism_is_asked_at_every_call(resident, monkeypatch):
-    best = candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)[1]
+    best = launch_candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
     ran = lambda: launcher(tensors, sizes, torch.float32) and launcher.function.launches[-1][2]
     assert ran()["num_warps"] == best.warps
@@ -269,7 +269,7 @@ def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
     x = torch.randn(3, 2, 20, dtype=torch.float64, requires_grad=True)
     found = []
     for n in (16, rows):
-        monkeypatch.setattr(launch, "ROWS", n)
+        monkeypatch.setattr(launch, "MIN_ROWS", n)
         y = model(x=x)
         found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *model.parameters()])])
     for a, b in zip(*found):
@@ -288,10 +288,10 @@ def test_a_tuned_model_computes_what_cudnn_does_on_a_gpu():
     wanted, _ = net.layer(x.transpose(0, 1))
     torch.testing.assert_close(y.transpose(0, 1), wanted, rtol=1e-3, atol=1e-3)
     for launcher in program.loops[0].lowering.launchers.values():
-        assert launcher.tuner.chosen or not launcher._ways
+        assert launcher.tuner.choices or not launcher._launches
 
 
 @pytest.mark.gpu
 def test_a_run_takes_time_on_a_gpu():
     x = torch.randn(4096, 4096, device="cuda")
-    assert 0 < autotune.timed(lambda: x.copy_(x)) < 100
+    assert 0 < autotune.time_on_gpu(lambda: x.copy_(x)) < 100

@@ -11,66 +11,79 @@ from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
 from graphnn.kernels.cooperative.codegen.matmul import Tiling
 from graphnn.kernels.cooperative.plan.outline import outline, resources
 from graphnn.kernels.feasibility import aot
-from graphnn.kernels.feasibility.cases import case
-from graphnn.kernels.feasibility.fit import Launch, serious
-from graphnn.kernels.feasibility.limits import SHARED
+from graphnn.kernels.feasibility.cases import loop_case
+from graphnn.kernels.feasibility.fit import Launch, serious_faults
+from graphnn.kernels.feasibility.limits import SHARED_MEMORY
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.select import search
-from graphnn.kernels.select.cost_model import DEVICES, Moved, shared, stepwise
-from graphnn.kernels.select.search import candidates
+from graphnn.kernels.select.cost_model import GPUS, StepWork, cooperative_parts, stepwise_time
+from graphnn.kernels.select.search import cooperative_candidates
 from tests.kernels.cooperative.test_sharding import program
 
 HALF = Launch("bf16", "ieee")
-H200 = DEVICES["sm_90"]
-MOVED = Moved(64, 1, 16, 1, 128 << 10, 0, 32 << 10, 2)
+H200 = GPUS["sm_90"]
+MOVED = StepWork(64, 1, 16, 1, 128 << 10, 0, 32 << 10, 2)
 
 
 def test_more_blocks_meet_later_and_multiply_sooner() -> None:
     more = replace(MOVED, blocks=128, kept=64 << 10)
-    few, many = shared(MOVED, H200), shared(more, H200)
+    few, many = cooperative_parts(MOVED, H200), cooperative_parts(more, H200)
     assert few["barriers"] < many["barriers"] and few["weights"] > many["weights"]
     assert few["streaming"] == many["streaming"] == 0
 
 
 def test_what_does_not_stay_is_read_from_the_cache_or_from_memory() -> None:
-    cached = shared(replace(MOVED, streamed=64 << 10), H200)["streaming"]
-    far = shared(replace(MOVED, streamed=640 << 10), H200)["streaming"]
+    cached = cooperative_parts(replace(MOVED, streamed=64 << 10), H200)["streaming"]
+    far = cooperative_parts(replace(MOVED, streamed=640 << 10), H200)["streaming"]
     assert cached > 0 and far > 10 * cached
 
 
 def test_step_by_step_takes_two_launches_a_product() -> None:
-    assert stepwise(2, 0, H200) == 2 * stepwise(1, 0, H200)
-    assert stepwise(1, 64 << 20, H200) > stepwise(1, 8 << 20, H200) > stepwise(1, 0, H200)
+    assert stepwise_time(2, 0, H200) == 2 * stepwise_time(1, 0, H200)
+    assert (
+        stepwise_time(1, 64 << 20, H200)
+        > stepwise_time(1, 8 << 20, H200)
+        > stepwise_time(1, 0, H200)
+    )
 
 
 def test_candidates_fit_and_run_at_once() -> None:
-    found = list(candidates(program("lstm", size=512), HALF, "sm_90", H200))
+    found = list(cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200))
     assert [c.source.tiling.units for c in found] == [4, 8, 16, 32, 64]
     for c in found:
-        assert 1 < c.source.blocks <= H200.processors and c.shared <= SHARED["sm_90"]
+        assert 1 < c.source.blocks <= H200.processors and c.shared_memory <= SHARED_MEMORY["sm_90"]
         held = sum(c.source.weights.values()) + c.source.streamed
         assert held * c.source.blocks == 4 * 512 * 512
     assert [c.source.streamed > 0 for c in found] == [False] * 4 + [True]
     few = replace(H200, processors=40)
     assert (
         min(
-            c.source.tiling.units for c in candidates(program("lstm", size=512), HALF, "sm_90", few)
+            c.source.tiling.units
+            for c in cooperative_candidates(program("lstm", size=512), HALF, "sm_90", few)
         )
         == 16
     )
 
 
 def test_the_fastest_by_the_model_is_taken_and_says_so() -> None:
-    source, verdict = search.spread(program("lstm", size=256), HALF, "sm_90", ask=False)
-    able = candidates(program("lstm", size=256), HALF, "sm_90", search.here("sm_90"))
-    assert source.blocks == min(able, key=lambda c: c.micros).source.blocks
-    assert re.search(r"32 blocks of 8 units, \d+ of 227 KB .* 1 barrier a step", verdict.reason)
+    source, verdict = search.choose_cooperative(
+        program("lstm", size=256), HALF, "sm_90", may_compile=False
+    )
+    able = cooperative_candidates(
+        program("lstm", size=256), HALF, "sm_90", search.device_at_hand("sm_90")
+    )
+    assert source.blocks == min(able, key=lambda c: c.microseconds).source.blocks
+    assert re.search(r"32 blocks of 8 units, \d+ of 227 KB .* 1 barrier per step", verdict.reason)
 
 
 def test_two_loops_have_half_of_the_gpu_each() -> None:
-    alone, _ = search.spread(program("lstm", size=2048), HALF, "sm_90", ask=False)
+    alone, _ = search.choose_cooperative(
+        program("lstm", size=2048), HALF, "sm_90", may_compile=False
+    )
     assert alone.blocks == 128
-    beside, _ = search.spread(program("lstm", size=1024), HALF, "sm_90", ask=False, loops=2)
+    beside, _ = search.choose_cooperative(
+        program("lstm", size=1024), HALF, "sm_90", may_compile=False, loops=2
+    )
     assert 2 * beside.blocks <= H200.processors
 
 
@@ -81,25 +94,27 @@ def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(source.blocks)
         return ("spills: 8",) if len(asked) == 1 else ()
 
-    monkeypatch.setattr(search, "compiled", compiled)
-    source, verdict = search.spread(program("lstm", size=256), HALF, "sm_90")
+    monkeypatch.setattr(search, "compile_faults", compiled)
+    source, verdict = search.choose_cooperative(program("lstm", size=256), HALF, "sm_90")
     assert asked == [32, source.blocks] and source.blocks != 32
     assert verdict.reason.endswith("32 blocks of 8 units, compiled, spills: 8")
-    monkeypatch.setattr(search, "compiled", lambda *_: ("spills: 8",))
-    with pytest.raises(Unsupported, match="no cooperative kernel compiles for sm_90 without fault"):
-        search.spread(program("lstm", size=256), HALF, "sm_90")
+    monkeypatch.setattr(search, "compile_faults", lambda *_: ("spills: 8",))
+    with pytest.raises(
+        Unsupported, match="no cooperative kernel compiles for sm_90 without faults"
+    ):
+        search.choose_cooperative(program("lstm", size=256), HALF, "sm_90")
 
 
 def test_where_step_by_step_should_be_faster_that_is_said() -> None:
-    with pytest.raises(Unsupported, match=r"should take \d+\.\d us a step, step by step \d+\.\d"):
-        search.spread(program("lstm", size=4096), HALF, "sm_90", ask=False)
+    with pytest.raises(Unsupported, match=r"predicted \d+\.\d µs per step, stepwise \d+\.\d"):
+        search.choose_cooperative(program("lstm", size=4096), HALF, "sm_90", may_compile=False)
 
 
 def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(H200, name="a slice of a GPU", processors=2)
-    monkeypatch.setattr(search, "here", lambda target: small)
+    monkeypatch.setattr(search, "device_at_hand", lambda target: small)
     with pytest.raises(Unsupported, match="fits one of the 2 multiprocessors"):
-        search.spread(program("lstm", size=1024), HALF, "sm_80", ask=False)
+        search.choose_cooperative(program("lstm", size=1024), HALF, "sm_80", may_compile=False)
 
 
 # compiled ahead of time, and read
@@ -118,11 +133,11 @@ def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.Mo
 )
 def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target: str) -> None:
     source = emit_cooperative(program(name, kind, size), Tiling(16, 8, 256, 4))
-    found = case(source, "bf16", 16, 8).judge(target)
+    found = loop_case(source, "bf16", 16, 8).judge(target)
     # to take all registers and spill none is no fault, as for resident kernels
-    assert serious(found) == () and found.weights == "resident"
-    assert found.resources is not None and set(found.resources.products) == {"mma"}
-    foretold = search.shared(source, HALF)
+    assert serious_faults(found) == () and found.weights == "resident"
+    assert found.resources is not None and set(found.resources.matmuls) == {"mma"}
+    foretold = search.shared_memory(source, HALF)
     assert found.resources.shared == pytest.approx(foretold, abs=4 << 10)
 
 
@@ -131,29 +146,35 @@ def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target
 def test_float32_stays_and_nothing_spills(size: int, kind: str) -> None:
     """In parts of bfloat16: twice in TF32, 1024 units would not fit, and 512 spill backward."""
     full = Launch("fp32", "tf32x3")
-    source, _ = search.spread(program("lstm", kind, size), full, "sm_90", ask=False)
+    source, _ = search.choose_cooperative(
+        program("lstm", kind, size), full, "sm_90", may_compile=False
+    )
     assert source.tiling.parted and not source.streamed
-    found = case(source, "fp32", 16, 8, "tf32x3").judge("sm_90")
-    assert serious(found) == () and found.weights == "resident"
+    found = loop_case(source, "fp32", 16, 8, "tf32x3").judge("sm_90")
+    assert serious_faults(found) == () and found.weights == "resident"
     assert found.resources is not None
-    assert found.resources.shared == pytest.approx(search.shared(source, full), abs=1 << 10)
+    assert found.resources.shared == pytest.approx(search.shared_memory(source, full), abs=1 << 10)
 
 
 def test_float32_in_parts_takes_six_bytes_a_number() -> None:
     full = Launch("fp32", "tf32x3")
-    (found, *_) = candidates(program("lstm", size=1024), full, "sm_90", H200)
-    assert found.taken.blocks == 128 and found.shared == 32 * 1024 * 6 + 16 * 256 * 4
+    (found, *_) = cooperative_candidates(program("lstm", size=1024), full, "sm_90", H200)
+    assert found.resources.blocks == 128 and found.shared_memory == 32 * 1024 * 6 + 16 * 256 * 4
     # another precision may be asked of the same kernel: that is then held as TF32 is
-    assert search.shared(found.taken, Launch("fp32", "tf32")) == 32 * 1024 * 4 + 2 * 16 * 256 * 4
+    assert (
+        search.shared_memory(found.resources, Launch("fp32", "tf32"))
+        == 32 * 1024 * 4 + 2 * 16 * 256 * 4
+    )
 
 
 def test_no_kernel_is_written_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "written", lambda *_: pytest.fail("written"))
-    for c in candidates(program("lstm", size=512), HALF, "sm_90", H200):
-        assert c.shared <= SHARED["sm_90"] and c.micros > 0
-    micros = search.quickest(program("lstm", size=512), HALF, "sm_90", ask=False)
-    assert micros == min(
-        c.micros for c in candidates(program("lstm", size=512), HALF, "sm_90", H200)
+    monkeypatch.setattr(search, "emit_outlined", lambda *_: pytest.fail("written"))
+    for c in cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200):
+        assert c.shared_memory <= SHARED_MEMORY["sm_90"] and c.microseconds > 0
+    least = search.fastest_step(program("lstm", size=512), HALF, "sm_90", may_compile=False)
+    assert least == min(
+        c.microseconds
+        for c in cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200)
     )
 
 
@@ -171,7 +192,7 @@ def test_what_is_taken_is_foretold(name: str, kind: str, room: int, parted: bool
 
 
 def test_the_barrier_releases_and_acquires_at_the_scope_of_the_gpu() -> None:
-    made = case(emit_cooperative(program("lstm"), Tiling(16)), "bf16", 16, 8)
+    made = loop_case(emit_cooperative(program("lstm"), Tiling(16)), "bf16", 16, 8)
     options = {"num_warps": 8, "num_stages": 1, "launch_cooperative_grid": True}
     kernel = aot._compile(
         aot._source(made.function, made.signature, made.constants),

@@ -10,7 +10,7 @@ import torch
 
 from graphnn.kernels import cache
 from graphnn.kernels.select import autotune, strategy_timing
-from graphnn.kernels.select.strategy_timing import Chooser, Ways, power
+from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner, next_power_of_two
 
 LIKE = torch.zeros(1)
 SIZES = {"time": 20, "batch": 5}
@@ -35,7 +35,7 @@ def made_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
     monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
-    monkeypatch.setattr(strategy_timing, "gpu_of", lambda tensor: "a made-up GPU")
+    monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: "a made-up GPU")
 
 
 Time = Callable[..., Timer]
@@ -45,45 +45,47 @@ Time = Callable[..., Timer]
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     def use(times: Mapping[str, float] | None = None, failing: Sequence[str] = ()) -> Timer:
         timer = Timer(times or {}, failing)
-        monkeypatch.setattr(autotune, "timed", timer)
+        monkeypatch.setattr(autotune, "time_on_gpu", timer)
         return timer
 
     return use
 
 
-def ways(able: Callable[[str], bool] = lambda way: True) -> Ways:
-    return Ways(["one", "two", "three"], lambda about: "one", able, lambda way: None)
+def ways(able: Callable[[str], bool] = lambda way: True) -> Strategies:
+    return Strategies(["one", "two", "three"], lambda about: "one", able, lambda way: None)
 
 
 def choose(
-    chooser: Chooser | None = None,
+    chooser: StrategyTuner | None = None,
     sizes: Mapping[str, int] = SIZES,
     like: torch.Tensor = LIKE,
     direction: str = "training",
-    among: Ways | None = None,
+    among: Strategies | None = None,
 ) -> str:
-    return (chooser or Chooser("a loop")).choose(like, sizes, lambda: among or ways(), direction)
+    return (chooser or StrategyTuner("a loop")).choose(
+        like, sizes, lambda: among or ways(), direction
+    )
 
 
 def test_powers_of_two() -> None:
-    assert [power(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+    assert [next_power_of_two(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
 
 
 def test_the_fastest_wins_and_is_recalled_in_a_later_process(time: Time) -> None:
     timer = time({"two": 0.5})
     assert choose() == "two" and timer.ran == ["one", "two", "three"]
     later = time()
-    chooser = Chooser("a loop")
+    chooser = StrategyTuner("a loop")
     assert choose(chooser, {"time": 32, "batch": 8}) == "two" and later.ran == []
-    (said,) = chooser.says()
+    (said,) = chooser.descriptions()
     assert said == (
         "timed on a made-up GPU (training, time up to 32, batch up to 8): "
-        "two 0.5 ms, one 1 ms, three 1 ms; two is taken"
+        "two 0.5 ms, one 1 ms, three 1 ms; two is used"
     )
 
 
 def test_in_one_process_a_form_is_timed_once(time: Time) -> None:
-    timer, chooser = time(), Chooser("a loop")
+    timer, chooser = time(), StrategyTuner("a loop")
     for batch in (5, 6, 8):
         choose(chooser, {"time": 20, "batch": batch})
     assert len(timer.ran) == 3
@@ -99,8 +101,10 @@ def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_anew(
         lambda: choose(sizes={"time": 20, "batch": 9}),
         lambda: choose(like=LIKE.half()),
         lambda: choose(direction="inference"),
-        lambda: choose(Chooser("another loop")),
-        lambda: monkeypatch.setattr(strategy_timing, "gpu_of", lambda t: "another GPU") or choose(),
+        lambda: choose(StrategyTuner("another loop")),
+        lambda: (
+            monkeypatch.setattr(strategy_timing, "gpu_name", lambda t: "another GPU") or choose()
+        ),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(),
         lambda: monkeypatch.setattr(strategy_timing.triton, "__version__", "9") or choose(),
     ]
@@ -130,7 +134,7 @@ def test_a_way_that_is_not_there_is_not_timed_and_one_alone_is_not_either(time: 
     assert choose(among=ways(lambda way: way != "three")) == "one"
     assert timer.ran == ["one", "two"]
     alone = time({"three": 0.1})
-    assert choose(Chooser("another"), among=ways(lambda way: way == "one")) == "one"
+    assert choose(StrategyTuner("another"), among=ways(lambda way: way == "one")) == "one"
     assert alone.ran == []
 
 
@@ -143,7 +147,7 @@ def test_a_remembered_way_that_is_not_there_any_more_is_not_taken(time: Time) ->
 
 
 def untuned(monkeypatch: pytest.MonkeyPatch) -> str:
-    return choose(Chooser("a loop", tuned=False))
+    return choose(StrategyTuner("a loop", tuned=False))
 
 
 def by_environment(monkeypatch: pytest.MonkeyPatch) -> str:
@@ -160,12 +164,12 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(strategy_timing, "gpu_of", lambda tensor: None)
+    monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: None)
     return choose()
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    monkeypatch.setattr(autotune, "is_capturing", lambda: True)
     return choose()
 
 
@@ -190,8 +194,8 @@ def test_the_way_of_a_call_that_cannot_be_timed_does_not_stay(
     time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time({"two": 0.5})
-    chooser = Chooser("a loop")
-    monkeypatch.setattr(autotune, "capturing", lambda: True)
+    chooser = StrategyTuner("a loop")
+    monkeypatch.setattr(autotune, "is_capturing", lambda: True)
     assert choose(chooser) == "one"
-    monkeypatch.setattr(autotune, "capturing", lambda: False)
+    monkeypatch.setattr(autotune, "is_capturing", lambda: False)
     assert choose(chooser) == "two"

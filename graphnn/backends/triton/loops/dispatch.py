@@ -15,7 +15,7 @@ import torch
 from graphnn.backends.torch.codegen.function import Function
 from graphnn.backends.triton.loops.report import Choice
 from graphnn.kernels.select.estimates import COOPERATIVE, STEPWISE
-from graphnn.kernels.select.strategy_timing import Chooser, Ways
+from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
 
 if TYPE_CHECKING:
     from graphnn.backends.triton.strategy import Lowering
@@ -50,19 +50,19 @@ class Several:
         self.planned = choices[0].regime
         self.calls: dict[str, Any] = {self.planned: first.call}
         made = [first.source, *texts, f"float32: {lowering.float32}"]
-        self.chooser = Chooser("\n".join(made), lowering.tune)
+        self.chooser = StrategyTuner("\n".join(made), lowering.tune)
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         like = tensors[self.first.floating or 0]
         known = dict(zip(self.first.axes, sizes, strict=True))
-        forms = len(self.chooser.chosen)
+        forms = len(self.chooser.choices)
         way = self.chooser.choose(like, known, lambda: self._ways(tensors, sizes), self.direction)
-        if len(self.chooser.chosen) > forms:
+        if len(self.chooser.choices) > forms:
             self._forget()
         return self._written(way)(tensors, sizes)  # type: ignore[no-any-return]
 
-    def _ways(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Ways:
-        return Ways(
+    def _ways(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Strategies:
+        return Strategies(
             [self.planned, *(x for x in WITHOUT if x != self.planned)],
             self.foretold,
             lambda way: self._written(way) is not None,
@@ -85,10 +85,10 @@ class Several:
 
     def _forget(self) -> None:
         """Let go of what lost, and of the memory that its recorded launches hold."""
-        taken = {self.planned, *(x.way for x in self.chooser.chosen.values())}
+        taken = {self.planned, *(x.strategy for x in self.chooser.choices.values())}
         self.calls = {k: call for k, call in self.calls.items() if call is None or k in taken}
 
     def says(self) -> list[str]:
         """The candidates and what was measured of them, in words for users."""
         lines = [line for choice in self.choices for line in choice.says()]
-        return [*lines, *self.chooser.says()]
+        return [*lines, *self.chooser.descriptions()]

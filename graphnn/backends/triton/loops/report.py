@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE, Figures
+from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE, CostEstimates
 
 # rows for which figures are told, and how often they are doubled to see whether others win
 FEWEST, DOUBLED = 16, 15
@@ -25,7 +25,7 @@ class Choice:
 
     regime: str
     reason: str
-    figures: tuple[Figures, ...] = ()
+    figures: tuple[CostEstimates, ...] = ()
 
     def rows(self, sizes: Mapping[str, int]) -> int:
         """How many rows a call of these sizes has."""
@@ -33,7 +33,7 @@ class Choice:
 
     def expected(self, rows: int) -> dict[str, float]:
         """Microseconds of a step of so many rows, by regime, as the model has it."""
-        found = [x.at(rows) for x in self.figures]
+        found = [x.per_step(rows) for x in self.figures]
         ways = [way for way in (found[0] if found else ()) if all(way in x for x in found)]
         # kernels side by side take the time of the slower one, launches that of both
         side: dict[str, Callable[[list[float]], float]] = {STEPWISE: sum}
@@ -50,7 +50,7 @@ class Choice:
         found = self.expected(FEWEST)
         if not found:
             return []
-        words = self.figures[0].words()
+        words = self.figures[0].descriptions()
         each = ", ".join(
             f"{way}{f' ({words[way]})' if way in words else ''} {x:.1f}" for way, x in found.items()
         )

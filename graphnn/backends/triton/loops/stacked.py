@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from graphnn.backends.triton.loops.to_kernel import lower
 from graphnn.ir.graph import IR
-from graphnn.kernels.feasibility.fit import Launch, best, least
-from graphnn.kernels.feasibility.limits import SHARED
+from graphnn.kernels.feasibility.fit import Launch, choose_kernel, weight_bytes
+from graphnn.kernels.feasibility.limits import SHARED_MEMORY
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
-from graphnn.kernels.select.search import NEAR, quickest
+from graphnn.kernels.select.search import MODEL_ERROR, fastest_step
 from graphnn.planner.core.regions import Loop, users_of
 
 Key = tuple[tuple[int, str], ...]
@@ -56,7 +56,7 @@ class Stacks:
             return False
         sums = " + ".join(f"{x:.1f}" for x in apart)
         figures = f"{joint:.1f} us a step, {sums} one after the other (a model's figures)"
-        if joint * NEAR >= sum(apart):
+        if joint * MODEL_ERROR >= sum(apart):
             self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {figures}")
             return False
         self.why[key_of(ir, one)] = f"{len(loops)} stacked loops in one kernel: {figures}"
@@ -77,10 +77,10 @@ class Stacks:
         launch = self.launch()
         if self.resident and self._fits(program, launch):
             raise Unsupported("one of them fits a multiprocessor, whose steps have no model")
-        return quickest(program, launch, self.target, ask, self.fit)
+        return fastest_step(program, launch, self.target, ask, self.fit)
 
     def _fits(self, program: LoopProgram, launch: Launch) -> bool:
         """Whether one block can have the whole loop."""
-        if least(program, launch) > SHARED[self.target]:
+        if weight_bytes(program, launch) > SHARED_MEMORY[self.target]:
             return False
-        return best(program, launch, self.target, ask=False)[1].fits
+        return choose_kernel(program, launch, self.target, may_compile=False)[1].fits

@@ -14,7 +14,7 @@ from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, Node
-from graphnn.kernels.select.strategy_timing import Chooser, Ways
+from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
 
 Tensor = torch.Tensor
 Operands = Sequence[Any]
@@ -36,13 +36,13 @@ class Layer:
             KERNELS: self._kernels,
         }
         parts = [own.source, *(text for loop in own.loops for text in loop.made_of())]
-        self.chooser = Chooser("\n".join(parts), tune)
+        self.chooser = StrategyTuner("\n".join(parts), tune)
 
     def __call__(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         tensors = [x for x in operands if isinstance(x, Tensor)]
         train = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         known = dict(zip(self.axes, sizes, strict=True))
-        ways = lambda: Ways(
+        ways = lambda: Strategies(
             list(self.ways),
             lambda about: CUDNN,
             lambda way: True,
@@ -97,4 +97,4 @@ class Layer:
             word = "backward" if backward else "forward"
             lines.append(f"candidate {KERNELS}, {word}: {choice.regime}: {choice.reason}")
             lines += [f"  {text}" for text in self.loop.candidates(backward)]
-        return [*lines, *self.chooser.says()]
+        return [*lines, *self.chooser.descriptions()]
