@@ -28,6 +28,7 @@ graphnn.kernels.select
 graphnn.kernels.runtime
 graphnn.kernels.attention
 graphnn.kernels.simulate
+graphnn.kernels.aot
 graphnn.errors
 graphnn.ir
 graphnn.ops
@@ -87,7 +88,6 @@ PENDING = {
     "kernels/cooperative/plan/phases.py imports graphnn.kernels.cooperative.codegen.exchange",
     "kernels/cooperative/plan/reductions.py imports graphnn.kernels.cooperative.codegen.exchange",
     "kernels/cooperative/plan/sharding.py imports graphnn.kernels.cooperative.codegen.exchange",
-    "kernels/select/estimates.py imports graphnn.kernels.runtime.cooperative_launch",
 }
 PLACE = {folder: n for n, folder in enumerate(ORDER)}
 
