@@ -61,10 +61,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[CooperativeLauncher, list[
     props = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
-    monkeypatch.setattr(cooperative_launch, "gpu_and_target", lambda index: ("a made-up GPU", "sm_90"))
-    monkeypatch.setattr(
-        "graphnn.kernels.select.autotune.gpu_and_target", lambda index: ("a made-up GPU", "sm_90")
-    )
+    gpu = lambda index: ("a made-up GPU", "sm_90")
+    monkeypatch.setattr(cooperative_launch, "gpu_and_target", gpu)
+    monkeypatch.setattr("graphnn.kernels.select.autotune.gpu_and_target", gpu)
     launcher = CooperativeLauncher(replace(source(), others=()), interpret=False)
     launcher.function, launcher.tuner = (
         Function(),
