@@ -62,7 +62,8 @@ class Op:
     lanes     x[, how many count]  law: "total", "largest", "softmax", "logsumexp", "moved" by
                                    `shift`, "turned" or "picked" at `position`: of all lanes
     state     -                    (see State)
-    point     its operands         template: Triton text with {0}, {1} …
+    point     its operands         template: Triton text with {0}, {1} …; linear_in: if it is a sum
+                                   of products, for each its sign and the operands multiplied
     view      what it is made of   maps: for each operand, where each number of the value is taken
                                    from (flat index; -1: not from this one)
     product   a, b                 sub: as einsum, "k,nk->n"

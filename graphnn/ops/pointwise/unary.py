@@ -60,7 +60,7 @@ def _no_gradient(g: Expr, y: Expr, x: Expr) -> None:
 unary("neg", lambda g, y, x: -g, triton="-{0}", aliases="negative __neg__", linear_in=((-1, (0,)),))
 unary("abs", lambda g, y, x: g * make("sign", x), triton="tl.abs({0})", aliases="absolute __abs__")
 unary("sign", _no_gradient, prelude="sign")
-unary("square", lambda g, y, x: g * x * 2, triton="({0} * {0})")
+unary("square", lambda g, y, x: g * x * 2, triton="({0} * {0})", linear_in=((1, (0, 0)),))
 unary("reciprocal", lambda g, y, x: -(g * y * y), triton="(1 / {0})", flops=4)
 unary("sqrt", lambda g, y, x: g / (y * 2), triton="tl.sqrt({0})", flops=4)
 unary("rsqrt", lambda g, y, x: g * (y * y * y) * -0.5, triton="tl.rsqrt({0})", flops=4)

@@ -14,16 +14,9 @@ import numpy as np
 
 from ...ir.program import Op
 
-# templates that are sums of products: for each summand its sign, and which operands it multiplies
-SUMS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
-    "-{0}": ((-1, (0,)),),
-    "({0} + {1})": ((1, (0,)), (1, (1,))),
-    "({0} - {1})": ((1, (0,)), (-1, (1,))),
-    "({0} * {1})": ((1, (0, 1)),),
-    "({0} + {1} * {2})": ((1, (0,)), (1, (1, 2))),
-    "({0} - {1} * {2})": ((1, (0,)), (-1, (1, 2))),
-}
-SQUARES = ("({0} * {0})", "{0} * {0}")
+# what `Op.attrs["linear_in"]` is of x * x and of x - y
+SQUARE = ((1, (0, 0)),)
+DIFFERENCE = ((1, (0,)), (-1, (1,)))
 
 
 @dataclass(frozen=True)
@@ -59,10 +52,11 @@ def terms(
     op = ops[name]
     if waiting[name] < most:
         return [Term(1, (), name)]
-    if op.kind != "point" or op.attrs["template"] not in SUMS:
+    products = op.attrs.get("linear_in")
+    if not products:
         return None
     found: list[Term] = []
-    for sign, places in SUMS[op.attrs["template"]]:
+    for sign, places in products:
         args = [op.args[k] for k in places]
         same = [uniform(ops, op, a) for a in args]
         varying = [a for a, u in zip(args, same) if u is None]
@@ -89,10 +83,10 @@ def uniform(ops: Mapping[str, Op], op: Op, arg: str) -> str | None:
 def deviation(ops: Mapping[str, Op], name: str) -> tuple[str, str] | None:
     """x and m of a value that is (x - m) * (x - m), m the same along x."""
     square = ops[name]
-    if square.kind != "point" or square.attrs["template"] not in SQUARES:
+    if square.attrs.get("linear_in") != SQUARE:
         return None
     less = ops[square.args[0]]
-    if less.kind != "point" or less.attrs["template"] != "({0} - {1})":
+    if less.attrs.get("linear_in") != DIFFERENCE:
         return None
     x, m = less.args
     if ops[x].shape == less.shape and (same := uniform(ops, less, m)) is not None:

@@ -87,7 +87,8 @@ def _plain(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
     left = "".join(x for x in full if x in out)
     if left != out:
         return [op]
-    pointed = replace(op, kind="point", attrs={"template": "({0} * {1})"})
+    attrs = {"template": "({0} * {1})", "linear_in": ((1, (0, 1)),)}
+    pointed = replace(op, kind="point", attrs=attrs)
     if out == full:
         return [pointed]
     shape = max((ops[x].shape for x in op.args), key=len)

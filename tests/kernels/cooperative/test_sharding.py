@@ -16,6 +16,7 @@ from graphnn.kernels.cooperative.plan.granularity import granularities, plainer,
 from graphnn.kernels.cooperative.plan.phases import Event, levels, phases
 from graphnn.kernels.cooperative.plan.sharding import ShardedProgram, shard
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
+from graphnn.ops.registry import OPS
 from tests.kernels.emitted import Over, sources
 
 MADE = {
@@ -183,8 +184,13 @@ def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
 # sums that need not wait
 
 
+# which templates are sums of products
+LINEAR = {op.triton_text: op.linear_in for op in OPS.values() if op.linear_in}
+
+
 def point(name: str, template: str, *args: str, shape: tuple[int, ...] = (48,)) -> Op:
-    return Op(name, "point", args, shape, "float", {"template": template})
+    attrs = {"template": template, "linear_in": LINEAR.get(template, ())}
+    return Op(name, "point", args, shape, "float", attrs)
 
 
 def test_a_sum_of_what_a_sum_has_changed_is_one_of_what_came_before() -> None:

@@ -322,10 +322,12 @@ class _Lowering:
 
     def _pointwise(self, node: Node) -> None:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
-        template = OPS[node.op].triton_text
+        op = OPS[node.op]
         if node.dtype in NARROW:
-            template = f"({template}).to({NARROW[node.dtype]}).to(tl.int64)"
-        self._add(node, "point", args, template=template)
+            template = f"({op.triton_text}).to({NARROW[node.dtype]}).to(tl.int64)"
+            self._add(node, "point", args, template=template)
+        else:
+            self._add(node, "point", args, template=op.triton_text, linear_in=op.linear_in)
 
     def _operand(self, node: Node, k: int, i: int) -> str:
         """An operand in the kind of number that the operation computes with."""
@@ -389,7 +391,8 @@ class _Lowering:
         made = self._make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
         if self._within(node):
             made = self._make(label, "lanes", [made], node.shape, law="total")
-        self._add(node, "point", [made, c], template="({0} + {1})")
+        add = OPS["add"]
+        self._add(node, "point", [made, c], template=add.triton_text, linear_in=add.linear_in)
 
     def _reduced(self, node: Node, kind: str) -> None:
         self._add(node, kind, [self.named[node.inputs[0]]], dims=tuple(node.attrs["dims"]))
