@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphnn.backends.torch.program import Piece, Program
+from graphnn.backends.torch.main_function import Piece
+from graphnn.backends.torch.program import Program
 from graphnn.ir.graph import Node
 from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.cost import Device, Work

@@ -16,8 +16,6 @@ import torch
 from graphnn.backends.torch.codegen.function import load
 from graphnn.backends.torch.program import Program
 
-HEAD = 2  # lines of a program before its body: its name and its docstring
-
 
 class Clock:
     """Moments on a CPU; `between` two of them are seconds."""
@@ -78,15 +76,7 @@ class Trail:
 
 def marked(program: Program, mark: Callable[[], None]) -> Any:
     """A program's `main` that calls `mark` at its beginning and after each of its parts."""
-    lines = program.source.splitlines()
-    ends = [0, *(piece.end for piece in program.pieces)]
-    if len(lines) != HEAD + ends[-1] + 1:
-        raise AssertionError("the parts of a program do not end where its lines do")
-    made = lines[:HEAD]
-    for start, end in pairwise(ends):
-        made += ["    mark()", *lines[HEAD + start : HEAD + end]]
-    made += ["    mark()", *lines[HEAD + ends[-1] :]]
-    return load("\n".join(made) + "\n", "main", {**program.main.__globals__, "mark": mark})
+    return load(program.marked("mark"), "main", {**program.main.__globals__, "mark": mark})
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.torch.codegen.code import Code, If, Line, assign, code, joined, unpack
 from graphnn.backends.torch.codegen.function import Function
-from graphnn.backends.torch.codegen.loop import INDENT
-from graphnn.backends.torch.codegen.scope import RESERVED, Scope
+from graphnn.backends.torch.codegen.scope import DTYPE, RESERVED, Scope
 from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.statistics import Reductions
@@ -21,7 +21,7 @@ from graphnn.backends.triton.loops.dispatch import Several
 from graphnn.backends.triton.loops.ragged import ORDER, unordered
 from graphnn.backends.triton.loops.report import Choice
 from graphnn.backends.triton.loops.stacked import Stacks, key_of
-from graphnn.backends.triton.loops.stepwise import Called, StepWriter
+from graphnn.backends.triton.loops.stepwise import Called, StepWriter, lengths_text
 from graphnn.backends.triton.loops.to_kernel import NARROW, given, lower, lower_phase
 from graphnn.backends.triton.loops.torch_layers import Layer
 from graphnn.backends.triton.scan import scan
@@ -31,7 +31,7 @@ from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
 from graphnn.kernels.feasibility.fit import Launch, Verdict, choose_kernel
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
-from graphnn.kernels.ir.symbols import NameTable, quoted
+from graphnn.kernels.ir.symbols import NameTable
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS, SPLIT_PRODUCTS, Launcher, input_precision
 from graphnn.kernels.runtime.random import random_tensor
@@ -65,12 +65,11 @@ class OneKernel:
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
 
 
-def _sorted(scope: Scope, rows: Sequence[str]) -> str:
+def _sorted(scope: Scope, rows: Sequence[str]) -> Code:
     """The rows of a loop in their order, the longest first."""
     assert scope.ends is not None
     lengths = scope.aligned(scope.ends.node.id, rows, 0)
-    sizes = ", ".join(scope.sizes(rows))
-    return f"runtime.order({lengths}.expand({sizes}))"
+    return code("runtime.order({}.expand({}))", lengths, joined(scope.sizes(rows)))
 
 
 @dataclass(eq=False)
@@ -122,7 +121,7 @@ class Lowering:
         own: dict[str, Any] = {k: {} for k in ("launchers", "choices", "unwritten", "several_of")}
         return replace(self, written=[], **own, **left_out)  # type: ignore[arg-type]
 
-    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None:
+    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[Line] | None:
         """The lines that run a loop as one kernel, or as kernels of its steps; None: as torch."""
         reasons: list[str] = []
         spare: OneKernel | None = None
@@ -150,7 +149,7 @@ class Lowering:
         made: OneKernel,
         regime: str,
         reasons: Sequence[str],
-    ) -> list[str]:
+    ) -> list[Line]:
         """The lines that run a loop as one kernel, not otherwise for `reasons`."""
         why = made.verdict.reason + self._besides(scope, made)
         why = "; ".join([why, *(f"not by one: {r}" for r in reasons)])
@@ -165,18 +164,17 @@ class Lowering:
 
     def _either(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, made: OneKernel, choice: Choice
-    ) -> list[str]:
+    ) -> list[Line]:
         """One kernel while the axis that its steps take all of is short enough, else its steps."""
         most, axis = made.source.program.most, made.source.program.lanes
         call = self._call(scope, made.source, made.verdict, made.reads, made.kept)
         names = {i: scope.names[i] for i in made.kept}
         steps = StepWriter(scope, loop, keep, name, self).write()
-        steps += [f"{names[i]} = {scope.names[i]}" for i in made.kept]
+        steps += [assign(names[i], scope.names[i]) for i in made.kept]
         scope.names.update(names)
         why = f"{choice.reason}; that is up to {most} of {axis}, step by step where there are more"
         self._chosen(scope, loop, name, replace(choice, reason=why))
-        head = f"if {scope.size(axis)} <= {most}:"
-        return [head, *(INDENT + x for x in call), "else:", *(INDENT + x for x in steps)]
+        return [If(code("{} <= {}", scope.size(axis), most), call, steps)]
 
     def _chosen(
         self, scope: Scope, loop: Loop, name: str, choice: Choice, launches: int = 0
@@ -185,7 +183,7 @@ class Lowering:
         self.choices[name] = choice
         self.written.append((scope.ir, choice.regime, loop.axis, launches))
 
-    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[Line] | None:
         """The line that runs two loops in one launch; None where they do not go together."""
         for regime in ("resident", "cooperative"):
             write = getattr(self, f"_{regime}")
@@ -266,21 +264,21 @@ class Lowering:
 
     def _call(
         self, scope: Scope, source: LoopSource, verdict: Verdict, reads: list[int], kept: list[int]
-    ) -> list[str]:
+    ) -> list[Line]:
         called = self._launcher(scope, source, verdict.launch.warps)
         results = [scope.declare(scope.ir[i]) for i in kept]
-        lines, names = [], dict(scope.seeds)
+        lines: list[Line] = []
+        names = dict(scope.seeds)
         if ORDER in reads:
             names[ORDER] = scope.fresh("order")
-            lines = [f"{names[ORDER]} = {_sorted(scope, source.program.rows)}"]
-        tensors = ", ".join(names.get(i) or given(scope, i) for i in reads)
-        sizes = ", ".join(f"{quoted(a)}: {scope.size(a)}" for a in source.sizes)
-        targets = ", ".join(results) + ("," if len(results) == 1 else "")
+            lines = [assign(names[ORDER], _sorted(scope, source.program.rows))]
+        tensors = joined(names.get(i) or given(scope, i) for i in reads)
+        sizes = lengths_text(scope, source.sizes)
         narrow = [
             (x, scope.ir[i].dtype) for x, i in zip(results, kept) if scope.ir[i].dtype in NARROW
         ]
-        lines.append(f"{targets} = {called}([{tensors}], {{{sizes}}}, dtype)")
-        return lines + [f"{x} = {x}.to({dtype})" for x, dtype in narrow]
+        lines.append(unpack(results, code("{}([{}], {}, {})", called, tensors, sizes, DTYPE)))
+        return lines + [assign(x, code("{}.to({})", x, dtype)) for x, dtype in narrow]
 
     def _best(self, program: LoopProgram, floating: torch.dtype) -> tuple[LoopSource, Verdict]:
         """One kernel for the whole loop, and the verdict on it. Raises Unsupported if none fits."""
@@ -305,7 +303,7 @@ class Lowering:
         dtype = floating if floating in NAMES else torch.bfloat16
         return Launch(NAMES[dtype], input_precision(dtype, self.float32))
 
-    def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> str:
+    def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> Code:
         kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
         launcher = kind(source, self.interpret, warps, self.float32)
         launcher.tuner.enabled = self.tune
@@ -346,7 +344,7 @@ class Lowering:
 
     def _stepwise(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, reason: str
-    ) -> list[str] | None:
+    ) -> list[Line] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
             why = f"one call an operation and step: {reason}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import linecache
-import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,33 @@ import torch
 import torch.nn.functional as F
 
 from graphnn.backends.torch.codegen.buffer_plan import part_spans
-from graphnn.backends.torch.codegen.loop import INDENT, LoopWriter
+from graphnn.backends.torch.codegen.code import (
+    UNUSED,
+    Code,
+    Definition,
+    Line,
+    Statement,
+    assign,
+    code,
+    do,
+    needed,
+    unpack,
+    variable,
+)
+from graphnn.backends.torch.codegen.loop import LoopWriter
 from graphnn.backends.torch.codegen.operations import express
-from graphnn.backends.torch.codegen.scope import Ends, Scope, dtype_text, origin, sizes_text
+from graphnn.backends.torch.codegen.scope import (
+    DEVICE,
+    DTYPE,
+    Ends,
+    Scope,
+    Valid,
+    dtype_text,
+    filled,
+    origin,
+    shape_text,
+    sizes_text,
+)
 from graphnn.backends.torch.runtime import axis
 from graphnn.backends.torch.runtime.active_rows import Running
 from graphnn.backends.torch.runtime.linear import linear, outer
@@ -28,7 +51,7 @@ from graphnn.backends.torch.runtime.scan import scan
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.debug import show
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.kernels.ir.symbols import NameTable, remark
+from graphnn.kernels.ir.symbols import NameTable
 from graphnn.ops.registry import OPS
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.tiles import Contraction
@@ -118,13 +141,13 @@ class Lowering(Protocol):
         how loops are run: whichever is best for a call; `direction` is what it is called."""
         ...
 
-    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[str] | None: ...
+    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[Line] | None: ...
 
     def sources(self) -> list[str]:
         """The source of every kernel."""
         ...
 
-    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[str] | None:
+    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[Line] | None:
         """Lines that run two loops at once, or None where each goes by itself."""
         ...
 
@@ -167,10 +190,11 @@ def write(
     lowering: Lowering | None = None,
     ends: Ends | None = None,
 ) -> Function:
-    """A function of the `given` nodes `reads`.
+    """Write a function of the `given` nodes `reads`.
 
-    It returns a value for each pair in `results`: a node, and the node whose form it is to have.
-    Loops are given to `lowering` first; those over the axis of `ends` stop where examples do.
+    It returns a value for each pair in `results`: a node, and the node whose axes, shape and dtype
+    the value is to have. Loops are given to `lowering` first; those over the axis of `ends` stop
+    where the examples end.
     """
     likes = [like for _, like in results]
     ir = _with_outputs(ir, [i for i, _ in results])
@@ -188,68 +212,73 @@ def write(
     scope = Scope(ir)
     scope.table.taken.add(name)
     scope.ends = ends
-    names = [_read(scope, ir[i]) if i in ir.nodes else scope.fresh("unused") for i in reads]
-    axes = tuple(a for a in ir.axes)
-    body = ["device = tensors[0].device"]
-    if names:
-        body.append(f"{_unpacked(names)} = tensors")
-    body.append(f"{_unpacked(scope.sizes(axes))} = sizes")
+    names = [_read(scope, ir[i]) if i in ir.nodes else UNUSED for i in reads]
     floating = _first_floating(ir, reads)
-    kind = f"{names[floating]}.dtype" if floating is not None else str(ir.floating)
-    body.append(f"dtype = {kind}")
-    body += [_noise(scope, ir[i]) for i in scope.seeds]
+    body: list[Line] = _arguments(scope, names, floating)
     if ends is not None and ends.sorted:
-        scope.there = scope.fresh("there"), (ends.axis, BATCH), ends.held
-        body.append(f"{scope.there[0]} = runtime.tokens({scope.var(ends.node.id)})")
+        body.append(valid_positions(scope, ends.node, (ends.axis, BATCH), ends.held))
     body += regions(scope, context.parts, set(wanted), lowering, name)
-    returned = [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)]
-    for k, text in enumerate(returned):
-        if text in returned[:k] or text.removesuffix(".contiguous()") in names:
-            returned[k] = f"runtime.own({text})"
-    if lowering is not None:
-        body = _needed(body, returned)
+    returned = _unaliased(
+        [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)], names
+    )
+    body = needed(body, returned)
     title += lowering.note(ir) if lowering else ""
-    lines = [f"def {name}(tensors, sizes):", f'{INDENT}"""{remark(title)}"""']
-    lines += [INDENT + line for line in body]
-    lines.append(f"{INDENT}return [{', '.join(returned)}]")
-    source = "\n".join(lines) + "\n"
+    source = Definition(name, "tensors, sizes", title, body, returned).source()
     forms = [
         (ir.layout(like.axes), like.shape, None if like.dtype == ir.floating else like.dtype)
         for like in likes
     ]
+    axes = tuple(ir.axes)
     loaded = load(source, name, {**scope.objects, **called(lowering)})
     loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
     return Function(name, source, loaded, axes, floating, forms)
 
 
-def _read(scope: Scope, node: Node) -> str:
-    """The variable of something given: of noise its seed."""
+def _arguments(scope: Scope, names: Sequence[Code], floating: int | None) -> list[Line]:
+    """The statements that take a function's arguments apart."""
+    tensors, ir = variable("tensors"), scope.ir
+    body: list[Line] = [assign(DEVICE, code("{}[0].device", tensors))]
+    if names:
+        body.append(unpack(names, tensors))
+    body.append(unpack(scope.sizes(ir.axes), variable("sizes")))
+    kind = Code(str(ir.floating)) if floating is None else code("{}.dtype", names[floating])
+    body.append(assign(DTYPE, kind))
+    return body + [_noise(scope, ir[i]) for i in scope.seeds]
+
+
+def valid_positions(scope: Scope, lengths: Node, axes: tuple[str, ...], held: bool) -> Statement:
+    """The statement that finds the positions within the examples' lengths."""
+    scope.valid = Valid(scope.fresh("valid"), axes, held)
+    return assign(scope.valid.name, code("runtime.tokens({})", scope.var(lengths.id)))
+
+
+def _unaliased(returned: list[Returned], names: Sequence[Code]) -> list[Code]:
+    """The results; what would be returned twice, or is an argument, is copied."""
+    given = {x.text for x in names}
+    made: list[Code] = []
+    for k, x in enumerate(returned):
+        twice = any(x == other for other in returned[:k])
+        copied = x.copied or twice or x.value.text in given
+        template = "runtime.own({})" if copied else "{}" if x.fresh else "{}.contiguous()"
+        made.append(code(template, x.value))
+    return made
+
+
+def _read(scope: Scope, node: Node) -> Code:
+    """The variable of an argument; noise is given as its seed."""
     if "places" not in node.attrs:
         return scope.declare(node)
     scope.seeds[node.id] = scope.fresh(f"{node.name or node.attrs['was']}_seed")
     return scope.seeds[node.id]
 
 
-def _noise(scope: Scope, node: Node) -> str:
-    """The line that draws noise into memory: left out where only kernels read it."""
-    given, seed = node.attrs["places"], scope.seeds[node.id]
-    sizes = scope.sizes(given) + [str(n) for n in node.shape]
-    text = f"runtime.noise({seed}, {node.attrs['kind']!r}, {node.attrs['p']!r}, "
-    text += f"({', '.join(sizes)}{',' * (len(sizes) == 1)}), dtype)"
-    return f"{scope.declare(node)} = {text}{scope.permuted(given, node)}"
-
-
-def _needed(body: list[str], returned: list[str]) -> list[str]:
-    """The lines without values that a kernel has taken over: those nothing reads."""
-    used = set(re.findall(r"\w+", " ".join(returned)))
-    kept: list[str] = []
-    for line in reversed(body):
-        code = line.split("  # ")[0]
-        name = re.match(r"(\w+) = ", code)
-        if name is None or name[1] in used:
-            used |= set(re.findall(r"\w+", code))
-            kept.append(line)
-    return kept[::-1]
+def _noise(scope: Scope, node: Node) -> Statement:
+    """The statement that draws noise into memory; left out if only kernels read it."""
+    order, seed = node.attrs["places"], scope.seeds[node.id]
+    sizes = shape_text([*scope.sizes(order), *node.shape])
+    law = f"{node.attrs['kind']!r}, {node.attrs['p']!r}"
+    drawn = code("runtime.noise({}, {}, {}, {})", seed, law, sizes, DTYPE)
+    return assign(scope.declare(node), scope.permuted(drawn, order, node))
 
 
 def _with_outputs(ir: IR, results: Sequence[int]) -> IR:
@@ -263,27 +292,29 @@ def _first_floating(ir: IR, reads: Sequence[int]) -> int | None:
     return next((k for k, n in known if n.dtype == ir.floating and "places" not in n.attrs), None)
 
 
-def _unpacked(names: Sequence[str]) -> str:
-    return ", ".join(names) + ("," if len(names) == 1 else "")
+@dataclass(frozen=True)
+class Returned:
+    """A result; `fresh`: nothing else refers to its memory, `copied`: something else may."""
+
+    value: Code
+    fresh: bool = False
+    copied: bool = False
 
 
-def _returned(scope: Scope, i: int, like: Node) -> str:
-    """A result in the axes and shape of `like`, in memory of its own."""
+def _returned(scope: Scope, i: int, like: Node) -> Returned:
+    """A result in the axes and shape of `like`."""
     node = scope.ir[i]
     sizes = sizes_text(scope, like)
     if node.op in ("const", "size"):
-        kind = dtype_text(scope.ir, like.dtype)
-        return f"torch.full({sizes}, {scope.var(i)}, dtype={kind}, device=device)"
+        return Returned(filled(sizes, scope.var(i), dtype_text(scope.ir, like.dtype)), fresh=True)
     if node.axes != like.axes or node.shape != like.shape:
         wide = scope.aligned(i, scope.axes(like), len(like.shape))
-        return f"runtime.own({wide}.expand({sizes}))"
-    text = scope.var(i)
+        return Returned(code("{}.expand({})", wide, sizes), copied=True)
+    x = scope.var(i)
     aliases = OPS[node.op].family in ALIASING or node.op in ("cast", "detach")
-    # of what torch's own functions return nobody knows whether it is memory of its own
+    # functions of torch itself may return a view of their arguments
     aliases = aliases or (node.op == "pick" and OPS[scope.ir[node.inputs[0]].op].family == "opaque")
-    if aliases or "[" in text:
-        return f"runtime.own({text})"
-    return f"{text}.contiguous()"
+    return Returned(x, fresh=x.text in scope.buffers, copied=aliases or i in scope.parts)
 
 
 def regions(
@@ -292,9 +323,9 @@ def regions(
     keep: set[int],
     lowering: Lowering | None = None,
     name: str = "",
-) -> list[str]:
-    """The lines of a whole graph: operations over whole axes, and loops, in order."""
-    lines: list[str] = []
+) -> list[Line]:
+    """The statements of a whole graph: operations over whole axes, and loops, in order."""
+    lines: list[Line] = []
     ir, users, count = scope.ir, scope.ir.users(), 0
     for part in parts:
         if isinstance(part, Whole):
@@ -304,8 +335,8 @@ def regions(
                     lines += _rest_of_join(scope, node)
                 if node.op in ("const", "size", "given") or i in scope.names:
                     continue
-                text = express(scope, node)
-                lines.append(f"{scope.declare(node)} = {text}{origin(node)}")
+                value = express(scope, node)
+                lines.append(assign(scope.declare(node), value, origin(node)))
         else:
             inside = set(joined(part).nodes)
             kept = {i for i in inside if any(u not in inside for u in users[i])} | (inside & keep)
@@ -322,8 +353,8 @@ def _loops(
     results: set[int],
     lowering: Lowering | None,
     name: str,
-) -> list[str]:
-    """The lines of a loop, or of two side by side."""
+) -> list[Line]:
+    """The statements of a loop, or of two side by side."""
     if lowering is None:
         return LoopWriter(scope, loops[0], kept, results).write()
     if len(loops) > 1 and (lines := lowering.pair(scope, loops, kept, name)) is not None:
@@ -336,11 +367,11 @@ def _loops(
     return lines
 
 
-def _rest_of_join(scope: Scope, node: Node) -> list[str]:
-    """The parts of a concatenation that no loop has put in their places."""
-    name = scope.names[node.id]
+def _rest_of_join(scope: Scope, node: Node) -> list[Line]:
+    """Copy the parts of a concatenation that no loop has written into it."""
+    whole = scope.names[node.id]
     return [
-        f"{name}[{span}].copy_({scope.full(i, node)})"
+        do(code("{}[{}].copy_({})", whole, span, scope.full(i, node)))
         for i, span in zip(node.inputs, part_spans(scope.ir, node), strict=True)
         if i not in scope.started[node.id]
     ]

@@ -1,59 +1,72 @@
-"""Writing a loop as a Python `for` over preallocated buffers.
+"""A loop as a Python `for` over preallocated buffers.
 
-What is read outside lies in whole-axis buffers, written a step at a time by `out=`; the rest in
-buffers of one step. All views are made before the loop, so that a step is nothing but arithmetic.
+Values that are read outside the loop lie in buffers over the whole axis, which each step writes by
+`out=`; the others lie in buffers of one step. All views are created before the loop, so that a step
+consists of arithmetic alone.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 
 import torch
 
 from graphnn.backends.torch.codegen.buffer_plan import (
-    accumulated,
-    gathered,
-    joined_later,
+    BufferPlan,
+    buffer_plan,
     part_spans,
+    writes_out,
 )
-from graphnn.backends.torch.codegen.operations import express, is_linear, is_transposed, pointwise
-from graphnn.backends.torch.codegen.ragged_loop import Narrowed, rows_of
-from graphnn.backends.torch.codegen.scope import Scope, dtype_text, origin, sizes_text, takes_number
+from graphnn.backends.torch.codegen.code import Code, For, If, Line, assign, code, do, joined, used
+from graphnn.backends.torch.codegen.operations import express, is_linear, pointwise
+from graphnn.backends.torch.codegen.ragged_loop import ActiveRows, rows_of
+from graphnn.backends.torch.codegen.scope import (
+    DEVICE,
+    Scope,
+    accepts_number,
+    dtype_text,
+    empty,
+    filled,
+    origin,
+    sizes_text,
+)
 from graphnn.ir.graph import BATCH, Node
 from graphnn.ops.registry import OPS
 from graphnn.planner.core.regions import Loop, Whole
 
-INDENT = "    "
-
 
 class LoopWriter:
-    """Writes one loop. `outer` is the scope around it; `keep` are the nodes that scope reads,
-    `results` those that it hands out as they are."""
+    """Writes one loop.
 
-    def __init__(self, outer: Scope, loop: Loop, keep: set[int], results: set[int] = frozenset()):  # type: ignore[assignment]
+    `outer` is the scope around it, which reads the nodes `keep` and returns `results` as they are.
+    """
+
+    def __init__(
+        self, outer: Scope, loop: Loop, keep: set[int], results: Collection[int] = frozenset()
+    ):
         self.ir, self.loop, self.outer = outer.ir, loop, outer
         self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
         self.rows = rows_of(outer, self.s, loop)
-        self.before: list[str] = []
-        self.step: list[str] = []
-        self.sources: dict[str, str] = {}
-        self.whole: dict[int, str] = {}
+        self.before: list[Line] = []
+        self.step: list[Line] = []
+        # the step variables, and the lists that they run over
+        self.sources: dict[str, Code] = {}
+        # values over the whole axis, and values that stay at one place in memory
+        self.whole: dict[int, Code] = {}
         self.fixed: set[int] = set()
-        self.under: dict[int, int] = {}
-        self.later: dict[int, Node] = {}
-        self.gathered: set[int] = set()
-        self.members, self.results = set(loop.nodes), results
-        self.buffers: list[str] = []
-        self.copies: dict[int, list[tuple[str, int]]] = {}
+        self.buffers: list[Code] = []
+        # of a concatenation, the parts that have to be copied into it
+        self.copies: dict[int, list[tuple[Code, int]]] = {}
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
-        self.keep = keep | set(self.next_of.values())
+        keep = keep | set(self.next_of.values())
+        self.plan: BufferPlan = buffer_plan(outer, self.s, loop, keep, set(results))
 
-    def write(self) -> list[str]:
-        """The lines of the loop, unindented; `outer` afterwards knows the kept values."""
+    def write(self) -> list[Line]:
+        """The statements of the loop; afterwards `outer` knows the kept values."""
         self._enter()
-        self._join_buffers()
-        self.gathered = gathered(self)
-        self.under, self.later = accumulated(self), joined_later(self)
+        for i, own in self.plan.joins.items():
+            self._storage(self.ir[i])
+            self._place_parts(self.ir[i], own)
         for region in self.loop.body:
             if isinstance(region, Whole):
                 for i in region.nodes:
@@ -63,7 +76,7 @@ class LoopWriter:
         return self._assemble()
 
     def _enter(self) -> None:
-        """Step variables for what comes from outside, and for the states."""
+        """Step variables for values from outside, and for the states."""
         inside = set(self.loop.nodes)
         reads = dict.fromkeys(j for i in self.loop.nodes for j in self.ir[i].inputs)
         for j in reads:
@@ -71,55 +84,58 @@ class LoopWriter:
             if j in inside or node.op == "const":
                 continue
             if self.loop.axis not in node.axes:
-                self._enter_fixed(node)
+                self._enter_invariant(node)
                 continue
-            self.s.names[j] = self.s.fresh(f"{self.outer.var(j)}_t")
-            self.sources[self.s.names[j]] = self.rows.steps(self.outer.var(j), node)
-            self.whole[j] = self.outer.var(j)
+            whole = self.outer.var(j)
+            self.s.names[j] = self._step_of(f"{whole.text}_t", whole, node)
+            self.whole[j] = whole
         for d in self.loop.states:
             self.s.declare(self.ir[d])
 
-    def _enter_fixed(self, node: Node) -> None:
-        """What is the same at each step, of the rows that run."""
-        if BATCH in node.axes and isinstance(self.rows, Narrowed):
-            name = self.s.fresh(f"{self.outer.var(node.id)}_fixed")
-            self.before.append(f"{name} = {self.outer.var(node.id)}")
-            self.s.names[node.id] = self.rows.own(name, node)
+    def _enter_invariant(self, node: Node) -> None:
+        """A loop-invariant value, of which steps read the active rows."""
+        if BATCH in node.axes and isinstance(self.rows, ActiveRows):
+            whole = self.outer.var(node.id)
+            name = self.s.fresh(f"{whole.text}_fixed")
+            self.before.append(assign(name, whole))
+            self.s.names[node.id] = self.rows.invariant(name, node)
 
-    def _allocate(self, scope: Scope, node: Node, name: str) -> None:
-        if scope is self.s:
-            self.rows.own(name, node)
-        kind = dtype_text(self.ir, node.dtype)
-        sizes = sizes_text(scope, node)
-        if scope is self.outer and not scope.dropped:
-            self.before.append(f"{name} = runtime.buffer({sizes}, {kind}, device)")
-        else:
-            self.before.append(f"{name} = torch.empty({sizes}, dtype={kind}, device=device)")
-
-    def _sequence(self, node: Node) -> str:
-        """A whole-axis buffer for a node; returns the variable of its step."""
-        if node.id in self.later:
-            return self._sequence_in(node, self._part_of_join(node))
-        name = self.s.fresh(f"{node.name or node.op}_all")
-        self._allocate(self.outer, node, name)
-        self.buffers.append(name)
-        return self._sequence_in(node, name)
-
-    def _sequence_in(self, node: Node, whole: str) -> str:
-        self.outer.names[node.id] = whole
-        self.whole[node.id] = whole
-        self.rows.kept(whole, node)
-        step = self.s.fresh(node.name or node.op)
-        self.sources[step] = self.rows.steps(whole, node)
+    def _step_of(self, wanted: str, whole: Code, node: Node) -> Code:
+        """A variable that holds a whole value at one step."""
+        step = self.s.fresh(wanted)
+        self.sources[step.text] = self.rows.steps(whole, node)
         return step
 
-    def _storage(self, node: Node) -> str:
+    def _allocate(self, scope: Scope, node: Node, name: Code) -> None:
+        if scope is self.s:
+            self.rows.invariant(name, node)
+        kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(scope, node)
+        if scope is self.outer and not scope.dropped:
+            scope.buffers.add(name.text)
+            made = code("runtime.buffer({}, {}, {})", sizes, kind, DEVICE)
+        else:
+            made = empty(sizes, kind)
+        self.before.append(assign(name, made))
+
+    def _sequence(self, node: Node) -> Code:
+        """Allocate a buffer over the whole axis for a node; returns the variable of its step."""
+        if node.id in self.plan.joined_later:
+            return self._sequence_in(node, self._part_of_join(node))
+        whole = self.s.fresh(f"{node.name or node.op}_all")
+        self._allocate(self.outer, node, whole)
+        self.buffers.append(whole)
+        return self._sequence_in(node, whole)
+
+    def _sequence_in(self, node: Node, whole: Code) -> Code:
+        self.outer.names[node.id] = self.whole[node.id] = whole
+        self.rows.writes(whole, node)
+        return self._step_of(node.name or node.op, whole, node)
+
+    def _storage(self, node: Node) -> Code:
         """The buffer that a node's result is written into at each step."""
-        if node.id in self.under:
-            total = self.ir[self.under[node.id]]
-            self.s.names[node.id] = self._place_of(total)
-            return self.s.names[node.id]
-        if node.id in self.keep:
+        if node.id in self.plan.sum_of:
+            name = self._place_of(self.ir[self.plan.sum_of[node.id]])
+        elif node.id in self.plan.keep:
             name = self._sequence(node)
         else:
             name = self.s.fresh(node.name or node.op)
@@ -128,253 +144,203 @@ class LoopWriter:
         self.s.names[node.id] = name
         return name
 
-    def _place_of(self, node: Node) -> str:
-        """The buffer of a node, made now if it has none yet."""
-        given = node.id in self.placed or node.id in self.under.values()
-        if given and node.id in self.s.names:
+    def _place_of(self, node: Node) -> Code:
+        """The buffer of a node, allocated now if it has none yet."""
+        shared = node.id in self.plan.placed or node.id in self.plan.sum_of.values()
+        if shared and node.id in self.s.names:
             return self.s.names[node.id]
         return self._storage(node)
 
-    def _join_buffers(self) -> None:
-        """The parts of a concatenation are written straight into their places in it."""
-        inside = set(self.loop.nodes)
-        self.placed: set[int] = set()
-        for i in self.loop.nodes:
-            node = self.ir[i]
-            if node.op != "cat" or not self.top(i):
-                continue
-            parts = [self.ir[j] for j in node.inputs]
-            own = [
-                p
-                for p in parts
-                if p.id in inside
-                and self.top(p.id)
-                and self.writes_out(p)
-                and p.axes == node.axes
-                and p.dtype == node.dtype
-                and p.id not in self.placed
-                and p.id not in self.next_of.values()
-                and node.inputs.count(p.id) == 1
-            ]
-            if any(p.id in self.keep for p in own):
-                self.keep.add(i)
-            self._storage(node)
-            self._place(node, parts, {p.id for p in own})
-            self.placed.add(i)
-
-    def _place(self, node: Node, parts: list[Node], own: set[int]) -> None:
+    def _place_parts(self, node: Node, own: set[int]) -> None:
+        """The places of a concatenation's parts; those in `own` are computed there."""
         self.copies[node.id] = []
-        for part, cut in zip(parts, part_spans(self.ir, node), strict=True):
-            name = self.s.fresh(part.name or part.op)
+        parts = [self.ir[i] for i in node.inputs]
+        for part, span in zip(parts, part_spans(self.ir, node), strict=True):
             if node.id in self.whole:
-                whole = f"{self.whole[node.id]}[{cut}]"
-                self.sources[name] = self.rows.steps(whole, node)
+                whole = code("{}[{}]", self.whole[node.id], span)
+                name = self._step_of(part.name or part.op, whole, node)
                 if part.id in own:
                     self.whole[part.id] = self.outer.names[part.id] = whole
+                    self.outer.parts.add(part.id)
             else:
-                self.before.append(f"{self.rows.own(name, node)} = {self.s.names[node.id]}[{cut}]")
+                name = self.s.fresh(part.name or part.op)
+                self.rows.invariant(name, node)
+                self.before.append(assign(name, code("{}[{}]", self.s.names[node.id], span)))
                 if part.id in own:
                     self.fixed.add(part.id)
             if part.id in own:
                 self.s.names[part.id] = name
-                self.placed.add(part.id)
             else:
                 self.copies[node.id].append((name, part.id))
 
-    def _part_of_join(self, node: Node) -> str:
-        """The place of a node's sequence in the concatenation that it belongs to."""
-        join = self.later[node.id]
+    def _part_of_join(self, node: Node) -> Code:
+        """The place of a node's sequence in the concatenation that it becomes a part of."""
+        join = self.plan.joined_later[node.id]
         if join.id not in self.outer.names:
-            name = self.outer.names[join.id] = self.s.fresh(f"{join.name or join.op}_all")
-            self._allocate(self.outer, join, name)
+            whole = self.outer.names[join.id] = self.s.fresh(f"{join.name or join.op}_all")
+            self._allocate(self.outer, join, whole)
             self.outer.started[join.id] = set()
         self.outer.started[join.id].add(node.id)
+        self.outer.parts.add(node.id)
         spans = part_spans(self.ir, join)
-        return f"{self.outer.names[join.id]}[{spans[join.inputs.index(node.id)]}]"
-
-    def top(self, i: int) -> bool:
-        """Whether a node is computed in this loop's own step, not in a loop within it."""
-        return any(isinstance(r, Whole) and i in r.nodes for r in self.loop.body)
-
-    def writes_out(self, node: Node) -> bool:
-        """Whether torch can write this operation's result into a given buffer."""
-        if node.op in ("product", "affine"):
-            return self._two_dimensional(node)
-        return OPS[node.op].family == "pointwise" and bool(OPS[node.op].out_text)
-
-    def _two_dimensional(self, node: Node) -> bool:
-        a, b = (self.ir[i] for i in node.inputs[-2:])
-        sub = node.attrs["sub"]
-        known = is_linear(self.s, a, b, sub) or is_transposed(self.s, a, b, sub)
-        contract = node.attrs["contract"] - set(self.s.dropped)
-        return known and not contract and len(self.s.axes(a)) == 1 and len(a.shape) == 1
+        return code("{}[{}]", self.outer.names[join.id], spans[join.inputs.index(node.id)])
 
     def _node(self, node: Node) -> None:
         if node.id in self.loop.states and node.id in self.next_of.values():
             # one state is the next value of another: keep what this step read of it
-            step = self._sequence(node)
-            self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+            self._copy_out(node)
             return
         if node.id in self.loop.states or OPS[node.op].family == "source":
             return
-        if node.id in self.gathered:
+        if node.id in self.plan.totalled:
             return
         if node.op == "axis_sum" and node.attrs["axis"] == self.loop.axis:
-            self._gather(node)
+            self._total(node)
             return
         if node.op == "cat":
             self._finish_cat(node)
-        elif self.writes_out(node):
-            self._comment(node, self._out(node, self._place_of(node)))
+        elif writes_out(self.s, node):
+            self._run(node, self._out(node, self._place_of(node)))
         elif OPS[node.op].family == "view" and self._hoisted(node):
             pass
         else:
             name = self.s.fresh(node.name or node.op)
-            self._comment(node, f"{name} = {express(self.s, node)}")
+            self.step.append(assign(name, express(self.s, node), origin(node)))
             self.s.names[node.id] = name
-        if node.id in self.keep and node.id not in self.whole:
-            step = self._sequence(node)
-            self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+        if node.id in self.plan.keep and node.id not in self.whole:
+            self._copy_out(node)
 
-    def _gather(self, node: Node) -> None:
-        """A sum over the loop's axis, added up step by step (in float32 where values are less)."""
+    def _copy_out(self, node: Node) -> None:
+        """Copy a node's value at each step into a buffer over the whole axis."""
+        step = self._sequence(node)
+        self.step.append(do(code("{}.copy_({})", step, self.s.names[node.id])))
+
+    def _total(self, node: Node) -> None:
+        """A sum over the loop's axis, added up step by step (in float32 for 16-bit dtypes)."""
         total = self.s.fresh(node.name or node.op)
-        kind = dtype_text(self.ir, node.dtype)
-        sizes = sizes_text(self.s, node)
-        wide = f"runtime.summing({kind})"
-        self.before.append(f"{total} = torch.zeros({sizes}, dtype={wide}, device=device)")
-        self.outer.names[node.id] = self.whole[node.id] = f"{total}.to({kind})"
+        kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(self.s, node)
+        wide = code("runtime.summing({})", kind)
+        zeros = code("torch.zeros({}, dtype={}, device={})", sizes, wide, DEVICE)
+        self.before.append(assign(total, zeros))
+        self.outer.names[node.id] = self.whole[node.id] = code("{}.to({})", total, kind)
         if BATCH in node.axes:
-            whole, total = total, self.s.fresh(f"{total}_now")
-            self.before.append(f"{self.rows.own(total, node)} = {whole}")
+            whole, total = total, self.s.fresh(f"{total.text}_now")
+            self.before.append(assign(self.rows.invariant(total, node), whole))
         x, axes = self.ir[node.inputs[0]], self.s.axes(node)
-        if x.id in self.gathered:
-            parts = [self.s.aligned(i, axes, len(x.shape)) for i in x.inputs]
-            self._comment(node, f"torch.addcmul({total}, {', '.join(parts)}, out={total})")
-        else:
-            part = self.s.aligned(x.id, axes, len(x.shape))
-            self._comment(node, f"torch.add({total}, {part}, out={total})")
+        fused = x.id in self.plan.totalled
+        parts = [self.s.aligned(i, axes, len(x.shape)) for i in (x.inputs if fused else [x.id])]
+        function = "addcmul" if fused else "add"
+        self._run(node, code("torch.{}({}, {}, out={})", function, total, joined(parts), total))
 
-    def _comment(self, node: Node, line: str) -> None:
-        self.step.append(f"{line}{origin(node)}")
+    def _run(self, node: Node, call: Code) -> None:
+        self.step.append(do(call, origin(node)))
 
     def _finish_cat(self, node: Node) -> None:
         for name, i in self.copies[node.id]:
-            self.step.append(f"{name}.copy_({self.s.full(i, node)})")
+            self.step.append(do(code("{}.copy_({})", name, self.s.full(i, node))))
 
     def _hoisted(self, node: Node) -> bool:
-        """Make a view before the loop, where its base stays in place from step to step."""
+        """Create a view before the loop if its base stays at one place from step to step."""
         base = node.inputs[0]
-        if node.op == "slice" and base in self.whole and node.id not in self.keep:
+        if node.op == "slice" and base in self.whole and node.id not in self.plan.keep:
             whole = Scope(self.ir, self.outer.dropped, self.outer)
             whole.names[base] = self.whole[base]
-            name = self.s.fresh(node.name or node.op)
             self.whole[node.id] = express(whole, node)
-            self.sources[name] = self.rows.steps(self.whole[node.id], node)
+            name = self._step_of(node.name or node.op, self.whole[node.id], node)
             self.s.names[node.id] = name
             return True
         if base not in self.fixed or node.op not in ("slice", "permute", "expand"):
             return False
         name = self.s.fresh(node.name or node.op)
-        self.before.append(f"{self.rows.own(name, node)} = {express(self.s, node)}")
+        self.before.append(assign(self.rows.invariant(name, node), express(self.s, node)))
         self.s.names[node.id] = name
         self.fixed.add(node.id)
         return True
 
-    def _out(self, node: Node, out: str) -> str:
+    def _out(self, node: Node, out: Code) -> Code:
         if node.op in ("product", "affine"):
             return self._product_out(node, out)
         if any(self.ir[i].op == "const" for i in node.inputs):
             return self._with_scalars(node, out)
         return pointwise(self.s, node, OPS[node.op].out_text, out)
 
-    def _with_scalars(self, node: Node, out: str) -> str:
-        """Numbers that torch wants as tensors are made once, before the loop."""
-        template, fills = OPS[node.op].out_text, []
+    def _with_scalars(self, node: Node, out: Code) -> Code:
+        """Numbers that torch requires as tensors are created once, before the loop."""
+        operands = []
         for k, i in enumerate(node.inputs):
             x = self.ir[i]
-            if x.op == "const" and not takes_number(node.op, k):
+            if x.op == "const" and not accepts_number(node.op, k):
                 name = self.s.fresh("number")
                 kind = dtype_text(self.ir, x.dtype if node.dtype == torch.bool else node.dtype)
-                value = self.s.var(i)
-                self.before.append(f"{name} = torch.full((), {value}, dtype={kind}, device=device)")
-                fills.append(name)
+                self.before.append(assign(name, filled("()", self.s.var(i), kind)))
+                operands.append(name)
             else:
-                fills.append(self.s.aligned(i, self.s.axes(node), len(node.shape)))
-        return template.format(*fills, out=out)
+                operands.append(self.s.aligned(i, self.s.axes(node), len(node.shape)))
+        return code(OPS[node.op].out_text, *operands, out=out)
 
-    def _product_out(self, node: Node, out: str) -> str:
+    def _product_out(self, node: Node, out: Code) -> Code:
         a, b = (self.ir[i] for i in node.inputs[-2:])
         weight, x = self.s.var(b.id), self.s.var(a.id)
-        times = self.s.fresh(f"by_{weight}")
+        times = self.s.fresh(f"by_{weight.text}")
         turned = "" if is_linear(self.s, a, b, node.attrs["sub"]) else ".t()"
         steps, rows = self.s.size(self.loop.axis), self.s.size(self.s.axes(a)[0])
-        if isinstance(self.rows, Narrowed):
-            rows = "1"  # fewer and fewer: the form that hangs on no number of them
-        self.before.append(f"{times} = runtime.times({weight}{turned}, {steps}, {rows})")
+        # the number of active rows changes: choose the layout that does not depend on it
+        count = 1 if isinstance(self.rows, ActiveRows) else rows
+        made = code("runtime.times({}{}, {}, {})", weight, turned, steps, count)
+        self.before.append(assign(times, made))
         if node.op == "product":
-            return f"{times}.into({out}, {x})"
-        if node.inputs[0] in self.under:
-            return f"{times}.onto({out}, {x})"
+            return code("{}.into({}, {})", times, out, x)
+        if node.inputs[0] in self.plan.sum_of:
+            return code("{}.onto({}, {})", times, out, x)
         c = self.s.aligned(node.inputs[0], self.s.axes(node), len(node.shape))
-        return f"{times}.plus({out}, {c}, {x})"
+        return code("{}.plus({}, {}, {})", times, out, c, x)
 
     def _inner(self, loop: Loop) -> None:
         """A loop within the step."""
         inside = set(loop.nodes)
         users = self.ir.users()
         read = {i for i in inside if any(u not in inside for u in users[i])}
-        writer = LoopWriter(self.s, loop, read | (inside & self.keep))
-        self.step += writer.write()
-        for i in sorted(inside & self.keep):
-            step = self._sequence(self.ir[i])
-            self.step.append(f"{step}.copy_({self.s.names[i]})")
+        self.step += LoopWriter(self.s, loop, read | (inside & self.plan.keep)).write()
+        for i in sorted(inside & self.plan.keep):
+            self._copy_out(self.ir[i])
 
     def _starts(self) -> None:
-        """Each state's first values, then what its steps wrote: one list a state."""
+        """For each state, the list of its first values and of what its steps wrote."""
         for d in self.loop.states:
             node, after = self.ir[d], self.next_of[d]
             count = abs(node.attrs["steps"])
             slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
-            first = [self._initial(node, i) for i in slots]
+            first = [initial(self.outer, self.s, node, i) for i in slots]
             same = self.ir[after].axes == node.axes
             whole = self.whole[after] if same else self.outer.full(after, node)
-            self.sources[self.s.names[d]] = self.rows.states(first, whole, node)
+            self.sources[self.s.names[d].text] = self.rows.states(first, whole, node)
 
-    def _initial(self, node: Node, init: int) -> str:
-        sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
-        source = self.ir[init]
-        if source.op == "const":
-            value = self.s.var(init)
-            return f"torch.full({sizes}, {value}, dtype={kind}, device=device)"
-        text = self.outer.aligned(init, self.s.axes(node), len(node.shape))
-        return f"{text}.expand({sizes})"
-
-    def _assemble(self) -> list[str]:
+    def _assemble(self) -> list[Line]:
         self._starts()
         self.sources.update(self.rows.sources())
-        words = set(re.findall(r"\w+", " ".join(self.step)))
-        used = {k: v for k, v in self.sources.items() if k in words}
-        if not used:
-            used = self.sources
-        variables, lists = list(used), list(used.values())
-        lines = [*self.rows.before(), *self.before, *self.rows.ready()]
         stop = self.loop.stop
-        if stop is not None:
-            lines.append("done = 0")
-        lines.append(f"for {', '.join(variables)} in zip(")
-        lines += [f"{INDENT}{text}," for text in lists]
-        lines.append("):")
-        if len(variables) == 1:
-            place = next(k for k, x in enumerate(lines) if x.startswith("for "))
-            lines[place] = f"for ({variables[0]},) in zip("
-        lines += [INDENT + line for line in self.step]
-        if stop is not None:
-            running = self.s.names[self.ir.closings[stop]]
-            lines += [
-                f"{INDENT}done += 1",
-                f"{INDENT}if not {running}.any():",
-                f"{INDENT * 2}break",
-                f"runtime.hold([{', '.join(self.buffers)}], done)",
-            ]
-        return lines + self.rows.after(used)
+        sources = read_sources(self.sources, self.step)
+        before = [*self.rows.before(), *self.before, *self.rows.ready()]
+        after = self.rows.after(sources)
+        if stop is None:
+            return [*before, For(sources, self.step), *after]
+        done, running = self.s.fresh("done"), self.s.names[self.ir.closings[stop]]
+        last = If(code("not {}.any()", running), [do(Code("break"))])
+        step = [*self.step, do(code("{} += 1", done)), last]
+        held = do(code("runtime.hold([{}], {})", joined(self.buffers), done))
+        return [*before, assign(done, Code("0")), For(sources, step), held, *after]
+
+
+def initial(outer: Scope, step: Scope, node: Node, init: int) -> Code:
+    """The initial value of a state in the form that steps read it."""
+    sizes, kind = sizes_text(step, node), dtype_text(step.ir, node.dtype)
+    if step.ir[init].op == "const":
+        return filled(sizes, step.var(init), kind)
+    x = outer.aligned(init, step.axes(node), len(node.shape))
+    return code("{}.expand({})", x, sizes)
+
+
+def read_sources(sources: dict[str, Code], step: list[Line]) -> dict[str, Code]:
+    """The lists whose variables a step reads; all if it reads none."""
+    read = used(step)
+    return {k: v for k, v in sources.items() if k in read} or sources

@@ -1,16 +1,20 @@
-"""The text of a loop whose steps are taken of the examples that still run: see `running`."""
+"""The rows of a loop's steps: all of a batch, or only the examples that still run.
+
+See `runtime.active_rows` for the latter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from graphnn.backends.torch.codegen.code import Code, Statement, assign, code, do, joined
 from graphnn.backends.torch.codegen.scope import Scope, steps_text
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.core.regions import Loop, Whole
 
 
 def narrows(ir: IR, loop: Loop) -> bool:
-    """Whether a loop can take its steps of the rows that run: all it computes is of examples."""
+    """Whether a loop's steps can run on the active rows alone: all its values are per example."""
     each = all(BATCH in ir[i].axes for i in loop.nodes)
     each = each and all(ir[ir.closings[d]].axes == ir[d].axes for d in loop.states)
     return each and _simple(loop)
@@ -21,116 +25,120 @@ def _simple(loop: Loop) -> bool:
 
 
 def rows_of(outer: Scope, step: Scope, loop: Loop) -> AllRows:
-    """How a loop is written: of the rows that run, where examples come sorted by length."""
+    """The rows that a loop's steps compute: the active ones if examples are sorted by length."""
     ends = outer.ends
-    mine = ends is not None and ends.sorted and ends.axis == loop.axis and _simple(loop)
-    return (Narrowed if mine else AllRows)(outer, step, loop)
+    ragged = ends is not None and ends.sorted and ends.axis == loop.axis and _simple(loop)
+    return (ActiveRows if ragged else AllRows)(outer, step, loop)
 
 
 class AllRows:
-    """The text of a loop that takes every step of all rows."""
+    """The code of a loop whose steps all compute the whole batch."""
 
     def __init__(self, outer: Scope, step: Scope, loop: Loop):
         self.outer, self.step, self.loop = outer, step, loop
 
-    def own(self, name: str, node: Node) -> str:
-        """A variable made before the loop, of which a step takes what it needs."""
+    def invariant(self, name: Code, node: Node) -> Code:
+        """Note a variable that is created before the loop and read in its steps."""
         return name
 
-    def kept(self, whole: str, node: Node) -> None:
-        """Note that steps write a whole value."""
+    def writes(self, whole: Code, node: Node) -> None:
+        """Note a whole value that the steps write."""
 
-    def steps(self, whole: str, node: Node) -> str:
-        """The list of what a whole value is at each step."""
+    def steps(self, whole: Code, node: Node) -> Code:
+        """The list of a whole value's steps."""
         return steps_text(self.outer, self.loop, whole, node)
 
-    def states(self, first: list[str], whole: str, node: Node) -> str:
-        """The list of what a state is at each step: its slots, then what steps have written."""
-        return f"[{', '.join(first)}, *{self.steps(whole, node)}]"
+    def states(self, first: list[Code], whole: Code, node: Node) -> Code:
+        """The list of a state's values at each step: its slots, then what steps have written."""
+        return code("[{}, *{}]", joined(first), self.steps(whole, node))
 
-    def sources(self) -> dict[str, str]:
-        """The lists of variables that were made before the loop."""
+    def sources(self) -> dict[str, Code]:
+        """The lists of the variables that were created before the loop."""
         return {}
 
-    def before(self) -> list[str]:
-        """The lines before all others of a loop."""
+    def before(self) -> list[Statement]:
+        """The statements before all others of a loop."""
         return []
 
-    def ready(self) -> list[str]:
-        """The lines right before the first step."""
+    def ready(self) -> list[Statement]:
+        """The statements right before the first step."""
         return []
 
-    def after(self, used: Iterable[str]) -> list[str]:
-        """The lines after the last step, if steps have used these variables."""
+    def after(self, used: Iterable[str]) -> list[Statement]:
+        """The statements after the last step, if steps have used these variables."""
         return []
 
 
-class Narrowed(AllRows):
-    """The text of a loop that takes each step of the rows that run."""
+class ActiveRows(AllRows):
+    """The code of a loop whose steps each compute only the rows that still run."""
 
     def __init__(self, outer: Scope, step: Scope, loop: Loop):
         super().__init__(outer, step, loop)
         assert outer.ends is not None
         self.ends, self.name = outer.ends, step.fresh("running")
-        self._own: dict[str, Node] = {}
-        self._kept: list[tuple[str, Node]] = []
-        self._begins: list[str] = []
+        self._invariant: dict[str, tuple[Code, Node]] = {}
+        self._written: list[tuple[Code, Node]] = []
+        self._begins: list[Statement] = []
 
-    def own(self, name: str, node: Node) -> str:
-        """A variable made before the loop, of which a step takes the rows that run."""
+    def invariant(self, name: Code, node: Node) -> Code:
+        """Note a variable that is created before the loop, of which steps read the active rows."""
         if BATCH in node.axes:
-            self._own[name] = node
+            self._invariant[name.text] = name, node
         return name
 
-    def kept(self, whole: str, node: Node) -> None:
-        """Note a whole value that has to be filled where no step is taken."""
-        self._kept.append((whole, node))
+    def writes(self, whole: Code, node: Node) -> None:
+        """Note a whole value whose positions beyond the examples' ends have to be filled."""
+        self._written.append((whole, node))
 
-    def steps(self, whole: str, node: Node) -> str:
-        """The list of what a whole value is at each step: the rows that run."""
+    def steps(self, whole: Code, node: Node) -> Code:
+        """The list of the active rows of a whole value at each step."""
         return self._call("steps", whole, node)
 
-    def states(self, first: list[str], whole: str, node: Node) -> str:
-        """The list of what a state is at each step: its slots, then what steps have written.
+    def states(self, first: list[Code], whole: Code, node: Node) -> Code:
+        """The list of a state's values at each step: its slots, then what steps have written.
 
-        From the end, rows that start later read what it starts from where steps are kept.
+        In a reversed loop, rows that start later read their initial state from the positions
+        beyond their end.
         """
-        time, rows = self._places(node)
+        time, rows = self._dims(node)
         if self.loop.reverse and self.ends.held:
-            self._begins.append(f"{self.name}.begin({whole}, {time}, {rows}, {first[0]})")
-        steps = f"[{', '.join(first)}, *{self.name}.steps({whole}, {time}, None)]"
-        return f"{self.name}.those({steps}, {self.step.axes(node).index(BATCH)})"
+            begin = code("{}.begin({})", self.name, joined([whole, time, rows, first[0]]))
+            self._begins.append(do(begin))
+        written = code("{}.steps({}, {}, None)", self.name, whole, time)
+        steps = code("[{}, *{}]", joined(first), written)
+        return code("{}.those({}, {})", self.name, steps, self.step.axes(node).index(BATCH))
 
-    def sources(self) -> dict[str, str]:
-        """The lists of what was made before the loop, and of how many rows there are."""
+    def sources(self) -> dict[str, Code]:
+        """The lists of what was created before the loop, and of the number of active rows."""
         found = {
-            name: f"{self.name}.each({name}, {self.step.axes(node).index(BATCH)})"
-            for name, node in self._own.items()
+            key: code("{}.each({}, {})", self.name, name, self.step.axes(node).index(BATCH))
+            for key, (name, node) in self._invariant.items()
         }
-        return {**found, self.outer.size(BATCH): f"{self.name}.counts"}
+        return {**found, self.outer.size(BATCH).text: code("{}.counts", self.name)}
 
-    def before(self) -> list[str]:
-        """The line that finds out which rows run."""
+    def before(self) -> list[Statement]:
+        """The statement that finds the active rows of each step."""
         lengths = self.outer.var(self.ends.node.id)
-        return [f"{self.name} = runtime.Running({lengths}, {self.loop.reverse})"]
+        made = code("runtime.Running({}, {})", lengths, self.loop.reverse)
+        return [assign(self.name, made)]
 
-    def ready(self) -> list[str]:
-        """What rows start from that start later; zeros, in gradients, where no step is taken."""
+    def ready(self) -> list[Statement]:
+        """Initial states of rows that start later, or, in gradients, zeros beyond the ends."""
         if self.ends.held:
             return self._begins
-        return [self._call("clear", *x) for x in self._kept]
+        return [do(self._call("clear", *x)) for x in self._written]
 
-    def after(self, used: Iterable[str]) -> list[str]:
-        """All rows are there again; values are held where no step was taken."""
+    def after(self, used: Iterable[str]) -> list[Statement]:
+        """Restore the number of rows, and repeat the last step beyond the ends of examples."""
         batch = self.outer.size(BATCH)
-        lines = [f"{batch} = {self.name}.batch"] if batch in used else []
-        return lines + [self._call("hold", *x) for x in self._kept] * self.ends.held
+        lines = [assign(batch, code("{}.batch", self.name))] if batch.text in used else []
+        return lines + [do(self._call("hold", *x)) for x in self._written] * self.ends.held
 
-    def _places(self, node: Node) -> tuple[int, int | None]:
+    def _dims(self, node: Node) -> tuple[int, int | None]:
         """The dimensions of a whole value that are the loop's axis, and the examples."""
         axes = self.outer.axes(node)
         return axes.index(self.loop.axis), axes.index(BATCH) if BATCH in axes else None
 
-    def _call(self, how: str, whole: str, node: Node) -> str:
-        time, rows = self._places(node)
-        return f"{self.name}.{how}({whole}, {time}, {rows})"
+    def _call(self, method: str, whole: Code, node: Node) -> Code:
+        time, rows = self._dims(node)
+        return code("{}.{}({}, {}, {})", self.name, method, whole, time, rows)

@@ -1,7 +1,7 @@
-"""The variables of generated code: names, sizes, and how a value lines up with others.
+"""The variables of generated code: names, sizes, and how values are aligned for broadcasting.
 
-A value lies in memory as its axes, in the graph's order, then its shape. Inside a loop the loop's
-axis is gone (`dropped`): a value is there what it is at one step.
+The dimensions of a value in memory are its axes, in the graph's order, and then its shape. Inside a
+loop, the loop's axis is dropped: a variable holds the value at one step.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.torch.codegen.code import Code, code, joined, sequence, variable
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import NameTable, entry, remark
 from graphnn.planner.core.regions import Loop
+
+# the variables that hold the floating dtype of a call, and its device
+DTYPE, DEVICE = variable("dtype"), variable("device")
+# names that generated code uses itself
+RESERVED = frozenset(
+    "torch F device dtype runtime tensors sizes inf nan call t sum max min abs main steps "
+    "range zip list reversed parameters inputs lengths draw new_seed attend hops".split()
+)
 
 
 @dataclass(frozen=True)
 class Ends:
     """Where the examples of a batch end along an axis: `node` holds their lengths.
 
-    Nothing reads what lies beyond but sums with gradients that are zero there. Values are `held`
-    (they repeat a step that was taken: whatever is made of them is no worse than of that), and
-    gradients are zero. `sorted`: the longest example comes first.
+    Positions beyond an example's end are read only by sums with gradients that are zero there. If
+    `held`, values repeat the last valid step, so that no new infinities arise; otherwise (in
+    gradients) they are zero. If `sorted`, the longest example comes first.
     """
 
     axis: str
@@ -33,19 +42,34 @@ class Ends:
     sorted: bool = False
 
 
+@dataclass(frozen=True)
+class Valid:
+    """The variable that knows the valid positions of a ragged batch, its axes, and `Ends.held`."""
+
+    name: Code
+    axes: tuple[str, ...]
+    held: bool
+
+
 class Scope:
-    """The variables of a piece of generated code, and the objects its source refers to."""
+    """The variables of a piece of generated code, and the objects that its source refers to.
+
+    `dropped` are the axes of the loops around it.
+    """
 
     def __init__(self, ir: IR, dropped: tuple[str, ...] = (), outer: Scope | None = None):
         self.ir, self.dropped = ir, dropped
-        self.names: dict[int, str] = {} if outer is None else dict(outer.names)
-        # concatenations that are being put together in place, with the parts that are there
+        self.names: dict[int, Code] = {} if outer is None else dict(outer.names)
+        # concatenations that are assembled in place, with the parts written so far
         self.started: dict[int, set[int]] = {}
         # the seeds of noise that kernels draw
-        self.seeds: dict[int, str] = {}
+        self.seeds: dict[int, Code] = {}
         self.ends: Ends | None = None
-        # what knows which positions examples have, along which axes, and what lies beyond
-        self.there: tuple[str, tuple[str, ...], bool] | None = None
+        self.valid: Valid | None = None
+        # variables of contiguous buffers that nothing else refers to
+        self.buffers: set[str] = set()
+        # nodes whose values lie in the memory of other values
+        self.parts: set[int] = set()
         self.table: NameTable = NameTable(RESERVED) if outer is None else outer.table
         self.table.lengths(ir.axes)
         self.objects: dict[str, Any] = {} if outer is None else outer.objects
@@ -55,49 +79,48 @@ class Scope:
         return tuple(a for a in self.ir.layout(node.axes) if a not in self.dropped)
 
     def rank(self, node: Node) -> int:
-        """How many dimensions a value has here."""
+        """The number of dimensions that a value has here."""
         return len(self.axes(node)) + len(node.shape)
 
-    def fresh(self, wanted: str) -> str:
-        """A variable name not used yet, as close to the wanted one as Python allows."""
-        return self.table.fresh(wanted)
+    def fresh(self, wanted: str) -> Code:
+        """A new variable, named as close to the wanted name as Python allows."""
+        return variable(self.table.fresh(wanted))
 
-    def size(self, axis: str) -> str:
+    def size(self, axis: str) -> Code:
         """The variable that holds the length of an axis."""
-        return self.table.length(axis)
+        return variable(self.table.length(axis))
 
-    def sizes(self, axes: Iterable[str]) -> list[str]:
+    def sizes(self, axes: Iterable[str]) -> list[Code]:
         """The variables that hold the lengths of axes."""
-        return self.table.lengths(axes)
+        return [self.size(axis) for axis in axes]
 
-    def declare(self, node: Node) -> str:
-        """A variable for a node's value."""
+    def declare(self, node: Node) -> Code:
+        """A new variable for a node's value."""
         self.names[node.id] = self.fresh(node.name or node.attrs.get("was", node.op))
         return self.names[node.id]
 
-    def object(self, value: Any, wanted: str) -> str:
-        """A name under which the source finds a Python object."""
-        for name, known in self.objects.items():
-            if known is value:
-                return name
-        name = self.fresh(wanted)
-        self.objects[name] = value
-        return name
+    def object(self, value: Any, wanted: str) -> Code:
+        """The name under which the source finds a Python object."""
+        found = next((name for name, known in self.objects.items() if known is value), None)
+        if found is None:
+            found = self.table.fresh(wanted)
+            self.objects[found] = value
+        return variable(found)
 
-    def var(self, i: int) -> str:
-        """The variable, or the literal, of a node."""
+    def var(self, i: int) -> Code:
+        """The variable of a node, or its literal."""
         node = self.ir[i]
         if i not in self.names and node.op == "const":
-            return literal(node.attrs["value"])
+            return Code(literal(node.attrs["value"]))
         if i not in self.names and node.op == "size":
-            return f"torch.full((), {self.size(node.attrs['axis'])}, device=device)"
+            return code("torch.full((), {}, device={})", self.size(node.attrs["axis"]), DEVICE)
         return self.names[i]
 
-    def tensor(self, i: int) -> str:
-        """The variable of a node, as a tensor where it is a number."""
+    def tensor(self, i: int) -> Code:
+        """The variable of a node; a number becomes a tensor."""
         return as_tensor(self, self.ir[i]) if self.ir[i].op == "const" else self.var(i)
 
-    def aligned(self, i: int, axes: Sequence[str], rank: int) -> str:
+    def aligned(self, i: int, axes: Sequence[str], rank: int) -> Code:
         """A value as it broadcasts against dimensions `axes` followed by a shape of `rank`."""
         node = self.ir[i]
         if node.op in ("const", "size"):
@@ -109,68 +132,84 @@ class Scope:
             index.pop(0)
         while index and index[-1] == ":":
             index.pop()
-        if not index:
-            return self.var(i)
-        return f"{self.var(i)}[{', '.join(index)}]"
+        return code("{}[{}]", self.var(i), ", ".join(index)) if index else self.var(i)
 
-    def permuted(self, given: Sequence[str], node: Node) -> str:
-        """What puts a value whose axes are `given` into memory order."""
+    def permuted(self, x: Code, order: Sequence[str], node: Node) -> Code:
+        """The value `x` of a node, whose axes come in the given order, in memory order."""
         wanted = self.axes(node)
-        if tuple(given) == wanted:
-            return ""
-        dims = [given.index(a) for a in wanted]
-        dims += [len(given) + d for d in range(len(node.shape))]
-        return f".permute({', '.join(map(str, dims))})"
+        if tuple(order) == wanted:
+            return x
+        dims = [order.index(a) for a in wanted]
+        dims += [len(order) + d for d in range(len(node.shape))]
+        return permute(x, dims)
 
-    def full(self, i: int, node: Node) -> str:
-        """A value expanded to all the dimensions of `node`'s axes (its own shape kept)."""
+    def full(self, i: int, node: Node) -> Code:
+        """A value expanded to all axes of `node`; it keeps its own shape."""
         source, axes = self.ir[i], self.axes(node)
-        text = self.aligned(i, axes, len(source.shape))
         if source.op in ("const", "size"):
-            text = as_tensor(self, source)
+            x = as_tensor(self, source)
+        else:
+            x = self.aligned(i, axes, len(source.shape))
         if self.axes(source) == axes:
-            return text
-        sizes = self.sizes(axes) + [str(n) for n in source.shape]
-        return f"{text}.expand({', '.join(sizes)})"
-
-
-RESERVED = frozenset(
-    "torch F device dtype runtime tensors sizes inf nan call t done sum max min abs main steps "
-    "range zip list reversed parameters inputs lengths draw new_seed attend hops".split()
-)
+            return x
+        return expand(x, [*self.sizes(axes), *source.shape])
 
 
 def function_name(wanted: str) -> str:
-    """The name of a generated function, and what is called after it."""
+    """The name of a generated function, and the prefix of the names derived from it."""
     return entry(wanted, RESERVED)
 
 
 def origin(node: Node) -> str:
-    """The comment that says where a line's node was made."""
-    return f"  # {remark(str(node.site))}" if node.site else ""
+    """The source location at which a node was created, for the comment behind its line."""
+    return remark(str(node.site)) if node.site else ""
 
 
-def sizes_text(s: Scope, node: Node) -> str:
+def expand(x: Code, sizes: Sequence[object]) -> Code:
+    """`x.expand(sizes)`."""
+    return code("{}.expand({})", x, joined(sizes))
+
+
+def permute(x: Code, dims: Sequence[int]) -> Code:
+    """`x.permute(dims)`."""
+    return code("{}.permute({})", x, joined(dims))
+
+
+def sizes_text(s: Scope, node: Node) -> Code:
     """The tuple of a value's sizes in a scope."""
-    sizes = s.sizes(s.axes(node)) + [str(n) for n in node.shape]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+    return shape_text([*s.sizes(s.axes(node)), *node.shape])
 
 
-def steps_text(outer: Scope, loop: Loop, whole: str, node: Node) -> str:
-    """The list of a whole value's steps, in the order in which a loop takes them."""
+def shape_text(sizes: Sequence[object]) -> Code:
+    """A tuple of sizes."""
+    return code("({})", sequence(sizes) if sizes else "")
+
+
+def filled(sizes: Code | str, value: Code, dtype: Code) -> Code:
+    """`torch.full(sizes, value)`."""
+    return code("torch.full({}, {}, dtype={}, device={})", sizes, value, dtype, DEVICE)
+
+
+def empty(sizes: Code, dtype: Code) -> Code:
+    """`torch.empty(sizes)`."""
+    return code("torch.empty({}, dtype={}, device={})", sizes, dtype, DEVICE)
+
+
+def steps_text(outer: Scope, loop: Loop, whole: Code, node: Node) -> Code:
+    """The list of a whole value's steps, in the order in which a loop visits them."""
     dim = outer.axes(node).index(loop.axis)
-    return f"{whole}.unbind({dim})" + ("[::-1]" if loop.reverse else "")
+    return code("{}.unbind({}){}", whole, dim, "[::-1]" if loop.reverse else "")
 
 
-# torch functions that take a Python number as their second operand
+# torch functions that accept a Python number as their second operand
 _SCALAR_SECOND = frozenset(
     "add sub mul div pow lt le gt ge eq ne remainder floor_divide bitwise_and bitwise_or "
     "bitwise_xor bitwise_left_shift bitwise_right_shift".split()
 )
 
 
-def takes_number(op: str, place: int) -> bool:
-    """Whether torch's function for `op` takes a Python number as its operand `place`."""
+def accepts_number(op: str, place: int) -> bool:
+    """Whether torch's function for `op` accepts a Python number as operand number `place`."""
     return (place == 1 and op in _SCALAR_SECOND) or op in ("clamp", "hardtanh")
 
 
@@ -181,14 +220,13 @@ def literal(value: Any) -> str:
     return repr(value)
 
 
-def dtype_text(ir: IR, dtype: torch.dtype) -> str:
-    """The floating dtype of the graph is a variable: autocast runs the same code in another."""
-    return "dtype" if dtype == ir.floating else str(dtype)
+def dtype_text(ir: IR, dtype: torch.dtype) -> Code:
+    """A dtype. The graph's floating dtype is a variable: autocast runs the same code in another."""
+    return DTYPE if dtype == ir.floating else Code(str(dtype))
 
 
-def as_tensor(s: Scope, node: Node) -> str:
+def as_tensor(s: Scope, node: Node) -> Code:
     """A number as a tensor."""
     if node.op == "size":
         return s.var(node.id)
-    kind = dtype_text(s.ir, node.dtype)
-    return f"torch.full((), {s.var(node.id)}, dtype={kind}, device=device)"
+    return filled("()", s.var(node.id), dtype_text(s.ir, node.dtype))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from typing import Protocol
 
-from graphnn.backends.torch.codegen.loop import INDENT
+from graphnn.backends.torch.codegen.code import Code, For, Line, assign, code, do, joined
+from graphnn.backends.torch.codegen.loop import initial, read_sources
 from graphnn.backends.torch.codegen.operations import express, is_linear, is_transposed
-from graphnn.backends.torch.codegen.scope import Scope, dtype_text, origin, sizes_text, steps_text
+from graphnn.backends.torch.codegen.scope import (
+    DTYPE,
+    Scope,
+    dtype_text,
+    empty,
+    origin,
+    sizes_text,
+    steps_text,
+)
 from graphnn.backends.triton.loops.phases import Phase, schedule
 from graphnn.backends.triton.loops.to_kernel import given
 from graphnn.ir.graph import Node
@@ -21,7 +30,7 @@ class Phases(Protocol):
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None: ...
 
 
-Called = tuple[str, list[int], tuple[str, ...]]
+Called = tuple[Code, list[int], tuple[str, ...]]
 
 
 class StepWriter:
@@ -34,12 +43,12 @@ class StepWriter:
         self.keep = keep | set(self.next_of.values())
         self.phases, self.users = phases, outer.ir.users()
         self.entered: set[int] = set()
-        self.before: list[str] = []
-        self.step: list[str] = []
-        self.sources: dict[str, str] = {}
+        self.before: list[Line] = []
+        self.step: list[Line] = []
+        self.sources: dict[str, Code] = {}
         self.nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
 
-    def write(self) -> list[str]:
+    def write(self) -> list[Line]:
         """The lines of the loop; `outer` afterwards knows the kept values."""
         self._enter()
         work = [i for i in self.nodes if i not in self.loop.states]
@@ -70,56 +79,53 @@ class StepWriter:
         outside = i not in self.loop.nodes and node.op != "const"
         if outside and self.loop.axis in node.axes and i not in self.entered:
             self.entered.add(i)
-            self.s.names[i] = self.s.fresh(f"{self.outer.var(i)}_t")
-            self.sources[self.s.names[i]] = self._steps(self.outer.var(i), node)
+            whole = self.outer.var(i)
+            self.s.names[i] = self.s.fresh(f"{whole.text}_t")
+            self.sources[self.s.names[i].text] = self._steps(whole, node)
 
-    def _steps(self, whole: str, node: Node) -> str:
+    def _steps(self, whole: Code, node: Node) -> Code:
         return steps_text(self.outer, self.loop, whole, node)
 
-    def _buffer(self, scope: Scope, node: Node, name: str) -> None:
-        kind = dtype_text(self.ir, node.dtype)
-        sizes = sizes_text(scope, node)
-        self.before.append(f"{name} = torch.empty({sizes}, dtype={kind}, device=device)")
+    def _buffer(self, scope: Scope, node: Node, name: Code) -> None:
+        kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(scope, node)
+        self.before.append(assign(name, empty(sizes, kind)))
 
-    def _sequence(self, node: Node) -> str:
+    def _sequence(self, node: Node) -> Code:
         """A whole-axis buffer for a node; returns the variable of its step."""
         whole = self.s.fresh(f"{node.name or node.op}_all")
         self._buffer(self.outer, node, whole)
         self.outer.names[node.id] = whole
         step = self.s.fresh(node.name or node.op)
-        self.sources[step] = self._steps(whole, node)
+        self.sources[step.text] = self._steps(whole, node)
         return step
 
     def _torch(self, node: Node) -> None:
-        if node.op == "product" and (text := self._product(node)):
+        if node.op == "product" and (operands := self._product(node)):
             out = self._sequence(node) if node.id in self.keep else self._one(node.id)
             self.s.names[node.id] = out
-            self._add(node, f"torch.mm({text}, out={out})")
+            self.step.append(do(code("torch.mm({}, out={})", operands, out), origin(node)))
             return
         name = self.s.fresh(node.name or node.op)
-        self._add(node, f"{name} = {express(self.s, node)}")
+        self.step.append(assign(name, express(self.s, node), origin(node)))
         self.s.names[node.id] = name
         if node.id in self.keep:
             self._kept(node)
 
-    def _add(self, node: Node, text: str) -> None:
-        self.step.append(text + origin(node))
-
-    def _product(self, node: Node) -> str | None:
+    def _product(self, node: Node) -> Code | None:
         """The operands of a product of rows by a weight, as torch.mm takes them."""
         a, b = (self.ir[i] for i in node.inputs)
         plain = len(self.s.axes(a)) == 1 and len(a.shape) == 1 and len(b.shape) == 2
         if not plain or node.attrs["contract"] - set(self.s.dropped):
             return None
         if is_linear(self.s, a, b, node.attrs["sub"]):
-            return f"{self.s.var(a.id)}, {self.s.var(b.id)}.t()"
+            return code("{}, {}.t()", self.s.var(a.id), self.s.var(b.id))
         if is_transposed(self.s, a, b, node.attrs["sub"]):
-            return f"{self.s.var(a.id)}, {self.s.var(b.id)}"
+            return code("{}, {}", self.s.var(a.id), self.s.var(b.id))
         return None
 
     def _kept(self, node: Node) -> None:
         step = self._sequence(node)
-        self.step.append(f"{step}.copy_({self.s.names[node.id]})")
+        self.step.append(do(code("{}.copy_({})", step, self.s.names[node.id])))
 
     def _phase(self, phase: Phase, name: str) -> None:
         """One kernel writes what later parts and the scope around read."""
@@ -136,12 +142,14 @@ class StepWriter:
             self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._one(i)
         for i in reads:
             self._enter_one(i)
-        tensors = ", ".join(given(self.s, i) for i in reads)
-        outs = ", ".join(self.s.names[i] for i in kept)
-        sizes = ", ".join(f"{quoted(a)}: {self.s.size(a)}" for a in axes)
-        self.step.append(f"{kernel}.into([{tensors}], [{outs}], {{{sizes}}}, dtype)")
+        tensors = joined(given(self.s, i) for i in reads)
+        outs = joined(self.s.names[i] for i in kept)
+        sizes = lengths_text(self.s, axes)
+        self.step.append(
+            do(code("{}.into([{}], [{}], {}, {})", kernel, tensors, outs, sizes, DTYPE))
+        )
 
-    def _one(self, i: int) -> str:
+    def _one(self, i: int) -> Code:
         """A buffer of one step."""
         node = self.ir[i]
         name = self.s.fresh(node.name or node.op)
@@ -154,24 +162,17 @@ class StepWriter:
             node, after = self.ir[d], self.ir[self.next_of[d]]
             count = abs(node.attrs["steps"])
             slots = [node.inputs[k if len(node.inputs) > 1 else 0] for k in range(count)]
-            first = ", ".join(self._initial(node, i) for i in slots)
+            first = joined(initial(self.outer, self.s, node, i) for i in slots)
             whole = self.outer.var(after.id)
             whole = whole if after.axes == node.axes else self.outer.full(after.id, node)
             like = node if after.axes != node.axes else after
-            self.sources[self.s.names[d]] = f"[{first}, *{self._steps(whole, like)}]"
+            self.sources[self.s.names[d].text] = code("[{}, *{}]", first, self._steps(whole, like))
 
-    def _initial(self, node: Node, init: int) -> str:
-        sizes, kind = sizes_text(self.s, node), dtype_text(self.ir, node.dtype)
-        if self.ir[init].op == "const":
-            return f"torch.full({sizes}, {self.s.var(init)}, dtype={kind}, device=device)"
-        text = self.outer.aligned(init, self.s.axes(node), len(node.shape))
-        return f"{text}.expand({sizes})"
-
-    def _assemble(self) -> list[str]:
+    def _assemble(self) -> list[Line]:
         self._starts()
-        words = set(re.findall(r"\w+", " ".join(self.step)))
-        used = {k: v for k, v in self.sources.items() if k in words}
-        used = used or self.sources
-        lines = [*self.before, f"for {', '.join(used)}{',' * (len(used) == 1)} in zip("]
-        lines += [f"{INDENT}{source}," for source in used.values()]
-        return [*lines, "):", *(INDENT + line for line in self.step)]
+        return [*self.before, For(read_sources(self.sources, self.step), self.step)]
+
+
+def lengths_text(s: Scope, axes: Iterable[str]) -> Code:
+    """The lengths of axes by name."""
+    return code("{{{}}}", joined(code("{}: {}", quoted(a), s.size(a)) for a in axes))

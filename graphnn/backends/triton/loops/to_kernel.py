@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphnn.backends.torch.codegen.code import Code, code
 from graphnn.backends.torch.codegen.scope import Ends, Scope
 from graphnn.backends.triton.loops.ragged import ending
 from graphnn.ir.graph import IR, Node
@@ -92,10 +93,10 @@ def stored_as(node: Node, floating: torch.dtype) -> str:
     raise Unsupported(f"{_called(node)} is {node.dtype} in a graph of {floating}")
 
 
-def given(s: Scope, i: int) -> str:
-    """What a kernel is given of a value: whole numbers as int64."""
+def given(s: Scope, i: int) -> Code:
+    """The argument of a kernel for a value: narrow integers become int64."""
     node = s.ir[i]
-    return f"{s.var(i)}.to(torch.int64)" if node.dtype in NARROW else s.var(i)
+    return code("{}.to(torch.int64)", s.var(i)) if node.dtype in NARROW else s.var(i)
 
 
 class _Lowering:

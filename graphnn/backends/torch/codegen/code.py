@@ -1,0 +1,230 @@
+"""Generated torch code as data: expressions that know the variables they read, and statements.
+
+Passes over generated code use these fields and never read its text back. The text is printed once,
+by `Definition.source`.
+"""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from graphnn.kernels.ir.printer import closing
+from graphnn.kernels.ir.symbols import remark
+
+COLUMNS, INDENT = 100, "    "
+
+
+@dataclass(frozen=True)
+class Code:
+    """An expression, or a part of one: its text and the names of the variables in it."""
+
+    text: str
+    uses: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        raise TypeError("an expression inside a plain string would lose its variables: use code()")
+
+    def bare(self) -> Code:
+        """The expression without a pair of parentheses around all of it."""
+        text = self.text
+        around = text.startswith("(") and closing(text, 0) == len(text) - 1
+        return Code(text[1:-1], self.uses) if around else self
+
+
+# in place of a variable that nothing reads
+UNUSED = Code("_")
+
+
+def variable(name: str) -> Code:
+    """The expression that reads a variable."""
+    return Code(name, frozenset({name}))
+
+
+def code(template: str, *parts: object, **named: object) -> Code:
+    """Fill in a template of `str.format`; parts that are not expressions are inserted as text.
+
+    >>> code("{}.sum({})", variable("x"), 1)
+    Code(text='x.sum(1)', uses=frozenset({'x'}))
+    """
+    filled = template.format(*map(_text, parts), **{k: _text(v) for k, v in named.items()})
+    return Code(filled, _uses((*parts, *named.values())))
+
+
+def joined(parts: Iterable[object], between: str = ", ") -> Code:
+    """Expressions one after another."""
+    parts = list(parts)
+    return Code(between.join(str(_text(x)) for x in parts), _uses(parts))
+
+
+def sequence(parts: Sequence[object]) -> Code:
+    """The elements of a Python tuple, with the comma that a single one needs."""
+    return code("{},", parts[0]) if len(parts) == 1 else joined(parts)
+
+
+def _text(part: object) -> object:
+    return part.text if isinstance(part, Code) else part
+
+
+def _uses(parts: Iterable[object]) -> frozenset[str]:
+    return frozenset().union(*(x.uses for x in parts if isinstance(x, Code)))
+
+
+class Effect(enum.Enum):
+    """What a statement does apart from assigning its targets."""
+
+    NONE = "nothing"
+    STORE = "writes memory or changes the order of execution"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """`targets = value`, or `value` alone; `note` is the comment behind it.
+
+    `unpacks`: the value is a sequence of as many elements as there are targets.
+    """
+
+    value: Code
+    targets: tuple[str, ...] = ()
+    effect: Effect = Effect.NONE
+    note: str = ""
+    unpacks: bool = False
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The variables that it reads, and those whose memory it writes."""
+        return self.value.uses
+
+    def lines(self) -> list[str]:
+        """Its source."""
+        left = sequence(self.targets).text if self.unpacks else "".join(self.targets)
+        text = f"{left} = {self.value.text}" if self.targets else self.value.text
+        return [text + (f"  # {self.note}" if self.note else "")]
+
+
+@dataclass(frozen=True)
+class For:
+    """A loop over several sequences at once; `sources` are these by the variables of a step."""
+
+    sources: dict[str, Code]
+    body: Sequence[Line]
+    effect: Effect = Effect.STORE
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The variables that each step assigns."""
+        return tuple(self.sources)
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The variables that its sequences and its body read."""
+        return _uses(self.sources.values()) | used(self.body)
+
+    def lines(self) -> list[str]:
+        """Its source."""
+        names = sequence(list(self.sources)).text
+        head = f"for {f'({names})' if len(self.sources) == 1 else names} in zip("
+        lists = [f"{INDENT}{source.text}," for source in self.sources.values()]
+        return [head, *lists, "):", *indented(self.body)]
+
+
+@dataclass(frozen=True)
+class If:
+    """A condition and the statements of its branches."""
+
+    test: Code
+    body: Sequence[Line]
+    otherwise: Sequence[Line] = ()
+    targets: tuple[str, ...] = ()
+    effect: Effect = Effect.STORE
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The variables that the condition and the branches read."""
+        return self.test.uses | used(self.body) | used(self.otherwise)
+
+    def lines(self) -> list[str]:
+        """Its source."""
+        last = ["else:", *indented(self.otherwise)] if self.otherwise else []
+        return [f"if {self.test.text}:", *indented(self.body), *last]
+
+
+Line = Statement | For | If
+
+
+def assign(target: Code, value: Code, note: str = "") -> Statement:
+    """`target = value`."""
+    return Statement(value, (target.text,), note=note)
+
+
+def unpack(targets: Iterable[Code], value: Code) -> Statement:
+    """`a, b = value`."""
+    return Statement(value, tuple(x.text for x in targets), unpacks=True)
+
+
+def do(value: Code, note: str = "") -> Statement:
+    """`value`, for its effect."""
+    return Statement(value, (), Effect.STORE, note)
+
+
+def used(body: Iterable[Line]) -> frozenset[str]:
+    """The variables that statements read."""
+    return frozenset().union(*(line.uses for line in body))
+
+
+def needed(body: Sequence[Line], returned: Iterable[Code]) -> list[Line]:
+    """The statements without those whose targets nothing reads.
+
+    In a sequence that is unpacked, each variable that nothing reads becomes `_`.
+    """
+    read = set(_uses(returned))
+    kept: list[Line] = []
+    for line in reversed(body):
+        if line.effect is Effect.STORE or not read.isdisjoint(line.targets):
+            if isinstance(line, Statement) and line.unpacks:
+                targets = (x if x in read else UNUSED.text for x in line.targets)
+                line = replace(line, targets=tuple(targets))
+            read |= line.uses
+            kept.append(line)
+    return kept[::-1]
+
+
+def indented(body: Iterable[Line]) -> list[str]:
+    """The source of statements inside another one."""
+    return [INDENT + text for line in body for text in line.lines()]
+
+
+@dataclass
+class Definition:
+    """A generated function. `header` are the comments before it, `title` is its docstring."""
+
+    name: str
+    arguments: str
+    title: str
+    body: Sequence[Line]
+    returned: Sequence[Code]
+    header: Sequence[str] = field(default_factory=list)
+
+    def source(self) -> str:
+        """Its text."""
+        return "\n".join([*self.head(), *indented(self.body), self.last()]) + "\n"
+
+    def head(self) -> list[str]:
+        """The lines before its body."""
+        comments = [line for text in self.header for line in _comment(text)]
+        title = f'{INDENT}"""{remark(self.title)}"""'
+        return [*comments, f"def {self.name}({self.arguments}):", title]
+
+    def last(self) -> str:
+        """The line that returns the results."""
+        return f"{INDENT}return [{joined(self.returned).text}]"
+
+
+def _comment(text: str) -> list[str]:
+    """Text as comments of at most 100 columns."""
+    return textwrap.wrap(
+        remark(text), COLUMNS, initial_indent="# ", subsequent_indent="#   ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
