@@ -23,7 +23,7 @@ DTYPE, DEVICE = variable("dtype"), variable("device")
 # names that generated code uses itself
 RESERVED = frozenset(
     "torch F device dtype runtime tensors sizes inf nan call t sum max min abs main steps "
-    "range zip list reversed parameters inputs lengths draw new_seed attend hops".split()
+    "_ range zip list reversed parameters inputs lengths draw new_seed attend hops".split()
 )
 
 
