@@ -170,7 +170,7 @@ def test_what_is_switched_off_is_no_candidate() -> None:
 
 
 def test_untimed_a_large_batch_goes_as_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphnn.kernels.select.search.DEVICES", small())
+    monkeypatch.setattr("graphnn.kernels.select.search.GPUS", small())
     net = network("lstm", 100)
     sizes = Sizes(20, 1, 100)
     given = inputs(net, sizes, torch.float64, "cpu")

@@ -247,7 +247,7 @@ class LoopOperator:
         found = several.get(self._names()[backward])
         lines = found.says() if found is not None else []
         if not backward and self._infer is not None and self._infer.name in several:
-            lines += several[self._infer.name].chooser.says()
+            lines += several[self._infer.name].chooser.descriptions()
         return lines
 
     def made_of(self) -> list[str]:
