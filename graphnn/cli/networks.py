@@ -88,11 +88,11 @@ def _source(args: argparse.Namespace) -> None:
 
 def _draw(args: argparse.Namespace) -> None:
     from graphnn.pictures import draw
-    from graphnn.pictures.picture import suffix
+    from graphnn.pictures.picture import format_of
 
     if args.output != "-":
         try:
-            suffix(args.output)
+            format_of(args.output)
         except PictureError as error:
             raise Refused(f"{error.problem}: '{args.output}'; wanted {error.wanted}") from None
     picture = draw(load(args.what, args.backend), unroll=args.unroll, plan=args.plan)

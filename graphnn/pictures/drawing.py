@@ -13,12 +13,12 @@ from torch import nn
 
 from graphnn.errors import AxisError, PictureError
 from graphnn.ir.graph import BATCH, IR
-from graphnn.pictures.picture import Path, Picture, engines, suffix
+from graphnn.pictures.picture import Path, Picture, engines, format_of
 from graphnn.pictures.scenes.build import Builder, build
 from graphnn.pictures.scenes.planned import planned
-from graphnn.pictures.scenes.regions import nests
+from graphnn.pictures.scenes.regions import loop_nests
 from graphnn.pictures.scenes.scene import Scene
-from graphnn.pictures.scenes.shared_modules import share
+from graphnn.pictures.scenes.shared_modules import merge_calls
 from graphnn.pictures.scenes.unrolled import unrolled
 from graphnn.planner.core.regions import loops, partition
 from graphnn.planner.pipeline import Plan
@@ -42,7 +42,7 @@ def draw(
     have the axis to unroll.
     """
     if path is not None:
-        suffix(path)
+        format_of(path)
     if plan and unroll is not None:
         raise PictureError(
             "a plan is not unrolled",
@@ -87,14 +87,14 @@ def _(source: Plan, unroll: Unroll, plan: bool) -> Scene:
 
 def graph_scene(ir: IR, owner: nn.Module, unroll: Unroll) -> Scene:
     """The scene of a checked graph whose parameters belong to `owner`."""
-    nest = nests(ir)
+    nest = loop_nests(ir)
     if unroll is None:
         copies = {n.id: n.name.rpartition("[")[2] for n in ir if n.name.endswith("]")}
         if copies:
             # the copies that `gn.unroll` made stay separate
-            made = Builder(ir, owner, lambda i: (nest.get(i), copies.get(i)), apart=True)
+            made = Builder(ir, owner, lambda i: (nest.get(i), copies.get(i)), separate=True)
             return made.run()
-        return share(build(ir, owner, nest.get))
+        return merge_calls(build(ir, owner, nest.get))
     steps = _steps(ir, unroll)
     return unrolled(build(ir, owner, nest.get, steps), ir, steps)
 

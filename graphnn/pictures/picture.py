@@ -19,9 +19,9 @@ Path = str | os.PathLike[str]
 
 
 class Picture:
-    """A scene drawn. In a notebook it shows itself.
+    """A scene with a layout. A notebook shows it as SVG.
 
-    `scene` says what is in it, `layout` where; `save` writes it.
+    `scene` holds the contents, `layout` the positions. `save` writes a file.
     """
 
     def __init__(self, scene: Scene):
@@ -38,15 +38,15 @@ class Picture:
         return figure(self.layout)
 
     def save(self, path: Path, dpi: float = 144) -> None:
-        """Write an SVG, PNG or PDF file, as the suffix says; `dpi` is of PNG.
+        """Write an SVG, PNG or PDF file; the suffix gives the format. `dpi` applies to PNG.
 
-        Raises PictureError for another suffix.
+        Raises PictureError if the suffix is another one.
         """
-        written(self.figure(), path, dpi)
+        save_figure(self.figure(), path, dpi)
 
     def svg(self) -> str:
         """The picture as the text of an SVG file."""
-        return encoded(self.figure(), "svg").decode()
+        return encode(self.figure(), "svg").decode()
 
     def _repr_html_(self) -> str:
         svg = self.svg()
@@ -57,14 +57,14 @@ class Picture:
         return f"Picture of {self.scene.name}: {boxes} boxes, {edges} edges"
 
 
-def written(figure: Figure, path: Path, dpi: float = 144) -> None:
-    """Save a figure in the format that the path's suffix names."""
-    kind = suffix(path)
-    pathlib.Path(path).write_bytes(encoded(figure, kind, dpi))
+def save_figure(figure: Figure, path: Path, dpi: float = 144) -> None:
+    """Save a figure in the format that the suffix of the path names."""
+    kind = format_of(path)
+    pathlib.Path(path).write_bytes(encode(figure, kind, dpi))
 
 
-def encoded(figure: Figure, kind: str, dpi: float = 144) -> bytes:
-    """A figure as a file; the same bytes for the same figure."""
+def encode(figure: Figure, kind: str, dpi: float = 144) -> bytes:
+    """A figure as the bytes of a file; equal figures give equal bytes."""
     import matplotlib
 
     out, dated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -73,12 +73,12 @@ def encoded(figure: Figure, kind: str, dpi: float = 144) -> bytes:
         figure.savefig(out, format=kind, dpi=dpi, metadata=dated.get(kind))
     if kind != "svg":
         return out.getvalue()
-    # widths were measured in DejaVu Sans; Verdana has the same
+    # widths were measured in DejaVu Sans; Verdana has the same widths
     return re.sub(rb"'DejaVu Sans'(?!,)", b"'DejaVu Sans', Verdana, sans-serif", out.getvalue())
 
 
-def suffix(path: Path) -> str:
-    """The format that a path asks for. Raises PictureError for one that cannot be written."""
+def format_of(path: Path) -> str:
+    """The format that the suffix of a path names. Raises PictureError if it is unknown."""
     kind = pathlib.Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise PictureError(
@@ -91,7 +91,7 @@ def suffix(path: Path) -> str:
 
 
 def engines() -> Any:
-    """The module igraph, matplotlib being there too. Raises PictureError where one is missing."""
+    """The module igraph. Raises PictureError if it or matplotlib is not installed."""
     try:
         import igraph
         import matplotlib.figure  # noqa: F401

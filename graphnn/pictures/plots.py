@@ -18,21 +18,24 @@ LABELS = 60
 
 
 class Plot:
-    """A figure that saves itself by suffix and shows itself in notebooks."""
+    """A matplotlib figure. `save` writes a file; a notebook shows it as SVG."""
 
     def __init__(self, figure: Figure):
         self.figure = figure
 
     def save(self, path: Any, dpi: float = 144) -> None:
-        """Write an SVG, PNG or PDF file, as the suffix says. Raises PictureError for another."""
-        from graphnn.pictures.picture import written
+        """Write an SVG, PNG or PDF file; the suffix gives the format.
 
-        written(self.figure, path, dpi)
+        Raises PictureError if the suffix is another one.
+        """
+        from graphnn.pictures.picture import save_figure
+
+        save_figure(self.figure, path, dpi)
 
     def _repr_svg_(self) -> str:
-        from graphnn.pictures.picture import encoded
+        from graphnn.pictures.picture import encode
 
-        return encoded(self.figure, "svg").decode()
+        return encode(self.figure, "svg").decode()
 
 
 def attention_map(
@@ -41,10 +44,14 @@ def attention_map(
     columns: Sequence[str] | None = None,
     title: str = "",
 ) -> Plot:
-    """Weights of attention (queries, keys) as a map, dark where they are large.
+    """Attention weights as a heat map: large weights are dark.
 
-    `rows` and `columns` name queries and keys. A stack (heads, queries, keys) gives a map a head.
-    Raises PictureError where shapes or numbers of names do not fit.
+    `weights` has shape (queries, keys), or (heads, queries, keys) for one map per head. `rows` and
+    `columns` name the queries and the keys. Raises PictureError if the shape has another number of
+    dimensions, or if the number of names does not match it.
+
+        weights = torch.softmax(torch.randn(3, 5), dim=1)
+        gn.pictures.attention_map(weights, rows=["a", "b", "c"]).save("weights.svg")
     """
     shown = _matrix(weights, "weights", (2, 3))
     maps = shown if shown.ndim == 3 else shown[None]
@@ -71,13 +78,16 @@ def alignment(
     title: str = "",
     axes: tuple[str, str] = ("target", "source"),
 ) -> Plot:
-    """An alignment: which source words each word produced was read from.
+    """An alignment: the attention of each target word over the source words.
 
-    `axes` says which dimension of the weights is which: outputs have their axes in the order in
-    which the graph named them, so that `gn.nn.Seq2Seq` gives ("source", "target"). Each row's
-    largest weight has a dot. Weights may be of padded sequences: what is beyond the words given is
-    left out. Raises PictureError where there are fewer weights than words, and where the weights
-    sum to one along the target.
+    `weights` has two dimensions, named by `axes`. Outputs have their axes in the order in which the
+    graph names them; `gn.nn.Seq2Seq` gives ("source", "target"). A dot marks the largest weight of
+    each target word. If sequences are padded, weights beyond the given words are left out. Raises
+    PictureError if there are fewer weights than words, or if the weights sum to one along the
+    target instead of the source.
+
+        weights = torch.softmax(torch.randn(2, 3), dim=1)
+        gn.pictures.alignment(weights, ["the", "cat", "."], ["le", "chat"]).save("cat.svg")
     """
     shown = _matrix(weights, "weights", (2,))
     if set(axes) != {"target", "source"}:
@@ -118,11 +128,13 @@ def alignment(
 def gradient_flow(
     flow: Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]], title: str = ""
 ) -> Plot:
-    """How much of a loss's gradient reaches each state at each step: ‖∂L/∂z(t)‖, log scale.
+    """The norm of the gradient of a loss at each state and step, ‖∂L/∂z(t)‖, on a log scale.
 
-    `flow` is what `graphnn.gradient_flow` returns, norms (positions,) by state, or several of
-    those by network. A line that falls to the left vanishes, one that rises explodes. Raises
-    PictureError where there is nothing to plot.
+    `flow` is the result of `graphnn.gradient_flow`: norms of shape (positions,) by state; or
+    several such results by network. Towards earlier steps, a falling line shows a vanishing
+    gradient, a rising line an exploding one. Raises PictureError if there is nothing to plot.
+
+        gn.pictures.gradient_flow({"h": torch.logspace(-6, 0, 20)}).save("flow.svg")
     """
     lines: dict[str, torch.Tensor] = {}
     for name, value in flow.items():
@@ -140,9 +152,9 @@ def gradient_flow(
     figure, (ax,) = _figure(6.4, 3.8, 1)
     for name, norms in lines.items():
         row = _matrix(norms, name, (1,))
-        # zero has no place on a log scale: a gap says that nothing arrives
+        # a log scale cannot show zero: a gap in the line means that no gradient arrives
         row = torch.where(row > 0, row, torch.nan)
-        # matplotlib keeps what begins with "_" to itself
+        # matplotlib leaves labels that begin with "_" out of the legend
         label = visible(f" {name}" if name.startswith("_") else name)
         marker = "." if len(row) < 40 else ""
         ax.plot(range(1, len(row) + 1), row.numpy(), label=label, marker=marker)
@@ -151,7 +163,7 @@ def gradient_flow(
     ax.set_ylabel("‖∂L/∂z(t)‖")
     ax.set_title(title)
     ax.grid(True, alpha=0.3)
-    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines
+    legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # next to the lines
     for text in legend.get_texts():
         text.set_parse_math(False)
     return Plot(figure)
@@ -162,7 +174,7 @@ def _is_one(sums: torch.Tensor) -> bool:
 
 
 def _matrix(value: Any, name: str, dims: tuple[int, ...]) -> torch.Tensor:
-    """A tensor of plain numbers on the CPU."""
+    """A detached float64 tensor on the CPU."""
     found = torch.as_tensor(value).detach().to("cpu", torch.float64)
     if found.ndim not in dims or not found.numel():
         raise PictureError(
@@ -197,8 +209,8 @@ def _figure(width: float, height: float, count: int) -> tuple[Any, list[Any]]:
 
 
 def _ticks(ax: Any, rows: Sequence[str] | None, columns: Sequence[str] | None) -> None:
-    """Names at the sides, as long as there are not too many to read."""
-    # a word may be a dollar sign: no formula begins there
+    """Put names at the sides, unless there are too many to read."""
+    # a dollar sign in a word does not begin a formula
     if rows is not None and len(rows) <= LABELS:
         ax.set_yticks(range(len(rows)), rows, parse_math=False)
     if columns is not None and len(columns) <= LABELS:

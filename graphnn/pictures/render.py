@@ -1,4 +1,4 @@
-"""render: a placed scene drawn by matplotlib, without its global state."""
+"""Draws a layout by matplotlib, without touching its global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
 from graphnn.kernels.ir.symbols import visible
-from graphnn.pictures.layout.edges import Way
+from graphnn.pictures.layout.edges import Route
 from graphnn.pictures.layout.layout import Layout, Rect
 from graphnn.pictures.scenes.box_size import FONT, HEADING, SMALL, TITLE, leading, text_width
 from graphnn.pictures.scenes.scene import Band, Box, Edge
@@ -32,7 +32,7 @@ BANDS = {"whole": "#f3f5f8", "loop": "#fdeee6"}
 
 
 def figure(placed: Layout) -> Figure:
-    """The picture as a figure of matplotlib, 72 points an inch."""
+    """The picture as a matplotlib figure, at 72 points per inch."""
     width, height = placed.right - placed.left, placed.bottom
     drawn = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(drawn)
@@ -45,7 +45,7 @@ def figure(placed: Layout) -> Figure:
 
 
 def module_colours(placed: Layout) -> dict[str, str]:
-    """A colour for each module, apart from each other."""
+    """A colour for each module; neighbours differ clearly."""
     names = list(dict.fromkeys(b.shares for b in placed.scene.boxes.values() if b.shares))
     found = {}
     for n, name in enumerate(names):
@@ -72,8 +72,8 @@ class _Drawing:
         for text, rect in self.placed.headings:
             self._text(text, rect.x, rect.y, TITLE, INK, bold=True)
         scene = self.placed.scene
-        for edge, way in zip(scene.edges, self.placed.ways):
-            self._edge(edge, way)
+        for edge, route in zip(scene.edges, self.placed.routes):
+            self._edge(edge, route)
         for key, box in scene.boxes.items():
             self._box(box, self.placed.boxes[key])
 
@@ -99,7 +99,7 @@ class _Drawing:
         self._round(rect, 6.0, BANDS[band.kind], "#e0a98c" if loop else "#d5dae2", 0.8, 0)
         left, top = rect.x - rect.width / 2 + 10, rect.y - rect.height / 2 + 10
         ink = "#9c4a21" if loop else FAINT
-        # edges pass behind the words
+        # edges pass behind the text
         behind = {
             "bbox": {"facecolor": BANDS[band.kind], "edgecolor": "none", "pad": 1.0, "alpha": 0.8}
         }
@@ -142,10 +142,10 @@ class _Drawing:
             self._text(line, rect.x, y + leading(SMALL) / 2, SMALL, FAINT)
             y += leading(SMALL)
 
-    def _edge(self, edge: Edge, way: Way) -> None:
+    def _edge(self, edge: Edge, route: Route) -> None:
         colour = self.loops.get(edge.state, "#3f4a59" if not edge.back else "#7a5c00")
-        verts, codes = [way.begin], [Path.MOVETO]
-        for stroke in way.strokes:
+        verts, codes = [route.begin], [Path.MOVETO]
+        for stroke in route.strokes:
             verts += stroke.points
             codes += [Path.LINETO if len(stroke.points) == 1 else Path.CURVE4] * len(stroke.points)
         patch = PathPatch(
@@ -158,26 +158,26 @@ class _Drawing:
             zorder=2,
         )
         self.axes.add_patch(patch)
-        x, y = way.end
+        x, y = route.end
         tip = [(x, y), (x - 3.0, y - 6.5), (x + 3.0, y - 6.5)]
         self.axes.add_patch(Polygon(tip, closed=True, color=colour, linewidth=0, zorder=2.5))
         if edge.mark:
-            self._mark(edge.mark, way, colour)
+            self._mark(edge.mark, route, colour)
         if edge.leaves:
-            self._number(edge.leaves, way.begin[0], way.begin[1] + 6.0, colour)
+            self._number(edge.leaves, route.begin[0], route.begin[1] + 6.0, colour)
         if edge.enters:
-            self._number(edge.enters, way.end[0], way.end[1] - 8.0, colour)
+            self._number(edge.enters, route.end[0], route.end[1] - 8.0, colour)
 
     def _number(self, n: int, x: float, y: float, colour: str) -> None:
         dot = Circle((x, y), 5.0, facecolor="white", edgecolor=colour, linewidth=0.8, zorder=4)
         self.axes.add_patch(dot)
         self._text(str(n), x, y, 6.5, colour, bold=True)
 
-    def _mark(self, text: str, way: Way, colour: str) -> None:
-        """The delay's sign on the longest straight piece of its edge."""
-        pieces = zip([way.begin, *(s.points[-1] for s in way.strokes)], way.strokes)
+    def _mark(self, text: str, route: Route, colour: str) -> None:
+        """Put the delay mark on the longest straight piece of its edge."""
+        pieces = zip([route.begin, *(s.points[-1] for s in route.strokes)], route.strokes)
         straight = [(a, s.points[0]) for a, s in pieces if len(s.points) == 1]
-        # level pieces run close beneath other boxes
+        # horizontal pieces run close to other boxes
         upright = [(a, b) for a, b in straight if abs(a[1] - b[1]) > 26.0]
         a, b = max(upright or straight, key=lambda piece: math.dist(*piece))
         width = text_width(text, 8.0, True) + 7

@@ -13,7 +13,7 @@ from graphnn.errors import GraphnnError
 from graphnn.inspection.profile import BACKWARD, Profile, Row, profile
 from graphnn.ir.graph import BATCH
 from graphnn.pictures import draw, plots
-from graphnn.pictures.picture import encoded
+from graphnn.pictures.picture import encode
 from graphnn.runtime.model import Compiled, compile
 from graphnn.timing.contest import leaves
 from graphnn.timing.provenance import about
@@ -114,7 +114,7 @@ def _flow(model: Compiled, given: Mapping[str, torch.Tensor]) -> str:
     except (GraphnnError, RuntimeError) as error:
         return plain(f"not shown: {error}")
     text = "‖∂L/∂z(t)‖ for L = ½ Σ y² over each output's last position; a fall to the left vanishes"
-    return image(encoded(plot.figure, "svg"), text)
+    return image(encode(plot.figure, "svg"), text)
 
 
 def _loss(model: Compiled, returned: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from graphnn.kernels.attention import builder as attention_builder
 from graphnn.kernels.codegen import loop_builder as builder
 from graphnn.kernels.cooperative.codegen import builder as cooperative_builder
 from graphnn.kernels.ir import symbols
-from graphnn.pictures.picture import encoded
+from graphnn.pictures.picture import encode
 from graphnn.pictures.plots import gradient_flow
 from tests.backends.triton.cells import CELLS, Sizes, inputs, ragged, run, skipped
 from tests.backends.triton.cells import network as cell
@@ -414,6 +414,6 @@ def test_pictures_and_tables_show_any_name() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plot = gradient_flow(flow)
-        ElementTree.fromstring(encoded(plot.figure, "svg"))
+        ElementTree.fromstring(encode(plot.figure, "svg"))
     table = str(model.profile(**given))
     assert "[/red]" in model.explain() and "\x1b" not in table + model.explain()

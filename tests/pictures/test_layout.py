@@ -25,20 +25,20 @@ def test_boxes_do_not_overlap(placed):
 
 def test_edges_run_through_no_box(placed):
     scene = placed.scene
-    for edge, way in zip(scene.edges, placed.ways, strict=True):
-        points = way.samples()
+    for edge, route in zip(scene.edges, placed.routes, strict=True):
+        points = route.samples()
         for key, rect in placed.boxes.items():
             slack = 2.0 if key in (edge.source, edge.target) else 0.5
             assert not any(rect.holds(p, slack) for p in points), scene.boxes[key].title
 
 
 def test_edges_join_their_boxes(placed):
-    for edge, way in zip(placed.scene.edges, placed.ways, strict=True):
+    for edge, route in zip(placed.scene.edges, placed.routes, strict=True):
         source, target = placed.boxes[edge.source], placed.boxes[edge.target]
-        assert way.begin[1] == pytest.approx(source.y + source.height / 2)
-        assert way.end[1] == pytest.approx(target.y - target.height / 2)
-        assert abs(way.begin[0] - source.x) < source.width / 2
-        assert abs(way.end[0] - target.x) < target.width / 2
+        assert route.begin[1] == pytest.approx(source.y + source.height / 2)
+        assert route.end[1] == pytest.approx(target.y - target.height / 2)
+        assert abs(route.begin[0] - source.x) < source.width / 2
+        assert abs(route.end[0] - target.x) < target.width / 2
 
 
 def test_all_is_on_the_page(placed):
@@ -46,9 +46,9 @@ def test_all_is_on_the_page(placed):
         assert placed.left <= rect.x - rect.width / 2
         assert rect.x + rect.width / 2 <= placed.right
         assert rect.y - rect.height / 2 >= 0 and rect.y + rect.height / 2 <= placed.bottom
-    for way in placed.ways:
+    for route in placed.routes:
         assert all(
-            placed.left <= x <= placed.right and 0 <= y <= placed.bottom for x, y in way.samples()
+            placed.left <= x <= placed.right and 0 <= y <= placed.bottom for x, y in route.samples()
         )
 
 

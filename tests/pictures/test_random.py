@@ -9,7 +9,7 @@ import graphnn as gn
 from graphnn.errors import AxisError
 from graphnn.pictures import draw
 from graphnn.pictures.scenes.build import build
-from graphnn.pictures.scenes.regions import nests
+from graphnn.pictures.scenes.regions import loop_nests
 from tests.networks.graphs import Drawn, Recipe, recipes
 
 SOURCES = ("input", "delay", "index", "random")
@@ -20,7 +20,7 @@ SOURCES = ("input", "delay", "index", "random")
 def test_what_reaches_an_output_in_the_graph_does_in_the_picture(recipe: Recipe) -> None:
     model = gn.compile(Drawn(recipe))
     ir = model.ir
-    scene = build(ir, model._owner, nests(ir).get)
+    scene = build(ir, model._owner, loop_nests(ir).get)
     graph = nx.DiGraph((i, node.id) for node in ir for i in node.inputs)
     graph.add_nodes_from(ir.nodes)
     home = {i: b.key for b in scene.boxes.values() if b.kind != "output" for i in b.nodes}
@@ -44,7 +44,7 @@ def test_nothing_lies_on_another(recipe: Recipe) -> None:
         except AxisError:
             continue
         assert not any(a.meets(b) for a, b in itertools.combinations(made.boxes.values(), 2))
-        for edge, way in zip(made.scene.edges, made.ways, strict=True):
+        for edge, route in zip(made.scene.edges, made.routes, strict=True):
             for key, rect in made.boxes.items():
                 slack = 2.0 if key in (edge.source, edge.target) else 0.5
-                assert not any(rect.holds(p, slack) for p in way.samples())
+                assert not any(rect.holds(p, slack) for p in route.samples())

@@ -140,7 +140,7 @@ def test_a_merged_product_is_titled_by_all_its_parts():
     scene = gn.compile(gn.nn.NTM(9, 10), backend="torch").draw(plan=True).scene
     (box,) = [b for b in scene.boxes.values() if "readers" in b.title]
     assert box.title == "readers.0.map + writers.0.map"
-    assert box.lines == ("one product", "92 over time")
+    assert box.lines == ("one matmul", "92 over time")
     both = gn.nn.Seq2Seq(30, 40, 8, 8, cell="gru", bidirectional=True)
     found = edges(gn.compile(both, backend="torch").draw(plan=True).scene)
     assert ("source_words", "encoder.l0 + l0_reverse") in found
@@ -193,7 +193,7 @@ def test_a_plan_lies_on_bands():
     assert on[0] == {"x", "enc", "rec"}
     assert on[1] == {"z(t−1)", "rec", "z"}
     assert on[2] >= {"dec", "y"}
-    assert "one torch call an operation and step" in scene.bands[1].detail
+    assert "one torch call per operation and step" in scene.bands[1].detail
 
 
 def test_a_plan_says_what_its_kernels_cover():
@@ -201,7 +201,7 @@ def test_a_plan_says_what_its_kernels_cover():
     assert "one kernel runs all of this band" in elman.bands[1].detail
     wide = gn.compile(Elman(), backend="interpret", skip=("resident", "fit"))
     shared = wide.draw(plan=True).scene.bands[1].detail
-    assert shared.startswith("cooperative: one kernel, shared by many thread blocks")
+    assert shared.startswith("cooperative: one kernel, sharded over many thread blocks")
     whole = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
     (loop,) = [b for b in whole.bands if b.kind == "loop"]
     assert loop.detail == "resident: one kernel runs all of this band"

@@ -1,7 +1,7 @@
-"""columns: boxes of one column side by side in their rows, in an order with few crossings.
+"""Arranges the boxes of one column within their rows, with few crossings of edges.
 
-The order is igraph's (Sugiyama); positions follow from the boxes' widths: each box is drawn towards
-its neighbours as far as those beside it allow.
+igraph orders each row (the Sugiyama method). Positions follow from the widths: each box moves
+towards its neighbours as far as the boxes next to it allow.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ TRIALS, MANY = 12, 400
 
 @dataclass
 class Column:
-    """`x` are the middles of boxes and of the spots where long edges pass a row.
+    """Horizontal positions in one column.
 
-    `chains` has for each edge (source, target) the spots between; `rows` lists what stands in a
-    row, from the left; `left` and `right` are the ends of all.
+    `x` maps boxes, and the spots at which long edges cross a row, to their middles. `chains` maps
+    an edge (source, target) to the spots between. `rows` lists the contents of each row from the
+    left. `left` and `right` are the bounds of the column.
     """
 
     x: dict[Spot, float] = field(default_factory=dict)
@@ -37,7 +38,7 @@ class Column:
     right: float = 0.0
 
     def renamed(self, key: Mapping[Key, Key | None]) -> Column:
-        """The same arrangement of other boxes."""
+        """The same arrangement for other boxes."""
 
         def spot(s: Spot) -> Spot:
             return ("via", key[s[1]], key[s[2]], s[3]) if _wire(s) else key[s]  # type: ignore[index]
@@ -48,7 +49,7 @@ class Column:
         return Column(x, chains, rows, self.left, self.right)
 
     def moved(self, far: float) -> Column:
-        """The same column further to the right."""
+        """The column, shifted to the right by `far`."""
         x = {s: at + far for s, at in self.x.items()}
         return Column(x, self.chains, self.rows, self.left + far, self.right + far)
 
@@ -61,10 +62,10 @@ def column(
     width: dict[Key, float],
     engine: Any,
 ) -> Column:
-    """Arrange the boxes in `row`, joined by the edges `pairs`, and by `loops` that lead back.
+    """Arrange the boxes in `row`, connected by the edges `pairs` and by `loops`, which lead back.
 
-    `onward` are boxes that the copy of a box on the right reads: (reader, read). `engine` is the
-    module igraph. Of several orders it finds, the best is taken.
+    `onward` lists pairs (reader, read) in which the reader's copy stands in a column further right.
+    `engine` is the module igraph. It is run from several starting orders; the best result is kept.
     """
     at: dict[Spot, int] = dict(row)
     steps: list[tuple[Spot, Spot]] = []
@@ -91,7 +92,7 @@ def column(
 def _orders(
     at: dict[Spot, int], steps: list[tuple[Spot, Spot]], engine: Any
 ) -> Iterator[dict[int, list[Spot]]]:
-    """Rows in the orders igraph comes to from different beginnings, the same ones every time."""
+    """Rows in the orders that igraph finds from several starting orders; deterministic."""
     chance = random.Random(0)
     spots = list(at)
     seen: set[Any] = set()
@@ -117,7 +118,7 @@ def _cost(
     loops: list[tuple[Key, Key]],
     x: dict[Spot, float],
 ) -> float:
-    """Crossings, and how far edges go across."""
+    """The cost of an arrangement: crossings, and the horizontal length of edges."""
     place = {s: (r, n) for r, row in rows.items() for n, s in enumerate(row)}
     gaps: dict[int, list[tuple[int, int]]] = {}
     for a, b in steps:
@@ -141,7 +142,7 @@ def _placed(
     x: dict[Spot, float] = {}
     offsets = {r: _offsets(row, size) for r, row in rows.items()}
     for r, row in rows.items():
-        x.update(_apart(row, offsets[r], [0.0] * len(row), [1.0] * len(row)))
+        x.update(_separated(row, offsets[r], [0.0] * len(row), [1.0] * len(row)))
     edges: dict[Any, list[Spot]] = {}
     for s in size:
         if _wire(s):
@@ -155,7 +156,7 @@ def _placed(
         straight = {e: sum(x[s] for s in spots) / len(spots) for e, spots in edges.items()}
         for r in order if sweep % 2 == 0 else reversed(order):
             wish = [straight[edge[s]] if s in edge else _wish(s, near[s], x) for s in rows[r]]
-            x.update(_apart(rows[r], offsets[r], wish, pull[r]))
+            x.update(_separated(rows[r], offsets[r], wish, pull[r]))
     return x
 
 
@@ -164,12 +165,12 @@ def _wire(s: Spot) -> bool:
 
 
 def _wish(s: Spot, near: list[Spot], x: dict[Spot, float]) -> float:
-    """Where a box would stand: amid its neighbours."""
+    """The preferred position of a box: the mean of its neighbours."""
     return sum(x[n] for n in near) / len(near) if near else x[s]
 
 
 def _offsets(row: list[Spot], size: dict[Spot, float]) -> list[float]:
-    """How far from the first what stands in a row has to be, at the least."""
+    """The least distance of each member of a row from the first."""
     offsets = [0.0]
     for a, b in itertools.pairwise(row):
         gap = WIRE / 2 if _wire(a) and _wire(b) else GAP if not _wire(a) and not _wire(b) else 12.0
@@ -177,7 +178,7 @@ def _offsets(row: list[Spot], size: dict[Spot, float]) -> list[float]:
     return offsets
 
 
-def _apart(
+def _separated(
     row: list[Spot], offsets: list[float], wishes: list[float], pull: list[float]
 ) -> dict[Spot, float]:
     """The positions nearest to the wishes in which nothing overlaps (isotonic regression)."""

@@ -1,4 +1,4 @@
-"""route: the ways of edges. Those that close loops run between boxes, never through them."""
+"""Routes of edges. Edges that close loops run between boxes, never through them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 Point = tuple[float, float]
 Interval = tuple[float, float]
-LANE = 7.0
+TRACK = 7.0
 BEND = 6.0
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One piece of a way: a line to one point, or a cubic curve through three."""
+    """One piece of a route: a line to one point, or a cubic curve with three points."""
 
     points: tuple[Point, ...]
 
 
 @dataclass
-class Way:
-    """An edge as drawn: where it begins, and its strokes."""
+class Route:
+    """An edge as drawn: its start and its strokes."""
 
     begin: Point
     strokes: list[Stroke]
@@ -30,7 +30,7 @@ class Way:
         return self.strokes[-1].points[-1] if self.strokes else self.begin
 
     def samples(self, count: int = 16) -> list[Point]:
-        """Points along the way, close together."""
+        """Points along the route, close together."""
         found, here = [self.begin], self.begin
         for stroke in self.strokes:
             for k in range(1, count + 1):
@@ -49,34 +49,36 @@ def _at(start: Point, points: tuple[Point, ...], t: float) -> Point:
     return sum(w * p[0] for w, p in zip(weights, way)), sum(w * p[1] for w, p in zip(weights, way))
 
 
-def downwards(begin: Point, turns: Iterable[tuple[float, float, float, float]], end: Point) -> Way:
-    """A way down: straight past the boxes, and in each gap (x, top, x', bottom) a bend across."""
-    way = Way(begin, [])
+def downwards(
+    begin: Point, turns: Iterable[tuple[float, float, float, float]], end: Point
+) -> Route:
+    """A route downwards: straight past boxes, with a bend in each gap (x, top, x', bottom)."""
+    route = Route(begin, [])
     for x, top, across, bottom in turns:
-        way.strokes.append(Stroke(((x, top),)))
+        route.strokes.append(Stroke(((x, top),)))
         if abs(across - x) < 0.5:
-            way.strokes.append(Stroke(((across, bottom),)))
+            route.strokes.append(Stroke(((across, bottom),)))
         else:
             middle = (top + bottom) / 2
-            way.strokes.append(Stroke(((x, middle), (across, middle), (across, bottom))))
-    way.strokes.append(Stroke((end,)))
-    return way
+            route.strokes.append(Stroke(((x, middle), (across, middle), (across, bottom))))
+    route.strokes.append(Stroke((end,)))
+    return route
 
 
-def cornered(points: list[Point]) -> Way:
-    """A way along horizontal and vertical lines with rounded corners."""
+def cornered(points: list[Point]) -> Route:
+    """A route of horizontal and vertical lines with rounded corners."""
     kept = [points[0]]
     for p in points[1:]:
         if abs(p[0] - kept[-1][0]) > 0.01 or abs(p[1] - kept[-1][1]) > 0.01:
             kept.append(p)
-    way = Way(kept[0], [])
+    route = Route(kept[0], [])
     for a, b, c in zip(kept, kept[1:], kept[2:]):
         size = min(BEND, _far(a, b) / 2, _far(b, c) / 2)
         before, after = _towards(b, a, size), _towards(b, c, size)
-        way.strokes.append(Stroke((before,)))
-        way.strokes.append(Stroke((_towards(b, a, size / 3), _towards(b, c, size / 3), after)))
-    way.strokes.append(Stroke((kept[-1],)))
-    return way
+        route.strokes.append(Stroke((before,)))
+        route.strokes.append(Stroke((_towards(b, a, size / 3), _towards(b, c, size / 3), after)))
+    route.strokes.append(Stroke((kept[-1],)))
+    return route
 
 
 def _far(a: Point, b: Point) -> float:
@@ -89,7 +91,7 @@ def _towards(a: Point, b: Point, far: float) -> Point:
 
 
 def corridor(taken: list[Interval], begin: float, end: float) -> float:
-    """The x nearest to both ends that no interval covers."""
+    """The x outside of all intervals that is nearest to both ends."""
     joined: list[list[float]] = []
     for low, high in sorted(taken):
         if joined and low <= joined[-1][1]:
@@ -101,16 +103,16 @@ def corridor(taken: list[Interval], begin: float, end: float) -> float:
     return min(free, key=lambda x: (abs(x - begin) + abs(x - end), x))
 
 
-def lanes(runs: list[Interval]) -> list[int]:
-    """A lane for each run, so that runs of one lane do not meet; short runs get the first."""
+def tracks(runs: list[Interval]) -> list[int]:
+    """A track for each run, so that runs on one track do not overlap; short runs come first."""
     filled: list[list[Interval]] = []
     found = [0] * len(runs)
     for n in sorted(range(len(runs)), key=lambda n: runs[n][1] - runs[n][0]):
         low, high = runs[n]
         free = (
             k
-            for k, lane in enumerate(filled)
-            if all(high + LANE < a or b + LANE < low for a, b in lane)
+            for k, track in enumerate(filled)
+            if all(high + TRACK < a or b + TRACK < low for a, b in track)
         )
         k = next(free, len(filled))
         if k == len(filled):
@@ -121,19 +123,19 @@ def lanes(runs: list[Interval]) -> list[int]:
 
 
 def spread(wishes: list[float], low: float, high: float, apart: float) -> list[float]:
-    """Places in order, near their wishes, within bounds, `apart` from each other."""
+    """Positions near the wishes, in order and within bounds, at least `apart` from each other."""
     count = len(wishes)
     apart = min(apart, (high - low) / (count - 1)) if count > 1 else apart
     order = sorted(range(count), key=lambda n: wishes[n])
-    places = [min(max(wishes[n], low), high) for n in order]
+    positions = [min(max(wishes[n], low), high) for n in order]
     for k in range(1, count):
-        places[k] = max(places[k], places[k - 1] + apart)
-    over = max(0.0, (places[-1] - high) if places else 0.0)
+        positions[k] = max(positions[k], positions[k - 1] + apart)
+    over = max(0.0, (positions[-1] - high) if positions else 0.0)
     if over:
-        places[-1] = high
+        positions[-1] = high
         for k in range(count - 2, -1, -1):
-            places[k] = min(places[k], places[k + 1] - apart)
+            positions[k] = min(positions[k], positions[k + 1] - apart)
     found = [0.0] * count
-    for n, x in zip(order, places):
+    for n, x in zip(order, positions):
         found[n] = x
     return found

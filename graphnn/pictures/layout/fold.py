@@ -1,4 +1,4 @@
-"""fold: a long thin picture cut into pieces that stand side by side."""
+"""Folds a long thin picture into several columns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FEW = 4
 def fold(
     scene: Scene, row: dict[Key, int], size: Mapping[Key, tuple[float, float]]
 ) -> tuple[Scene, dict[Key, int]]:
-    """The scene and its rows, in several columns where one would be much higher than wide.
+    """The scene and its rows, split into several columns if it is much higher than wide.
 
-    It is cut where few edges pass, or not at all. Plans and unrolled graphs, whose bands and
-    columns mean something, are left as they are.
+    The split is made where few edges pass, or not at all. Plans and unrolled graphs stay as they
+    are, because their bands and columns carry meaning.
     """
     if scene.bands or scene.headings or not row:
         return scene, row
@@ -49,7 +49,7 @@ def _extent(
 
 
 def _cuts(scene: Scene, row: dict[Key, int], count: int, pieces: int) -> list[int]:
-    """The rows with which new pieces begin: near to even, where the fewest edges pass."""
+    """The first rows of the new columns: of nearly equal height, where the fewest edges pass."""
     found = []
     slack = count // (3 * pieces)
     for n in range(1, pieces):

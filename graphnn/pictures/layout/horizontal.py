@@ -1,4 +1,4 @@
-"""across: where all stands from left to right: columns, detours, places to leave and enter."""
+"""Horizontal positions: columns, detours of edges, and the ports of boxes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphnn.pictures.layout.columns import WIRE, Column, Spot, column
-from graphnn.pictures.layout.edges import LANE, Interval, corridor, spread
+from graphnn.pictures.layout.edges import TRACK, Interval, corridor, spread
 from graphnn.pictures.scenes.scene import Key, Scene
 
 PORT = 11.0
@@ -15,7 +15,7 @@ PORT = 11.0
 
 @dataclass(frozen=True)
 class Detour:
-    """An edge led round: the gaps that it leaves and enters by, and the line between them."""
+    """An edge that runs around boxes: the gaps it leaves and enters by, and the x between."""
 
     edge: int
     leaves: int
@@ -23,8 +23,8 @@ class Detour:
     x: float
 
 
-class Across:
-    """`x` of boxes and of spots where edges pass rows; `out` and `into` of each edge's ends."""
+class Horizontal:
+    """Horizontal positions: `x` of boxes and spots, `out` and `into` of the ends of edges."""
 
     def __init__(
         self, scene: Scene, row: dict[Key, int], size: dict[Key, tuple[float, float]], engine: Any
@@ -46,7 +46,7 @@ class Across:
             self._enter(k)
 
     def _columns(self, engine: Any) -> dict[int, Column]:
-        """Columns beside each other; copies are arranged alike."""
+        """Columns side by side; copies have the same arrangement."""
         found: dict[int, Column] = {}
         left, patterns = 0.0, dict[frozenset[Key], Column]()
         for n in sorted({b.column for b in self.scene.boxes.values()}):
@@ -61,7 +61,7 @@ class Across:
                 patterns[copies] = made.renamed(mine)
             made = made.moved(left - made.left)
             crossing = sum((e.source in mine) != (e.target in mine) for e in self.scene.edges)
-            left = made.right + 30.0 + (LANE + 2) * crossing
+            left = made.right + 30.0 + (TRACK + 2) * crossing
             found[n] = made
         return found
 
@@ -74,7 +74,7 @@ class Across:
         return column(pairs, loops, self._onward(mine), row, width, engine)
 
     def _onward(self, mine: Mapping[Key, Key | None]) -> list[tuple[Key, Key]]:
-        """Of edges between copies, (reader, read) as boxes of one column, the reader right."""
+        """Edges between copies as pairs (reader, read) of boxes in one column."""
         key = {twin: k for k, twin in mine.items() if twin is not None}
         found = []
         for e in self.scene.edges:
@@ -85,7 +85,7 @@ class Across:
         return list(dict.fromkeys(found))
 
     def _detours(self) -> list[Detour]:
-        """Edges back and across columns, short ones first: they run nearest."""
+        """Edges that lead back or cross columns, short ones first, so that these run nearest."""
         led = [
             (abs(self.row[e.source] - self.row[e.target]), n)
             for n, e in enumerate(self.scene.edges)
@@ -101,7 +101,7 @@ class Across:
         return found
 
     def _taken(self, leaves: int, enters: int, others: list[Detour], room: float) -> list[Interval]:
-        """What stands in the way of a line from one gap to another, with room beside boxes."""
+        """The intervals that block a line from one gap to another, with a margin around boxes."""
         low, high = min(leaves, enters), max(leaves, enters)
         found: list[Interval] = []
         for c in self.columns.values():
@@ -110,11 +110,11 @@ class Across:
                 found.append((self.x[s] - half, self.x[s] + half))
         for d in others:
             if min(d.leaves, d.enters) <= high and low <= max(d.leaves, d.enters):
-                found.append((d.x - LANE - 1, d.x + LANE + 1))
+                found.append((d.x - TRACK - 1, d.x + TRACK + 1))
         return found
 
     def _leave(self, k: Key) -> None:
-        """Where edges leave a box: one place for one value."""
+        """Set where edges leave a box: one port per value."""
         values: dict[Any, list[int]] = {}
         for n, e in enumerate(self.scene.edges):
             if e.source == k:
@@ -133,7 +133,7 @@ class Across:
         return self.around[n] if n in self.around else self.x[chain[0] if chain else edge.target]
 
     def _enter(self, k: Key) -> None:
-        """Where edges enter a box: each at its own place, in the order in which they come."""
+        """Set where edges enter a box: one port per edge, ordered by where the edges come from."""
         edges = [n for n, e in enumerate(self.scene.edges) if e.target == k]
         wishes = []
         for n in edges:

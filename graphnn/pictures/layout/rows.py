@@ -1,4 +1,4 @@
-"""layers: which row each box stands in, so that data flows downwards; rows of bands in order."""
+"""Assigns each box to a row, so that data flows downwards and bands stand in order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from graphnn.pictures.scenes.scene import Box, Key, Scene
 WAITS = frozenset({"input", "parameter", "delay", "junction"})
 
 
-def layers(scene: Scene) -> dict[Key, int]:
-    """The row of every box. Boxes of a later band stand lower than all of an earlier one.
+def rows(scene: Scene) -> dict[Key, int]:
+    """The row of each box.
 
-    Copies of one box stand in one row.
+    Boxes of a later band stand below all boxes of an earlier one. All copies of a box stand in one
+    row.
     """
     one = {k: k if b.twin is None else ("copies", b.twin) for k, b in scene.boxes.items()}
     boxes: dict[Key, Box] = {}
@@ -46,7 +47,7 @@ def _rows(boxes: dict[Key, Box], net: nx.DiGraph) -> dict[Key, int]:
 def _sink(
     boxes: dict[Key, Box], net: nx.DiGraph, row: dict[Key, int], mine: list[Key], end: int
 ) -> None:
-    """Let what nothing holds up stand just above the first that reads it."""
+    """Move boxes without sources down to just above their first reader."""
     own = set(mine)
     for k in reversed(mine):
         if boxes[k].kind in WAITS or not any(j in row for j in net.predecessors(k)):
@@ -55,7 +56,7 @@ def _sink(
 
 
 def _sink_outputs(boxes: dict[Key, Box], row: dict[Key, int]) -> None:
-    """With a plan, outputs stand together beneath it."""
+    """Put the outputs of a plan into one row at the bottom."""
     outputs = [k for k, b in boxes.items() if b.kind == "output"]
     if outputs:
         row.update(dict.fromkeys(outputs, max(row.values()) + 1))

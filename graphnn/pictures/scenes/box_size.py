@@ -1,4 +1,4 @@
-"""measure: how large a box must be for its words. All lengths are in points."""
+"""The size of a box that fits its text. All lengths are in points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def leading(size: float) -> float:
-    """The height that one line takes."""
+    """The height of one line of text."""
     return size * 1.32
 
 
@@ -37,5 +37,5 @@ def box_size(box: Box) -> tuple[float, float]:
 
 
 def head_width(band: Band) -> float:
-    """What the words at the head of a band take."""
+    """The width of the text at the head of a band."""
     return text_width(band.title, HEADING, True) + text_width(band.detail, SMALL) + 40.0

@@ -1,4 +1,4 @@
-"""build: the scene of a graph with its loops as loops."""
+"""Builds the scene of a graph, with its loops drawn as loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.registry import OPS
 from graphnn.pictures.scenes import labels
-from graphnn.pictures.scenes.groups import Gathering, Group
+from graphnn.pictures.scenes.groups import Group, Grouping
 from graphnn.pictures.scenes.scene import Box, Edge, Key, Scene
 from graphnn.planner.loops.choose import LAYER
 
@@ -20,18 +20,19 @@ Place = Callable[[int], Hashable]
 
 
 def build(ir: IR, owner: nn.Module, place: Place, dropped: Collection[str] = ()) -> Scene:
-    """The scene of a graph whose parameters belong to `owner`, its loops as loops.
+    """The scene of a graph whose parameters belong to `owner`.
 
-    Arithmetic of different `place` (in one loop, in another, in none) never shares a box. `dropped`
-    are axes that sizes leave out.
+    Operations with different `place` (in one loop, in another, in none) never share a box. Sizes
+    leave out the axes in `dropped`.
     """
     return Builder(ir, owner, place, dropped).run()
 
 
 class Builder:
-    """Makes a scene of a graph. `apart` keeps parts of a module's call in different places apart.
+    """Makes the scene of a graph.
 
-    `band` says on which part of a plan a node lies, `notes` what else stands on its box.
+    If `separate`, the parts of one module call get a box per place. `band` gives the part of the
+    plan that a node belongs to; `notes` gives an extra line for its box.
     """
 
     def __init__(
@@ -40,18 +41,18 @@ class Builder:
         owner: nn.Module,
         place: Place,
         dropped: Collection[str] = (),
-        apart: bool = False,
+        separate: bool = False,
         band: Callable[[int], int] = lambda _: 0,
         notes: Callable[[int], str] = lambda _: "",
     ):
         self.ir, self.band, self.notes, self.dropped = ir, band, notes, dropped
         self.modules = dict(owner.named_modules())
-        self.found = Gathering(ir, self._owns, place, apart)
+        self.found = Grouping(ir, self._owns, place, separate)
         self.outside = self.found.outside()
         self.scene = Scene(ir.name)
         self.key = {g: n for n, g in enumerate(self.found.groups)}
-        self.spoken = self._spoken()
-        self.parted = self._parted()
+        self.arithmetic = self._arithmetic()
+        self.split = self._split()
         self.closes: dict[int, list[str]] = {}
         for delay, i in ir.closings.items():
             self.closes.setdefault(i, []).append(ir[delay].label)
@@ -74,7 +75,7 @@ class Builder:
         return self.scene
 
     def _sorted(self) -> list[Group]:
-        """Groups in an order in which data flows."""
+        """The groups in topological order."""
         net = nx.DiGraph()
         net.add_nodes_from(self.found.groups)
         for node in self.ir:
@@ -85,7 +86,7 @@ class Builder:
         return list(nx.lexicographical_topological_sort(net, key=lambda g: min(g.nodes)))
 
     def _empty(self) -> list[Key]:
-        """Boxes that only cut, join or reshape: the edges through them say as much."""
+        """Boxes that only slice, join or reshape: an edge in their place says the same."""
         return [
             self.key[g]
             for g in self.found.groups
@@ -93,27 +94,27 @@ class Builder:
         ]
 
     def _work(self, group: Group) -> bool:
-        """Whether a kernel is noted to write what the group joins."""
+        """Whether the group joins values and a note names the kernel that writes them."""
         joins = any(OPS[self.ir[i].op].family == "join" for i in group.nodes)
         return joins and bool(self.notes(group.nodes[0]))
 
-    def _spoken(self) -> set[tuple[str, int]]:
-        """Statements that are arithmetic only: their own text can stand on the box."""
+    def _arithmetic(self) -> set[tuple[str, int]]:
+        """Statements of arithmetic alone: a box can show their source text."""
         kinds: dict[tuple[str, int], set[str]] = {}
         for group in self.found.groups:
             for i in group.nodes:
-                if said := labels.statement(self.ir[i].site):
-                    kinds.setdefault((said.file, said.line), set()).add(group.kind)
+                if found := labels.statement(self.ir[i].site):
+                    kinds.setdefault((found.file, found.line), set()).add(group.kind)
         return {key for key, found in kinds.items() if found == {"math"}}
 
-    def _parted(self) -> set[Group]:
-        """Groups that have only a part of their statement, the rest being next to them."""
+    def _split(self) -> set[Group]:
+        """Groups that hold only a part of their statement; a neighbour holds the rest."""
         found: set[Group] = set()
         for node in self.ir:
             for i in node.inputs:
                 a, b = self.found.of.get(i), self.found.of.get(node.id)
-                said = labels.statement(node.site)
-                if a and b and a is not b and said and said == labels.statement(self.ir[i].site):
+                whole = labels.statement(node.site)
+                if a and b and a is not b and whole and whole == labels.statement(self.ir[i].site):
                     found |= {a, b}
         return found
 
@@ -146,11 +147,11 @@ class Builder:
     def _module(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         title = labels.joined(group.modules)
         if len(group.modules) > 1:
-            return labels.shortened(title), ("one product", *self._sizes(group))
+            return labels.shortened(title), ("one matmul", *self._sizes(group))
         line = labels.module_line(self.modules[title])
         own = set(group.modules)
         others = [g for g in self.found.groups if own & {*g.modules} and g is not group]
-        # calls read the same weights, parts of one call read different ones
+        # two calls read the same weights; two parts of one call read different weights
         if others and all(group.read.isdisjoint(g.read) for g in others):
             line = f"part of {line}"
             if all(self.ir[i].op == "add" for i in group.nodes):
@@ -158,22 +159,22 @@ class Builder:
         return title, (line, *self._sizes(group))
 
     def _loop(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
-        """A loop that a plan has made one operation."""
+        """A loop that the plan turned into one operation."""
         how = f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else "a scan"
         states = list(node.attrs.get("states", (node.label.removesuffix("_next"),)))
         return f"loop {labels.listed(states)}", (how, *self._sizes(group))
 
     def _math(self, group: Group, node: Node) -> tuple[str, tuple[str, ...]]:
         nodes = [self.ir[i] for i in group.nodes]
-        marks = labels.symbols(nodes) or "cut and join"
+        marks = labels.symbols(nodes) or "slice and join"
         closes = labels.listed([s for i in group.nodes for s in self.closes.get(i, ())])
-        said = labels.statement(nodes[-1].site)
+        written = labels.statement(nodes[-1].site)
         title = closes
         formula: tuple[str, ...] = (marks,)
-        if said is not None and (said.file, said.line) in self.spoken:
-            title = closes or labels.shortened(said.target)
-            if group not in self.parted:
-                formula = labels.wrapped(said.value) or formula
+        if written is not None and (written.file, written.line) in self.arithmetic:
+            title = closes or labels.shortened(written.target)
+            if group not in self.split:
+                formula = labels.wrapped(written.value) or formula
         if not title:
             title, formula = formula[0], formula[1:]
         return title, (*formula, *self._sizes(group))
@@ -206,7 +207,7 @@ class Builder:
             self.scene.edges.append(edge)
 
     def _source(self, i: int) -> Key | None:
-        """The box a value comes from; bare parameters get theirs when something reads them."""
+        """The box that makes a value. A bare parameter gets its box when something reads it."""
         if i in self.found.of:
             return self.key[self.found.of[i]]
         keys = self.found.weights.get(i, frozenset())
@@ -232,7 +233,10 @@ class Builder:
 
 
 def _dissolve(scene: Scene, empty: list[Key]) -> None:
-    """Take boxes out and join what led in to what led out, where that makes no thicket."""
+    """Remove boxes and connect their sources to their targets.
+
+    A box with several sources and several targets stays: it would become many edges.
+    """
     for key in empty:
         into = [e for e in scene.edges if e.target == key]
         out = [e for e in scene.edges if e.source == key]

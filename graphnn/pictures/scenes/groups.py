@@ -1,7 +1,7 @@
-"""gather: the nodes of a graph in groups, one a box.
+"""Groups the nodes of a graph: one group per box.
 
-A call of a module is one group; arithmetic is gathered by the line it was written on. Weights and
-constants are no groups: they belong to who reads them.
+A module call is one group. Arithmetic is grouped by the line of source code. Weights and constants
+form no groups of their own: they belong to the nodes that read them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ JOINS = frozenset({"view", "join"})
 
 @dataclass(eq=False)
 class Group:
-    """Nodes drawn as one box. `modules` are the paths of the modules they are a call of: several
-    where their products were merged."""
+    """Nodes drawn as one box.
+
+    `modules` are the paths of the modules that the nodes are a call of. There are several if
+    horizontal fusion made one matmul of their matmuls.
+    """
 
     kind: str
     nodes: list[int] = field(default_factory=list)
@@ -31,12 +34,12 @@ class Group:
     read: set[int] = field(default_factory=set)
 
 
-class Gathering:
+class Grouping:
     """The groups of a graph.
 
-    `owns(path)` says whether a path is a module's. Arithmetic of different `place` is kept apart;
-    with `apart` so are parts of a module's call. Afterwards `of` has the group of each node drawn,
-    `weights` the parameters that make up others.
+    `owns(path)` says whether a path belongs to a module. Arithmetic with different `place` gets
+    different groups; if `separate`, so do the parts of one module call. `of` maps each node that
+    is drawn to its group; `weights` maps each node that is made of parameters alone to them.
     """
 
     def __init__(
@@ -44,9 +47,9 @@ class Gathering:
         ir: IR,
         owns: Callable[[str], bool],
         place: Callable[[int], Hashable],
-        apart: bool = False,
+        separate: bool = False,
     ):
-        self.ir, self.owns, self.place, self.apart = ir, owns, place, apart
+        self.ir, self.owns, self.place, self.separate = ir, owns, place, separate
         self.of: dict[int, Group] = {}
         self.weights: dict[int, frozenset[str]] = {}
         self._open: dict[tuple[tuple[str, ...], Hashable], Group] = {}
@@ -57,7 +60,7 @@ class Gathering:
         self.groups = list(dict.fromkeys(self.of.values()))
 
     def _weigh(self, node: Node) -> None:
-        """Parameters, and what is made of nothing but parameters and numbers."""
+        """Record a parameter, or a node that is computed from parameters and constants alone."""
         if node.op in ("parameter", "tensor"):
             self.weights[node.id] = frozenset({str(node.attrs["key"])})
         elif node.op != "delay" and node.inputs:
@@ -66,7 +69,7 @@ class Gathering:
                 self.weights[node.id] = frozenset().union(*(self.weights[i] for i in given))
 
     def modules_of(self, node: Node) -> tuple[str, ...]:
-        """The paths of the modules that a node is part of a call of."""
+        """The paths of the modules whose call contains the node."""
         keys = {k.rpartition(".")[0] for i in node.inputs for k in self.weights.get(i, ())}
         owners = tuple(sorted(k for k in keys if self.owns(k)))
         path = re.sub(r"\[\d+\]$", "", node.name)
@@ -86,7 +89,7 @@ class Gathering:
         if merged := self._merged(node, modules):
             modules = merged.modules
         if modules and OPS[node.op].family in JOINS:
-            # what is cut or joined before a call, or of several calls, is no part of it
+            # a slice or join before a call, or across several calls, is not part of the call
             call = self._open.get(self._call_key(node, modules))
             inputs = [self.of[i] for i in node.inputs if i in self.of]
             modules = modules if call and all(g is call for g in inputs) else ()
@@ -96,19 +99,19 @@ class Gathering:
             self._line(node)
 
     def _merged(self, node: Node, modules: tuple[str, ...]) -> Group | None:
-        """The call of several modules that a node of one of them goes on with."""
+        """The fused call of several modules that a node of one of them continues."""
         near = (self.of[i] for i in node.inputs if i in self.of)
         calls = (g for g in near if len(g.modules) > 1 and set(modules) <= set(g.modules))
         return next((g for g in calls if modules and g.place == self.place(node.id)), None)
 
     def _call_key(self, node: Node, modules: tuple[str, ...]) -> tuple[tuple[str, ...], Hashable]:
-        return (modules, self.place(node.id) if self.apart else None)
+        return (modules, self.place(node.id) if self.separate else None)
 
     def _call(self, node: Node, modules: tuple[str, ...]) -> None:
         key = self._call_key(node, modules)
         reads = {i for i in node.inputs if i in self.weights}
         group = self._open.get(key)
-        # a weight read again is a second call
+        # reading a weight again begins a second call
         if group is None or reads & group.read or self._cycle(group, node):
             group = self._open[key] = Group("module", [], *key)
         group.read |= reads
@@ -143,7 +146,7 @@ class Gathering:
         self.of[node.id] = group
 
     def _cycle(self, group: Group, *nodes: Node) -> bool:
-        """Whether a way leads from the group through others into these nodes, or back to it."""
+        """Whether adding the nodes to the group would make a cycle through other groups."""
         own = {*group.nodes, *(n.id for n in nodes)}
         seen: set[int] = set()
         stack = [i for j in own for i in self.ir[j].inputs if i not in own]
@@ -160,7 +163,7 @@ class Gathering:
         return False
 
     def outside(self) -> dict[Group, list[int]]:
-        """Of each group, the nodes that others read."""
+        """For each group, the nodes that other groups or outputs read."""
         found: dict[Group, list[int]] = {g: [] for g in self.groups}
         for i, readers in self.ir.users().items():
             group = self.of.get(i)
@@ -170,7 +173,7 @@ class Gathering:
         return found
 
     def only_views(self, group: Group) -> bool:
-        """Whether a group only cuts, joins and reshapes."""
+        """Whether a group only slices, joins and reshapes."""
         return group.kind == "math" and all(
             OPS[self.ir[i].op].family in JOINS or self.ir[i].op in ("pick", "cast")
             for i in group.nodes

@@ -1,4 +1,4 @@
-"""The words on boxes: the user's own line where it is short, symbols where it is not; sizes."""
+"""The text on boxes: the line of source code if it is short, else symbols; and sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SYMBOLS = {
     "minimum": "min",
     "reciprocal": "1/·",
     "take": "look up",
-    "slice": "cut",
+    "slice": "slice",
     "cat": "join",
     "axis_sum": "Σ",
     "axis_at": "at",
@@ -51,16 +51,16 @@ SYMBOLS = {
     "logical_or": "or",
     "logical_not": "not",
 }
-# shapes change, the numbers do not: not worth a word beside arithmetic
+# these change the shape and not the values: next to arithmetic they need no symbol
 QUIET = frozenset("reshape expand permute transpose slice cast pick detach".split())
 
-# of modules, what does not tell one from another
+# settings of modules that rarely differ between modules
 SETTINGS = frozenset("bias eps elementwise_affine affine momentum inplace batch_first".split())
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of the user's: where it begins, the name it gives, what that is made of."""
+    """A statement of the user: its first line, the name it assigns, and the expression."""
 
     file: str
     line: int
@@ -69,7 +69,7 @@ class Statement:
 
 
 def statement(site: Site | None) -> Statement | None:
-    """The statement around a line of the user's file, if the file can be read."""
+    """The statement that contains a line of the user's file, or None if it cannot be read."""
     return _statements(site.file).get(site.line) if site is not None else None
 
 
@@ -99,13 +99,13 @@ def _described(file: str, node: ast.stmt) -> Statement:
 
 
 def plain(code: str) -> str:
-    """Code as a formula: without the names of packages, and with quotes gone."""
+    """Code as a formula: without package names and without quotes."""
     code = re.sub(r"\b(torch|gn|nn|functional|F|self|math)\.", "", code)
     return code.replace("'", "").replace('"', "").replace(" ** ", "^")
 
 
 def symbols(nodes: Iterable[Node]) -> str:
-    """The operations in order, each once: `σ × tanh +`."""
+    """The symbols of the operations in order, each once: `σ × tanh +`."""
     found: dict[str, None] = {}
     for node in nodes:
         word = SYMBOLS.get(node.op, node.op.removeprefix("axis_"))
@@ -123,12 +123,12 @@ def symbols(nodes: Iterable[Node]) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """The text, its end left out where it is too long for a box."""
+    """The text, cut off with an ellipsis if it is too long for a box."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def wrapped(text: str) -> tuple[str, ...]:
-    """A formula on one line or two; nothing where it is longer."""
+    """A formula on one or two lines; empty if it needs more."""
     lines = textwrap.wrap(text, LONGEST, break_on_hyphens=False)
     return tuple(lines) if len(lines) <= 2 else ()
 
@@ -144,7 +144,7 @@ def module_line(module: nn.Module) -> str:
 
 
 def size(ir: IR, node: Node, dropped: Collection[str] = ()) -> str:
-    """`20 over time × slot`: a value's shape and the named axes it varies over, some `dropped`."""
+    """`20 over time × slot`: the shape of a value and its named axes, except `dropped`."""
     sizes = list(node.shape)
     while len(sizes) > 1 and sizes[0] == 1:
         del sizes[0]
@@ -161,7 +161,7 @@ def listed(names: list[str]) -> str:
 
 
 def joined(paths: Sequence[str]) -> str:
-    """`ntm.readers.0.map + writers.0.map` for modules whose products are one."""
+    """`ntm.readers.0.map + writers.0.map` for modules whose matmuls were fused."""
     folders = zip(*(p.split(".")[:-1] for p in paths))
     depth = len(list(itertools.takewhile(lambda names: len({*names}) == 1, folders)))
     return " + ".join([*paths[:1], *(".".join(p.split(".")[depth:]) for p in paths[1:])])

@@ -1,4 +1,4 @@
-"""planned: the scene of a plan: what runs before, in and after each loop, and in which kernel."""
+"""The scene of a plan: what runs before, in and after each loop, and in which kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphnn.planner.pipeline import Plan
 
 
 def planned(plan: Plan, owner: nn.Module, programs: dict[int, Any]) -> Scene:
-    """The scene of a plan, on bands. `programs` are the loops' programs, by their states."""
+    """The scene of a plan, one band per part. `programs` maps a loop's state to its program."""
     return _Planned(plan, owner, programs).run()
 
 
@@ -33,7 +33,7 @@ class _Planned:
             self.plan.ir,
             self.owner,
             lambda i: (self.region.get(i), self.kernel.get(i)),
-            apart=True,
+            separate=True,
             band=lambda i: self.region.get(i, 0),
             notes=lambda i: f"kernel phase_{self.kernel[i]}" if i in self.kernel else "",
         )
@@ -47,14 +47,14 @@ class _Planned:
         return choices[0] if choices else None
 
     def _regime(self, loop: Loop) -> str:
-        """The regime of a loop that has kernels, or nothing."""
+        """The strategy of a loop that has kernels, else an empty string."""
         choice = self._choice(loop)
         return choice.regime if choice is not None else ""
 
     def _phases(self, loop: Loop) -> dict[int, int]:
-        """The number, in its name, of the kernel that runs each node of a step.
+        """For each node of a step that a kernel runs, the number in that kernel's name.
 
-        Products are torch's, and so is a phase that no kernel could be written for.
+        Torch runs the matmuls, and each phase for which no kernel could be written.
         """
         ir, program = self.plan.ir, self.programs[loop.states[0]]
         nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
@@ -78,16 +78,16 @@ class _Planned:
     def _how(self, loop: Loop) -> str:
         choice = self._choice(loop)
         if choice is None:
-            return "stepwise: one torch call an operation and step"
+            return "stepwise: one torch call per operation and step"
         if choice.regime == "resident":
             pair = ", two loops in one launch" if "side by side" in choice.reason else ""
-            return f"resident: one kernel runs all of this band{pair}"
+            return f"persistent: one kernel runs all of this band{pair}"
         if choice.regime == "cooperative":
-            return "cooperative: one kernel, shared by many thread blocks, runs all of this band"
+            return "cooperative: one kernel, sharded over many thread blocks, runs all of this band"
         if choice.regime == "stepwise":
             count = len({self.kernel[i] for i in loop.nodes if i in self.kernel})
-            return f"stepwise: {count} kernels a step, torch's products between"
-        return f"{choice.regime}: one call an operation and step"
+            return f"stepwise: {count} kernels per step, torch matmuls between them"
+        return f"{choice.regime}: one call per operation and step"
 
     def _when(self, k: int) -> str:
         before = [r for r in self.plan.regions[:k] if isinstance(r, Loop)]

@@ -1,4 +1,4 @@
-"""places: in which loop, and in which part of a plan, each node of a graph lies."""
+"""The loops around each node of a graph."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from graphnn.ir.graph import IR
 from graphnn.planner.core.regions import Loop, loops, partition
 
 
-def nests(ir: IR) -> dict[int, tuple[int, ...]]:
-    """The loops around each node that is in one, the outermost first, each by its first state."""
+def loop_nests(ir: IR) -> dict[int, tuple[int, ...]]:
+    """For each node within a loop, the loops around it, outermost first, by their first states."""
     found: dict[int, tuple[int, ...]] = {}
     for loop in loops(partition(ir)):
         _nest(loop, (), found)

@@ -1,4 +1,4 @@
-"""What a picture shows, before anything is placed: boxes, the edges between them, and bands."""
+"""The contents of a picture, without positions: boxes, edges between them, and bands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Key = Hashable
 
 @dataclass(frozen=True)
 class Box:
-    """One thing drawn. `kind` is input, output, module, math, parameter, delay, junction,
-    or loop: one that a plan runs as one operation.
+    """One box of a picture.
 
-    `title` is what the user called it, `lines` are printed small beneath. Boxes of one `shares`
-    have the same weights, hence one colour. `band` is the part of the plan it lies in, `column` the
-    copy of an unrolled graph, `nodes` what it is made of in the IR.
+    `kind` is input, output, module, math, parameter, delay, junction, or loop (a loop that the
+    plan runs as one operation). `title` is the user's name for it; `lines` are printed in small
+    type beneath. Boxes with equal `shares` have the same weights and so the same colour. `band` is
+    the part of the plan, `column` the copy in an unrolled graph, `nodes` the nodes of the IR.
     """
 
     key: Key
@@ -33,11 +33,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value on its way from one box to another.
+    """A value that flows from one box to another.
 
-    A `back` edge closes a loop: layers do not follow it. `state` names the state it carries,
-    `mark` is text on it, `start` says that it only gives a first value, `values` are the IR's
-    nodes. Where a box stands for several calls, `leaves` and `enters` say which.
+    A `back` edge closes a loop, so rows do not follow it. `state` names the state that the edge
+    carries, `mark` is the text on it, `start` marks an edge that gives only an initial value, and
+    `values` are the nodes of the IR. If a box stands for several calls, `leaves` and `enters` are
+    the numbers of the calls.
     """
 
     source: Key
@@ -53,7 +54,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Band:
-    """A part of the plan: boxes with this `band` lie on it. `kind` is whole or loop."""
+    """A part of the plan, drawn behind the boxes with its number. `kind` is whole or loop."""
 
     title: str
     kind: str
@@ -62,7 +63,7 @@ class Band:
 
 @dataclass
 class Scene:
-    """Boxes by key in an order in which data flows, edges, the plan's bands, columns' headings."""
+    """Boxes by key in topological order, edges, bands of the plan, and headings of columns."""
 
     name: str
     boxes: dict[Key, Box] = field(default_factory=dict)
@@ -71,14 +72,14 @@ class Scene:
     headings: dict[int, str] = field(default_factory=dict)
 
     def forward(self) -> nx.DiGraph:
-        """The acyclic part: who feeds whom, closing edges apart."""
+        """The graph of all edges that do not close a loop; it is acyclic."""
         net = nx.DiGraph()
         net.add_nodes_from(self.boxes)
         net.add_edges_from((e.source, e.target) for e in self.edges if not e.back)
         return net
 
     def network(self) -> nx.MultiDiGraph:
-        """The whole picture as networkx has it; nodes carry `box`, edges `edge`."""
+        """The whole picture as a networkx graph; nodes carry `box`, edges carry `edge`."""
         net = nx.MultiDiGraph(name=self.name)
         for key, box in self.boxes.items():
             net.add_node(key, box=box)

@@ -1,4 +1,4 @@
-"""share: calls of one module become one box, its weights drawn once; edges say which call."""
+"""Merges the calls of one module into one box, so that its weights are drawn once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import networkx as nx
 from graphnn.pictures.scenes.scene import Edge, Key, Scene
 
 
-def share(scene: Scene) -> Scene:
-    """The scene with one box a module.
+def merge_calls(scene: Scene) -> Scene:
+    """The scene with one box per module.
 
-    Where a call feeds a later call of the same module, the edge that closes the circle is a `back`
-    edge without a delay: the numbers at its ends say in which order to go.
+    If a call feeds a later call of the same module, the edge that closes the cycle becomes a
+    `back` edge without a delay. Numbers at the ends of edges give the order of the calls.
     """
     calls: dict[str, list[Key]] = {}
     for box in scene.boxes.values():
@@ -41,13 +41,13 @@ def share(scene: Scene) -> Scene:
         )
         for e in scene.edges
     ]
-    _open(merged)
+    _break_cycles(merged)
     return merged
 
 
-def _open(scene: Scene) -> None:
-    """Make back edges of those into later calls, until none of the forward ones goes round."""
-    while cycle := _circle(scene):
+def _break_cycles(scene: Scene) -> None:
+    """Turn edges into later calls into back edges until the forward edges are acyclic."""
+    while cycle := _cycle(scene):
         inside = [
             (e.enters, n)
             for n, e in enumerate(scene.edges)
@@ -58,8 +58,8 @@ def _open(scene: Scene) -> None:
         scene.edges[worst] = replace(edge, back=True)
 
 
-def _circle(scene: Scene) -> set[Key]:
+def _cycle(scene: Scene) -> set[Key]:
     net = scene.forward()
     own = [{a} for a, _ in nx.selfloop_edges(net)]
-    rounds = [c for c in nx.strongly_connected_components(net) if len(c) > 1]
-    return next(iter([*rounds, *own]), set())
+    cycles = [c for c in nx.strongly_connected_components(net) if len(c) > 1]
+    return next(iter([*cycles, *own]), set())

@@ -1,7 +1,7 @@
-"""unrolled: the same scene over n steps of an axis, the copies side by side in time order.
+"""Unrolls a scene over n steps of an axis: one copy per step, side by side in time order.
 
-Modules keep their colour from copy to copy: it is one set of weights. What does not vary over the
-axis is drawn once, before the copies or after them.
+A module has the same colour in all copies, as its weights are shared. Boxes that do not vary over
+the axis are drawn once, before or after the copies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from graphnn.pictures.scenes.scene import Box, Edge, Key, Scene
 
 
 def unrolled(scene: Scene, ir: IR, steps: Mapping[str, int]) -> Scene:
-    """The scene of so many copies of what varies over each axis, the first axis on the left.
+    """The scene with `steps[axis]` copies of the boxes that vary over each axis.
 
-    What varies over several is copied over the last of them.
+    The first axis stands on the left. A box that varies over several axes is copied over the last.
     """
     made, axes = scene, list(steps)
     for n, axis in enumerate(axes):
@@ -29,8 +29,10 @@ def unrolled(scene: Scene, ir: IR, steps: Mapping[str, int]) -> Scene:
 
 
 class _Unroller:
-    """Copies over one axis, in columns to the right of those that there are. What varies over an
-    axis of `others` is left to it."""
+    """Makes copies over one axis, in new columns on the right.
+
+    Boxes that vary over an axis in `others` are left to that axis.
+    """
 
     def __init__(self, scene: Scene, ir: IR, axis: str, count: int, others: Sequence[str]):
         self.scene, self.ir, self.axis, self.count = scene, ir, axis, count
@@ -43,10 +45,10 @@ class _Unroller:
         self.copied = {k for k, v in varies.items() if axis in v and not v & {*others}}
         net = scene.forward()
         self.after = {k for c in self.copied for k in nx.descendants(net, c)}
-        # the column before the copies: of the first axis, or what followed the axis before
+        # the column before the copies
         columns = [b.column for b in scene.boxes.values()]
         self.start = max([*columns, *(n + 1 for n in scene.headings)], default=0)
-        # what feeds no copy of the axis before stands with what it feeds
+        # boxes that feed an earlier column stand with it
         placed = [k for k, b in scene.boxes.items() if b.column]
         self.early = {a for k in placed for a in nx.ancestors(net, k)}
 
@@ -77,13 +79,13 @@ class _Unroller:
         return found
 
     def _column(self, key: Key, box: Box) -> int:
-        """Where what is drawn once stands: after the copies, where it stood, or before them."""
+        """The column of a box that is drawn once: after the copies, unchanged, or before them."""
         if key in self.after and not (box.column and box.twin is not None):
             return self.start + self.count + 1
         return box.column if box.column or key in self.early else self.start
 
     def _delays(self, key: Key) -> bool:
-        """Whether a box is a state of the axis that is unrolled."""
+        """Whether a box is a state over the unrolled axis."""
         box = self.scene.boxes[key]
         return box.kind == "delay" and all(self.ir[i].attrs["axis"] == self.axis for i in box.nodes)
 
@@ -91,7 +93,7 @@ class _Unroller:
         return int(self.ir[next(iter(self.scene.boxes[key].nodes))].attrs["steps"])
 
     def _state(self, box: Box, p: int) -> Box:
-        """A state in one copy: a joint of the edges between copies, named after its step."""
+        """A state in one copy: a junction of edges between copies, named by its step."""
         node = self.ir[next(iter(box.nodes))]
         title = f"{node.label}({p + 1 - node.attrs['steps']})".replace("(-", "(−")
         first = self._first(box.twin, p)
@@ -100,7 +102,7 @@ class _Unroller:
         return replace(box, kind="junction", title=title, lines=box.lines[:1])
 
     def _first(self, key: Key, p: int) -> int | None:
-        """The node a state starts from in a copy; None where a copy before it gives its value."""
+        """The initial value of a state in a copy, or None if an earlier copy gives the value."""
         node = self.ir[next(iter(self.scene.boxes[key].nodes))]
         if 0 <= p - node.attrs["steps"] < self.count:
             return None
@@ -108,7 +110,7 @@ class _Unroller:
         return node.inputs[slot if len(node.inputs) > 1 else 0]
 
     def _through(self, edge: Edge) -> None:
-        """A delay: a plain edge from one copy to a later one."""
+        """Draw a delay as a plain edge from one copy to a later one."""
         steps = self._steps(edge.target)
         for p in range(self.count):
             if 0 <= p - steps < self.count:
@@ -130,11 +132,11 @@ class _Unroller:
                 self.new.edges.append(replace(edge, source=begin, target=key))
 
     def _sources(self, edge: Edge, p: int | None) -> list[int]:
-        """Which copies a box reads: its own, or those it takes of the whole axis."""
+        """The copies that a box reads: its own, or several if it operates along the axis."""
         box = self.scene.boxes[edge.target]
         nodes = [self.ir[i] for i in box.nodes if box.kind != "output"]
         takes = [n for n in nodes if OPS[n.op].family == "axis" and n.attrs["axis"] == self.axis]
-        # where the box takes several values, those that this edge brings
+        # if the box reads several values, only those of this edge count
         takes = [n for n in takes if edge.values & set(n.inputs)] or takes
         if takes and all(n.op == "axis_at" for n in takes):
             return sorted({n.attrs["position"] % self.count for n in takes})
