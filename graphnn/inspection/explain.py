@@ -150,13 +150,8 @@ def _ragged(program: LoopOperator | None, regime: str) -> list[str]:
 
 def _unwritten(program: LoopOperator | None) -> list[str]:
     """Phases of a step that no kernel could be written for."""
-    if program is None or program.lowering is None:
-        return []
-    return [
-        f"{reason}: torch runs that phase, one call an operation"
-        for name, reason in program.lowering.unwritten.items()
-        if program.phase(name)
-    ]
+    reasons = program.unwritten_phases() if program is not None else []
+    return [f"{reason}: torch runs that phase, one call per operation" for reason in reasons]
 
 
 def _state(ir: IR, node: Node) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.codegen.function import load
+from graphnn.backends.torch.codegen.loading import load
 from graphnn.backends.torch.program import Program
 
 

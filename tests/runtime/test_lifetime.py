@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import graphnn as gn
-from graphnn.backends.torch.codegen.function import Function
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime import registry

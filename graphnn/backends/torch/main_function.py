@@ -19,6 +19,7 @@ from graphnn.backends.torch.codegen.code import (
     variable,
 )
 from graphnn.backends.torch.codegen.function import valid_positions
+from graphnn.backends.torch.codegen.header import described
 from graphnn.backends.torch.codegen.operations import express
 from graphnn.backends.torch.codegen.scope import (
     DEVICE,
@@ -72,6 +73,14 @@ def partitions(ir: IR) -> dict[int, list[Node]]:
     return found
 
 
+def _strategies(called: str, loop: LoopOperator) -> str:
+    """How a loop is run, such as `loop_0: h over time, resident forward, stepwise backward`."""
+    choices = [choice.regime for choice in loop.choices()] or ["torch"]
+    directions = zip(choices, ("forward", "backward"))
+    how = ", ".join(f"{choice} {direction}" for choice, direction in directions)
+    return f"{called}: {loop.loop.name} over {loop.loop.loop.axis}, {how}"
+
+
 class MainWriter:
     """Writes `main(parameters, inputs, lengths, sizes, device)`.
 
@@ -120,7 +129,19 @@ class MainWriter:
                 self._piece(cut.loop.nodes, cut, program)
         title = f"{self.ir.name}: operations over whole axes, and calls of loops."
         arguments = "parameters, inputs, lengths, sizes, device"
-        return Definition("main", arguments, title, self.lines, self._outs())
+        return Definition("main", arguments, title, self.lines, self._outs(), self._header())
+
+    def _header(self) -> list[str]:
+        """The comments before the function: what it reads and returns, and how loops are run."""
+        ir = self.ir
+        inputs = [n for n in ir if n.op == "input"]
+        return [
+            [f"{ir.name}: {len(ir)} operations"],
+            described("parameters", ir, [(n, "") for n in self.parameters]),
+            described("inputs", ir, [(n, n.attrs["key"]) for n in inputs]),
+            described("outputs", ir, [(ir[i], name) for name, i in ir.outputs.items()]),
+            *([_strategies(self.called[loop].text, loop)] for loop in self.loops),
+        ]
 
     def _piece(
         self, nodes: list[int], cut: LoopIR | None = None, program: LoopOperator | None = None

@@ -11,7 +11,8 @@ import torch
 
 from graphnn.backends.random import draw, new_seed
 from graphnn.backends.torch.codegen.code import Code, Definition, Line, do
-from graphnn.backends.torch.codegen.function import Lowering, called, load
+from graphnn.backends.torch.codegen.loading import called, load
+from graphnn.backends.torch.codegen.lowering import Lowering
 from graphnn.backends.torch.codegen.ragged_loop import narrows
 from graphnn.backends.torch.codegen.scope import RESERVED
 from graphnn.backends.torch.main_function import MainWriter, Piece

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.codegen.code import Code, If, Line, assign, code, joined, unpack
-from graphnn.backends.torch.codegen.function import Function
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import DTYPE, RESERVED, Scope
 from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.backends.triton.attention.operators import Kernels
@@ -99,6 +99,7 @@ class Lowering:
     launchers: dict[str, Launcher] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     unwritten: dict[str, str] = field(default_factory=dict)
+    unwritten_phases: dict[str, dict[str, str]] = field(default_factory=dict)
     # of each loop: the graph that has it, its regime, its axis and the launches at each step
     written: list[tuple[IR, str, str, int]] = field(default_factory=list)
     stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
@@ -118,7 +119,8 @@ class Lowering:
 
     def without(self, **left_out: bool) -> Lowering:
         """One that writes kernels of its own, with some regimes left out."""
-        own: dict[str, Any] = {k: {} for k in ("launchers", "choices", "unwritten", "several_of")}
+        fields = ("launchers", "choices", "unwritten", "unwritten_phases", "several_of")
+        own: dict[str, Any] = {k: {} for k in fields}
         return replace(self, written=[], **own, **left_out)  # type: ignore[arg-type]
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[Line] | None:
@@ -400,6 +402,6 @@ class Lowering:
             program, reads = lower_phase(s, nodes, kept, name)
             source = emit(program)
         except Unsupported as reason:
-            self.unwritten[name] = str(reason)
+            self.unwritten_phases.setdefault(s.function, {})[name] = str(reason)
             return None
         return self._launcher(s, source), reads, source.sizes

@@ -7,7 +7,6 @@ by `Definition.source`.
 from __future__ import annotations
 
 import enum
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -198,14 +197,17 @@ def indented(body: Iterable[Line]) -> list[str]:
 
 @dataclass
 class Definition:
-    """A generated function. `header` are the comments before it, `title` is its docstring."""
+    """A generated function.
+
+    `title` is its docstring; `header` the comments before it, each a heading and items.
+    """
 
     name: str
     arguments: str
     title: str
     body: Sequence[Line]
     returned: Sequence[Code]
-    header: Sequence[str] = field(default_factory=list)
+    header: Sequence[Sequence[str]] = field(default_factory=list)
 
     def source(self) -> str:
         """Its text."""
@@ -213,7 +215,7 @@ class Definition:
 
     def head(self) -> list[str]:
         """The lines before its body."""
-        comments = [line for text in self.header for line in _comment(text)]
+        comments = [line for items in self.header for line in _comment(items)]
         title = f'{INDENT}"""{remark(self.title)}"""'
         return [*comments, f"def {self.name}({self.arguments}):", title]
 
@@ -222,9 +224,14 @@ class Definition:
         return f"{INDENT}return [{joined(self.returned).text}]"
 
 
-def _comment(text: str) -> list[str]:
-    """Text as comments of at most 100 columns."""
-    return textwrap.wrap(
-        remark(text), COLUMNS, initial_indent="# ", subsequent_indent="#   ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+def _comment(items: Sequence[str]) -> list[str]:
+    """Items as comments of at most 100 columns; the first one is what all of them are."""
+    lines, line = [], f"# {remark(items[0])}"
+    for k, item in enumerate(map(remark, items[1:])):
+        more = f"{' ' if k == 0 else ', '}{item}"
+        if len(line) + len(more) >= COLUMNS:
+            lines.append(f"{line},".replace(":,", ":"))
+            line = f"#   {item}"
+        else:
+            line += more
+    return [*lines, line]

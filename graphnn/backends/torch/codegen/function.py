@@ -1,18 +1,9 @@
-"""Writing and loading functions: a graph with `given` values in, chosen values out."""
+"""Functions from graphs: `given` values in, chosen values out."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import linecache
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Protocol
-
-import torch
-import torch.nn.functional as F
 
 from graphnn.backends.torch.codegen.buffer_plan import part_spans
 from graphnn.backends.torch.codegen.code import (
@@ -28,7 +19,10 @@ from graphnn.backends.torch.codegen.code import (
     unpack,
     variable,
 )
+from graphnn.backends.torch.codegen.header import reads_and_returns
+from graphnn.backends.torch.codegen.loading import called, load
 from graphnn.backends.torch.codegen.loop import LoopWriter
+from graphnn.backends.torch.codegen.lowering import Function, Lowering
 from graphnn.backends.torch.codegen.operations import express
 from graphnn.backends.torch.codegen.scope import (
     DEVICE,
@@ -42,142 +36,17 @@ from graphnn.backends.torch.codegen.scope import (
     shape_text,
     sizes_text,
 )
-from graphnn.backends.torch.runtime import axis
-from graphnn.backends.torch.runtime.active_rows import Running
-from graphnn.backends.torch.runtime.linear import linear, outer
-from graphnn.backends.torch.runtime.packed import packed_linear, packed_outer, tokens
-from graphnn.backends.torch.runtime.recurrent_linear import times
-from graphnn.backends.torch.runtime.scan import scan
-from graphnn.backends.torch.runtime.torch_layers import recurrent
-from graphnn.ir.debug import show
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.kernels.ir.symbols import NameTable
 from graphnn.ops.registry import OPS
-from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.regions import Loop, Whole
 from graphnn.planner.loops.side_by_side import Part, joined
 from graphnn.planner.pipeline import Stage, run
 
-Tensor = torch.Tensor
-# what generated code finds under the name `runtime`
-CALLED = SimpleNamespace(
-    **{k: v for k, v in vars(axis).items() if not k.startswith("_")},
-    linear=linear,
-    outer=outer,
-    tokens=tokens,
-    packed_linear=packed_linear,
-    packed_outer=packed_outer,
-    times=times,
-    scan=scan,
-    recurrent=recurrent,
-    Running=Running,
-)
+# families of operations whose results may share memory with an operand
 ALIASING = ("view", "rename", "along")
-_numbers = itertools.count()
-
-
-@dataclass
-class Function:
-    """A generated function: `call(tensors, sizes)`, its source, and the form of its results."""
-
-    name: str
-    source: str
-    call: Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]
-    axes: tuple[str, ...]
-    floating: int | None
-    results: list[tuple[tuple[str, ...], tuple[int, ...], torch.dtype | None]]
-
-    def shapes(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Empty tensors of the results' shapes: what tracing needs to know."""
-        known = dict(zip(self.axes, sizes, strict=True))
-        like = tensors[0]
-        default = like.dtype if self.floating is None else tensors[self.floating].dtype
-        return [
-            like.new_empty([*(known[a] for a in axes), *shape], dtype=dtype or default)
-            for axes, shape, dtype in self.results
-        ]
-
-
-def load(source: str, name: str, objects: dict[str, Any]) -> Any:
-    """Compile generated source so that tracebacks and debuggers can show it while it lives."""
-    show("code", name, lambda: source)
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    file = f"<graphnn {name} {digest} {next(_numbers)}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    namespace: dict[str, Any] = {
-        "torch": torch,
-        "F": F,
-        "runtime": CALLED,
-        "inf": float("inf"),
-        "nan": float("nan"),
-        **objects,
-    }
-    exec(compile(source, file, "exec"), namespace)
-    function = namespace[name]
-    # of the code, which frames of a traceback hold as well
-    weakref.finalize(function.__code__, linecache.cache.pop, file, None).atexit = False
-    return function
-
-
-def called(lowering: Lowering | None) -> dict[str, Any]:
-    """The name `runtime` of generated code, where a lowering changes what it means."""
-    if lowering is None:
-        return {}
-    return {"runtime": SimpleNamespace(**{**vars(CALLED), **lowering.called()})}
-
-
-class Lowering(Protocol):
-    """What turns loops into kernels: lines that run one, or None where it stays with torch."""
-
-    names: NameTable
-    choices: dict[str, Any]
-    unwritten: dict[str, str]
-    several_of: dict[str, Any]
-
-    def several(self, write: Callable[[Any], Function], direction: str) -> Function:
-        """The function that `write` gives with this lowering, or with one that differs from it in
-        how loops are run: whichever is best for a call; `direction` is what it is called."""
-        ...
-
-    def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[Line] | None: ...
-
-    def sources(self) -> list[str]:
-        """The source of every kernel."""
-        ...
-
-    def pair(self, scope: Scope, loops: list[Loop], keep: set[int], name: str) -> list[Line] | None:
-        """Lines that run two loops at once, or None where each goes by itself."""
-        ...
-
-    def together(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
-        """Whether loops that feed each other are faster as the loop `one`."""
-        ...
-
-    def called(self) -> dict[str, Any]:
-        """Functions of `CALLED` that it has better ones for."""
-        ...
-
-    def layer(self, node: Node, own: Any, wanted: Sequence[int]) -> Any:
-        """What runs one of torch's layers, or `own`, the program of its definition."""
-        ...
-
-    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
-        """What computes a contraction, or None where that is left to torch."""
-        ...
-
-    def hops(self, part: Hops, passes: frozenset[str]) -> Any:
-        """What computes hops, or None where that is left to torch."""
-        ...
-
-    def note(self, ir: IR) -> str:
-        """What is to be said of a function written from `ir`, beside its title."""
-        ...
-
-    def replayed(self, ir: IR, call: Any, axes: Sequence[str]) -> Any:
-        """The function itself, or one that replays its launches."""
-        ...
+# operations that call functions of the user
+USER_CODE = frozenset({"opaque", "vjp", "custom"})
 
 
 def write(
@@ -211,6 +80,7 @@ def write(
         ir.insert(ends.node)
     scope = Scope(ir)
     scope.table.taken.add(name)
+    scope.function = name
     scope.ends = ends
     names = [_read(scope, ir[i]) if i in ir.nodes else UNUSED for i in reads]
     floating = _first_floating(ir, reads)
@@ -223,7 +93,8 @@ def write(
     )
     body = needed(body, returned)
     title += lowering.note(ir) if lowering else ""
-    source = Definition(name, "tensors, sizes", title, body, returned).source()
+    header = [[f"{ir.name}: {name}"], *reads_and_returns(ir, reads, [*zip(wanted, likes)])]
+    source = Definition(name, "tensors, sizes", title, body, returned, header).source()
     forms = [
         (ir.layout(like.axes), like.shape, None if like.dtype == ir.floating else like.dtype)
         for like in likes
@@ -231,7 +102,8 @@ def write(
     axes = tuple(ir.axes)
     loaded = load(source, name, {**scope.objects, **called(lowering)})
     loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
-    return Function(name, source, loaded, axes, floating, forms)
+    user_code = any(node.op in USER_CODE for node in ir)
+    return Function(name, source, loaded, axes, floating, forms, user_code)
 
 
 def _arguments(scope: Scope, names: Sequence[Code], floating: int | None) -> list[Line]:

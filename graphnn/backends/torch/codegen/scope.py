@@ -64,6 +64,8 @@ class Scope:
         self.started: dict[int, set[int]] = {}
         # the seeds of noise that kernels draw
         self.seeds: dict[int, Code] = {}
+        # the name of the function
+        self.function: str = "" if outer is None else outer.function
         self.ends: Ends | None = None
         self.valid: Valid | None = None
         # variables of contiguous buffers that nothing else refers to

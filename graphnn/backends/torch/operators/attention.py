@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.codegen.function import Function, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.operators.attention_tiles import Chunked, kind_of
 from graphnn.backends.torch.operators.autograd import alike, derive
 from graphnn.backends.torch.operators.sdpa import Direct

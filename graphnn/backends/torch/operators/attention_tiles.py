@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from graphnn.backends.torch.codegen.function import Function, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.runtime.philox import dropped, places_of
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.attention.tiles import Contraction

@@ -9,7 +9,6 @@ is a loop of its own (`derivative`), and so are a loop's tangents and the loop u
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.codegen.function import Function, Lowering, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function, Lowering
 from graphnn.backends.torch.codegen.scope import RESERVED, Ends
 from graphnn.backends.torch.operators import transforms
 from graphnn.backends.torch.runtime import registry
@@ -255,9 +255,13 @@ class LoopOperator:
         several = self.lowering.several_of if self.lowering is not None else {}
         return [self.text, *(several[n].chooser.what for n in self._names() if n in several)]
 
-    def phase(self, name: str) -> bool:
-        """Whether a kernel of this name is a phase of its steps."""
-        return bool(re.fullmatch(rf"{self.name}({'|'.join(WAYS)})?(_\d+|_[ab])*_phase_\d+", name))
+    def unwritten_phases(self) -> list[str]:
+        """Why phases of its steps have no kernel."""
+        if self.lowering is None:
+            return []
+        names = (self.name, *self._names())
+        found = (self.lowering.unwritten_phases.get(name, {}) for name in names)
+        return [reason for reasons in found for reason in reasons.values()]
 
     def _names(self) -> tuple[str, str]:
         return self.train.name, f"{self.name}_backward"
@@ -321,7 +325,7 @@ def _run(function: Function, tensors: list[Tensor], sizes: list[int]) -> list[Te
 
 def _unrecorded(function: Function) -> contextlib.AbstractContextManager[None]:
     guard = getattr(torch._C, "_ExcludeDispatchKeyGuard", None)  # not public
-    if guard is None or "runtime.opaque(" in function.source:
+    if guard is None or function.user_code:
         return contextlib.nullcontext()  # torch derives its own functions by these records
     return guard(torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))  # type: ignore[no-any-return]
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from graphnn.backends.torch.codegen.function import Function, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.operators.attention_tiles import Chunked, Tile
 from graphnn.backends.torch.runtime.active_transforms import watched
 from graphnn.ir.graph import IR, Node

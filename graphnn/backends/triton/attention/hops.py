@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.codegen.function import Function, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.triton.attention.to_kernel import Exit, Kernel, Ops, finish
 from graphnn.ir.graph import IR, Node

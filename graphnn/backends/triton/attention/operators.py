@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.codegen.function import Function, write
+from graphnn.backends.torch.codegen.function import write
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.attention_tiles import delta_of, kind_of, saved
 from graphnn.backends.triton.attention.to_kernel import (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphnn.backends.torch.codegen.function import Function
+from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.triton.loops.report import Choice
 from graphnn.kernels.select.estimates import COOPERATIVE, STEPWISE
 from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
