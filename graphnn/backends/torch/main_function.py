@@ -131,7 +131,7 @@ class MainWriter:
         arguments = "parameters, inputs, lengths, sizes, device"
         return Definition("main", arguments, title, self.lines, self._outs(), self._header())
 
-    def _header(self) -> list[str]:
+    def _header(self) -> list[list[str]]:
         """The comments before the function: what it reads and returns, and how loops are run."""
         ir = self.ir
         inputs = [n for n in ir if n.op == "input"]
