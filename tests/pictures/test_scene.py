@@ -204,12 +204,12 @@ def test_a_plan_says_what_its_kernels_cover():
     assert shared.startswith("cooperative: one kernel, sharded over many thread blocks")
     whole = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
     (loop,) = [b for b in whole.bands if b.kind == "loop"]
-    assert loop.detail == "resident: one kernel runs all of this band"
+    assert loop.detail == "persistent: one kernel runs all of this band"
     model = gn.compile(TuringMachine(), backend="interpret", skip=("resident",))
     machine = model.draw(plan=True).scene
     (loop,) = [b for b in machine.bands if b.kind == "loop"]
     kernels = {x for b in machine.boxes.values() for x in b.lines if x.startswith("kernel ")}
-    assert loop.detail.startswith(f"stepwise: {len(kernels)} kernels a step")
+    assert loop.detail.startswith(f"stepwise: {len(kernels)} kernels per step")
     written = set(re.findall(r"def (\w+)_saving_(phase_\d+)\(", model.source()))
     assert {f"kernel {phase}" for _, phase in written} == kernels, "each under its own name"
 
