@@ -11,7 +11,7 @@ import torch
 
 from graphnn.errors import TimingError
 from graphnn.pictures.plots import Plot, _figure
-from graphnn.planner.core.cost import Device, top
+from graphnn.planner.core.cost import Device, peak_rate
 from graphnn.timing.results import Found
 from graphnn.timing.suite import OURS
 from graphnn.timing.table import contenders, head
@@ -192,7 +192,7 @@ def _points(ax: Any, rows: list[dict[str, Any]]) -> list[float]:
 def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
     """The slopes of memory and caches, and the flat roofs of products."""
     low, high = min(xs) / 3, max(xs) * 3
-    roofs = {d: top(device, getattr(torch, d)) for d in dtypes}
+    roofs = {d: peak_rate(device, getattr(torch, d)) for d in dtypes}
     best, memory = max(roofs.values()), device.copies[-1][1]
     for (size, rate), dashes in zip(device.copies[:-1], (":", "--", "-.")):
         ends = [low, max(low, min(high, best / rate))]

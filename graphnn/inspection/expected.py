@@ -13,7 +13,7 @@ from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.cost import Device, Work
 from graphnn.planner.core.regions import Loop, Whole, partition
 from graphnn.planner.core.work import expected, through
-from graphnn.planner.loops.choose import LAYER, name_of
+from graphnn.planner.loops.choose import LAYER, loop_name
 from graphnn.planner.pipeline import Stage, Variant, run
 from graphnn.runtime.model import Compiled
 
@@ -66,7 +66,7 @@ def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Ex
             seconds += expected(device, ir, region, sizes, regime)
         else:  # what the loop took in from before it is computed in its steps
             seconds += expected(device, ir, Whole(inner), sizes)
-    return Expected(f"loop {name_of(program.ir, cut.loop)}", regime, work, seconds)
+    return Expected(f"loop {loop_name(program.ir, cut.loop)}", regime, work, seconds)
 
 
 def regime_of(program: Any) -> str:

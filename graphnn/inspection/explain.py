@@ -14,7 +14,7 @@ from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.choose import Decision, fallbacks, name_of
+from graphnn.planner.loops.choose import Decision, fallbacks, loop_name
 from graphnn.planner.pipeline import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
@@ -62,11 +62,11 @@ def _when(plan: Plan, k: int, numbered: dict[int, int], loops: list[Loop]) -> st
     if not before and not after:
         return "over whole axes"
     if not before:
-        return f"before loop {name_of(plan.ir, after[0])}, over whole axes"
+        return f"before loop {loop_name(plan.ir, after[0])}, over whole axes"
     if not after:
-        return f"after loop {name_of(plan.ir, before[-1])}, over whole axes"
+        return f"after loop {loop_name(plan.ir, before[-1])}, over whole axes"
     return (
-        f"between loops {name_of(plan.ir, before[-1])} and {name_of(plan.ir, after[0])}, "
+        f"between loops {loop_name(plan.ir, before[-1])} and {loop_name(plan.ir, after[0])}, "
         "over whole axes"
     )
 
@@ -112,7 +112,7 @@ def _sizes(node: Node) -> str:
 
 
 def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[str]:
-    name = name_of(ir, loop)
+    name = loop_name(ir, loop)
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
     regime, reason = _chosen(program, decision)
@@ -175,7 +175,7 @@ def _body(ir: IR, loop: Loop, plan: Plan) -> list[str]:
             ]
         else:
             until = ", stops by itself" if region.stop is not None else ""
-            rows.append(f"loop {name_of(ir, region)} over {region.axis}{until}:")
+            rows.append(f"loop {loop_name(ir, region)} over {region.axis}{until}:")
             rows += [f"  {row}" for row in _body(ir, region, plan)]
     return rows
 

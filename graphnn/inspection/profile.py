@@ -17,7 +17,7 @@ from graphnn.errors import TimingError
 from graphnn.inspection.expected import of_piece
 from graphnn.inspection.marks import Clock, CudaClock, Trail, watched
 from graphnn.kernels.ir.symbols import visible
-from graphnn.planner.core.cost import Device, Work, bound, least
+from graphnn.planner.core.cost import Device, Work, bound, lower_bound
 from graphnn.planner.core.work import through
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import Variant
@@ -238,7 +238,9 @@ def _row(
 ) -> Row:
     together = seconds if len(seconds) > 1 else seconds * 2
     low, middle, high = statistics.quantiles(together, n=4, method="inclusive")
-    limit = least(limits, work, dtype) * 1e3 if limits is not None and work is not None else None
+    limit = (
+        lower_bound(limits, work, dtype) * 1e3 if limits is not None and work is not None else None
+    )
     kind = bound(limits, work, dtype) if limits is not None and work is not None else ""
     return Row(
         part, how, direction, low * 1e3, middle * 1e3, high * 1e3, 0.0, limit, kind, None, kernel

@@ -16,12 +16,12 @@ from torch import nn
 from graphnn.ir.graph import IR
 from graphnn.planner.attention.attend import Note
 from graphnn.planner.autodiff.loops import Derived
-from graphnn.planner.boundary.invariants import Cut
+from graphnn.planner.boundary.invariants import InvariantSplit
 from graphnn.planner.boundary.step_graph import Cache
 from graphnn.planner.core.loop_graph import LoopIR
 from graphnn.planner.core.regions import Loop, Whole
 from graphnn.planner.loops.choose import Decision
-from graphnn.planner.loops.side_by_side import Part, joined
+from graphnn.planner.loops.side_by_side import Part, as_one
 from graphnn.planner.loops.stacked import Weigh
 from graphnn.planner.loops.torch_layers import Match
 
@@ -76,7 +76,7 @@ class ProgramContext(PartsContext):
 
     def loops(self) -> list[Loop]:
         """The loops among the parts; those that run as one are one loop."""
-        return [joined(part) for part in self.parts if not isinstance(part, Whole)]
+        return [as_one(part) for part in self.parts if not isinstance(part, Whole)]
 
 
 @dataclass(kw_only=True)
@@ -133,5 +133,5 @@ class StepContext(Context):
     of one step."""
 
     axis: str
-    cut: Cut | None = None
+    cut: InvariantSplit | None = None
     caches: list[Cache] = field(default_factory=list)

@@ -19,14 +19,14 @@ from graphnn.planner.attention.hops import hops
 from graphnn.planner.autodiff.loops import differentiate
 from graphnn.planner.autodiff.rematerialize import spare
 from graphnn.planner.boundary.check import without_wires
-from graphnn.planner.boundary.complex_as_real import reals
+from graphnn.planner.boundary.complex_as_real import as_real
 from graphnn.planner.boundary.dtype_promotion import promote
-from graphnn.planner.boundary.invariants import held
+from graphnn.planner.boundary.invariants import split_invariants
 from graphnn.planner.boundary.lengths import mask
-from graphnn.planner.boundary.memory_order import arrange, settle
-from graphnn.planner.boundary.retype import retyped
-from graphnn.planner.boundary.states import finals, probe, record, resume
-from graphnn.planner.boundary.step_graph import stream
+from graphnn.planner.boundary.memory_order import order_axes, remake_views
+from graphnn.planner.boundary.retype import in_dtype
+from graphnn.planner.boundary.states import add_finals, probe, record, resume
+from graphnn.planner.boundary.step_graph import step_along
 from graphnn.planner.contexts import (
     BackwardContext,
     CallContext,
@@ -40,17 +40,17 @@ from graphnn.planner.contexts import (
 )
 from graphnn.planner.core.loop_graph import extract
 from graphnn.planner.core.regions import Whole, partition
-from graphnn.planner.loops.active_rows import unmask
+from graphnn.planner.loops.active_rows import drop_masks
 from graphnn.planner.loops.choose import keep_loops, use_scans, use_torch_layers
-from graphnn.planner.loops.rng import seed, seed_tiles
-from graphnn.planner.loops.side_by_side import beside
-from graphnn.planner.loops.sink import absorbed, sink
-from graphnn.planner.loops.stacked import stacked
+from graphnn.planner.loops.rng import seed_attention, seed_loops
+from graphnn.planner.loops.side_by_side import pair_loops
+from graphnn.planner.loops.sink import sink, sunk_before
+from graphnn.planner.loops.stacked import stack_loops
 
 
 def retype(ir: IR, context: TraceContext) -> IR:
     """Values that follow the model's dtype take the one that its parameters have now."""
-    return retyped(ir, context.floating, context.owner)
+    return in_dtype(ir, context.floating, context.owner)
 
 
 def promote_dtypes(ir: IR, context: Context) -> IR:
@@ -80,7 +80,7 @@ def initial_states(ir: IR, context: CallContext) -> IR:
 
 def final_states(ir: IR, context: CallContext) -> IR:
     """The final values of states become outputs."""
-    return finals(ir, list(context.carried), context.variant.ragged)
+    return add_finals(ir, list(context.carried), context.variant.ragged)
 
 
 def lengths(ir: IR, context: CallContext) -> IR:
@@ -90,7 +90,7 @@ def lengths(ir: IR, context: CallContext) -> IR:
 
 def complex_as_real(ir: IR, context: CallContext) -> IR:
     """Complex values in loops become real ones, of one more dimension."""
-    return reals(ir)
+    return as_real(ir)
 
 
 def simplified(ir: IR, context: Context) -> IR:
@@ -172,12 +172,12 @@ def multiply_add(ir: IR, context: Context) -> IR:
 
 def memory_order(ir: IR, context: Context) -> IR:
     """Axes get the order that their dimensions have in memory: those of loops first."""
-    return arrange(ir)
+    return order_axes(ir)
 
 
 def outside_views(ir: IR, context: Context) -> IR:
     """Views of a loop's values that are read outside are made again outside."""
-    return settle(ir)
+    return remake_views(ir)
 
 
 def with_kernels(context: PartsContext) -> bool:
@@ -193,14 +193,14 @@ def regions(ir: IR, context: PartsContext) -> IR:
 
 def side_by_side(ir: IR, context: PartsContext) -> IR:
     """Independent loops over one axis become pairs."""
-    context.parts = beside(ir, partition(ir))
+    context.parts = pair_loops(ir, partition(ir))
     return ir
 
 
 def stacked_loops(ir: IR, context: PartsContext) -> IR:
     """Loops that feed each other become one, if that is faster."""
     assert context.together is not None
-    context.parts = stacked(ir, context.parts, context.together)
+    context.parts = stack_loops(ir, context.parts, context.together)
     return ir
 
 
@@ -220,18 +220,18 @@ def add_matmul(ir: IR, context: PartsContext) -> IR:
 
 def attention_rng(ir: IR, context: ProgramContext) -> IR:
     """Dropout that only attention reads is drawn from a seed, tile by tile."""
-    return seed_tiles(ir, context.order, {n.id for n in random_nodes(ir)})
+    return seed_attention(ir, context.order, {n.id for n in random_nodes(ir)})
 
 
 def loop_rng(ir: IR, context: ProgramContext) -> IR:
     """Noise that only loops read is drawn from a seed in their kernels."""
     noise = {n.id for n in random_nodes(ir)}
-    return seed(ir, context.order, [loop.nodes for loop in context.loops()], noise)
+    return seed_loops(ir, context.order, [loop.nodes for loop in context.loops()], noise)
 
 
 def sink_before(ir: IR, context: LoopContext) -> IR:
     """Wide pointwise work that only one loop reads moves into its steps."""
-    context.absorbed = absorbed(ir, context.loop, context.results)
+    context.absorbed = sunk_before(ir, context.loop, context.results)
     return ir
 
 
@@ -251,7 +251,7 @@ def cut_out(ir: IR, context: LoopContext) -> IR:
 def active_rows(ir: IR, context: LoopContext) -> IR:
     """A loop whose steps run on the examples that have not ended needs no masks of its states."""
     assert context.cut is not None
-    context.cut = unmask(context.cut, context.whole)
+    context.cut = drop_masks(context.cut, context.whole)
     return context.cut.ir
 
 
@@ -286,12 +286,12 @@ def unsaved(ir: IR, context: DeriveContext) -> IR:
 
 def invariants(ir: IR, context: StepContext) -> IR:
     """What is the same at every position of the axis is cut off."""
-    context.cut = held(ir, context.axis)
+    context.cut = split_invariants(ir, context.axis)
     return context.cut.steps
 
 
 def step_graph(ir: IR, context: StepContext) -> IR:
     """Values of earlier positions that a step reads come from caches."""
-    found = stream(ir, context.axis)
+    found = step_along(ir, context.axis)
     context.caches = found.caches
     return found.ir

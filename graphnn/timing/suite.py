@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from graphnn.planner.core.cost import Device, Work, bound, least
+from graphnn.planner.core.cost import Device, Work, bound, lower_bound
 from graphnn.timing.clock import Run, Timer, peak, quiet, summary
 from graphnn.timing.contest import BOTH, LONGEST, Contest, standing, time_runs
 from graphnn.timing.results import Found, title
@@ -199,7 +199,7 @@ def _judge(row: dict[str, Any], entry: _Entry, what: str, limits: Device) -> Non
     work, runs = entry.prepared.work.get(what), entry.prepared.contest.passes().get(what, {})
     dtype = getattr(torch, row["case"]["dtype"], torch.float32)
     if work is not None:
-        floor = least(limits, work, dtype)
+        floor = lower_bound(limits, work, dtype)
         row |= {"flops": work.flops, "bytes": work.bytes, "least_ms": floor * 1e3}
         row["bound"] = bound(limits, work, dtype)
         for standing_ in row["contenders"].values():

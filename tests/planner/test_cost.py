@@ -10,7 +10,16 @@ from torch import nn
 import graphnn as gn
 from graphnn.errors import DeviceError
 from graphnn.planner.core import device_constants, work
-from graphnn.planner.core.cost import Device, Work, bound, least, rate, seconds, timed, top
+from graphnn.planner.core.cost import (
+    Device,
+    Work,
+    bound,
+    lower_bound,
+    peak_rate,
+    rate,
+    seconds,
+    timed,
+)
 
 DEVICE = Device(
     "made up",
@@ -51,14 +60,16 @@ def test_rates_between_the_measured_sizes():
     assert rate(pairs, 1.0) == 1000.0
     assert rate(pairs, 1e9) == 4000.0
     assert rate(pairs, 100.0) == pytest.approx(2000.0)
-    assert top(DEVICE, torch.bfloat16) == 8000.0
-    assert top(DEVICE, torch.float64) == 4000.0  # not measured: as float32
+    assert peak_rate(DEVICE, torch.bfloat16) == 8000.0
+    assert peak_rate(DEVICE, torch.float64) == 4000.0  # not measured: as float32
 
 
 def test_the_limit_takes_the_best_rate_and_no_latency():
     done = Work(flops=8000, bytes=50, launches=50, pointwise=1e6)
-    assert least(DEVICE, done) == 2.0 and bound(DEVICE, done) == "products"
-    assert least(DEVICE, Work(bytes=500)) == 5.0 and bound(DEVICE, Work(bytes=500)) == "memory"
+    assert lower_bound(DEVICE, done) == 2.0 and bound(DEVICE, done) == "products"
+    assert (
+        lower_bound(DEVICE, Work(bytes=500)) == 5.0 and bound(DEVICE, Work(bytes=500)) == "memory"
+    )
 
 
 def test_works_add_and_multiply():
@@ -134,8 +145,8 @@ def test_the_work_of_a_graph_is_counted_by_hand():
     assert inside.flops == 2 * positions * 25
     assert inside.pointwise == positions * 5 * (1 + 10)  # an addition and a tanh
     assert inside.launches == 3
-    least = work.through(ir, loop.nodes, SIZES)
-    assert least.bytes == 4 * (25 + positions * 5 * 2) and least.flops == inside.flops
+    together = work.through(ir, loop.nodes, SIZES)
+    assert together.bytes == 4 * (25 + positions * 5 * 2) and together.flops == inside.flops
 
 
 def test_a_loop_is_expected_to_take_its_calls_once_a_step():

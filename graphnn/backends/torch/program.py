@@ -30,9 +30,9 @@ from graphnn.planner.attention.hops import arranged as placed
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.autodiff.softmax import arranged
 from graphnn.planner.contexts import LoopContext, ProgramContext
-from graphnn.planner.core.loop_graph import LoopIR, ends_of, form_of
+from graphnn.planner.core.loop_graph import LoopIR, ends_of, signature_of
 from graphnn.planner.core.regions import Loop
-from graphnn.planner.loops.choose import name_of
+from graphnn.planner.loops.choose import loop_name
 from graphnn.planner.loops.torch_layer_graph import definition
 from graphnn.planner.pipeline import Stage, finished, run
 
@@ -131,7 +131,7 @@ def build(
         ends = ends_of(ir, loop)
         ordered = ends is not None and ends == along and narrows(ir, loop)
         cut = _cut(ir, loop, outside, kept, ordered, passes)
-        form = form_of(cut)
+        form = signature_of(cut)
         if form not in known:
             known[form] = LoopOperator(cut, passes, recompute, lowering, ordered, names)
         calls.append((cut, known[form]))
@@ -181,7 +181,7 @@ def _cut(
     """A loop as a graph of its own, after the passes of one loop."""
     context = LoopContext(
         passes=passes,
-        title=f"loop {name_of(ir, loop)}",
+        title=f"loop {loop_name(ir, loop)}",
         whole=ir,
         loop=loop,
         outside=outside,

@@ -10,7 +10,7 @@ from graphnn.backends.triton.loops.phases import Phase, schedule
 from graphnn.pictures.scenes.build import Builder
 from graphnn.pictures.scenes.scene import Band, Scene
 from graphnn.planner.core.regions import Loop, Whole
-from graphnn.planner.loops.choose import name_of
+from graphnn.planner.loops.choose import loop_name
 from graphnn.planner.pipeline import Plan
 
 
@@ -71,7 +71,7 @@ class _Planned:
         region = self.plan.regions[k]
         if isinstance(region, Whole):
             return Band(self._when(k), "whole", "torch: all positions at once")
-        name = f"loop {name_of(self.plan.ir, region)} over {region.axis}"
+        name = f"loop {loop_name(self.plan.ir, region)} over {region.axis}"
         way = ", from the end" if region.reverse else ""
         return Band(name + way, "loop", self._how(region))
 

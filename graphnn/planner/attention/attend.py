@@ -26,7 +26,7 @@ from graphnn.planner.attention.tiles import (
     of_one_dtype,
     operands,
 )
-from graphnn.planner.core.regions import loop_numbers, order_of, users_of
+from graphnn.planner.core.regions import loop_numbers, positions, users_of
 from graphnn.planner.core.rewrite import reachable, rewrite
 
 # what a weight may go through on its way to a sum
@@ -102,7 +102,7 @@ def weighting(ir: IR) -> tuple[IR, list[Note], dict[int, Source]]:
 def _waits(ir: IR, pattern: Pattern) -> bool:
     """Whether a pattern reads what is made of its softmax's weights, or of the logsumexp of its
     scores: these cannot be made from its own then."""
-    softmax, order, users = ir[pattern.softmax], order_of(ir), users_of(ir)
+    softmax, order, users = ir[pattern.softmax], positions(ir), users_of(ir)
     alike = [j for j in users[softmax.inputs[0]] if ir[j].inputs == softmax.inputs]
     made = {softmax.id, *(j for j in alike if ir[j].op == "axis_logsumexp")}
     first = min(order[i] for i in made)
@@ -191,7 +191,7 @@ def find(
     roots = [score.id, *softmax.inputs[1:]]
     roots += [j for i in sorted(wanted - {softmax.id}) for j in ir[i].inputs if j not in chain]
     inside = wanted | inner.all(roots)
-    order = sorted(inside, key=order_of(ir).__getitem__)
+    order = sorted(inside, key=positions(ir).__getitem__)
     name = named(f"attention over {axis}", used)
     reads = operands(ir, order, {softmax.id: [score.id, *softmax.inputs[1:]]})
     of_one_dtype(ir, [*reads, *ready])
@@ -227,7 +227,7 @@ def follow(ir: IR, softmax: Node, home: dict[int, int]) -> tuple[set[int], list[
             elif node.op in LINEAR and once and j not in home:
                 chain.add(j)
                 stack.append(j)
-    return chain, sorted(sums, key=order_of(ir).__getitem__)
+    return chain, sorted(sums, key=positions(ir).__getitem__)
 
 
 def multiplied(ir: IR, softmax: Node) -> set[int]:

@@ -24,7 +24,7 @@ from graphnn.planner.core.rewrite import rewrite
 ALIKE = frozenset("axis_sum axis_roll axis_reverse axis_at rename along detach".split())
 
 
-def reals(ir: IR) -> IR:
+def as_real(ir: IR) -> IR:
     """The graph without complex values in its loops."""
     home = {i for loop in loops(partition(ir)) for i in loop.nodes}
     if not any(ir[i].dtype.is_complex or _reads(ir, ir[i]) for i in home):

@@ -1,6 +1,6 @@
-"""held: what does not vary over an axis, cut off, so that steps along the axis need not redo it.
+"""Loop invariants of streaming: values that are equal at every position, split off from the steps.
 
-A decoder that is run one step at a time reads what its encoder made, and does not encode again.
+A decoder that runs one step at a time reads its encoder's values instead of encoding again.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.registry import OPS
 from graphnn.planner.core.rewrite import keep, reachable
 
-HELD = "held "
+PREFIX = "held "
 
 
 @dataclass(frozen=True)
-class Cut:
-    """`before` computes as outputs, by name, the inputs that `steps` has besides its own.
+class InvariantSplit:
+    """A graph in two: the outputs of `before` are additional inputs of `steps`, by name.
 
-    `before` is None where nothing is held.
+    `before` is None if nothing is invariant.
     """
 
     before: IR | None
     steps: IR
 
 
-def held(ir: IR, axis: str) -> Cut:
-    """Cut a graph where values stop being the same at every position of `axis`.
+def split_invariants(ir: IR, axis: str) -> InvariantSplit:
+    """Split a graph at the values that are equal at every position of `axis`.
 
-    All that `steps` reads of inputs that do not vary over the axis, and of random numbers that do
-    not, comes by `before`.
+    `steps` reads inputs and random values that do not vary over the axis only through `before`.
     """
-    still = _still(ir, axis)
+    still = _invariant(ir, axis)
     border = _border(ir, still)
     if not border:
-        return Cut(None, ir)
+        return InvariantSplit(None, ir)
     steps = _steps(ir, border)
     lacking = _lacking(ir, steps, still)
     if lacking:
@@ -44,11 +43,11 @@ def held(ir: IR, axis: str) -> Cut:
     names = _names(ir, border)
     before = _part(ir, border)
     before.outputs = {name: i for i, name in names.items()}
-    return Cut(before, steps)
+    return InvariantSplit(before, steps)
 
 
 def _steps(ir: IR, border: list[int]) -> IR:
-    """The graph with what is held as inputs."""
+    """The graph with its invariant values as inputs."""
     steps = ir.copy()
     for i, name in _names(ir, border).items():
         steps.nodes[i] = _given(ir, ir[i], name)
@@ -57,7 +56,7 @@ def _steps(ir: IR, border: list[int]) -> IR:
 
 
 def _part(ir: IR, roots: Iterable[int]) -> IR:
-    """What the roots need, and the axes of that alone."""
+    """The nodes that the roots depend on, and the axes of these alone."""
     part = keep(ir, reachable(ir, roots))
     used = {BATCH}.union(*(n.axes | {n.attrs.get("axis", BATCH)} for n in part))
     used |= {ir.axes[a].copy_of or a for a in used}
@@ -65,8 +64,8 @@ def _part(ir: IR, roots: Iterable[int]) -> IR:
     return part
 
 
-def _still(ir: IR, axis: str) -> set[int]:
-    """The nodes that nothing along the axis has a part in."""
+def _invariant(ir: IR, axis: str) -> set[int]:
+    """The nodes that do not depend on anything that varies over the axis."""
     own = {a for a, x in ir.axes.items() if axis in (a, x.copy_of)}
     moving = {n.id for n in ir if n.axes & own or n.attrs.get("axis") in own}
     count = -1
@@ -84,19 +83,19 @@ def _reads(ir: IR, node: Node) -> list[int]:
 
 
 def _border(ir: IR, still: set[int]) -> list[int]:
-    """What each example has before the steps, and is read in them or given out."""
+    """The invariant values of each example that the steps read, or that are outputs."""
     wanted = set(ir.outputs.values())
     wanted |= {i for n in ir if n.id not in still for i in _reads(ir, n)}
     return [n.id for n in ir if n.id in wanted & still and BATCH in n.axes and _made(n)]
 
 
 def _made(node: Node) -> bool:
-    """Whether a value is given, drawn or computed, not told by the form of a call."""
+    """Whether a value is an input, random or computed, not implied by the sizes of a call."""
     return OPS[node.op].family != "source" or node.op in ("input", "random")
 
 
 def _lacking(ir: IR, steps: IR, still: set[int]) -> list[int]:
-    """An input of each axis whose length the steps ask for and no input of theirs brings."""
+    """For each axis whose length the steps need and none of their inputs has, an input that has."""
     brought = {a for n in steps if n.op == "input" for a in n.attrs["over"]}
     asked = [a for a, x in steps.axes.items() if x.length is None and x.copy_of is None]
     bringing = {a: n.id for n in ir if n.op == "input" and n.id in still for a in n.attrs["over"]}
@@ -104,11 +103,11 @@ def _lacking(ir: IR, steps: IR, still: set[int]) -> list[int]:
 
 
 def _names(ir: IR, border: list[int]) -> dict[int, str]:
-    """By the modules that made them, so that another trace has the same."""
+    """Names made from the modules that computed the values: every trace has the same names."""
     taken = {n.attrs["key"] for n in ir if n.op in ("input", "delay")}
     names: dict[int, str] = {}
     for i in border:
-        first = name = f"{HELD}{maker(ir, ir[i])}"
+        first = name = f"{PREFIX}{maker(ir, ir[i])}"
         count = 2
         while name in taken:
             name, count = f"{first} ({count})", count + 1
@@ -123,7 +122,7 @@ def _given(ir: IR, node: Node, name: str) -> Node:
 
 
 def maker(ir: IR, node: Node) -> str:
-    """The name of what is nearest above a value: of a module by its weights, or a value's."""
+    """The name of the nearest named ancestor of a value: the module of its weights, or a value."""
     line = [node.id]
     for i in line:
         above = ir[i]

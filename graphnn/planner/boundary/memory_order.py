@@ -10,11 +10,11 @@ import torch
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.registry import OPS
-from graphnn.planner.core.loop_graph import whole_views
+from graphnn.planner.core.loop_graph import views_outside
 from graphnn.planner.core.regions import Loop, Whole, loops, partition
 
 
-def arrange(ir: IR) -> IR:
+def order_axes(ir: IR) -> IR:
     """The graph with its axes in memory order; loops hand out only what they compute."""
     order: list[str] = []
     for loop in loops(partition(ir)):
@@ -24,15 +24,15 @@ def arrange(ir: IR) -> IR:
     rest = [a for a in ir.axes if a not in order and a != BATCH]
     new = ir.copy()
     new.axes = {a: ir.axes[a] for a in (*order, BATCH, *rest)}
-    return settle(new)
+    return remake_views(new)
 
 
-def settle(ir: IR) -> IR:
+def remake_views(ir: IR) -> IR:
     """Views and states of loops, outer then inner, that are read outside are made again there."""
     ir = _stirred(ir)
-    ir = whole_views(ir, loops(partition(ir)))
+    ir = views_outside(ir, loops(partition(ir)))
     inner = [loop for outer in loops(partition(ir)) for loop in _inside(outer)]
-    return whole_views(ir, inner) if inner else ir
+    return views_outside(ir, inner) if inner else ir
 
 
 def _stirred(ir: IR) -> IR:

@@ -17,7 +17,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.registry import OPS, infer
 
 
-def retyped(ir: IR, floating: torch.dtype, owner: nn.Module) -> IR:
+def in_dtype(ir: IR, floating: torch.dtype, owner: nn.Module) -> IR:
     """The graph in another floating dtype. Raises DtypeError where a state no longer fits."""
     new = ir.copy()
     if floating == ir.floating:

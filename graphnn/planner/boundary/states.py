@@ -53,7 +53,7 @@ def _slot(whole: Expr, k: int) -> Expr:
     return make("reshape", cut, shape=whole.shape[1:])
 
 
-def finals(ir: IR, wanted: list[int], ragged: frozenset[str]) -> IR:
+def add_finals(ir: IR, wanted: list[int], ragged: frozenset[str]) -> IR:
     """Add an output for the final value of each delay in `wanted`."""
     new = ir.copy()
     for i in wanted:

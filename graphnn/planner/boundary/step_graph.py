@@ -37,7 +37,7 @@ class Cache:
 
 
 @dataclass
-class Streamed:
+class StepGraph:
     """The graph of one step and the caches it takes and gives."""
 
     ir: IR
@@ -85,7 +85,7 @@ def window(ir: IR, axis: str, copy: str) -> int | None:
     return None if low == -INF else 1 - int(low)
 
 
-def stream(ir: IR, axis: str) -> Streamed:
+def step_along(ir: IR, axis: str) -> StepGraph:
     """The graph of one step along `axis`, which must not look ahead."""
     return _Streamer(ir, axis).run()
 
@@ -104,9 +104,9 @@ class _Streamer:
         self.moved: dict[int, int] = {}
         self.twins: dict[int, Expr] = {}
         self.cached: dict[int, Expr] = {}
-        self.done = Streamed(self.new)
+        self.done = StepGraph(self.new)
 
-    def run(self) -> Streamed:
+    def run(self) -> StepGraph:
         for node in self.old:
             self.new.here = (node.name, node.site)
             if self._apart(node):

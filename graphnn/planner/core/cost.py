@@ -160,18 +160,18 @@ def timed(device: Device, work: Work, dtype: torch.dtype = torch.float32, **how:
     )
 
 
-def least(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> float:
+def lower_bound(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> float:
     """The physical limit: seconds below which work cannot be done at once, latencies left out."""
-    return max(work.flops / top(device, dtype), work.bytes / rate(device.copies, work.bytes))
+    return max(work.flops / peak_rate(device, dtype), work.bytes / rate(device.copies, work.bytes))
 
 
 def bound(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> str:
     """What the limit is set by: "memory" or "products"."""
     moving = work.bytes / rate(device.copies, work.bytes)
-    return "products" if work.flops / top(device, dtype) > moving else "memory"
+    return "products" if work.flops / peak_rate(device, dtype) > moving else "memory"
 
 
-def top(device: Device, dtype: torch.dtype) -> float:
+def peak_rate(device: Device, dtype: torch.dtype) -> float:
     """The best rate of products of a dtype."""
     return max(r for _, r in _products(device, dtype))
 

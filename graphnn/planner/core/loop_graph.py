@@ -15,7 +15,7 @@ import torch
 from graphnn.errors import GraphnnError
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.registry import OPS
-from graphnn.planner.core.regions import Loop, remembered
+from graphnn.planner.core.regions import Loop, memoized
 
 
 @dataclass
@@ -85,12 +85,12 @@ def ends_of(ir: IR, loop: Loop) -> int | None:
     """The lengths of the examples along a loop's axis, where a call gives them."""
     root = ir.axes[loop.axis].copy_of or loop.axis
     rows = frozenset().union(*(ir[i].axes for i in loop.nodes))
-    lengths = remembered(ir, "lengths", lambda: [n for n in ir if n.op == "length"])
+    lengths = memoized(ir, "lengths", lambda: [n for n in ir if n.op == "length"])
     found = (n.id for n in lengths if n.attrs["axis"] == root and n.axes <= rows)
     return next(found, None) if loop.stop is None else None
 
 
-def form_of(cut: LoopIR) -> Any:
+def signature_of(cut: LoopIR) -> Any:
     """What a loop's code is made of, whatever its nodes are called: equal loops share theirs."""
     place = {i: n for n, i in enumerate(cut.ir.nodes)}
     nodes = [
@@ -122,7 +122,7 @@ def _name(ir: IR, loop: Loop) -> str:
     return "_".join(dict.fromkeys(named)) or f"loop_{loop.states[0]}"
 
 
-def whole_views(ir: IR, loops: list[Loop]) -> IR:
+def views_outside(ir: IR, loops: list[Loop]) -> IR:
     """Views and states of a loop that are read outside are made again there, from their base.
 
     A loop then hands out only values that its steps really compute.

@@ -39,7 +39,7 @@ class Loop:
 Region = Whole | Loop
 
 
-def remembered(ir: IR, what: str, find: Callable[[], Any]) -> Any:
+def memoized(ir: IR, what: str, find: Callable[[], Any]) -> Any:
     """`find()`, or what it gave when the graph had the same nodes. To be read, never changed.
 
     Passes ask the same several times in a row.
@@ -51,21 +51,21 @@ def remembered(ir: IR, what: str, find: Callable[[], Any]) -> Any:
     return known[1]
 
 
-def order_of(ir: IR) -> dict[int, int]:
+def positions(ir: IR) -> dict[int, int]:
     """The place of each node in the graph's order. To be read, never changed."""
-    found: dict[int, int] = remembered(ir, "order", lambda: {i: n for n, i in enumerate(ir.nodes)})
+    found: dict[int, int] = memoized(ir, "order", lambda: {i: n for n, i in enumerate(ir.nodes)})
     return found
 
 
 def users_of(ir: IR) -> dict[int, list[int]]:
     """`ir.users()`, of a graph that is asked for them again and again. To be read only."""
-    found: dict[int, list[int]] = remembered(ir, "users", ir.users)
+    found: dict[int, list[int]] = memoized(ir, "users", ir.users)
     return found
 
 
 def partition(ir: IR) -> list[Region]:
     """The regions of a graph in an order in which each finds what it reads."""
-    found = remembered(ir, "regions", lambda: _regions(ir, list(ir.nodes), frozenset()))
+    found = memoized(ir, "regions", lambda: _regions(ir, list(ir.nodes), frozenset()))
     return list(found)
 
 
@@ -96,7 +96,7 @@ def loop_numbers(ir: IR) -> dict[int, int]:
         found = [c for c in components(dependencies(ir, ir.nodes)) if len(c) > 1]
         return {i: n for n, component in enumerate(found) for i in component}
 
-    numbers: dict[int, int] = remembered(ir, "loop numbers", find)
+    numbers: dict[int, int] = memoized(ir, "loop numbers", find)
     return numbers
 
 

@@ -17,8 +17,8 @@ FREE = frozenset("const parameter tensor size index length given pick input dela
 VIEWS = frozenset({"view", "rename", "along"})
 
 
-def numbers(node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> int:
-    """How many numbers a value has, along all of its axes but some."""
+def elements(node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> int:
+    """How many elements a value has, along all of its axes but some."""
     return math.prod(node.shape) * math.prod(sizes[a] for a in node.axes - without)
 
 
@@ -26,9 +26,9 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
     """The work of one call of a node, over all of its axes but those `without`."""
     if node.op in FREE or OPS[node.op].family in VIEWS:
         return Work()
-    made = numbers(node, sizes, without)
+    made = elements(node, sizes, without)
     read = sum(
-        numbers(ir[i], sizes, without) * ir[i].dtype.itemsize
+        elements(ir[i], sizes, without) * ir[i].dtype.itemsize
         for i in dict.fromkeys(node.inputs)
         if ir[i].op != "const"
     )
@@ -40,7 +40,7 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
     if node.op == "attend":
         return _attention(node, sizes, moved)
     # a reduction does its operations once a number that it reads
-    widest = max([made, *(numbers(ir[i], sizes, without) for i in node.inputs)])
+    widest = max([made, *(elements(ir[i], sizes, without) for i in node.inputs)])
     return Work(pointwise=float(OPS[node.op].flops * widest), bytes=moved, launches=1)
 
 
@@ -73,7 +73,7 @@ def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
     given = [n for n in ir if n.op in ("input", "parameter", "tensor")]
     ends = [ir[i] for i in dict.fromkeys(ir.outputs.values())]
     taken, handed = (
-        float(sum(numbers(n, sizes) * n.dtype.itemsize for n in nodes)) for nodes in (given, ends)
+        float(sum(elements(n, sizes) * n.dtype.itemsize for n in nodes)) for nodes in (given, ends)
     )
     moved = (taken + handed) * (1 + backward) + taken * backward
     work = of_nodes(ir, list(ir.nodes), sizes)
@@ -93,7 +93,7 @@ def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
     ends = {i for i in inside if i in wanted or any(u not in mine for u in users[i])}
     starts = {j for i in inside for j in ir[i].inputs if j not in mine and ir[j].op != "const"}
     moved = sum(
-        numbers(ir[i], sizes) * ir[i].dtype.itemsize
+        elements(ir[i], sizes) * ir[i].dtype.itemsize
         for i in starts | ends
         if ir[i].op not in ("size", "index")
     )

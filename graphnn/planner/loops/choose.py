@@ -80,7 +80,7 @@ def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Dec
     return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 
 
-def name_of(ir: IR, loop: Loop) -> str:
+def loop_name(ir: IR, loop: Loop) -> str:
     """A loop is called by its states."""
     return ", ".join(dict.fromkeys(ir[i].label for i in loop.states))
 
@@ -91,7 +91,7 @@ def _torch_layer(ir: IR, match: Match, target: Target) -> Decision:
     reason += "which cuDNN has" if target.device == "cuda" else there
     if match.ragged and target.device == "cpu":
         reason += ", " + _ragged(ir, match)
-    return Decision(name_of(ir, match.loop), match.loop.axis, "aten", reason, [])
+    return Decision(loop_name(ir, match.loop), match.loop.axis, "aten", reason, [])
 
 
 def _ragged(ir: IR, match: Match) -> str:
@@ -107,7 +107,7 @@ def _ragged(ir: IR, match: Match) -> str:
 
 def _scan(ir: IR, loop: Loop) -> Decision:
     reason = "the state enters only as a(t) * z + b(t)"
-    return Decision(name_of(ir, loop), loop.axis, "scan", reason, [])
+    return Decision(loop_name(ir, loop), loop.axis, "scan", reason, [])
 
 
 def _stepwise(ir: IR, loop: Loop, match: Match | None, target: Target) -> Decision:
@@ -116,7 +116,7 @@ def _stepwise(ir: IR, loop: Loop, match: Match | None, target: Target) -> Decisi
         reason += f"; torch's {LAYER[match.kind]} computes the same"
         reason += f", but {_why_not(ir, match, target)}"
     return Decision(
-        name_of(ir, loop), loop.axis, "stepwise", reason, fallbacks([ir[i] for i in loop.nodes])
+        loop_name(ir, loop), loop.axis, "stepwise", reason, fallbacks([ir[i] for i in loop.nodes])
     )
 
 

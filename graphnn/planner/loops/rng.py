@@ -1,9 +1,10 @@
-"""seed: noise that only loops read, or only attention, is given to them as a seed, and drawn there.
+"""RNG lowering: noise that only loops or only attention reads is drawn inside them, from a seed.
 
-Its numbers are by counter: each by the seed and its place, in the user's order of axes, so that the
-plan has no part in them, and the backward draws the forward's again. That saves memory, not time: a
-number takes about 80 instructions (ten rounds of Philox), one read from memory a few. So it is done
-where a model is compiled to recompute; else noise is drawn once, before its loop, and read.
+The generator is counter-based: each element depends on the seed and on its position in the user's
+order of axes. It is therefore independent of the plan, and the backward draws the same noise again.
+This saves memory, not time: an element costs about 80 instructions (ten rounds of Philox), reading
+one from memory only a few. So it is done if a model is compiled with `recompute=True`; otherwise
+noise is drawn once, before its loop, and read.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.core.rewrite import keep, reachable
 
 
-def seed(ir: IR, order: Sequence[str], loops: Sequence[Collection[int]], noise: set[int]) -> IR:
-    """Mark those of the nodes `noise` that nothing reads but `loops`; `order` is the user's."""
+def seed_loops(
+    ir: IR, order: Sequence[str], loops: Sequence[Collection[int]], noise: set[int]
+) -> IR:
+    """Mark the nodes in `noise` that only the nodes of `loops` read.
+
+    `order` is the user's order of axes.
+    """
     inside = set().union(*loops)
     users, outputs = ir.users(), set(ir.outputs.values())
     new = ir.copy()
@@ -29,24 +35,26 @@ def seed(ir: IR, order: Sequence[str], loops: Sequence[Collection[int]], noise: 
     return new
 
 
-def seed_tiles(ir: IR, order: Sequence[str], noise: set[int]) -> IR:
-    """Give dropout that only `attend` nodes read to these as a seed; nothing as large as what it
-    drops is then stored."""
+def seed_attention(ir: IR, order: Sequence[str], noise: set[int]) -> IR:
+    """Replace dropout masks that only `attend` nodes read by seeds.
+
+    Nothing as large as the attention weights is then stored. `order` is the user's order of axes.
+    """
     users, outputs = ir.users(), set(ir.outputs.values())
     new = ir.copy()
     for node in [ir[i] for i in sorted(noise - outputs) if ir[i].attrs["kind"] == "dropout"]:
         forms, readers = _forms(ir, node, users)
-        if outputs.isdisjoint(forms) and readers and all(_draws(n, forms) for n in readers):
+        if outputs.isdisjoint(forms) and readers and all(_can_draw(n, forms) for n in readers):
             axes = tuple(a for a in order if a in node.axes)
             new.nodes[node.id] = replace(node, attrs={**node.attrs, "places": axes})
             for reader in readers:
-                new.nodes[reader.id] = _given_seed(new[reader.id], node, forms, axes)
+                new.nodes[reader.id] = _reading_seed(new[reader.id], node, forms, axes)
     roots = [*new.outputs.values(), *new.until.values(), *new.closings.values(), *noise]
     return keep(new, reachable(new, [*roots, *(n.id for n in new if n.op in ("input", "delay"))]))
 
 
 def _forms(ir: IR, node: Node, users: dict[int, list[int]]) -> tuple[list[int], list[Node]]:
-    """A node and its reshapes, and all that reads these."""
+    """A node with its reshapes, and the nodes that read any of them."""
     forms, readers = [node.id], dict[int, Node]()
     for i in forms:
         for user in (ir[j] for j in users[i]):
@@ -57,8 +65,8 @@ def _forms(ir: IR, node: Node, users: dict[int, list[int]]) -> tuple[list[int], 
     return forms, list(readers.values())
 
 
-def _draws(node: Node, forms: Sequence[int]) -> bool:
-    """Whether a reader can draw: of a number for each query and key, the best k left aside."""
+def _can_draw(node: Node, forms: Sequence[int]) -> bool:
+    """Whether a node can draw the mask: one element per query and key, and no top-k."""
     if node.op != "attend" or node.attrs["part"].top:
         return False
     part: Contraction = node.attrs["part"]
@@ -66,7 +74,8 @@ def _draws(node: Node, forms: Sequence[int]) -> bool:
     return all(part.ir[r].shape == () for r in reads)
 
 
-def _given_seed(reader: Node, node: Node, forms: Sequence[int], axes: tuple[str, ...]) -> Node:
+def _reading_seed(reader: Node, node: Node, forms: Sequence[int], axes: tuple[str, ...]) -> Node:
+    """An attention that draws the mask of `node` by itself."""
     part: Contraction = reader.attrs["part"]
     ir = part.ir.copy()
     for read, i in zip(part.reads, reader.inputs, strict=True):

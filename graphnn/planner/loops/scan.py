@@ -1,6 +1,7 @@
-"""scan: loops whose state enters only as `a(t) * z + b(t)` become one scan over the axis.
+"""Parallel scans: loops whose state enters only as `a(t) * z + b(t)` become one scan.
 
-`a` and `b` are then computed for the whole axis at once, and the scan itself can run in parallel.
+`a` and `b` are then computed for the whole axis at once, and the scan itself runs in parallel
+(Blelloch 1990).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def scannable(ir: IR, loop: Loop) -> bool:
         return False
     (z,) = loop.states
     if not ir[z].dtype.is_floating_point:
-        return False  # a scan's numbers are the model's
+        return False  # scans compute in floating dtypes
     if abs(ir[z].attrs["steps"]) != 1 or any(ir[i].axes != ir[z].axes for i in loop.nodes):
         return False
     inside = set(loop.nodes)
@@ -39,7 +40,7 @@ def _affine(node: Node, inside: set[int]) -> bool:
         return sum(moving) == 1
     if node.op == "div":
         return moving == [True, False]
-    # a held state: where(valid, next, z) is a choice between two affine forms
+    # a masked state: where(valid, next, z) chooses between two affine forms
     return node.op == "where" and not moving[0]
 
 
@@ -69,7 +70,7 @@ def scan(ir: IR) -> IR:
         return None
 
     new = rewrite(ir, rule, moved)
-    # what else of the loop is read outside reads the state as a shifted sequence
+    # other values of the loop that are read outside read the state as a shifted sequence
     for z, result in made.items():
         if moved[z] in new.nodes:
             new.closings[moved[z]] = result.id
@@ -104,7 +105,7 @@ def _compose(new: IR, node: Node, pairs: dict[int, Affine], at: object) -> Affin
     moving, other = node.inputs if node.inputs[0] in pairs else node.inputs[::-1]
     (a, b), factor = pairs[moving], at(other)  # type: ignore[operator]
     if factor.dtype != node.dtype and factor.node.op != "const":
-        # a number by a whole number would have torch's default dtype
+        # a constant times an integer would have torch's default dtype
         factor = make("cast", factor, dtype=node.dtype)
     return make(node.op, a, factor), make(node.op, b, factor)
 
@@ -117,7 +118,7 @@ def _where(choice: Expr, a: Expr, b: Expr, dtype: torch.dtype) -> Expr:
         flag = make("cast", choice, dtype=dtype)
         return flag * gap + b.node.attrs["value"]
     chosen = make("where", choice, a, b)
-    # two numbers alone would have torch's default dtype
+    # two constants would have torch's default dtype
     return chosen if chosen.dtype == dtype else make("cast", chosen, dtype=dtype)
 
 

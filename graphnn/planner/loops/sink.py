@@ -1,10 +1,11 @@
-"""sink: pointwise work over a loop's whole axis is done in the loop's steps, where values are wide.
+"""Sinking: wide pointwise work over a loop's whole axis moves into the loop's steps.
 
-What a loop alone reads is computed just before its step, what reads the loop alone just after, and
-sums over the loop's axis are gathered step by step: a step's values are in the cache then, while a
-pass over the whole axis goes through memory. Multiplicative integration at (T, B, H) = (100, 32,
-128), forward and backward, takes 24 ms with this and 31 without; at (64, 16, 512) 64 and 66 (CPU,
-Xeon, 2 cores, float32, medians). With few numbers a step the calls cost more than they save.
+Values that only the loop reads are computed just before its step, values that read only the loop
+just after it, and sums over the loop's axis are accumulated step by step. The values of one step
+are in the cache then, while a pass over the whole axis goes through memory. Multiplicative
+integration at (T, B, H) = (100, 32, 128), forward and backward, takes 24 ms with sinking and 31
+without; at (64, 16, 512) 64 and 66 (CPU, Xeon, 2 cores, float32, medians). If a step has few
+elements, the additional calls cost more than they save.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from collections.abc import Iterable
 
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.registry import OPS
-from graphnn.planner.core.regions import Loop, Region, Whole, order_of, remembered, users_of
+from graphnn.planner.core.regions import Loop, Region, Whole, memoized, positions, users_of
 
-# numbers of one example in a step from which it pays
+# the fewest elements of one example and step for which sinking pays
 WIDE = 128
 
 
-def absorbed(ir: IR, loop: Loop, kept: set[int]) -> list[int]:
-    """Pointwise nodes before a loop that nothing else reads, in order."""
-    order, users, names = order_of(ir), users_of(ir), remembered(ir, "names", lambda: [*ir.nodes])
+def sunk_before(ir: IR, loop: Loop, kept: set[int]) -> list[int]:
+    """The pointwise nodes before a loop that only the loop reads, in order."""
+    order, users, names = positions(ir), users_of(ir), memoized(ir, "names", lambda: [*ir.nodes])
     inside, found, seen = set(loop.nodes), set[int](), set[int]()
-    # the latest first: all that reads a node has been seen before it is
+    # the latest node first: every reader of a node is then seen before the node
     ahead = [-order[j] for i in loop.nodes for j in ir[i].inputs]
     heapq.heapify(ahead)
     while ahead:
@@ -43,13 +44,13 @@ def absorbed(ir: IR, loop: Loop, kept: set[int]) -> list[int]:
 
 
 def sink(ir: IR, regions: list[Region], kept: set[int]) -> list[Region]:
-    """The regions of a loop's function with what belongs to a loop moved into it."""
+    """The regions of a function with one loop, wide pointwise work moved into the loop."""
     loops = [r for r in regions if isinstance(r, Loop)]
     if len(loops) != 1 or loops[0].stop is not None:
         return regions
     (loop,) = loops
     place = regions.index(loop)
-    first = absorbed(ir, loop, kept)
+    first = sunk_before(ir, loop, kept)
     late = [i for r in regions[place + 1 :] if isinstance(r, Whole) for i in r.nodes]
     last = _following(ir, loop, late)
     if not first and not last:
@@ -66,14 +67,14 @@ def sink(ir: IR, regions: list[Region], kept: set[int]) -> list[Region]:
 
 
 def _following(ir: IR, loop: Loop, late: Iterable[int]) -> list[int]:
-    """Of the nodes after a loop, those that its steps can compute."""
+    """The nodes after a loop that its steps can compute."""
     waiting, inside = set(late), set(loop.nodes)
     found: list[int] = []
     for i in late:
         node = ir[i]
         ready = all(j not in waiting or j in inside for j in node.inputs)
         reads = any(j in inside for j in node.inputs)
-        if ready and reads and (_fits(ir, node, loop) or _gathers(ir, node, loop)):
+        if ready and reads and (_fits(ir, node, loop) or _is_accumulated(ir, node, loop)):
             found.append(i)
             if node.op != "axis_sum":
                 inside.add(i)
@@ -89,8 +90,8 @@ def _fits(ir: IR, node: Node, loop: Loop) -> bool:
     return plain and math.prod(node.shape) >= WIDE
 
 
-def _gathers(ir: IR, node: Node, loop: Loop) -> bool:
-    """A sum over the loop's axis, added up step by step."""
+def _is_accumulated(ir: IR, node: Node, loop: Loop) -> bool:
+    """Whether a node is a sum over the loop's axis, which can be accumulated step by step."""
     if node.op != "axis_sum" or node.attrs["axis"] != loop.axis or len(node.inputs) != 1:
         return False
     return math.prod(node.shape) >= WIDE and loop.axis in ir[node.inputs[0]].axes

@@ -1,8 +1,8 @@
-"""stacked: loops that feed each other position by position, as stacked layers do, as one loop.
+"""Layer pipelining: loops that feed each other position by position, as one loop.
 
-A step of it is a step of each, the lower first, with what lies between. Nothing has to wait for
-the step after: where blocks share a loop, a step of the lower and what the upper made of the step
-before are published together, so that all layers meet at one barrier a step.
+One step of the joint loop is one step of each loop, the lower first, with the work between them.
+If blocks share the loop, they exchange a step of the lower loop together with the upper loop's
+previous step, so that all layers need only one barrier per step.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.registry import OPS
 from graphnn.planner.core.regions import Loop, Whole
-from graphnn.planner.loops.side_by_side import Part, reads, rows
+from graphnn.planner.loops.side_by_side import Part, operands_of, row_axes
 
-# operations that a step can have between two loops
+# families of operations that a step may contain between two loops
 WITHIN = frozenset({"pointwise", "view", "join", "product", "reduce"})
-# loops that are tried as one at most: what is weighed grows with the square of their number
+# the most loops that are tried as one: the cost of trying grows with the square of their number
 MOST = 8
-# whether loops are better as the one that the last argument is
+# whether loops run faster as the one loop that is the last argument
 Weigh = Callable[[IR, Sequence[Loop], Loop], bool]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Loops as one, what has to be computed before it, and the regions that come after."""
+    """Loops as `one`, the nodes that have to be computed `before` it, and the regions after it."""
 
     loops: list[Loop]
     one: Loop
@@ -33,8 +33,8 @@ class Stack:
     rest: list[Part]
 
 
-def stacked(ir: IR, parts: Sequence[Part], weigh: Weigh) -> list[Part]:
-    """The regions with loops joined where that is possible and `weigh` says that it pays."""
+def stack_loops(ir: IR, parts: Sequence[Part], weigh: Weigh) -> list[Part]:
+    """The parts with loops joined where that is possible and, by `weigh`, faster."""
     left, done = list(parts), list[Part]()
     while left:
         part = left.pop(0)
@@ -50,7 +50,7 @@ def stacked(ir: IR, parts: Sequence[Part], weigh: Weigh) -> list[Part]:
 
 
 def _stacks(ir: IR, loop: Loop, rest: list[Part]) -> list[Stack]:
-    """A loop with one above it, with two, and so on."""
+    """The stacks that begin with a loop: of two loops, of three, and so on."""
     found: list[Stack] = []
     stack: Stack | None = Stack([loop], loop, [], rest)
     while stack is not None and len(stack.loops) < MOST:
@@ -60,19 +60,19 @@ def _stacks(ir: IR, loop: Loop, rest: list[Part]) -> list[Stack]:
 
 
 def _above(ir: IR, stack: Stack) -> Stack | None:
-    """The stack with the next loop on it, if that needs no more of it than each position's own."""
+    """The stack with the next loop on top, if that reads only values of its own position."""
     after, waiting, before = set(stack.one.nodes), list[int](), list(stack.before)
     for k, part in enumerate(stack.rest):
         if isinstance(part, Whole):
             for i in part.nodes:
-                if after & reads(ir, i):
+                if after & operands_of(ir, i):
                     after.add(i)
                     waiting.append(i)
                 else:
                     before.append(i)
             continue
         upper = part[0]
-        if len(part) > 1 or not _alike(ir, stack.one, upper):
+        if len(part) > 1 or not _same_positions(ir, stack.one, upper):
             return None
         between = _between(ir, upper, waiting)
         if not _position_by_position(ir, upper, between, after):
@@ -83,29 +83,29 @@ def _above(ir: IR, stack: Stack) -> Stack | None:
     return None
 
 
-def _alike(ir: IR, lower: Loop, upper: Loop) -> bool:
-    """Whether two loops go the same way over the same positions of the same rows."""
+def _same_positions(ir: IR, lower: Loop, upper: Loop) -> bool:
+    """Whether two loops have one direction, the same positions and the same rows."""
     same = (lower.axis, lower.reverse) == (upper.axis, upper.reverse)
     plain = all(
         x.stop is None and all(isinstance(r, Whole) for r in x.body) for x in (lower, upper)
     )
-    return same and plain and rows(ir, lower) == rows(ir, upper)
+    return same and plain and row_axes(ir, lower) == row_axes(ir, upper)
 
 
 def _between(ir: IR, upper: Loop, waiting: list[int]) -> list[int]:
-    """Those nodes that the upper loop needs, in order."""
-    needed = {j for i in upper.nodes for j in reads(ir, i)}
+    """The nodes that the upper loop depends on, in order."""
+    needed = {j for i in upper.nodes for j in operands_of(ir, i)}
     for i in reversed(waiting):
         if i in needed:
-            needed |= reads(ir, i)
+            needed |= operands_of(ir, i)
     return [i for i in waiting if i in needed]
 
 
 def _position_by_position(ir: IR, upper: Loop, between: list[int], after: set[int]) -> bool:
-    """Whether the upper loop hangs on the lower one, and only on what that has at each position."""
+    """Whether the upper loop depends on the lower one, each position only on itself."""
     starts = {j for d in upper.states for j in ir[d].inputs}
-    hangs = any(after & reads(ir, i) for i in upper.nodes)
-    return hangs and not starts & after and all(_within(ir[i], upper.axis) for i in between)
+    depends = any(after & operands_of(ir, i) for i in upper.nodes)
+    return depends and not starts & after and all(_within(ir[i], upper.axis) for i in between)
 
 
 def _within(node: Node, axis: str) -> bool:

@@ -1,6 +1,6 @@
-"""layer: torch's own LSTM, GRU and RNN as graphs: what `match` found, written out in one form.
+"""torch's LSTM, GRU and RNN as graphs: the layers that `torch_layers` found, in one normal form.
 
-The formulas are those of torch.nn; gates lie one under the other in torch's order.
+The formulas are those of torch.nn; the rows of the gates are in torch's order.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from graphnn.ops.builder import Expr, make
 from graphnn.ops.matmul import linear
 from graphnn.ops.registry import build
 from graphnn.planner.boundary.lengths import valid
-from graphnn.planner.boundary.states import finals
+from graphnn.planner.boundary.states import add_finals
 
 
 def definition(ir: IR, node: Node, wanted: Iterable[int]) -> IR:
-    """What an `aten` node computes, as a graph of its own.
+    """A graph that computes the same as an `aten` node.
 
-    It has an input for each operand that is no number, called by its place ("0" is x), and an
-    output for each of the `wanted` results: the sequence (0) and the final states (1, 2).
+    It has an input for each operand that is not a constant, named by its position ("0" is x), and
+    an output for each of the `wanted` results: the sequence (0) and the final states (1, 2).
     """
     axis, ragged = node.attrs["axis"], node.attrs["ragged"]
     own = ir.empty()
@@ -37,7 +37,7 @@ def definition(ir: IR, node: Node, wanted: Iterable[int]) -> IR:
     own.here = ("", None)
     own.outputs = {"0": after[0].id}
     last = {k: state.id for k, state in enumerate(states, 1) if k in wanted}
-    own = finals(own, list(last.values()), frozenset({axis}) if ragged else frozenset())
+    own = add_finals(own, list(last.values()), frozenset({axis}) if ragged else frozenset())
     made = [i for name, i in own.outputs.items() if name != "0"]
     results = {0: after[0].id, **dict(zip(last, made, strict=True))}
     own.outputs = {str(k): i for k, i in results.items() if k in wanted}
@@ -45,7 +45,7 @@ def definition(ir: IR, node: Node, wanted: Iterable[int]) -> IR:
 
 
 def _operand(own: IR, ir: IR, i: int, place: int) -> Expr:
-    """An operand: given by the call, or a number."""
+    """An operand as an input, or as the constant that it is."""
     node = ir[i]
     if node.op != "const" and i not in own.nodes:
         attrs = {"key": str(place), "over": ir.layout(node.axes), "batched": False}

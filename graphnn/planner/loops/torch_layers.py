@@ -1,8 +1,8 @@
-"""match: loops whose mathematics is exactly that of torch's own LSTM, GRU or RNN.
+"""Loops that compute exactly what torch's LSTM, GRU or RNN computes.
 
-Nothing is matched by name: a loop is recognised by its formula, however its weights were written
-(one linear map or four, a concatenation, any order of gates). Where the kernel torch has is faster
-on the device at hand, the loop becomes one call of it.
+A loop is recognised by its formula, not by names: its weights may be one linear map or four, or act
+on a concatenation, with the gates in any order. If torch's layer is faster on the device, the loop
+becomes one call of it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ Piece = tuple[int, Rows]
 
 @dataclass
 class Gate:
-    """`W x + U h + b`, as rows of the weights that it is made of."""
+    """`W x + U h + b`, as rows of the weights that make it up."""
 
     to_x: Piece
     to_h: Piece
     x: int
     biases: list[Piece]
-    # biases that sit inside the recurrent term: the reset-after GRU's candidate needs them apart
+    # biases inside the recurrent term: those of a reset-after GRU's candidate are scaled by r
     recurrent_biases: list[Piece] = field(default_factory=list)
 
 
 @dataclass
 class Match:
-    """A loop that is one of torch's.
+    """A loop that is one of torch's layers.
 
-    `lasts` are nodes that read only the last value of a state that torch gives out so alone, and
-    the state; `withheld` is a value that is read and that torch does not give out.
+    `lasts` are the nodes that read only the last value of a state, by node: torch returns such a
+    state only as its last value. `withheld` names a value that is read and that torch does not
+    return.
     """
 
     kind: str
@@ -54,7 +55,7 @@ class Match:
 
 
 class _Reader:
-    """Reads formulas off a loop's nodes, sums and products in either order."""
+    """Recognises formulas in a loop's nodes, operands in any order."""
 
     def __init__(self, ir: IR, loop: Loop):
         self.ir, self.loop, self.inside = ir, loop, set(loop.nodes)
@@ -64,7 +65,7 @@ class _Reader:
         return node if node.op == op else None
 
     def product(self, i: int, left: Callable[[int], object]) -> tuple[object, int] | None:
-        """`i` as a product of which `left` accepts one factor: (what it said, the other)."""
+        """The product `i` if `left` accepts one of its factors: (what it returned, the other)."""
         node = self.is_(i, "mul")
         if node is not None:
             for a, b in (node.inputs, node.inputs[::-1]):
@@ -113,21 +114,23 @@ class _Reader:
 
 
 def find(ir: IR) -> list[Match]:
-    """The outermost loops that are exactly an LSTM, a GRU or an RNN of torch's, among them those of
-    which something is read that torch withholds."""
+    """The outermost loops that are exactly an LSTM, a GRU or an RNN of torch.
+
+    Includes those of which a value is read that torch does not return.
+    """
     users = ir.users()
     found = []
     for loop in loops(partition(ir)):
         match = _lstm(ir, loop) or _gru(ir, loop) or _rnn(ir, loop)
-        if match is not None and _plain(ir, match):
+        if match is not None and _has_supported_form(ir, match):
             match.lasts = _lasts(ir, match, users)
             match.withheld = _withheld(ir, match, users)
             found.append(match)
     return found
 
 
-def _held(ir: IR, delay: int) -> tuple[int, bool]:
-    """What closes a state, without the `where` that holds it beyond an example's end."""
+def _without_mask(ir: IR, delay: int) -> tuple[int, bool]:
+    """The node that closes a state, without its mask, and whether it had one."""
     after = ir[ir.closings[delay]]
     if after.op == "where" and after.inputs[2] == delay:
         return after.inputs[1], True
@@ -139,7 +142,7 @@ def _lstm(ir: IR, loop: Loop) -> Match | None:
         return None
     read = _Reader(ir, loop)
     for h, c in (loop.states, loop.states[::-1]):
-        (h_next, ragged), (c_next, _) = _held(ir, h), _held(ir, c)
+        (h_next, ragged), (c_next, _) = _without_mask(ir, h), _without_mask(ir, c)
 
         def squashed(i: int, c_next: int = c_next) -> int | None:
             node = read.is_(i, "tanh")
@@ -166,7 +169,7 @@ def _rnn(ir: IR, loop: Loop) -> Match | None:
         return None
     read = _Reader(ir, loop)
     (h,) = loop.states
-    h_next, ragged = _held(ir, h)
+    h_next, ragged = _without_mask(ir, h)
     for op in ("tanh", "relu"):
         gate = read.gate_of(op)(h_next)
         if gate is not None:
@@ -180,7 +183,7 @@ def _gru(ir: IR, loop: Loop) -> Match | None:
         return None
     read = _Reader(ir, loop)
     (h,) = loop.states
-    h_next, ragged = _held(ir, h)
+    h_next, ragged = _without_mask(ir, h)
     total = read.is_(h_next, "add")
     if total is None:
         return None
@@ -231,8 +234,8 @@ def _candidate(read: _Reader, i: int, h: int) -> tuple[Gate, Gate] | None:
     return None
 
 
-def _plain(ir: IR, match: Match) -> bool:
-    """One x for all gates, plain axes and sizes."""
+def _has_supported_form(ir: IR, match: Match) -> bool:
+    """Whether all gates read one x, and axes and sizes are those of torch's layers."""
     loop, delays = match.loop, [ir[d] for d in match.states]
     x = ir[match.gates[0].x]
     if any(g.x != x.id for g in match.gates) or len(x.shape) != 1:
@@ -245,9 +248,9 @@ def _plain(ir: IR, match: Match) -> bool:
 
 
 def _lasts(ir: IR, match: Match, users: dict[int, list[int]]) -> dict[int, int]:
-    """The nodes that read, of a state's sequence, the last step's value alone."""
+    """The nodes that read only the last value of a state's sequence, and the state."""
     if match.ragged:
-        return {}  # of an example without positions they read zeros
+        return {}  # for an example without positions they read zeros
     end = {"axis": match.loop.axis, "position": 0 if match.loop.reverse else -1}
     after = {ir.closings[d]: d for d in match.states if ir.closings[d] not in match.outputs}
     return {
@@ -259,8 +262,11 @@ def _lasts(ir: IR, match: Match, users: dict[int, list[int]]) -> dict[int, int]:
 
 
 def _withheld(ir: IR, match: Match, users: dict[int, list[int]]) -> str:
-    """The first value besides the outputs that is read outside, or nothing."""
-    inside, named = set(match.loop.nodes), {_held(ir, d)[0]: ir[d].label for d in match.states}
+    """The name of the first value that is read outside and is not an output, or ""."""
+    inside, named = (
+        set(match.loop.nodes),
+        {_without_mask(ir, d)[0]: ir[d].label for d in match.states},
+    )
     for i in match.loop.nodes:
         outer = {u for u in users[i] if u not in inside and ir[u].op != "final"} - {*match.lasts}
         if i not in match.outputs and (outer or i in ir.outputs.values()):
@@ -269,7 +275,7 @@ def _withheld(ir: IR, match: Match, users: dict[int, list[int]]) -> str:
 
 
 def _with_finals(ir: IR, matches: list[Match]) -> IR:
-    """The graph in which last values are read as final states, after the outputs."""
+    """The graph with `lasts` as final states of the layers."""
     lasts = {u: (m, d) for m in matches for u, d in m.lasts.items()}
     if not lasts:
         return ir
@@ -287,7 +293,7 @@ def _with_finals(ir: IR, matches: list[Match]) -> IR:
 
 
 def replace_loops(ir: IR, matches: list[Match]) -> IR:
-    """Each match becomes one `aten` node; its results are picked from it."""
+    """Replace each match by one `aten` node; `pick` nodes select its results."""
     if not matches:
         return ir
     ir = tidy(_with_finals(ir, matches))
@@ -307,10 +313,10 @@ def replace_loops(ir: IR, matches: list[Match]) -> IR:
         return None
 
     new = rewrite(ir, rule, moved)
-    return keep(new, reachable(new, [*new.outputs.values(), *_kept(new)]))
+    return keep(new, reachable(new, [*new.outputs.values(), *_roots(new)]))
 
 
-def _kept(ir: IR) -> list[int]:
+def _roots(ir: IR) -> list[int]:
     return [n.id for n in ir if n.op in ("random", "input", "given")]
 
 
@@ -330,7 +336,7 @@ def _pick(new: IR, source: Expr, which: int, like: Node, axes: frozenset[str]) -
 
 
 def _rows(new: IR, moved: dict[int, int], pieces: list[Piece]) -> Expr:
-    """The chosen rows of weights, one under the other."""
+    """The chosen rows of weights, concatenated."""
     parts = []
     for i, (start, stop) in pieces:
         whole = Expr(new, moved[i])
@@ -340,9 +346,11 @@ def _rows(new: IR, moved: dict[int, int], pieces: list[Piece]) -> Expr:
 
 
 def _bias(new: IR, moved: dict[int, int], pieces: list[list[Piece]], size: int) -> Expr:
-    """The sum of each gate's biases, one gate under the other."""
+    """The sum of each gate's biases, the gates concatenated."""
     counts = {len(terms) for terms in pieces}
-    if len(counts) == 1 and counts != {0}:  # whole vectors first: their slices join up again
+    if len(counts) == 1 and counts != {
+        0
+    }:  # add whole vectors if possible: their slices are contiguous again
         columns = [_rows(new, moved, list(column)) for column in zip(*pieces, strict=True)]
         total = columns[0]
         for column in columns[1:]:
@@ -359,7 +367,7 @@ def _bias(new: IR, moved: dict[int, int], pieces: list[list[Piece]], size: int) 
 
 
 def _zeros(new: IR, size: int) -> Expr:
-    """No bias, in the graph's own dtype."""
+    """A bias of zeros, in the graph's floating dtype."""
     form = {"shape": (size,), "dtype": new.floating, "axes": frozenset[str]()}
     return Expr(new, build(new, "expand", (const(new, 0.0).id,), {"shape": (size,)}, **form))  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from torch import nn
 from graphnn.errors import InputShapeError, LengthsError
 from graphnn.frontend.value import Value
 from graphnn.ir.graph import BATCH, IR
-from graphnn.planner.boundary.invariants import Cut
+from graphnn.planner.boundary.invariants import InvariantSplit
 from graphnn.planner.boundary.step_graph import Cache, copies
 from graphnn.planner.contexts import StepContext
 from graphnn.planner.pipeline import Stage, run
@@ -165,7 +165,7 @@ class Stepping(nn.Module):
         return Stream(axis, ir, self._part(step), step, context.caches)
 
 
-def _cut(ir: IR, axis: str) -> Cut:
+def _cut(ir: IR, axis: str) -> InvariantSplit:
     """A graph cut where values stop being the same at every position of an axis."""
     context = StepContext(axis=axis, title=f"steps along {axis}")
     run(Stage.INVARIANTS, ir, context)

@@ -40,7 +40,7 @@ from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.registry import OPS
 from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.regions import Loop, Whole
-from graphnn.planner.loops.side_by_side import Part, joined
+from graphnn.planner.loops.side_by_side import Part, as_one
 from graphnn.planner.pipeline import Stage, run
 
 # families of operations whose results may share memory with an operand
@@ -210,7 +210,7 @@ def regions(
                 value = express(scope, node)
                 lines.append(assign(scope.declare(node), value, origin(node)))
         else:
-            inside = set(joined(part).nodes)
+            inside = set(as_one(part).nodes)
             kept = {i for i in inside if any(u not in inside for u in users[i])} | (inside & keep)
             kernel = f"{name}_{count}" if count else name
             lines += _loops(scope, part, kept, keep, lowering, kernel)
