@@ -1,51 +1,156 @@
-"""The README is true: its code runs, what it prints is what it shows, its test command is CI's."""
+"""The pages are true: their code runs, its whole output is shown, links and files exist."""
 
-import contextlib
-import io
-import pathlib
+import functools
+import itertools
 import re
 
 import pytest
 
 from graphnn.timing.results import load
 from graphnn.timing.table import markdown
+from tests.package.pages import (
+    ROOT,
+    blocks,
+    comparable,
+    labels,
+    pages,
+    run,
+    shown_outputs,
+)
+from tests.package.test_arrows import ORDER
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-TEXT = (ROOT / "README.md").read_text()
+PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "graphnn" / "ARCHITECTURE.md").read_text()
+LANGUAGES = {"python", "text", "bash", ""}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+PICTURES = sorted(path.name for path in (ROOT / "examples" / "pictures").iterdir())
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
-    """What the code blocks print, run in order as one file."""
-    file = tmp_path_factory.mktemp("readme") / "readme.py"
-    file.write_text("\n\n".join(blocks("python")))
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(file.read_text(), str(file), "exec"), {"__name__": "readme"})
-    return out.getvalue()
+def ran(tmp_path_factory):
+    """Run a page once: what its blocks printed, and the folder with the files that they wrote.
+
+    The cache is empty, because constants calibrated for this machine change what `explain` shows.
+    """
+
+    @functools.cache
+    def once(name):
+        folder = tmp_path_factory.mktemp("page")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+            return run(PAGES[name], folder), folder
+
+    return once
 
 
-def test_the_code_runs_and_prints_what_is_shown(printed):
-    # lines of the user's file, and times, differ from run to run
-    def plain(text):
-        text = re.sub(r"readme\.py:\d+", "readme.py", text)
-        return re.sub(r"planned in [\d.]+ ms", "planned in 0 ms", text)
+@pytest.mark.parametrize("name", PAGES)
+def test_the_code_runs_and_its_whole_output_is_shown(name, ran):
+    printed, _ = ran(name)
+    for (_, text), output in zip(shown_outputs(PAGES[name].read_text()), printed, strict=True):
+        if text is not None:
+            assert comparable(output) == comparable(text.text)
 
-    for shown in blocks("text"):
-        for line in shown.strip().splitlines():
-            assert plain(line) in plain(printed)
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_shown_output_follows_the_code_that_prints_it(name):
+    text = PAGES[name].read_text()
+    languages = [block.language for block in blocks(text)]
+    outputs = [shown for _, shown in shown_outputs(text) if shown]
+    assert languages.count("text") == len(outputs)
+    assert set(languages) <= LANGUAGES
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    page = PAGES[name]
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            path, _, heading = target.partition("#")
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), target
+            assert not heading or heading in anchors(linked.read_text()), target
+
+
+def anchors(text):
+    """The names that headings have in links."""
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name):
+    """A path in backticks is a file or folder of the repository, from its root or from the page."""
+    for path in re.findall(r"`([\w.]+/[\w./]*)`", PAGES[name].read_text()):
+        if not path.startswith(("build/", "dist/")):
+            homes = (ROOT, PAGES[name].parent)
+            assert any((home / path).exists() for home in homes), path
+
+
+def test_the_readme_is_short():
+    assert len(README) <= 12_000
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_pictures_are_those_that_a_page_draws(picture, ran):
+    (name,) = (n for n, page in PAGES.items() if f"pictures/{picture})" in page.read_text())
+    _, folder = ran(name)
+    shown = labels((ROOT / "examples" / "pictures" / picture).read_text())
+    assert len(shown) > 10
+    assert labels((folder / picture).read_text()) == shown
 
 
 def test_ci_runs_the_test_command():
-    commands = next(b for b in blocks("bash") if "pytest" in b).strip().split(" && ")
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [c for c in commands if c not in script] == []
+    block = next(b for b in blocks(README) if "pytest" in b.text)
+    script = (ROOT / ".ci" / "run").read_text()
+    found = [script.index(f"    {part}\n") for part in block.text.strip().split(" && ")]
+    assert found == sorted(found)
+    assert "set -- setup lint types tests proofs\n" in script
 
 
 def test_the_table_of_timings_is_that_of_the_file():
     found = load(ROOT / "bench" / "results" / "cpu.json")
-    assert markdown(found) in TEXT
+    assert markdown(found) in (ROOT / "bench" / "README.md").read_text()
+
+
+def tree():
+    """The folders that the architecture page names, from the indentation of its tree."""
+    lines = next(b.text for b in blocks(ARCHITECTURE) if b.text.startswith("graphnn/")).splitlines()
+    path = []
+    for line in lines:
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        path = [*path[:depth], name.rstrip("/")]
+        yield "/".join(path)
+
+
+def test_the_architecture_names_each_folder_with_code_once():
+    folders = {
+        str(file.parent.relative_to(ROOT))
+        for top in ("graphnn", "kernels", "bench", "examples", "tests")
+        for file in (ROOT / top).rglob("*.py")
+    }
+    assert sorted(tree()) == sorted(folders | {"tests"})
+
+
+def test_the_architecture_has_the_order_of_imports():
+    shown = next(b.text for b in blocks(ARCHITECTURE) if b.text.startswith("cli/"))
+    groups = [re.findall(r"[\w/]+", line) for line in reversed(shown.splitlines())]
+    found = [[ORDER.index(module(name)) for name in group] for group in groups]
+    assert all(max(one) < min(other) for one, other in itertools.pairwise(found))
+    tops = {module(name).split(".")[1] for group in groups for name in group}
+    assert tops == {name.split(".")[1] for name in ORDER if "." in name} - {"__main__"}
+
+
+def module(folder):
+    """The first entry of the order of imports that belongs to a folder of the page."""
+    name = "graphnn." + folder.rstrip("/").replace("/", ".")
+    return name if name in ORDER else next(n for n in ORDER if n.startswith(name + "."))
+
+
+def test_modules_of_the_old_names_exist():
+    rows = re.findall(r"^\| `([\w/]+)/` \| (.*\(.*) \|$", ARCHITECTURE, flags=re.M)
+    found = [(folder, n) for folder, names in rows for n in re.findall(r"(\w+) \(", names)]
+    assert len(found) > 150
+    for folder, name in found:
+        assert (ROOT / folder / f"{name}.py").exists(), (folder, name)
