@@ -17,7 +17,14 @@ from graphnn.frontend.mistakes import worded
 from graphnn.frontend.value import Value
 from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, Number, make, number
-from graphnn.ops.torch import indexing, math, reductions, shapes  # noqa: F401  they fill it
+from graphnn.ops.torch import (  # noqa: F401  they fill the register
+    cells,
+    indexing,
+    math,
+    norms,
+    reductions,
+    shapes,
+)
 from graphnn.ops.torch.inference import primitives, verdict
 from graphnn.ops.torch.opaque import opaque
 from graphnn.ops.torch.registry import GUARDS, HANDLERS, OWN_JUDGES

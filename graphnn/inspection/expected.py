@@ -9,6 +9,7 @@ from typing import Any
 from graphnn.backends.torch.main_function import Piece
 from graphnn.backends.torch.program import Program
 from graphnn.ir.graph import Node
+from graphnn.ops.builder import owner
 from graphnn.planner.contexts import PartsContext
 from graphnn.planner.core.cost import Device, Work
 from graphnn.planner.core.regions import Loop, Whole, partition
@@ -76,7 +77,9 @@ def regime_of(program: Any) -> str:
 
 
 def _word(node: Node) -> str:
-    return f"torch's {LAYER[node.attrs['kind']]}" if node.op == "aten" else node.name or node.op
+    if node.op == "aten":
+        return f"torch's {LAYER[node.attrs['kind']]}"
+    return owner(node.name) or node.op
 
 
 def whole_name(program: Program, nodes: list[int]) -> str:

@@ -5,7 +5,8 @@ Derivatives, decompositions of torch functions and passes are all written with t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,30 @@ def make(op: str, *inputs: Expr | Number, name: str | None = None, **attrs: Any)
     ir = next(x.ir for x in inputs if isinstance(x, Expr))
     ids = [x.id if isinstance(x, Expr) else const(ir, x).id for x in inputs]
     return Expr(ir, build(ir, op, ids, attrs, name=name))
+
+
+ROLES: set[str] = set()
+
+
+@contextmanager
+def role(ir: IR, part: str) -> Iterator[None]:
+    """Name the nodes made here by their part in a module's call, for example `norm.mean`.
+
+    Calls of functions that belong to no module have no such names.
+    """
+    ROLES.update(part.split("."))
+    owner, site = ir.here
+    ir.here = (f"{owner}.{part}" if owner else "", site)
+    try:
+        yield
+    finally:
+        ir.here = (owner, site)
+
+
+def owner(name: str) -> str:
+    """Return the module of a node's name: `norm` for `norm.mean`."""
+    path, _, last = name.rpartition(".")
+    return owner(path) if path and last in ROLES else name
 
 
 def reshape(x: Expr, shape: Sequence[int]) -> Expr:

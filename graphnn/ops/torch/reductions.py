@@ -1,4 +1,4 @@
-"""Torch's reductions, products, norms, dropout and cells as primitives."""
+"""Torch's reductions and products as primitives."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import math
 import string
 from typing import Any
 
-import torch
-
 from graphnn.errors import ShapeError, UnsupportedError
 from graphnn.ir.source_location import user_site
-from graphnn.ops.builder import Expr, make, reshape
+from graphnn.ops.builder import Expr, make, reshape, role
 from graphnn.ops.matmul import einsum, linear
 from graphnn.ops.torch.math import cast
 from graphnn.ops.torch.registry import guards, names
-from graphnn.ops.torch.shapes import chunk
-from graphnn.ops.torch.unsupported import refuse_mixing
 
 
 def _dims(x: Expr, dim: Any) -> tuple[int, ...]:
@@ -45,9 +41,12 @@ def _sum_dims(x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None
 
 
 @names("mean")
-def _mean(x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+def mean(x: Expr, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    """Return the mean over dimensions, as `torch.mean`."""
     count = math.prod(x.shape[d] for d in _dims(x, dim))
-    return _sum_dims(x, dim, keepdim, dtype) * (1.0 / count)
+    with role(x.ir, "sum"):
+        total = _sum_dims(x, dim, keepdim, dtype)
+    return total * (1.0 / count)
 
 
 @names("var")
@@ -56,7 +55,7 @@ def _var(
 ) -> Any:
     if rest or isinstance(dim, bool):
         return NotImplemented
-    centred = x - _mean(x, dim, True)
+    centred = x - mean(x, dim, True)
     count = math.prod(x.shape[d] for d in _dims(x, dim)) - correction
     return _sum_dims(make("square", centred), dim, keepdim) * (1.0 / count)
 
@@ -115,7 +114,8 @@ def _log_softmax(x: Expr, dim: Any = None, _stacklevel: int = 3, dtype: Any = No
 
 
 @names("linear")
-def _linear(x: Expr, weight: Expr, bias: Expr | None = None) -> Any:
+def linear_map(x: Expr, weight: Expr, bias: Expr | None = None) -> Any:
+    """Return `x` times the transposed weight, plus the bias, as `torch.nn.functional.linear`."""
     if len(weight.shape) != 2 or not x.shape:
         return NotImplemented
     if x.shape[-1] != weight.shape[1]:
@@ -205,44 +205,6 @@ def _addmm(c: Expr, a: Expr, b: Expr, *, beta: Any = 1, alpha: Any = 1) -> Any:
     return c + product
 
 
-@names("layer_norm")
-def _layer_norm(
-    x: Expr,
-    normalized_shape: Any,
-    weight: Expr | None = None,
-    bias: Expr | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-    **__: Any,
-) -> Any:
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if x.shape[len(x.shape) - len(shape) :] != shape:
-        return NotImplemented
-    dims = tuple(range(len(x.shape) - len(shape), len(x.shape)))
-    centred = x - _mean(x, dims, True)
-    variance = _mean(make("square", centred), dims, True)
-    y = centred * make("rsqrt", variance + eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
-
-
-@names("group_norm")
-def _group_norm(
-    x: Expr,
-    num_groups: int,
-    weight: Expr | None = None,
-    bias: Expr | None = None,
-    eps: float = 1e-5,
-) -> Any:
-    if len(x.shape) < 2 or x.shape[1] % num_groups:
-        return NotImplemented
-    grouped = reshape(x, (x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
-    y = reshape(_layer_norm(grouped, grouped.shape[2:], eps=eps), x.shape)
-    channels = (x.shape[1], *[1] * (len(x.shape) - 2))
-    y = y if weight is None else y * reshape(weight, channels)
-    return y if bias is None else y + reshape(bias, channels)
-
-
 @guards("addmm", "addmv", "addbmm", "baddbmm", "addr")
 def _whole_factors(x: Any, *_: Any, beta: Any = 1, alpha: Any = 1, **__: Any) -> None:
     """Of whole numbers torch rounds the factors, and torch.vmap does not."""
@@ -270,59 +232,6 @@ def _no_chunks(*_: Any, options: Any = None, **__: Any) -> None:
         )
 
 
-@guards("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit")
-def _no_halves(x: Expr, *_: Any, **__: Any) -> None:
-    """Its statistics are in the dtype of `x` on a CPU, and in float32 elsewhere."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        raise UnsupportedError(
-            "native norms have statistics of another dtype on each device",
-            site=user_site(),
-            got=f"{x.dtype}",
-            wanted="float32 or float64",
-            fix="use F.layer_norm or F.group_norm, or cast the operand with .float()",
-        )
-
-
-@guards("batch_norm")
-def _no_batch(x: Expr, *_: Any, **__: Any) -> None:
-    refuse_mixing("batch_norm")
-
-
-@guards("instance_norm")
-def _no_running(x: Expr, running_mean: Any = None, *rest: Any, **named: Any) -> None:
-    """Statistics that run on from example to example mix them; those of one example are its own."""
-    if running_mean is not None and named.get("use_input_stats", rest[3] if rest[3:] else True):
-        refuse_mixing("instance_norm with running statistics")
-
-
-@names("instance_norm")
-def _instance_norm(
-    x: Expr,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Expr | None = None,
-    bias: Expr | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Any:
-    if not use_input_stats or len(x.shape) < 3:
-        return NotImplemented
-    channels = (x.shape[1], *[1] * (len(x.shape) - 2))
-    y = _layer_norm(x, x.shape[2:], eps=eps)
-    y = y if weight is None else y * reshape(weight, channels)
-    return y if bias is None else y + reshape(bias, channels)
-
-
-@names("rms_norm")
-def _rms_norm(x: Expr, normalized_shape: Any, weight: Expr | None = None, eps: Any = None) -> Any:
-    dims = tuple(range(len(x.shape) - len(tuple(normalized_shape)), len(x.shape)))
-    tiny = torch.finfo(x.dtype).eps if eps is None else eps
-    y = x * make("rsqrt", _mean(make("square", x), dims, True) + tiny)
-    return y if weight is None else y * weight
-
-
 @names("cosine_similarity")
 def _cosine(a: Expr, b: Expr, dim: int = -1, eps: float = 1e-8) -> Any:
     """As torch: each norm is at least eps."""
@@ -333,29 +242,3 @@ def _cosine(a: Expr, b: Expr, dim: int = -1, eps: float = 1e-8) -> Any:
     if len(a.shape) != len(b.shape):
         return NotImplemented
     return _sum_dims(a * b, dim) / (norm(a) * norm(b))
-
-
-@names("rnn_tanh_cell")
-def _rnn_tanh(x: Expr, h: Expr, w: Expr, u: Expr, b: Any = None, c: Any = None) -> Any:
-    return make("tanh", _linear(x, w, b) + _linear(h, u, c))
-
-
-@names("rnn_relu_cell")
-def _rnn_relu(x: Expr, h: Expr, w: Expr, u: Expr, b: Any = None, c: Any = None) -> Any:
-    return make("relu", _linear(x, w, b) + _linear(h, u, c))
-
-
-@names("gru_cell")
-def _gru(x: Expr, h: Expr, w: Expr, u: Expr, b: Any = None, c: Any = None) -> Any:
-    xr, xz, xn = chunk(_linear(x, w, b), 3, -1)
-    hr, hz, hn = chunk(_linear(h, u, c), 3, -1)
-    r, z = make("sigmoid", xr + hr), make("sigmoid", xz + hz)
-    n = make("tanh", xn + r * hn)
-    return (1 - z) * n + z * h
-
-
-@names("lstm_cell")
-def _lstm(x: Expr, hc: Any, w: Expr, u: Expr, b: Any = None, c: Any = None) -> Any:
-    i, f, g, o = chunk(_linear(x, w, b) + _linear(hc[0], u, c), 4, -1)
-    cell = make("sigmoid", f) * hc[1] + make("sigmoid", i) * make("tanh", g)
-    return make("sigmoid", o) * make("tanh", cell), cell

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from graphnn.ir.graph import IR, Node
+from graphnn.ops.builder import owner
 from graphnn.ops.registry import OPS
 
 UNSEEN = frozenset({"const", "size", "length", "given"})
@@ -73,6 +74,7 @@ class Grouping:
         keys = {k.rpartition(".")[0] for i in node.inputs for k in self.weights.get(i, ())}
         owners = tuple(sorted(k for k in keys if self.owns(k)))
         path = re.sub(r"\[\d+\]$", "", node.name)
+        path = path if self.owns(path) else owner(path)
         return (path,) if len(owners) < 2 and path and self.owns(path) else owners
 
     def _enter(self, node: Node) -> None:
