@@ -1,5 +1,6 @@
-"""Benchmarks: what graphnn takes, beside what a user would pick instead, in one run.
+"""Benchmarks: graphnn next to what a user would pick instead, timed in one run.
 
-`cases` are data, `networks`, `variants` and `attention` what is timed, `peers` who else, `prepare`
-puts a case and its contenders together; `graphnn.timing` checks, times and shows them.
+`cases` lists the cases as data. `networks`, `variants` and `attention` define the networks, `peers`
+the other libraries. `prepare` builds a case and its contenders. `graphnn.timing` checks, times and
+shows them; `plots` and `versus` work on files of results.
 """

@@ -1,4 +1,4 @@
-"""Attention and lookup: each as a graph, and as torch code on the same weights."""
+"""Attention and lookup: each as a graph, and as torch code with the same weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Additive(nn.Module):
         self.v, self.size = nn.Linear(size, 1, bias=False), size
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         q, h = g.input("q", (self.size,), over="target"), g.input("h", (self.size,), over="source")
         score = self.v(torch.tanh(self.W(q) + self.U(h)))
         g.output("y", gn.sum(gn.softmax(score, over="source") * h, over="source"))
@@ -35,11 +35,11 @@ class Dot(nn.Module):
     def __init__(self, size: int, slots: int):
         super().__init__()
         self.size = size
-        # without parameters, this says in which dtype it is
+        # the module has no parameters, so this buffer carries the dtype
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         q, h = (
             g.input(name, (self.size,), over=axis, dtype=self.like.dtype)
             for name, axis in (("q", "target"), ("h", "source"))
@@ -51,7 +51,7 @@ class Dot(nn.Module):
         return torch.softmax(q @ h.mT / self.size**0.5, -1) @ h
 
     def sdpa(self, q: Tensor, h: Tensor) -> Tensor:
-        """The same by torch's own kernel."""
+        """The same, by torch's own kernel."""
         return F.scaled_dot_product_attention(q[:, None], h[:, None], h[:, None])[:, 0]
 
 
@@ -64,7 +64,7 @@ class Lookup(nn.Module):
         self.size, self.slots = size, slots
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         x = g.input("q", (self.size,))
         g.axis("slot", self.slots)
         g.output("y", gn.lookup(x, gn.along(self.K, "slot"), gn.along(self.V, "slot")))
@@ -74,13 +74,13 @@ class Lookup(nn.Module):
         return torch.softmax(q @ self.K.T, -1) @ self.V
 
     def sdpa(self, q: Tensor) -> Tensor:
-        """The same by torch's attention kernel, the batch as its queries."""
+        """The same, by torch's attention kernel with the batch as queries."""
         k, v = self.K[None, None], self.V[None, None]
         return F.scaled_dot_product_attention(q[None, None], k, v, scale=1.0)[0, 0]
 
 
 class Best(nn.Module):
-    """A lookup that reads the 8 slots that match best, or all where there are fewer."""
+    """A lookup of the 8 best slots, or of all slots if there are fewer."""
 
     def __init__(self, size: int, slots: int):
         super().__init__()
@@ -88,7 +88,7 @@ class Best(nn.Module):
         self.size, self.slots, self.top = size, slots, min(8, slots)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         x = g.input("q", (self.size,))
         g.axis("slot", self.slots)
         keys, values = gn.along(self.K, "slot"), gn.along(self.V, "slot")

@@ -1,4 +1,4 @@
-"""What is timed, as data: which network, how large, which passes, in which order."""
+"""The timed cases as data: networks, sizes and passes, most important first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphnn.bench.variants import ALL
 
 STEP, PLANNING = "step", "planning"
 BEST = "lookup of the 8 best"
-# six loops, of which only the planning is timed
+# six loops; only planning is timed
 DEEP = "3 layers, 2 directions"
 
 
@@ -20,9 +20,9 @@ DEEP = "3 layers, 2 directions"
 class Case:
     """One network at one size.
 
-    `sizes` by letter: T steps, B examples, H width; of attention Q queries and S sources or slots.
-    `extra` are passes beside forward and backward. `compiled`: torch.compile is timed too; unrolled
-    loops take minutes beyond `COMPILED_STEPS`.
+    `sizes` maps letters to sizes: T steps, B examples, H width; for attention also Q queries and
+    S sources or slots. `extra` lists passes in addition to forward and backward. If `compiled`,
+    torch.compile is timed too; it unrolls loops, which takes minutes beyond `COMPILED_STEPS`.
     """
 
     network: str
@@ -32,24 +32,26 @@ class Case:
     compiled: bool = False
 
     def record(self) -> dict[str, Any]:
-        """Network, sizes and dtype, as results have them."""
+        """Network, sizes and dtype, in the form of the results."""
         return {"network": self.network, "sizes": dict(self.sizes), "dtype": self.dtype}
 
     def size(self, letter: str) -> int:
-        """The size of a letter."""
+        """The size for a letter."""
         return dict(self.sizes)[letter]
 
     def at(self, **sizes: int) -> Case:
-        """The same with other sizes, without what is timed of the middle one alone."""
+        """The case with other sizes, and without the passes that only the central case has."""
         changed = tuple((k, sizes.get(k, v)) for k, v in self.sizes)
         return replace(self, sizes=changed, extra=(), compiled=False)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Cases in the order of what matters most, and how they are timed: rounds at most a sweep,
-    seconds a pass and sweep, sweeps, seconds in all; `patience` seconds for a contender to compile,
-    `compiling` for all of them together."""
+    """Cases, most important first, and the limits of their timing.
+
+    `rounds` is the maximum per sweep, `spend` the seconds per pass and sweep, `budget` the seconds
+    in all. A contender may compile for `patience` seconds, all contenders for `compiling` seconds.
+    """
 
     cases: tuple[Case, ...]
     rounds: int
@@ -61,7 +63,7 @@ class Suite:
     text: str
 
 
-# unrolled, torch.compile takes minutes beyond
+# torch.compile unrolls loops and takes minutes for more steps
 COMPILED_STEPS = 64
 
 
@@ -81,13 +83,13 @@ def lookup(B: int, S: int, H: int, dtype: str = "float32", network: str = "looku
 
 
 def each(middle: Case, **sizes: tuple[int, ...]) -> Iterator[Case]:
-    """Each size on its own, around the case in the middle."""
+    """The central case with one size varied at a time."""
     for letter, values in sizes.items():
         yield from (middle.at(**{letter: v}) for v in values if v != middle.size(letter))
 
 
 def unique(*cases: Case) -> tuple[Case, ...]:
-    """Each case once, in order: the first that has its sizes."""
+    """The cases in order, without duplicates."""
     found: dict[str, Case] = {}
     for case in cases:
         found.setdefault(str(case.record()), case)
@@ -100,19 +102,19 @@ EXTRA = (STEP, PLANNING)
 
 
 def _quick() -> tuple[Case, ...]:
-    """A short loop, which torch.compile unrolls in seconds; then each size on its own."""
+    """Short loops, which torch.compile unrolls in seconds; then one size varied at a time."""
     middle = [
         loop(n, 8, 16, 64, extra=EXTRA, compiled=True)
         for n in ("LSTM", "GRU", "reset-before GRU", "two speeds")
     ]
-    # those that compile in seconds first: all share the time for it
+    # cases that compile in seconds come first, as all share the compile budget
     quick = [lookup(16, 4096, 64), attention("additive attention", 4, 16, 64, 64)]
     around = each(middle[0], T=(32, 128), B=(4, 64), H=(128, 256))
     return unique(*quick, *middle, *around, *each(middle[3], T=(32, 128)))
 
 
 def _gpu() -> tuple[Case, ...]:
-    """In bfloat16, around T 256, B 16, H 128; then attention, the other cells and dtypes."""
+    """In bfloat16 around T=256, B=16, H=128; then attention, other cells and other dtypes."""
     half = {"dtype": "bfloat16"}
     middle = [loop(n, 256, 16, 128, extra=EXTRA, **half) for n in LAYERS]
     short = [
@@ -123,7 +125,7 @@ def _gpu() -> tuple[Case, ...]:
         attention("additive attention", 16, 64, 512, 128, "bfloat16"),
         attention("dot attention", 16, 512, 512, 64, "bfloat16"),
         lookup(16, 1 << 20, 64, "bfloat16"),
-        # in half precision others are the best than in the definition
+        # float32: half precision would select other slots than the float64 reference does
         lookup(16, 1 << 20, 64, network=BEST),
     ]
     cells = [loop(n, 256, 16, 128, **half) for n in CELLS]
@@ -137,7 +139,7 @@ def _gpu() -> tuple[Case, ...]:
 
 
 def _cpu() -> tuple[Case, ...]:
-    """The sizes of the README's table."""
+    """The sizes in the table of bench/README.md."""
     names = [n for n in ALL if n in LAYERS or n in ("the same, gate by gate", *CELLS[:6])]
     sizes = ((100, 32, 128), (100, 32, 256), (64, 16, 512))
     loops = [loop(n, *size, extra=(PLANNING,)) for n in names for size in sizes]
@@ -162,11 +164,13 @@ def _every() -> tuple[Case, ...]:
 
 INF = float("inf")
 SUITES = {
-    "tiny": Suite(_tiny(), 5, 0.1, 1, INF, 30.0, INF, "a few small cases, to see that all works"),
+    "tiny": Suite(
+        _tiny(), 5, 0.1, 1, INF, 30.0, INF, "a few small cases, to see that everything works"
+    ),
     "quick": Suite(_quick(), 11, 0.25, 2, 100.0, 30.0, 65.0, "the main cases, within two minutes"),
-    "cpu": Suite(_cpu(), 15, 3.0, 2, INF, 60.0, INF, "the sizes of the README's table"),
+    "cpu": Suite(_cpu(), 15, 3.0, 2, INF, 60.0, INF, "the sizes in the table of bench/README.md"),
     "gpu": Suite(
-        _gpu(), 15, 1.0, 1, 500.0, 60.0, 240.0, "each size on its own, ten minutes, on a GPU"
+        _gpu(), 15, 1.0, 1, 500.0, 60.0, 240.0, "one size varied at a time, on a GPU, ten minutes"
     ),
     "every": Suite(_every(), 15, 3.0, 1, INF, 120.0, INF, "every network, size and dtype: hours"),
 }

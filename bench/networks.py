@@ -1,7 +1,7 @@
-"""The networks that are timed: each as a graph, and as what a user would run instead.
+"""The timed networks: each as a graph, and as the code a user would run instead.
 
-`peer(net)` is the contender on the same weights: torch's own layer, or the plain loop over time.
-Every input is (time, batch, feature) for the peers and (batch, time, feature) for graphnn.
+`peer()` is the contender with the same weights: torch's own layer, or the eager loop over time.
+Inputs are (time, batch, feature) for peers and (batch, time, feature) for graphnn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Layer(nn.Module):
         layer = kind(size, size)
         for name, parameter in layer.named_parameters():
             self.register_parameter(name, parameter)
-        # beside the modules, not among them: torch.compile refuses any module that has an nn.RNN
+        # not registered as a submodule: torch.compile refuses modules that contain an nn.RNN
         self.__dict__["layer"] = layer
 
     def linear(self, which: str, v: gn.Value) -> gn.Value:
@@ -49,7 +49,7 @@ class RNN(Layer):
         super().__init__(nn.RNN, size)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         x, h = self.open(g)
         h.next = torch.tanh(self.linear("ih", x) + self.linear("hh", h))
         g.output("y", h.next)
@@ -62,7 +62,7 @@ class LSTM(Layer):
         super().__init__(nn.LSTM, size)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         x, h = self.open(g)
         c = g.state("c", tuple(h.shape))
         i, f, u, o = (self.linear("ih", x) + self.linear("hh", h)).chunk(4)
@@ -72,13 +72,13 @@ class LSTM(Layer):
 
 
 class GRU(Layer):
-    """The GRU of `nn.GRU`, reset after the product."""
+    """The GRU of `nn.GRU`, with the reset gate after the matmul."""
 
     def __init__(self, size: int):
         super().__init__(nn.GRU, size)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         x, h = self.open(g)
         xr, xz, xn = self.linear("ih", x).chunk(3)
         hr, hz, hn = self.linear("hh", h).chunk(3)
@@ -89,10 +89,10 @@ class GRU(Layer):
 
 
 class Cell(nn.Module):
-    """A user's own cell: one function of input and states, run as a graph or in a plain loop."""
+    """A user's own cell: one function of input and states, for a graph or an eager loop."""
 
     states: tuple[str, ...] = ("h",)
-    # the width of the input, in sizes
+    # the input width divided by `size`
     inputs = 1
 
     def __init__(self, size: int):
@@ -100,11 +100,11 @@ class Cell(nn.Module):
         self.size = size
 
     def cell(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """The next states; the first is the output. Works on tensors and on values alike."""
+        """The next states; the first is the output. It works on tensors and on values."""
         raise AssertionError
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw the loop around the cell."""
+        """Declare the loop around the cell."""
         x = g.input("x", (self.inputs * self.size,), over="time")
         states = [g.state(name, (self.size,)) for name in self.states]
         for state, value in zip(states, self.cell(x, *states)):
@@ -126,7 +126,7 @@ class Cell(nn.Module):
 
 
 class ResetBeforeGRU(Cell):
-    """The GRU of Cho et al. 2014: the reset gate acts before the product."""
+    """The GRU of Cho et al. 2014: the reset gate acts before the matmul."""
 
     def __init__(self, size: int):
         super().__init__(size)
@@ -142,10 +142,10 @@ class ResetBeforeGRU(Cell):
 
 
 class GateByGate(Cell):
-    """The same GRU as its paper writes it: a linear map of the input and one of the state a gate.
+    """The same GRU as in its paper: per gate one linear map of the input and one of the state.
 
-    The eager loop runs what is written; merging the maps and moving half of them out of the loop is
-    what a planner is for.
+    The eager loop runs this as written. The planner fuses the maps and moves half of them out of
+    the loop.
     """
 
     def __init__(self, size: int):
@@ -163,7 +163,7 @@ class GateByGate(Cell):
 
 
 class Peepholes(Cell):
-    """An LSTM with peepholes (Gers and Schmidhuber 2000), a linear map of [x, h] a gate."""
+    """An LSTM with peepholes (Gers and Schmidhuber 2000): one linear map of [x, h] per gate."""
 
     states = ("h", "c")
 
@@ -217,7 +217,7 @@ class MultiplicativeIntegration(Cell):
 
 
 class TwoSpeeds(Cell):
-    """A fast and a slow state that gate each other; nobody has published it."""
+    """A fast and a slow state that gate each other; an unpublished cell."""
 
     states = ("fast", "slow")
 
@@ -244,7 +244,7 @@ class Deep(nn.Module):
         self.lstm = gn.nn.LSTM(size, size, num_layers=3, bidirectional=True, layer_norm=True)
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Declare the graph."""
         g.output("y", self.lstm(g.input("x", (self.lstm.input_size,), over="time")))
 
 

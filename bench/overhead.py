@@ -1,8 +1,9 @@
-"""What a call costs beside its kernels: `python -m graphnn.bench.overhead`.
+"""The overhead of a call, without its kernels: `python -m graphnn.bench.overhead`.
 
-An LSTM's kernels are planned for a GPU and their launches replaced by nothing; what is left is
-Python's own work on the CPU, in microseconds a call: finding the program, checking, allocating
-results, handing over arguments. Triton's own launch code (some 10 us each) is not in it.
+The kernels of an LSTM are planned for a GPU and their launches replaced by empty functions. The
+remaining time is Python's work on the CPU, in microseconds per call: finding the program, checking
+arguments, allocating results, passing arguments. It excludes Triton's launch code (about 10 µs per
+launch).
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ import graphnn as gn
 from graphnn.bench.networks import NETWORKS
 
 
-class Nothing:
-    """In place of a jitted function: takes a launch and does not do it."""
+class EmptyKernel:
+    """Replaces a jitted function; a launch does nothing."""
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         return self.launch
 
     def launch(self, *args: Any, **constants: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class First:
-    """In place of a tuner: there is no GPU to ask."""
+class FixedTuner:
+    """Replaces an autotuner, as there is no GPU to time on."""
 
     def choose(self, judged: Any, *rest: Any) -> Any:
-        """The launch that was judged."""
+        """Return the launch that the model prefers."""
         return judged
 
 
 def silenced(model: gn.Compiled, x: torch.Tensor) -> dict[str, Any]:
-    """The launchers of a model that has run both ways, in whose place nothing is launched."""
+    """Run a model forward and backward, then disable its launchers and return them."""
     model(x=x).sum().backward()
     with torch.no_grad():
         model(x=x)
     (program,) = {id(p): p for p in model._programs.values()}.values()
     launchers = program.loops[0].lowering.launchers
     for launcher in launchers.values():
-        launcher.interpret, launcher.function, launcher.tuner = False, Nothing(), First()
+        launcher.interpret, launcher.function, launcher.tuner = False, EmptyKernel(), FixedTuner()
     return launchers
 
 
 def microseconds(run: Callable[[], Any], count: int = 200, rounds: int = 15) -> float:
-    """The best round's time of one call: what else the machine does only adds to it."""
+    """Microseconds per call in the fastest round, as other load only adds time."""
     found = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
@@ -62,7 +63,7 @@ def microseconds(run: Callable[[], Any], count: int = 200, rounds: int = 15) -> 
 
 
 def layers(name: str, skip: tuple[str, ...] = ()) -> dict[str, float]:
-    """Microseconds a call of a network's parts, whole and launcher alone."""
+    """Microseconds per call of a network, and of each launcher alone."""
     torch.manual_seed(0)
     model = gn.compile(NETWORKS[name](16), backend="interpret", skip=skip)
     x = torch.randn(2, 3, 16, requires_grad=True)
@@ -91,11 +92,13 @@ def _alone(launcher: Any) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure, and print a table."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    table = Table(title=f"microseconds a call beside the kernels, CPU, torch {torch.__version__}")
-    for column in ("LSTM", "resident", "stepwise, 3 steps"):
+    table = Table(
+        title=f"microseconds per call without the kernels, CPU, torch {torch.__version__}"
+    )
+    for column in ("LSTM", "persistent", "stepwise, 3 steps"):
         table.add_column(column, justify="left" if column == "LSTM" else "right")
     one, step = layers("LSTM"), layers("LSTM", ("resident", "cooperative"))
     for part in dict.fromkeys([*one, *step]):

@@ -1,7 +1,7 @@
-"""Who else computes a network, beside torch's layers and the eager loop: where it is installed.
+"""Contenders from other libraries, next to torch's layers and the eager loop.
 
-Those of other libraries are written after their documentation. Where a library is not installed it
-is listed as absent, where it computes something else as wrong. None has been run by us.
+They are written from the documentation of each library and have not been run yet. A library that
+is not installed is listed as absent; one whose result differs is listed as wrong.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Peer = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Library:
-    """A library's contender: the package it needs, the networks it can do, how it is made.
+    """A contender of another library: its package, the networks it supports, and its constructor.
 
-    `make(net)` gives a function of the network's inputs, on its own parameters. `halves`: it takes
-    half precision alone.
+    `make(net)` returns a function of the network's inputs that uses the network's parameters. If
+    `half_only`, it supports only half precision.
     """
 
     name: str
     package: str
     networks: tuple[str, ...]
     make: Callable[[Any], Peer]
-    halves: bool = False
+    half_only: bool = False
 
 
 def flashrnn(kind: str) -> Callable[[Any], Peer]:
@@ -63,15 +63,15 @@ def haste(net: Any) -> Peer:
     layer = haste_pytorch.LSTM(w.shape[1], u.shape[1])
 
     def call(x: Tensor) -> Tensor:
-        kernel, recurrent, bias = (_turned(t) for t in (w, u, b + c))
+        kernel, recurrent, bias = (_reordered(t) for t in (w, u, b + c))
         given = {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
         return torch.func.functional_call(layer, given, (x,))[0]  # type: ignore[no-any-return]
 
     return call
 
 
-def _turned(gates: Tensor) -> Tensor:
-    """torch's order of gates i, f, g, o as i, g, f, o."""
+def _reordered(gates: Tensor) -> Tensor:
+    """Reorder gates from torch's i, f, g, o to i, g, f, o."""
     i, f, g, o = gates.chunk(4)
     return torch.cat([i, g, f, o])
 
@@ -107,7 +107,7 @@ LIBRARIES = (
     Library("FlashRNN", "flashrnn", ("RNN",), flashrnn("elman")),
     Library("haste", "haste_pytorch", ("LSTM",), haste),
     Library("flash-linear-attention", "fla", ("MinGRU",), hgrn),
-    Library("FlashAttention", "flash_attn", ("dot attention",), flash_attention, halves=True),
+    Library("FlashAttention", "flash_attn", ("dot attention",), flash_attention, half_only=True),
 )
 
 
@@ -116,20 +116,20 @@ def _name(x: Tensor) -> str:
 
 
 def missing(library: Library, device: str, dtype: str) -> str | None:
-    """Why a library's contender is absent; None where it can be tried."""
+    """Why the contender of a library is absent, or None if it can be tried."""
     if importlib.util.find_spec(library.package) is None:
         return "not installed"
     if device != "cuda":
         return "runs on a GPU only"
-    if library.halves and dtype not in ("float16", "bfloat16"):
-        return "takes half precision only"
+    if library.half_only and dtype not in ("float16", "bfloat16"):
+        return "supports half precision only"
     return None
 
 
 def others(
     net: Any, network: str, device: str, dtype: str
 ) -> tuple[dict[str, Peer], dict[str, str]]:
-    """The libraries' contenders for a network, and those absent with the reason."""
+    """The contenders for a network, and the absent ones with the reason."""
     there: dict[str, Peer] = {}
     absent: dict[str, str] = {}
     for library in LIBRARIES:
@@ -138,7 +138,7 @@ def others(
             if reason is None:
                 try:
                     there[library.name] = library.make(net)
-                except Exception as problem:  # it is installed and does not load
+                except Exception as problem:  # the package is installed but fails to load
                     reason = f"{type(problem).__name__}: {problem}"[:200]
             if reason is not None:
                 absent[library.name] = reason

@@ -36,8 +36,11 @@ Series = dict[str, list[tuple[int, dict[str, Any]]]]
 
 
 def sweeps(found: Found) -> Iterator[tuple[str, str, str, str, Series]]:
-    """Each network, dtype and pass of which one size varies while the others stay: the letter, and
-    for every contender its points (size, standing)."""
+    """The series in which one size varies and the others stay fixed.
+
+    Yields network, pass, the letter of the size, the network alone, and the points (size, standing)
+    of each contender.
+    """
     rows = [r for r in found["rows"] if r["pass"] in ("forward", "forward and backward")]
     groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
@@ -59,13 +62,16 @@ def sweeps(found: Found) -> Iterator[tuple[str, str, str, str, Series]]:
 
 
 def color(name: str) -> str:
-    """A contender's color, the same in every plot."""
+    """The color of a contender, the same in every plot."""
     return COLORS.get(name) or OTHERS[sum(map(ord, name)) % len(OTHERS)]
 
 
 def against_sizes(found: Found) -> Plot | None:
-    """Time against each size that varies, a line a contender, quartiles as bars; forward in the
-    upper row, with backward below. None where no size takes three values."""
+    """Plot time against each varied size, with one line per contender and quartiles as bars.
+
+    The upper row shows forward, the lower row forward and backward. Returns None if no size has
+    three values.
+    """
     panels = list(sweeps(found))
     if not panels:
         return None
@@ -124,7 +130,7 @@ def _lines(ax: Any, series: Series) -> None:
 
 
 def _plain_ticks(ax: Any) -> None:
-    """Milliseconds as they are read, at 1, 2 and 5, with room for two of them at least."""
+    """Label the axis in milliseconds at 1, 2 and 5, with at least two labels."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = ax.get_ylim()
@@ -137,10 +143,10 @@ def _plain_ticks(ax: Any) -> None:
 
 
 def roofline(found: Found) -> Plot:
-    """Operations a second against operations a byte, under what the device reached in the run.
+    """Plot operations per second against operations per byte, under the measured limits.
 
-    Each case and pass of ours, and the fastest other, is a point. Raises TimingError where limits
-    or the work of cases are not in the results.
+    Each case and pass gives one point for graphnn and one for the fastest other contender. Raises
+    TimingError if the results lack the limits or the operations of their cases.
     """
     rows = [r for r in found["rows"] if r.get("flops") and OURS in r["contenders"]]
     if not rows or not found.get("limits"):
@@ -156,8 +162,8 @@ def roofline(found: Found) -> Plot:
     ax.set_yscale("log")
     points = _points(ax, rows)
     _roofs(ax, device, dtypes, points)
-    ax.set_xlabel("operations of products a byte that must move")
-    ax.set_ylabel("operations a second")
+    ax.set_xlabel("matmul operations per byte moved")
+    ax.set_ylabel("operations per second")
     ax.grid(True, which="major", alpha=0.3)
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set_title(head(found["about"]), fontsize=8)
@@ -165,7 +171,7 @@ def roofline(found: Found) -> Plot:
 
 
 def _points(ax: Any, rows: list[dict[str, Any]]) -> list[float]:
-    """A mark a network, filled forward, hollow with backward; grey is the fastest other."""
+    """Draw one mark per network: filled for forward, hollow with backward, grey for the peer."""
     marks: dict[str, str] = {}
     intensities = []
     for row in rows:
@@ -190,7 +196,7 @@ def _points(ax: Any, rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
-    """The slopes of memory and caches, and the flat roofs of products."""
+    """Draw the slopes of memory and caches, and the flat roofs of matmuls."""
     low, high = min(xs) / 3, max(xs) * 3
     roofs = {d: peak_rate(device, getattr(torch, d)) for d in dtypes}
     best, memory = max(roofs.values()), device.copies[-1][1]
@@ -206,14 +212,14 @@ def _roofs(ax: Any, device: Device, dtypes: list[str], xs: list[float]) -> None:
             line, [min(roof, x * memory) for x in line], color="#34495e", linewidth=1.4, **named
         )
         place = (high, min(roof, high * memory))
-        text = f"{dtype} products, {roof / 1e9:.0f} GFLOP/s"
+        text = f"{dtype} matmuls, {roof / 1e9:.0f} GFLOP/s"
         offset = {"textcoords": "offset points", "xytext": (-4, 4)}
         ax.annotate(text, place, ha="right", fontsize=7, **offset)
     ax.set_ylim(top=best * 2.5)
 
 
 def save_all(found: Found, folder: str | os.PathLike[str], stem: str) -> list[pathlib.Path]:
-    """Write the plots there are as PNG into a folder; the files written."""
+    """Write the available plots as PNG files into a folder. Returns the paths."""
     place = pathlib.Path(folder)
     made = {"sizes": against_sizes(found), "roofline": roofline(found)}
     written = []

@@ -1,4 +1,4 @@
-"""A case put together: the network, our model, its contenders, and what is right."""
+"""Builds a case: the network, the compiled model, its contenders, and the reference result."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from graphnn.timing.contest import BOTH, FORWARD, Contest, results
 from graphnn.timing.suite import OURS, Prepared
 
 EAGER, LAYER_OF_TORCH, COMPILE = "eager", "torch.nn", "torch.compile"
-# steps to which the definition itself says what is right; beyond, the eager loop in float64 does
+# up to so many positions the backend "reference" gives the reference result; beyond, the eager loop
 DEFINED = 64
-# bytes of NaN that are left in memory before a GPU's results are checked
+# bytes of GPU memory that are filled with NaN before results are checked
 POISON = 256 << 20
 
 
 @dataclass
 class Subject:
-    """A network and its inputs; `given` turns them into what a graph takes, `back` what a graph
-    returns into what the others return (loops like time first, graphs have the batch first)."""
+    """A network and its inputs.
+
+    `given` converts the inputs to those of the graph, and `back` the graph's output to that of the
+    peers: eager loops have time first, graphs have the batch first.
+    """
 
     net: Any
     inputs: dict[str, Tensor]
@@ -46,7 +49,7 @@ class Subject:
         """A call of a compiled model."""
         return lambda: self.back(model(**self.given(self.inputs)))
 
-    def exactly(self) -> Subject:
+    def in_float64(self) -> Subject:
         """The same in float64."""
         net = copy.deepcopy(self.net).double()
         inputs = {k: v.detach().double().requires_grad_() for k, v in self.inputs.items()}
@@ -55,7 +58,7 @@ class Subject:
 
 
 def subject(case: Case, device: str) -> Subject:
-    """The network of a case, with parameters and inputs that the same case always has."""
+    """The network of a case, with deterministic parameters and inputs."""
     torch.manual_seed(0)
     dtype = getattr(torch, case.dtype)
 
@@ -78,7 +81,7 @@ def subject(case: Case, device: str) -> Subject:
 
 
 def prepare(case: Case, backend: str, device: str, limits: Device, patience: float) -> Prepared:
-    """Everything that timing a case takes."""
+    """Everything that timing a case needs."""
     if case.network == DEEP:
         return Prepared(Contest(str(case), {}), passes={PLANNING: planning(Deep(8), backend)})
     found = subject(case, device)
@@ -110,7 +113,7 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
 
 
 def model_sizes(model: gn.Compiled, found: Subject) -> dict[str, int]:
-    """The lengths of a graph's axes in a call."""
+    """The lengths of the axes of a graph in a call."""
     from graphnn.runtime.call import read
 
     return read.read(model.ir, found.given(found.inputs), None, None, None).sizes
@@ -119,7 +122,7 @@ def model_sizes(model: gn.Compiled, found: Subject) -> dict[str, int]:
 def contenders(
     case: Case, found: Subject, model: gn.Compiled, device: str
 ) -> tuple[dict[str, Run], dict[str, str]]:
-    """Who computes this case, on the same parameters and inputs; and who is absent, and why."""
+    """The contenders with the same parameters and inputs, and the absent ones with the reason."""
     inputs = found.inputs
     bound: Callable[[Callable[..., Tensor]], Run] = lambda f: lambda: f(**inputs)
     runs: dict[str, Run] = {OURS: found.ours(model)}
@@ -136,12 +139,12 @@ def contenders(
     if case.compiled:
         runs[COMPILE] = bound(_compiled(found.eager))
     else:
-        absent[COMPILE] = f"unrolls a loop: timed at few steps (up to {COMPILED_STEPS}) only"
+        absent[COMPILE] = f"unrolls loops: timed only up to {COMPILED_STEPS} steps"
     return runs, {**absent, **missing}
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch.compile of a function, begun when it is first called: its imports take seconds."""
+    """torch.compile of a function, made at the first call, as its imports take seconds."""
     made: list[Callable[..., Tensor]] = []
 
     def call(**inputs: Tensor) -> Tensor:
@@ -155,9 +158,9 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _flex(
     case: Case, device: str, inputs: dict[str, Tensor], runs: dict[str, Run], absent: dict[str, str]
 ) -> None:
-    """FlexAttention, for scores that it can represent."""
+    """Add FlexAttention for scores that it can represent."""
     if case.network != "dot attention":
-        absent["FlexAttention"] = "its score has no room for a reduction over features"
+        absent["FlexAttention"] = "its score function cannot reduce over features"
     elif device != "cuda":
         absent["FlexAttention"] = "has no backward on a CPU"
     else:
@@ -168,9 +171,8 @@ def _flex(
 
 
 def right(case: Case, found: Subject) -> list[Tensor]:
-    """Results and gradients in float64: by the definition, or, where that takes too long, by the
-    eager loop."""
-    exact = found.exactly()
+    """Results and gradients in float64, by the reference or, if that is slow, the eager loop."""
+    exact = found.in_float64()
     wanted = [*exact.inputs.values(), *exact.net.parameters()]
     if positions(case) <= DEFINED:
         return results(exact.ours(gn.compile(exact.net, backend="reference")), wanted)
@@ -178,19 +180,19 @@ def right(case: Case, found: Subject) -> list[Tensor]:
 
 
 def poison(device: str) -> None:
-    """Leave NaN in the memory that is handed out next: what a kernel does not write is seen."""
+    """Fill the memory that is allocated next with NaN, so that unwritten elements are detected."""
     if device == "cuda":
         torch.full((POISON // 4,), float("nan"), device=device)
 
 
 def positions(case: Case) -> int:
-    """How many positions the definition would go through, one by one."""
+    """The number of positions that the reference evaluates one by one."""
     sizes = dict(case.sizes)
     return sizes.get("T", 1) * sizes.get("Q", 1) * sizes.get("S", 1)
 
 
 def extra(case: Case, found: Subject, model: gn.Compiled) -> dict[str, dict[str, Run]]:
-    """The passes besides forward and backward: one step of a stream, and planning."""
+    """The passes in addition to forward and backward: one streaming step, and planning."""
     made: dict[str, dict[str, Run]] = {}
     if STEP in case.extra:
         made[STEP] = _steps(found, model)
@@ -200,7 +202,7 @@ def extra(case: Case, found: Subject, model: gn.Compiled) -> dict[str, dict[str,
 
 
 def planning(net: nn.Module, backend: str) -> dict[str, Run]:
-    """Tracing, checking, planning, writing the code, backward too: no kernel is compiled."""
+    """Tracing, checking, planning and code generation with backward; no kernel is compiled."""
 
     def run() -> None:
         gn.compile(net, backend=backend).source()
@@ -209,7 +211,7 @@ def planning(net: nn.Module, backend: str) -> dict[str, Run]:
 
 
 def _steps(found: Subject, model: gn.Compiled) -> dict[str, Run]:
-    """One position, from states that are there: as in streaming."""
+    """One position from given states, as in streaming."""
     x = found.inputs["x"].detach()[:1]
     with torch.no_grad():
         _, state = model.step(model.initial_state(x.shape[1]), x=x[0])
@@ -230,8 +232,8 @@ def _steps(found: Subject, model: gn.Compiled) -> dict[str, Run]:
 
 
 def details(model: gn.Compiled, case: Case, device: str) -> dict[str, Any]:
-    """How our loops were run, with which launches; and what said what is right."""
-    by = "the definition" if positions(case) <= DEFINED else "the eager loop"
+    """How graphnn ran the loops, with which launches, and what the results were checked against."""
+    by = "the reference" if positions(case) <= DEFINED else "the eager loop"
     found = {"right": f"{by}, float64", "regimes": regimes(model)}
     if device == "cuda":
         found |= {"launches": launches(model), "graphs": replays(model)}
@@ -239,7 +241,7 @@ def details(model: gn.Compiled, case: Case, device: str) -> dict[str, Any]:
 
 
 def regimes(model: gn.Compiled) -> dict[str, dict[str, str]]:
-    """How each loop of a model, or each generated function of it, is run, and why."""
+    """The execution strategy of each loop or generated function of a model, and the reason."""
     found = {d.loop: {"regime": d.regime, "why": d.reason} for d in model.plan.decisions}
     for part in _loops(model):
         choices = getattr(part.lowering, "choices", {})
@@ -248,14 +250,14 @@ def regimes(model: gn.Compiled) -> dict[str, dict[str, str]]:
 
 
 def launches(model: gn.Compiled) -> dict[str, list[dict[str, Any]]]:
-    """The launches that were chosen for each kernel of a model, compiled ones only."""
+    """The autotuned launches of each compiled kernel of a model."""
     lowerings = [part.lowering for part in _loops(model)]
     kernels = [item for x in lowerings if x is not None for item in x.launchers.items()]
     return {name: [vars(c) for c in k.tuner.chosen.values()] for name, k in kernels}
 
 
 def replays(model: gn.Compiled) -> dict[str, dict[str, Any]]:
-    """Of each stepwise function the CUDA graphs recorded, or why there are none."""
+    """For each stepwise function, the number of recorded CUDA graphs, or why there are none."""
     functions = [f for x in _loops(model) for f in (x.train, x.infer, *x._backwards.values())]
     found = {f.name: f.call for f in functions if isinstance(f.call, Replayed)}
     return {name: {"recorded": len(f.graphs), "off": f.off} for name, f in found.items()}

@@ -1,4 +1,4 @@
-"""A suite of cases from beginning to end: the device's limits, every case, results, plots."""
+"""Runs a suite of cases: limits of the device, every case, results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from graphnn.timing.suite import Plan, run
 from graphnn.tools import device_limits
 
 
-def chosen(name: str, only: Sequence[str] = ()) -> Suite:
-    """A suite, cut down to some networks. Raises TimingError where it has none of them."""
+def select(name: str, only: Sequence[str] = ()) -> Suite:
+    """A suite, reduced to some networks. Raises TimingError if it lacks one of them."""
     suite = SUITES[name]
     known = list(dict.fromkeys(c.network for c in suite.cases))
     if unknown := [n for n in only if n not in known]:
@@ -43,10 +43,12 @@ def run_suite(
     limits: Device | None = None,
     **changes: Any,
 ) -> results.Found:
-    """Check and time all that the suite's budget reaches; written after each case where asked.
+    """Check and time the cases of a suite within its budget.
 
-    `limits` are the device's; measured unless given. `changes` go to the suite: rounds, sweeps,
-    spend, budget, patience. Raises TimingError where the backend wants a GPU that is not there.
+    If `save` is given, the results are written to that file after each case. `limits` are those of
+    the device; they are measured unless given. `changes` replace fields of the suite: rounds,
+    sweeps, spend, budget, patience. Raises TimingError if the backend needs a GPU and there is
+    none.
     """
     suite = replace(suite, **{k: v for k, v in changes.items() if v is not None})
     device = device_for(backend)
@@ -76,7 +78,7 @@ def run_suite(
 
 
 def compiling(contest: Contest) -> float:
-    """Seconds that went into contenders that compile."""
+    """Seconds spent on compiling contenders."""
     return sum(
         contest.first.get(name, contest.patience if name in contest.absent else 0.0)
         for name in contest.slow
@@ -84,7 +86,7 @@ def compiling(contest: Contest) -> float:
 
 
 def device_for(backend: str) -> str:
-    """The kind of device that a backend runs on here."""
+    """The type of device that a backend runs on: cpu or cuda."""
     there = torch.cuda.is_available()
     if backend == "triton" and not there:
         raise TimingError(
@@ -98,7 +100,7 @@ def device_for(backend: str) -> str:
 
 
 def writable(path: str) -> None:
-    """Raise TimingError at once where results could not be written in the end."""
+    """Raise TimingError before timing begins if the results could not be written."""
     folder = pathlib.Path(path).absolute().parent
     if not folder.is_dir():
         raise TimingError(
@@ -109,10 +111,10 @@ def writable(path: str) -> None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Where the figures come from; on a GPU float32 products are everyone's in TF32."""
+    """The provenance of the figures. On a GPU all contenders multiply float32 as TF32."""
     found = about(device, "as each case says")
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
-        found |= {"float32": "TF32 products, all contenders", "l2": "overwritten before each run"}
+        found |= {"float32": "TF32 matmuls, all contenders", "l2": "overwritten before each run"}
     return found

@@ -1,6 +1,6 @@
-"""More cells to time: what users add to an LSTM, and a recurrence that is a scan.
+"""More timed cells: extensions of the LSTM, and a recurrence that is a scan.
 
-`loop(net)` is the plain loop over time of any network timed here, torch's layers included.
+`loop(net)` is the eager loop over time of any timed network, including torch's layers.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class LayerNorm(Gated):
 
 
 class Zoneout(Gated):
-    """A unit keeps its former value where the input's second half is large, one time in ten.
+    """Zoneout as in training: a unit keeps its former value with probability 0.1.
 
-    As in training; the draws are an input so that all who are timed make the same ones.
+    The second half of the input holds the random numbers, so that all contenders use the same.
     """
 
     inputs = 2
@@ -64,7 +64,7 @@ class Zoneout(Gated):
 
 
 class Peepholes(Gated):
-    """Gates that see c (Gers and Schmidhuber 2000)."""
+    """An LSTM whose gates read c (Gers and Schmidhuber 2000)."""
 
     def __init__(self, size: int):
         super().__init__(size)
@@ -104,7 +104,7 @@ ALL: dict[str, type[Layer] | type[Cell]] = {
 
 
 def loop(net: Layer | Cell) -> Peer:
-    """The eager loop: a user's cell, or torch's own step functions for its layers."""
+    """The eager loop over a cell, or over torch's own step function for one of its layers."""
     if isinstance(net, Cell):
         return net.peer()
     step, weights = STEPS[type(net).__name__], [net.get_parameter(f"{x}_l0") for x in LAYER]

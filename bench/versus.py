@@ -1,13 +1,17 @@
-"""Two files of results beside each other: what became faster or slower, beyond the noise.
+"""Compares two files of results: which timings became faster or slower beyond the noise.
 
-What else a machine does only adds to a time, so that the best of many rounds changes least from one
-run to the next, and it is the best rounds that are compared; medians are shown beside them. The
-noise of a contender is one and a half times what its own best rounds scatter, in both files in
-quadrature: how far the first quartile lies from the best, and the best of one sweep from that of
-another; at least 10% each. What the machine did from one run to the other shows in the peers, whose
-code is the same: the median of their ratios is the drift, and a change of ours must exceed the
-noise with it and without it. What their ratios scatter about the drift, four deviations, is noise.
-Nothing is claimed of what was timed once, or was interrupted by the system in every round.
+Other load only adds to a time. So the fastest round is the most stable figure, and fastest rounds
+are compared; medians are shown next to them.
+
+The noise of a contender is 1.5 times the scatter of its fastest rounds, at least 10% per file, and
+both files are added in quadrature. Scatter is the distance from the fastest round to the first
+quartile, or between the fastest rounds of two sweeps.
+
+The code of the peers does not change between the files. The median of their ratios is the drift of
+the machine. A change of graphnn must exceed the noise both with and without the drift. The scatter
+of the peers' ratios around the drift, four standard deviations, also counts as noise.
+
+A timing that was taken once, or was interrupted by the system in every round, is not judged.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from graphnn.timing.results import Found, label
 from graphnn.timing.suite import OURS
 from graphnn.timing.table import console, head, ms
 
-# the first is what two processes of the same code differ by, whose memory lies elsewhere
+# two processes of the same code differ by up to LEAST, as their memory is placed differently
 LEAST, WIDTH = 0.1, 1.5
-# of a normal distribution: deviations that are noise, and one in median deviations
+# standard deviations that count as noise; one of them in median absolute deviations
 FAR, MEDIAN_DEVIATION = 4.0, 1.4826
-# peers that tell what the machine did, at least
+# the least number of peers that determine the drift
 ENOUGH = 3
 SAME = ("device", "torch", "triton", "python")
 FASTER, SLOWER, WITHIN = "faster", "slower", "within noise"
@@ -37,8 +41,11 @@ FASTER, SLOWER, WITHIN = "faster", "slower", "within noise"
 
 @dataclass(frozen=True)
 class Change:
-    """One contender's times in the second file beside the first: second / first is `ratio` of the
-    medians, which are `before` and `after`, and `best` of the best rounds."""
+    """The times of one contender in both files, in seconds.
+
+    `before` and `after` are medians and `ratio` is after / before; `best` is the ratio of the
+    fastest rounds.
+    """
 
     case: str
     what: str
@@ -53,7 +60,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Versus:
-    """All changes, the drift of the machine, and what keeps the two from being compared."""
+    """All changes, the drift of the machine, and warnings about differing conditions."""
 
     changes: list[Change]
     drift: float
@@ -61,17 +68,17 @@ class Versus:
 
     @property
     def slower(self) -> list[Change]:
-        """Our own timings that became slower beyond the noise."""
+        """Timings of graphnn that became slower beyond the noise."""
         return [c for c in self.changes if c.contender == OURS and c.verdict == SLOWER]
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The comparison as JSON types."""
         changes = [asdict(c) for c in self.changes]
         return {"drift": self.drift, "warnings": self.warnings, "changes": changes}
 
 
 def versus(first: Found, second: Found) -> Versus:
-    """Compare results, the second with the first, case by case that both have."""
+    """Compare the second file with the first, for each case that both have."""
     before, after = ({label(r): r["contenders"] for r in x["rows"]} for x in (first, second))
     pairs = [
         (where, name, before[where][name], after[where][name])
@@ -87,14 +94,13 @@ def versus(first: Found, second: Found) -> Versus:
 
 
 def _drift(pairs: list[Any]) -> float:
-    """How many times as long the peers took, whose code did not change; 1 where there are few."""
+    """The median ratio of the peers, whose code did not change; 1 if there are few peers."""
     ratios = _ratios(pairs)
     return statistics.median(ratios) if len(ratios) >= ENOUGH else 1.0
 
 
 def _scatter(pairs: list[Any], drift: float) -> float:
-    """The noise that shows in the peers' ratios: by their median deviation, so that a few that did
-    change count for little."""
+    """The noise in the peers' ratios, by their median deviation, which outliers hardly affect."""
     ratios = _ratios(pairs)
     if len(ratios) < ENOUGH:
         return 1.0
@@ -125,18 +131,20 @@ def _change(
 
 
 def unknown(standing: dict[str, Any]) -> bool:
-    """Whether times say nothing of their noise: too few, or each one interrupted by the system (on
-    a busy machine a run that is longer than its turn always is)."""
+    """Whether the noise of a timing is unknown: too few rounds, or all of them interrupted.
+
+    On a busy machine the system interrupts every run that is longer than its time slice.
+    """
     return standing["rounds"] < 3 or standing.get("clean", 1) == 0
 
 
 def best(standing: dict[str, Any]) -> float:
-    """The best round; of files that do not have it, the first quartile."""
+    """The fastest round, or the first quartile if the file lacks it."""
     return float(standing.get("best", standing["low"]))
 
 
 def spread(standing: dict[str, Any]) -> float:
-    """How far apart a contender's best rounds lie, as a share of the best."""
+    """The scatter of a contender's fastest rounds, as a fraction of the fastest."""
     least, sweeps = best(standing), standing.get("sweeps") or [best(standing)]
     quartile = (standing["low"] - least) / least
     return max(LEAST, WIDTH * quartile, WIDTH * (max(sweeps) - min(sweeps)) / least)
@@ -157,16 +165,16 @@ def _warnings(first: Found, second: Found, before: set[Any], after: set[Any]) ->
 
 
 def show(found: Versus, first: Found, second: Found, out: Console | None = None) -> None:
-    """The ratios, ours first, and which exceed the noise."""
+    """Print the ratios, graphnn first, and which of them exceed the noise."""
     out = out or console()
     title = f"first: {head(first['about'])}\nsecond: {head(second['about'])}"
     table = Table(title=title, title_justify="left")
     for column in ("case", "pass", "contender"):
         table.add_column(column)
-    for column in ("first ms", "second ms", "ratio", "of the best", "noise", ""):
+    for column in ("first ms", "second ms", "ratio", "fastest", "noise", ""):
         table.add_column(column, justify="right")
     for c in sorted(found.changes, key=lambda c: c.contender != OURS):
-        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "not known"
+        noise = f"{c.noise:.2f}x" if math.isfinite(c.noise) else "unknown"
         cells = [c.case, c.what, c.contender, ms(c.before), ms(c.after), f"{c.ratio:.2f}x"]
         table.add_row(
             *cells, f"{c.best:.2f}x", noise, c.verdict, style="bold" if c.verdict != WITHIN else ""
@@ -178,17 +186,17 @@ def show(found: Versus, first: Found, second: Found, out: Console | None = None)
 
 
 def summary(found: Versus) -> str:
-    """What it comes to, in a line or two."""
-    peers = f"the peers, whose code is the same, took {found.drift:.2f}x the time"
+    """The result in one or two lines."""
+    peers = f"the peers (unchanged code) took {found.drift:.2f}x the time"
     all_ours = [c for c in found.changes if c.contender == OURS]
     silent = sum(math.isinf(c.noise) for c in all_ours)
     if silent:
         peers += (
-            f"; {silent} of {len(all_ours)} timings of graphnn were not judged: timed once, or "
-            "interrupted by the system in every round"
+            f"; {silent} of {len(all_ours)} timings of graphnn were not judged: they were "
+            "timed once, or interrupted by the system in every round"
         )
     ours = [c for c in all_ours if c.verdict != WITHIN]
     if not ours:
-        return f"no significant change of graphnn among those judged; {peers}"
+        return f"no significant change of graphnn; {peers}"
     words = ", ".join(f"{c.case} {c.what} {c.verdict} ({c.best:.2f}x)" for c in ours)
     return f"{words}; {peers}"

@@ -63,12 +63,12 @@ def _add_views(views: Any, examples: str) -> None:
 def _bench(args: argparse.Namespace) -> None:
     import torch
 
-    from graphnn.bench.suite import chosen, run_suite
+    from graphnn.bench.suite import run_suite, select
 
     if args.threads:
         torch.set_num_threads(args.threads)
     name = "gpu" if args.gpu else args.suite or "quick"
-    suite = chosen(name, args.only or ())
+    suite = select(name, args.only or ())
     save, plots = args.save, args.plots
     if args.gpu:  # one command that writes everything
         save, plots = save or "graphnn-gpu.json", plots or "."

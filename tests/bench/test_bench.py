@@ -12,7 +12,7 @@ from graphnn.bench import cases, peers
 from graphnn.bench.attention import KINDS
 from graphnn.bench.cases import COMPILED_STEPS, DEEP, SUITES, Case, attention, lookup, loop
 from graphnn.bench.prepare import EAGER, LAYER_OF_TORCH, positions, prepare, subject
-from graphnn.bench.suite import chosen, run_suite
+from graphnn.bench.suite import run_suite, select
 from graphnn.bench.variants import ALL
 from graphnn.cli import main
 from graphnn.errors import TimingError
@@ -44,7 +44,7 @@ def checked(case, backend="torch"):
 
 
 def test_the_whole_program_through_the_interpreter(tmp_path):
-    suite = chosen("tiny", ["RNN", "MinGRU"])
+    suite = select("tiny", ["RNN", "MinGRU"])
     path = tmp_path / "tiny.json"
     found = run_suite(suite, "interpret", str(path), ticking(), CPU, rounds=3)
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
@@ -163,7 +163,7 @@ def test_a_library_that_is_installed_but_cannot_run_here_says_why(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: True)
     library = peers.LIBRARIES[-1]
     assert peers.missing(library, "cpu", "float16") == "runs on a GPU only"
-    assert peers.missing(library, "cuda", "float32") == "takes half precision only"
+    assert peers.missing(library, "cuda", "float32") == "supports half precision only"
     there, absent = peers.others(None, "LSTM", "cuda", "float32")
     assert there == {} and absent["FlashRNN"].startswith("ModuleNotFoundError")
 
@@ -206,7 +206,7 @@ def test_no_gpu_is_said_in_one_line(capsys, monkeypatch):
 
 def test_a_file_that_could_not_be_written_is_refused_before_timing():
     with pytest.raises(TimingError, match="cannot be written"):
-        run_suite(chosen("tiny"), "torch", "/no/such/folder/a.json", ticking())
+        run_suite(select("tiny"), "torch", "/no/such/folder/a.json", ticking())
 
 
 def test_time_for_compiling_is_shared(monkeypatch):
@@ -221,7 +221,7 @@ def test_time_for_compiling_is_shared(monkeypatch):
         return prepared
 
     monkeypatch.setattr("graphnn.bench.suite.prepare", fake)
-    suite = chosen("tiny", ["RNN", "LSTM", "MinGRU"])
+    suite = select("tiny", ["RNN", "LSTM", "MinGRU"])
     clock = itertools.repeat(7.0)
 
     def timer(run):
@@ -234,7 +234,7 @@ def test_time_for_compiling_is_shared(monkeypatch):
 
 @pytest.mark.gpu
 def test_a_case_on_a_gpu():
-    suite = chosen("tiny", ["LSTM"])
+    suite = select("tiny", ["LSTM"])
     found = run_suite(suite, "triton", rounds=3)
     assert all(r["failed"] == {} for r in found["rows"])
     assert all(r["contenders"][OURS]["peak_bytes"] > 0 for r in found["rows"])
