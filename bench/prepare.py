@@ -105,7 +105,7 @@ def prepare(case: Case, backend: str, device: str, limits: Device, patience: flo
         contest,
         work,
         extra(case, found, model),
-        {FORWARD: forecast(model, sizes, limits)},
+        {FORWARD: forecast(model.program(), sizes, limits)},
         lambda: details(model, case, device),
         SEEN + CHECKED if device == "cuda" else 0,
         first=bool(case.extra),
@@ -264,4 +264,4 @@ def replays(model: gn.Compiled) -> dict[str, dict[str, Any]]:
 
 
 def _loops(model: gn.Compiled) -> list[Any]:
-    return [part for p in model._programs.values() for part in p.loops]
+    return [part for p in model.programs for part in p.loops]

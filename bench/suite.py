@@ -13,12 +13,12 @@ from graphnn.bench.cases import NETWORKS, SUITES, Case, Suite
 from graphnn.bench.prepare import prepare
 from graphnn.errors import TimingError
 from graphnn.planner.core.cost import Device
+from graphnn.runtime.limits import measure
 from graphnn.timing import results
 from graphnn.timing.clock import Timer, timer_for
 from graphnn.timing.contest import Contest
 from graphnn.timing.provenance import about
 from graphnn.timing.suite import Plan, run
-from graphnn.tools import device_limits
 
 
 def select(name: str, only: Sequence[str] = ()) -> Suite:
@@ -58,7 +58,7 @@ def run_suite(
     found["about"]["backend"] = backend
     clock = timer or timer_for(device)
     dtypes = [getattr(torch, d) for d in dict.fromkeys(c.dtype for c in suite.cases)]
-    limits = limits or device_limits.measure(device, dtypes, timer)
+    limits = limits or measure(device, dtypes, timer)
     found["limits"] = limits.record()
 
     contests: list[Contest] = []

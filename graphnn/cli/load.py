@@ -17,7 +17,7 @@ from torch import nn
 from graphnn.errors import GraphnnError
 from graphnn.frontend.graph import Graph
 from graphnn.ir.source_location import is_users
-from graphnn.runtime.model import Compiled, compile
+from graphnn.runtime.model import Compiled, compile, network_of
 
 
 class Refused(Exception):
@@ -90,7 +90,7 @@ def _compiled(thing: Any, name: str, backend: str | None) -> Compiled:
         with users_code(f"'{name}' cannot be made"):
             thing = thing()
     if isinstance(thing, Compiled):
-        return thing if backend is None else compile(thing._source, backend)
+        return thing if backend is None else compile(network_of(thing).source, backend)
     if isinstance(thing, (nn.Module, Graph)):
         with users_code(f"'{name}' cannot be compiled"):
             return compile(thing, backend or "auto")

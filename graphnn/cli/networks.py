@@ -8,7 +8,7 @@ from typing import Any
 
 from graphnn.cli.load import Refused, add, load, positive, size, steps
 from graphnn.errors import PictureError
-from graphnn.runtime.model import BACKENDS
+from graphnn.runtime.call.options import BACKENDS
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 FLOAT32 = ("ieee", "tf32x3", "tf32")

@@ -98,7 +98,7 @@ NO_SOURCE: tuple[_Kind, ...] = (
     ),
     (lambda s: isinstance(s, type), "is a class, not a module", "make one: gn.compile({0}(…))"),
     (
-        lambda s: hasattr(s, "_source") and hasattr(s, "explain"),
+        lambda s: hasattr(type(s), "explain") and hasattr(type(s), "plan_for"),
         "is compiled already",
         "call it, or compile the module that it was made of",
     ),

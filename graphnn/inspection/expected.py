@@ -1,4 +1,4 @@
-"""What the cost model expects of a model's parts, for given lengths of its axes."""
+"""The cost model's expectation for the parts of a program, for given lengths of its axes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from graphnn.planner.core.cost import Device, Work
 from graphnn.planner.core.regions import Loop, Whole, partition
 from graphnn.planner.core.work import expected, through
 from graphnn.planner.loops.choose import LAYER, loop_name
-from graphnn.planner.pipeline import Stage, Variant, run
-from graphnn.runtime.model import Compiled
+from graphnn.planner.pipeline import Stage, run
 
 Sizes = Mapping[str, int]
 UNNAMED = frozenset({"const", "size", "parameter", "tensor", "slice", "input", "view"})
@@ -24,7 +23,7 @@ UNNAMED = frozenset({"const", "size", "parameter", "tensor", "slice", "input", "
 
 @dataclass(frozen=True)
 class Expected:
-    """A part of a model: what it is called, its regime, the least of its work, seconds expected."""
+    """A part of a program: its name, execution strategy, least work, and expected seconds."""
 
     name: str
     regime: str
@@ -32,19 +31,18 @@ class Expected:
     seconds: float
 
 
-def forecast(model: Compiled, sizes: Sizes, device: Device) -> float:
-    """Seconds that a forward of a model is expected to take, by the cost model."""
-    return device.call + sum(part.seconds for part in parts(model, sizes, device))
+def forecast(program: Program, sizes: Sizes, device: Device) -> float:
+    """The expected seconds of a forward call, by the cost model."""
+    return device.call + sum(part.seconds for part in parts(program, sizes, device))
 
 
-def parts(model: Compiled, sizes: Sizes, device: Device) -> list[Expected]:
-    """The parts of a model in the order they run, each with what is expected of it."""
-    program = model._program(Variant(target=model._here()))
+def parts(program: Program, sizes: Sizes, device: Device) -> list[Expected]:
+    """The parts of a program in the order they run, each with its expected cost."""
     return [of_piece(program, piece, sizes, device) for piece in program.pieces[1:]]
 
 
 def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Expected:
-    """What is expected of one part of a program."""
+    """The expected cost of one part of a program."""
     if piece.cut is None:
         within = frozenset().union(*(p.cut.absorbed for p in program.pieces if p.cut))
         nodes = [i for i in piece.nodes if i not in within]
@@ -56,7 +54,7 @@ def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Ex
             expected(device, program.ir, Whole(nodes), sizes),
         )
     cut = piece.cut
-    # a loop's outputs in its own graph are what is read outside
+    # the outputs of a loop's own graph are the values that are read outside the loop
     work = through(cut.ir, [i for i in cut.ir.nodes if cut.ir[i].op != "given"], sizes)
     ir = run(Stage.FUNCTION, cut.ir, PartsContext())
     seconds = device.call
@@ -65,13 +63,13 @@ def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Ex
         inner = [n for n in region.nodes if ir[n].op not in ("given", "const", "size")]
         if isinstance(region, Loop):
             seconds += expected(device, ir, region, sizes, regime)
-        else:  # what the loop took in from before it is computed in its steps
+        else:  # work before the loop that was moved into its steps
             seconds += expected(device, ir, Whole(inner), sizes)
     return Expected(f"loop {loop_name(program.ir, cut.loop)}", regime, work, seconds)
 
 
 def regime_of(program: Any) -> str:
-    """How a loop's forward is run."""
+    """The execution strategy of a loop's forward."""
     chosen = program.choices() if program is not None else []
     return chosen[0].regime if chosen else "stepwise"
 
@@ -83,9 +81,9 @@ def _word(node: Node) -> str:
 
 
 def whole_name(program: Program, nodes: list[int]) -> str:
-    """Some names of the user's that stand for operations over whole axes."""
+    """A short name for operations over whole axes, made of the first three names among them."""
     ir = program.ir
-    told = [ir[i] for i in nodes if ir[i].op not in UNNAMED]
-    # modules have names of the user's, other operations are called by what they are
-    named = list(dict.fromkeys(map(_word, sorted(told, key=lambda n: not n.name))))
-    return ", ".join(named[:3]) + (", …" if len(named) > 3 else "") or "nothing"
+    named = [ir[i] for i in nodes if ir[i].op not in UNNAMED]
+    # the user named modules; other operations are called by their kind
+    words = list(dict.fromkeys(map(_word, sorted(named, key=lambda n: not n.name))))
+    return ", ".join(words[:3]) + (", …" if len(words) > 3 else "") or "nothing"

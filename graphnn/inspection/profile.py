@@ -1,10 +1,10 @@
-"""`model.profile(**inputs)`: of each part its time, its share, how far it is from the limit."""
+"""Profiles: the time of each part of a program, its share, and its distance from the limit."""
 
 from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,28 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 from graphnn.backends.torch.program import Program
-from graphnn.errors import TimingError
 from graphnn.inspection.expected import of_piece
 from graphnn.inspection.marks import Clock, CudaClock, Trail, watched
 from graphnn.kernels.ir.symbols import visible
 from graphnn.planner.core.cost import Device, Work, bound, lower_bound
 from graphnn.planner.core.work import through
-from graphnn.planner.loops.choose import Target
-from graphnn.planner.pipeline import Variant
-from graphnn.runtime.call import read
-from graphnn.runtime.model import Compiled
 from graphnn.timing.clock import quiet
-from graphnn.timing.contest import gradients, leaves
+from graphnn.timing.contest import gradients
+from graphnn.timing.contest import leaves as tensors_in
 from graphnn.timing.table import in_words, ms, printed
-from graphnn.tools import device_limits
 
 FORWARD, BACKWARD = "forward", "backward"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part: median and quartiles in ms, its share of the call, the limit and the cost model's
-    expectation where they are known. `kernel` rows are inside the part above them."""
+    """One part of a call: median and quartiles in ms, and its share of the call.
+
+    `limit` and the cost model's `expected` are in ms too, if they are known. A `kernel` row is
+    inside the part above it.
+    """
 
     part: str
     how: str
@@ -51,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where a model's time goes. Printed, it is a table; `rows` are the figures."""
+    """The times of a model's parts. Printed, it is a table; `rows` holds the figures."""
 
     name: str
     rows: list[Row]
@@ -61,7 +59,7 @@ class Profile:
 
     def table(self) -> Table:
         """The table."""
-        title = f"{self.name}: {ms(self.total)} ms a call, {self.rounds} rounds, median"
+        title = f"{self.name}: {ms(self.total)} ms per call, median of {self.rounds} rounds"
         made = Table(title=Text(visible(title)), title_justify="left")
         for column in ("part", "how"):
             made.add_column(column)
@@ -75,7 +73,7 @@ class Profile:
         return printed(self.table()) + f"limits: {in_words(self.limits.record())}"
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The profile as JSON data."""
         rows = [asdict(r) for r in self.rows]
         limits = self.limits.record()
         return {"name": self.name, "total": self.total, "rows": rows, "limits": limits}
@@ -95,72 +93,51 @@ def _cells(row: Row) -> list[str]:
 
 
 def profile(
-    model: Compiled,
-    inputs: Mapping[str, torch.Tensor],
-    lengths: Mapping[str, Any] | None = None,
-    backward: bool | None = None,
-    rounds: int = 15,
-    limits: Device | None = None,
-    clock: Clock | None = None,
+    program: Program,
+    call: Callable[[], Any],
+    sizes: Mapping[str, int],
+    leaves: Sequence[torch.Tensor],
+    limits: Device,
+    rounds: int,
+    clock: Clock,
 ) -> Profile:
-    """Time each part of a model on these inputs.
+    """Time each part of a program while `call` runs it, once per round.
 
-    With `backward` (default: where a parameter or input wants a gradient) the backward of each loop
-    is timed too, by gradients of one for each output. `limits` are the device's; measured, once a
-    process, unless given. Raises TimingError for the reference backend, which has no parts.
+    `sizes` are the lengths of axes in that call. If there are `leaves` to differentiate by, the
+    backward of each loop is timed as well.
     """
-    if model.backend == "reference":
-        raise TimingError(
-            "the reference backend has no parts to time",
-            got="backend 'reference', which evaluates the definition position by position",
-            wanted="a model of another backend",
-            fix="gn.compile(net) takes the fastest there is",
-        )
-    if rounds < 1:
-        raise TimingError("a profile takes one round or more", got=f"rounds = {rounds}")
-    call = read.read(model.ir, inputs, lengths, None, model._device())
-    wanted = [*model.parameters(), *inputs.values()]
-    wanted = [t for t in wanted if isinstance(t, torch.Tensor) and t.requires_grad]
-    backward = bool(wanted) if backward is None else backward
-    target = Target(call.device.type)
-    program = model._program(Variant(frozenset(call.lengths), target=target))
-    limits = limits or measured(call.device.type, model.ir.floating)
     with quiet():
-        trails = _trails(model, program, inputs, lengths, wanted if backward else [], rounds, clock)
-    rows, total = _rows(program, trails, call.sizes, limits, backward)
-    return Profile(model.ir.name, rows, total, limits, rounds)
+        trails = _trails(program, call, leaves, rounds, clock)
+    rows, total = _rows(program, trails, sizes, limits, bool(leaves))
+    return Profile(program.ir.name, rows, total, limits, rounds)
 
 
-@functools.cache
-def measured(kind: str, dtype: torch.dtype) -> Device:
-    """This device's limits, measured once a process."""
-    return device_limits.measure(kind, (dtype,))
+def clock_for(device: str) -> Clock:
+    """The clock of a kind of device."""
+    return CudaClock() if device == "cuda" else Clock()
 
 
 def _trails(
-    model: Compiled,
     program: Program,
-    inputs: Mapping[str, torch.Tensor],
-    lengths: Mapping[str, Any] | None,
-    wanted: list[torch.Tensor],
+    call: Callable[[], Any],
+    leaves: Sequence[torch.Tensor],
     rounds: int,
-    clock: Clock | None,
+    clock: Clock,
 ) -> list[Trail]:
-    """A trail a round, after two calls to warm up."""
+    """One trail per round, after two calls for warming up."""
     found = []
     for number in range(rounds + 2):
-        kind = next(iter(inputs.values())).device.type if inputs else "cpu"
-        trail = Trail(clock or (CudaClock() if kind == "cuda" else Clock()))
-        trail.clock.wait()
+        trail = Trail(clock)
+        clock.wait()
         with watched(program, trail):
-            trail.begin = trail.clock.now()
-            with torch.set_grad_enabled(bool(wanted)):
-                outputs = leaves(model(**inputs, lengths=lengths))
-            trail.turn = trail.clock.now()
-            if wanted:
-                gradients(functools.partial(list, outputs), wanted)
-            trail.end = trail.clock.now()
-        trail.clock.wait()
+            trail.begin = clock.now()
+            with torch.set_grad_enabled(bool(leaves)):
+                outputs = tensors_in(call())
+            trail.turn = clock.now()
+            if leaves:
+                gradients(functools.partial(list, outputs), leaves)
+            trail.end = clock.now()
+        clock.wait()
         if number >= 2:
             found.append(trail)
     return found
@@ -185,18 +162,18 @@ def _rows(
     rows += _kernels(trails, FORWARD)
     if backward:
         rows += _backward(program, trails, sizes, limits)
-    # shares of what the parts take together: on a busy machine a whole call's median is larger
+    # shares of the sum of all parts: on a busy machine the median of whole calls is larger
     together = sum(r.median for r in rows if not r.kernel) or 1.0
     return [replace(r, share=r.median / together) for r in rows], total * 1e3
 
 
-def _kernels(trails: list[Trail], way: str) -> list[Row]:
-    """Every kernel that was launched, forward or backward."""
+def _kernels(trails: list[Trail], direction: str) -> list[Row]:
+    """A row for every kernel that was launched, forward or backward."""
     spans = [t.spans(t.kernels) for t in trails]
     return [
-        _row(name, "kernel", way, [s.get(name, 0.0) for s in spans], kernel=True)
+        _row(name, "kernel", direction, [s.get(name, 0.0) for s in spans], kernel=True)
         for name in dict.fromkeys(n for s in spans for n in s)
-        if ("_backward" in name) == (way == BACKWARD)
+        if ("_backward" in name) == (direction == BACKWARD)
     ]
 
 
@@ -206,13 +183,13 @@ def _backward(
     sizes: Mapping[str, int],
     limits: Device,
 ) -> list[Row]:
-    """The backward of each loop, and what is left: autograd over whole axes."""
+    """A row for the backward of each loop, and one for the rest: autograd over whole axes."""
     spans = [t.spans(t.backwards) for t in trails]
     rows, dtype = [], program.ir.floating
     rivals = {id(loop) for layer in program.layers for loop in layer.own.loops}
     for loop in program.loops:
         if id(loop) in rivals and not any(loop.key in s for s in spans):
-            continue  # torch's own layer was run instead
+            continue  # torch's own layer ran instead
         seconds = [s.get(loop.key, 0.0) for s in spans]
         ir = loop.derived.ir
         work = through(ir, [i for i in ir.nodes if ir[i].op != "given"], sizes)

@@ -9,8 +9,8 @@ from graphnn.frontend.trace import trace
 from graphnn.pictures.drawing import Unroll, graph_scene, scene_of
 from graphnn.pictures.scenes.planned import planned
 from graphnn.pictures.scenes.scene import Scene
-from graphnn.planner.pipeline import Variant, checked
-from graphnn.runtime.model import Compiled, compile
+from graphnn.planner.pipeline import checked
+from graphnn.runtime.model import Compiled, compile, network_of
 
 
 @scene_of.register(nn.Module)
@@ -24,11 +24,9 @@ def _(source: nn.Module | Graph, unroll: Unroll, plan: bool) -> Scene:
 
 @scene_of.register
 def _(source: Compiled, unroll: Unroll, plan: bool) -> Scene:
-    return _planned(source) if plan else graph_scene(source.ir, source._owner, unroll)
+    return _planned(source) if plan else graph_scene(source.ir, network_of(source).owner, unroll)
 
 
 def _planned(model: Compiled) -> Scene:
-    variant = Variant(target=model._here())
-    reference = model.backend == "reference"
-    programs = {} if reference else model._program(variant).program_of
-    return planned(model.plan, model._owner, programs)
+    programs = {} if model.backend == "reference" else model.program().program_of
+    return planned(model.plan, network_of(model).owner, programs)

@@ -3,237 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
 
-from graphnn.backends import reference
-from graphnn.backends.requirements import need_triton
-from graphnn.backends.torch import program as torch_backend
 from graphnn.backends.torch.program import Program
-from graphnn.backends.torch.runtime.active_transforms import unwatched, watched
-from graphnn.errors import BackendError, InputDeviceError
+from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.frontend.feedback import Feedback
 from graphnn.frontend.graph import Graph
 from graphnn.frontend.mistakes import compilable
-from graphnn.frontend.trace import Trace, trace
-from graphnn.inspection.views import Telling
-from graphnn.ir.dtypes import floating
-from graphnn.ir.graph import IR, Node
-from graphnn.planner.boundary.states import FINAL, RECORD
-from graphnn.planner.core.regions import carried
+from graphnn.inspection.explain import explain
+from graphnn.ir.graph import IR
 from graphnn.planner.loops.choose import Target
-from graphnn.planner.pipeline import SWITCHABLE, Plan, Variant, checked, plan, requested
-from graphnn.runtime.call import read, registry, wrapped
-from graphnn.runtime.call.inputs import Refusing
-from graphnn.runtime.generation.closed import Generating
-from graphnn.runtime.streaming.step import Stepping
+from graphnn.planner.pipeline import Plan, Variant
+from graphnn.runtime.call import options, read, wrapped
+from graphnn.runtime.call.network import Network, require_program
+from graphnn.runtime.call.options import Options
+from graphnn.runtime.generation.generate import generate
+from graphnn.runtime.generation.result import Generation
+from graphnn.runtime.streaming.step import State, Streaming
+
+if TYPE_CHECKING:
+    from graphnn.inspection.profile import Profile
+    from graphnn.pictures.picture import Picture
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
-KERNELS = ("triton", "interpret")
-FLOAT32 = ("ieee", "tf32x3", "tf32", None)
-# what a model makes when first asked, and drops when its parameters change their place or dtype
-MADE = ("_plans", "_programs", "_parts", "_steppers")
-# drawings of a graph that are kept: training and evaluation, and what an attribute is turned to
-MOST_TRACES = 8
 
 
-class Compiled(Stepping, Generating, Telling, Refusing):
-    """A graph made callable. Made by `gn.compile`.
+class Compiled(nn.Module):
+    """A graph made callable, an nn.Module. Made by `gn.compile`.
 
     It has the parameters, buffers and submodules of its source under the same names, so
-    `state_dict`, optimizers, `to`, `train` and the wrappers of torch work on it as on any module.
+    `state_dict`, optimizers, `to`, `train` and the wrappers of torch work as on any module.
     """
 
-    _source: nn.Module | Graph
-    _owner: nn.Module
-    _number: int
-    _traces: list[Trace]
-    _plans: dict[Any, Plan]
-    _programs: dict[Any, Program]
+    _network: Network
+    _streaming: Streaming
 
-    def __init__(
-        self,
-        source: nn.Module | Graph,
-        backend: str,
-        passes: frozenset[str],
-        recompute: bool | None,
-        float32: str | None = None,
-    ):
+    def __init__(self, source: nn.Module | Graph, chosen: Options):
         super().__init__()
-        owner = source.owner if isinstance(source, Graph) else source
-        for kept in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[kept] = owner.__dict__[kept]
-        self.__dict__["_source"], self.__dict__["_owner"] = source, owner
-        self.backend = backend
-        self._passes, self._recompute, self._float32 = passes, recompute, float32
-        self._forget()
-        self._traced()
-
-    def _forget(self) -> None:
-        """Drop what was planned; under a number of its own the model is found while traced."""
-        self.__dict__["_number"] = registry.entered(self)
-        self.__dict__.update({name: {} for name in MADE}, _traces=[])
+        network = Network(source, chosen)
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[name] = network.owner.__dict__[name]
+        self.__dict__.update(_network=network, _streaming=Streaming(network))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **{name: {} for name in MADE}, "_traces": []}
+        return {k: v for k, v in self.__dict__.items() if k != "_streaming"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget()
+        self.__dict__["_streaming"] = Streaming(self._network)
+
+    @property
+    def backend(self) -> str:
+        """The backend that was asked for: "auto", "torch", "triton", "interpret" or "reference"."""
+        return self._network.options.backend
 
     @property
     def training(self) -> bool:  # type: ignore[override]
         """Whether the source is in training mode."""
-        return self._owner.training if "_owner" in self.__dict__ else True
+        network = self.__dict__.get("_network")
+        return network.owner.training if network is not None else True
 
     @training.setter
     def training(self, mode: bool) -> None:
-        if "_owner" in self.__dict__:
-            self._owner.training = mode
+        if "_network" in self.__dict__:
+            self._network.owner.training = mode
 
     def train(self, mode: bool = True) -> Compiled:
-        """Training or evaluation mode, of the source's modules too."""
+        """Set training or evaluation mode, also of the source's modules."""
         super().train(mode)
-        self._traced()
+        self._network.current()
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        owner = self.__dict__.get("_owner")
-        source = owner is not None and name in owner.__dict__ and name not in self.__dict__
-        if source and not isinstance(getattr(type(self), name, None), property):
-            setattr(owner, name, value)  # an attribute of the source, which its graph reads
+        network = self.__dict__.get("_network")
+        if network is not None and name in network.owner.__dict__ and self._of_source(name):
+            setattr(network.owner, name, value)
         else:
             super().__setattr__(name, value)
 
+    def _of_source(self, name: str) -> bool:
+        """Whether an attribute of the source is one of the model too: its graph may read it."""
+        own = name in self.__dict__ or isinstance(getattr(type(self), name, None), property)
+        return not own
+
     def __getattr__(self, name: str) -> Any:
-        owner = self.__dict__.get("_owner")
-        if owner is not None and name in owner.__dict__:
-            return getattr(owner, name)
+        network = self.__dict__.get("_network")
+        if network is not None and name in network.owner.__dict__:
+            return getattr(network.owner, name)
         return super().__getattr__(name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Compiled:
-        now = self._floating()
+        network = self._network
+        before = network.floating()
         super()._apply(fn, recurse)
-        # nothing else tells a model without parameters where it is moved
-        self.__dict__["_moved"] = fn(torch.empty(0, dtype=now)).dtype
-        self._forget()
-        self._traced()
+        # a model without parameters learns its new dtype only here
+        network.moved = fn(torch.empty(0, dtype=before)).dtype
+        network.forget()
+        self.__dict__["_streaming"] = Streaming(network)
+        network.current()
         return self
 
-    def _mode(self) -> int:
-        """The number of the drawing that holds now."""
-        return self._traced().number
+    def __prepare_scriptable__(self) -> NoReturn:
+        wrapped.unsupported("torch.jit.script", "use torch.export.export(model, (), {'x': x})")
 
-    def _traced(self) -> Trace:
-        """The drawing that holds now: the last one, an earlier one, or a new one."""
-        if torch.compiler.is_compiling():
-            number = registry.drawn(self._number, self._flags())
-            return next(t for t in self._traces if t.number == number)
-        traces = self._traces
-        if traces and traces[-1].holds():
-            return traces[-1]
-        return self._found()
-
-    @unwatched
-    def _found(self) -> Trace:
-        found = next((t for t in reversed(self._traces) if t.holds()), None)
-        if found is None:
-            found = trace(self._source, self.__dict__.get("_moved"))
-            found.ir = checked(found.ir)
-        kept = [t for t in self._traces if t is not found]
-        for gone in kept[: len(kept) + 1 - MOST_TRACES]:
-            self._drop(gone)
-        self.__dict__["_traces"] = [*kept[-(MOST_TRACES - 1) :], found]
-        return found
-
-    def _drop(self, gone: Trace) -> None:
-        """Forget what was made for a drawing."""
-        for name in MADE:
-            made = self.__dict__[name]
-            for key in [k for k in made if isinstance(k, tuple) and k[0] == gone.number]:
-                del made[key]
-
-    def _flags(self) -> tuple[Any, ...]:
-        """What torch.compile sees change: training flags, and the floating dtype."""
-        return (*(m.training for m in self._owner.modules()), self._floating())
-
-    def _floating(self) -> torch.dtype:
-        return floating(self._owner, self.__dict__.get("_moved"))
-
-    @property
-    def ir(self) -> IR:
-        """The checked graph, before planning."""
-        return self._traced().ir
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of a call without lengths and without a given state."""
-        return self._planned(Variant(target=self._here()))
-
-    def _here(self) -> Target:
-        """The device that the model lies on."""
-        device = self._device()
-        return Target() if device is None else Target(device.type)
-
-    def _planned(self, variant: Variant) -> Plan:
-        key = (self._mode(), variant)
-        if key not in self._plans:
-            ir = self.ir
-            self._plans[key] = plan(ir, variant, carried(ir), self._passes_for(variant.target))
-        return self._plans[key]
-
-    def _kernels(self, target: Target) -> bool:
-        """Whether loops become Triton kernels: always, never, or on a GPU."""
-        return self.backend in KERNELS or (self.backend == "auto" and target.device == "cuda")
-
-    def _passes_for(self, target: Target) -> frozenset[str]:
-        if not self._kernels(target):
-            return self._passes - {"hops"}
-        # asked for by name, kernels leave no loop to torch's layers; what torch's code sinks into
-        # its loops, whole-axis operations do as well before a kernel
-        return self._passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
-
-    @unwatched
-    def _program(self, variant: Variant, mode: int | None = None) -> Program:
-        key = (self._mode() if mode is None else mode, variant)
-        if key not in self._programs:
-            planned = self._planned(variant)
-            self._programs[key] = torch_backend.build(
-                planned.ir,
-                planned.order,
-                planned.passes,
-                self._recompute,
-                self._lowering(variant.target),
-                variant.target.device == "cpu",
-            )
-        return self._programs[key]
-
-    def _lowering(self, target: Target) -> Any:
-        """What makes kernels of loops, for the backends that have them."""
-        if not self._kernels(target):
-            return None
-        need_triton(self.backend)
-        from graphnn.backends.triton import cuda_graphs
-        from graphnn.backends.triton.strategy import Lowering
-        from graphnn.backends.triton.target import current
-
-        return Lowering(
-            self.backend == "interpret",
-            current(),
-            "resident" in self._passes,
-            "fit" in self._passes,
-            "cooperative" in self._passes,
-            # torch.compile may record graphs of its own
-            self.backend != "interpret" and not target.traced and cuda_graphs.enabled(),
-            self._float32,
-            "tune" in self._passes,
-        )
-
-    def _device(self) -> torch.device | None:
-        first = next(self._owner.parameters(), None)
-        return None if first is None else first.device
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        wrapped.unsupported("DataParallel", "use DistributedDataParallel, one process per device")
 
     def forward(
         self,
@@ -244,14 +121,18 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         record: bool | Sequence[str] = False,
         **inputs: Any,
     ) -> Any:
-        """Run the graph on (batch, *axes, *shape) tensors, one a declared input.
+        """Run the graph on (batch, *axes, *shape) tensors, one per declared input.
 
-        `lengths` gives each example's number of positions along an axis; `state` what states start
-        from. One output is returned as a tensor, several as a dict; with `return_state` the final
-        states follow it, with `record` the sequences of the states it names (True: of all). Raises
-        a CallError that names what does not fit.
+        `lengths` gives, for an axis, each example's number of positions as (batch,) integers.
+        `state` gives initial values of states, (batch, *axes, [delay slots,] *shape) by name.
+
+        Returns one output as a tensor, several as a dict. With `return_state` a dict of the final
+        states follows, with `record` a dict of the sequences of the named states (True: of all),
+        (batch, *axes, *shape). Raises a CallError that names the argument which does not fit.
+
+            y, state = model(x=x, lengths={"time": torch.tensor([5, 3])}, return_state=True)
         """
-        self._untraced(args, inputs)
+        wrapped.check_untraced(args, inputs)
         given = (args, inputs, lengths, state, return_state, record)
         return wrapped.not_compiled(self._called, *given) if watched() else self._called(*given)
 
@@ -264,101 +145,222 @@ class Compiled(Stepping, Generating, Telling, Refusing):
         return_state: bool,
         record: bool | Sequence[str],
     ) -> Any:
-        wrapped.check_whole(self._owner)
-        traced = self._traced()
+        network = self._network
+        wrapped.check_whole(network.owner)
+        traced = network.current()
         ir = traced.ir
-        call = read.read(ir, read.named(ir, args, inputs), lengths, state, self._device())
+        call = read.read(ir, read.named(ir, args, inputs), lengths, state, network.device)
         names = read.states(ir, record)
-        outputs, final, sequences = self._run(call, return_state, names, frozenset(), traced)
+        outputs, final, sequences = network.run(call, return_state, names, traced=traced)
         value = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-        extras = [x for x, asked in ((final, return_state), (sequences, record)) if asked]
+        extras = [x for x, wanted in ((final, return_state), (sequences, record)) if wanted]
         return (value, *extras) if extras else value
 
-    def _run(
+    def initial_state(
         self,
-        call: read.Call,
-        finals: bool,
-        recorded: frozenset[str],
-        probed: frozenset[str],
-        traced: Trace | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        traced = traced or self._traced()
-        target = Target(call.device.type, torch.compiler.is_compiling() or watched())
-        given = frozenset(call.state)
-        variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
-        run = self._run_reference if self.backend == "reference" else self._run_torch
-        values = run(call, variant, traced)
-        split: tuple[dict[str, Tensor], ...] = ({}, {}, {})
-        for name, value in values.items():
-            kind = 1 if name.startswith(FINAL) else 2 if name.startswith(RECORD) else 0
-            split[kind][name[len(("", FINAL, RECORD)[kind]) :]] = value
-        outputs, final, sequences = split
-        return outputs, {**final, **self._positions(call, finals, traced.ir)}, sequences
+        batch: int | None = None,
+        over: str | None = None,
+        lengths: Mapping[str, Any] | None = None,
+        **inputs: Tensor,
+    ) -> State:
+        """The states before the first position, (batch, *axes, *shape) by name, for `step`.
 
-    def _run_torch(self, call: read.Call, variant: Variant, traced: Trace) -> dict[str, Tensor]:
-        self._check_device(call.device)
-        program = registry.program_of(self._number, traced.number, variant)
-        parameters = [self._lookup(n, call.device, traced) for n in program.parameters]
-        given = {**call.inputs, **{f"state {k}": v for k, v in call.state.items()}}
-        values = program.main(parameters, given, call.lengths, call.sizes, call.device)
-        return dict(zip(program.outputs, values, strict=True))
+        `over` is the axis to step along, by default the only one. Inputs that do not vary over it
+        (an encoder's source) are given here once, with the `lengths` of their axes. What the steps
+        need of them is computed here and kept with the states. Without these inputs, states whose
+        initial values depend on them are left out, and every step takes the inputs and computes
+        all that follows from them. `batch` is the number of examples, by default that of the
+        inputs, or 1.
 
-    def _check_device(self, device: torch.device) -> None:
-        wanted = {"triton": "cuda", "interpret": "cpu"}.get(self.backend, device.type)
-        if device.type != wanted:
-            other = "triton" if self.backend == "interpret" else "interpret"
-            raise InputDeviceError(
-                f"backend '{self.backend}' runs on {wanted} tensors",
-                got=f"inputs and parameters on {device}",
-                wanted=f"a {wanted} device",
-                fix=f"move them there, or compile with backend='auto' or '{other}'",
-            )
+        Raises StepError if the graph cannot be streamed, CallError if an argument does not fit.
 
-    def _run_reference(self, call: read.Call, variant: Variant, traced: Trace) -> dict[str, Tensor]:
-        run = self._evaluation(call, requested(traced.ir, variant))
-        ir = run.ir
-        keep = [ir[i].attrs["key"] for i in carried(ir)] if variant.finals else []
-        return reference.evaluate(run, keep)
+            state = model.initial_state(batch=8)
+            y, state = model.step(state, x=x[:, 0])
+        """
+        return self._streaming.initial_state(batch, over, lengths, inputs)
 
-    def _evaluation(self, call: read.Call, ir: IR) -> reference.Reference:
-        traced = self._traced()
-        return reference.Reference(
-            ir,
-            lambda n: self._lookup(n, call.device, traced),
-            call.inputs,
-            call.sizes,
-            call.lengths,
-            call.state,
-            call.device,
+    def step(
+        self,
+        state: Mapping[str, Tensor],
+        over: str | None = None,
+        lengths: Mapping[str, Any] | None = None,
+        **inputs: Tensor,
+    ) -> tuple[Any, State]:
+        """Advance by one position: (outputs, states), from the states of the step before.
+
+        Inputs that vary over the axis are given for one position, (batch, *shape). Other inputs
+        were given to `initial_state`; or they are given here, whole, with the `lengths` of their
+        axes, and what follows from them is computed at every step. Causal attention caches the
+        earlier positions that it reads among the states; under `torch.no_grad()` no step copies
+        them. States are never changed in place, so a step can be repeated from an older state.
+
+        Raises StepError if the graph reads later positions, CallError if an argument does not fit.
+        """
+        return self._streaming.step(state, over, lengths, inputs)
+
+    def parts(self, axis: str) -> tuple[Network | None, Network]:
+        """The graph split for streaming: what does not vary over an axis, or None, and the rest.
+
+        The outputs of the first are inputs of the second. Both are networks on the parameters of
+        this model; `ir` is their graph.
+
+            encoder, decoder = model.parts("target")
+        """
+        return self._streaming.parts(axis)
+
+    @property
+    def feedback(self) -> tuple[Feedback, ...]:
+        """The outputs that are fed back as inputs when the model generates: see `g.feedback`."""
+        return self._network.current().feedback
+
+    def generate(
+        self,
+        *,
+        start: int | Tensor,
+        stop: int | None = None,
+        max_steps: int = 100,
+        beam: int | None = None,
+        length_penalty: float = 0.0,
+        choose: str | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        lengths: Mapping[str, Any] | None = None,
+        record: Sequence[str] = (),
+        progress: bool = False,
+        **inputs: Tensor,
+    ) -> Generation:
+        """Generate symbols; each is chosen from an output and is the next input (`g.feedback`).
+
+        `start` is the first symbol, or (batch,) or (batch, n) of them. An example ends at the
+        symbol `stop`, or after `max_steps`. Symbols are chosen one at a time: the most probable, or
+        a random one if `choose` is "sample" (by default what `g.feedback` says); `temperature`,
+        `top_k`, `top_p` and `generator` belong to sampling. With `beam` they are found by a beam
+        search of that width; `length_penalty` is the exponent of its score. `inputs` and `lengths`
+        are those of a call, without the input that is fed back; an input over the generated axis is
+        read one position per step. `record` names outputs and states whose values at every step are
+        returned in `record` of the result.
+
+        Raises GenerateError if the graph names no feedback or an argument does not fit, StepError
+        if it cannot be streamed.
+
+            found = model.generate(start=BOS, stop=EOS, source=source, beam=4)
+            found.tokens                                  # (batch, steps) int64
+        """
+        return generate(
+            self._streaming,
+            inputs,
+            start=start,
+            stop=stop,
+            max_steps=max_steps,
+            beam=beam,
+            length_penalty=length_penalty,
+            choose=choose,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=generator,
+            lengths=lengths,
+            record=record,
+            progress=progress,
         )
 
-    def _positions(self, call: read.Call, finals: bool, ir: IR) -> dict[str, Tensor]:
-        """Where the next call's positions begin, for graphs that ask for them (`gn.index`)."""
-        if not finals:
-            return {}
-        asked = {n.attrs["axis"] for n in ir if n.op == "index"}
-        return {
-            f"@{a}": call.state.get(f"@{a}", torch.zeros((), dtype=torch.int64)) + call.sizes[a]
-            for a in sorted(asked)
-            if ir.axes[a].length is None and ir.axes[a].copy_of is None
-        }
+    @property
+    def ir(self) -> IR:
+        """The checked graph, before planning. Do not change it."""
+        return self._network.ir
 
-    def _lookup(self, node: Node, device: torch.device, traced: Trace) -> Tensor:
-        key = node.attrs["key"]
-        if node.op == "tensor":
-            return traced.constants[key].to(device)
-        path, _, name = key.rpartition(".")
-        holder = self._owner.get_submodule(path)
-        tensor = holder._parameters.get(name)
-        if tensor is None:
-            tensor = holder._buffers.get(name)  # type: ignore[assignment]
-        # a parametrized tensor is computed where it is read
-        return getattr(holder, name) if tensor is None else tensor  # type: ignore[no-any-return]
+    @property
+    def plan(self) -> Plan:
+        """The plan of a call without lengths and initial state. Do not change it."""
+        return self.plan_for()
 
-    def _part(self, ir: IR) -> Compiled:
-        graph = Graph(ir.name, self._owner)
-        graph.ir, graph.constants = ir, self._traced().constants
-        return Compiled(graph, self.backend, self._passes, self._recompute, self._float32)
+    def plan_for(
+        self, *, lengths: Sequence[str] = (), device: str | None = None, **variant: Any
+    ) -> Plan:
+        """The plan of a kind of call. Do not change it.
+
+        `lengths` names the axes for which the call gives lengths. `device` is "cpu" or "cuda", by
+        default that of the parameters; a GPU need not exist. `variant` are further fields of
+        `graphnn.planner.pipeline.Variant`.
+
+            model.plan_for(lengths=("time",), device="cuda").decisions
+        """
+        return self._network.plan(self._variant(lengths, device, variant))
+
+    def program(
+        self, *, lengths: Sequence[str] = (), device: str | None = None, **variant: Any
+    ) -> Program:
+        """The generated program of a kind of call, with the arguments of `plan_for`.
+
+        It is generated if no such call was made before. Raises BackendError for the reference
+        backend, which generates none. Do not change it.
+
+            print(model.program(lengths=("time",)).sources())
+        """
+        require_program(self._network.options)
+        return self._network.program(self._variant(lengths, device, variant))
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The programs generated so far, one per kind of call, in order."""
+        return tuple(dict.fromkeys(self._network.programs.values()))
+
+    def _variant(self, lengths: Sequence[str], device: str | None, rest: dict[str, Any]) -> Variant:
+        """The variant of a kind of call."""
+        target = self._network.target if device is None else Target(device)
+        return Variant(frozenset(lengths), **{"target": target, **rest})
+
+    def source(self) -> str:
+        """The code generated for a call without lengths, forward and backward."""
+        return self.program().sources()
+
+    def explain(self, measure: Mapping[str, Tensor] | None = None, **variant: Any) -> str:
+        """What runs before, in and after each loop, how, and why, as text.
+
+        `lengths=("time",)` explains a call that gives lengths of these axes, `device="cuda"` a call
+        on a GPU, which need not exist: see `plan_for`. `measure` are inputs to time the model on;
+        the measured times then follow, next to those that the cost model expects.
+
+            print(model.explain(measure={"x": x}))
+        """
+        plan, chosen = self.plan_for(**variant), self._network.options
+        target = self._variant((), variant.get("device"), {}).target
+        program = None if chosen.backend == "reference" else self.program(**variant)
+        text = explain(plan, program, chosen.backend_for(target))
+        if measure is None:
+            return text
+        return f"{text}\nmeasured, next to what the cost model expects:\n{self._profile(measure)}"
+
+    def profile(
+        self,
+        *,
+        lengths: Mapping[str, Any] | None = None,
+        backward: bool | None = None,
+        **inputs: Tensor,
+    ) -> Profile:
+        """Time each part of a call on these inputs: see `graphnn.runtime.profiling.profile`."""
+        return self._profile(inputs, lengths, backward)
+
+    def _profile(self, inputs: Mapping[str, Tensor], *options: Any) -> Profile:
+        from graphnn.runtime.profiling import profile  # profiles compile a model, to time calls
+
+        return profile(self, inputs, *options)
+
+    def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Picture:
+        """A picture of the network: see `graphnn.pictures.draw`. Saved if `path` is given."""
+        from graphnn.pictures import draw
+
+        return draw(self, path, unroll, plan)
+
+
+def network_of(model: Compiled) -> Network:
+    """The network of a compiled model, for tools of graphnn that need its source or its traces.
+
+    It is no attribute with a public name: a module may have a submodule called `network`.
+    """
+    return model._network
 
 
 def compile(
@@ -372,41 +374,26 @@ def compile(
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
-    `backend` is "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
-    "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
-    "reference". `skip` names passes to leave out (the result is the same, slower). `recompute`:
-    True computes pointwise values again in the backward rather than saving them, and lets kernels
-    draw their noise, and attention its dropout, which then is nowhere in memory; False saves all;
-    None takes the faster. `float32` is how kernels multiply float32: "ieee" (plain multiply-adds),
-    "tf32x3" (three products of TF32), "tf32" (one), or None, as torch.set_float32_matmul_precision
-    says; products that are torch's own always go by that. On a GPU the ways to run a loop, and the
-    launches of a kernel, are timed when first called and remembered: which differ in rounding;
-    without `tune` a model chooses, the same everywhere. Raises GraphError where the graph is wrong.
+    Arguments:
+
+    - `backend`: "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
+      "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
+      "reference" (the definition, evaluated position by position).
+    - `skip`: names of passes to leave out. The result is the same, slower.
+    - `recompute`: True recomputes pointwise values in the backward instead of saving them, and lets
+      kernels draw their noise and attention its dropout, which then is nowhere in memory. False
+      saves all. None takes the faster.
+    - `float32`: how kernels multiply float32: "ieee" (plain multiply-adds), "tf32x3" (three TF32
+      products), "tf32" (one), or None, which follows torch.set_float32_matmul_precision. Matrix
+      products run by torch always follow that.
+    - `tune`: on a GPU, time the execution strategies of a loop and the launches of a kernel at the
+      first call, and remember the fastest. Strategies differ in rounding. If false, the cost model
+      chooses, and the choice is the same everywhere.
+
+    Raises GraphError if the graph is wrong, BackendError for an argument that has no such value.
+
+        model = gn.compile(Net())
+        y = model(x=torch.randn(8, 100, 16))              # (batch, time, features)
     """
     compilable(source)
-    if backend not in BACKENDS:
-        raise BackendError(
-            f"there is no backend '{backend}'",
-            got=repr(backend),
-            wanted=f"one of {', '.join(BACKENDS)}",
-            fix="backend='auto' takes the fastest there is",
-        )
-    if backend in KERNELS:
-        need_triton(backend)
-    unknown = set(skip) - set(SWITCHABLE)
-    if unknown:
-        raise BackendError(
-            f"there is no pass {sorted(unknown)} to skip",
-            got=list(skip),
-            wanted=f"passes among {list(SWITCHABLE)}",
-            fix="check the spelling",
-        )
-    if float32 not in FLOAT32:
-        raise BackendError(
-            f"float32 is not multiplied as '{float32}'",
-            got=f"float32={float32!r}",
-            wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
-            fix="None does as torch.set_float32_matmul_precision says",
-        )
-    passes = frozenset(SWITCHABLE) - set(skip) | ({"tune"} if tune else set())
-    return Compiled(source, backend, passes, recompute, float32)
+    return Compiled(source, options.checked(backend, skip, recompute, float32, tune))

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from graphnn.errors import TimingError
-from graphnn.inspection.profile import measured
 from graphnn.planner.core.cost import Device
 from graphnn.planner.core.work import of_graph
 from graphnn.runtime.call import read
-from graphnn.runtime.model import Compiled
+from graphnn.runtime.limits import measured
+from graphnn.runtime.model import Compiled, network_of
 from graphnn.timing import results
 from graphnn.timing.clock import Run, Timer, timer_for
 from graphnn.timing.contender_weights import weights
@@ -136,5 +136,5 @@ def _work(contenders: Mapping[str, Callable[..., Any]], inputs: Inputs) -> dict[
     if model is None:
         return {}
     named = inputs if isinstance(inputs, Mapping) else read.named(model.ir, inputs, {})
-    sizes = read.read(model.ir, named, None, None, model._device()).sizes
+    sizes = read.read(model.ir, named, None, None, network_of(model).device).sizes
     return {what: of_graph(model.plan.ir, sizes, what == BOTH) for what in (FORWARD, BOTH)}

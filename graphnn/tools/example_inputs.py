@@ -9,7 +9,7 @@ import torch
 from graphnn.errors import AxisError
 from graphnn.ir.graph import BATCH
 from graphnn.runtime.call import read
-from graphnn.runtime.model import Compiled
+from graphnn.runtime.model import Compiled, network_of
 
 LENGTH, BATCH_SIZE = 32, 4
 
@@ -30,7 +30,7 @@ def made_up(model: Compiled, sizes: Mapping[str, int] | None = None) -> dict[str
             got=", ".join(f"{k}={v}" for k, v in given.items()),
             wanted=f"lengths of {fixed}",
         )
-    device = model._device() or torch.device("cpu")
+    device = network_of(model).device or torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     lengths = {a: given.get(a, BATCH_SIZE if a == BATCH else LENGTH) for a in free}
     lengths |= {a.name: a.length for a in ir.axes.values() if a.length is not None}

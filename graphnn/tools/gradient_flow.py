@@ -9,7 +9,7 @@ import torch
 
 from graphnn.ir.graph import BATCH
 from graphnn.runtime.call import read
-from graphnn.runtime.model import Compiled
+from graphnn.runtime.model import Compiled, network_of
 
 Tensor = torch.Tensor
 
@@ -28,9 +28,9 @@ def gradient_flow(
     (Pascanu, Mikolov and Bengio 2013, eq. 3). Returns (positions,) tensors by state name; states of
     inner loops are normed over the outer positions too.
     """
-    ir = model.ir
+    ir, network = model.ir, network_of(model)
     names = read.states(ir, states)
-    call = read.read(ir, inputs, lengths, None, model._device())
+    call = read.read(ir, inputs, lengths, None, network.device)
     delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"] in names}
     probes = {}
     # states that one value closes have one gradient; it is read once
@@ -43,7 +43,7 @@ def gradient_flow(
             probes[name] = (probe, 1 + axes.index(node.attrs["axis"]))
             call.inputs[f"state probe {name}"] = probe
     with torch.enable_grad():
-        outputs, _, _ = model._run(call, False, frozenset(), frozenset(probes))
+        outputs, _, _ = network.run(call, probed=frozenset(probes))
         value = loss(next(iter(outputs.values())) if len(outputs) == 1 else outputs)
         grads = torch.autograd.grad(value, [p for p, _ in probes.values()], allow_unused=True)
     norms = {

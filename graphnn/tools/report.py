@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from graphnn.errors import GraphnnError
-from graphnn.inspection.profile import BACKWARD, Profile, Row, profile
+from graphnn.inspection.profile import BACKWARD, Profile, Row
 from graphnn.ir.graph import BATCH
 from graphnn.pictures import draw, plots
 from graphnn.pictures.picture import encode
-from graphnn.runtime.model import Compiled, compile
+from graphnn.runtime.model import Compiled, compile, network_of
+from graphnn.runtime.profiling import profile
 from graphnn.timing.contest import leaves
 from graphnn.timing.provenance import about
 from graphnn.timing.table import head, in_words, ms
@@ -107,7 +108,7 @@ def _flow(model: Compiled, given: Mapping[str, torch.Tensor]) -> str:
     if not any(n.op == "delay" and n.dtype.is_floating_point for n in model.ir):
         return "<p>There is no state: nothing flows through time.</p>"
     training = model.backend if model.backend != "reference" else "torch"
-    source = model if training == model.backend else compile(model._source, training)
+    source = model if training == model.backend else compile(network_of(model).source, training)
     try:
         flow = gradient_flow(source, lambda y: _loss(model, y), given)
         plot = plots.gradient_flow(flow)
@@ -132,7 +133,7 @@ def _loss(model: Compiled, returned: Any) -> torch.Tensor:
 def _code(model: Compiled) -> str:
     """The model's own code; and its kernels, where it has none on this backend."""
     if model.backend == "reference":
-        model = compile(model._source)
+        model = compile(network_of(model).source)
     parts = [folded(f"{name}", code(text)) for name, text in _functions(model.source())]
     here = "<p>What runs on this backend; comments name your lines and values.</p>"
     own = here + "".join(parts)
@@ -141,7 +142,7 @@ def _code(model: Compiled) -> str:
     try:
         kernels = [
             (name, text)
-            for name, text in _functions(compile(model._source, "interpret").source())
+            for name, text in _functions(compile(network_of(model).source, "interpret").source())
             if "tl." in text
         ]
     except (GraphnnError, ImportError) as error:

@@ -44,7 +44,7 @@ from graphnn.nn import (
     KeyValueMemory,
     MultiplicativeLSTM,
 )
-from graphnn.runtime.model import Compiled, compile
+from graphnn.runtime.model import Compiled, compile, network_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISION = {"bf16": "ieee", "fp16": "ieee", "fp32": "tf32x3"}
@@ -123,22 +123,24 @@ def kernels(model: Compiled, dtype: torch.dtype) -> list[LoopSource]:
 
 def _loops(planned: Compiled) -> list[LoopSource]:
     found: dict[str, LoopSource] = {}
-    for program in planned._programs.values():
+    for program in planned.programs:
         for loop in program.loops:
             found.update({k: x.source for k, x in loop.lowering.launchers.items()})  # type: ignore[union-attr]
     return [x for x in found.values() if x.program.axis]
 
 
 def _planned(model: Compiled, dtype: torch.dtype) -> Compiled:
-    source = model._source.to(dtype) if isinstance(model._source, nn.Module) else model._source
-    planned = compile(source, "interpret", skip=("fit", "beside"), recompute=model._recompute)
+    network = network_of(model)
+    source = network.source.to(dtype) if isinstance(network.source, nn.Module) else network.source
+    recompute = network.options.recompute
+    planned = compile(source, "interpret", skip=("fit", "beside"), recompute=recompute)
     planned.source()
     return planned
 
 
 def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterator[Row]:
     """A row for each kernel of a model's contractions, with the tile that it would have."""
-    for program in planned._programs.values():
+    for program in planned.programs:
         for engine in (a.engine for a in program.attends):
             if not isinstance(engine, Kernels | Best | HopKernels):
                 continue

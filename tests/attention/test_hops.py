@@ -117,9 +117,9 @@ def given(net: nn.Module, batch: int = 3, slots: int = 5, dtype=torch.float64):
 
 def engines(model: gn.Compiled) -> list[HopKernels]:
     """What runs a model's hops, which must be kernels."""
-    if not model._programs:
+    if not model.programs:
         model.source()
-    found = [a for p in model._programs.values() for a in p.attends]
+    found = [a for p in model.programs for a in p.attends]
     assert found and all(isinstance(a, HopsOperator) for a in found)
     assert all(isinstance(a.engine, HopKernels) for a in found), [a.says() for a in found]
     return [a.engine for a in found]

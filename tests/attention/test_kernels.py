@@ -17,7 +17,6 @@ from graphnn.kernels import simulate
 from graphnn.kernels.attention.launch import Runner
 from graphnn.kernels.attention.tile_size import best, case
 from graphnn.kernels.feasibility import aot
-from graphnn.planner.pipeline import Variant
 from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
 from tests.attention.readers import READERS
 from tests.networks.graphs import assert_same, results
@@ -26,7 +25,7 @@ from tests.networks.graphs import assert_same, results
 def stages(net: nn.Module) -> list[Stage]:
     """All kernels of a network's attention, hop by hop."""
     model = gn.compile(net, backend="interpret", skip=("hops",))
-    return of(model._program(Variant(target=model._here())))
+    return of(model.program())
 
 
 def of(program: Program) -> list[Stage]:
@@ -72,7 +71,7 @@ def test_no_kernel_has_a_fault(name):
     lengths = ragged(model, given)
     wanted = results(model, given, lengths)[0]
     stores = {}
-    for stage in [s for program in model._programs.values() for s in of(program)]:
+    for stage in [s for program in model.programs for s in of(program)]:
         names = stage.run.function.arg_names
         program = stage.run.source.program
         stores[program.name] = names[len(program.tensors) : len(stage.run.source.pointers)]

@@ -119,9 +119,9 @@ def given(net: nn.Module, batch: int = 3, queries: int = 4, sources: int = 9, dt
 
 def engines(model: gn.Compiled) -> list[Best]:
     """What computes a model's look-ups by kernels."""
-    if not model._programs:
+    if not model.programs:
         model.source()
-    found = [a.engine for p in model._programs.values() for a in p.attends]
+    found = [a.engine for p in model.programs for a in p.attends]
     assert all(isinstance(e, Best) for e in found)
     return found
 

@@ -792,7 +792,7 @@ def test_another_device(model):
           at:     node 'x' test_errors.py:N
           got:    meta
           wanted: cpu
-          fix:    give a tensor that has numbers
+          fix:    give a tensor that has elements
         """,
     ):
         model(x=X.to("meta"))
@@ -895,9 +895,9 @@ def test_lengths_of_another_batch(model):
     with says(
         errors.LengthsError,
         """
-        lengths of 'time' have the wrong form
+        lengths of 'time' have the wrong shape or dtype
           got:    (2,) of torch.int64
-          wanted: (4,) of torch.int64, one number an example
+          wanted: (4,) of torch.int64, one number per example
           fix:    lengths={'time': torch.tensor([...])}
         """,
     ):
@@ -908,9 +908,9 @@ def test_lengths_that_are_not_whole(model):
     with says(
         errors.LengthsError,
         """
-        lengths of 'time' have the wrong form
+        lengths of 'time' have the wrong shape or dtype
           got:    (4,) of torch.float32
-          wanted: (4,) of torch.int64, one number an example
+          wanted: (4,) of torch.int64, one number per example
           fix:    lengths={'time': torch.tensor([...])}
         """,
     ):
@@ -921,7 +921,7 @@ def test_lengths_of_an_unknown_axis(model):
     with says(
         errors.LengthsError,
         """
-        lengths are given for 'tine', which no input has
+        lengths are given for 'tine', an axis of no input
           got:    tine
           wanted: axes among ['time']
           fix:    check the spelling against g.input(..., over=...)
@@ -934,9 +934,9 @@ def test_lengths_without_an_axis(model):
     with says(
         errors.LengthsError,
         """
-        `lengths` does not say of which axis
+        `lengths` does not name an axis
           got:    Tensor
-          wanted: a dict from the name of an axis to one number an example
+          wanted: a dict from the name of an axis to one number per example
           fix:    lengths={'time': torch.tensor([...])}
         """,
     ):
@@ -954,8 +954,8 @@ def test_axes_whose_lengths_disagree():
         input 'b' disagrees about the length of 'time'
           at:     node 'b' test_errors.py:N
           got:    time = 5 in (2, 5)
-          wanted: time = 4, as declared or as other inputs have it
-          fix:    give tensors of one batch and of equal axes, padded and with lengths={...}
+          wanted: time = 4, as declared or as in other inputs
+          fix:    give tensors of equal batch and axes; pad them, with lengths={...}
         """,
     ):
         model(a=torch.zeros(2, 4), b=torch.zeros(2, 5))
@@ -972,8 +972,8 @@ def test_batches_that_disagree():
         input 'b' disagrees about the length of 'batch'
           at:     node 'b' test_errors.py:N
           got:    batch = 1 in (1, 4)
-          wanted: batch = 2, as declared or as other inputs have it
-          fix:    give tensors of one batch and of equal axes, padded and with lengths={...}
+          wanted: batch = 2, as declared or as in other inputs
+          fix:    give tensors of equal batch and axes; pad them, with lengths={...}
         """,
     ):
         model(a=torch.zeros(2, 4), b=torch.zeros(1, 4))
@@ -983,11 +983,11 @@ def test_an_axis_of_length_zero(model):
     with says(
         errors.InputShapeError,
         """
-        axis 'time' of input 'x' has no position
+        axis 'time' of input 'x' is empty
           at:     node 'x' test_errors.py:N
           got:    (4, 0, 3)
           wanted: time of 1 or more
-          fix:    pad to one position and say so with lengths={...}
+          fix:    pad to one position, and give lengths={...}
         """,
     ):
         model(x=torch.zeros(4, 0, 3))
@@ -1014,7 +1014,7 @@ def test_a_state_of_another_shape(model):
           at:     node 'z' test_errors.py:N
           got:    (4, 3)
           wanted: (4, 2)
-          fix:    the batch first, then axes, then delay slots where several, then the shape
+          fix:    shape is (batch, *axes, [delay slots,] *shape)
         """,
     ):
         model(x=X, state={"z": torch.zeros(4, 3)})
@@ -1066,7 +1066,7 @@ def test_a_state_without_a_name(model):
     with says(
         errors.StateError,
         """
-        `state` does not say of which state
+        `state` does not name a state
           got:    Tensor
           wanted: a dict from the names of states to tensors
           fix:    pass what return_state=True or initial_state() gave

@@ -291,7 +291,7 @@ GRAPHS = {
     ),
 }
 FORM = "wanted: (batch, time, 3) of torch.float32"
-DENSE = "wanted: a dense tensor, padded where examples differ in length"
+DENSE = "wanted: a dense tensor, padded if examples differ in length"
 TAKEN = "wanted: the model itself, torch.compile, torch.export or DistributedDataParallel"
 EXPORT = "fix: use torch.export.export(model, (), {'x': x})"
 
@@ -367,19 +367,19 @@ CALLS = {
     "lengths that are no numbers": (
         lambda m: m(x=X, lengths={"time": ["long", "short"]}),
         errors.LengthsError,
-        """lengths of 'time' cannot be read got: list: … wanted: one whole number an example
+        """lengths of 'time' cannot be read got: list: … wanted: one whole number per example
         fix: lengths={'time': torch.tensor([… ])}""",
     ),
     "lengths without numbers": (
         lambda m: m(x=X, lengths={"time": torch.ones(4, device="meta")}),
         errors.LengthsError,
-        """lengths of 'time' cannot be read got: Tensor: … wanted: one whole number an example
+        """lengths of 'time' cannot be read got: Tensor: … wanted: one whole number per example
         fix: lengths={'time': torch.tensor([… ])}""",
     ),
     "a model without numbers": (
         on_meta,
         errors.InputDeviceError,
-        """the model is on the meta device: its parameters have shapes and no numbers
+        """the model is on the meta device: its parameters have shapes but no elements
         got: parameters on meta wanted: parameters on a device that computes
         fix: model.to_empty(device='cpu'), then load_state_dict; or make it without meta""",
     ),
@@ -405,7 +405,7 @@ CALLS = {
         lambda m: m._replicate_for_data_parallel(),
         errors.UnsupportedError,
         f"""DataParallel cannot take a compiled model at: test_mistakes.py:N
-        got: DataParallel {TAKEN} fix: use DistributedDataParallel, one process a device""",
+        got: DataParallel {TAKEN} fix: use DistributedDataParallel, one process per device""",
     ),
 }
 

@@ -12,8 +12,9 @@ import graphnn as gn
 from graphnn.bench.versus import versus
 from graphnn.errors import AxisError, TimingError
 from graphnn.inspection.marks import Clock, Trail, marked, watched
-from graphnn.inspection.profile import BACKWARD, FORWARD, profile
+from graphnn.inspection.profile import BACKWARD, FORWARD
 from graphnn.planner.core.device_constants import CPU
+from graphnn.runtime.profiling import profile
 from graphnn.timing.contender_weights import weights
 from graphnn.timing.results import load
 from graphnn.tools.compare import compare
@@ -106,7 +107,7 @@ def test_marks_change_nothing_that_is_computed(net, lengths):
     model = gn.compile(net().double())
     x = X.double()
     wanted = model(x=x, lengths=lengths)
-    program = next(iter(model._programs.values()))
+    program = next(iter(model.programs))
     main = program.main
     trail = Trail(Ticks())
     with watched(program, trail):
@@ -118,7 +119,7 @@ def test_marks_change_nothing_that_is_computed(net, lengths):
 
 def test_the_marked_code_is_the_code_with_marks():
     model = gn.compile(Net())
-    program = model._program(gn.planner.pipeline.Variant(target=model._here()))
+    program = model.program()
     code = marked(program, lambda: None).__code__
     lines = linecache.getlines(code.co_filename)
     kept = [x for x in lines if x.strip() != "mark()"]
@@ -151,7 +152,7 @@ def test_the_models_own_method_and_explain_measure():
     assert parts(model.profile(x=X)) == ["call", BEFORE, "loop cell.h", "dec"]
     text = model.explain(measure={"x": X})
     assert text.startswith(model.explain().splitlines()[0].split(";")[0])
-    assert "measured, beside what the cost model expects:" in text and "expected ms" in text
+    assert "measured, next to what the cost model expects:" in text and "expected ms" in text
 
 
 def test_the_reference_has_no_parts():

@@ -25,7 +25,7 @@ def sources(net: nn.Module) -> dict[str, LoopSource]:
     """The kernels of a one-loop network: "saving" and "backward" for training, or "running"."""
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model.source()
-    (program,) = model._programs.values()
+    (program,) = model.programs
     (loop,) = program.loops
     found = {}
     for name, launcher in loop.lowering.launchers.items():

@@ -124,7 +124,7 @@ def test_a_state_is_kept_in_float32(
     x = torch.randn(2, 12, 4).to(dtype)
     model = judge(Drawn(_kept).to(dtype), _kept_eager, x, backend, skip)
     if regime:
-        loops = [loop for p in model._programs.values() for loop in p.loops]
+        loops = [loop for p in model.programs for loop in p.loops]
         assert {c.regime for loop in loops for c in loop.choices()} == {regime}
 
 

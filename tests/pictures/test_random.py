@@ -10,6 +10,7 @@ from graphnn.errors import AxisError
 from graphnn.pictures import draw
 from graphnn.pictures.scenes.build import build
 from graphnn.pictures.scenes.regions import loop_nests
+from graphnn.runtime.model import network_of
 from tests.networks.graphs import Drawn, Recipe, recipes
 
 SOURCES = ("input", "delay", "index", "random")
@@ -20,7 +21,7 @@ SOURCES = ("input", "delay", "index", "random")
 def test_what_reaches_an_output_in_the_graph_does_in_the_picture(recipe: Recipe) -> None:
     model = gn.compile(Drawn(recipe))
     ir = model.ir
-    scene = build(ir, model._owner, loop_nests(ir).get)
+    scene = build(ir, network_of(model).owner, loop_nests(ir).get)
     graph = nx.DiGraph((i, node.id) for node in ir for i in node.inputs)
     graph.add_nodes_from(ir.nodes)
     home = {i: b.key for b in scene.boxes.values() if b.kind != "output" for i in b.nodes}

@@ -123,7 +123,7 @@ def wide() -> Given:
 
 def text(model: gn.Compiled) -> str:
     """All code of the calls that a model has had, and why each loop runs as it does."""
-    programs = model._programs.values()
+    programs = model.programs
     reasons = [c.reason for p in programs for loop in p.loops for c in loop.choices()]
     return "\n".join([*(p.sources() for p in programs), *reasons])
 

@@ -65,7 +65,7 @@ def test_bias_and_input_are_added_outside():
 @pytest.mark.parametrize("kind", [LSTM, GRU, RNN])
 def test_weight_and_input_gradients_leave_the_backward_loop(kind):
     model = gn.compile(kind(5), skip=("match",))
-    (program,) = model._program(_variant()).loops
+    (program,) = model.program().loops
     ir = program.derived.ir
     from graphnn.planner.core.regions import partition
 
@@ -78,12 +78,6 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
     assert len(inside) == 1, "the gradient to the state"
     assert len(summed) == 1, "the gradient to the recurrent weights, one product"
     assert summed[0].attrs["contract"] == {"time", "batch"}
-
-
-def _variant():
-    from graphnn.planner.pipeline import Variant
-
-    return Variant()
 
 
 def test_torchs_layers_are_recognised_however_they_are_written():

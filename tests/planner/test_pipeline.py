@@ -118,7 +118,7 @@ def of_results_alone() -> None:
     example = Fires(lambda: Net(gated))
     model = example.compiled()
     example.results(model)
-    (program,) = (loop for made in model._programs.values() for loop in made.loops)
+    (program,) = (loop for made in model.programs for loop in made.loops)
     loop = program.loop
     options = {"recompute": False, "kernels": False, "saved": loop.results}
     context = DeriveContext(loop=loop, wanted=loop.reads[:1], **options)

@@ -12,6 +12,8 @@ from bench.networks import NETWORKS
 from graphnn.backends.triton import cuda_graphs
 from graphnn.backends.triton.cuda_graphs import Replayed, agree
 from graphnn.backends.triton.strategy import Lowering
+from graphnn.runtime.call.options import Options
+from graphnn.runtime.model import network_of
 
 STEPS = 100
 
@@ -231,12 +233,18 @@ def stepwise(name, backend="interpret", **options):
         NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative")
     )
     if options:
-        model.__dict__["_lowering"] = lambda wanted: Lowering(True, "sm_90", False, **options)
+        network = network_of(model)
+
+        class Recording(Options):
+            def lowering(self, target):
+                return Lowering(True, "sm_90", False, **options)
+
+        network.options = Recording(**vars(network.options))
     return model
 
 
 def functions(model):
-    (program,) = model._programs.values()
+    (program,) = model.programs
     (loop,) = program.loops
     return [loop.train.call, loop.infer.call, *(b.call for b in loop._backwards.values())]
 
@@ -282,8 +290,8 @@ def test_what_torch_compile_runs_is_not_replayed():
     from graphnn.planner.loops.choose import Target
 
     model = stepwise("LSTM", "triton")
-    assert model._lowering(Target("cuda", False)).graphs
-    assert not model._lowering(Target("cuda", True)).graphs
+    assert network_of(model).options.lowering(Target("cuda", False)).graphs
+    assert not network_of(model).options.lowering(Target("cuda", True)).graphs
 
 
 def test_a_users_own_function_in_the_loop_is_not_recorded():

@@ -286,29 +286,30 @@ def test_what_cannot_begin_says_why() -> None:
     with pytest.raises(errors.MissingInputError, match=r"(?s)'hint' was not given.*hint=…"):
         plain = gn.compile(shuffled(Plain()))
         plain.initial_state(over="target", source=source_of("given", 2, 3)["source"])
-    with pytest.raises(errors.LengthsError, match="none before the first step"):
+    with pytest.raises(errors.LengthsError, match="takes none of them"):
         gn.compile(Causal()).initial_state(lengths={"time": torch.tensor([1])})
 
 
 def test_a_step_that_does_not_fit_its_state_says_why() -> None:
     model, state, given = begun()
     errors, word = gn.errors, target_of(2, 1)[:, 0]
-    with pytest.raises(errors.UnknownInputError, match=r"(?s)keeps what steps need.*leave it out"):
+    with pytest.raises(errors.UnknownInputError, match=r"(?s)already holds what.*leave it out"):
         model.step(state, over="target", target=word, **given)
-    with pytest.raises(errors.LengthsError, match="keeps the lengths"):
+    with pytest.raises(errors.LengthsError, match="already holds the lengths"):
         model.step(state, over="target", target=word, lengths={"source": torch.tensor([3, 3])})
     with pytest.raises(
-        errors.MissingInputError, match=r"(?s)keeps nothing of it.*initial_state\(s"
+        errors.MissingInputError,
+        match=r"(?s)neither to step.*initial_state\(s",
     ):
         model.step(model.initial_state(2, over="target"), over="target", target=word)
     with pytest.raises(errors.InputShapeError, match="disagrees about the length of 'batch'"):
         model.step(state, over="target", target=word[:1])
     name = next(k for k in state if k.startswith("held"))
-    with pytest.raises(errors.StateError, match=r"(?s)another form.*batch, source"):
+    with pytest.raises(errors.StateError, match=r"(?s)another shape.*batch, source"):
         model.step({**state, name: state[name][:, 0]}, over="target", target=word)
     other = gn.compile(shuffled(NETS["transformer"]()))
     theirs = other.initial_state(over="target", **source_of("transformer", 2, 3))
-    with pytest.raises(errors.MissingInputError, match="keeps nothing of it"):
+    with pytest.raises(errors.MissingInputError, match="neither to step nor to initial_state"):
         model.step(theirs, over="target", target=word)
     with pytest.raises(errors.LengthsError, match="takes no lengths of it"):
         lengths = {"time": torch.tensor([1, 0])}

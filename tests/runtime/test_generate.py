@@ -189,7 +189,7 @@ def test_what_cannot_be_generated_says_why() -> None:
         model.generate(source=SOURCE, start=1, beam=2, choose="sample")
     with pytest.raises(GenerateError, match="max_steps is too small"):
         model.generate(source=SOURCE, start=1, max_steps=0)
-    with pytest.raises(GenerateError, match=r"no beginning for these examples"):
+    with pytest.raises(GenerateError, match=r"the wrong shape for these examples"):
         model.generate(source=SOURCE, start=torch.zeros(2, 1, dtype=torch.int64))
     silent = gn.compile(_Silent())
     with pytest.raises(GenerateError, match=r"(?s)0 calls of g.feedback.*g.feedback\(input"):

@@ -80,7 +80,7 @@ def test_custom_operators_are_registered_correctly():
     from graphnn.backends.torch.runtime import registry
 
     model = gn.compile(TwoSpeeds(4).double())
-    program = model._program(_variant()).loops[0]
+    program = model.program().loops[0]
     x = torch.randn(3, 2, 4, dtype=torch.float64)
     model(x=x.transpose(0, 1))
     reads = [program.loop.ir[i] for i in program.loop.reads]
@@ -98,12 +98,6 @@ def test_custom_operators_are_registered_correctly():
         (tensors, program.key, sizes, True),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
-
-
-def _variant():
-    from graphnn.planner.pipeline import Variant
-
-    return Variant()
 
 
 def _worker(rank: int, meeting: str, net: nn.Module, results: str) -> None:

@@ -97,7 +97,7 @@ def once(name: str, backend: str) -> list[weakref.ref[Any]]:
     model = gn.compile(net, backend=backend)
     given = {k: v.requires_grad_() for k, v in inputs().items()}
     run(model, given).backward()
-    made = list(model._programs.values())
+    made = list(model.programs)
     return [weakref.ref(x) for x in (net, model, *made, *model.parameters())]
 
 
@@ -113,7 +113,7 @@ def tables() -> dict[str, int]:
         "registry": len(registry._PROGRAMS),
         "traced": len(registry._TRACED),
         "programs": len(programs._PROGRAMS),
-        "models": len(programs._MODELS),
+        "models": len(programs._NETWORKS),
         "lines": len(linecache.cache),
         "modules": len(cache._MODULES),
         "jitted": len(getattr(jit, "_triton_jit_function_registry", ())),
@@ -250,21 +250,21 @@ def test_timings_are_of_one_way_to_multiply() -> None:
     """What was timed with products of TF32 says nothing of plain multiply-adds."""
     net = Elman()
     models = [gn.compile(net, backend="interpret", float32=way) for way in ("ieee", "tf32")]
-    (first,), (second,) = (model._program(programs.Variant()).loops for model in models)
+    (first,), (second,) = (model.program().loops for model in models)
     assert first.made_of()[0] == second.made_of()[0]
     assert first.made_of()[1:] and first.made_of()[1:] != second.made_of()[1:]
 
 
 def test_equal_models_have_keys_of_their_own() -> None:
     net = Elman()
-    keys = [gn.compile(net)._program(programs.Variant()).loops[0].key for _ in range(2)]
+    keys = [gn.compile(net).program().loops[0].key for _ in range(2)]
     assert keys[0] != keys[1]
     assert keys[0].rsplit(" ", 1)[0] == keys[1].rsplit(" ", 1)[0], "the same code, the same hash"
 
 
 def test_a_traceback_shows_generated_lines_while_they_live() -> None:
     model = gn.compile(Elman())
-    main = model._program(programs.Variant()).main
+    main = model.program().main
     file = main.__code__.co_filename
     with pytest.raises(TypeError) as caught:
         main([], None, {}, None, None)

@@ -210,7 +210,7 @@ def test_low_precision_errs_at_most_twice_as_much_as_eager(name, dtype):
 def test_lengths_and_batches_change_without_planning_again():
     model = gn.compile(TwoSpeeds(3))
     model(x=torch.randn(2, 5, 3))
-    programs = len(model._programs)
+    programs = len(model.programs)
     for length, batch in ((50, 2), (1, 1), (5, 7), (3, 0)):
         assert model(x=torch.randn(batch, length, 3)).shape == (batch, length, 3)
-    assert len(model._programs) == programs
+    assert len(model.programs) == programs

@@ -244,7 +244,7 @@ def test_a_cache_of_another_form_is_refused() -> None:
     model = gn.compile(shuffled(Stack()))
     state = model.initial_state(2)
     name = next(k for k in state if k.startswith(CACHE))
-    with pytest.raises(gn.errors.StateError, match="another form"):
+    with pytest.raises(gn.errors.StateError, match="another shape"):
         model.step({**state, name: torch.zeros(2)}, x=torch.zeros(2, WIDTH).double())
 
 

@@ -12,8 +12,10 @@ from graphnn.cli import main
 from graphnn.kernels import cache
 from graphnn.planner.core import device as kept
 from graphnn.planner.core.device_constants import CPU, default
-from graphnn.tools import calibrate, device_limits, doctor
-from graphnn.tools.barrier_cost import OPTIONS, barriers
+from graphnn.runtime.limits import measure
+from graphnn.timing import device_limits
+from graphnn.timing.barrier_cost import OPTIONS, barriers
+from graphnn.tools import calibrate, doctor
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,7 @@ def slower(factor):
 
 
 def test_constants_follow_from_what_the_clock_says():
-    found = device_limits.measure("cpu", (torch.float32,), slower(1.0), 3)
+    found = measure("cpu", (torch.float32,), slower(1.0), 3)
     assert found.launch == pytest.approx(1e-3 / device_limits.CALLS)
     assert found.call == pytest.approx(1e-3 / 2)
     size, rate = found.copies[-1]
@@ -36,13 +38,13 @@ def test_constants_follow_from_what_the_clock_says():
     flops, rate = found.products["float32"][-1]
     assert flops == 2 * 1024**3 and rate == pytest.approx(flops / 1e-3)
     assert found.barrier == 0.0 and found.units == torch.get_num_threads()
-    twice = device_limits.measure("cpu", (torch.float32,), slower(2.0), 3)
+    twice = measure("cpu", (torch.float32,), slower(2.0), 3)
     assert twice.copies[0][1] == pytest.approx(found.copies[0][1] / 2)
 
 
 def test_limits_are_the_best_of_the_rounds_and_latencies_the_usual():
     times = iter([1.0, 5.0, 3.0] * 1000)
-    found = device_limits.measure("cpu", (torch.float32,), lambda run: next(times), 3)
+    found = measure("cpu", (torch.float32,), lambda run: next(times), 3)
     flops, rate = found.products["float32"][-1]
     assert rate == pytest.approx(flops / 1.0)
     assert found.launch == pytest.approx(3.0 / device_limits.CALLS)

@@ -146,7 +146,7 @@ def test_a_page_goes_into_a_pipe(file, capsys):
 def test_explain_measures_when_asked(file, capsys):
     assert main(["explain", f"{file}:Cell", "--measure", "--size", "time=3"]) == 0
     out = capsys.readouterr().out
-    assert "measured, beside what the cost model expects:" in out and "loop z" in out
+    assert "measured, next to what the cost model expects:" in out and "loop z" in out
     assert main(["explain", f"{file}:Cell"]) == 0
     assert "measured" not in capsys.readouterr().out
 

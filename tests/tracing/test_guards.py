@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 
 import graphnn as gn
 from graphnn import errors
+from graphnn.runtime.model import network_of
 from tests.tracing.eager import BACKENDS
 
 
@@ -279,8 +280,8 @@ def test_a_change_far_away_is_seen(change: Any, monkeypatch: Any) -> None:
     model = gn.compile(net)
     before = model(x=x)
     torch.testing.assert_close(before, net(x))
-    number = model._traced().number
-    assert model._traced().number == number
+    number = network_of(model).current().number
+    assert network_of(model).current().number == number
     change(net, monkeypatch)
     after = model(x=x)
     torch.testing.assert_close(after, net(x))
@@ -310,7 +311,7 @@ def test_objects_of_many_kinds_draw_nothing_anew() -> None:
     model = gn.compile(net)
     for _ in range(3):
         torch.testing.assert_close(model(x=x), net(x))
-    assert len(model._traces) == 1
+    assert len(network_of(model).traces) == 1
     net.many[0].k = net.circle.by = 3.0
     torch.testing.assert_close(model(x=x), net(x))
 
@@ -339,7 +340,7 @@ def test_drawings_are_kept_for_when_they_hold_again() -> None:
     for k in range(20):
         net.alpha = float(k)
         model(x=x)
-    assert len(model._traces) <= 8 and len(model._programs) <= 8
+    assert len(network_of(model).traces) <= 8 and len(model.programs) <= 8
 
 
 def test_attributes_of_the_source_are_those_of_the_model() -> None:
@@ -568,4 +569,4 @@ def test_what_is_written_and_changes_nothing_is_no_matter(run: Any) -> None:
     for _ in range(2):
         torch.testing.assert_close(model(x=x), Stepping(run)(x), equal_nan=True)
     assert len(net.log) == (run is counting)
-    assert len(model._traces) == 1
+    assert len(network_of(model).traces) == 1

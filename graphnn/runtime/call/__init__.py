@@ -1,1 +1,1 @@
-"""One call of a model: arguments checked, torch's wrappers handled, programs found."""
+"""One call of a model: arguments checked, networks and their programs found and run."""

@@ -1,23 +1,22 @@
-"""given: what is called with instead of a plain dense tensor, and what to make of it."""
+"""Arguments that are no plain dense tensors: errors that say how to convert them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from graphnn.errors import InputDeviceError, InputLayoutError, LengthsError, UnsupportedError
+from graphnn.errors import InputDeviceError, InputLayoutError, LengthsError
 from graphnn.frontend.value import Value
-from graphnn.ir.source_location import user_site
 
 Tensor = torch.Tensor
 PAD = "torch.nn.utils.rnn.pad_sequence({0}, batch_first=True), with lengths={{{1!r}: …}}"
 
-# what is no tensor, and how a tensor is made of it: {0} is the input's name, {1} its first axis
+# tests for things that are not tensors, and how to make a tensor of each: {0} is the input's name,
+# {1} its first axis, {2} its dtype
 TENSOR_OF: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda x: isinstance(x, PackedSequence),
@@ -35,7 +34,7 @@ TENSOR_OF: tuple[tuple[Callable[[Any], bool], str], ...] = (
     ),
     (lambda x: True, "wrap it with torch.as_tensor(...)"),
 )
-# tensors that are not stored as one block of numbers
+# tests for tensors that are not stored as one dense block, their kind, and how to convert them
 DENSE_OF: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
     (
         lambda x: x.is_nested,
@@ -48,79 +47,47 @@ DENSE_OF: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
 
 
 def is_tensor(thing: Any) -> bool:
-    """Whether an input is a tensor: a value passes for one in a graph, but has no numbers."""
+    """Whether an input is a tensor with elements, and no `Value` of a graph."""
     return isinstance(thing, Tensor) and not isinstance(thing, Value)
 
 
 def tensor_of(thing: Any, name: str, axis: str, dtype: torch.dtype) -> str:
-    """How to make a tensor of what was given as an input."""
+    """How to make a tensor of the argument that was given."""
     return next(fix for is_such, fix in TENSOR_OF if is_such(thing)).format(name, axis, dtype)
 
 
-def dense(tensor: Tensor, name: str, axis: str, **where: Any) -> None:
-    """Refuse a tensor that is not dense. Raises InputLayoutError."""
+def check_dense(tensor: Tensor, name: str, axis: str, **where: Any) -> None:
+    """Raise InputLayoutError if a tensor is not dense."""
     for is_such, kind, fix in DENSE_OF:
         if is_such(tensor):
             raise InputLayoutError(
                 f"input '{name}' is {kind}",
                 **where,
                 got=f"a {kind} tensor ({tensor.layout})",
-                wanted="a dense tensor, padded where examples differ in length",
+                wanted="a dense tensor, padded if examples differ in length",
                 fix=fix.format(name, axis),
             )
 
 
-def numbered(device: torch.device | None) -> None:
-    """Refuse a model whose parameters have no numbers. Raises InputDeviceError."""
+def check_materialized(device: torch.device | None) -> None:
+    """Raise InputDeviceError if the parameters are on the meta device."""
     if device is not None and device.type == "meta":
         raise InputDeviceError(
-            "the model is on the meta device: its parameters have shapes and no numbers",
+            "the model is on the meta device: its parameters have shapes but no elements",
             got="parameters on meta",
             wanted="parameters on a device that computes",
             fix="model.to_empty(device='cpu'), then load_state_dict; or make it without meta",
         )
 
 
-class Refusing(nn.Module):
-    """What of torch's wrappers cannot hold a compiled model, said when they try."""
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        _refused("torch.jit.script", "use torch.export.export(model, (), {'x': x})")
-
-    def _replicate_for_data_parallel(self) -> NoReturn:
-        _refused("DataParallel", "use DistributedDataParallel, one process a device")
-
-    def _untraced(self, args: Any, inputs: Any) -> None:
-        """Refuse tracers that record what is called, before they fail on what they meet."""
-        if torch.jit._trace.is_tracing():
-            _refused("torch.jit.trace", "use torch.export.export(model, (), {'x': x})")
-        if _proxies((args, inputs)) or _proxies(args) or _proxies(inputs.values()):
-            _refused("torch.fx.symbolic_trace", "make the model a leaf: Tracer.is_leaf_module")
-
-
-def _proxies(values: Iterable[Any]) -> bool:
-    """Whether some are torch.fx's, which has one for all positional arguments."""
-    return any(isinstance(x, torch.fx.Proxy) for x in values)
-
-
-def _refused(what: str, fix: str) -> NoReturn:
-    raise UnsupportedError(
-        f"{what} cannot take a compiled model",
-        site=user_site(),
-        got=what,
-        wanted="the model itself, torch.compile, torch.export or DistributedDataParallel",
-        fix=fix,
-    )
-
-
 def lengths_of(given: Any, axis: str, device: torch.device) -> Tensor:
-    """Lengths as a tensor where the model is. Raises LengthsError."""
+    """Lengths as a tensor on the model's device. Raises LengthsError if they cannot be read."""
     try:
         return torch.as_tensor(given, device=device)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise LengthsError(
             f"lengths of '{axis}' cannot be read",
             got=f"{type(given).__name__}: {str(error).splitlines()[0]}",
-            wanted="one whole number an example",
+            wanted="one whole number per example",
             fix="lengths={'" + axis + "': torch.tensor([...])}",
         ) from None

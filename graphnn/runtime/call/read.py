@@ -1,9 +1,9 @@
-"""A call of a compiled model: what was given, checked against what the graph declares."""
+"""The arguments of a call, checked against the inputs, axes and states that the graph declares."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,30 +18,38 @@ from graphnn.errors import (
     UnknownInputError,
 )
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.runtime.call.inputs import dense, is_tensor, lengths_of, numbered, tensor_of
+from graphnn.runtime.call.inputs import (
+    check_dense,
+    check_materialized,
+    is_tensor,
+    lengths_of,
+    tensor_of,
+)
 
 Tensor = torch.Tensor
 
 
 @dataclass
 class Call:
-    """The tensors of one call and the sizes of its axes."""
+    """The checked tensors of one call, by name, and the lengths of its axes in `sizes`."""
 
     inputs: dict[str, Tensor]
     sizes: dict[str, int]
     lengths: dict[str, Tensor]
     state: dict[str, Tensor]
     device: torch.device
-    keep: list[str] = field(default_factory=list)
 
 
 def declared(ir: IR) -> dict[str, Node]:
-    """The inputs of a graph, by name, in the order of their declaration."""
+    """The input nodes of a graph by name, in the order of their declaration."""
     return {n.attrs["key"]: n for n in ir if n.op == "input"}
 
 
 def named(ir: IR, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs by name; positional ones in the order of their declaration."""
+    """All inputs by name; positional ones follow the order of their declaration.
+
+    Raises UnknownInputError for too many of them, and for an input that is given twice.
+    """
     names = list(declared(ir))
     if len(args) > len(names):
         raise UnknownInputError(
@@ -62,7 +70,10 @@ def named(ir: IR, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, A
 
 
 def states(ir: IR, names: bool | Sequence[str]) -> frozenset[str]:
-    """The states meant by a list of names, or by True."""
+    """The names of the states in a list, or of all states if it is True.
+
+    Raises StateError for a name that no state has.
+    """
     known = [n.attrs["key"] for n in ir if n.op == "delay"]
     names = [names] if isinstance(names, str) else names
     if isinstance(names, bool):
@@ -84,10 +95,10 @@ def read(
     state: Mapping[str, Tensor] | None,
     device: torch.device | None,
 ) -> Call:
-    """Check a call. Raises the CallError that says what does not fit."""
-    numbered(device)
+    """The checked call. Raises a CallError that names the argument which does not fit."""
+    check_materialized(device)
     wanted = declared(ir)
-    unknown(ir, inputs, list(wanted))
+    check_known(ir, inputs, list(wanted))
     for name, node in wanted.items():
         if inputs.get(name) is None:
             raise MissingInputError(
@@ -95,7 +106,7 @@ def read(
                 node=name,
                 site=node.site,
                 got=f"inputs {list(inputs)}",
-                wanted=f"{name}: a tensor {_form(ir, node)}",
+                wanted=f"{name}: a tensor {_signature(ir, node)}",
                 fix=f"call model({name}=...)",
             )
     sizes = {name: axis.length for name, axis in ir.axes.items() if axis.length is not None}
@@ -109,9 +120,9 @@ def read(
     device = device or torch.device("cpu")
     if lengths is not None and not isinstance(lengths, Mapping):
         raise LengthsError(
-            "`lengths` does not say of which axis",
+            "`lengths` does not name an axis",
             got=type(lengths).__name__,
-            wanted="a dict from the name of an axis to one number an example",
+            wanted="a dict from the name of an axis to one number per example",
             fix="lengths={'time': torch.tensor([...])}",
         )
     ragged = {a: _lengths(ir, a, n, sizes, device) for a, n in (lengths or {}).items()}
@@ -120,8 +131,8 @@ def read(
     )
 
 
-def unknown(ir: IR, inputs: Mapping[str, Any], wanted: list[str]) -> None:
-    """Refuse inputs that are not among those wanted."""
+def check_known(ir: IR, inputs: Mapping[str, Any], wanted: list[str]) -> None:
+    """Raise UnknownInputError if an input is not among those wanted."""
     for name in inputs:
         if name not in wanted:
             raise UnknownInputError(
@@ -132,7 +143,7 @@ def unknown(ir: IR, inputs: Mapping[str, Any], wanted: list[str]) -> None:
             )
 
 
-def _form(ir: IR, node: Node) -> str:
+def _signature(ir: IR, node: Node) -> str:
     shape = ", ".join(["batch", *node.attrs["over"], *map(str, node.shape)])
     return f"({shape}) of {node.dtype}"
 
@@ -147,10 +158,10 @@ def _input(
             node=name,
             site=node.site,
             got=type(tensor).__name__,
-            wanted=_form(ir, node),
+            wanted=_signature(ir, node),
             fix=tensor_of(tensor, name, (*node.attrs["over"], "time")[0], node.dtype),
         )
-    dense(tensor, name, (*node.attrs["over"], "time")[0], node=name, site=node.site)
+    check_dense(tensor, name, (*node.attrs["over"], "time")[0], node=name, site=node.site)
     shape = tuple(tensor.shape)
     if len(shape) != len(axes) + len(node.shape) or shape[len(axes) :] != node.shape:
         raise InputShapeError(
@@ -158,7 +169,7 @@ def _input(
             node=name,
             site=node.site,
             got=shape,
-            wanted=_form(ir, node),
+            wanted=_signature(ir, node),
             fix="the batch comes first, then the named axes, then the declared shape",
         )
     for axis, size in zip(axes, shape, strict=False):
@@ -168,17 +179,17 @@ def _input(
                 node=name,
                 site=node.site,
                 got=f"{axis} = {size} in {shape}",
-                wanted=f"{axis} = {sizes[axis]}, as declared or as other inputs have it",
-                fix="give tensors of one batch and of equal axes, padded and with lengths={...}",
+                wanted=f"{axis} = {sizes[axis]}, as declared or as in other inputs",
+                fix="give tensors of equal batch and axes; pad them, with lengths={...}",
             )
         if size == 0 and axis != BATCH:
             raise InputShapeError(
-                f"axis '{axis}' of input '{name}' has no position",
+                f"axis '{axis}' of input '{name}' is empty",
                 node=name,
                 site=node.site,
                 got=shape,
                 wanted=f"{axis} of 1 or more",
-                fix="pad to one position and say so with lengths={...}",
+                fix="pad to one position, and give lengths={...}",
             )
     if tensor.dtype != node.dtype and not _autocast_reads(tensor, node):
         raise InputDtypeError(
@@ -200,13 +211,13 @@ def _input(
             wanted=device,
             fix=f"{name}.to('{device}'), or model.to('{tensor.device}')"
             if tensor.device.type != "meta"
-            else "give a tensor that has numbers",
+            else "give a tensor that has elements",
         )
     return tensor.device
 
 
 def _autocast_reads(tensor: Tensor, node: Node) -> bool:
-    """Under autocast an earlier layer may hand over its lower precision."""
+    """Whether autocast explains the dtype: an earlier layer may return its lower precision."""
     return (
         node.dtype.is_floating_point
         and tensor.dtype.is_floating_point
@@ -218,7 +229,7 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
     brought = {a for n in declared(ir).values() for a in n.attrs["over"]}
     if axis not in brought:
         raise LengthsError(
-            f"lengths are given for '{axis}', which no input has",
+            f"lengths are given for '{axis}', an axis of no input",
             got=axis,
             wanted=f"axes among {sorted(brought)}",
             fix="check the spelling against g.input(..., over=...)",
@@ -226,9 +237,9 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
     n, size, batch = lengths_of(given, axis, device), sizes[axis], sizes[BATCH]
     if n.dtype not in (torch.int64, torch.int32) or tuple(n.shape) != (batch,):
         raise LengthsError(
-            f"lengths of '{axis}' have the wrong form",
+            f"lengths of '{axis}' have the wrong shape or dtype",
             got=f"{tuple(n.shape)} of {n.dtype}",
-            wanted=f"({batch},) of torch.int64, one number an example",
+            wanted=f"({batch},) of torch.int64, one number per example",
             fix="lengths={'" + axis + "': torch.tensor([...])}",
         )
     if not torch.compiler.is_compiling() and n.numel():
@@ -247,7 +258,7 @@ def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> d
     state = {} if state is None else state
     if not isinstance(state, Mapping):
         raise StateError(
-            "`state` does not say of which state",
+            "`state` does not name a state",
             got=type(state).__name__,
             wanted="a dict from the names of states to tensors",
             fix="pass what return_state=True or initial_state() gave",
@@ -281,7 +292,7 @@ def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> d
                 site=node.site,
                 got=tuple(tensor.shape),
                 wanted=shape,
-                fix="the batch first, then axes, then delay slots where several, then the shape",
+                fix="shape is (batch, *axes, [delay slots,] *shape)",
             )
         fits = tensor.dtype == node.dtype or _autocast_reads(tensor, node)
         if not fits or tensor.device != device:

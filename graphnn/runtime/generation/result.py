@@ -1,4 +1,4 @@
-"""What generation gives."""
+"""The result of generation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 class Generation:
     """The symbols generated for each example.
 
-    `tokens` (batch, steps) int64, the start not among them; the stop symbol is, and fills what lies
-    beyond `lengths` (batch,). `scores` (batch,) are sums of log-probabilities, in nats. Of a beam
-    search these are the best; `beams` has all, best first: tokens (batch, beam, steps), lengths and
-    scores (batch, beam). `record` has what was asked for at each step, (batch, steps, *shape), in
-    `beams` (batch, beam, steps, *shape).
+    `tokens` (batch, steps) int64 exclude the start. They include the stop symbol, which also fills
+    the positions beyond `lengths` (batch,) int64. `scores` (batch,) are sums of log-probabilities
+    in nats. A beam search returns its best hypothesis here and all of them in `beams`, best first:
+    tokens (batch, beam, steps), lengths and scores (batch, beam). `record` holds the recorded
+    values of each step by name, (batch, steps, *shape); in `beams`, (batch, beam, steps, *shape).
     """
 
     tokens: Tensor

@@ -1,4 +1,4 @@
-"""The two ways through the symbols: one at a time, or several at once by their scores."""
+"""The two searches: one symbol at a time, and beam search."""
 
 from __future__ import annotations
 
@@ -9,81 +9,86 @@ from torch import Tensor
 
 from graphnn.runtime.generation.result import Generation
 from graphnn.runtime.generation.sampling import Chooser
-from graphnn.runtime.streaming.stepper import State
+from graphnn.runtime.streaming.step import State
 
-# logits (rows, vocabulary), states, and what is recorded of the step
+# logits (rows, vocabulary), states, and the recorded values of the step
 Stepped = tuple[Tensor, State, dict[str, Tensor]]
-# from states, a place and the symbols (rows,) before it
+# a step: takes states, a position and the symbols (rows,) before it
 Step = Callable[[State, int, Tensor], Stepped]
 
 
 def one_by_one(
-    step: Step, state: State, last: Tensor, places: Iterable[int], stop: int | None, choose: Chooser
+    step: Step,
+    state: State,
+    last: Tensor,
+    positions: Iterable[int],
+    stop: int | None,
+    choose: Chooser,
 ) -> Generation:
-    """Choose a symbol a step, for every example until its stop symbol."""
+    """Choose one symbol per step, for every example until its stop symbol."""
     rows = last.shape[0]
     lengths, scores = last.new_zeros(rows), torch.zeros(rows, device=last.device)
-    going = torch.ones(rows, dtype=torch.bool, device=last.device)
-    tokens, kept = [], _Record()
-    for place in places:
-        logits, state, seen = step(state, place, last)
-        kept.add(seen)
+    running = torch.ones(rows, dtype=torch.bool, device=last.device)
+    tokens, record = [], _Record()
+    for position in positions:
+        logits, state, values = step(state, position, last)
+        record.add(values)
         last = choose(logits)
-        gained = _logs(logits).gather(-1, last[:, None])[:, 0]
-        scores = scores + torch.where(going, gained, 0.0)
-        lengths = lengths + going
+        gained = _log_probabilities(logits).gather(-1, last[:, None])[:, 0]
+        scores = scores + torch.where(running, gained, 0.0)
+        lengths = lengths + running
         if stop is not None:
-            last = torch.where(going, last, stop)
-            going = going & (last != stop)
+            last = torch.where(running, last, stop)
+            running = running & (last != stop)
         tokens.append(last)
-        if not going.any():
+        if not running.any():
             break
-    return Generation(_stacked(tokens, rows, lengths), lengths, scores, record=kept.steps)
+    return Generation(_stacked(tokens, rows, lengths), lengths, scores, record=record.steps)
 
 
 def beam_search(
     step: Step,
     state: State,
     last: Tensor,
-    places: Iterable[int],
+    positions: Iterable[int],
     stop: int | None,
     beam: int,
     length_penalty: float,
 ) -> Generation:
-    """Keep the `beam` best of all continuations of each example's `beam` best so far.
+    """Extend each example's `beam` best hypotheses by every symbol; keep the `beam` best of all.
 
-    `last` has `beam` rows an example. Those that have stopped stay, and compete by
+    `last` has `beam` rows per example. Stopped hypotheses stay in the beam. All are ranked by
     score / ((5 + length) / 6)^length_penalty (Wu et al. 2016, arXiv:1609.08144, eq. 14).
     """
     search = _Beams(last.shape[0] // beam, beam, stop, length_penalty, last.device)
     start = state
-    for place in places:
-        logits, state, seen = step(state, place, last)
-        search.record.add(seen)
-        parents, last = search.advance(_logs(logits))
-        # what steps only hand on is the same of all hypotheses of an example
+    for position in positions:
+        logits, state, values = step(state, position, last)
+        search.record.add(values)
+        parents, last = search.advance(_log_probabilities(logits))
+        # states that steps only pass on are equal for all hypotheses of an example
         state = {
             k: v.index_select(0, parents) if v.dim() and v is not start.get(k) else v
             for k, v in state.items()
         }
-        if not search.going.any():
+        if not search.running.any():
             break
     return search.best()
 
 
 class _Record:
-    """What is kept of every step: (rows, steps, *shape) by name."""
+    """The recorded values of all steps: (rows, steps, *shape) by name."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Tensor] = {}
 
-    def add(self, seen: dict[str, Tensor]) -> None:
-        for name, x in seen.items():
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, x in values.items():
             row = x[:, None]
             self.steps[name] = torch.cat([self.steps[name], row], 1) if name in self.steps else row
 
     def follow(self, parents: Tensor) -> None:
-        """Rows go on from others."""
+        """Row i continues the hypothesis of row parents[i]."""
         self.steps = {k: x.index_select(0, parents) for k, x in self.steps.items()}
 
 
@@ -95,11 +100,11 @@ class _Beams:
     ):
         self.beam, self.stop, self.penalty = beam, stop, penalty
         self.first = torch.arange(batch, device=device)[:, None] * beam
-        # all begin alike: only one of them may go on, or all would go on alike
+        # all hypotheses start equal: only the first may continue, or all would stay equal
         self.scores = torch.full((batch, beam), float("-inf"), device=device)
         self.scores[:, 0] = 0
         self.lengths = torch.zeros((batch, beam), dtype=torch.int64, device=device)
-        self.going = torch.ones((batch, beam), dtype=torch.bool, device=device)
+        self.running = torch.ones((batch, beam), dtype=torch.bool, device=device)
         self.record = _Record()
         self.tokens = torch.zeros((batch, beam, 0), dtype=torch.int64, device=device)
 
@@ -110,17 +115,17 @@ class _Beams:
         if self.stop is not None:
             rest = torch.full_like(gained, float("-inf"))
             rest[..., self.stop] = 0
-            gained = torch.where(self.going[..., None], gained, rest)
+            gained = torch.where(self.running[..., None], gained, rest)
         scores = self.scores[..., None] + gained
-        lengths = (self.lengths + self.going)[..., None].expand_as(scores)
+        lengths = (self.lengths + self.running)[..., None].expand_as(scores)
         ranked = self._ranked(scores, lengths).flatten(1)
         chosen = ranked.topk(beam).indices
         parents, symbols = chosen // gained.shape[-1], chosen % gained.shape[-1]
         self.scores = scores.flatten(1).gather(1, chosen)
         self.lengths = lengths.flatten(1).gather(1, chosen)
-        self.going = self.going.gather(1, parents)
+        self.running = self.running.gather(1, parents)
         if self.stop is not None:
-            self.going = self.going & (symbols != self.stop)
+            self.running = self.running & (symbols != self.stop)
         before = self.tokens.gather(1, parents[..., None].expand_as(self.tokens))
         self.tokens = torch.cat([before, symbols[..., None]], -1)
         rows = (self.first + parents).flatten()
@@ -145,7 +150,7 @@ def _stacked(tokens: list[Tensor], rows: int, like: Tensor) -> Tensor:
     return torch.stack(tokens, 1) if tokens else like.new_zeros((rows, 0))
 
 
-def _logs(logits: Tensor) -> Tensor:
+def _log_probabilities(logits: Tensor) -> Tensor:
     """Log-probabilities, in float32 at least."""
     kind = torch.promote_types(logits.dtype, torch.float32)
     return torch.log_softmax(logits, -1, dtype=kind)

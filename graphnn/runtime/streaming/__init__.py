@@ -1,1 +1,1 @@
-"""Running a model one position at a time."""
+"""One position at a time: steps, their inputs, and the caches they carry."""

@@ -1,4 +1,4 @@
-"""One position at a time: the part of a compiled model that streams."""
+"""Streaming: runs a network one position at a time and carries its states and caches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from graphnn.errors import InputShapeError, LengthsError
 from graphnn.frontend.value import Value
@@ -17,160 +16,158 @@ from graphnn.planner.boundary.step_graph import Cache, copies
 from graphnn.planner.contexts import StepContext
 from graphnn.planner.pipeline import Stage, run
 from graphnn.runtime.call import read
+from graphnn.runtime.call.network import Network
 from graphnn.runtime.streaming import state_cache
-from graphnn.runtime.streaming import stream as streaming
+from graphnn.runtime.streaming import stream as streams
 
 Tensor = torch.Tensor
 State = dict[str, Tensor]
-LENGTHS = "@lengths of "
+LENGTHS = "@lengths of "  # prefix of a state that holds the lengths of an axis
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A graph along an axis, the model of one step of it, and what that keeps besides states."""
+    """A graph along an axis: the network of one step of it, that step's graph, and its caches."""
 
     axis: str
     ir: IR
-    model: Any
+    network: Network
     step: IR
     caches: list[Cache]
 
 
 @dataclass(frozen=True)
-class Streams:
-    """A graph along an axis as it is, and in two parts: what is the same at every position, as
-    `names` of what it makes, and the steps that read this."""
+class SplitStream:
+    """A graph along an axis, whole and split in two networks.
+
+    `invariant` computes what is the same at every position, if anything: its outputs `names` are
+    inputs of `steps`.
+    """
 
     whole: Stream
-    before: Any
+    invariant: Network | None
     names: list[str]
     steps: Stream
 
 
-class Stepping(nn.Module):
-    """`initial_state` and `step`, for a class that has a graph and runs it."""
+class Streaming:
+    """Runs a network one position at a time. Its parts are made once per trace and axis."""
 
-    _steppers: dict[Any, Streams]
-    _parts: dict[Any, tuple[Any, Any]]
-    ir: Any
-    _device: Any
-    _evaluation: Any
-    _mode: Any
-    _part: Any
+    def __init__(self, network: Network):
+        self.network = network
+        self._parts: dict[tuple[int, str], tuple[Network | None, Network]] = {}
+        self._splits: dict[tuple[int, str | None], SplitStream] = {}
 
     def initial_state(
         self,
-        batch: int | None = None,
-        over: str | None = None,
-        lengths: Mapping[str, Any] | None = None,
-        **inputs: Tensor,
+        batch: int | None,
+        over: str | None,
+        lengths: Mapping[str, Any] | None,
+        inputs: Mapping[str, Tensor],
     ) -> State:
-        """The states before the first position, (batch, *axes, *shape) by name, for `step`.
-
-        Inputs that do not vary over the axis (an encoder's source), with the `lengths` of their
-        axes, are given here once: what the steps need of them is computed, and kept with the
-        states. Without them states that start from what inputs say are left out, and every step
-        takes these inputs and computes all that comes of them anew.
-        """
-        found = self._stepping(over)
+        """See `Compiled.initial_state`."""
+        found = self._split(over)
         axis, whole = found.whole.axis, found.whole
         if inputs or lengths:
-            streaming.before_steps(whole.ir, axis, inputs, lengths or {})
-        device = self._device()
-        if not found.names or (not inputs and streaming.still(whole.ir, axis)):
+            streams.check_initial_inputs(whole.ir, axis, inputs, lengths or {})
+        device = self.network.device
+        if found.invariant is None or (not inputs and streams.constant_inputs(whole.ir, axis)):
             sizes = _sizes(whole.ir, 1 if batch is None else batch)
             call = read.Call({}, sizes, {}, {}, device or torch.device("cpu"))
-            return self._begin(whole, call)
-        before, steps = found.before, found.steps
-        call = read.read(before.ir, inputs, lengths, None, device)
+            return _begin(self.network, whole, call)
+        invariant, steps = found.invariant, found.steps
+        call = read.read(invariant.ir, inputs, lengths, None, device)
         _same_batch(batch, call, bool(inputs))
-        made, _, _ = before._run(call, False, frozenset(), frozenset())
+        computed, _, _ = invariant.run(call)
         ragged = {a: n for a, n in call.lengths.items() if a in steps.ir.axes}
         sizes = {**_sizes(steps.ir, call.sizes[BATCH]), **call.sizes}
         _, rest = self.parts(axis)
-        first = rest._begin(steps, read.Call(made, sizes, ragged, {}, call.device))
-        return {**first, **made, **{f"{LENGTHS}{a}": n for a, n in ragged.items()}}
+        first = _begin(rest, steps, read.Call(computed, sizes, ragged, {}, call.device))
+        return {**first, **computed, **{f"{LENGTHS}{a}": n for a, n in ragged.items()}}
 
     def step(
         self,
         state: Mapping[str, Tensor],
-        over: str | None = None,
-        lengths: Mapping[str, Any] | None = None,
-        **inputs: Tensor,
+        over: str | None,
+        lengths: Mapping[str, Any] | None,
+        inputs: Mapping[str, Tensor],
     ) -> tuple[Any, State]:
-        """Advance by one position: (outputs, states), from the states of the step before.
-
-        Inputs that vary over the axis are given for one position, (batch, *shape). Others were
-        given to `initial_state`; or they are given here, whole, with the `lengths` of their axes,
-        and what comes of them is computed at every step. Causal attention keeps among the states
-        what it attends to of earlier positions, under `torch.no_grad()` without copying it. States
-        are never changed: a step may be taken again from an older one. Raises StepError where the
-        graph needs more than this and earlier positions, CallError where a call does not fit.
-        """
-        found, device = self._stepping(over), self._device()
+        """See `Compiled.step`."""
+        found, device = self._split(over), self.network.device
         axis, names = found.whole.axis, found.names
-        kept = bool(names) and all(name in state for name in names)
-        streaming.in_steps(found.whole.ir, axis, inputs, lengths or {}, kept)
-        if not kept:
+        prepared = bool(names) and all(name in state for name in names)
+        streams.check_step_inputs(found.whole.ir, axis, inputs, lengths or {}, prepared)
+        if not prepared:
             return _advance(found.whole, state, lengths, inputs, device)
         declared = read.declared(found.steps.ir)
         for name in names:
             node = declared[name]
-            state_cache.checked(name, state[name], node.attrs["over"], tuple(node.shape))
-        past = {k: v for k, v in state.items() if k in names or k.startswith(LENGTHS)}
-        ragged = {k[len(LENGTHS) :]: v for k, v in past.items() if k.startswith(LENGTHS)}
-        own = {k: v for k, v in state.items() if k not in past}
-        given = {**inputs, **{k: past[k] for k in names}}
-        y, own = _advance(found.steps, own, {**ragged, **(lengths or {})}, given, device)
-        return y, {**own, **past}
+            state_cache.check_shape(name, state[name], node.attrs["over"], tuple(node.shape))
+        constant = {k: v for k, v in state.items() if k in names or k.startswith(LENGTHS)}
+        ragged = {k[len(LENGTHS) :]: v for k, v in constant.items() if k.startswith(LENGTHS)}
+        varying = {k: v for k, v in state.items() if k not in constant}
+        given = {**inputs, **{k: constant[k] for k in names}}
+        y, varying = _advance(found.steps, varying, {**ragged, **(lengths or {})}, given, device)
+        return y, {**varying, **constant}
 
-    def parts(self, axis: str) -> tuple[Any, Any]:
-        """What does not vary over an axis, if anything, and the rest: models of these parameters.
+    def parts(self, axis: str) -> tuple[Network | None, Network]:
+        """The network of what does not vary over an axis, if anything, and that of the rest.
 
-        The first gives as outputs what the second takes as inputs.
+        The outputs of the first are inputs of the second.
         """
-        key = (self._mode(), axis)
+        key = (self.network.current().number, axis)
         if key not in self._parts:
-            cut = _cut(self.ir, axis)
-            before = None if cut.before is None else self._part(cut.before)
-            self._parts[key] = before, self._part(cut.steps)
+            self._forget_dropped()
+            cut = _cut(self.network.ir, axis)
+            invariant = None if cut.before is None else self.network.part(cut.before)
+            self._parts[key] = invariant, self.network.part(cut.steps)
         return self._parts[key]
 
-    def _begin(self, stream: Stream, call: read.Call) -> State:
-        """States and caches before the first position, as far as what is known says."""
-        run = self._evaluation(call, streaming.knowable(stream.ir, stream.axis, call.sizes))
-        known = {*call.sizes, *(c.copy for c in stream.caches)}
-        fit = [c for c in stream.caches if known >= {*c.over}]
-        past = {c.name: state_cache.empty(c, call.sizes, call.device) for c in fit}
-        return {**streaming.initial(stream.ir, run, stream.axis), **past}
+    def _split(self, over: str | None) -> SplitStream:
+        """The networks of one step along an axis, by default the only one there is."""
+        key = (self.network.current().number, over)
+        if key not in self._splits:
+            axis = streams.stream_axis(self.network.ir, over)
+            invariant, steps = self.parts(axis)
+            names = [] if invariant is None else list(invariant.ir.outputs)
+            whole = _along(self.network, axis)
+            self._splits[key] = SplitStream(
+                whole, invariant, names, _along(steps, axis) if names else whole
+            )
+        return self._splits[key]
 
-    def _stepping(self, over: str | None) -> Streams:
-        """The models of one step along an axis, by default the one axis that there is."""
-        key = (self._mode(), over)
-        if key not in self._steppers:
-            axis = streaming.stream_axis(self.ir, over)
-            before, steps = self.parts(axis)
-            names = [] if before is None else list(before.ir.outputs)
-            whole = self._along(axis)
-            rest = steps._along(axis) if names else whole
-            self._steppers[key] = Streams(whole, before, names, rest)
-        return self._steppers[key]
+    def _forget_dropped(self) -> None:
+        """Drop the parts of traces that the network has dropped."""
+        kept = {t.number for t in self.network.traces}
+        self._parts = {k: v for k, v in self._parts.items() if k[0] in kept}
+        self._splits = {k: v for k, v in self._splits.items() if k[0] in kept}
 
-    def _along(self, axis: str) -> Stream:
-        ir = self.ir
-        if not copies(ir, axis):
-            return Stream(axis, ir, self, ir, [])
-        context = StepContext(axis=axis, title=f"a step along {axis}")
-        step = run(Stage.STEP, ir, context)
-        return Stream(axis, ir, self._part(step), step, context.caches)
+
+def _along(network: Network, axis: str) -> Stream:
+    ir = network.ir
+    if not copies(ir, axis):
+        return Stream(axis, ir, network, ir, [])
+    context = StepContext(axis=axis, title=f"a step along {axis}")
+    step = run(Stage.STEP, ir, context)
+    return Stream(axis, ir, network.part(step), step, context.caches)
 
 
 def _cut(ir: IR, axis: str) -> InvariantSplit:
-    """A graph cut where values stop being the same at every position of an axis."""
+    """A graph cut into what is the same at every position of an axis, and the rest."""
     context = StepContext(axis=axis, title=f"steps along {axis}")
     run(Stage.INVARIANTS, ir, context)
     assert context.cut is not None
     return context.cut
+
+
+def _begin(network: Network, stream: Stream, call: read.Call) -> State:
+    """States and caches before the first position, those that the given inputs determine."""
+    ir = streams.without_unknown_noise(stream.ir, stream.axis, call.sizes)
+    known = {*call.sizes, *(c.copy for c in stream.caches)}
+    sized = [c for c in stream.caches if known >= {*c.over}]
+    caches = {c.name: state_cache.empty(c, call.sizes, call.device) for c in sized}
+    evaluation = network.evaluation(call, ir)
+    return {**streams.initial_states(stream.ir, evaluation, stream.axis), **caches}
 
 
 def _advance(
@@ -183,34 +180,34 @@ def _advance(
     """One step of a graph, all inputs given."""
     axis, ir, caches = stream.axis, stream.ir, stream.caches
     _no_lengths(stream, lengths)
-    given = streaming.widened(ir, axis, inputs)
+    given = streams.with_position_axis(ir, axis, inputs)
     if any(c.name not in state for c in caches):
         call = read.read(ir, given, None, None, device)
         empty = {c.name: state_cache.empty(c, call.sizes, call.device) for c in caches}
         state = {**empty, **state}
-    past = {c.name: state_cache.opened(c, state[c.name]) for c in caches}
-    own = {k: v for k, v in state.items() if k not in past}
-    call = read.read(stream.step, {**given, **past}, lengths, own, device)
-    outputs, final, _ = stream.model._run(call, True, frozenset(), frozenset())
-    past = {name: state_cache.kept(x, outputs.pop(name)) for name, x in past.items()}
+    extended = {c.name: state_cache.extended(c, state[c.name]) for c in caches}
+    carried = {k: v for k, v in state.items() if k not in extended}
+    call = read.read(stream.step, {**given, **extended}, lengths, carried, device)
+    outputs, final, _ = stream.network.run(call, finals=True)
+    written = {name: state_cache.tracked(x, outputs.pop(name)) for name, x in extended.items()}
     for name, value in outputs.items():
         axes = Value.order(ir, ir.outputs[name])
         if axis in axes:
             outputs[name] = value.squeeze(1 + axes.index(axis))
-    kept = {n.attrs["key"] for n in ir if n.op == "delay" and n.attrs["axis"] == axis}
-    own = {k: v for k, v in final.items() if k in kept or k == f"@{axis}"}
+    along = {n.attrs["key"] for n in ir if n.op == "delay" and n.attrs["axis"] == axis}
+    carried = {k: v for k, v in final.items() if k in along or k == f"@{axis}"}
     result: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
-    return result, {**own, **past}
+    return result, {**carried, **written}
 
 
 def _sizes(ir: IR, batch: int) -> dict[str, int]:
-    """The lengths that a graph itself says, of a batch."""
+    """The lengths of axes that the graph fixes, and the batch size."""
     return {BATCH: batch, **{a: x.length for a, x in ir.axes.items() if x.length}}
 
 
-def _same_batch(batch: int | None, call: read.Call, brought: bool) -> None:
-    """The batch asked for is that of the inputs, where these bring one."""
-    if not brought:
+def _same_batch(batch: int | None, call: read.Call, given: bool) -> None:
+    """Check the batch size that was asked for against that of the inputs, if there are any."""
+    if not given:
         call.sizes[BATCH] = 1 if batch is None else batch
     elif batch not in (None, call.sizes[BATCH]):
         raise InputShapeError(

@@ -1,4 +1,4 @@
-"""A model run one step at a time along one axis, what does not vary over it computed once."""
+"""A network stepped along one axis from a fixed start; its sequences are sliced per position."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.runtime.call.read import declared, unknown
-
-State = dict[str, Tensor]
+from graphnn.runtime.call.read import check_known, declared
+from graphnn.runtime.streaming.step import State, Streaming
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """A model at `start` along an axis; `along` is what it reads of sequences, a position a step,
-    with the dimension of the positions."""
+    """A network at its `start` along an axis.
 
-    model: Any
+    `sequences` are the inputs over that axis, each with its dimension of positions.
+    """
+
+    streaming: Streaming
     axis: str
     start: State
-    along: dict[str, tuple[Tensor, int]]
+    sequences: dict[str, tuple[Tensor, int]]
 
-    def __call__(self, state: State, place: int, **inputs: Tensor) -> tuple[Any, State]:
-        """Outputs and states after the step at a place."""
-        read = {name: x.select(dim, place) for name, (x, dim) in self.along.items()}
-        outputs: tuple[Any, State] = self.model.step(state, over=self.axis, **read, **inputs)
-        return outputs
+    def __call__(self, state: State, position: int, **inputs: Tensor) -> tuple[Any, State]:
+        """Outputs and states after the step at a position."""
+        here = {name: x.select(dim, position) for name, (x, dim) in self.sequences.items()}
+        return self.streaming.step(state, self.axis, None, {**here, **inputs})
 
 
 def stepper(
-    model: Any,
+    streaming: Streaming,
     axis: str,
     inputs: Mapping[str, Tensor],
     lengths: Mapping[str, Any] | None,
-    rows: int,
-    each: int = 1,
+    batch: int,
+    copies: int = 1,
 ) -> Stepper:
-    """Compute what is held, of `rows` examples, and repeat each example `each` times."""
-    wanted = declared(model.ir)
-    unknown(model.ir, inputs, list(wanted))
-    along, still = {}, {}
+    """Compute what does not vary over `axis` for `batch` examples; repeat each `copies` times."""
+    ir = streaming.network.ir
+    wanted = declared(ir)
+    check_known(ir, inputs, list(wanted))
+    sequences, constant = {}, {}
     for name, x in inputs.items():
         over = wanted[name].attrs["over"]
         if axis in over:
-            along[name] = (x.repeat_interleave(each, 0), 1 + over.index(axis))
+            sequences[name] = (x.repeat_interleave(copies, 0), 1 + over.index(axis))
         else:
-            still[name] = x
+            constant[name] = x
     ragged = {k: torch.as_tensor(v) for k, v in (lengths or {}).items() if k != axis}
-    state = model.initial_state(rows, over=axis, lengths=ragged or None, **still)
-    start = {k: v.repeat_interleave(each, 0) if v.dim() else v for k, v in state.items()}
-    return Stepper(model, axis, start, along)
+    state = streaming.initial_state(batch, axis, ragged or None, constant)
+    start = {k: v.repeat_interleave(copies, 0) if v.dim() else v for k, v in state.items()}
+    return Stepper(streaming, axis, start, sequences)

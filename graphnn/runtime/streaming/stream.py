@@ -1,4 +1,4 @@
-"""Streaming: which axis a graph can be run along one step at a time, and what it starts from."""
+"""Which axis a graph can be streamed along, its initial states, and checks of streamed inputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Tensor = torch.Tensor
 
 
 def stream_axis(ir: IR, over: str | None) -> str:
-    """The axis that `step` advances along. Raises StepError where there is none, or several."""
+    """The axis that `step` advances along. Raises StepError if there is none, or several."""
     found = {ir[i].attrs["axis"] for i in carried(ir)}
     found |= {a for a in ir.axes if copies(ir, a)}
     brought = {a for n in ir if n.op == "input" for a in n.attrs["over"]}
     axes = [a for a in ir.axes if a in brought and (a in found or not found)]
     if over is None and len(axes) > 1:
-        axes = [a for a in axes if _culprit(ir, a) is None] or axes
+        axes = [a for a in axes if _blocker(ir, a) is None] or axes
     if over is not None:
         axes = [a for a in axes if a == over]
     if len(axes) != 1:
@@ -37,51 +37,53 @@ def stream_axis(ir: IR, over: str | None) -> str:
             wanted="one axis that inputs vary over and states run along",
             fix="model.step(state, over='time', …)",
         )
-    culprit = _culprit(ir, axes[0])
-    if culprit is not None:
+    blocker = _blocker(ir, axes[0])
+    if blocker is not None:
         raise StepError(
-            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{culprit.label}' needs all of it",
-            node=culprit.label,
-            site=culprit.site,
-            got=_needs(culprit, axes[0]),
+            f"'{ir.name}' cannot be streamed along '{axes[0]}': '{blocker.label}' needs all of it",
+            node=blocker.label,
+            site=blocker.site,
+            got=_description(blocker, axes[0]),
             wanted="values of this and earlier positions only",
             fix="keep what is needed in a state, or call the model on the whole sequence",
         )
     return axes[0]
 
 
-def _needs(culprit: Node, axis: str) -> str:
-    if culprit.op == "delay" and culprit.attrs["axis"] == axis:
+def _description(blocker: Node, axis: str) -> str:
+    if blocker.op == "delay" and blocker.attrs["axis"] == axis:
         return f"a negative delay over '{axis}'"
-    over = culprit.attrs.get("axis", axis)
+    over = blocker.attrs.get("axis", axis)
     if over == axis:
-        return f"{culprit.op} over '{axis}'"
-    if culprit.op == "delay":
+        return f"{blocker.op} over '{axis}'"
+    if blocker.op == "delay":
         return f"a state that carries a copy of '{axis}'"
-    return f"{culprit.op} over '{over}', a copy of '{axis}', with later positions not masked out"
+    return f"{blocker.op} over '{over}', a copy of '{axis}', with later positions not masked out"
 
 
-def _culprit(ir: IR, axis: str) -> Node | None:
-    """The first node that looks at more than this and earlier positions."""
+def _blocker(ir: IR, axis: str) -> Node | None:
+    """The first node that reads later positions, which rules out streaming, or None."""
     for node in ir:
         if OPS[node.op].family == "axis" and node.attrs["axis"] == axis:
             if node.op == "axis_at" and node.attrs["position"] == -1:
-                continue  # the last position so far is this one
+                continue  # while streaming, the last position is the current one
             return node
         if node.op == "delay" and node.attrs["axis"] == axis and node.attrs["steps"] < 0:
             return node
     return looks_ahead(ir, axis)
 
 
-def knowable(ir: IR, axis: str, sizes: Mapping[str, int]) -> IR:
-    """The graph without random numbers that no initial value can need: along `axis`, or along
-    others of unknown length."""
+def without_unknown_noise(ir: IR, axis: str, sizes: Mapping[str, int]) -> IR:
+    """The graph without random nodes along `axis` or along axes of unknown length.
+
+    No initial value can depend on them.
+    """
     unknown = {axis, *ir.axes} - ({*sizes} - {axis})
     return keep(ir, {i for i, n in ir.nodes.items() if not (n.op == "random" and n.axes & unknown)})
 
 
-def initial(ir: IR, reference: Reference, axis: str) -> dict[str, Tensor]:
-    """The initial values of the states along `axis` that depend on no input but those given."""
+def initial_states(ir: IR, reference: Reference, axis: str) -> dict[str, Tensor]:
+    """The initial values of the states along `axis`, those that the given inputs determine."""
     states: dict[str, Any] = {}
     for i in carried(ir):
         node = ir[i]
@@ -89,22 +91,22 @@ def initial(ir: IR, reference: Reference, axis: str) -> dict[str, Tensor]:
             continue
         needed = (ir[j] for j in reachable(ir, node.inputs))
         if all(n.attrs["key"] in reference.inputs for n in needed if n.op == "input"):
-            states[node.attrs["key"]] = _whole_initial(ir, reference, node)
+            states[node.attrs["key"]] = _initial_state(ir, reference, node)
     if any(n.op == "index" and n.attrs["axis"] == axis for n in ir):
         states[f"@{axis}"] = torch.zeros((), dtype=torch.int64)
     return states
 
 
-def _whole_initial(ir: IR, reference: Reference, node: Node) -> Tensor:
-    """(batch, *axes, [slots,] *shape)."""
+def _initial_state(ir: IR, reference: Reference, node: Node) -> Tensor:
+    """The initial value of a delay: (batch, *axes, [slots,] *shape)."""
     axis, steps = node.attrs["axis"], abs(node.attrs["steps"])
     axes = [a for a in ir.layout(node.axes) if a not in (BATCH, axis)]
     slots = [reference.initial(node, axes, k) for k in range(steps)]
     return slots[0] if steps == 1 else torch.stack(slots, 1 + len(axes))
 
 
-def widened(ir: IR, axis: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs at one position as sequences of one."""
+def with_position_axis(ir: IR, axis: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs over `axis`, given for one position, as sequences of length one."""
     wanted = declared(ir)
     return {
         name: x.unsqueeze(1 + wanted[name].attrs["over"].index(axis))
@@ -114,17 +116,19 @@ def widened(ir: IR, axis: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def still(ir: IR, axis: str) -> list[str]:
-    """The inputs that are the same at every position of `axis`."""
+def constant_inputs(ir: IR, axis: str) -> list[str]:
+    """The names of the inputs that do not vary over `axis`."""
     return [name for name, n in declared(ir).items() if axis not in n.attrs["over"]]
 
 
-def before_steps(ir: IR, axis: str, inputs: Mapping[str, Any], lengths: Mapping[str, Any]) -> None:
-    """Refuse inputs before the first step that are given step by step, and some without others."""
-    wanted = still(ir, axis)
+def check_initial_inputs(
+    ir: IR, axis: str, inputs: Mapping[str, Any], lengths: Mapping[str, Any]
+) -> None:
+    """Check the inputs of `initial_state`: all that do not vary over `axis`, and no others."""
+    wanted = constant_inputs(ir, axis)
     if lengths and not wanted:
         raise LengthsError(
-            f"all inputs of '{ir.name}' vary over '{axis}': there are none before the first step",
+            f"all inputs of '{ir.name}' vary over '{axis}': initial_state takes none of them",
             got=f"lengths of {sorted(lengths)}",
             wanted="no lengths",
             fix="leave them out",
@@ -132,12 +136,12 @@ def before_steps(ir: IR, axis: str, inputs: Mapping[str, Any], lengths: Mapping[
     for name in inputs:
         if name in declared(ir) and name not in wanted:
             raise UnknownInputError(
-                f"input '{name}' varies over '{axis}': there is none of it before the first step",
+                f"input '{name}' varies over '{axis}': give it to step, not to initial_state",
                 got=name,
                 wanted=f"inputs among {wanted}",
                 fix=f"model.step(state, {name}=…)",
             )
-    read.unknown(ir, inputs, wanted)
+    read.check_known(ir, inputs, wanted)
     for name in wanted:
         if inputs.get(name) is None:
             raise MissingInputError(
@@ -150,32 +154,35 @@ def before_steps(ir: IR, axis: str, inputs: Mapping[str, Any], lengths: Mapping[
             )
 
 
-def in_steps(
-    ir: IR, axis: str, given: Mapping[str, Any], lengths: Mapping[str, Any], kept: bool
+def check_step_inputs(
+    ir: IR, axis: str, given: Mapping[str, Any], lengths: Mapping[str, Any], prepared: bool
 ) -> None:
-    """Refuse a step that is given again what its state keeps, or that has neither."""
-    wanted = still(ir, axis)
+    """Check the inputs of `step`: constant ones are given here or to `initial_state`, not twice.
+
+    `prepared` is true if the state holds what `initial_state` computed from them.
+    """
+    wanted = constant_inputs(ir, axis)
     again = [n for n in wanted if given.get(n) is not None]
-    if kept and again:
+    if prepared and again:
         raise UnknownInputError(
-            f"the state keeps what steps need of '{again[0]}' since initial_state()",
-            got=f"input '{again[0]}' besides",
-            wanted=f"inputs over '{axis}' alone",
-            fix="leave it out; for another, begin with another initial_state(…)",
+            f"the state already holds what steps need of '{again[0]}'",
+            got=f"input '{again[0]}' again",
+            wanted=f"only inputs over '{axis}'",
+            fix="leave it out; for another value, start from another initial_state(…)",
         )
-    if kept and {*lengths} - {axis}:
+    if prepared and {*lengths} - {axis}:
         raise LengthsError(
-            "the state keeps the lengths that initial_state() was given",
-            got=f"lengths of {sorted({*lengths} - {axis})} besides",
+            "the state already holds the lengths that initial_state() was given",
+            got=f"lengths of {sorted({*lengths} - {axis})} again",
             wanted="none",
-            fix="initial_state(…, lengths={…}), and steps without",
+            fix="give lengths to initial_state only",
         )
-    if wanted and not kept and not again:
+    if wanted and not prepared and not again:
         raise MissingInputError(
-            f"input '{wanted[0]}' was not given, and the state keeps nothing of it",
+            f"input '{wanted[0]}' was given neither to step nor to initial_state",
             node=wanted[0],
             site=declared(ir)[wanted[0]].site,
             got=f"inputs {list(given)}",
-            wanted=f"all that do not vary over '{axis}', {wanted}, once or at each step",
+            wanted=f"all that do not vary over '{axis}': {wanted}, once or at each step",
             fix=f"state = model.initial_state({', '.join(f'{n}=…' for n in wanted)})",
         )

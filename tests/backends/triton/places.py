@@ -49,7 +49,7 @@ both = pytest.mark.parametrize("regime", REGIMES)
 
 def lowerings(model: gn.Compiled) -> Iterator[Lowering]:
     """What made kernels of each loop of the programs that a model has run."""
-    for program in model._programs.values():
+    for program in model.programs:
         for loop in program.loops:
             yield loop.lowering
 

@@ -68,13 +68,13 @@ def test_another_length_or_batch_writes_nothing_new(
     net = made(device=place.device)
     model = compiled(net, place, regime)
     trained(model, model, data(3, 50, device=place.device))
-    modules, programs = dict(cache._MODULES), dict(model._programs)
+    modules, programs = dict(cache._MODULES), model.programs
     monkeypatch.setattr(cache, "_run", lambda *args: pytest.fail("a kernel was written"))
     for batch, length in ((3, 5), (1, 1), (20, 2)):
         x = data(batch, length, device=place.device)
         torch_model = gn.compile(net, backend="torch")
         near(trained(model, model, x), trained(torch_model, torch_model, x))
-    assert modules == cache._MODULES and model._programs == programs
+    assert modules == cache._MODULES and model.programs == programs
 
 
 @everywhere

@@ -22,7 +22,6 @@ from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier
 from graphnn.kernels.cooperative.plan.sharding import LEAST
 from graphnn.kernels.runtime import cooperative_launch
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
-from graphnn.planner.pipeline import Variant
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices, lowerings
 from tests.networks import random_cells
@@ -312,7 +311,7 @@ def planned(size: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
     monkeypatch.setattr(target, "current", lambda: "sm_90")
     net = network("lstm", size).bfloat16()
     model = gn.compile(net, backend="interpret")
-    model._program(Variant())
+    model.program()
     return [(c.regime, c.reason) for c in choices(model)]
 
 
@@ -334,6 +333,6 @@ def test_wider_loops_take_more_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_switched_off_a_wide_loop_goes_step_by_step() -> None:
     model = gn.compile(network("lstm", 256).bfloat16(), backend="interpret", skip=("cooperative",))
-    model._program(Variant())
+    model.program()
     assert {c.regime for c in choices(model)} == {"stepwise"}
     assert all("skip 'cooperative'" in c.reason for c in choices(model))

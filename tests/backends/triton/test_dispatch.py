@@ -21,7 +21,7 @@ from graphnn.kernels import cache
 from graphnn.kernels.select import autotune, strategy_timing
 from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE
 from graphnn.planner.loops import choose
-from graphnn.planner.pipeline import Variant
+from graphnn.runtime.call.options import Options
 from tests.backends.triton.cells import Sizes, inputs, network, ragged, run
 from tests.backends.triton.places import INTERPRET, Place, choices, lowerings
 from tests.nn.common import close
@@ -142,7 +142,7 @@ def test_a_model_that_is_not_tuned_times_nothing(time: Callable[..., Timer]) -> 
 def planned(size: int) -> list[Several]:
     """An LSTM in bfloat16, planned for an H200."""
     model = gn.compile(network("lstm", size).bfloat16(), backend="interpret")
-    model._program(Variant())
+    model.program()
     return list(several(model))
 
 
@@ -164,7 +164,7 @@ def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None
 def test_what_is_switched_off_is_no_candidate() -> None:
     net = network("lstm", 64).bfloat16()
     model = gn.compile(net, backend="interpret", skip=("cooperative",))
-    model._program(Variant())
+    model.program()
     for one in several(model):
         assert list(one.choices[0].expected(16)) == [RESIDENT, STEPWISE]
 
@@ -215,9 +215,9 @@ MADE = {
 def torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted kernels with torch's layers as rivals, as they are on a GPU."""
     monkeypatch.setattr(choose, "PREFERRED", {("cpu", torch.float64): KINDS})
-    kept = gn.Compiled._passes_for
-    keeps = lambda model, target: kept(model, target) | (model._passes & {"match"})
-    monkeypatch.setattr(gn.Compiled, "_passes_for", keeps)
+    kept = Options.passes_for
+    keeps = lambda options, target: kept(options, target) | (options.passes & {"match"})
+    monkeypatch.setattr(Options, "passes_for", keeps)
 
 
 def called(model: gn.Compiled, lengths: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -256,7 +256,7 @@ def test_torchs_layer_and_kernels_give_the_same(
     wanted = called(gn.compile(net, backend="reference"), lengths)
     model = gn.compile(net, backend="interpret")
     close(called(model, lengths), wanted, TOLERANCE)
-    (program,) = model._programs.values()
+    (program,) = model.programs
     assert program.layers and timer.ran.count(CUDNN) == timer.ran.count(KERNELS)
     for layer in program.layers:
         (found,) = layer.chooser.choices.values()
@@ -302,7 +302,7 @@ def test_under_autocast_a_layer_is_timed_anew(time: Callable[..., Timer], torchs
     with torch.autocast("cpu", torch.bfloat16):
         model(x=x)
     assert timer.ran.count(CUDNN) == 2
-    (program,) = model._programs.values()
+    (program,) = model.programs
     directions = {x.direction for x in program.layers[0].chooser.choices.values()}
     assert directions == {"training", "training in torch.bfloat16"}
 
@@ -312,7 +312,7 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
     model = gn.compile(Layers(gn.nn.LSTM(4, 6)).double(), backend="interpret")
     assert "candidate cuDNN: not modelled, taken where nothing is timed" in model.explain()
     called(model, {})
-    program = next(p for p in model._programs.values() if p.layers[0].chooser.choices)
+    program = next(p for p in model.programs if p.layers[0].chooser.choices)
     (said,) = (x for x in program.layers[0].says() if x.startswith("timed"))
     assert said.endswith(
         "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
@@ -330,7 +330,7 @@ def test_on_a_gpu_that_is_not_there_the_candidates_are_told() -> None:
 def test_untuned_torchs_layer_is_called_directly(torchs: None) -> None:
     model = gn.compile(Layers(MADE["gru"]()).double(), backend="interpret", tune=False)
     model(x=torch.randn(3, 4, 4, dtype=torch.float64))
-    (program,) = model._programs.values()
+    (program,) = model.programs
     assert not program.layers and "runtime.recurrent('gru'" in program.source
 
 
@@ -360,7 +360,7 @@ def test_on_a_gpu_all_ways_are_timed_and_give_what_cudnn_does() -> None:
         found.append([y, *torch.autograd.grad(y.sin().sum(), x)])
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
-    (program,) = model._programs.values()
+    (program,) = model.programs
     (chosen,) = program.layers[0].chooser.choices.values()
     assert set(chosen.times) == {CUDNN, KERNELS} and chosen.strategy in chosen.times
     kernels = [x for s in several(model) for x in s.chooser.choices.values()]

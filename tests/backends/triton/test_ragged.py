@@ -19,7 +19,6 @@ from graphnn.backends.triton.strategy import Lowering
 from graphnn.kernels import simulate
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.planner.loops.sink import WIDE
-from graphnn.planner.pipeline import Variant
 from tests.backends.triton.cells import Delayed, Sizes, drawn, inputs, network, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices
 from tests.backends.triton.test_cooperative import poisoned
@@ -78,7 +77,7 @@ def test_torch_code_equals_the_reference(
     monkeypatch.setattr(torch, "empty", poisoned)
     got, model = run(net, Place("torch", "cpu"), ("match", "scan"), given, ends)
     close(got, wanted, TOLERANCE)
-    (program,) = (p for p in model._programs.values() if p.loops)
+    (program,) = (p for p in model.programs if p.loops)
     assert all("runtime.Running(" in x.train.source for x in program.loops)
     assert "runtime.packed_linear(" in program.source
 
@@ -173,7 +172,7 @@ def test_explain_says_where_loops_end() -> None:
     model = gn.compile(network("lstm", 8), backend="interpret")
     text = "as many steps as the longest of its rows"
     assert text in model.explain(lengths=("time",)) and text not in model.explain()
-    assert "runtime.order(" in model._program(Variant(frozenset({"time"}))).sources()
+    assert "runtime.order(" in model.program(lengths=("time",)).sources()
 
 
 class Words(nn.Module):

@@ -23,7 +23,6 @@ from graphnn.kernels.cooperative.plan import sharding
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.fit import Verdict
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
-from graphnn.planner.pipeline import Variant
 from tests.backends.triton.places import INTERPRET, choices, regimes
 from tests.backends.triton.test_block_axis import DECODERS, Decoder, Machine
 from tests.backends.triton.test_cooperative import ATTEMPTS, changed, launchers, stores
@@ -116,7 +115,7 @@ def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.M
     for skip, regime in ((), "cooperative"), (("cooperative",), "resident"):
         net = Machine(hidden=32).to(torch.bfloat16)
         model = gn.compile(net, backend="interpret", skip=("beside", *skip))
-        model._program(Variant())
+        model.program()
         for choice in choices(model):
             assert choice.regime == regime
             by_one = "not by one: " if regime == "cooperative" else ""

@@ -11,7 +11,6 @@ from torch import nn
 import graphnn as gn
 from bench.networks import LSTM
 from graphnn.backends.triton import target
-from graphnn.planner.pipeline import Variant
 from tests.backends.triton.places import INTERPRET, choices
 from tests.networks.graphs import compare
 from tests.nn.common import doubles, shuffled
@@ -113,7 +112,7 @@ def planned(
 ) -> set[tuple[str, str]]:
     """How the loops of an LSTM are run and why, forward and backward; nothing is launched."""
     model = gn.compile(LSTM(size).to(dtype), backend=backend, skip=skip)
-    model._program(Variant())
+    model.program()
     return {(c.regime, c.reason) for c in choices(model)}
 
 

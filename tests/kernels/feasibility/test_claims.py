@@ -39,7 +39,7 @@ def sources(name: str, size: int) -> list[LoopSource]:
     net = NETWORKS[name](size).to(torch.bfloat16)
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model.source()
-    (program,) = model._programs.values()
+    (program,) = model.programs
     launchers = program.loops[0].lowering.launchers
     return [launchers[name].source for name in sorted(launchers)]
 

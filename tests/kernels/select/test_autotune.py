@@ -35,7 +35,7 @@ def launchers(name, size, skip=()):
     """The launchers of a network's forward, by kernel."""
     model = gn.compile(NETWORKS[name](size), backend="interpret", skip=skip)
     model.source()
-    (program,) = model._programs.values()
+    (program,) = model.programs
     return program.loops[0].lowering.launchers
 
 
@@ -284,7 +284,7 @@ def test_a_tuned_model_computes_what_cudnn_does_on_a_gpu():
     model = gn.compile(net, backend="triton")
     x = torch.randn(40, 5, 64, device="cuda")
     y = model(x=x)
-    (program,) = model._programs.values()
+    (program,) = model.programs
     wanted, _ = net.layer(x.transpose(0, 1))
     torch.testing.assert_close(y.transpose(0, 1), wanted, rtol=1e-3, atol=1e-3)
     for launcher in program.loops[0].lowering.launchers.values():

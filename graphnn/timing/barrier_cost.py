@@ -1,6 +1,7 @@
-"""What a barrier across all blocks of a GPU costs: a kernel of nothing else. Not run on a GPU yet.
+"""The cost of a barrier across all blocks of a GPU, by a kernel that does nothing else.
 
-`sm_90` compiles it ahead of time; its waiting cannot be interpreted, as one block runs at a time.
+It has not been run on a GPU yet. It compiles ahead of time for sm_90. The interpreter cannot run
+it, because it runs one block at a time and the first would wait for ever.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import triton.language as tl
 from graphnn.timing.clock import Timer, rounds
 
 FEW, MANY = 16, 1040
-# all blocks must be there at once, or those that are wait for ever for the others
+# all blocks must be resident at once, or they wait for ever for the others
 OPTIONS = {
     "num_warps": 4,
     "num_stages": 1,
@@ -35,7 +36,7 @@ def barriers(counter, steps, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-d
 
 
 def latency(clock: Timer, count: int = 9) -> float:
-    """Seconds of one barrier of as many blocks as there are multiprocessors."""
+    """Seconds per barrier, with one block per multiprocessor."""
     blocks = torch.cuda.get_device_properties().multi_processor_count
     counter = torch.zeros(1, dtype=torch.int32, device="cuda")
 

@@ -1,0 +1,107 @@
+"""How a model is compiled: the arguments of `gn.compile`, checked, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphnn.backends.requirements import need_triton
+from graphnn.errors import BackendError
+from graphnn.planner.loops.choose import Target
+from graphnn.planner.pipeline import SWITCHABLE
+
+if TYPE_CHECKING:
+    from graphnn.backends.triton.strategy import Lowering
+
+BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
+KERNELS = ("triton", "interpret")  # the backends that run loops as Triton kernels everywhere
+FLOAT32 = ("ieee", "tf32x3", "tf32", None)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `gn.compile`. `passes` run; "tune" is among them if kernels are timed."""
+
+    backend: str
+    passes: frozenset[str]
+    recompute: bool | None = None
+    float32: str | None = None
+
+    def kernels(self, target: Target) -> bool:
+        """Whether loops become Triton kernels: always, never, or only on a GPU."""
+        return self.backend in KERNELS or (self.backend == "auto" and target.device == "cuda")
+
+    def backend_for(self, target: Target) -> str:
+        """The backend that runs on a target: "auto" becomes "triton" or "torch"."""
+        if self.backend != "auto":
+            return self.backend
+        return "triton" if self.kernels(target) else "torch"
+
+    def passes_for(self, target: Target) -> frozenset[str]:
+        """The passes that run for a target."""
+        if not self.kernels(target):
+            return self.passes - {"hops"}
+        # If kernels were requested by name, no loop is left to torch's layers. Operations that
+        # torch's code sinks into its loops are as fast over whole axes in front of a kernel.
+        return self.passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
+
+    def lowering(self, target: Target) -> Lowering | None:
+        """The lowering of loops to kernels, or None if loops stay torch code.
+
+        Raises BackendError if Triton is missing.
+        """
+        if not self.kernels(target):
+            return None
+        need_triton(self.backend)
+        from graphnn.backends.triton import cuda_graphs
+        from graphnn.backends.triton.strategy import Lowering
+        from graphnn.backends.triton.target import current
+
+        return Lowering(
+            self.backend == "interpret",
+            current(),
+            "resident" in self.passes,
+            "fit" in self.passes,
+            "cooperative" in self.passes,
+            # torch.compile may record CUDA graphs itself
+            self.backend != "interpret" and not target.traced and cuda_graphs.enabled(),
+            self.float32,
+            "tune" in self.passes,
+        )
+
+
+def checked(
+    backend: str,
+    skip: Sequence[str],
+    recompute: bool | None,
+    float32: str | None,
+    tune: bool,
+) -> Options:
+    """The options of a call of `gn.compile`. Raises BackendError if one has no such value."""
+    if backend not in BACKENDS:
+        raise BackendError(
+            f"there is no backend '{backend}'",
+            got=repr(backend),
+            wanted=f"one of {', '.join(BACKENDS)}",
+            fix="backend='auto' takes the fastest there is",
+        )
+    if backend in KERNELS:
+        need_triton(backend)
+    unknown = set(skip) - set(SWITCHABLE)
+    if unknown:
+        raise BackendError(
+            f"there is no pass {sorted(unknown)} to skip",
+            got=list(skip),
+            wanted=f"passes among {list(SWITCHABLE)}",
+            fix="check the spelling",
+        )
+    if float32 not in FLOAT32:
+        raise BackendError(
+            f"float32 is not multiplied as '{float32}'",
+            got=f"float32={float32!r}",
+            wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
+            fix="None follows torch.set_float32_matmul_precision",
+        )
+    passes = frozenset(SWITCHABLE) - set(skip) | ({"tune"} if tune else set())
+    return Options(backend, passes, recompute, float32)
