@@ -1,9 +1,8 @@
 """The intermediate representation: primitive operations on values with named axes.
 
-A node computes one value: `shape` and `dtype` of one example at one position, and the `axes` it
-varies over. `"batch"` is an axis like any other. Loops are closed by `closings`: a `delay` node
-reads, `steps` positions later along its axis, the node that its closing names.
-`here` is the user's name and line given to the nodes being made.
+A node computes one value: the `shape` and `dtype` of one example at one position, and the `axes`
+that it varies over. `"batch"` is an axis like any other. `closings` close loops: a `delay` node
+reads, `steps` positions later along its axis, the node that closes it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ BATCH = "batch"
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One primitive operation and the value it makes."""
+    """One primitive operation and the value that it computes."""
 
     id: int
     op: str
@@ -37,13 +36,16 @@ class Node:
 
     @property
     def label(self) -> str:
-        """What errors and plans call this node."""
+        """The name of this node in errors and plans."""
         return self.name or f"{self.op}_{self.id}"
 
 
 @dataclass(slots=True)
 class Axis:
-    """A named axis. `length` is None where an input brings it; `copy_of` names a renamed axis."""
+    """A named axis.
+
+    `length` is None if inputs determine it; `copy_of` names the axis that this one renames.
+    """
 
     name: str
     length: int | None = None
@@ -53,7 +55,12 @@ class Axis:
 
 @dataclass(repr=False)
 class IR:
-    """A graph of nodes. `nodes` is kept in topological order, closings apart."""
+    """A graph of nodes.
+
+    `nodes` is in topological order, if edges to delays from their closings are left out. `until`
+    holds the stop condition of axes that end by themselves, `here` the user's name and line for the
+    nodes being made.
+    """
 
     name: str = "graph"
     nodes: dict[int, Node] = field(default_factory=dict)
@@ -64,7 +71,7 @@ class IR:
     floating: torch.dtype = torch.float32
     counter: int = 0
     here: tuple[str, Site | None] = ("", None)
-    # what was found out about the graph, each with what it had then
+    # results of analyses, each with the nodes that the graph had then
     known: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -75,13 +82,13 @@ class IR:
         return printer.summary(self)
 
     def insert(self, node: Node) -> int:
-        """Add a node whose shape, axes and dtype are known already; returns its id."""
+        """Add a node whose shape, axes and dtype are known; returns its id."""
         self.nodes[node.id] = node
         self.counter = max(self.counter, node.id + 1)
         return node.id
 
     def fresh(self) -> int:
-        """An id no node has."""
+        """A new id."""
         self.counter += 1
         return self.counter - 1
 
@@ -95,11 +102,11 @@ class IR:
         return len(self.nodes)
 
     def operands(self, node: Node) -> list[Node]:
-        """The nodes that a node reads at its own position."""
+        """The nodes that a node reads at its own position, in order."""
         return [self.nodes[i] for i in node.inputs]
 
     def users(self) -> dict[int, list[int]]:
-        """For every node, the nodes that read it (delays read their closing)."""
+        """For each node, the ids of its readers; a delay reads the node that closes it."""
         found: dict[int, list[int]] = {i: [] for i in self.nodes}
         for node in self:
             for i in node.inputs:
@@ -109,12 +116,12 @@ class IR:
         return found
 
     def layout(self, axes: Iterable[str]) -> tuple[str, ...]:
-        """Axes in the order their dimensions have in memory: the order of `self.axes`."""
+        """Axes in memory order, which is the order of `self.axes`."""
         chosen = frozenset(axes)
         return tuple(a for a in self.axes if a in chosen)
 
     def network(self) -> nx.MultiDiGraph:
-        """The graph as networkx has it; closing edges carry `delay`, the steps they cross."""
+        """The graph in networkx; edges to delays have `delay`, the steps that they cross."""
         net = nx.MultiDiGraph(name=self.name)
         for node in self:
             net.add_node(node.id, node=node)
@@ -126,7 +133,7 @@ class IR:
         return net
 
     def copy(self) -> IR:
-        """An independent copy (nodes are replaced, never changed, so they are shared)."""
+        """An independent copy. It shares nodes, which are never changed in place."""
         return replace(
             self,
             nodes=dict(self.nodes),
@@ -138,9 +145,9 @@ class IR:
         )
 
     def empty(self) -> IR:
-        """A graph with the same axes, name and ids to come, and no nodes."""
+        """A graph without nodes, of the same name and axes; new ids continue those of this one."""
         return IR(self.name, axes=dict(self.axes), floating=self.floating, counter=self.counter)
 
     def alone(self, delay: int) -> bool:
-        """Whether a delay has the same initial value in all of its slots."""
+        """Whether a delay of several steps has one initial value for all of them."""
         return len(self[delay].inputs) == 1

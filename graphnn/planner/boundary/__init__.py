@@ -1,1 +1,1 @@
-"""What a call asks of a graph: dtypes, lengths, states, memory order, single steps."""
+"""Where a call begins and ends: dtypes, lengths, states, memory order, single steps."""

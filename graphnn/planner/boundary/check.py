@@ -1,4 +1,4 @@
-"""check: what must hold before a graph means anything; wires (delay 0) are resolved here."""
+"""Checks of a traced graph, and the removal of its wires (states without a delay)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_axes(ir: IR) -> None:
 
 
 def _check_lengths(ir: IR) -> None:
-    """Every axis in use is brought by an input or has a fixed length."""
+    """Raises AxisError for an axis that no input varies over and that has no fixed length."""
     brought = {a for n in ir if n.op == "input" for a in n.attrs["over"]}
     for node in ir:
         for axis in ir.layout(node.axes - {BATCH}):
@@ -57,7 +57,7 @@ def _check_lengths(ir: IR) -> None:
 
 
 def without_wires(ir: IR) -> IR:
-    """Replace states of delay 0 by what closes them; a cycle through one is the error."""
+    """Replace states of delay 0 by the values that close them. Raises CycleError."""
     wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
     target = {w: ir.closings[w] for w in wires}
 

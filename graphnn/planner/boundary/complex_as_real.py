@@ -1,8 +1,8 @@
-"""reals: within loops complex values become real ones, of one more dimension for both parts.
+"""Complex values in loops become real ones, with a last dimension of 2 for their two parts.
 
-Derivatives of loops are derived here, and kernels have real numbers; outside loops torch has its
-own complex ones. What is added and multiplied is written out; all else torch computes at each step
-on complex values made for it, whose derivatives it knows.
+graphnn differentiates loops itself, and its kernels compute with real numbers; outside loops torch
+computes with complex ones. Sums and products are written out. Any other operation is a call of
+torch at each step, on complex values assembled for it; torch knows its derivative.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from graphnn.ops.registry import OPS, build
 from graphnn.planner.core.regions import loops, partition
 from graphnn.planner.core.rewrite import rewrite
 
-# what acts on both parts alike, whatever dimensions a value has
-ALIKE = frozenset("axis_sum axis_roll axis_reverse axis_at rename along detach".split())
+# operations that act on both parts separately, whatever dimensions a value has
+PARTWISE = frozenset("axis_sum axis_roll axis_reverse axis_at rename along detach".split())
 
 
 def as_real(ir: IR) -> IR:
@@ -29,14 +29,14 @@ def as_real(ir: IR) -> IR:
     home = {i for loop in loops(partition(ir)) for i in loop.nodes}
     if not any(ir[i].dtype.is_complex or _reads(ir, ir[i]) for i in home):
         return ir
-    return _Reals(ir, home).run()
+    return _Rewriter(ir, home).run()
 
 
 def _reads(ir: IR, node: Node) -> bool:
     return any(x.dtype.is_complex for x in ir.operands(node))
 
 
-class _Reals:
+class _Rewriter:
     def __init__(self, ir: IR, home: set[int]):
         self.ir, self.home = ir, home
         self.pairs: dict[int, int] = {}  # old ids of complex values: new ids of their parts
@@ -59,14 +59,14 @@ class _Reals:
         if not old.dtype.is_complex or old.op == "opaque":
             return made
         self.pairs[old.id] = made.id
-        return _whole(new, made)  # for what reads it outside the loop
+        return _whole(new, made)  # for readers outside the loop
 
     def _made(self, new: IR, old: Node) -> Expr:
         if old.op == "delay":
             return self._delay(new, old)
         if old.op == "pick":
             return self._pick(new, old)
-        if old.op in ALIKE:
+        if old.op in PARTWISE:
             inputs = [self._operand(new, i).id for i in old.inputs]
             return Expr(new, build(new, old.op, inputs, old.attrs, name=old.name, site=old.site))
         formula = FORMULAS.get(old.op)
@@ -84,7 +84,7 @@ class _Reals:
         return self._called(new, old)
 
     def _operand(self, new: IR, i: int) -> Expr:
-        """A value as the loop has it: of a complex one both parts."""
+        """A value in the form that it has in the loop: both parts of a complex one."""
         if not self.ir[i].dtype.is_complex:
             return Expr(new, self.moved[i])
         if i not in self.pairs:
@@ -92,7 +92,7 @@ class _Reals:
         return Expr(new, self.pairs[i])
 
     def _part(self, new: IR, i: int, old: Node) -> tuple[Expr, Expr | None]:
-        """The real and the imaginary part of an operand, of which a real one has none."""
+        """The real and the imaginary part of an operand; the latter is None if it is real."""
         x = self._operand(new, i)
         if self.ir[i].dtype.is_complex:
             return _at(x, 0), _at(x, 1)
@@ -121,7 +121,7 @@ class _Reals:
         return Expr(new, pick)
 
     def _called(self, new: IR, old: Node) -> Expr:
-        """The operation as it stands, of complex values made for it."""
+        """The operation itself, on complex values assembled for it."""
         operands = self.ir.operands(old)
         tensors = [x for x in operands if x.op != "const"]
         numbers = {k: x.attrs["value"] for k, x in enumerate(operands) if x.op == "const"}
@@ -134,7 +134,7 @@ class _Reals:
 
 
 def _opaque(new: IR, function: Any, inputs: Sequence[Expr], old: Node, several: bool) -> Expr:
-    """A call of a function, and its one result unless it has `several`."""
+    """A call of a function: its one result, or the call itself if it has `several`."""
     on_meta = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in inputs]
     outs = tuple((tuple(r.shape), r.dtype) for r in function(*on_meta))
     called = old.attrs.get("called", old.op)
@@ -154,7 +154,10 @@ def _as_given(tensors: Any) -> Any:
 
 @dataclass(frozen=True)
 class _OnComplex:
-    """A meaning on complex values, called on their parts; `numbers` are operands by their place."""
+    """An operation on complex values, called on their parts.
+
+    `numbers` are its constant operands, by position.
+    """
 
     run: Any
     attrs: dict[str, Any]
@@ -178,13 +181,13 @@ def _both(x: torch.Tensor) -> torch.Tensor:
 
 
 def _parts(x: Expr) -> Expr:
-    """A complex value outside loops as a real one."""
+    """A complex value, outside loops, as its two parts."""
     function = _OnComplex(lambda z: z, {}, [False], {})
     return _opaque(x.ir, function, [x], x.node, False)
 
 
 def _whole(new: IR, x: Expr) -> Expr:
-    """A real value as a complex one, outside loops."""
+    """The complex value, outside loops, that has these two parts."""
     return _opaque(new, _complex, [x], x.node, False)
 
 
@@ -199,7 +202,7 @@ def _at(x: Expr, part: int) -> Expr:
 
 
 def _joined(old: Node, *parts: Expr) -> Expr:
-    """The value whose parts these are."""
+    """Two parts as one value."""
     wide = [make("expand", p, shape=old.shape) if p.shape != old.shape else p for p in parts]
     both = [reshape(p, (*old.shape, 1)) for p in wide]
     return make("cat", *both, dim=len(old.shape), name=old.name)

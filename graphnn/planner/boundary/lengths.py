@@ -1,8 +1,8 @@
-"""mask: make explicit in the graph what lengths mean.
+"""Lengths become explicit masks in the graph.
 
-Axes without lengths lose theirs from every operation. On ragged axes, and axes that stop by
-themselves, padded inputs read as zero, states hold still beyond an example's end, and outputs are
-zero there.
+On axes without lengths every `length` becomes the size of the axis. On ragged axes, and on axes
+that stop by themselves, padded inputs read as zero, states keep their value beyond an example's
+end, and outputs are zero there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from graphnn.planner.core.rewrite import rewrite
 
 
 def mask(ir: IR, ragged: frozenset[str]) -> IR:
-    """The graph for calls that give lengths for exactly the axes in `ragged`."""
+    """The graph for calls with lengths for exactly the axes in `ragged`."""
 
     def rule(new: IR, node: Node) -> Expr | None:
         if node.op == "length" and _root(new, node.attrs["axis"]) not in ragged:
@@ -29,13 +29,13 @@ def mask(ir: IR, ragged: frozenset[str]) -> IR:
 
     new = rewrite(ir, rule)
     for delay in list(new.closings):
-        _hold(new, delay, ragged)
+        _mask_state(new, delay, ragged)
     for name, i in new.outputs.items():
         for axis in new.layout(new[i].axes):
             if _root(new, axis) in ragged:
                 padded = make("where", valid(new, axis), Expr(new, new.outputs[name]), 0)
                 new.outputs[name] = _as(padded, new[i]).id
-    return _ahead(new, ragged)
+    return _start_at_ends(new, ragged)
 
 
 def _root(ir: IR, axis: str) -> str:
@@ -47,7 +47,7 @@ def _as(x: Expr, like: Node) -> Expr:
 
 
 def valid(ir: IR, axis: str) -> Expr:
-    """True at the positions that an example has."""
+    """True at the positions before the end of an example."""
     if axis in ir.until:
         return Expr(ir, ir.until[axis])
     return make("lt", index_of(ir, axis), length_of(ir, _root(ir, axis)))
@@ -63,8 +63,8 @@ def _zero_padded(new: IR, node: Node, ragged: frozenset[str]) -> Expr | None:
     return x
 
 
-def _hold(new: IR, delay: int, ragged: frozenset[str]) -> None:
-    """Beyond the end a state keeps its value, so that what is read last is the final state."""
+def _mask_state(new: IR, delay: int, ragged: frozenset[str]) -> None:
+    """Let a state keep its value beyond the end: its last value is then the final state."""
     axis, after = new[delay].attrs["axis"], new.closings[delay]
     stopped = axis in new.until
     if (not stopped and _root(new, axis) not in ragged) or new.until.get(axis) == delay:
@@ -72,13 +72,13 @@ def _hold(new: IR, delay: int, ragged: frozenset[str]) -> None:
     if not stopped and not _in_loop(new, delay):
         return
     new.here = (new[delay].name, new[delay].site)
-    held = make("where", valid(new, axis), Expr(new, after), Expr(new, delay))
+    masked = make("where", valid(new, axis), Expr(new, after), Expr(new, delay))
     new.here = ("", None)
-    new.closings[delay] = held.id
+    new.closings[delay] = masked.id
 
 
 def _in_loop(ir: IR, delay: int) -> bool:
-    """Whether a delay's value comes round to itself."""
+    """Whether a delay depends on itself."""
     seen, stack = set(), [ir.closings[delay]]
     while stack:
         i = stack.pop()
@@ -92,8 +92,8 @@ def _in_loop(ir: IR, delay: int) -> bool:
     return False
 
 
-def _ahead(ir: IR, ragged: frozenset[str]) -> IR:
-    """What looks ahead starts at each example's own end: its initial values are read there."""
+def _start_at_ends(ir: IR, ragged: frozenset[str]) -> IR:
+    """Delays that look ahead read their initial values at each example's own end."""
     late = {
         n.id
         for n in ir

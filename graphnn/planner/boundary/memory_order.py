@@ -1,4 +1,4 @@
-"""arrange: the order of axes in memory: those that loops run over first, then the batch.
+"""Memory order: the axes that loops run over come first, then the batch, then the others.
 
 One step of a loop is then one contiguous block.
 """
@@ -15,7 +15,7 @@ from graphnn.planner.core.regions import Loop, Whole, loops, partition
 
 
 def order_axes(ir: IR) -> IR:
-    """The graph with its axes in memory order; loops hand out only what they compute."""
+    """The graph with its axes in memory order; loops return only computed values."""
     order: list[str] = []
     for loop in loops(partition(ir)):
         _nest(loop, order)
@@ -28,19 +28,21 @@ def order_axes(ir: IR) -> IR:
 
 
 def remake_views(ir: IR) -> IR:
-    """Views and states of loops, outer then inner, that are read outside are made again there."""
-    ir = _stirred(ir)
+    """Recompute, outside, the views and states of loops that are read there; outer loops first."""
+    ir = _with_computation(ir)
     ir = views_outside(ir, loops(partition(ir)))
     inner = [loop for outer in loops(partition(ir)) for loop in _inside(outer)]
     return views_outside(ir, inner) if inner else ir
 
 
-def _stirred(ir: IR) -> IR:
-    """Loops that only move numbers about compute what closes them: there has to be something that
-    they hand out, of which their views are made outside."""
+def _with_computation(ir: IR) -> IR:
+    """Add an operation to loops that only move elements.
+
+    A loop has to compute some value that it can return, for views of it to be made outside.
+    """
     outer = loops(partition(ir))
     every = [*outer, *(inner for loop in outer for inner in _inside(loop))]
-    still = [loop for loop in every if all(_moves(ir[i]) for i in loop.nodes)]
+    still = [loop for loop in every if all(_is_view(ir[i]) for i in loop.nodes)]
     if not still:
         return ir
     new = ir.copy()
@@ -51,7 +53,7 @@ def _stirred(ir: IR) -> IR:
     return new
 
 
-def _moves(node: Node) -> bool:
+def _is_view(node: Node) -> bool:
     return node.op == "delay" or OPS[node.op].family in ("view", "rename")
 
 

@@ -1,7 +1,7 @@
-"""retype: a graph drawn once, in the floating dtype that its parameters have by now.
+"""Retyping: a graph that was traced once, in the floating dtype that its parameters have now.
 
-What is stated stays (an input's or a state's `dtype`, a cast); what follows the model moves, and
-the dtypes of all that is computed are inferred anew.
+Stated dtypes stay (those of inputs and states, and casts). Values that follow the model's dtype
+change, and the dtypes of computed values are inferred again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphnn.ops.registry import OPS, infer
 
 
 def in_dtype(ir: IR, floating: torch.dtype, owner: nn.Module) -> IR:
-    """The graph in another floating dtype. Raises DtypeError where a state no longer fits."""
+    """The graph in another floating dtype. Raises DtypeError if a state no longer fits."""
     new = ir.copy()
     if floating == ir.floating:
         return new
@@ -62,7 +62,7 @@ FOLLOWS = frozenset({"rename", "along"})
 
 
 def _outs(new: IR, node: Node) -> dict[str, Any]:
-    """Attributes, with the dtypes that a function of torch's gives by now."""
+    """A node's attributes; an opaque call's with the dtypes that it returns now."""
     if node.op != "opaque":
         return node.attrs
     given = [torch.empty(x.shape, dtype=x.dtype, device="meta") for x in new.operands(node)]

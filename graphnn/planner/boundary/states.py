@@ -1,4 +1,4 @@
-"""states: where a call begins and ends: given initial states in, final states out."""
+"""Initial states of a call as inputs; final states, sequences and probes of states as outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FINAL = "@final state of "
 
 
 def resume(ir: IR, given: frozenset[str]) -> IR:
-    """Delays named in `given` start from an input instead of their declared initial value.
+    """Let the delays named in `given` start from an input instead of their initial value.
 
     `"@time"` is the position along `time` at which the call begins.
     """
@@ -88,7 +88,7 @@ RECORD = "@sequence of "
 
 
 def record(ir: IR, names: frozenset[str]) -> IR:
-    """Add an output for the whole sequence of each state named."""
+    """Add an output for the whole sequence of each named state."""
     new = ir.copy()
     for node in ir:
         if node.op == "delay" and node.attrs["key"] in names:
@@ -97,7 +97,7 @@ def record(ir: IR, names: frozenset[str]) -> IR:
 
 
 def probe(ir: IR, names: frozenset[str]) -> IR:
-    """Add an input to each state named, where its gradient at each position can be read."""
+    """Add to each named state an input that is zero: its gradient is that of the state."""
     delays = [n for n in ir if n.op == "delay" and n.attrs["key"] in names]
     sources = {ir.closings[d.id]: d for d in reversed(delays)}
 

@@ -1,8 +1,8 @@
-"""stream: the graph of one step along an axis, what it has of earlier positions being given.
+"""The graph of one step along an axis; values of earlier positions come from caches.
 
-States stay as they are. A copy of the axis (`gn.rename(v, time="past")`), over which causal
-attention chooses, becomes an axis of its own that a cache brings: each value that is made of the
-copy alone is made at this position only, joined to its earlier positions, and handed back.
+States stay as they are. A copy of the axis (`gn.rename(v, time="past")`), which causal attention
+reduces over, becomes an axis of its own whose values a cache provides. Each value that depends only
+on the copy is computed at this position, appended to its earlier positions, and returned.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from graphnn.planner.boundary.reach import INF, Reaches
 from graphnn.planner.core.rewrite import finish, reachable, remake
 
 CACHE = "past of "
-# the operand that decides, whatever the other is
-DECIDES = {"logical_and": False, "logical_or": True}
+# the operand that determines the result, whatever the other is
+DECIDING = {"logical_and": False, "logical_or": True}
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A value's earlier positions, given and handed back as (batch, *over, *shape).
+    """A value's earlier positions, an input and an output of shape (batch, *over, *shape).
 
-    `copy` is the last of `over`; `window` the most positions that are ever looked at.
+    `copy` is the last axis of `over`; `window` the largest number of positions ever read, or None
+    if nothing bounds it.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Cache:
 
 @dataclass
 class StepGraph:
-    """The graph of one step and the caches it takes and gives."""
+    """The graph of one step, and its caches."""
 
     ir: IR
     caches: list[Cache] = field(default_factory=list)
@@ -68,14 +69,14 @@ def looks_ahead(ir: IR, axis: str) -> Node | None:
 
 
 def _over(node: Node, copy: str) -> bool:
-    """Whether a node takes all positions of `copy`."""
+    """Whether a node reduces over `copy`."""
     if node.op == "product":
         return copy in node.attrs["contract"]
     return OPS[node.op].family == "axis" and bool(node.attrs["axis"] == copy)
 
 
 def window(ir: IR, axis: str, copy: str) -> int | None:
-    """How many positions, its own the last, any value looks at; None where nothing bounds it."""
+    """The number of positions, up to its own, that any value reads; None if nothing bounds it."""
     if any(copy in ir[i].axes for i in ir.outputs.values()):
         return None
     reaches, low = Reaches(ir, axis, copy), 0.0
@@ -109,7 +110,7 @@ class _Streamer:
     def run(self) -> StepGraph:
         for node in self.old:
             self.new.here = (node.name, node.site)
-            if self._apart(node):
+            if self._depends_on_copy(node):
                 self.twins[node.id] = self._twin(node)
             else:
                 self.moved[node.id] = self._copied(node).id
@@ -128,8 +129,8 @@ class _Streamer:
     def _copy(self, axis: str) -> bool:
         return axis in self.windows
 
-    def _apart(self, node: Node) -> bool:
-        """Whether a value is made of a copy of the axis alone: at this position, then cached."""
+    def _depends_on_copy(self, node: Node) -> bool:
+        """Whether a value depends on a copy of the axis only: it is cached."""
         only = any(map(self._copy, node.axes)) and self.axis not in node.axes
         return only and node.id in self.from_rename
 
@@ -147,7 +148,7 @@ class _Streamer:
         return Expr(self.new, self.new.insert(remake(self.new, self._fresh(node), ids)))
 
     def _at_own(self, i: int) -> Expr:
-        """An operand of a twin: over the axis where the node has a copy of it."""
+        """An operand of a twin: the value over the axis itself instead of over its copy."""
         node = self.old[i]
         if i in self.twins:
             return self.twins[i]
@@ -166,16 +167,18 @@ class _Streamer:
         if node.op == "index" and self._copy(node.attrs["axis"]):
             return self._position(node)
         if node.op == "rename" and self.axis in node.attrs["axes"].values():
-            # back from a copy: at this position it is the value itself
+            # renamed back from a copy: at this position it is the value itself
             return self._at_own(node.inputs[0])
         if node.op == "where" and (branch := self._branch(node)) is not None:
             return Expr(self.new, inputs[branch])
         return Expr(self.new, self.new.insert(remake(self.new, node, inputs)))
 
     def _branch(self, node: Node) -> int | None:
-        """The operand that a choice comes to, where what a cache has decides it: a causal mask
-        hides nothing of the past. Without the mask it is plain attention."""
-        test = self._told(self.old[node.inputs[0]])
+        """The operand that a `where` selects at every cached position, or None.
+
+        A causal mask hides nothing of the past; without it this is plain attention.
+        """
+        test = self._known_test(self.old[node.inputs[0]])
         if test is None or self.given_out:
             return None
         branch = 1 if test else 2
@@ -183,36 +186,36 @@ class _Streamer:
         same = kept.axes == node.axes and kept.shape == node.shape and kept.dtype == node.dtype
         return branch if same else None
 
-    def _told(self, node: Node) -> bool | None:
-        """What a test is at every position that a cache has: from its window to this one."""
+    def _known_test(self, node: Node) -> bool | None:
+        """The value of a test at every cached position, from the window's first to this one."""
         for copy in set(self.windows) & node.axes:
             size = self.windows[copy]
             first = -INF if size is None else 1 - size
             for known in self.reaches[copy].found[node.id]:
                 if isinstance(known.fill, bool) and (known.low > 0 or known.high < first):
                     return known.fill
-        if node.op not in DECIDES:
+        if node.op not in DECIDING:
             return None
-        parts, decides = [self._told(x) for x in self.old.operands(node)], DECIDES[node.op]
+        parts, decides = [self._known_test(x) for x in self.old.operands(node)], DECIDING[node.op]
         if decides in parts:
             return decides
         return None if None in parts else not decides
 
     def _position(self, node: Node) -> Expr:
-        """The positions that a cache has, this one the last: t - (size - 1) + k."""
+        """The cached positions, this one last: t - (size - 1) + k."""
         copy = node.attrs["axis"]
         own = make("axis_at", index_of(self.new, self.axis), axis=self.axis, position=0)
         first = own - (size_of(self.new, copy) - 1)
         return Expr(self.new, self.new.insert(node)) + first
 
     def _read(self, i: int) -> int:
-        """A node as the new graph has it; with its earlier positions where it is cached."""
+        """The node in the new graph; a cached value includes its earlier positions."""
         if i not in self.moved:
             self.moved[i] = self._with_past(self.old[i]).id
         return self.moved[i]
 
     def _with_past(self, node: Node) -> Expr:
-        """A value at this position, the last, after those that the cache has."""
+        """A value at the cached positions, followed by this one."""
         (copy,) = (a for a in node.axes if self._copy(a))
         axes = (node.axes - {copy}) | {BATCH}
         over = (*(a for a in self.new.layout(axes) if a != BATCH), copy)
@@ -235,7 +238,7 @@ class _Streamer:
         return joined
 
     def _name(self, node: Node, copy: str) -> str:
-        """By the module that made it, so that another trace of it has the same."""
+        """A name made from the module that computed the value: every trace has the same name."""
         made = f"{CACHE}{maker(self.old, node)}"
         name, count = f"{made} over {copy}", 2
         while name in self.new.outputs:

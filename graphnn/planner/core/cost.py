@@ -1,7 +1,7 @@
-"""cost: how long work takes on a device: bytes, operations, launches and barriers to seconds.
+"""The cost model: seconds from bytes, operations, launches and barriers.
 
-A roofline (Williams, Waterman and Patterson 2009) with latencies beside it. The constants are in a
-`Device`; nothing here measures anything.
+A roofline (Williams, Waterman and Patterson 2009) plus latencies. The constants are those of a
+`Device`; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 
 from graphnn.errors import DeviceError
 
-# pairs (size, what is done a second at that size)
+# pairs (size, rate per second at that size)
 Rates = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device can do, and where its figures come from.
+    """The rates and latencies of a device.
 
-    `copies` are bytes read and written a second, by the bytes that one operation moves: few of them
-    lie in a cache. `products` are operations a second of matrix products, by dtype, and by the
-    operations of one product: small ones reach less. `pointwise` are the operations a second of
-    the table's other rows. `launch` and `barrier` are seconds, `call` those of Python's own work
-    for a call of a model or of one of its loops. `units` are the multiprocessors or threads that
-    share the work. `source` says whether all this was measured.
+    `copies` are bytes read and written per second, by the bytes that one operation moves: small
+    amounts stay in a cache. `products` are operations per second of matmuls, by dtype and by the
+    operations of one matmul: small ones reach lower rates. `pointwise` is the rate of all other
+    operations. `launch` and `barrier` are seconds; so is `call`, Python's overhead per call of a
+    model or of one of its loops. `units` is the number of multiprocessors or threads. `source` says
+    where the constants come from: measured, or a data sheet.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Device:
     units: int = 1
 
     def record(self) -> dict[str, Any]:
-        """The device as JSON has it."""
+        """The device as JSON."""
         products = {k: [list(p) for p in v] for k, v in self.products.items()}
         copies = [list(p) for p in self.copies]
         return {**asdict(self), "products": products, "copies": copies}
 
     @staticmethod
     def of(record: Mapping[str, Any]) -> Device:
-        """The device of a record. Raises DeviceError where a constant is missing or senseless."""
+        """The device of a record. Raises DeviceError if a constant is missing or out of range."""
         try:
             products = {str(k): _rates(v) for k, v in record["products"].items()}
             found = Device(**{**record, "products": products, "copies": _rates(record["copies"])})
@@ -80,7 +80,7 @@ def _rates(pairs: Any) -> Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: operations of products, other operations, bytes moved, and latencies."""
+    """Amounts of work: operations of matmuls, other operations, bytes moved, and latencies."""
 
     flops: float = 0.0
     pointwise: float = 0.0
@@ -111,11 +111,11 @@ def seconds(
     units: float | None = None,
     rounds: float | None = None,
 ) -> float:
-    """Seconds that work takes: the larger of computing and moving, and the latencies beside it.
+    """The seconds that work needs: the larger of computing and moving, plus latencies.
 
-    `flops` are those of matrix products. The work is done in `rounds` equal parts, one after the
-    other (as many as launches, or one): small parts reach lower rates of products, and higher ones
-    of copies. `units`: how many of the device's units can be busy (all). Raises DeviceError for
+    `flops` are those of matmuls. The work is done in `rounds` equal parts in sequence (by default
+    one per launch): small parts reach lower rates of matmuls and higher rates of copies. `units` is
+    the number of the device's units that can be busy (default: all). Raises DeviceError for
     negative amounts.
     """
     amounts = (flops, bytes, launches, barriers, pointwise)
@@ -135,8 +135,7 @@ def seconds(
 
 
 def rate(pairs: Rates, size: float) -> float:
-    """What is done a second at a size: between the known sizes on a line of logarithms, beyond
-    them as at the nearest."""
+    """The rate at a size: interpolated in logarithms, constant beyond the known sizes."""
     if size <= pairs[0][0]:
         return pairs[0][1]
     for (a, low), (b, high) in pairwise(pairs):
@@ -161,22 +160,22 @@ def timed(device: Device, work: Work, dtype: torch.dtype = torch.float32, **how:
 
 
 def lower_bound(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> float:
-    """The physical limit: seconds below which work cannot be done at once, latencies left out."""
+    """The physical limit: the fewest seconds that the work can need, without latencies."""
     return max(work.flops / peak_rate(device, dtype), work.bytes / rate(device.copies, work.bytes))
 
 
 def bound(device: Device, work: Work, dtype: torch.dtype = torch.float32) -> str:
-    """What the limit is set by: "memory" or "products"."""
+    """The resource that sets the limit: "memory" or "products"."""
     moving = work.bytes / rate(device.copies, work.bytes)
     return "products" if work.flops / peak_rate(device, dtype) > moving else "memory"
 
 
 def peak_rate(device: Device, dtype: torch.dtype) -> float:
-    """The best rate of products of a dtype."""
+    """The highest rate of matmuls of a dtype."""
     return max(r for _, r in _products(device, dtype))
 
 
 def _products(device: Device, dtype: torch.dtype) -> Rates:
-    """The rates of a dtype; of float32 where it was not measured."""
+    """The rates of a dtype; those of float32 if it was not measured."""
     name, known = str(dtype).removeprefix("torch."), device.products
     return known.get(name) or known.get("float32") or next(iter(known.values()))

@@ -1,4 +1,4 @@
-"""The device at hand as the cost model has it: as measured on it before, else as its makers say."""
+"""The constants of the current device: measured earlier on it, or else those of its data sheet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from graphnn.planner.core.device_constants import default
 
 
 def key(kind: str, name: str) -> dict[str, Any]:
-    """What the constants of a device hang on: the device, the threads, and torch."""
+    """What the constants of a device depend on: the device, the threads, and torch's version."""
     threads = torch.get_num_threads() if kind == "cpu" else 0
     return {"what": "device", "name": name, "threads": threads, "torch": torch.__version__}
 
 
 def here(kind: str = "cpu", name: str = "") -> Device:
-    """The constants of this machine's CPU or GPU ("cuda"); `source` says where they are from.
+    """The constants of this machine's CPU or GPU ("cuda"); `source` says where they come from.
 
-    `name` is what `graphnn calibrate` called the device; on CUDA torch's name is taken.
+    `name` is the name that `graphnn calibrate` gave the device; on CUDA it is torch's.
     """
     target = "sm_90"
     if kind == "cuda" and torch.cuda.is_available():
@@ -32,7 +32,7 @@ def here(kind: str = "cpu", name: str = "") -> Device:
     if known is not None:
         try:
             return Device.of(known)
-        except DeviceError:  # written by another version: as if it were not there
+        except DeviceError:  # written by another version: ignored
             pass
     return default(kind, name, target)
 

@@ -1,6 +1,6 @@
-"""Devices whose constants are known without measuring: from data sheets, and one CPU measured here.
+"""Constants of devices that were not measured here: from data sheets, and of one measured CPU.
 
-Rates of products are dense ones. What `graphnn calibrate` measures goes before these.
+Rates of matmuls are dense ones. Constants that `graphnn calibrate` measures take precedence.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ CPU = Device(
 
 
 def default(kind: str, name: str = "", target: str = "sm_90") -> Device:
-    """The constants of a device that was not measured: by its name, else by its target; a CPU's
-    are those of the one CPU at hand when this was written."""
+    """The constants of a device that was not measured, by its name or else by its target.
+
+    Every CPU gets the constants of the one CPU that was measured for this file.
+    """
     if kind != "cuda":
         return CPU
     return next((d for part, d in NAMED.items() if part in name), KNOWN.get(target, KNOWN["sm_90"]))

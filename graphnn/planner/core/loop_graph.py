@@ -1,7 +1,7 @@
-"""One loop as a graph of its own: what the kernels of a loop, forward and backward, are made from.
+"""One loop as a graph of its own, from which its forward and backward code is generated.
 
-Values from outside become `given` nodes; what is needed outside becomes outputs, named after the
-node that makes them.
+Values from outside become `given` nodes. Values that are read outside become outputs, named after
+the nodes that compute them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from graphnn.planner.core.regions import Loop, memoized
 class LoopIR:
     """A loop cut out of its graph.
 
-    `ir` has a `given` node for each value in `reads` (same id as in the graph it came from);
-    `results` are the nodes whose values over the whole axis are needed outside, `absorbed` those
-    from before the loop that only it reads: computed here, and again in the backward. `ends` is the
-    read that holds where each example ends along the loop's axis, if that is ragged.
+    `ir` has a `given` node for each value in `reads`, with the id that it has in the whole graph.
+    `results` are the nodes whose values over the whole axis are read outside. `absorbed` are nodes
+    from before the loop that only it reads: they are computed here, and again in the backward.
+    `ends` is the read that holds the examples' lengths along the loop's axis, if it is ragged.
     """
 
     name: str
@@ -38,7 +38,7 @@ class LoopIR:
 
 
 def given(node: Node) -> Node:
-    """`node` as something that comes from outside; of noise that is seeded, what to draw."""
+    """A node as a value from outside. Noise from a seed keeps what describes it."""
     attrs = {"key": node.id, "was": node.op}
     if "places" in node.attrs:
         attrs |= {k: node.attrs[k] for k in ("kind", "p", "places")}
@@ -46,7 +46,7 @@ def given(node: Node) -> Node:
 
 
 def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ()) -> LoopIR:
-    """Cut a loop out, with the nodes `absorbed` before it; `outside` are those read outside."""
+    """Cut out a loop with the nodes `absorbed` before it; `outside` are the nodes read outside."""
     nodes = [*absorbed, *loop.nodes]
     inside = set(nodes)
     cut = ir.empty()
@@ -57,7 +57,7 @@ def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ())
             return
         source = ir[j]
         if source.op == "slice" and source.axes:
-            # the whole value is read: its gradient is then put together once, in here
+            # read the whole value: its gradient is then assembled once, in this loop
             read(source.inputs[0])
             cut.insert(source)
         elif source.op in ("const", "size"):
@@ -82,7 +82,7 @@ def extract(ir: IR, loop: Loop, outside: set[int], absorbed: Sequence[int] = ())
 
 
 def ends_of(ir: IR, loop: Loop) -> int | None:
-    """The lengths of the examples along a loop's axis, where a call gives them."""
+    """The node of the examples' lengths along a loop's axis, or None if a call gives none."""
     root = ir.axes[loop.axis].copy_of or loop.axis
     rows = frozenset().union(*(ir[i].axes for i in loop.nodes))
     lengths = memoized(ir, "lengths", lambda: [n for n in ir if n.op == "length"])
@@ -91,7 +91,7 @@ def ends_of(ir: IR, loop: Loop) -> int | None:
 
 
 def signature_of(cut: LoopIR) -> Any:
-    """What a loop's code is made of, whatever its nodes are called: equal loops share theirs."""
+    """A key that two loops share if they have the same code, whatever their nodes are called."""
     place = {i: n for n, i in enumerate(cut.ir.nodes)}
     nodes = [
         (n.op, tuple(place[i] for i in n.inputs), _attrs(n), n.shape, n.axes, n.dtype)
@@ -106,7 +106,7 @@ def signature_of(cut: LoopIR) -> Any:
 
 
 def _attrs(node: Node) -> Any:
-    """Attributes without names; functions that have no row are equal only to themselves."""
+    """Attributes without names; opaque functions are equal only to themselves."""
     left = {k: v for k, v in node.attrs.items() if k != "key"}
     return tuple((k, type(v), v if _plain(v) else id(v)) for k, v in sorted(left.items()))
 
@@ -123,9 +123,9 @@ def _name(ir: IR, loop: Loop) -> str:
 
 
 def views_outside(ir: IR, loops: list[Loop]) -> IR:
-    """Views and states of a loop that are read outside are made again there, from their base.
+    """Recompute, outside, the views and states of loops that are read there, from their base.
 
-    A loop then hands out only values that its steps really compute.
+    A loop then returns only values that its steps compute.
     """
     home = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     if not home:
@@ -135,7 +135,7 @@ def views_outside(ir: IR, loops: list[Loop]) -> IR:
     twin: dict[int, int] = {}
 
     def outside(i: int) -> int:
-        """The node to read from outside in place of `i`."""
+        """The node that readers outside read instead of `i`."""
         node = ir[i]
         copied = OPS[node.op].family in ("view", "rename")
         state = node.op == "delay" and node.attrs["axis"] == loops[home[i]].axis
@@ -168,7 +168,7 @@ def views_outside(ir: IR, loops: list[Loop]) -> IR:
 
 
 def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, Node]:
-    """All nodes, each behind its operands."""
+    """All nodes, each after its operands."""
     pool = {**nodes, **extra}
     done: dict[int, Node] = {}
     waiting: set[int] = set()
@@ -180,7 +180,7 @@ def merge_orders(nodes: dict[int, Node], extra: dict[int, Node]) -> dict[int, No
             if i in done or not missing:
                 stack.pop()
                 done.setdefault(i, pool[i])
-            elif i in waiting:  # it was put off once already: an operand waits for it
+            elif i in waiting:  # it was postponed before: an operand depends on it
                 raise GraphnnError(f"a pass has made a node of itself: {pool[i].label}")
             else:
                 waiting.add(i)

@@ -1,7 +1,7 @@
-"""partition: cut a graph into regions in order: loops, and what runs over whole axes between them.
+"""Regions of a graph, in order: loops, and the nodes over whole axes between them.
 
-A loop is a strongly connected component. What no state feeds comes before it, what feeds no state
-after it; both become part of the whole-axis regions.
+A loop is a strongly connected component. Nodes that do not depend on its states come before it,
+nodes that its states do not depend on after it; both belong to whole-axis regions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class Whole:
 
 @dataclass
 class Loop:
-    """Nodes computed position by position along `axis`; `body` are the regions of one step."""
+    """Nodes computed position by position along `axis`; `body` holds the regions of one step.
+
+    `stop` is the state that ends the loop, if it stops by itself.
+    """
 
     axis: str
     reverse: bool
@@ -40,9 +43,9 @@ Region = Whole | Loop
 
 
 def memoized(ir: IR, what: str, find: Callable[[], Any]) -> Any:
-    """`find()`, or what it gave when the graph had the same nodes. To be read, never changed.
+    """`find()`, memoized by name for as long as the graph has the same nodes.
 
-    Passes ask the same several times in a row.
+    Consecutive passes need the same analyses. Callers must not change the result.
     """
     key = (*ir.nodes.values(), *ir.closings.items(), *ir.until.items(), *ir.axes)
     known = ir.known.get(what)
@@ -52,27 +55,30 @@ def memoized(ir: IR, what: str, find: Callable[[], Any]) -> Any:
 
 
 def positions(ir: IR) -> dict[int, int]:
-    """The place of each node in the graph's order. To be read, never changed."""
+    """The index of each node in the graph's order, memoized: not to be changed."""
     found: dict[int, int] = memoized(ir, "order", lambda: {i: n for n, i in enumerate(ir.nodes)})
     return found
 
 
 def users_of(ir: IR) -> dict[int, list[int]]:
-    """`ir.users()`, of a graph that is asked for them again and again. To be read only."""
+    """`ir.users()`, memoized: not to be changed."""
     found: dict[int, list[int]] = memoized(ir, "users", ir.users)
     return found
 
 
 def partition(ir: IR) -> list[Region]:
-    """The regions of a graph in an order in which each finds what it reads."""
+    """The regions of a graph, each after the regions that it reads.
+
+    Raises DirectionError if a loop runs in both directions, NonCausalError if it needs its future.
+    """
     found = memoized(ir, "regions", lambda: _regions(ir, list(ir.nodes), frozenset()))
     return list(found)
 
 
 def components(net: nx.DiGraph) -> list[set[int]]:
-    """The strongly connected components, single nodes among them.
+    """The strongly connected components, including single nodes.
 
-    Most nodes are on no cycle: those are found first, by taking away what nothing feeds.
+    Most nodes are on no cycle: these are found first, by removing nodes without predecessors.
     """
     waits = dict(net.in_degree())
     free = [i for i, count in waits.items() if not count]
@@ -106,7 +112,7 @@ def loops(regions: Iterable[Region]) -> list[Loop]:
 
 
 def carried(ir: IR) -> list[int]:
-    """The delays whose final values go on into the next call: all but those of inner loops."""
+    """The delays whose final values the next call may start from: all but those of inner loops."""
     inner: set[int] = set()
     for loop in loops(partition(ir)):
         delays = {i for i in loop.nodes if ir[i].op == "delay"}
@@ -115,13 +121,13 @@ def carried(ir: IR) -> list[int]:
 
 
 def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
-    """Regions of the nodes `ids`, the delays in `cut` being given from outside."""
+    """The regions of the nodes `ids`; the delays in `cut` come from outside."""
     net = dependencies(ir, ids, cut)
     groups = [sorted(c) for c in components(net)]
     place = {i: n for n, group in enumerate(groups) for i in group}
     looped = [len(g) > 1 or net.has_edge(g[0], g[0]) for g in groups]
     for i in ids:
-        # the parts of a result with several are picked where it is made
+        # `pick` nodes belong to the region of the operation whose results they select
         if ir[i].op == "pick" and (home := place[ir[i].inputs[0]]) != place[i] and looped[home]:
             groups[place[i]].remove(i)
             groups[home].append(i)
@@ -134,7 +140,10 @@ def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
 
 
 def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) -> nx.DiGraph:
-    """Who reads whom among `ids`, delays reading what closes them; those in `cut` read nothing."""
+    """The edges among `ids` from operands to readers, and to delays from the nodes that close them.
+
+    Edges to the delays in `cut` are left out.
+    """
     chosen = set(ids)
     net = nx.DiGraph()
     net.add_nodes_from(ids)
@@ -152,7 +161,7 @@ def _schedule(
     looped: list[bool],
     order: dict[int, int],
 ) -> list[Region]:
-    """All single nodes that are ready, then a loop that is ready, and so on."""
+    """All single nodes that are ready, then one loop that is ready, and so on."""
     waits = [0] * len(groups)
     feeds: list[set[int]] = [set() for _ in groups]
     for a, b in net.edges():
@@ -207,7 +216,7 @@ def _loop(ir: IR, nodes: list[int]) -> Loop:
 
 
 def _axis(ir: IR, nodes: list[Node], delays: list[Node]) -> str:
-    """The outermost axis of a component: one that delays cross and every node has."""
+    """The outermost axis of a loop: delays cross it, and every node varies over it."""
     crossed = [d.attrs["axis"] for d in delays]
     for axis in ir.layout(set(crossed) - {BATCH}):
         whole = next((n for n in nodes if n.attrs.get("axis") == axis and n.op != "delay"), None)

@@ -1,4 +1,4 @@
-"""What passes are made of: copying nodes onto new operands, reordering, dropping the unused."""
+"""The tools of passes: copying nodes to new operands, reordering, and dropping unused nodes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ Rule = Callable[[IR, Node], Expr | int | None]
 
 
 def remake(ir: IR, node: Node, inputs: tuple[int, ...]) -> Node:
-    """`node` reading other operands; its axes follow theirs."""
+    """The same operation with other operands; its axes are inferred from theirs."""
     op = OPS[node.op]
     axes = node.axes
     if op.family not in ("source", "delay"):
         axes = op.axes([ir[i].axes for i in inputs], node.attrs)
-    # one by one, which is faster than `replace`, for the thousands of nodes that passes copy
+    # field by field: faster than `replace` for the thousands of nodes that passes copy
     kept = (node.dtype, node.name, node.site)
     return Node(node.id, node.op, inputs, node.attrs, node.shape, axes, *kept)
 
 
 def rewrite(ir: IR, rule: Rule, moved: dict[int, int] | None = None) -> IR:
-    """Walk the nodes in order; `rule` sees each on its new operands and may give another in its
-    place (an expression or id already in the new graph). `moved` fills with old id -> new id."""
+    """The graph after applying `rule` to each node in order.
+
+    `rule` gets the new graph and the node with its new operands. It returns the node's replacement
+    (an expression, or the id of a node in the new graph), or None to keep it. `moved` is filled
+    with the new id of each old one.
+    """
     new = ir.empty()
     moved = {} if moved is None else moved
     for node in ir:
@@ -42,7 +46,7 @@ def rewrite(ir: IR, rule: Rule, moved: dict[int, int] | None = None) -> IR:
 
 
 def finish(old: IR, new: IR, moved: dict[int, int]) -> None:
-    """Carry closings, outputs and stops over to the new graph."""
+    """Copy closings, outputs and stop conditions to the new graph."""
     for delay, source in old.closings.items():
         if moved.get(delay) in new.nodes and new[moved[delay]].op == "delay":
             new.closings[moved[delay]] = moved[source]
@@ -51,8 +55,8 @@ def finish(old: IR, new: IR, moved: dict[int, int]) -> None:
 
 
 def reachable(ir: IR, roots: Iterable[int], within: Container[int] | None = None) -> set[int]:
-    """All that the roots depend on, through delays too; `within` some nodes, only by way of
-    these."""
+    """All nodes that the roots depend on, also through delays; with `within`, only through these
+    nodes."""
     found: set[int] = set()
     stack = list(roots)
     while stack:
@@ -67,7 +71,7 @@ def reachable(ir: IR, roots: Iterable[int], within: Container[int] | None = None
 
 
 def keep(ir: IR, ids: set[int]) -> IR:
-    """The graph of these nodes alone."""
+    """The graph restricted to these nodes."""
     new = ir.copy()
     new.nodes = {i: n for i, n in ir.nodes.items() if i in ids}
     new.closings = {d: s for d, s in ir.closings.items() if d in ids}
@@ -76,9 +80,9 @@ def keep(ir: IR, ids: set[int]) -> IR:
 
 
 def tidy(ir: IR) -> IR:
-    """Values without axes (weights and what is made of them) first, the rest in its old order.
+    """The graph with values that have no axes (functions of weights) first, otherwise in order.
 
-    A pass may then join any weights at any node.
+    A pass may then concatenate any weights at any node.
     """
     new = ir.copy()
     fixed: dict[int, Node] = {}
@@ -103,7 +107,7 @@ def _ordered(ir: IR) -> bool:
 
 
 def key_of(node: Node) -> Any:
-    """Two nodes of one key compute the same; None where that cannot be said."""
+    """A key that only nodes with equal values share; None if that cannot be known."""
     if node.op in ("random", "delay", "opaque", "vjp", "input", "given", "aten"):
         return None
     value = node.attrs.get("value")

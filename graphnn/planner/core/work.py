@@ -1,4 +1,4 @@
-"""work: the operations, bytes and calls of a part of a graph, for given lengths of its axes."""
+"""Work of a part of a graph, for given sizes of its axes: operations, bytes and launches."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from graphnn.planner.core.cost import Device, Work, timed
 from graphnn.planner.core.regions import Loop, Region
 
 Sizes = Mapping[str, int]
-# what is there already, or is another look at it
+# operations that compute nothing
 FREE = frozenset("const parameter tensor size index length given pick input delay final".split())
 VIEWS = frozenset({"view", "rename", "along"})
 
 
 def elements(node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> int:
-    """How many elements a value has, along all of its axes but some."""
+    """The number of elements of a value over all of its axes but those `without`."""
     return math.prod(node.shape) * math.prod(sizes[a] for a in node.axes - without)
 
 
 def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozenset()) -> Work:
-    """The work of one call of a node, over all of its axes but those `without`."""
+    """The work of one call of a node over all of its axes but those `without`."""
     if node.op in FREE or OPS[node.op].family in VIEWS:
         return Work()
     made = elements(node, sizes, without)
@@ -39,7 +39,7 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
         return Work(flops=_layer(ir, node, sizes), bytes=moved, launches=1)
     if node.op == "attend":
         return _attention(node, sizes, moved)
-    # a reduction does its operations once a number that it reads
+    # a reduction does its operations once per element that it reads
     widest = max([made, *(elements(ir[i], sizes, without) for i in node.inputs)])
     return Work(pointwise=float(OPS[node.op].flops * widest), bytes=moved, launches=1)
 
@@ -54,13 +54,13 @@ def _products(ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> floa
 
 
 def _layer(ir: IR, node: Node, sizes: Sizes) -> float:
-    """A recurrent layer of torch: its matrices, once a position."""
+    """A recurrent layer of torch: its matrices, once per position."""
     weights = [math.prod(ir[i].shape) for i in node.inputs if len(ir[i].shape) == 2]
     return 2.0 * sum(weights) * math.prod(sizes[a] for a in node.axes)
 
 
 def _attention(node: Node, sizes: Sizes, moved: float) -> Work:
-    """What is computed for every query and key; only what is read and made is moved."""
+    """Operations for each query and key; bytes only for operands and results."""
     ir = node.attrs["part"].ir
     known = {**{a: x.length for a, x in ir.axes.items() if x.length is not None}, **sizes}
     work = of_nodes(ir, list(ir.nodes), known)
@@ -68,8 +68,11 @@ def _attention(node: Node, sizes: Sizes, moved: float) -> Work:
 
 
 def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
-    """The least for a whole graph: inputs, parameters and outputs moved once. With `backward`,
-    products three times, and the gradients of inputs and parameters, and of outputs, once."""
+    """A lower bound for a whole graph: inputs, parameters and outputs are moved once.
+
+    With `backward`, matmuls count three times, and the gradients of inputs, parameters and outputs
+    are moved once.
+    """
     given = [n for n in ir if n.op in ("input", "parameter", "tensor")]
     ends = [ir[i] for i in dict.fromkeys(ir.outputs.values())]
     taken, handed = (
@@ -81,13 +84,13 @@ def of_graph(ir: IR, sizes: Sizes, backward: bool = False) -> Work:
 
 
 def of_nodes(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
-    """The work of nodes over whole axes, a call each."""
+    """The work of nodes over whole axes, one call per node."""
     return sum((of_node(ir, ir[i], sizes) for i in nodes), Work())
 
 
 def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
-    """The least that must move and be computed for some nodes together: what they read from
-    outside once, and once what is wanted of theirs outside."""
+    """A lower bound for some nodes together: what they read from outside, and what is read of them
+    outside, is moved once."""
     inside = list(nodes)
     mine, users, wanted = set(inside), ir.users(), set(ir.outputs.values())
     ends = {i for i in inside if i in wanted or any(u not in mine for u in users[i])}
@@ -102,8 +105,11 @@ def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
 
 
 def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str = "") -> float:
-    """Seconds that a region is expected to take forward: one call a node and step, or, where the
-    regime is "resident", one kernel."""
+    """The seconds that a region is expected to need, forward.
+
+    It runs as one kernel if the regime is "resident" or "scan", otherwise as one call per node and
+    step.
+    """
     if isinstance(region, Loop) and regime in ("resident", "scan"):
         programs = math.ceil(sizes.get("batch", 1) / 16)
         whole = through(ir, region.nodes, sizes)
@@ -116,7 +122,7 @@ def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str =
 
 def _call(device: Device, ir: IR, node: Node, sizes: Sizes, without: frozenset[str]) -> float:
     work = of_node(ir, node, sizes, without)
-    if node.op == "aten":  # a product a step, one after the other
+    if node.op == "aten":  # one matmul per step, in sequence
         steps = max(1, sizes[node.attrs["axis"]])
         return device.call + timed(device, work, node.dtype, rounds=steps)
     return timed(device, work, node.dtype)
