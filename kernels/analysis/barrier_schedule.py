@@ -1,82 +1,85 @@
-"""The order of a shared step's lines, where it takes all of an axis and tiles come in pieces.
+"""Barrier-aware scheduling of a cooperative kernel's step, if it has a block axis.
 
-Between two barriers a piece is taken through all that is made of it before the next is begun; the
-loads of those to come are under way meanwhile.
+Between two barriers a piece of a value is processed to completion before the next one is begun,
+while the loads of the following pieces are under way.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from ..codegen.loop_builder import Line
+from ..ir.expression import Effect, Name
+from ..ir.statement import Statement
 from .list_schedule import ordered
-from .liveness import given, words
 from .reload_wide import reloaded
 
-# what no line is moved across
-_FENCE = re.compile(r"arrive\(|patience = |trust = ")
 # loads that are under way before the first is used
 AHEAD = 2
 
 
-def fenced(step: Sequence[Line], ends: Sequence[Line], sizes: Mapping[str, int]) -> list[Line]:
-    """The lines of a step, and `ends` after them; `sizes` are those of variables."""
-    lines: list[Line] = []
+def scheduled(
+    step: Sequence[Statement],
+    after: Sequence[Statement],
+    sizes: Mapping[Name, int],
+    fresh: Callable[[str], Name],
+) -> list[Statement]:
+    """The statements of a step in their order, which those of `after` follow.
+
+    `sizes` are the registers of variables, and `fresh` gives new variables.
+    """
+    found: list[Statement] = []
     for first, last in _stretches(step):
-        outside = [*step[:first], *step[last:], *ends]
-        used = {word for line in outside for word in words(line.text)}
-        part = step[first:last]
-        places = ordered([line.text for line in part], sizes, used)
-        lines += [part[k] for k in places]
-    held = {word for line in ends for word in words(line.text)}
-    return _under_way(reloaded(lines, held, sizes))
+        outside = [*step[:first], *step[last:], *after]
+        used = {name for statement in outside for name in statement.names}
+        found += ordered(step[first:last], sizes, used)
+    held = {name for statement in after for name in statement.names}
+    return _under_way(reloaded(found, held, sizes, fresh))
 
 
-def _under_way(step: Sequence[Line]) -> list[Line]:
-    """The lines with loads ahead of what uses them, and of a wait."""
-    found: list[Line] = []
+def _under_way(step: Sequence[Statement]) -> list[Statement]:
+    """The statements with loads ahead of their uses and of a wait for other blocks."""
+    found: list[Statement] = []
     waits = 0
     for first, last in _stretches(step):
-        if last > first and _FENCE.match(step[first].text):
-            waits = len(found) if step[first].text.startswith("patience = ") else waits
+        if last > first and step[first].effect.fence:
+            waits = len(found) if step[first].effect is Effect.WAIT else waits
             found += step[first:last]
             continue
-        lines = _ahead(step[first:last])
-        early = [line for line in takewhile(_loads, lines) if ".cg" not in line.text]
+        statements = _ahead(step[first:last])
+        # what does not come from other blocks is loaded while this one waits for them
+        early = [s for s in takewhile(_loads, statements) if not s.exchanged]
         found[waits:waits] = early
-        found += [line for line in lines if not any(line is x for x in early)]
+        found += [s for s in statements if s not in early]
     return found
 
 
-def _loads(line: Line) -> bool:
-    """Whether a line loads: what a block has been given is under way while it waits for others."""
-    return " = tl.load(" in line.text
+def _loads(statement: Statement) -> bool:
+    return statement.effect is Effect.LOAD
 
 
-def _stretches(step: Sequence[Line]) -> Iterator[tuple[int, int]]:
-    """From fence to fence; each fence alone."""
+def _stretches(step: Sequence[Statement]) -> Iterator[tuple[int, int]]:
+    """The stretches between barriers, and each statement of a barrier alone."""
     first = 0
-    for k, line in enumerate(step):
-        if _FENCE.match(line.text):
+    for k, statement in enumerate(step):
+        if statement.effect.fence:
             yield first, k
             yield k, k + 1
             first = k + 1
     yield first, len(step)
 
 
-def _ahead(order: Sequence[Line]) -> list[Line]:
-    """The lines between two fences, each load put where the one `AHEAD` of it stands."""
-    made = {name for line in order for name in given(line.text)}
-    free = [k for k, line in enumerate(order) if _loads(line) and _free(order, k, made)]
+def _ahead(order: Sequence[Statement]) -> list[Statement]:
+    """The statements between two barriers, each load in the place of the `AHEAD`th load before."""
+    made = {name for statement in order for name in statement.targets}
+    free = [k for k, s in enumerate(order) if _loads(s) and _free(order, k, made)]
     begin = dict(zip(free, [*free[:1] * AHEAD, *free]))
     places = sorted(range(len(order)), key=lambda k: (begin.get(k, k), k))
     return [order[k] for k in places]
 
 
-def _free(order: Sequence[Line], k: int, made: set[str]) -> bool:
-    """Whether a line uses nothing that is `made` here, and gives what no line before it uses."""
-    names = given(order[k].text)
-    before = {word for line in order[:k] for word in words(line.text)}
-    return made.isdisjoint(words(order[k].text)[len(names) :]) and before.isdisjoint(names)
+def _free(order: Sequence[Statement], k: int, made: set[Name]) -> bool:
+    """Whether a statement reads nothing that is `made` here, and no statement before it uses what
+    it assigns."""
+    before = {name for statement in order[:k] for name in statement.names}
+    return made.isdisjoint(order[k].uses) and before.isdisjoint(order[k].targets)

@@ -7,12 +7,8 @@ weights as sixteen equal ones, the least that a matrix product takes.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from ..ir.program import LoopProgram, Op
-
-if TYPE_CHECKING:
-    from ..codegen.loop_builder import PersistentBuilder
 
 # rows of a product of what is one row
 EQUAL = 16
@@ -71,34 +67,3 @@ def heavy(program: LoopProgram, op: Op) -> bool:
 def padded_length(lanes: int) -> int:
     """The rows of a tile that holds so many lanes."""
     return max(EQUAL, 1 << (lanes - 1).bit_length())
-
-
-def lane(page: PersistentBuilder, op: Op) -> None:
-    """The position along the lanes."""
-    ((span, name),) = page.named(op)
-    page.add(op, f"{name} = across.to(tl.int64)")
-    page.tiles[op.name] = (page.tile(span, name, 1, True),)
-
-
-def lanes(page: PersistentBuilder, op: Op) -> None:
-    """A sum, a maximum, a softmax … over all lanes, or all of them moved along."""
-    law, x = op.attrs["law"], op.args[0]
-    if law == "moved" and op.attrs["shift"] == 0:
-        page.tiles[op.name] = tuple(page.operand(op.name, x, s) for s in page.layout.spans[op.name])
-        return
-    page.used.add(law)
-    many = page.length(page.program.lanes)
-    if len(op.args) > 1:
-        many = page.tiles[op.args[1]][0].text
-    more = [str(op.attrs[k]) for k in ("shift", "position", "k") if k in op.attrs]
-    tiles = []
-    for span, name in page.named(op):
-        tile = page.operand(op.name, x, span)
-        line = page.line(span.width)
-        which, live = ("across", "there") if line else ("lane", page.frame.live)
-        if len(op.args) > 1:
-            live = f"{live} & ({which} < {many})"
-        given = [page.full(tile, span.width), which, live, many, *more, str(int(line))]
-        page.add(op, f"{name} = {law}({', '.join(given)})")
-        tiles.append(page.tile(span, name, span.width, law in KEPT))
-    page.tiles[op.name] = tuple(tiles)

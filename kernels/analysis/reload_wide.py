@@ -1,86 +1,88 @@
-"""Wide values that a step loads once more rather than holds until they are used again.
+"""Loads wide values again instead of holding them between uses that lie far apart.
 
-A load is an address and a mask; what it brings takes registers for as long as it is held.
+A load is an address and a mask; what it has loaded needs registers for as long as it is held.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from ..codegen.loop_builder import Line
-from ..ir.symbols import NameTable
-from .liveness import given, renamed, words
+from ..ir.expression import Effect, Name
+from ..ir.statement import Statement
 
-# registers a thread from which a value is worth loading again, and lines between its uses (a Neural
-# Turing Machine of 128 slots, backward, sm_80, bf16, Triton 3.6: 56 bytes spilled without, none so)
+# registers per thread from which a value is worth loading again, and statements between its uses (a
+# Neural Turing Machine of 128 slots, backward, sm_80, bf16, Triton 3.6: 56 bytes spilled without,
+# none with it)
 WIDE, APART = 4, 24
 
 
-def reloaded(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) -> list[Line]:
-    """The lines, with loads of wide values again where their uses lie far apart.
+def reloaded(
+    statements: Sequence[Statement],
+    held: set[Name],
+    sizes: Mapping[Name, int],
+    fresh: Callable[[str], Name],
+) -> list[Statement]:
+    """The statements, with wide values loaded again before uses that lie far apart.
 
-    Values of `used` are held anyway; `sizes` are registers of variables.
+    Values of `held` stay in registers anyway; `sizes` are the registers of variables, and `fresh`
+    gives new variables.
     """
-    found: list[Line] = []
-    held = _cones(lines, used, sizes)
-    names = NameTable(word for line in lines for word in words(line.text))
-    for k, line in enumerate(lines):
-        for cone in held.values():
-            if cone.last >= 0 and cone.used_by(line):
+    found: list[Statement] = []
+    cones = _cones(statements, held, sizes)
+    for k, statement in enumerate(statements):
+        for cone in cones.values():
+            if cone.last >= 0 and cone.used_by(statement):
                 if k - cone.last > APART:
-                    found += cone.again(names)
+                    found += cone.again(fresh)
                 cone.last = k
-        for name in given(line.text):
-            if name in held:
-                held[name].last = k
-        text = line.text
-        for cone in held.values():
-            text = cone.renamed(text)
-        found.append(replace(line, text=text))
+        for name in statement.targets:
+            if name in cones:
+                cones[name].last = k
+        for cone in cones.values():
+            statement = statement.renamed(cone.now)
+        found.append(statement)
     return found
 
 
 @dataclass
 class _Cone:
-    """A value, the lines that load it, where it was used last, and under which name it is now."""
+    """A value, the statements that load it, its variable now, and where it was last used."""
 
-    name: str
-    lines: list[Line]
-    now: str = ""
+    name: Name
+    statements: list[Statement]
+    now: dict[Name, Name] = field(default_factory=dict)
     last: int = -1
 
-    def used_by(self, line: Line) -> bool:
-        return self.name in words(line.text) and not any(line is x for x in self.lines)
+    def used_by(self, statement: Statement) -> bool:
+        return self.name in statement.names and statement not in self.statements
 
-    def renamed(self, text: str) -> str:
-        return renamed(text, self.name, self.now) if self.now else text
-
-    def again(self, names: NameTable) -> list[Line]:
-        """Its lines once more, under names that are free."""
-        texts = [line.text for line in self.lines]
-        for old in [name for text in texts for name in given(text)]:
-            new = names.fresh(f"{old}_again")
-            texts = [renamed(text, old, new) for text in texts]
-            self.now = new
-        return [replace(line, text=text) for line, text in zip(self.lines, texts)]
+    def again(self, fresh: Callable[[str], Name]) -> list[Statement]:
+        """Its statements once more, with new variables."""
+        new = {n: fresh(f"{n.text}_again") for s in self.statements for n in s.targets}
+        self.now = {self.name: new[self.name]}
+        return [statement.renamed(new) for statement in self.statements]
 
 
-def _cones(lines: Sequence[Line], used: set[str], sizes: Mapping[str, int]) -> dict[str, _Cone]:
-    """Wide values that are made of one load alone."""
-    made = {name: line for line in lines for name in given(line.text)}
-    times = Counter(name for line in lines for name in given(line.text))
-    found: dict[str, _Cone] = {}
-    for line in lines:
-        names = given(line.text)
-        if len(names) != 1 or times[names[0]] > 1 or names[0] in used:
+def _cones(
+    statements: Sequence[Statement], held: set[Name], sizes: Mapping[Name, int]
+) -> dict[Name, _Cone]:
+    """Wide values that are made of a single load."""
+    made = {name: statement for statement in statements for name in statement.targets}
+    times = Counter(name for statement in statements for name in statement.targets)
+    found: dict[Name, _Cone] = {}
+    for statement in statements:
+        if len(statement.targets) != 1:
             continue
-        of = [made[w] for w in dict.fromkeys(words(line.text)[1:]) if w in made]
-        if " = tl.load(" in line.text and not of and ".cg" not in line.text:
-            found[names[0]] = _Cone(names[0], [line])
-        elif len(of) == 1 and (name := given(of[0].text)[0]) in found:
-            found[names[0]] = _Cone(names[0], [*found[name].lines, line])
+        (name,) = statement.targets
+        if times[name] > 1 or name in held:
+            continue
+        sources = [made[n] for n in statement.uses if n in made]
+        if statement.effect is Effect.LOAD and not statement.exchanged and not sources:
+            found[name] = _Cone(name, [statement])
+        elif len(sources) == 1 and (source := sources[0].targets[0]) in found:
+            found[name] = _Cone(name, [*found[source].statements, statement])
     wide = {name: cone for name, cone in found.items() if sizes.get(name, 0) >= WIDE}
-    inner = {given(x.text)[0] for cone in wide.values() for x in cone.lines[:-1]}
+    inner = {s.targets[0] for cone in wide.values() for s in cone.statements[:-1]}
     return {name: cone for name, cone in wide.items() if name not in inner}

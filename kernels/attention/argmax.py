@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..codegen.loop_builder import Line
+from ..codegen.builder import Line
 from ..ir.contraction import Store, Tile
 from ..ir.program import Op, Unsupported
 from ..ir.tile import Span

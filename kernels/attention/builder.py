@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from ..codegen.builder import CONSTANTS, FAMILIES, MODULE, MOST, PRELUDE, PYTHON
-from ..codegen.loads import NOTHING
-from ..codegen.loop_builder import Line
+from ..codegen.builder import CONSTANTS, FAMILIES, MODULE, MOST, NOTHING, PRELUDE, PYTHON, Line
 from ..ir.contraction import CHUNK, LONG, AttentionProgram, Tile, sides, spans
 from ..ir.printer import times, total
 from ..ir.program import Op, Tensor, Unsupported

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..codegen.loop_builder import Line
+from ..codegen.builder import Line
 from ..ir.contraction import AttentionProgram, Store, Tile, Top, letters
 from ..ir.printer import INDENT, wrapped
 from ..ir.program import Op, Tensor, Unsupported

@@ -7,7 +7,7 @@ in every walk that does. Nothing is stored between walks.
 
 from __future__ import annotations
 
-from ..codegen.loop_builder import Line
+from ..codegen.builder import Line
 from ..ir.contraction import SUMMED, AttentionProgram, Store, Tile
 from ..ir.program import Op, Unsupported
 from .builder import AttentionBuilder

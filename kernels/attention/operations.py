@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from ..codegen.builder import KINDS, PRELUDE
-from ..codegen.loop_builder import Line
+from ..codegen.builder import KINDS, PRELUDE, Line
 from ..ir.contraction import Tile, letters, matrix
 from ..ir.printer import bare, exact, literal
 from ..ir.program import Op, Unsupported

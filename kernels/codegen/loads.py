@@ -1,283 +1,323 @@
-"""Reading and writing tensors: addresses, masks, and loads one position ahead."""
+"""Reads and writes tensors: addresses, masks, and loads one step before they are used."""
 
 from __future__ import annotations
 
 import math
-import re
 
-from ..analysis.liveness import words
 from ..analysis.matmul_form import WeightMatmul
-from ..ir.printer import literal, times, total
+from ..ir.expression import (
+    Code,
+    Expr,
+    Name,
+    both,
+    call,
+    code,
+    expr,
+    join,
+    load,
+    store,
+    times,
+    total,
+)
+from ..ir.printer import literal
 from ..ir.program import Op, Part, Tensor, Unsupported
-from ..ir.tile import Span
-from .builder import KINDS
-from .loop_builder import PersistentBuilder, Tile
+from ..ir.statement import Statement, assign, do
+from ..ir.tile import Span, Tile
+from .builder import KINDS, NOTHING
+from .loop_builder import PersistentBuilder
+from .variables import V
 
-NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
 
-
-def read(page: PersistentBuilder, op: Op) -> None:
-    """Loads a value; of what moves, the next position's are under way while this one is used.
-
-    Without `page.ahead` it is loaded at its own position.
-    """
-    if _only_weight(page, op):
+def read(b: PersistentBuilder, op: Op) -> None:
+    """Loads a value. What varies from step to step is loaded for the next step while this one runs,
+    or without `b.ahead` at its own step."""
+    if _weight_only(b, op):
         return
     tensor: Tensor = op.attrs["tensor"]
-    rows = page.over(tensor)
-    cast = ".to(ACC)" if op.dtype == "float" else ""
     tiles = []
-    shift = op.attrs.get("shift", 0)
-    for span, name in page.named(op):
-        if op.name not in page.moving:
-            page.add(op, f"{name} = {load(page, tensor, span, '')}{cast}")
-        elif page.ahead and not page.frame.mine:
-            soon = page.names.fresh(f"{name}_next")
-            text = load(page, tensor, span, _then(page, "first", shift))
-            page.append(page.before, f"{soon} = {text}", op.note)
-            page.add(op, f"{name} = {_started(page, op, span, soon + cast)}")
-            page.add(op, f"{soon} = {load(page, tensor, span, _then(page, 'ahead', shift))}")
-            page.tile(span, soon, span.width, rows)
+    for span, name in b.named(op):
+        if op.name not in b.moving:
+            b.add(op, name, _cast(op, read_at(b, tensor, span, None)))
+        elif b.ahead and not b.frame.mine:
+            _read_ahead(b, op, span, name)
         else:
-            text = load(page, tensor, span, _then(page, "t", shift))
-            if page.frame.mine and rows:  # it may be under way while others are used
-                raw = page.names.fresh(f"{name}_kept")
-                page.add(op, f"{raw} = {text}")
-                page.tile(span, raw, span.width, rows)
-                text = raw
-            page.add(op, f"{name} = {_started(page, op, span, text + cast)}")
-        tiles.append(page.tile(span, name, span.width, rows))
-    page.tiles[op.name] = tuple(tiles)
+            _read_now(b, op, span, name)
+        tiles.append(b.tile(span, name, span.width, b.over(tensor)))
+    b.tiles[op.name] = tuple(tiles)
 
 
-def draw(page: PersistentBuilder, op: Op) -> None:
-    """Random numbers of a value, each by a seed and its place in the tensor that it would fill.
+def _cast(op: Op, value: Code) -> Expr:
+    """Floating-point elements in the dtype that kernels compute in."""
+    made = expr(value)
+    return made.to("ACC") if op.dtype == "float" else made
 
-    Forward and backward draw the same, whatever rows a program takes.
+
+def _read_ahead(b: PersistentBuilder, op: Op, span: Span, name: Name) -> None:
+    """A variable for the next step's elements, loaded while this step uses those of its own."""
+    tensor, shift = op.attrs["tensor"], op.attrs.get("shift", 0)
+    following = b.fresh(f"{name.text}_next")
+    b.begin(following, read_at(b, tensor, span, _shifted(b, V.first, shift)), op.note)
+    b.add(op, name, _initial(b, op, span, _cast(op, following)))
+    b.add(op, following, read_at(b, tensor, span, _shifted(b, V.ahead, shift)))
+    b.tile(span, following, span.width, b.over(tensor))
+
+
+def _read_now(b: PersistentBuilder, op: Op, span: Span, name: Name) -> None:
+    """A load at its own step."""
+    tensor, shift = op.attrs["tensor"], op.attrs.get("shift", 0)
+    found: Code = read_at(b, tensor, span, _shifted(b, V.t, shift))
+    if b.frame.mine and b.over(tensor):  # the load may be under way while other values are used
+        raw = b.fresh(f"{name.text}_kept")
+        b.add(op, raw, found)
+        b.tile(span, raw, span.width, True)
+        found = raw
+    b.add(op, name, _initial(b, op, span, _cast(op, found)))
+
+
+def draw(b: PersistentBuilder, op: Op) -> None:
+    """Random elements, each by a seed and its place in the tensor that they would fill.
+
+    Forward and backward draw the same elements, whatever rows a program computes.
     """
     tensor: Tensor = op.attrs["tensor"]
-    seed = page.names.fresh(f"{tensor.name}_seed")
-    page.append(page.before, f"{seed} = tl.load({page.pointer(tensor)})", op.note)
-    rows = page.over(tensor)
+    seed = b.fresh(f"{tensor.name}_seed")
+    b.begin(seed, load(b.pointer(tensor)), op.note)
     law, p = op.attrs["law"], op.attrs["p"]
-    page.used.add(law)
+    more = [repr(p)] if law == "dropout" else []
     tiles = []
-    for span, name in page.named(op):
-        given = [seed, place(page, tensor, span, "t"), *([repr(p)] if law == "dropout" else [])]
-        page.add(op, f"{name} = {law}({', '.join(given)}, ACC)")
-        tiles.append(page.tile(span, name, span.width, rows))
-    page.tiles[op.name] = tuple(tiles)
+    for span, name in b.named(op):
+        b.add(op, name, call(law, seed, place(b, tensor, span, V.t), *more, "ACC"))
+        tiles.append(b.tile(span, name, span.width, b.over(tensor)))
+    b.tiles[op.name] = tuple(tiles)
 
 
-def _then(page: PersistentBuilder, when: str, shift: int) -> str:
-    """The position `shift` before another, or the nearest there is."""
+def _shifted(b: PersistentBuilder, when: Name, shift: int) -> Expr:
+    """The position `shift` before another, or the nearest one that exists."""
     if shift > 0:
-        return f"tl.maximum({when} - {shift}, 0)"
+        return code("tl.maximum({} - {}, 0)", when, shift)
     if shift < 0:
-        return f"tl.minimum({when} + {-shift}, {page.length(page.program.axis)} - 1)"
-    return when
+        return code("tl.minimum({} + {}, {} - 1)", when, -shift, b.length(b.program.axis))
+    return expr(when)
 
 
-def _started(page: PersistentBuilder, op: Op, span: Span, text: str) -> str:
-    """A shifted value: its first positions read what it starts from."""
+def _initial(b: PersistentBuilder, op: Op, span: Span, value: Expr) -> Expr:
+    """A shifted value: its first positions have initial values instead."""
     shift = op.attrs.get("shift", 0)
     for slot in range(abs(shift)):
-        init = page.ops[op.args[slot if len(op.args) > 1 else 0]]
+        init = b.ops[op.args[slot if len(op.args) > 1 else 0]]
         if init.kind == "const":
-            start = literal(init.attrs["value"], op.dtype)
-            start = f"tl.full([1, 1], {start}, {KINDS[op.dtype]})"
+            number = literal(init.attrs["value"], op.dtype)
+            start = code("tl.full([1, 1], {}, {})", number, KINDS[op.dtype])
         else:
-            start = page.operand(op.name, init.name, span).text
-        place = slot if shift > 0 else f"{page.length(page.program.axis)} - {1 + slot}"
-        text = f"tl.where(t == {place}, {start}, {text})"
-    return text
+            start = b.operand(op.name, init.name, span).value
+        length = b.length(b.program.axis)
+        position = expr(slot) if shift > 0 else code("{} - {}", length, 1 + slot)
+        value = code("tl.where({} == {}, {}, {})", V.t, position, start, value)
+    return value
 
 
-def _only_weight(page: PersistentBuilder, op: Op) -> bool:
+def _weight_only(b: PersistentBuilder, op: Op) -> bool:
     """Whether a value is read by matrix products alone, which load their own tiles of it."""
-    products = [page.layout.products.get(user) for user in page.readers[op.name]]
+    products = [b.layout.products.get(user) for user in b.readers[op.name]]
     return bool(products) and all(
         isinstance(p, WeightMatmul) and p.weight == op.name and p.value != op.name for p in products
     )
 
 
-def load(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
-    """The text of a load at the position `when`."""
-    rows = page.over(tensor)
-    masks = _living(page, span) * rows + beyond(page, span) + edge(page, tensor, span)
-    guard = f", mask={' & '.join(masks)}, other={NOTHING[tensor.kind]}" if masks else ""
-    return f"tl.load({_address(page, tensor, span, when)}{guard})"
+def read_at(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None) -> Expr:
+    """A load at the position `when`, if the tensor varies over positions."""
+    masks = _living(b, span) * b.over(tensor) + beyond(b, span) + edge(b, tensor, span)
+    return load(_address(b, tensor, span, when), both(masks), NOTHING[tensor.kind])
 
 
-def store(page: PersistentBuilder, name: str, tensor: Tensor) -> None:
-    """Keeps a value at each position."""
-    mine = set(tensor.axes) - {page.program.axis, page.frame.lanes}
-    if mine and mine != set(page.program.rows):
+def write(b: PersistentBuilder, name: str, tensor: Tensor) -> None:
+    """Stores a value at each position."""
+    own = set(tensor.axes) - {b.program.axis, b.frame.block_axis}
+    if own and own != set(b.program.rows):
         raise Unsupported(f"'{name}' varies over some of the axes of its rows only")
-    pointer, over = page.pointer(tensor), page.over(tensor)
-    for tile in page.tiles[name]:
-        kept = f"{_spread(page, tile, over)}.to({pointer}.dtype.element_ty)"
-        address = _address(page, tensor, tile.span, "t")
-        line = f"tl.store({address}, {kept}{_guard(page, tensor, tile)})"
-        lines = page.step if page.program.axis else page.before
-        page.append(lines, line, f"keep {page.ops[name].note or name}")
+    pointer, over = b.pointer(tensor), b.over(tensor)
+    for tile in b.tiles[name]:
+        value = _stored_as(b.full(tile, tile.span.width, over or tile.rows), pointer)
+        address = _address(b, tensor, tile.span, V.t)
+        made = store(address, value, _guard(b, tensor, tile))
+        part = b.step if b.program.axis else b.before
+        b.append(part, do(made, f"keep {b.ops[name].note or name}"))
 
 
-def fill(page: PersistentBuilder, name: str, tensor: Tensor) -> tuple[list[str], list[str]]:
-    """The lines that store, at a position without a step, what is at `last`, or zeros.
+def _stored_as(value: Expr, pointer: Name) -> Expr:
+    return code("{}.to({}.dtype.element_ty)", value, pointer)
 
-    First those that load it.
-    """
-    pointer = page.pointer(tensor)
+
+def fill(
+    b: PersistentBuilder, name: str, tensor: Tensor
+) -> tuple[list[Statement], list[Statement]]:
+    """For a position without a step: the statements that load what is at `last`, and those that
+    store it, or zeros."""
+    pointer = b.pointer(tensor)
     before, inside = [], []
-    for tile in page.tiles[name]:
-        guard = _guard(page, tensor, tile)
-        wide = page.over(tensor) or tile.rows
-        value = f"tl.zeros([{page.shape(tile.span.width, wide)}], {pointer}.dtype.element_ty)"
-        if page.program.held:
-            value = page.names.fresh(f"{name}_last")
-            last = _address(page, tensor, tile.span, "last")
-            other = f"{guard}, other={NOTHING[tensor.kind]}" if guard else ""
-            before.append(f"{value} = tl.load({last}{other})")
-        inside.append(f"tl.store({_address(page, tensor, tile.span, 't')}, {value}{guard})")
+    for tile in b.tiles[name]:
+        guard = _guard(b, tensor, tile)
+        shape = join(", ", b.shape(tile.span.width, b.over(tensor) or tile.rows))
+        value: Code = code("tl.zeros([{}], {}.dtype.element_ty)", shape, pointer)
+        if b.program.held:
+            value = b.fresh(f"{name}_last")
+            at = _address(b, tensor, tile.span, V.last)
+            before.append(assign(value, load(at, guard, NOTHING[tensor.kind])))
+        inside.append(do(store(_address(b, tensor, tile.span, V.t), value, guard)))
     return before, inside
 
 
-def _guard(page: PersistentBuilder, tensor: Tensor, tile: Tile) -> str:
-    """The mask of a tile that is stored, if it needs one."""
-    mine = bool(set(tensor.axes) - {page.program.axis, page.frame.lanes})
-    masks = _stored(page, tensor, tile.span, mine) + beyond(page, tile.span)
-    masks += edge(page, tensor, tile.span)
-    return f", mask={' & '.join(masks)}" if masks else ""
+def _guard(b: PersistentBuilder, tensor: Tensor, tile: Tile) -> Expr:
+    """The mask of a tile that is stored; empty if it needs none."""
+    own = bool(set(tensor.axes) - {b.program.axis, b.frame.block_axis})
+    masks = _stored(b, tensor, tile.span, own) + beyond(b, tile.span)
+    return both(masks + edge(b, tensor, tile.span))
 
 
-def _living(page: PersistentBuilder, span: Span) -> list[str]:
-    """The mask of rows, or of lanes that have one number each."""
-    return ["there" if page.line(span.width) else page.frame.live]
+def _living(b: PersistentBuilder, span: Span) -> list[Code]:
+    """The mask of rows, or of positions that have one element each."""
+    return [V.there if b.flat(span.width) else b.frame.live]
 
 
-def _stored(page: PersistentBuilder, tensor: Tensor, span: Span, mine: bool) -> list[str]:
-    """Which rows are stored; what all blocks have alike, the first one stores."""
-    frame = page.frame
-    if frame.lanes:
-        first = [f"tl.full([1, 1], {frame.rows} == 0, tl.int1)"]
-        first *= not mine and bool(page.program.rows)
+def _stored(b: PersistentBuilder, tensor: Tensor, span: Span, own: bool) -> list[Code]:
+    """Which rows are stored. What is the same in all blocks is stored by the first one."""
+    frame = b.frame
+    if frame.block_axis:
+        masks = _living(b, span) * b.over(tensor)
+        if not own and b.program.rows:
+            masks.append(code("tl.full([1, 1], {} == 0, tl.int1)", frame.rows))
         parts = isinstance(tensor, Part) and tensor.period
-        own = [frame.mine if parts else frame.leads] if frame.mine else []
-        if own == ["mine"] and page.over(tensor):  # the lanes of no row are none
-            own = []
-        return _living(page, span) * page.over(tensor) + first + own
+        block = frame.mine if parts else frame.leads
+        # without a row, no position exists: their mask says enough
+        if block is not None and not (block == V.mine and b.over(tensor)):
+            masks.append(block)
+        return masks
     alone = isinstance(tensor, Part) and not tensor.period
-    return ["alone" if alone else "live"] * (mine or alone) + ["(rows == 0)"] * (not mine)
+    masks = [V.alone if alone else V.live] * (own or alone)
+    if not own:
+        masks.append(code("({} == 0)", V.rows))
+    return masks
 
 
-def _spread(page: PersistentBuilder, tile: Tile, rows: bool) -> str:
-    return page.full(tile, tile.span.width, rows or tile.rows)
-
-
-def beyond(page: PersistentBuilder, span: Span) -> list[str]:
+def beyond(b: PersistentBuilder, span: Span) -> list[Code]:
     """The mask of a tile that is wider than its value."""
-    return [f"({page.cols(span.width)} < {span.valid})"] if span.valid < span.width else []
+    if span.valid == span.width:
+        return []
+    return [code("({} < {})", b.cols(span.width), span.valid)]
 
 
-def edge(page: PersistentBuilder, tensor: Tensor, span: Span) -> list[str]:
-    """The mask of a block's own numbers, where they may reach beyond the period."""
+def edge(b: PersistentBuilder, tensor: Tensor, span: Span) -> list[Code]:
+    """The mask of a block's own elements, if they may reach beyond the period."""
     if not isinstance(tensor, Part) or not tensor.period or tensor.even:
         return []
-    at = total([tensor.place, str(span.start % tensor.units), page.cols(span.width)])
-    return [f"({at} < {tensor.period})"]
+    at = total([Name(tensor.place), span.start % tensor.units, b.cols(span.width)])
+    return [code("({} < {})", at, tensor.period)]
 
 
-def column(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
-    """Where in a row of a tensor the numbers of a span lie."""
-    start, place = span.start, ""
+def column(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
+    """Where in a row of a tensor the elements of a span lie."""
+    start, parts = span.start, list[Code]()
     if isinstance(tensor, Part) and tensor.period:
         part, at = divmod(start, tensor.units)
-        start, place = part * tensor.period + at, tensor.place
+        start, parts = part * tensor.period + at, [Name(tensor.place)]
     start += tensor.first if isinstance(tensor, Part) else 0
-    return total([str(start), place, page.cols(span.width) if span.width > 1 else ""])
+    return total([start, *parts, *[b.cols(span.width)] * (span.width > 1)])
 
 
-def _address(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
-    if page.frame.lanes:
-        # one number of 64 bits for all lanes, and one of 32 for each
-        start, inside = total(_rows(page, tensor, when)), _inside(page, tensor, span)
-        if page.hoists and re.search(r"\bt\b", when):
-            # `t` is below 2**30, but LLVM cannot know: what it can make of addresses before the
-            # loop, or add to from step to step, it holds, two registers for each tensor (a Neural
+def _address(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None) -> Expr:
+    if b.frame.block_axis:
+        # one offset of 64 bits for all positions, and one of 32 for each
+        start, inside = total(_rows(b, tensor, when)), _inside(b, tensor, span)
+        if b.hoists and when is not None and V.t in expr(when).names:
+            # `t` is below 2**30, but LLVM cannot know that. What it can compute of addresses before
+            # the loop, or add up from step to step, it keeps in two registers per tensor. (A Neural
             # Turing Machine of 128 slots, sm_90, bf16, 8 warps: 496 bytes spilled backward, 160
-            # with this). A multiple of 16, it leaves loads as wide as they are
-            inside = re.sub(r"\b(across|lane|cols_\d+)\b", r"(\1 + (t >> 30) * 16)", inside)
-        return f"{page.pointer(tensor)} + ({start}) + ({inside})"
-    return f"{page.pointer(tensor)} + ({place(page, tensor, span, when)})"
+            # with this.) As a multiple of 16 the term leaves loads as wide as they are
+            inside = inside.replaced(_depending_on_t(b, inside))
+        return code("{} + ({}) + ({})", b.pointer(tensor), start, inside)
+    return code("{} + ({})", b.pointer(tensor), place(b, tensor, span, when))
 
 
-def _inside(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
-    """Where in one row of a tensor the numbers of a span lie, of all lanes."""
-    found = column(page, tensor, span)
-    if page.over(tensor):
-        return total([_across(page, tensor, span), found])
-    return found if span.width > 1 else f"tl.full([1, 1], {found}, tl.int32)"
+def _depending_on_t(b: PersistentBuilder, inside: Expr) -> dict[Name, Code]:
+    """For each variable that counts positions or columns: the same number, made of `t`."""
+    counting = {V.across, V.lane, *b.widths.values()}
+    found = (name for name in inside.names if name in counting)
+    return {name: code("({} + ({} >> 30) * 16)", name, V.t) for name in found}
 
 
-def _across(page: PersistentBuilder, tensor: Tensor, span: Span) -> str:
-    """A lane's place in its row."""
-    later = tensor.axes[tensor.axes.index(page.frame.lanes) + 1 :]
-    lane = "across" if span.width == 1 else "lane"
-    # in 64 bits the distance to a thread's other lanes is part of the load's instruction
-    lane += "" if page.hoists else ".to(tl.int64)"
-    return times(lane, *page.names.lengths(later), math.prod(tensor.shape))
+def _inside(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
+    """Where in one row of a tensor the elements of a span lie, for all positions."""
+    found = column(b, tensor, span)
+    if b.over(tensor):
+        return total([_across(b, tensor, span), found])
+    return found if span.width > 1 else code("tl.full([1, 1], {}, tl.int32)", found)
 
 
-def place(page: PersistentBuilder, tensor: Tensor, span: Span, when: str) -> str:
-    """Where in a tensor the numbers of a span lie, at the position `when`."""
-    parts = _rows(page, tensor, when)
-    if page.frame.lanes:
-        return total([*parts, _inside(page, tensor, span)])
-    at = total([*parts, column(page, tensor, span)])
-    if span.width == 1 and page.frame.rows not in words(at):
-        at = f"tl.full([1, 1], {at}, tl.int64)" if when else f"tl.full([1, 1], {at}, tl.int32)"
+def _across(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
+    """Where a position of the block axis lies in its row."""
+    later = tensor.axes[tensor.axes.index(b.frame.block_axis) + 1 :]
+    lane = expr(V.across if span.width == 1 else V.lane)
+    if not b.hoists:
+        # in 64 bits the distance to a thread's other positions is part of the load's instruction
+        lane = lane.to("tl.int64")
+    return times(lane, *b.lengths(later), math.prod(tensor.shape))
+
+
+def place(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None) -> Expr:
+    """Where in a tensor the elements of a span lie, at the position `when`."""
+    parts = _rows(b, tensor, when)
+    if b.frame.block_axis:
+        return total([*parts, _inside(b, tensor, span)])
+    at = total([*parts, column(b, tensor, span)])
+    if span.width == 1 and b.frame.rows not in at.names:
+        return code("tl.full([1, 1], {}, {})", at, "tl.int32" if when is None else "tl.int64")
     return at
 
 
-def _rows(page: PersistentBuilder, tensor: Tensor, when: str) -> list[str]:
+def _rows(b: PersistentBuilder, tensor: Tensor, when: Code | None) -> list[Expr]:
     """Where a tensor's rows of one position begin."""
-    program, width = page.program, math.prod(tensor.shape)
-    mine = tuple(a for a in tensor.axes if a not in (program.axis, page.frame.lanes))
-    if unknown := set(mine) - set(program.rows):
+    program, width = b.program, math.prod(tensor.shape)
+    own = tuple(a for a in tensor.axes if a not in (program.axis, b.frame.block_axis))
+    if unknown := set(own) - set(program.rows):
         raise Unsupported(
             f"'{tensor.name}' varies over {', '.join(sorted(unknown))} inside the loop"
         )
-    parts = [f"{when} * {_stride(page, tensor)}"] if program.axis in tensor.axes else []
-    if mine == program.rows and tensor.axes[len(tensor.axes) - len(mine) :] == mine:
-        return [*parts, times(page.frame.rows, width)] if mine else parts
-    return [*parts, *(_along(page, tensor, a) for a in mine)]
+    parts = []
+    if program.axis in tensor.axes:
+        parts.append(code("{} * {}", "" if when is None else when, _stride(b, tensor)))
+    if own == program.rows and tensor.axes[len(tensor.axes) - len(own) :] == own:
+        return [*parts, times(b.frame.rows, width)] if own else parts
+    return [*parts, *(_along(b, tensor, a) for a in own)]
 
 
-def rows_at(page: PersistentBuilder, tensor: Tensor, when: str, rows: str) -> str:
-    """Where a tensor's rows begin, for row numbers that are in another variable."""
-    return re.sub(r"\brows\b", rows, total(_rows(page, tensor, when)))
+def rows_at(b: PersistentBuilder, tensor: Tensor, when: Code, rows: Name) -> Expr:
+    """Where a tensor's rows begin, if another variable has the row numbers."""
+    return total(_rows(b, tensor, when)).replaced({V.rows: rows})
 
 
-def _stride(page: PersistentBuilder, tensor: Tensor) -> str:
+def _stride(b: PersistentBuilder, tensor: Tensor) -> Name:
     """The distance from one position to the next: 64 bits, for long sequences."""
-    inner = tensor.axes[tensor.axes.index(page.program.axis) + 1 :]
+    inner = tensor.axes[tensor.axes.index(b.program.axis) + 1 :]
     width = math.prod(tensor.shape)
-    text = times(*(f"{page.length(a)}.to(tl.int64)" for a in inner), width)
-    text = text if inner else f"tl.full([], {width}, tl.int64)"
-    if text not in page.strides:
-        page.strides[text] = page.names.fresh(f"{tensor.name}_step")
-        page.append(page.before, f"{page.strides[text]} = {text}")
-    return page.strides[text]
+    value = code("tl.full([], {}, tl.int64)", width)
+    if inner:
+        value = times(*(expr(n).to("tl.int64") for n in b.lengths(inner)), width)
+    if value.text not in b.strides:
+        b.strides[value.text] = b.fresh(f"{tensor.name}_step")
+        b.begin(b.strides[value.text], value)
+    return b.strides[value.text]
 
 
-def _along(page: PersistentBuilder, tensor: Tensor, axis: str) -> str:
+def _along(b: PersistentBuilder, tensor: Tensor, axis: str) -> Expr:
     """A row's position along one of its axes, times the tensor's stride there."""
-    rows = page.program.rows
+    rows = b.program.rows
     k = rows.index(axis)
-    inside = page.names.lengths(rows[k + 1 :])
-    place = page.frame.rows
-    place = f"({place} // ({' * '.join(inside)}))" if inside else place
-    place = f"({place} % {page.length(axis)})" if k else place
+    inside = b.lengths(rows[k + 1 :])
+    position = expr(b.frame.rows)
+    if inside:
+        position = code("({} // ({}))", position, join(" * ", inside))
+    if k:
+        position = code("({} % {})", position, b.length(axis))
     later = tensor.axes[tensor.axes.index(axis) + 1 :]
-    return times(place, *(f"{page.length(a)}.to(tl.int64)" for a in later), math.prod(tensor.shape))
+    wide = (expr(n).to("tl.int64") for n in b.lengths(later))
+    return times(position, *wide, math.prod(tensor.shape))

@@ -1,4 +1,4 @@
-"""The kernel being written: its tiles, its lines before and in the loop, and its names."""
+"""Builds a persistent kernel: each thread block runs the whole loop for a tile of rows."""
 
 from __future__ import annotations
 
@@ -8,82 +8,53 @@ from dataclasses import dataclass, replace
 from ..analysis.block_axis import wide
 from ..analysis.layout import Layout, source
 from ..analysis.matmul_form import WeightMatmul
-from ..ir.program import LoopProgram, Op, Tensor, Unsupported
-from ..ir.symbols import NameTable, entry
-from ..ir.tile import Span
-from .builder import CONSTANTS, FAMILIES, MODULE, MOST, PYTHON
+from ..ir.expression import Code, Effect, Expr, Name, broadcast, call, code, expr
+from ..ir.program import LoopProgram, Op, Tensor
+from ..ir.statement import Statement, assign
+from ..ir.tile import Span, Tile
+from .builder import KernelBuilder, declared
+from .variables import V
 
-LOOP = ("rows", "live", "step", "t", "ahead", "first", "n_rows", "place", "ends", "stop", "last")
-LANES = ("lane", "across", "there")
-OWN = ("row", "mine", "leads", "living", "number")
-RESERVED = frozenset((*MODULE, *CONSTANTS, *PYTHON, *LOOP, *LANES, *OWN))
-# a weight, where in it a tile begins, its rows and columns, and how far apart they lie
+# a weight, where in it a tile begins, its rows and columns, and its strides
 Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the rows of tiles are, and what the kernel calls them.
+    """What the rows of tiles stand for, and the variables that say so.
 
-    `rows` are their numbers, `live` the mask of those there are, `height` how many a tile has. With
-    `lanes` the rows of tiles are the positions of that axis, of one row; where a block may have
-    none, `mine` says so, and `leads` whether it is the first of those that have this row.
+    `rows` are their numbers, `live` the mask of those that exist, `height` the rows of a tile. With
+    a `block_axis` they are the positions of that axis, of one row. A block may then have no row:
+    `mine` tells whether it has one, and `leads` whether it is the first block that has it.
     """
 
-    rows: str = "rows"
-    live: str = "live"
+    rows: Name = V.rows
+    live: Name = V.live
     height: str = "ROWS"
-    lanes: str = ""
-    mine: str = ""
-    leads: str = ""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A variable of the kernel that holds one span of a value: [rows or 1, width or 1].
-
-    In a program with lanes these are its rows, and what all lanes have alike is one row. What has
-    one number a lane is a `line`: [1, rows].
-    """
-
-    span: Span
-    text: str
-    width: int
-    rows: bool
-    line: bool = False
-
-    @property
-    def column(self) -> str:
-        """The tile beside such as have several numbers a lane."""
-        return f"tl.trans({self.text})" if self.line else self.text
+    block_axis: str = ""
+    mine: Name | None = None
+    leads: Name | None = None
 
 
 def registers(width: int, rows: bool) -> int:
-    """Registers a thread of a tile: of 128 lanes, or of one row as an operand, over 8 warps."""
+    """Registers per thread of a tile over 8 warps: of 128 rows, or of one row as an operand."""
     if rows:
         return max(4, width // 2)
     return max(4, width // 4) if width > 1 else 0
 
 
-@dataclass
-class Line:
-    """A line of code and what it is for."""
+class PersistentBuilder(KernelBuilder):
+    """Collects the statements of a loop's kernel.
 
-    text: str
-    note: str = ""
-
-
-class PersistentBuilder:
-    """What the writers of operations share. `step` are the lines of the loop, `before` others.
-
-    `join`: parts of a product come out of one matrix product, where that is of use. `ahead`: what
-    moves is loaded one step before it is used. `hoists`: what does not move LLVM may compute before
-    the loop.
+    `after` are the statements at the end of a step, in which states take their next values. With
+    `join`, parts of one matrix product are computed together if that pays. With `ahead`, what
+    varies from step to step is loaded one step before it is used.
     """
 
+    # whether LLVM may compute loop-invariant values before the loop
     hoists = True
-    # the names, and the families of names, that its emitter writes by itself
-    reserved, families = RESERVED, FAMILIES
+    reserved = KernelBuilder.reserved | declared(V)
+    too_long = "a step of more than {} tile operations"
 
     def __init__(
         self,
@@ -92,99 +63,91 @@ class PersistentBuilder:
         ahead: bool = True,
         layout: Layout | None = None,
     ):
+        stored = (tensor for _, tensor in program.stores)
+        tensors = (*program.tensors, *stored)
+        super().__init__(program.name, program.sizes, tensors, program.ops)
         self.program, self.layout = program, layout or Layout(program)
-        self.frame = Frame(lanes=program.lanes)
+        self.frame = Frame(block_axis=program.lanes)
         self.ahead = ahead
-        sums = any(op.kind in ("sum", "max") for op in program.ops)
-        self.join = join and (bool(program.lanes) or not sums)
-        self.ops = self.layout.ops
+        reduces = any(op.kind in ("sum", "max") for op in program.ops)
+        self.join = join and (bool(program.lanes) or not reduces)
         self.readers: dict[str, list[str]] = {op.name: [] for op in program.ops}
         for op in program.ops:
             for arg in dict.fromkeys(op.args):
                 self.readers[arg].append(op.name)
         self.wide = wide(program)
-        self.names = NameTable(self.reserved, self.families)
-        self.names.lengths(program.sizes)
-        self.entry = entry(program.name, self.reserved)
-        self.pointers = {
-            t.name: self.names.fresh(f"{t.name}_ptr")
-            for t in (*program.tensors, *(t for _, t in program.stores))
-        }
         self.tiles: dict[str, tuple[Tile, ...]] = {}
-        self.before: list[Line] = []
-        self.step: list[Line] = []
-        self.ends: list[Line] = []
+        # values that differ from step to step
         self.moving: set[str] = set()
-        self.widths: set[int] = set()
-        self.depths: set[int] = set()
-        self.strides: dict[str, str] = {}
-        self.weights: dict[Weight, str] = {}
-        self.turned: dict[tuple[int, int], tuple[str, str]] = {}
+        # strides between steps, by how they are computed; tiles of weights; columns of joined parts
+        self.strides: dict[str, Name] = {}
+        self.weights: dict[Weight, Name] = {}
+        self.interleaved: dict[tuple[int, int], tuple[Name, Name]] = {}
+        # elements of each weight that stay on chip
         self.held: dict[str, int] = {}
-        self.sizes: dict[str, int] = {}
-        self.taken: dict[str, int] = {}
-        self.slots: dict[tuple[str, int], list[str]] = {}
-        self.used: set[str] = set()
+        # of variables: columns of those that hold tiles of rows, and registers per thread
+        self.sizes: dict[Name, int] = {}
+        self.registers: dict[Name, int] = {}
+        # the variables of each state's spans, the oldest first
+        self.slots: dict[tuple[str, int], list[Name]] = {}
+        # columns of the operands of the largest matrix product, and of products of several parts
         self.staged: list[int] = []
         self.joined: list[int] = []
 
     def enter(self, op: Op) -> None:
-        """What is written next is of an operation: where there are several frames, in its own."""
+        """Makes what follows belong to an operation: a builder of several frames takes its own."""
 
-    def add(self, op: Op, text: str, note: str | None = None) -> None:
-        """A line of an operation: in the loop, if anything it reads moves."""
-        lines = self.step if op.name in self.moving else self.before
-        self.append(lines, text, op.note if note is None else note)
+    def part(self, op: Op) -> list[Statement]:
+        """The part of the kernel that an operation belongs to: the loop if its value varies."""
+        return self.step if op.name in self.moving else self.before
 
-    def append(self, lines: list[Line], text: str, note: str = "") -> None:
-        """A line in its place. Raises Unsupported where there are too many."""
-        lines.append(Line(text, note))
-        if len(self.before) + len(self.step) > MOST:
-            raise Unsupported(f"a step of more than {MOST} tile operations")
+    def add(
+        self,
+        op: Op,
+        target: Name | Sequence[Name],
+        value: Code,
+        note: str | None = None,
+        effect: Effect | None = None,
+    ) -> None:
+        """Gives variables a value that belongs to an operation."""
+        made = assign(target, value, op.note if note is None else note, effect)
+        self.append(self.part(op), made)
 
     def joins(self, count: int) -> bool:
-        """Whether parts of a product, so many and as wide as each other, are joined."""
-        dots = [name for name, p in self.layout.products.items() if isinstance(p, WeightMatmul)]
-        return self.join and (count > 2 or (count == 2 and len(dots) == 1))
+        """Whether `count` parts of a product, equally wide, are computed together."""
+        products = self.layout.products.values()
+        by_weights = [p for p in products if isinstance(p, WeightMatmul)]
+        return self.join and (count > 2 or (count == 2 and len(by_weights) == 1))
 
-    def cols(self, width: int) -> str:
-        """0, 1, 2 … along a row."""
-        self.widths.add(width)
-        return f"cols_{width}"
-
-    def down(self, width: int) -> str:
-        """0, 1, 2 … down a column."""
-        self.depths.add(width)
-        return f"down_{width}"
-
-    def turns(self, width: int, count: int) -> tuple[str, str]:
-        """The numbers of columns that `count` parts take in turn, two each, and their parts."""
-        if (width, count) not in self.turned:
-            number, part = self.names.fresh(f"of_{width}"), self.names.fresh(f"part_{width}")
+    def interleave(self, width: int, count: int) -> tuple[Name, Name]:
+        """For columns that `count` parts take in turn, two each: the column within a part, and the
+        number of the part."""
+        if (width, count) not in self.interleaved:
+            number, part = self.fresh(f"of_{width}"), self.fresh(f"part_{width}")
             cols = self.cols(width)
             note = f"columns of {count} parts in turn, two of each"
-            self.append(self.before, f"{number} = {cols} // {2 * count} * 2 + {cols} % 2", note)
-            self.append(self.before, f"{part} = {cols} // 2 % {count}", note)
-            self.turned[width, count] = number, part
-        return self.turned[width, count]
+            self.begin(number, code("{0} // {1} * 2 + {0} % 2", cols, 2 * count), note)
+            self.begin(part, code("{} // 2 % {}", cols, count), note)
+            self.interleaved[width, count] = number, part
+        return self.interleaved[width, count]
 
-    def named(self, op: Op) -> list[tuple[Span, str]]:
+    def named(self, op: Op) -> list[tuple[Span, Name]]:
         """A variable for each span of a value."""
         spans = self.layout.spans[op.name]
         if len(spans) == 1:
-            return [(spans[0], self.names.fresh(op.name))]
-        return [(s, self.names.fresh(f"{op.name}_{k}")) for k, s in enumerate(spans)]
+            return [(spans[0], self.fresh(op.name))]
+        return [(s, self.fresh(f"{op.name}_{k}")) for k, s in enumerate(spans)]
 
-    def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
-        """A tile whose variable is counted among those that take registers."""
+    def tile(self, span: Span, name: Name, width: int, rows: bool) -> Tile:
+        """The tile that a variable holds, which is counted among those that need registers."""
         if rows:
-            self.sizes[text] = width
-        self.taken[text] = registers(width, rows)
-        line = rows and self.line(width)
-        return Tile(span, text, width, rows and not line, line)
+            self.sizes[name] = width
+        self.registers[name] = registers(width, rows)
+        flat = rows and self.flat(width)
+        return Tile(expr(name), rows and not flat, flat, width, span)
 
     def at(self, name: str, start: int) -> Tile:
-        """The tile of a value that begins at a number."""
+        """The tile of a value that begins at an element."""
         return next(t for t in self.tiles[name] if t.span.start == start)
 
     def operand(self, out: str, arg: str, span: Span) -> Tile:
@@ -197,49 +160,40 @@ class PersistentBuilder:
                 return replace(tile, span=span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 
-    def full(self, tile: Tile, width: int, wide: bool = True) -> str:
-        """A tile in all of its columns and, if `wide`, in all of its rows."""
-        line = wide and self.line(width)
-        if (tile.rows or tile.line) >= wide and tile.width == width:
-            return tile.text
-        text = tile.text if line else tile.column
-        return f"tl.broadcast_to({text}, [{self.shape(width, wide)}])"
+    def full(self, tile: Tile, width: int, wide: bool = True) -> Expr:
+        """A tile broadcast to all of its columns and, if `wide`, to all of its rows."""
+        flat = wide and self.flat(width)
+        if (tile.rows or tile.columns) >= wide and tile.width == width:
+            return tile.value
+        return broadcast(tile.value if flat else tile.upright, self.shape(width, wide))
 
-    def shape(self, width: int, wide: bool = True) -> str:
+    def shape(self, width: int, wide: bool = True) -> tuple[str | int, str | int]:
         """The shape of a tile in all of its columns and, if `wide`, in all of its rows."""
-        if wide and self.line(width):
-            return f"1, {self.frame.height}"
-        return f"{self.frame.height if wide else 1}, {width}"
+        if wide and self.flat(width):
+            return 1, self.frame.height
+        return self.frame.height if wide else 1, width
 
-    def line(self, width: int) -> bool:
-        """Whether a tile of one number a lane is a line."""
-        return width == 1 and bool(self.frame.lanes)
+    def flat(self, width: int) -> bool:
+        """Whether tiles of one element per row lie along a row: with a block axis they do."""
+        return width == 1 and bool(self.frame.block_axis)
 
-    def meet(self, tiles: Sequence[Tile]) -> tuple[list[str], int, bool]:
-        """Tiles side by side: their texts, how wide they are together and whether in all rows."""
+    def meet(self, tiles: Sequence[Tile]) -> tuple[list[Expr], int, bool]:
+        """Tiles as they broadcast against each other, the width of the result, and whether it
+        varies over rows."""
         width, rows = max((t.width for t in tiles), default=1), any(t.rows for t in tiles)
         if width == 1 and not rows:
-            return [t.text for t in tiles], 1, any(t.line for t in tiles)
-        lanes = bool(self.frame.lanes) and (rows or any(t.line for t in tiles))
-        texts = [self._beside(t) if lanes else t.text for t in tiles]
-        return texts, width, rows or lanes
+            return [t.value for t in tiles], 1, any(t.columns for t in tiles)
+        along = bool(self.frame.block_axis) and (rows or any(t.columns for t in tiles))
+        texts = [self._next_to_rows(t) if along else t.value for t in tiles]
+        return texts, width, rows or along
 
-    def _beside(self, tile: Tile) -> str:
-        """A tile beside such as have several numbers a lane."""
-        if tile.rows or tile.line or tile.text.startswith("tl.full("):
-            return tile.column
-        self.used.add("apart")
-        return f"apart({tile.text}, ROWS, ACC)"
+    def _next_to_rows(self, tile: Tile) -> Expr:
+        """A tile as it meets tiles that have several elements per position."""
+        if tile.rows or tile.columns or not tile.value.names:
+            return tile.upright
+        return call("apart", tile.value, "ROWS", "ACC")
 
     def over(self, tensor: Tensor) -> bool:
         """Whether a tensor differs from row to row of a tile."""
-        lanes = self.frame.lanes
-        return bool(set(tensor.axes) & ({lanes} if lanes else set(self.program.rows)))
-
-    def length(self, axis: str) -> str:
-        """The argument that holds the length of an axis."""
-        return self.names.length(axis)
-
-    def pointer(self, tensor: Tensor) -> str:
-        """The argument that points at a tensor."""
-        return self.pointers[tensor.name]
+        axis = self.frame.block_axis
+        return bool(set(tensor.axes) & ({axis} if axis else set(self.program.rows)))

@@ -1,7 +1,8 @@
-"""Products by a resident weight: which parts of a result are joined, and each tile of the weight.
+"""Matrix products by a weight that stays on chip: which parts are computed together, and the tiles
+of the weight.
 
-Parts as wide as each other, the gates of a cell, come out of one matrix product and are taken apart
-after it.
+Parts that are equally wide, such as the gates of a cell, come out of one matrix product and are
+split after it.
 """
 
 from __future__ import annotations
@@ -12,17 +13,30 @@ from itertools import pairwise
 
 from ..analysis.block_axis import EQUAL
 from ..analysis.matmul_form import WeightMatmul
-from ..ir.printer import times, total
+from ..ir.expression import (
+    Code,
+    Expr,
+    Name,
+    both,
+    broadcast,
+    call,
+    code,
+    load,
+    times,
+    total,
+    where,
+)
 from ..ir.program import Op, Tensor
-from ..ir.tile import Span
-from .loop_builder import PersistentBuilder, Tile
+from ..ir.tile import Span, Tile
+from .loop_builder import PersistentBuilder
 from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 
-# The columns of joined parts go in turn, two of each: no thread then holds what a split wants, and
-# Triton changes the layout of the product once, to that in which it loads and stores, instead of
-# that of each input and output (sm_90, bf16, 8 warps, 16 rows; a forward that saves):
+# The columns of joined parts take turns, two of each part. A split then needs no exchange between
+# threads, and Triton changes the layout of the product once, to the one in which it loads and
+# stores, instead of the layout of each input and output (sm_90, bf16, 8 warps, 16 rows; a forward
+# that saves):
 #
-#                 registers    barriers a step    KB shared    shared loads and stores
+#                 registers    barriers per step    KB shared    shared loads and stores
 #                 apart, joined
 #     LSTM 64        90 108        24  6           34  40           57  21
 #     LSTM 128      162 186        24  6          132 144           63  57
@@ -31,17 +45,18 @@ from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 #     GRU 128       160 194        22  6          100 144           53  57
 #     highway 128   102 102        14  6           68  72           37  33
 #
-# Three are a product of four with a part of zeros; a pair and one alone would mix two layouts (GRU
-# 128: 26 barriers), as a pair does beside other products. Sums over columns want the other layout
-# (a layer-norm LSTM of 128 units: 2160 instructions a step instead of 1388): there all stay apart.
+# Three parts are a product of four, one of which is zeros. A pair and a single part would mix two
+# layouts (GRU 128: 26 barriers), and so does a pair next to other products. Sums over columns need
+# the other layout (a layer-norm LSTM of 128 units: 2160 instructions per step instead of 1388), so
+# with such sums no parts are joined.
 
-# Sixteen columns alone are padded by a part of zeros: with no more columns than rows each warp
-# computes all of them, and so it does in every other product of the step, as Triton lays them all
-# out alike (sm_90, bf16, 8 warps, 16 rows, registers/spills of the backward, alone and
-# padded: HyperLSTM 16 255/309 156/0, LSTM 16 117 54, RNN 48 of pieces 113 55).
+# A part of sixteen columns alone is padded by a part of zeros. If a product has no more columns
+# than rows, each warp computes all of them, and so it does in every other product of the step, as
+# Triton gives all of them one layout (sm_90, bf16, 8 warps, 16 rows, registers/spills of the
+# backward, alone and padded: HyperLSTM 16 255/309 156/0, LSTM 16 117 54, RNN 48 of pieces 113 55).
 NARROW = 16
 
-# what takes the parts of a product apart
+# what splits a product of several parts
 APART = {4: "quarters", 2: "halves"}
 
 
@@ -49,7 +64,7 @@ APART = {4: "quarters", 2: "halves"}
 class Columns:
     """Columns of a weight: those of `spans`, two of each in turn, `stride` apart in the weight.
 
-    Three parts, and one that is `padded`, have a part of zeros beside them.
+    With three parts, and with one that is `padded`, a part of zeros is added.
     """
 
     spans: tuple[Span, ...]
@@ -58,82 +73,81 @@ class Columns:
 
     @property
     def count(self) -> int:
-        """How many parts there are, those of zeros too."""
+        """The number of parts, with the part of zeros."""
         return 4 if len(self.spans) == 3 else len(self.spans) + self.padded
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What tells these columns from others that begin where they do."""
+        """What tells these columns from others that begin at the same one."""
         return *self.spans[0].shape, self.width, len(self.spans), self.stride
 
     @property
     def width(self) -> int:
-        """How many columns there are, those beyond the value too."""
+        """The number of columns, with those beyond the value."""
         return self.spans[0].width * self.count
 
 
-def dot(page: PersistentBuilder, op: Op, how: WeightMatmul) -> None:
-    """The lines of a product by a weight."""
-    names = dict(page.named(op))
-    tiles = gathered(page, op, how)
+def matmul(b: PersistentBuilder, op: Op, how: WeightMatmul) -> None:
+    """Writes a product by a weight."""
+    names = dict(b.named(op))
+    tiles = gathered(b, op, how)
     operands = [t.span.width for t in tiles if t.span.width > 1]
-    page.staged = max(page.staged, operands, key=sum)
+    b.staged = max(b.staged, operands, key=sum)
     left = list(names)
-    if operands and (alone := singles(page, op, how.letters[2], left, WIDTH)):
-        row = page.names.fresh(f"{op.name}_singles")
-        _sum(page, op, how, tiles, Columns((alone,)), row, op.note)
-        picked(page, op, alone, row, [text for span, text in names.items() if span.width == 1])
+    if operands and (alone := singles(b, op, how.letters[2], left, WIDTH)):
+        row = b.fresh(f"{op.name}_singles")
+        _sum(b, op, how, tiles, Columns((alone,)), row, op.note)
+        picked(b, op, alone, row, [name for span, name in names.items() if span.width == 1])
         left = [span for span in left if span.width > 1]
     while left:
-        columns = _columns(page, how, tiles, left)
+        columns = _columns(b, how, tiles, left)
         left = [span for span in left if span not in columns.spans]
         parts = [names[span] for span in columns.spans]
         if columns.count == 1:
-            _sum(page, op, how, tiles, columns, parts[0], op.note)
+            _sum(b, op, how, tiles, columns, parts[0], op.note)
         else:
-            _apart(page, op, how, tiles, columns, parts)
-    wide = op.name in page.wide
-    page.tiles[op.name] = tuple(page.tile(s, text, s.width, wide) for s, text in names.items())
+            _split(b, op, how, tiles, columns, parts)
+    wide = op.name in b.wide
+    b.tiles[op.name] = tuple(b.tile(s, name, s.width, wide) for s, name in names.items())
 
 
-def _apart(
-    page: PersistentBuilder,
+def _split(
+    b: PersistentBuilder,
     op: Op,
     how: WeightMatmul,
     tiles: Sequence[Tile],
     columns: Columns,
-    parts: list[str],
+    parts: list[Name],
 ) -> None:
-    """One product, and what takes its parts from it."""
+    """One product, and the call that splits it into its parts."""
     starts = ", ".join(str(span.start) for span in columns.spans)
     note = f"{op.note}: one product, parts of {columns.spans[0].valid} from {starts}"
-    whole = page.names.fresh(f"{op.name}_joined")
-    if op.name in page.wide:
-        page.sizes[whole] = columns.width
+    whole = b.fresh(f"{op.name}_joined")
+    if op.name in b.wide:
+        b.sizes[whole] = columns.width
     if not columns.padded:
-        page.joined.append(columns.width)
-    _sum(page, op, how, tiles, columns, whole, note)
-    zeros = [page.names.fresh("zeros")] * (columns.count - len(parts))
-    page.used.add(APART[columns.count])
-    page.add(op, f"{', '.join(parts + zeros)} = {APART[columns.count]}({whole})", note)
+        b.joined.append(columns.width)
+    _sum(b, op, how, tiles, columns, whole, note)
+    zeros = [b.fresh("zeros")] * (columns.count - len(parts))
+    b.add(op, parts + zeros, call(APART[columns.count], whole), note)
 
 
 def _columns(
-    page: PersistentBuilder, how: WeightMatmul, tiles: Sequence[Tile], left: Sequence[Span]
+    b: PersistentBuilder, how: WeightMatmul, tiles: Sequence[Tile], left: Sequence[Span]
 ) -> Columns:
-    """The first part and those that are joined to it: as wide, and met by the same tiles."""
+    """The first part and those that are joined to it: equally wide, and met by the same tiles."""
     first = left[0]
-    alike = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
-    if page.joins(len(alike)) and first.width > 1 and any(t.span.width > 1 for t in tiles):
-        met = [[how.meet(t.span.start, s.start) for t in tiles] for s in alike]
+    equal = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
+    if b.joins(len(equal)) and first.width > 1 and any(t.span.width > 1 for t in tiles):
+        met = [[how.meet(t.span.start, s.start) for t in tiles] for s in equal]
         stride = _stride(met)
         if stride is not None:
-            return Columns(tuple(alike), stride)
+            return Columns(tuple(equal), stride)
     return Columns((first,), padded=first.width == NARROW)
 
 
 def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
-    """How far apart parts lie in the weight, where that is the same for every tile of the value."""
+    """The distance between parts in the weight, if it is the same for every tile of the value."""
     strides = set()
     for a, b in ((a, b) for one, other in pairwise(met) for a, b in zip(one, other)):
         if a is not None and b is not None:
@@ -144,112 +158,110 @@ def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
 
 
 def _sum(
-    page: PersistentBuilder,
+    b: PersistentBuilder,
     op: Op,
     how: WeightMatmul,
     tiles: Sequence[Tile],
     columns: Columns,
-    name: str,
+    name: Name,
     note: str,
 ) -> None:
-    """What each tile of the value adds to these columns of the result.
+    """Adds up what each tile of the value contributes to these columns of the result.
 
-    A value that all lanes have alike is multiplied in equal rows, of which one is kept.
+    With a block axis, a value that is the same at all positions is multiplied in equal rows, of
+    which one is kept.
     """
-    so_far = ""
-    wide = op.name in page.wide
+    so_far: Name | None = None
+    wide = op.name in b.wide
     equal = not wide and columns.width > 1 and any(t.span.width > 1 for t in tiles)
     rows = "ROWS" if wide else str(EQUAL if equal else 1)
-    made = page.names.fresh(f"{name}_equal") if equal else name
+    made = b.fresh(f"{name.text}_equal") if equal else name
     for tile in tiles:
         base = how.meet(tile.span.start, columns.spans[0].start)
         if base is not None:
-            term = _term(page, how, _filled(page, tile, rows), columns, base, so_far, rows)
-            page.add(op, f"{made} = {term}", note)
+            term = _term(b, how, _filled(b, tile, rows), columns, base, so_far, rows)
+            b.add(op, made, term, note)
             so_far = made
     if equal:
-        page.used.add("single")
-        page.add(op, f"{name} = single({made})")
-    elif wide and columns.width == 1 and page.frame.lanes:
-        page.add(op, f"{name} = tl.trans({made})")
+        b.add(op, name, call("single", made))
+    elif wide and columns.width == 1 and b.frame.block_axis:
+        b.add(op, name, code("tl.trans({})", made))
 
 
-def _filled(page: PersistentBuilder, tile: Tile, rows: str) -> Tile:
-    """A tile in all of its columns and so many rows, nothing but zeros beyond its value."""
-    k, text = tile.span, tile.column
+def _filled(b: PersistentBuilder, tile: Tile, rows: str) -> Tile:
+    """A tile in all of its columns and `rows` rows, with zeros beyond its value."""
+    k, value = tile.span, tile.upright
     if k.valid < k.width:
-        text = f"tl.where({page.cols(k.width)} < {k.valid}, {text}, 0.0)"
-    if tile.width < k.width or not (tile.rows or tile.line or rows == "1"):
-        text = f"tl.broadcast_to({text}, [{rows}, {k.width}])"
-    return replace(tile, text=text)
+        value = where(code("{} < {}", b.cols(k.width), k.valid), value, "0.0")
+    if tile.width < k.width or not (tile.rows or tile.columns or rows == "1"):
+        value = broadcast(value, (rows, k.width))
+    return replace(tile, value=value)
 
 
 def _term(
-    page: PersistentBuilder,
+    b: PersistentBuilder,
     how: WeightMatmul,
     tile: Tile,
     n: Columns,
     base: int,
-    before: str,
+    before: Name | None,
     rows: str,
-) -> str:
-    """What a tile of the value, in so many rows, adds to one tile of the result."""
-    k, text = tile.span, tile.text
-    weight = _weight(page, how, base, k, n)
-    added = f"{before} + " if before else ""
-    if k.width == 1:
-        return f"{added}{text} * {weight}.to(ACC)"
-    if n.width == 1:
-        return f"{added}tl.sum({text} * {weight}.to(ACC), 1, keep_dims=True)"
-    page.used.add("product")
-    before = before or f"tl.zeros([{rows}, {n.width}], ACC)"
-    return f"product({text}, {weight}, {before}, PRECISION, UPCAST)"
+) -> Expr:
+    """What a tile of the value, in `rows` rows, adds to one tile of the result."""
+    k, value = tile.span, tile.value
+    weight = _weight(b, how, base, k, n)
+    if k.width > 1 and n.width > 1:
+        so_far: Code = before or code("tl.zeros([{}, {}], ACC)", rows, n.width)
+        return call("product", value, weight, so_far, "PRECISION", "UPCAST")
+    term = code("{} * {}.to(ACC)", value, weight)
+    if k.width > 1:
+        term = code("tl.sum({}, 1, keep_dims=True)", term)
+    return term if before is None else code("{} + {}", before, term)
 
 
-def _weight(page: PersistentBuilder, how: WeightMatmul, base: int, k: Span, n: Columns) -> str:
-    """A tile of a weight, loaded once before the loop: [K, N], or a row where N or K is one."""
+def _weight(b: PersistentBuilder, how: WeightMatmul, base: int, k: Span, n: Columns) -> Name:
+    """A tile of a weight, loaded once before the loop: [K, N], or a row if N or K is one."""
     key = (how.weight, base, k.shape, n.shape, how.steps())
-    if key in page.weights:
-        return page.weights[key]
-    op = page.ops[how.weight]
+    if key in b.weights:
+        return b.weights[key]
+    op = b.ops[how.weight]
     tensor: Tensor = op.attrs["tensor"]
-    places, masks = _places(page, how, k, n)
-    at = total([str(base), *places])
-    guard = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+    places, masks = _places(b, how, k, n)
+    at = total([base, *places])
     if not places:
-        at = f"tl.full([1, 1], {at}, tl.int32)"
-    name = page.names.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in page.weights)}")
-    page.append(page.before, f"{name} = tl.load({page.pointer(tensor)} + ({at}){guard})", op.note)
-    page.weights[key] = name
-    page.held[tensor.name] = page.held.get(tensor.name, 0) + k.width * n.width
+        at = code("tl.full([1, 1], {}, tl.int32)", at)
+    name = b.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in b.weights)}")
+    b.begin(name, load(code("{} + ({})", b.pointer(tensor), at), both(masks)), op.note)
+    b.weights[key] = name
+    b.held[tensor.name] = b.held.get(tensor.name, 0) + k.width * n.width
     return name
 
 
 def _places(
-    page: PersistentBuilder, how: WeightMatmul, k: Span, n: Columns
-) -> tuple[list[str], list[str]]:
-    """Where a tile's rows and columns lie in the weight, and which of them are there."""
+    b: PersistentBuilder, how: WeightMatmul, k: Span, n: Columns
+) -> tuple[list[Code], list[Code]]:
+    """Where a tile's rows and columns lie in the weight, and the masks of those that exist."""
     to_k, to_n = how.steps()
-    places, masks = [], []
+    places, masks = list[Code](), list[Code]()
     if k.width > 1:
-        line = page.down(k.width) if n.width > 1 else page.cols(k.width)
-        masks += [f"({line} < {k.valid})"] * (k.valid < k.width)
-        places.append(times(_lying(page, line, k), to_k))
+        line = b.down(k.width) if n.width > 1 else b.cols(k.width)
+        masks += [code("({} < {})", line, k.valid)] * (k.valid < k.width)
+        places.append(times(_lying(b, line, k), to_k))
     if n.width > 1:
-        line, first = page.cols(n.width), n.spans[0]
+        line, first = b.cols(n.width), n.spans[0]
         if n.count > 1:
-            line, part = page.turns(n.width, n.count)
+            line, part = b.interleave(n.width, n.count)
             places += [times(part, n.stride)] * bool(n.stride)
-            masks += [f"({part} < {len(n.spans)})"] * (len(n.spans) < n.count)
-        masks += [f"({line} < {first.valid})"] * (first.valid < first.width)
-        places.append(times(_lying(page, line, first), to_n))
+            masks += [code("({} < {})", part, len(n.spans))] * (len(n.spans) < n.count)
+        masks += [code("({} < {})", line, first.valid)] * (first.valid < first.width)
+        places.append(times(_lying(b, line, first), to_n))
     return places, masks
 
 
-def _lying(page: PersistentBuilder, index: str, span: Span) -> str:
-    """Where in a value, from the first on, the numbers of a tile lie."""
+def _lying(b: PersistentBuilder, index: Name, span: Span) -> Name:
+    """Where in a value, counted from its first element, the elements of a tile lie."""
     if not isinstance(span, Singles):
         return index
-    name = page.names.fresh(f"{index}_apart")
-    page.append(page.before, f"{name} = {span.places(index)}")
+    name = b.fresh(f"{index.text}_apart")
+    b.begin(name, span.places(index))
     return name

@@ -1,208 +1,205 @@
-"""Writing the source of a resident kernel: one program a tile of rows, the whole loop inside it.
+"""Writes persistent kernels: one program per tile of rows runs the whole loop.
 
-Weights are loaded before the loop and stay on chip, states stay in registers, and what comes from
-memory at each step is loaded one step ahead, or where that takes too many registers when it is
-used. A program without an axis is one step: a phase.
+Weights are loaded before the loop and stay on chip, states stay in registers. What varies from step
+to step is loaded one step ahead, or at its own step if that needs too many registers. A program
+without an axis is a single step: a phase.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..analysis import block_axis
+from ..analysis.block_axis import heavy
 from ..analysis.list_schedule import ordered
-from ..analysis.liveness import given, needed, sunk, widths, words
-from ..ir.printer import INDENT, literal, wrapped
+from ..analysis.liveness import needed, sunk, widths
+from ..ir.expression import Expr, Name, code, expr, join
+from ..ir.printer import INDENT, literal
 from ..ir.program import LoopProgram, Op, Tensor, Unsupported
-from ..ir.symbols import remark
-from ..ir.tile import Span
-from . import loads, pointwise, ragged
+from ..ir.source import KernelFunction, KernelSource, module
+from ..ir.statement import Statement, assign, printed
+from ..ir.tile import Span, Tile
+from . import block_axis, loads, pointwise, ragged
 from .builder import CONSTANTS, KINDS
-from .loop_builder import Line, PersistentBuilder, Tile
+from .loop_builder import PersistentBuilder
+from .variables import V
 
 
 @dataclass(frozen=True)
-class LoopSource:
-    """A kernel's text, and what a launch needs to know of it.
+class LoopSource(KernelSource[LoopProgram]):
+    """The kernel of a loop, and what it needs on chip.
 
-    `weights` are the resident tensors, with how many numbers of each are held; `live` the widths of
-    the tiles alive together, `staged` those of the operands of the largest matrix product, `joined`
-    those of the products that give several parts; `loops` how many loops run side by side. If
-    `capped`, the assembler is told how many registers there are. If it `multiplies` it has
-    matrix products, which take 16 rows at least; `widest` are the most columns of a tile.
+    `weights` has how many elements of each weight stay on chip. `live` are the columns of the tiles
+    that are alive together, `staged` those of the operands of the largest matrix product, `joined`
+    those of products of several parts. `loops` loops run side by side. If `capped`, the assembler
+    is told how many registers there are. A kernel that `uses_matmul` needs 16 rows at least;
+    `widest` are the most columns of a tile. `function` is the kernel without its module.
     """
 
-    name: str
-    text: str
-    program: LoopProgram
-    pointers: tuple[Tensor, ...]
-    sizes: tuple[str, ...]
     weights: dict[str, int]
     live: tuple[int, ...]
     staged: tuple[int, ...]
     joined: tuple[int, ...] = ()
     loops: int = 1
     capped: bool = True
-    multiplies: bool = False
+    uses_matmul: bool = False
     widest: int = 1
+    function: KernelFunction = field(default_factory=KernelFunction)
 
 
 def emit(program: LoopProgram, join: bool = True, ahead: bool = True) -> LoopSource:
-    """The kernel of a program. Raises Unsupported where there can be none.
+    """The kernel of a program. Raises Unsupported if there is none.
 
-    `join` as many parts of matrix products as is of use, and load a step `ahead`: both are faster,
-    and take registers.
+    With `join`, parts of matrix products are computed together if that pays. With `ahead`, loads
+    run one step ahead. Both are faster and need registers.
     """
-    page = PersistentBuilder(program, join, ahead)
+    b = PersistentBuilder(program, join, ahead)
     stored: dict[str, list[Tensor]] = {}
     for name, tensor in program.stores:
         stored.setdefault(name, []).append(tensor)
     for op in program.ops:
-        if _moves(page, op):
-            page.moving.add(op.name)
-        WRITERS[op.kind](page, op)
-        # at once: what is stored at the end of the step is held until then (a HyperLSTM of 4 units
-        # has 0 spills, 58 if it stores at the end; multiplicative integration of 128 units takes
-        # 201 registers for its backward instead of 254)
+        if moves(b, op):
+            b.moving.add(op.name)
+        WRITERS[op.kind](b, op)
+        # at once: what is stored at the end of the step is alive until then (a HyperLSTM of 4 units
+        # has 0 spills, and 58 if it stores at the end; multiplicative integration of 128 units
+        # needs 201 registers for its backward instead of 254)
         for tensor in stored.get(op.name, ()):
-            loads.store(page, op.name, tensor)
+            loads.write(b, op.name, tensor)
     if not ahead:
-        _order(page)
-    _advance(page)
-    pointers = (*program.tensors, *(t for _, t in program.stores))
-    _prune(page)
-    text = _text(page)
-    before = [line.text for line in page.before]
-    step = [line.text for line in (*page.step, *page.ends)]
-    alive = widths(before, step, page.sizes) if program.axis else widths([], before, page.sizes)
+        b.step = _ordered(b)
+    advance(b)
+    prune(b)
+    step = [*b.step, *b.after]
+    alive = widths(b.before, step, b.sizes) if program.axis else widths([], b.before, b.sizes)
+    function = _function(b)
     return LoopSource(
-        page.entry,
-        text,
-        program,
-        pointers,
-        program.sizes,
-        page.held,
-        alive,
-        tuple(page.staged),
-        tuple(page.joined),
-        multiplies=multiplies(page),
-        widest=max(page.widths, default=1),
+        name=b.entry,
+        text=module(_title(program), [function]),
+        program=program,
+        pointers=(*program.tensors, *(t for _, t in program.stores)),
+        sizes=program.sizes,
+        weights=b.held,
+        live=alive,
+        staged=tuple(b.staged),
+        joined=tuple(b.joined),
+        uses_matmul=uses_matmul(b),
+        widest=max(b.widths, default=1),
+        function=function,
     )
 
 
-def multiplies(page: PersistentBuilder) -> bool:
+# the prelude's functions that are matrix products
+MATMULS = frozenset({"product", "parted_product"})
+
+
+def uses_matmul(b: PersistentBuilder) -> bool:
     """Whether a kernel has matrix products."""
-    return any("product(" in line.text for line in (*page.before, *page.step))
+    return any(MATMULS & statement.value.calls for statement in (*b.before, *b.step))
 
 
-def _order(page: PersistentBuilder) -> None:
-    """The lines of a step in the order that takes the fewest registers."""
-    lines = [line.text for line in page.step]
-    if page.program.lanes:
-        nexts = {page.program.state(state).next for state, _ in page.slots}
-        kept = {tile.text for name in nexts for tile in page.tiles.get(name, ())}
-        states = {name for names in page.slots.values() for name in names}
-        kept |= {name for line in page.before for name in given(line.text)} - states
-        order = ordered(lines, page.taken, kept)
-    else:
-        order = sunk(lines)
-    page.step = [page.step[k] for k in order]
+def _ordered(b: PersistentBuilder) -> list[Statement]:
+    """The statements of a step in the order that needs the fewest registers."""
+    if not b.program.lanes:
+        return sunk(b.step)
+    nexts = {b.program.state(state).next for state, _ in b.slots}
+    kept = {name for n in nexts for tile in b.tiles.get(n, ()) for name in tile.value.names}
+    states = {name for names in b.slots.values() for name in names}
+    kept |= {name for statement in b.before for name in statement.targets} - states
+    return ordered(b.step, b.registers, kept)
 
 
-def _prune(page: PersistentBuilder) -> None:
-    """Leave out what nothing uses: parts of a value of which a loop reads others."""
-    parts = (page.before, page.step, page.ends)
-    places = needed([line.text for part in parts for line in part])
-    k = 0
-    for part in parts:
-        part[:], k = [x for n, x in enumerate(part) if k + n in places], k + len(part)
+def prune(b: PersistentBuilder) -> None:
+    """Leaves out what nothing uses: parts of a value of which a loop reads others."""
+    alive = needed([*b.before, *b.step, *b.after])
+    for part in (b.before, b.step, b.after):
+        part[:] = [statement for statement in part if statement in alive]
 
 
-def _moves(page: PersistentBuilder, op: Op) -> bool:
-    """Whether a value differs from position to position."""
+def moves(b: PersistentBuilder, op: Op) -> bool:
+    """Whether a value varies from step to step. Raises Unsupported if an initial value does."""
     if op.kind == "read":
-        if block_axis.heavy(page.program, op):
+        if heavy(b.program, op):
             return True
-        if any(a in page.moving for a in op.args):
+        if any(a in b.moving for a in op.args):
             raise Unsupported(f"'{op.name}' starts from a value that varies over the loop")
-        return page.program.axis in op.attrs["tensor"].axes
+        return b.program.axis in op.attrs["tensor"].axes
     if op.kind == "draw":
-        return page.program.axis in op.attrs["tensor"].axes
-    return op.kind in ("index", "state") or any(a in page.moving for a in op.args)
+        return b.program.axis in op.attrs["tensor"].axes
+    return op.kind in ("index", "state") or any(a in b.moving for a in op.args)
 
 
-def _const(page: PersistentBuilder, op: Op) -> None:
-    """Numbers are written where they are used."""
+def _const(b: PersistentBuilder, op: Op) -> None:
+    """Constants are written at each of their uses."""
 
 
-def _index(page: PersistentBuilder, op: Op) -> None:
-    _single(page, op, "t")
+def _index(b: PersistentBuilder, op: Op) -> None:
+    _single(b, op, V.t)
 
 
-def _size(page: PersistentBuilder, op: Op) -> None:
-    _single(page, op, page.length(op.attrs["axis"]))
+def _size(b: PersistentBuilder, op: Op) -> None:
+    _single(b, op, b.length(op.attrs["axis"]))
 
 
-def _single(page: PersistentBuilder, op: Op, text: str) -> None:
-    ((span, name),) = page.named(op)
-    page.add(op, f"{name} = tl.full([1, 1], {text}, tl.int64)")
-    page.tiles[op.name] = (Tile(span, name, 1, False),)
+def _single(b: PersistentBuilder, op: Op, value: Name) -> None:
+    ((span, name),) = b.named(op)
+    b.add(op, name, code("tl.full([1, 1], {}, tl.int64)", value))
+    b.tiles[op.name] = (Tile(expr(name), span=span),)
 
 
-# What a state begins as, made a value of its own: where two variables begin as one, and one takes
-# the other's place in the loop, Triton (3.6 to 3.9) sees no change and keeps the first value.
+# The initial value of a state as a value of its own. If two variables begin as the same value and
+# one takes the other's place in the loop, Triton (3.6 to 3.9) sees no change and keeps the first.
 OWN = {"float": "({0}) * 1", "int": "({0}) * 1", "bool": "({0}) ^ False"}
 
 
-def _state(page: PersistentBuilder, op: Op) -> None:
+def _state(b: PersistentBuilder, op: Op) -> None:
     """A state's slots, the oldest first: what a step reads."""
-    state, wide = page.program.state(op.name), op.name in page.wide
+    state, wide = b.program.state(op.name), op.name in b.wide
     tiles = []
-    for k, (span, name) in enumerate(page.named(op)):
-        names = [name, *(page.names.fresh(f"{name}_in_{d}") for d in range(1, state.delay))]
+    for k, (span, name) in enumerate(b.named(op)):
+        names = [name, *(b.fresh(f"{name.text}_in_{d}") for d in range(1, state.delay))]
         for slot, variable in enumerate(names):
             init = state.inits[slot if len(state.inits) > 1 else 0]
-            text = OWN[op.dtype].format(_beginning(page, op, init, span))
-            page.append(page.before, f"{variable} = {text}", op.note)
-            page.tile(span, variable, span.width, wide)
-        page.slots[op.name, k] = names
-        tiles.append(page.tile(span, name, span.width, wide))
-    page.tiles[op.name] = tuple(tiles)
+            b.begin(variable, code(OWN[op.dtype], _beginning(b, op, init, span)), op.note)
+            b.tile(span, variable, span.width, wide)
+        b.slots[op.name, k] = names
+        tiles.append(b.tile(span, name, span.width, wide))
+    b.tiles[op.name] = tuple(tiles)
 
 
-def _beginning(page: PersistentBuilder, op: Op, init: str, span: Span) -> str:
-    if init in page.moving:
+def _beginning(b: PersistentBuilder, op: Op, init: str, span: Span) -> Expr:
+    if init in b.moving:
         raise Unsupported(f"the state '{op.name}' starts from a value that varies over the loop")
-    return _following(page, init, op, span)
+    return following(b, init, op, span)
 
 
-def _following(page: PersistentBuilder, name: str, op: Op, span: Span) -> str:
-    """A value as a state takes it: in all rows and columns."""
-    value, wide = page.ops[name], op.name in page.wide
+def following(b: PersistentBuilder, name: str, op: Op, span: Span) -> Expr:
+    """A value as a state holds it: in all rows and columns."""
+    value, wide = b.ops[name], op.name in b.wide
     if value.kind == "const":
         number = literal(value.attrs["value"], op.dtype)
-        shape = page.shape(span.width, wide)
-        return f"tl.full([{shape}], {number}, {KINDS[op.dtype]})"
-    return page.full(page.operand(op.name, name, span), span.width, wide)
+        shape = join(", ", b.shape(span.width, wide))
+        return code("tl.full([{}], {}, {})", shape, number, KINDS[op.dtype])
+    return b.full(b.operand(op.name, name, span), span.width, wide)
 
 
-def _advance(page: PersistentBuilder) -> None:
-    """Each state takes its next value, all at once."""
-    held = {name for names in page.slots.values() for name in names}
-    for (state, k), names in page.slots.items():
-        op = page.ops[state]
-        page.enter(op)
-        span = page.layout.spans[state][k]
-        text = _following(page, page.program.state(state).next, op, span)
-        if names == [text]:
+def advance(b: PersistentBuilder) -> None:
+    """Gives each state its next value, all of them at once."""
+    states = {name for names in b.slots.values() for name in names}
+    for (state, k), names in b.slots.items():
+        op = b.ops[state]
+        b.enter(op)
+        span = b.layout.spans[state][k]
+        value = following(b, b.program.state(state).next, op, span)
+        if len(names) == 1 and value == expr(names[0]):
             continue  # it stays as it is
-        if not held.isdisjoint(words(text)):
-            # another state moves on too: keep what it is now
-            now = page.names.fresh(f"{names[0]}_then")
-            page.step.append(Line(f"{now} = {text}"))
-            text = now
-        page.ends += [Line(f"{a} = {b}") for a, b in zip(names, [*names[1:], text])]
+        if not states.isdisjoint(value.names):
+            # another state changes too: keep its value of this step
+            now = b.fresh(f"{names[0].text}_then")
+            b.step.append(assign(now, value))
+            value = expr(now)
+        nexts = [*map(expr, names[1:]), value]
+        b.after += [assign(name, following) for name, following in zip(names, nexts)]
 
 
 WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
@@ -211,8 +208,8 @@ WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
     "const": _const,
     "index": _index,
     "size": _size,
-    "lane": block_axis.lane,
-    "lanes": block_axis.lanes,
+    "lane": block_axis.position,
+    "lanes": block_axis.over_positions,
     "state": _state,
     "point": pointwise.point,
     "view": pointwise.view,
@@ -222,107 +219,81 @@ WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
 }
 
 
-def _text(page: PersistentBuilder) -> str:
-    program = page.program
+def _title(program: LoopProgram) -> str:
     over = f"a loop over {program.axis}" if program.axis else "one phase of a step"
     of = f"row, all of {program.lanes} in it" if program.lanes else "tile of rows"
-    lines = [f'"""{remark(f"{program.name}: {over}, one program a {of}.")}"""', ""]
-    lines += ["import triton", "import triton.language as tl", ""]
-    if page.used:
-        lines += wrapped(
-            f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(page.used))})", ""
-        )
-    lines += [*[""] * (2 if page.used else 1), *_head(page)]
-    for line in _body(page):
-        lines += line
-    return "\n".join(lines) + "\n"
+    return f"{program.name}: {over}, one program per {of}."
 
 
-def _head(page: PersistentBuilder) -> list[str]:
-    sizes = page.names.lengths(page.program.sizes)
-    listed = ", ".join(f'"{n}"' for n in sizes)
-    constants = [f"{n}: tl.constexpr" for n in CONSTANTS]
-    pointers = list(page.pointers.values())
-    return [
-        *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-        f"def {page.entry}(",
-        *(f"{INDENT}{text}," for text in (*pointers, *sizes, *constants)),
-        "):",
-    ]
+def _function(b: PersistentBuilder) -> KernelFunction:
+    return KernelFunction(
+        b.entry,
+        b.imports(),
+        tuple(pointer.text for pointer in b.pointers.values()),
+        tuple(b.names.lengths(b.program.sizes)),
+        CONSTANTS,
+        tuple(_body(b)),
+    )
 
 
-def _rows(page: PersistentBuilder) -> list[str]:
+def row_count(b: PersistentBuilder) -> Statement:
+    """The number of rows."""
+    return assign(V.n_rows, join(" * ", b.lengths(b.program.rows) or ["1"]))
+
+
+def _rows(b: PersistentBuilder) -> list[Statement]:
     """The rows of a program: a tile of them."""
     return [
-        f"n_rows = {' * '.join(page.names.lengths(page.program.rows)) or '1'}",
-        "rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]",
-        *ragged.sorted_rows(page),
-        "live = rows < n_rows",
+        row_count(b),
+        assign(V.rows, code("tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]")),
+        *ragged.sorted_rows(b),
+        assign(V.live, code("{} < {}", V.rows, V.n_rows)),
     ]
 
 
-def _lanes(page: PersistentBuilder) -> list[str]:
-    """The row of a program, and its lanes as the rows of tiles."""
-    many = page.length(page.program.lanes)
+def _positions(b: PersistentBuilder) -> list[Statement]:
+    """The row of a program, and its positions as the rows of tiles."""
+    many = b.length(b.program.lanes)
     return [
-        "rows = tl.program_id(0)",
-        "lane = tl.arange(0, ROWS)[:, None]",
-        f"live = lane < {many}",
-        "across = tl.arange(0, ROWS)[None, :]",
-        f"there = across < {many}",
+        assign(V.rows, code("tl.program_id(0)")),
+        assign(V.lane, code("tl.arange(0, ROWS)[:, None]")),
+        assign(V.live, code("{} < {}", V.lane, many)),
+        assign(V.across, code("tl.arange(0, ROWS)[None, :]")),
+        assign(V.there, code("{} < {}", V.across, many)),
     ]
 
 
-def _body(page: PersistentBuilder) -> list[list[str]]:
-    program = page.program
-    start = [
-        *(_lanes(page) if program.lanes else _rows(page)),
-        *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(page.widths)),
-        *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(page.depths)),
-    ]
-    if not program.axis:
-        return [[INDENT + s for s in start], _commented(page.before, INDENT)]
-    inner = _commented([*page.step, Line("", ""), *page.ends], INDENT * 2)
+def _body(b: PersistentBuilder) -> list[str]:
+    start = [*(_positions(b) if b.program.lanes else _rows(b)), *b.ranges()]
+    if not b.program.axis:
+        return printed(start, INDENT) + printed(b.before, INDENT)
     return [
-        [INDENT + s for s in (*start, *ragged.steps(page), begin(page))],
-        _commented(page.before, INDENT),
-        [INDENT + s for s in turns(page)],
-        inner,
-        ragged.beyond(page),
+        *printed([*start, *ragged.steps(b), begin(b)], INDENT),
+        *printed(b.before, INDENT),
+        *loop_head(b),
+        *printed([*b.step, *b.after], INDENT * 2),
+        *ragged.beyond(b),
     ]
 
 
-def begin(page: PersistentBuilder) -> str:
-    """The line that says at which position a loop begins."""
-    return f"first = {f'{ragged.count(page)} - 1' if page.program.reverse else 0}"
+def begin(b: PersistentBuilder) -> Statement:
+    """The position at which a loop begins."""
+    return assign(V.first, code("{} - 1", ragged.count(b)) if b.program.reverse else "0")
 
 
-def turns(page: PersistentBuilder) -> list[str]:
+def loop_head(b: PersistentBuilder, more: tuple[Statement, ...] = ()) -> list[str]:
     """The head of a loop: its steps, and the position of each."""
-    program, count = page.program, ragged.count(page)
-    last = f"{count} - 1"
-    position = f"{last} - step" if program.reverse else "step"
-    if program.lanes and page.hoists:  # see memory._address
-        position = f"({position}) ^ ({page.length(program.axis)} >> 30)"
-    inside = "" if page.hoists else ", disable_licm=True"
-    lines = [
-        f"for step in tl.range(0, {count}, num_stages=1{inside}):",
-        f"{INDENT}t = {position}",
-    ]
-    if page.ahead:
-        following = "tl.maximum(t - 1, 0)" if program.reverse else f"tl.minimum(t + 1, {last})"
-        lines.append(f"{INDENT}ahead = {following}")
-    return lines
-
-
-def _commented(lines: list[Line], indent: str) -> list[str]:
-    """Lines under the names of the user's nodes."""
-    found: list[str] = []
-    last = ""
-    for line in lines:
-        if line.note and line.note != last:
-            found.append(f"{indent}# {remark(line.note)}")
-            last = line.note
-        if line.text:
-            found += wrapped(line.text, indent)
-    return found
+    program, count = b.program, ragged.count(b)
+    last = code("{} - 1", count)
+    position = code("{} - {}", last, V.step) if program.reverse else expr(V.step)
+    if program.lanes and b.hoists:  # see loads._address
+        position = code("({}) ^ ({} >> 30)", position, b.length(program.axis))
+    inside = "" if b.hoists else ", disable_licm=True"
+    head = code("for {} in tl.range(0, {}, num_stages=1{}):", V.step, count, inside)
+    made = [assign(V.t, position)]
+    if b.ahead:
+        following = code("tl.minimum({} + 1, {})", V.t, last)
+        if program.reverse:
+            following = code("tl.maximum({} - 1, 0)", V.t)
+        made.append(assign(V.ahead, following))
+    return [INDENT + head.text, *printed([*made, *more], INDENT * 2)]

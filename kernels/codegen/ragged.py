@@ -1,67 +1,70 @@
-"""Where the loop of a program ends whose rows have lengths, and what is stored beyond.
+"""Loops whose rows have lengths: where the loop of a program ends, and what is stored after it.
 
-No step is taken where none of a program's rows is. Rows are taken in the order of their lengths, so
-that those of a program end about together.
+A program takes no step that none of its rows has. Rows are processed in the order of their lengths,
+so that those of a program end at about the same step.
 """
 
 from __future__ import annotations
 
-from ..ir.printer import INDENT, wrapped
-from ..ir.tile import Span
+from ..ir.expression import Expr, code, expr, load, where
+from ..ir.printer import INDENT
+from ..ir.statement import Statement, assign, do, printed
+from ..ir.tile import SCALAR
 from . import loads
 from .loop_builder import PersistentBuilder
-
-NUMBER = Span(0, 1, 1)
-
-
-def count(page: PersistentBuilder) -> str:
-    """The variable that holds how many steps there are."""
-    return "stop" if page.program.ends is not None else page.length(page.program.axis)
+from .variables import V
 
 
-def sorted_rows(page: PersistentBuilder) -> list[str]:
-    """The rows of a program, the longest first; those beyond the last stay beyond it."""
-    if page.program.order is None:
+def count(b: PersistentBuilder) -> Expr:
+    """The number of steps."""
+    return expr(V.stop if b.program.ends is not None else b.length(b.program.axis))
+
+
+def sorted_rows(b: PersistentBuilder) -> list[Statement]:
+    """The rows of a program, the longest first. Those beyond the last row stay beyond it."""
+    if b.program.order is None:
         return []
-    pointer = page.pointer(page.program.order)
-    lines = [
-        f"place = tl.load({pointer} + rows, mask=rows < n_rows, other=0).to(tl.int32)",
-        "rows = tl.where(rows < n_rows, place, n_rows)",
+    pointer = b.pointer(b.program.order)
+    exists = code("{} < {}", V.rows, V.n_rows)
+    found = load(code("{} + {}", pointer, V.rows), exists, "0")
+    made = [
+        assign(V.place, found.to("tl.int32")),
+        assign(V.rows, where(exists, V.place, V.n_rows)),
     ]
-    own = page.program.lanes and not page.frame.lanes
-    return [*lines, *[f"row = tl.load({pointer} + row).to(tl.int32)"] * bool(own)]
+    if b.program.lanes and not b.frame.block_axis:  # a block's own row
+        made.append(assign(V.row, load(code("{} + {}", pointer, V.row)).to("tl.int32")))
+    return made
 
 
-def steps(page: PersistentBuilder) -> list[str]:
-    """How many steps are taken, where rows have lengths: one at least, so that all is stored."""
-    ends = page.program.ends
+def steps(b: PersistentBuilder) -> list[Statement]:
+    """The number of steps, if rows have lengths: at least one, so that all values are stored."""
+    ends = b.program.ends
     if ends is None:
         return []
-    most = page.length(page.program.axis)
+    longest = code("tl.maximum(tl.max({}), 1)", V.ends)
     return [
-        f"ends = {loads.load(page, ends, NUMBER, '')}",
-        f"stop = tl.minimum(tl.maximum(tl.max(ends), 1), {most}).to(tl.int32)",
+        assign(V.ends, loads.read_at(b, ends, SCALAR, None)),
+        assign(V.stop, code("tl.minimum({}, {}).to(tl.int32)", longest, b.length(b.program.axis))),
     ]
 
 
-def beyond(page: PersistentBuilder) -> list[str]:
-    """The lines that store what lies beyond the longest of a program's rows."""
-    program = page.program
-    kept = [(name, t) for name, t in program.stores if program.axis in t.axes]
-    if program.ends is None or not kept:
+def beyond(b: PersistentBuilder) -> list[str]:
+    """The lines that fill what lies beyond the longest row of a program."""
+    program = b.program
+    stored = [(name, t) for name, t in program.stores if program.axis in t.axes]
+    if program.ends is None or not stored:
         return []
-    lines = ["# beyond the longest of these rows"]
+    lines = [f"{INDENT}# beyond the longest of these rows"]
     if program.held:
-        lines += ["last = stop - 1", "tl.debug_barrier()"]  # what other threads stored is read
-    for name, tensor in kept:
-        page.enter(page.ops[name])
-        before, inside = loads.fill(page, name, tensor)
-        lines += before
-        lines.append(f"for t in tl.range(stop, {page.length(program.axis)}, num_stages=1):")
-        lines += [INDENT + line for line in inside]
-    return [text for line in lines for text in _indented(line)]
-
-
-def _indented(line: str) -> list[str]:
-    depth = 2 if line.startswith(INDENT) else 1
-    return wrapped(line.lstrip(), INDENT * depth)
+        begin = [
+            assign(V.last, code("{} - 1", V.stop)),
+            do(code("tl.debug_barrier()")),  # other threads have stored what is read
+        ]
+        lines += printed(begin, INDENT)
+    end = b.length(program.axis)
+    for name, tensor in stored:
+        b.enter(b.ops[name])
+        before, inside = loads.fill(b, name, tensor)
+        head = code("for {} in tl.range({}, {}, num_stages=1):", V.t, V.stop, end)
+        lines += [*printed(before, INDENT), INDENT + head.text, *printed(inside, INDENT * 2)]
+    return lines

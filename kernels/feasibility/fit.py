@@ -207,7 +207,7 @@ def launch_candidates(source: LoopSource, launch: Launch, target: str, rows: int
     """
     if source.program.lanes:
         return [launch]
-    if not source.multiplies:
+    if not source.uses_matmul:
         return _phase_launches(source, launch)
     if uses_multiply_adds(launch):  # others were not compiled, which may crash the process
         return [launch]

@@ -86,6 +86,15 @@ class Expr:
         loads, exchanged = made.loads or self.loads, made.exchanged or self.exchanged
         return Expr(made.parts, self.effect, loads, exchanged, made.calls | self.calls)
 
+    @property
+    def is_load(self) -> bool:
+        """Whether the whole expression is one load."""
+        return self.effect is Effect.LOAD
+
+    def as_load(self) -> Expr:
+        """The expression as one that is scheduled as a load."""
+        return replace(self, effect=Effect.LOAD)
+
     def to(self, kind: str) -> Expr:
         """The expression cast to a dtype: a load stays one."""
         return replace(code("{}.to({})", self, kind), effect=self.effect)

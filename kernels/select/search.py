@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
-from ..cooperative.codegen.matmul import Tiling
 from ..cooperative.plan.granularity import granularities, widest
 from ..cooperative.plan.outline import Outline, Resources, outline, resources
 from ..cooperative.plan.retime import retimed
+from ..cooperative.plan.tiling import Tiling
 from ..feasibility.fit import (
     ITEMSIZE,
     CompileBudget,

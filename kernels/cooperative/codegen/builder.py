@@ -1,77 +1,108 @@
-"""The kernel being written, where many thread blocks share one loop."""
+"""Builds a cooperative kernel: many thread blocks run one loop, each with a part of its values."""
 
 from __future__ import annotations
 
 from ...analysis.block_axis import padded_length, wide
 from ...analysis.layout import Layout
-from ...codegen.builder import FAMILIES
-from ...codegen.loop_builder import RESERVED, Frame, PersistentBuilder, Tile
+from ...codegen.builder import FAMILIES, declared
+from ...codegen.loop_builder import Frame, PersistentBuilder
+from ...codegen.variables import V
+from ...ir.expression import Expr, Name, code
 from ...ir.program import Op
-from ...ir.tile import Span
+from ...ir.statement import Statement, assign
+from ...ir.tile import Span, Tile
 from ..plan.sharding import EACH, ShardedProgram
 
 # of the 8 warps that most kernels have
 THREADS = 256
-# numbers side by side that a thread has, where there are threads enough for more
+# elements side by side that a thread has, if there are threads enough for more
 VECTOR = 4
-# what a kernel has besides that many blocks share
-SHARED = frozenset(
-    (
-        *("share", "tile", "begin", "alone", "turn", "soon", "arrived", "trust", "patience"),
-        *("arrive", "wait", "arrived_ptr", "stuck_ptr", "PATIENCE", "rows_deep", "live_deep"),
-    )
-)
+
+
+class C(V):
+    """Variables of a cooperative kernel besides those of a persistent one.
+
+    `share` is the number of the block within its tile of rows, `tile` the number of that tile, and
+    `begin` the row at which the launch begins. Steps publish into the slot `turn`, states into
+    `soon`, that of the next step. `arrived` points at the tile's barrier counter. `patience` is how
+    often a barrier is looked at before it counts as stuck, and `trust` is 0, or NaN after a stuck
+    barrier. `rows_deep` and `live_deep` are `rows` and `live` for products whose operand warps
+    split.
+    """
+
+    share = Name("share")
+    tile = Name("tile")
+    begin = Name("begin")
+    turn = Name("turn")
+    soon = Name("soon")
+    arrived = Name("arrived")
+    arrived_ptr = Name("arrived_ptr")
+    stuck_ptr = Name("stuck_ptr")
+    patience = Name("patience")
+    trust = Name("trust")
+    rows_deep = Name("rows_deep")
+    live_deep = Name("live_deep")
+
+
+# the functions of the barrier, and the launch's constant that `patience` begins as
+BARRIER, PATIENCE = ("arrive", "wait"), "PATIENCE"
 
 
 class CooperativeBuilder(PersistentBuilder):
-    """A page of a shared program. `streamed` counts the numbers of weights loaded at each step.
+    """Collects the statements of a sharded program's kernel.
 
-    Its frame is all blocks' tile of rows; of values that are a block's `own`, its row.
+    Its frame is the tile of rows that all blocks have; for values of a block's own row it is that
+    row. `streamed` counts the elements of weights that are loaded at each step.
     """
 
-    reserved, families = RESERVED | SHARED, FAMILIES | {"unit", "own"}
+    reserved = PersistentBuilder.reserved | declared(C) | {*BARRIER, PATIENCE}
+    families = FAMILIES | {"unit", "own"}
 
-    def __init__(self, shared: ShardedProgram, ahead: bool, layout: Layout):
-        program = shared.program
+    def __init__(self, sharded: ShardedProgram, ahead: bool, layout: Layout):
+        program = sharded.program
         varying = wide(program) if program.lanes else frozenset()
         super().__init__(program, ahead=ahead, layout=layout)
-        self.shared = shared
-        # addresses of each tensor, and in shared memory of each change of layout, are more than
-        # there are registers (a Neural Turing Machine of 128 slots, backward, sm_80, bf16, 8 warps,
-        # Triton 3.6: 80 bytes spilled where they are made before the loop, none where they are not)
+        self.sharded = sharded
+        # with a block axis, addresses of each tensor, and those in shared memory of each change of
+        # layout, are more than there are registers (a Neural Turing Machine of 128 slots, backward,
+        # sm_80, bf16, 8 warps, Triton 3.6: 80 bytes spilled if they are computed before the loop,
+        # none if they are not)
         self.hoists = not program.lanes
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
-        leads = "mine" if shared.groups == 1 else "leads"
-        self.own = Frame(
-            "row", "living", str(padded_length(program.most)), program.lanes, "mine", leads
-        )
-        self.exchanged = {e.name: self.names.fresh(f"{e.name}_ptr") for e in shared.exchanges}
-        self.lines: dict[tuple[str, int, int], tuple[str, str]] = {}
+        leads = V.mine if sharded.groups == 1 else V.leads
+        height = str(padded_length(program.most))
+        self.own = Frame(V.row, V.living, height, program.lanes, V.mine, leads)
+        self.exchanged = {e.name: self.fresh(f"{e.name}_ptr") for e in sharded.exchanges}
+        self.deep_ranges: dict[tuple[str, int, int], Statement] = {}
         self.streamed = 0
 
     def enter(self, op: Op) -> None:
-        """What is written next is of an operation, in its frame."""
+        """Makes what follows belong to an operation, in its frame."""
         self.frame = self.own if op.attrs.get("own") else self.whole
 
-    def tile(self, span: Span, text: str, width: int, rows: bool) -> Tile:
-        """A tile, its registers counted: what is no tile of lanes every warp holds."""
-        made = super().tile(span, text, width, rows)
-        height = (padded_length(self.program.most) if rows else 1) if self.frame.lanes else EACH
-        across = height if made.line else width
-        self.taken[text] = max(min(VECTOR, across), height * width // THREADS)
+    def tile(self, span: Span, name: Name, width: int, rows: bool) -> Tile:
+        """The tile that a variable holds, its registers counted. Every warp holds all of a tile
+        that does not vary over positions."""
+        made = super().tile(span, name, width, rows)
+        height = (
+            (padded_length(self.program.most) if rows else 1) if self.frame.block_axis else EACH
+        )
+        across = height if made.columns else width
+        self.registers[name] = max(min(VECTOR, across), height * width // THREADS)
         return made
 
-    def deep(self, count: int, each: int, what: str) -> str:
-        """0, 1, 2 … where `count` warps split the columns of an "operand", or a "weight"'s rows."""
+    def deep(self, count: int, each: int, what: str) -> Name:
+        """0, 1, 2 … if `count` warps split the columns of an "operand", or a "weight"'s rows."""
         shape = "[None, None, :]" if what == "operand" else "[None, :, None]"
         key = (what, count, each)
-        if key not in self.lines:
-            name = self.names.fresh(f"{what}_{count * each}")
-            text = f"tl.arange(0, {count})[:, None, None] * {each} + tl.arange(0, {each}){shape}"
-            self.lines[key] = name, f"{name} = {text}"
-        return self.lines[key][0]
+        if key not in self.deep_ranges:
+            value = "tl.arange(0, {})[:, None, None] * {} + tl.arange(0, {}){}"
+            name = self.fresh(f"{what}_{count * each}")
+            self.deep_ranges[key] = assign(name, code(value, count, each, each, shape))
+        return self.deep_ranges[key].targets[0]
 
-    def _beside(self, tile: Tile) -> str:
-        """A tile beside such as have several numbers a lane: it comes from no matrix product."""
-        return tile.column
+    def _next_to_rows(self, tile: Tile) -> Expr:
+        """A tile as it meets tiles with several elements per position: it comes from no matrix
+        product, and needs no other layout."""
+        return tile.upright

@@ -1,43 +1,50 @@
-"""Writing the source of a cooperative kernel: a loop shared by the thread blocks of a whole GPU.
+"""Writes cooperative kernels: the thread blocks of a whole GPU run one loop.
 
-A block has its own units of each value, and columns of the weights, for a tile of rows; what others
-need it publishes, and a barrier on the tile's counter orders that. States stay in registers.
+A block has its own units of each value, and columns of the weights, for a tile of rows. It
+publishes what others need, and a barrier on the tile's counter orders that. States stay in
+registers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ...analysis.barrier_schedule import fenced
+from ...analysis.barrier_schedule import scheduled
 from ...codegen import loads, ragged
 from ...codegen.builder import CONSTANTS
-from ...codegen.loop_builder import Line, Tile
 from ...codegen.persistent import (
     WRITERS,
     LoopSource,
-    _advance,
-    _commented,
-    _following,
-    _moves,
-    _prune,
+    advance,
     begin,
-    multiplies,
-    turns,
+    following,
+    loop_head,
+    moves,
+    prune,
+    row_count,
+    uses_matmul,
 )
-from ...ir.printer import INDENT, wrapped
+from ...codegen.variables import V
+from ...ir.expression import Code, Effect, Name, code, expr
+from ...ir.printer import INDENT
 from ...ir.program import LoopProgram, Op
+from ...ir.source import KernelFunction, module
+from ...ir.statement import Statement, assign, do, printed
 from ...ir.symbols import remark
+from ...ir.tile import Tile
+from ..plan.exchange import SLOTS, Exchange
 from ..plan.outline import Outline, lanes, outline
 from ..plan.phases import Event
+from ..plan.tiling import Tiling
 from . import exchange as exchanges
-from .builder import CooperativeBuilder
-from .exchange import SLOTS, Exchange
-from .matmul import Across, Operand, Tiling
+from .builder import BARRIER, PATIENCE, C, CooperativeBuilder
+from .matmul import Operand, ShardedMatmul
 
-# how far the counters of two tiles lie apart, in 32-bit numbers: each has a cache line of its own
+# the distance between the counters of two tiles, in 32-bit numbers: each has its own cache line
 APART = 32
-# what reads an exchange, and what else only shared programs have
+IMPORT = f"from graphnn.kernels.cooperative.codegen.barrier import {', '.join(BARRIER)}"
+# what reads an exchange, and what else only sharded programs have
 FETCHING = {
     "joined": exchanges.joined,
     "merged": exchanges.merged,
@@ -55,13 +62,13 @@ WRITING: dict[str, Callable[..., None]] = {
 
 @dataclass(frozen=True)
 class CooperativeSource(LoopSource):
-    """A kernel of `blocks` a tile of rows, that meet `barriers` times a step; exchanges have
-    `slots`.
+    """A kernel of `blocks` blocks per tile of rows, with `barriers` barriers per step.
 
-    `tiling` is how it is cut; of its weights each block loads `streamed` numbers anew at each step.
-    `products` by a weight are in a step. Where a step takes all of an axis a tile has `each` rows,
-    else as many as the launch says; of `lanes` so many numbers are moved, and made. `others` are
-    kernels of the same loop that should be nearly as fast.
+    Its `exchanges` have `slots` slots. `tiling` is how it is cut; each block loads `streamed`
+    elements of its weights at each step. A step has `products` products by a weight. With a block
+    axis a tile has `each` rows, else as many as the launch says, and `lanes` are the elements of
+    all positions that are moved and made. `others` are kernels of the same loop that should be
+    nearly as fast.
     """
 
     blocks: int = 1
@@ -79,39 +86,41 @@ class CooperativeSource(LoopSource):
 def emit_cooperative(
     program: LoopProgram, tiling: Tiling, known: dict[str, int] | None = None
 ) -> CooperativeSource:
-    """The kernel of a loop, cut as `tiling` says. Raises Unsupported where there can be none.
+    """The kernel of a loop, cut as `tiling` says. Raises Unsupported if there is none.
 
-    `known` are its periods, where they have been found before.
+    `known` are its granularities, if they have been found before.
     """
     return emit_outlined(outline(program, tiling.units, known), tiling)
 
 
 def emit_outlined(found: Outline, tiling: Tiling) -> CooperativeSource:
-    """The kernel of a loop that has been outlined. Raises Unsupported."""
+    """The kernel of a loop that has been outlined. Raises Unsupported if there is none."""
     program = found.program
     writer = _Writer(found, tiling)
     writer.write()
-    sheet = writer.sheet
+    b = writer.b
+    function = writer.function()
     return CooperativeSource(
-        sheet.entry,
-        writer.text(),
-        program,
-        (*program.tensors, *(t for _, t in program.stores)),
-        sheet.program.sizes,
-        sheet.held,
-        (),
-        tuple(sheet.staged),
-        multiplies=multiplies(sheet),
-        widest=max(sheet.widths, default=1),
-        blocks=writer.shared.blocks,
+        name=b.entry,
+        text=module(writer.title(), [function], writer.more()),
+        program=program,
+        pointers=(*program.tensors, *(t for _, t in program.stores)),
+        sizes=b.program.sizes,
+        weights=b.held,
+        live=(),
+        staged=tuple(b.staged),
+        uses_matmul=uses_matmul(b),
+        widest=max(b.widths, default=1),
+        function=function,
+        blocks=writer.sharded.blocks,
         barriers=writer.phases.barriers,
         slots=writer.phases.slots,
-        exchanges=writer.shared.exchanges,
+        exchanges=writer.sharded.exchanges,
         tiling=tiling,
-        streamed=sheet.streamed,
-        each=writer.shared.each if program.lanes else 0,
+        streamed=b.streamed,
+        each=writer.sharded.each if program.lanes else 0,
         lanes=lanes(found),
-        products=sum(op.kind == "across" for op in sheet.program.ops),
+        products=sum(op.kind == "across" for op in b.program.ops),
     )
 
 
@@ -119,264 +128,255 @@ class _Writer:
     """Writes one kernel, event by event."""
 
     def __init__(self, found: Outline, tiling: Tiling):
-        shared = found.shared
-        self.shared, self.phases, self.tiling = shared, found.phases, tiling
-        # where states are exchanged a step begins by waiting, and loads meanwhile
-        self.sheet = CooperativeBuilder(
-            shared, ahead=not (self.phases.carries or shared.program.lanes), layout=found.layout
-        )
-        self.sheet.moving |= found.moving
-        self.exchanges = {e.name: e for e in shared.exchanges}
-        self.later: list[Line] = []
+        sharded = found.shared
+        self.sharded, self.phases, self.tiling = sharded, found.phases, tiling
+        # if states are exchanged a step begins by waiting, and loads meanwhile
+        ahead = not (self.phases.carries or sharded.program.lanes)
+        self.b = CooperativeBuilder(sharded, ahead, found.layout)
+        self.b.moving |= found.moving
+        self.exchanges = {e.name: e for e in sharded.exchanges}
+        self.later: list[Statement] = []
 
     def write(self) -> None:
-        """All lines, before and in the loop."""
-        sheet = self.sheet
-        for op in sheet.program.ops:
-            if op.name not in sheet.moving:
-                _moves(sheet, op)  # refuses what cannot be
+        """Writes all statements, before and in the loop."""
+        b = self.b
+        for op in b.program.ops:
+            if op.name not in b.moving:
+                moves(b, op)  # raises Unsupported
                 self._op(op)
-        for state in sheet.program.states:
-            self._op(sheet.ops[state.name])
+        for state in b.program.states:
+            self._op(b.ops[state.name])
         self._begin()
         for event in self.phases.events:
             getattr(self, f"_{event.what}")(event)
         self._flush()
-        for name, tensor in sheet.program.stores:
-            if name not in sheet.moving or sheet.ops[name].kind == "state":
-                sheet.enter(sheet.ops[name])
-                loads.store(sheet, name, tensor)
-        _advance(sheet)
-        _prune(sheet)
-        if sheet.program.lanes:
-            sheet.step = fenced(sheet.step, sheet.ends, sheet.taken)
+        for name, tensor in b.program.stores:
+            if name not in b.moving or b.ops[name].kind == "state":
+                b.enter(b.ops[name])
+                loads.write(b, name, tensor)
+        advance(b)
+        prune(b)
+        if b.program.lanes:
+            b.step = scheduled(b.step, b.after, b.registers, b.fresh)
 
     def _begin(self) -> None:
-        """What states start from is published before the loop."""
-        sheet = self.sheet
+        """Publishes the initial values of states before the loop."""
         if not self.phases.carries:
             return
-        for exchange in self.shared.exchanges:
+        for exchange in self.sharded.exchanges:
             if exchange.state:
-                tiles = self._slot(exchange, 0)
-                self._publishing(sheet.before, exchange, tiles, "0")
-        sheet.append(sheet.before, "arrive(arrived)", "what states start from is there")
+                self._publishing(self.b.before, exchange, self._slot(exchange, 0), "0")
+        self._arriving(self.b.before, "what states start from is there")
 
     def _slot(self, exchange: Exchange, number: int) -> list[Tile]:
-        """A state's tiles, as they are so many steps later."""
-        spans = self.sheet.layout.spans[exchange.value]
-        slots = [self.sheet.slots[exchange.value, k] for k in range(len(spans))]
-        return [Tile(s, n[number], s.width, True) for s, n in zip(spans, slots)]
+        """A state's tiles, as they are `number` steps later."""
+        spans = self.b.layout.spans[exchange.value]
+        slots = [self.b.slots[exchange.value, k] for k in range(len(spans))]
+        return [Tile(expr(n[number]), True, False, s.width, s) for s, n in zip(spans, slots)]
 
     def _publishing(
-        self, lines: list[Line], exchange: Exchange, tiles: list[Tile], slot: str
+        self, part: list[Statement], exchange: Exchange, tiles: list[Tile], slot: Code
     ) -> None:
-        pointer = self.sheet.exchanged[exchange.name]
-        self.sheet.enter(self.sheet.ops[exchange.value])
-        for text in exchanges.publish(self.sheet, exchange, pointer, tiles, slot):
-            self.sheet.append(lines, text, f"for all blocks: {exchange.note}")
+        pointer = self.b.exchanged[exchange.name]
+        self.b.enter(self.b.ops[exchange.value])
+        for value in exchanges.publish(self.b, exchange, pointer, tiles, slot):
+            self.b.append(part, do(value, f"for all blocks: {exchange.note}"))
+
+    def _arriving(self, part: list[Statement], note: str) -> None:
+        self.b.append(part, do(code("arrive({})", C.arrived), note, Effect.ARRIVE))
 
     # the events of a step
 
     def _op(self, event: Event | Op) -> None:
-        sheet = self.sheet
-        op = event if isinstance(event, Op) else sheet.ops[event.name]
-        if op.name in sheet.tiles:
+        b = self.b
+        op = event if isinstance(event, Op) else b.ops[event.name]
+        if op.name in b.tiles:
             return
-        sheet.enter(op)
-        start = len(sheet.step)
-        if op.kind == "across":
-            Across(sheet, op, self._source(op), self.tiling).write()
-        elif op.kind == "merged" and op.attrs["join"] == "spread":
-            exchanges.spread(sheet, op, *self._named(op, "exchange"), self._named(op, "sums"))
-        elif op.kind in FETCHING:
-            FETCHING[op.kind](sheet, op, *self._named(op, "exchange"))
-        else:
-            WRITING[op.kind](sheet, op)
-        if op.kind == "read" and sheet.ahead and not sheet.frame.lanes:
-            self._put_off(start)
-        for name, tensor in sheet.program.stores:
-            if name == op.name and op.name in sheet.moving and op.kind != "state":
-                kept = len(sheet.step)
-                loads.store(sheet, name, tensor)
-                if sheet.frame.lanes and sheet.over(tensor):
-                    continue  # of each lane, too much to hold
-                self.later += sheet.step[kept:]
-                del sheet.step[kept:]
+        b.enter(op)
+        start = len(b.step)
+        self._written(op)
+        if op.kind == "read" and b.ahead and not b.frame.block_axis:
+            self._delay_loads(start)
+        for name, tensor in b.program.stores:
+            if name == op.name and op.name in b.moving and op.kind != "state":
+                stored = len(b.step)
+                loads.write(b, name, tensor)
+                if b.frame.block_axis and b.over(tensor):
+                    continue  # of each position, too much to hold
+                self.later += b.step[stored:]
+                del b.step[stored:]
 
-    def _named(self, op: Op, what: str) -> tuple[Exchange, str]:
+    def _written(self, op: Op) -> None:
+        """Writes an operation of the sharded program."""
+        if op.kind == "across":
+            ShardedMatmul(self.b, op, self._operand(op), self.tiling).write()
+        elif op.kind == "merged" and op.attrs["join"] == "spread":
+            exchanges.spread(self.b, op, *self._named(op, "exchange"), self._named(op, "sums"))
+        elif op.kind in FETCHING:
+            FETCHING[op.kind](self.b, op, *self._named(op, "exchange"))
+        else:
+            WRITING[op.kind](self.b, op)
+
+    def _named(self, op: Op, what: str) -> tuple[Exchange, Name]:
         """An exchange that an operation reads, and the argument that points at it."""
         exchange = self.exchanges[op.attrs[what]]
-        return exchange, self.sheet.exchanged[exchange.name]
+        return exchange, self.b.exchanged[exchange.name]
 
-    def _put_off(self, start: int) -> None:
-        """Loads of the next step wait until this one has published."""
-        new = self.sheet.step[start:]
-        self.later += [line for line in new if "tl.load(" in line.text]
-        self.sheet.step[start:] = [line for line in new if "tl.load(" not in line.text]
+    def _delay_loads(self, start: int) -> None:
+        """Puts loads of the next step after what this step publishes."""
+        new = self.b.step[start:]
+        self.later += [statement for statement in new if statement.loads]
+        self.b.step[start:] = [statement for statement in new if not statement.loads]
 
-    def _source(self, op: Op) -> Operand:
-        sheet = self.sheet
+    def _operand(self, op: Op) -> Operand:
         if "exchange" in op.attrs:
-            return Operand(*self._named(op, "exchange"), None, ())
+            return Operand(exchange=self._named(op, "exchange"))
         if "source" in op.attrs:
-            return Operand(None, "", op.attrs["source"], ())
-        return Operand(None, "", None, sheet.tiles[op.args[0]])
+            return Operand(tensor=op.attrs["source"])
+        return Operand(tiles=self.b.tiles[op.args[0]])
 
     def _publish(self, event: Event) -> None:
-        exchange = self.exchanges[event.name]
-        sheet = self.sheet
+        exchange, b = self.exchanges[event.name], self.b
         if not exchange.state:
-            self._publishing(sheet.step, exchange, list(sheet.tiles[exchange.value]), "turn")
+            self._publishing(b.step, exchange, list(b.tiles[exchange.value]), C.turn)
             return
-        state = sheet.program.state(exchange.value)
+        state = b.program.state(exchange.value)
         tiles = self._slot(exchange, 1) if state.delay > 1 else self._next(exchange, state.next)
-        self._publishing(sheet.step, exchange, tiles, "soon")
+        self._publishing(b.step, exchange, tiles, C.soon)
 
     def _next(self, exchange: Exchange, after: str) -> list[Tile]:
-        sheet = self.sheet
-        op = sheet.ops[exchange.value]
-        sheet.enter(op)
-        spans = sheet.layout.spans[op.name]
-        return [Tile(s, _following(sheet, after, op, s), s.width, True) for s in spans]
+        b = self.b
+        op = b.ops[exchange.value]
+        b.enter(op)
+        spans = b.layout.spans[op.name]
+        return [Tile(following(b, after, op, s), True, False, s.width, s) for s in spans]
 
     def _arrive(self, event: Event) -> None:
-        self.sheet.append(self.sheet.step, "arrive(arrived)", "what is needed here is published")
+        self._arriving(self.b.step, "what is needed here is published")
         self._flush()
 
     def _flush(self) -> None:
-        self.sheet.step += self.later
+        self.b.step += self.later
         self.later = []
 
     def _wait(self, event: Event) -> None:
         self._flush()
-        sheet, count = self.sheet, self.phases.barriers
-        met = f"step * {count}" if count > 1 else "step"
+        b, count, blocks = self.b, self.phases.barriers, self.sharded.blocks
+        met = code("{} * {}", V.step, count) if count > 1 else expr(V.step)
         passed = event.barrier + self.phases.carries
-        target = f"({met} + {passed}) * {self.shared.blocks}"
-        if not passed:
-            target = f"{met} * {self.shared.blocks}"
-        call = f"patience = wait(arrived, {target}, patience, stuck_ptr, step)"
-        sheet.append(sheet.step, call, "all blocks of these rows have published")
-        sheet.append(sheet.step, 'trust = tl.where(patience > 0, 0.0, float("nan")).to(ACC)')
+        if passed:
+            met = code("({} + {})", met, passed)
+        target = code("{} * {}", met, blocks)
+        wait = code("wait({}, {}, {}, {}, {})", C.arrived, target, C.patience, C.stuck_ptr, V.step)
+        note = "all blocks of these rows have published"
+        b.append(b.step, assign(C.patience, wait, note, Effect.WAIT))
+        trust = code('tl.where({} > 0, 0.0, float("nan")).to(ACC)', C.patience)
+        b.append(b.step, assign(C.trust, trust, "", Effect.CHECK))
 
     # the text
 
-    def text(self) -> str:
-        """The module that has the kernel."""
-        sheet, program = self.sheet, self.sheet.program
-        blocks = self.shared.blocks
-        title = f"{program.name}: a loop over {program.axis}, {blocks} blocks a tile of rows."
-        lines = [
-            f'"""{remark(title)}{self._owned()}"""',
-            "",
-            "import triton",
-            "import triton.language as tl",
-            "",
-            "from graphnn.kernels.cooperative.codegen.barrier import arrive, wait",
-        ]
-        if sheet.used:
-            lines += wrapped(
-                f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(sheet.used))})", ""
-            )
-        lines += ["", "", *self._head()]
-        for part in self._body():
-            lines += part
-        return "\n".join(lines) + "\n"
+    def title(self) -> str:
+        """What the kernel is, in a sentence."""
+        program = self.b.program
+        blocks = self.sharded.blocks
+        return f"{program.name}: a loop over {program.axis}, {blocks} blocks per tile of rows."
 
-    def _owned(self) -> str:
-        """Who has what of a row, in words."""
-        lanes, groups = self.sheet.program.lanes, self.shared.groups
-        who = "one block" if groups == 1 else f"a group of {groups} blocks"
-        return f"\n\nAll of {remark(lanes)} of a row is that of {who}.\n" if lanes else ""
+    def more(self) -> str:
+        """Which blocks have a row, if there is a block axis."""
+        axis, groups = self.b.program.lanes, self.sharded.groups
+        who = "one block has" if groups == 1 else f"a group of {groups} blocks has"
+        return f"\n\nFor each row, {who} all of {remark(axis)}.\n" if axis else ""
 
-    def _head(self) -> list[str]:
-        sheet = self.sheet
-        sizes = [*sheet.names.lengths(sheet.program.sizes), "begin"]
-        listed = ", ".join(f'"{n}"' for n in sizes)
-        names = (*CONSTANTS, "PATIENCE")
-        pointers = [*sheet.pointers.values(), *sheet.exchanged.values(), "arrived_ptr", "stuck_ptr"]
+    def function(self) -> KernelFunction:
+        """The kernel without its module."""
+        b = self.b
+        pointers = [*b.pointers.values(), *b.exchanged.values(), C.arrived_ptr, C.stuck_ptr]
+        return KernelFunction(
+            b.entry,
+            (IMPORT, *b.imports()),
+            tuple(name.text for name in pointers),
+            (*b.names.lengths(b.program.sizes), C.begin.text),
+            (*CONSTANTS, PATIENCE),
+            tuple(self._body()),
+        )
+
+    def _body(self) -> Iterable[str]:
+        b, count = self.b, self.phases.slots
+        soon = code("({} + 1) % {}", V.step, count)
+        if count == 2:
+            soon = code("1 - {}", C.turn)
+        slots = (assign(C.turn, code("{} % {}", V.step, count)), assign(C.soon, soon))
         return [
-            *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-            f"def {sheet.entry}(",
-            *(f"{INDENT}{x}," for x in (*pointers, *sizes)),
-            *(f"{INDENT}{x}: tl.constexpr," for x in names),
-            "):",
+            *printed(self._start(), INDENT),
+            *printed(b.before, INDENT),
+            *loop_head(b, slots),
+            *printed([*b.step, *b.after], INDENT * 2),
+            *ragged.beyond(b),
         ]
 
-    def _body(self) -> list[list[str]]:
-        sheet = self.sheet
-        count = self.phases.slots
-        soon = "1 - turn" if count == 2 else f"(step + 1) % {count}"
-        head = [*turns(sheet), f"{INDENT}turn = step % {count}", f"{INDENT}soon = {soon}"]
+    def _rows(self) -> list[Statement]:
+        """The rows of a tile, and with a block axis a block's own row and positions."""
+        b, axis = self.b, self.b.program.lanes
+        number = code("tl.arange(0, ROWS)[:, None]")
+        live = assign(V.live, code("{} < {}", V.rows, V.n_rows))
+        if not axis:
+            rows = code("{} + {} * ROWS + {}", C.begin, C.tile, number)
+            return [assign(V.rows, rows), *ragged.sorted_rows(b), live]
+        each, height = self.sharded.each, b.own.height
+        rows = code("{} + {} * {} + {}", C.begin, C.tile, each, V.number)
+        length = code("tl.where({}, {}, 0)", V.mine, b.length(axis))
         return [
-            [INDENT + s for s in self._start()],
-            _commented(sheet.before, INDENT),
-            [INDENT + s for s in head],
-            _commented([*sheet.step, Line("", ""), *sheet.ends], INDENT * 2),
-            ragged.beyond(sheet),
-        ]
-
-    def _rows(self) -> list[str]:
-        """The rows of a tile, and where a step takes all of an axis a block's own row and lanes."""
-        sheet, lanes = self.sheet, self.sheet.program.lanes
-        number = "tl.arange(0, ROWS)[:, None]"
-        if not lanes:
-            return [
-                f"rows = begin + tile * ROWS + {number}",
-                *ragged.sorted_rows(sheet),
-                "live = rows < n_rows",
-            ]
-        each, height = self.shared.each, sheet.own.height
-        return [
-            f"number = {number}",
-            f"rows = tl.where(number < {each}, begin + tile * {each} + number, n_rows)",
+            assign(V.number, number),
+            assign(V.rows, code("tl.where({} < {}, {}, {})", V.number, each, rows, V.n_rows)),
             *self._members(),
-            "row = tl.minimum(row, n_rows - 1)",
-            *ragged.sorted_rows(sheet),
-            "live = rows < n_rows",
-            f"lane = tl.arange(0, {height})[:, None]",
-            f"living = lane < tl.where(mine, {sheet.length(lanes)}, 0)",
-            f"across = tl.arange(0, {height})[None, :]",
-            f"there = across < tl.where(mine, {sheet.length(lanes)}, 0)",
+            assign(V.row, code("tl.minimum({}, {} - 1)", V.row, V.n_rows)),
+            *ragged.sorted_rows(b),
+            live,
+            assign(V.lane, code("tl.arange(0, {})[:, None]", height)),
+            assign(V.living, code("{} < {}", V.lane, length)),
+            assign(V.across, code("tl.arange(0, {})[None, :]", height)),
+            assign(V.there, code("{} < {}", V.across, length)),
         ]
 
-    def _members(self) -> list[str]:
+    def _members(self) -> list[Statement]:
         """The row that a block has, alone or as one of a group."""
-        each, groups = self.shared.each, self.shared.groups
-        row = "share" if groups == 1 else f"share % {each}"
-        lines = [
-            f"row = tl.where(share < {each * groups}, begin + tile * {each} + {row}, n_rows)",
-            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
-        ]
+        each, groups = self.sharded.each, self.sharded.groups
+        share = expr(C.share) if groups == 1 else code("{} % {}", C.share, each)
+        row = code("{} + {} * {} + {}", C.begin, C.tile, each, share)
+        has = code("tl.where({} < {}, {}, {})", C.share, each * groups, row, V.n_rows)
+        exists = "tl.full([1, 1], {}, tl.int32) < {}"
+        made = [assign(V.row, has), assign(V.mine, code(exists, V.row, V.n_rows))]
         if groups > 1:
-            first = f"tl.where(share < {each}, row, n_rows)"
-            lines.append(f"leads = tl.full([1, 1], {first}, tl.int32) < n_rows")
-        return lines
+            first = code("tl.where({} < {}, {}, {})", C.share, each, V.row, V.n_rows)
+            made.append(assign(V.leads, code(exists, first, V.n_rows)))
+        return made
 
-    def _start(self) -> list[str]:
-        sheet, blocks, program = self.sheet, self.shared.blocks, self.sheet.program
-        units = self.shared.units
-        lines = [
-            f"n_rows = {' * '.join(sheet.names.lengths(program.rows)) or '1'}",
-            f"share = tl.program_id(0) % {blocks}",
-            f"tile = tl.program_id(0) // {blocks}",
-            f"arrived = arrived_ptr + tile * {APART}",
+    def _start(self) -> list[Statement]:
+        b, blocks, units = self.b, self.sharded.blocks, self.sharded.units
+        each = self.sharded.each
+        first = code("tl.where({} == 0, {}, 0)", C.share, V.n_rows)
+        made = [
+            row_count(b),
+            assign(C.share, code("tl.program_id(0) % {}", blocks)),
+            assign(C.tile, code("tl.program_id(0) // {}", blocks)),
+            assign(C.arrived, code("{} + {} * {}", C.arrived_ptr, C.tile, APART)),
             *self._rows(),
-            "alone = rows < tl.where(share == 0, n_rows, 0)",
-            *(f"unit_{p} = share * {u}" for p, u in units.items() if p > 0),
-            *(f"own_{-p} = share // {self.shared.each} * {u}" for p, u in units.items() if p < 0),
-            *(f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(sheet.widths)),
-            *(f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(sheet.depths)),
+            assign(V.alone, code("{} < {}", V.rows, first)),
         ]
-        if sheet.lines:
-            lines += ["rows_deep = rows[None, :, :]", "live_deep = live[None, :, :]"]
-            lines += [line for _, line in sheet.lines.values()]
-        sheet.frame = sheet.whole
+        for period, count in sorted(units.items(), key=lambda item: item[0] < 0):
+            own = expr(C.share) if period > 0 else code("{} // {}", C.share, each)
+            name = Name(f"{'unit' if period > 0 else 'own'}_{abs(period)}")
+            made.append(assign(name, code("{} * {}", own, count)))
+        made += b.ranges()
+        if b.deep_ranges:
+            made.append(assign(C.rows_deep, code("{}[None, :, :]", V.rows)))
+            made.append(assign(C.live_deep, code("{}[None, :, :]", V.live)))
+            made += b.deep_ranges.values()
+        b.frame = b.whole
         return [
-            *lines,
-            *ragged.steps(sheet),
-            begin(sheet),
-            "patience = tl.full([], PATIENCE, tl.int32)",
-            "trust = tl.full([], 0.0, ACC)",
+            *made,
+            *ragged.steps(b),
+            begin(b),
+            assign(C.patience, code("tl.full([], {}, tl.int32)", PATIENCE)),
+            assign(C.trust, code("tl.full([], 0.0, ACC)")),
         ]

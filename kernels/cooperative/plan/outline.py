@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from ...analysis.block_axis import heavy, padded_length, wide
 from ...analysis.layout import Layout
 from ...ir.program import LoopProgram, Op, Unsupported
-from ..codegen.exchange import Exchange
-from ..codegen.matmul import Tiling, cut
+from .exchange import Exchange
 from .phases import Phases, phases
 from .sharding import LEAST, ShardedProgram, shard
+from .tiling import Tiling, cut
 
 
 @dataclass(frozen=True)

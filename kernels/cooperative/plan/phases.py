@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...analysis.block_axis import PIECE, wide
 from ...ir.program import LoopState, Op
-from ..codegen.exchange import EARLY, SLOTS, Exchange
+from .exchange import EARLY, SLOTS, Exchange
 from .sharding import ShardedProgram
 
 

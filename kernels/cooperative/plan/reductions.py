@@ -13,8 +13,8 @@ import numpy as np
 
 from ...analysis.block_axis import padded_length
 from ...ir.program import Op, Tensor, Unsupported
-from ..codegen.exchange import Exchange
 from .early_sums import deviation, last, terms
+from .exchange import Exchange
 from .row_owners import OWN, WHOLE
 
 if TYPE_CHECKING:

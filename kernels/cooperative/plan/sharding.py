@@ -18,9 +18,9 @@ import numpy as np
 from ...analysis.block_axis import wide
 from ...analysis.matmul_form import WeightMatmul
 from ...ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
-from ..codegen.exchange import Exchange
 from . import split_products
 from .early_sums import last, waits
+from .exchange import Exchange
 from .granularity import broadcasts, dot_of, granularities, loose, plainer, widest
 from .reductions import Sums
 from .row_owners import OWN, WHOLE

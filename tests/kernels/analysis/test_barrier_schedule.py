@@ -1,9 +1,11 @@
-"""The order of a shared step's lines: nothing crosses a barrier, and loads run ahead."""
+"""The order of a cooperative kernel's step: nothing crosses a barrier, and loads run ahead."""
 
 from __future__ import annotations
 
-from graphnn.kernels.analysis.barrier_schedule import fenced
-from graphnn.kernels.codegen.loop_builder import Line
+from graphnn.kernels.analysis.barrier_schedule import scheduled
+from graphnn.kernels.ir.expression import Effect, Name
+from graphnn.kernels.ir.statement import Statement, assign
+from tests.kernels.statements import sizes, statement
 
 PIECES = [
     line
@@ -14,11 +16,19 @@ PIECES = [
         f"tl.store(out + {k}, a_{k})",
     )
 ]
-SIZES = {**{f"k_{k}": 8 for k in range(4)}, **{f"a_{k}": 16 for k in range(4)}}
+SIZES = sizes({**{f"k_{k}": 8 for k in range(4)}, **{f"a_{k}": 16 for k in range(4)}})
 
 
 def order(*lines: str) -> list[str]:
-    return [line.text for line in fenced([Line(text) for text in lines], [], SIZES)]
+    return [found.text for found in scheduled([made(x) for x in lines], [], SIZES, Name)]
+
+
+def made(text: str) -> Statement:
+    """A statement; `trust` is checked at a barrier."""
+    found = statement(text)
+    if not text.startswith("trust = "):
+        return found
+    return assign(found.targets, found.value, effect=Effect.CHECK)
 
 
 def test_a_piece_is_used_up_before_the_next_but_loads_are_under_way() -> None:

@@ -1,6 +1,23 @@
 """Which lines of a kernel are needed and in which order, and how wide its tiles are together."""
 
-from graphnn.kernels.analysis.liveness import given, needed, sunk, widths, words
+from __future__ import annotations
+
+from graphnn.kernels.analysis import liveness
+from tests.kernels.statements import sizes, statement, statements
+
+
+def needed(lines: list[str]) -> set[int]:
+    made = statements(lines)
+    return {made.index(s) for s in liveness.needed(made)}
+
+
+def sunk(lines: list[str]) -> list[int]:
+    made = statements(lines)
+    return [made.index(s) for s in liveness.sunk(made)]
+
+
+def widths(before: list[str], step: list[str], of: dict[str, int]) -> tuple[int, ...]:
+    return liveness.widths(statements(before), statements(step), sizes(of))
 
 
 def test_lines_that_lead_to_no_store_are_not_needed() -> None:
@@ -54,6 +71,10 @@ def test_what_a_line_assigns() -> None:
     assert given("tl.store(a, b, mask=c)") == given("a == b") == []
 
 
+def given(line: str) -> list[str]:
+    return [name.text for name in statement(line).targets]
+
+
 def test_a_line_is_needed_if_any_of_what_it_assigns_is() -> None:
     lines = ["x = tl.load(p)", "a, b = halves(x)", "c, d = halves(a)", "tl.store(q, b)"]
     assert needed(lines) == {0, 1, 3}
@@ -75,5 +96,6 @@ def test_a_product_that_comes_apart_is_alive_together_with_its_parts() -> None:
 
 
 def test_functions_and_methods_are_no_variables() -> None:
-    assert words("line = tl.where(a, tile.to(ACC), 0.5)") == ["line", "tl", "a", "tile", "ACC"]
+    found = statement("line = tl.where(a, tile.to(ACC), 0.5)")
+    assert [name.text for name in found.names] == ["line", "a", "tile", "ACC"]
     assert needed(["where = 1", "tl.store(p, tl.where(a, b, c))"]) == {1}

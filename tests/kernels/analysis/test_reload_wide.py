@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from graphnn.kernels.analysis import reload_wide
-from graphnn.kernels.codegen.loop_builder import Line
+from graphnn.kernels.ir.expression import Name
+from graphnn.kernels.ir.symbols import NameTable
+from tests.kernels.statements import sizes, statements
 
-SIZES = {"kept": 8, "wide": 16, "narrow": 1}
+SIZES = sizes({"kept": 8, "wide": 16, "narrow": 1})
 LINES = [
     "kept = tl.load(p + t)",
     "wide = kept.to(ACC)",
@@ -25,8 +27,10 @@ def nearer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(texts: list[str], used: set[str] | None = None) -> list[str]:
-    found = reload_wide.reloaded([Line(text) for text in texts], used or set(), SIZES)
-    return [line.text for line in found]
+    made, held = statements(texts), {Name(name) for name in used or ()}
+    names = NameTable(name.text for s in made for name in s.names)
+    found = reload_wide.reloaded(made, held, SIZES, lambda wanted: Name(names.fresh(wanted)))
+    return [s.text for s in found]
 
 
 def test_a_wide_value_is_loaded_again_and_what_is_near_uses_that() -> None:

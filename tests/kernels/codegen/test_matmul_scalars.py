@@ -12,6 +12,7 @@ import torch
 import graphnn as gn
 from graphnn.kernels.codegen.matmul_scalars import Singles
 from graphnn.kernels.codegen.persistent import emit
+from graphnn.kernels.ir.expression import Name
 from graphnn.nn import NTM
 from graphnn.tools.resources import Layer, kernels
 
@@ -23,7 +24,7 @@ from graphnn.tools.resources import Layer, kernels
 def test_where_the_numbers_of_a_tile_lie(starts: tuple[int, ...]) -> None:
     span = Singles(starts[0], len(starts), 16, starts)
     names: dict[str, Any] = {"tl": SimpleNamespace(where=np.where), "cols": np.arange(16)}
-    places = eval(span.places("cols"), names)
+    places = eval(span.places(Name("cols")).text, names)
     assert (starts[0] + places[: len(starts)]).tolist() == list(starts)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
-from graphnn.kernels.cooperative.codegen.matmul import Tiling
+from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
-from graphnn.kernels.cooperative.codegen.matmul import Tiling
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.cooperative.plan.phases import levels
 from graphnn.kernels.cooperative.plan.retime import barriers, put_off, retimed
+from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.kernels.cooperative.test_sharding import program

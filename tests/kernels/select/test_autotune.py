@@ -88,7 +88,7 @@ def test_candidates_are_foretold_not_compiled(resident, monkeypatch):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
     able = launch_candidates(phase, replace(JUDGED, warps=4), target, 64)
-    assert not phase.multiplies and able[0].rows == 1 and all(x.rows < 16 for x in able)
+    assert not phase.uses_matmul and able[0].rows == 1 and all(x.rows < 16 for x in able)
     found: list[Resources] = []
     for x in able[:2]:
         judged = loop_case(phase, "bf16", x.rows, x.warps).judge(target)

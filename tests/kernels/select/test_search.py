@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
-from graphnn.kernels.cooperative.codegen.matmul import Tiling
 from graphnn.kernels.cooperative.plan.outline import outline, resources
+from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, serious_faults
