@@ -221,7 +221,12 @@ def column(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
         part, at = divmod(start, tensor.units)
         start, parts = part * tensor.period + at, [Name(tensor.place)]
     start += tensor.first if isinstance(tensor, Part) else 0
-    return total([start, *parts, *[b.cols(span.width)] * (span.width > 1)])
+    return total([start, *parts, *columns(b, span)])
+
+
+def columns(b: PersistentBuilder, span: Span) -> list[Name]:
+    """The numbers of a tile's columns, if it has several."""
+    return [b.cols(span.width)] if span.width > 1 else []
 
 
 def _address(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None) -> Expr:

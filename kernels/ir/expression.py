@@ -145,7 +145,8 @@ def expr(value: Code) -> Expr:
     """Anything that an expression can be made of, as an expression."""
     if isinstance(value, Expr):
         return value
-    return Expr((value,) if isinstance(value, Name) else (str(value),))
+    part = value if isinstance(value, Name) else str(value)
+    return Expr((part,) if part else ())
 
 
 def join(separator: str, values: Iterable[Code]) -> Expr:

@@ -82,7 +82,7 @@ def joined(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> N
     """All elements of a sharded value."""
     tiles = []
     for span, name in b.named(op):
-        column = total([span.start, *[b.cols(span.width)] * (span.width > 1)])
+        column = total([span.start, *loads.columns(b, span)])
         mask = both([V.live, *loads.beyond(b, span)])
         b.add(op, name, _checked(received(exchange, pointer, column, mask).to("ACC")))
         tiles.append(b.tile(span, name, span.width, True))

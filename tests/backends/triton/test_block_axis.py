@@ -214,12 +214,12 @@ def test_two_of_them_are_two_launches() -> None:
     net, x = shuffled(Both()), doubles(2, 3, 3)
     skips = [INTERPRET.skip("resident")]
     (model,) = compare(net, {"x": x}, backend="interpret", skips=skips)
-    assert "one program a row" in model.source() and regimes(model) == {"resident"}
+    assert "one program per row" in model.source() and regimes(model) == {"resident"}
     assert all(k.source.loops == 1 for k in launchers(model))
 
 
 def test_the_source_says_what_lies_where() -> None:
     model = gn.compile(shuffled(Machine()), backend="interpret", skip=("fit",))
     text = model.source()
-    assert "one program a row, all of slot in it" in text
+    assert "one program per row, all of slot in it" in text
     assert re.search(r"axis_softmax\w* = softmax\(\w+, across, there, n_slot, 1\)", text)

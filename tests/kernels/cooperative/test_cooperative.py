@@ -143,7 +143,7 @@ def test_single_numbers_beside_others_are_of_one_product() -> None:
 
 def test_the_text_names_blocks_barriers_and_the_users_nodes() -> None:
     text = emit_cooperative(program("gru"), Tiling(16)).text
-    assert "a loop over time, 3 blocks a tile of rows" in text.splitlines()[0]
+    assert "a loop over time, 3 blocks per tile of rows" in text.splitlines()[0]
     assert text.count("= wait(arrived") == 2 and text.count("\n        arrive(arrived)") == 2
     assert "# for all blocks: layer.h" in text.replace("module.h", "layer.h")
 

@@ -4,7 +4,6 @@ import ast
 
 import pytest
 
-from graphnn.kernels.analysis.liveness import renamed, words
 from graphnn.kernels.ir.symbols import NameTable, entry, quoted, remark, visible
 
 TEXTS = [
@@ -75,11 +74,3 @@ def test_functions_are_named_in_ascii() -> None:
     assert [entry(n, ("main",)) for n in ("Größe", "名前", "main", "def")] == [
         "Groe", "v", "main_2", "v_def",
     ]  # fmt: skip
-
-
-def test_arguments_of_calls_are_no_variables() -> None:
-    line = 'mask = tl.load(h_ptr + (é), mask=mask & (mask == 1), other=float("-inf")).to(mask)'
-    assert "é" in words(line) and "other" not in words(line) and words(line).count("mask") == 4
-    assert renamed(line, "mask", "m") == (
-        'm = tl.load(h_ptr + (é), mask=m & (m == 1), other=float("-inf")).to(m)'
-    )
