@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   graphnn demo                        train four networks on C source, explain and time them
   graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
   graphnn explain cells.py:MyNet --measure --size time=100    and what each part takes
+  graphnn explain cells.py:MyNet --after hoist           the graph after that pass
   graphnn source cells.py:model       the code generated for it, forward and backward
   graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
   graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops

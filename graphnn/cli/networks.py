@@ -8,7 +8,9 @@ from typing import Any
 
 from graphnn.cli.load import Refused, add, load, positive, size, steps
 from graphnn.errors import PictureError
+from graphnn.planner.pipeline import PASSES
 from graphnn.runtime.call.options import BACKENDS
+from graphnn.runtime.model import Compiled
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 FLOAT32 = ("ieee", "tf32x3", "tf32")
@@ -27,6 +29,8 @@ def add_all(commands: Any, examples: str) -> None:
         if name == "explain":
             text = "time each part on made-up inputs, beside what the cost model expects"
             command.add_argument("--measure", action="store_true", help=text)
+            text = "print the graph after a pass instead, such as hoist or 'loop h: extract'"
+            command.add_argument("--after", metavar="PASS", help=text)
             _add_size(command)
     _add_draw(commands, examples)
     _add_report(commands, examples)
@@ -74,12 +78,26 @@ def _add_draw(commands: Any, examples: str) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     model = load(args.what, args.backend)
+    if args.after is not None:
+        print(_after(model, args.after))
+        return
     if not args.measure:
         print(model.explain())
         return
     from graphnn.tools.example_inputs import made_up
 
     print(model.explain(measure=made_up(model, dict(args.size or []))))
+
+
+def _after(model: Compiled, wanted: str) -> str:
+    """The graph after each pass of this name, or with this word of `skip`. Raises Refused."""
+    found = model.passes()
+    named = {p.skip: p.name for p in PASSES}.get(wanted, wanted)
+    shown = [(name, ir) for name, ir in found if named in (name, name.rpartition(": ")[2])]
+    if not shown:
+        names = ", ".join(dict.fromkeys(name for name, _ in found))
+        raise Refused(f"no pass '{wanted}' runs for this network; these do: {names}")
+    return "\n\n".join(f"after {name}: {ir}" for name, ir in shown)
 
 
 def _source(args: argparse.Namespace) -> None:

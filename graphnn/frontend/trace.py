@@ -44,6 +44,7 @@ class Trace:
     feedback: tuple[Feedback, ...] = ()
     watch: Any = None
     number: int = field(default_factory=lambda: next(_numbers))
+    unchecked: IR | None = None  # the graph as it was traced, once `ir` is checked
     default: torch.dtype = field(default_factory=torch.get_default_dtype)
 
     def holds(self) -> bool:

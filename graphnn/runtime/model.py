@@ -307,6 +307,27 @@ class Compiled(nn.Module):
         """The programs generated so far, one per kind of call, in order."""
         return tuple(dict.fromkeys(self._network.programs.values()))
 
+    def passes(
+        self,
+        over: str | None = None,
+        *,
+        lengths: Sequence[str] = (),
+        device: str | None = None,
+        **variant: Any,
+    ) -> list[tuple[str, IR]]:
+        """The graph after each pass, in order, as pairs of the pass's name and the graph.
+
+        The name of a pass on a part has that part in front: "loop h, backward: simplify" is a pass
+        on the derived backward of the loop of h. With `over`, the passes that make the graph of one
+        step along that axis follow: see `step`. The other arguments are those of `plan_for`. The
+        model is planned and its code generated once more; what was generated before stays.
+
+            for name, ir in model.passes():
+                print(f"after {name}: {ir}")
+        """
+        found = self._network.passes(self._variant(lengths, device, variant))
+        return found + (self._streaming.passes(over) if over is not None else [])
+
     def _variant(self, lengths: Sequence[str], device: str | None, rest: dict[str, Any]) -> Variant:
         """The variant of a kind of call."""
         target = self._network.target if device is None else Target(device)

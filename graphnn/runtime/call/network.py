@@ -22,6 +22,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.planner.boundary.states import FINAL, RECORD
 from graphnn.planner.core.regions import carried
 from graphnn.planner.loops.choose import Target
+from graphnn.planner.observe import Recorded, recording
 from graphnn.planner.pipeline import Plan, Variant, checked, plan, requested
 from graphnn.runtime.call import registry
 from graphnn.runtime.call.options import Options
@@ -94,7 +95,7 @@ class Network:
         found = next((t for t in reversed(self.traces) if t.holds()), None)
         if found is None:
             found = trace(self.source, self.moved)
-            found.ir = checked(found.ir)
+            found.unchecked, found.ir = found.ir, checked(found.ir)
         others = [t for t in self.traces if t is not found]
         for gone in others[: len(others) + 1 - MOST_TRACES]:
             self.plans = {k: v for k, v in self.plans.items() if k[0] != gone.number}
@@ -114,25 +115,40 @@ class Network:
         """The plan of a variant."""
         key = (self.current().number, variant)
         if key not in self.plans:
-            ir, passes = self.ir, self.options.passes_for(variant.target)
-            self.plans[key] = plan(ir, variant, carried(ir), passes)
+            self.plans[key] = self._planned(self.ir, variant)
         return self.plans[key]
+
+    def _planned(self, ir: IR, variant: Variant) -> Plan:
+        return plan(ir, variant, carried(ir), self.options.passes_for(variant.target))
 
     @unwatched
     def program(self, variant: Variant, number: int | None = None) -> Program:
         """The generated program of a variant, for the trace of a number (default: the current)."""
         key = (self.current().number if number is None else number, variant)
         if key not in self.programs:
-            planned = self.plan(variant)
-            self.programs[key] = torch_backend.build(
-                planned.ir,
-                planned.order,
-                planned.passes,
-                self.options.recompute,
-                self.options.lowering(variant.target),
-                variant.target.device == "cpu",
-            )
+            self.programs[key] = self._generated(self.plan(variant), variant)
         return self.programs[key]
+
+    def _generated(self, planned: Plan, variant: Variant) -> Program:
+        return torch_backend.build(
+            planned.ir,
+            planned.order,
+            planned.passes,
+            self.options.recompute,
+            self.options.lowering(variant.target),
+            variant.target.device == "cpu",
+        )
+
+    @unwatched
+    def passes(self, variant: Variant) -> Recorded:
+        """The graph after each pass of a variant, which is planned and generated again for it."""
+        traced = self.current()
+        with recording() as found:
+            ir = checked(traced.ir if traced.unchecked is None else traced.unchecked)
+            planned = self._planned(ir, variant)
+            if self.options.backend != "reference":
+                self._generated(planned, variant)
+        return found
 
     def part(self, ir: IR) -> Network:
         """A network of another graph on the same parameters and constants."""

@@ -14,6 +14,7 @@ from graphnn.ir.graph import BATCH, IR
 from graphnn.planner.boundary.invariants import InvariantSplit
 from graphnn.planner.boundary.step_graph import Cache, copies
 from graphnn.planner.contexts import StepContext
+from graphnn.planner.observe import Recorded, recording
 from graphnn.planner.pipeline import Stage, run
 from graphnn.runtime.call import read
 from graphnn.runtime.call.network import Network
@@ -109,6 +110,12 @@ class Streaming:
         given = {**inputs, **{k: constant[k] for k in names}}
         y, varying = _advance(found.steps, varying, {**ragged, **(lengths or {})}, given, device)
         return y, {**varying, **constant}
+
+    def passes(self, over: str) -> Recorded:
+        """The graph after each pass that splits off one step along an axis."""
+        with recording() as found:
+            Streaming(self.network)._split(over)
+        return found
 
     def parts(self, axis: str) -> tuple[Network | None, Network]:
         """The network of what does not vary over an axis, if anything, and that of the rest.
