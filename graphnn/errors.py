@@ -1,8 +1,8 @@
-"""Every error graphnn raises: one class a cause, one shape of message.
+"""Every error that graphnn raises: one class per cause, one layout for all messages.
 
-A message says what is wrong, at which node and line of the user's file, what was given, what was
-wanted, and how to mend it. `GraphError` is raised while a graph is built, planned or compiled;
-`CallError` when a compiled model is called.
+A message has up to five parts: the problem; the node and the line of the user's file; what was
+given; what was expected; and a fix. `GraphError` is raised while a graph is built, planned or
+compiled, `CallError` if a call of a compiled model is wrong.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ def closest(name: object, known: Iterable[str]) -> str | None:
 
 
 class GraphnnError(Exception):
-    """Base of all graphnn errors.
+    """Base of all errors of graphnn.
 
-    The parts stay readable as attributes: `node`, `site`, `got`, `wanted`, `fix`.
+    The parts of the message are attributes: `problem`, `node`, `site`, `got`, `wanted`, `fix`.
+
+    >>> g = gn.Graph("net")
+    >>> x = g.input("x", (3,), over="time")
+    >>> try:
+    ...     g.input("x")
+    ... except gn.errors.GraphError as error:
+    ...     print(error.problem, "|", error.fix)
+    the name 'x' is used twice | choose another name
     """
 
     def __init__(
@@ -42,35 +50,35 @@ class GraphnnError(Exception):
         super().__init__(self._text())
 
     def _text(self) -> str:
-        where = " ".join(
+        location = " ".join(
             part
             for part in (f"node '{self.node}'" if self.node else "", str(self.site or ""))
             if part
         )
-        rows = {"at": where, "got": self.got, "wanted": self.wanted, "fix": self.fix}
+        rows = {"at": location, "got": self.got, "wanted": self.wanted, "fix": self.fix}
         lines = [self.problem]
         lines += [f"  {key + ':':8}{text}" for key, text in rows.items() if text not in (None, "")]
         return "\n".join(lines)
 
 
 class GraphError(GraphnnError):
-    """Something is wrong with the graph itself."""
+    """The graph itself is wrong."""
 
 
 class CycleError(GraphError):
-    """Values depend on each other at the same position: a cycle without a delay."""
+    """Values depend on each other at the same position: there is a cycle without a delay."""
 
 
 class NonCausalError(GraphError):
-    """A loop needs, at one position, its own values at all positions of the axis."""
+    """A position of a loop depends on the loop's own values at all positions of the axis."""
 
 
 class UnclosedStateError(GraphError):
-    """A state was declared and `.next` never assigned."""
+    """A state was declared, but its `.next` was never assigned."""
 
 
 class StateClosedTwiceError(GraphError):
-    """`.next` of a state was assigned a second time."""
+    """The `.next` of a state was assigned twice."""
 
 
 class DirectionError(GraphError):
@@ -78,83 +86,83 @@ class DirectionError(GraphError):
 
 
 class ShapeError(GraphError):
-    """Shapes (of one example at one position) do not agree."""
+    """Shapes do not match. They are those of one example at one position."""
 
 
 class DtypeError(GraphError):
-    """A dtype that the operation or the state cannot take."""
+    """An operation or a state does not support a dtype."""
 
 
 class AxisError(GraphError):
-    """An axis that does not exist, or that a value does not vary over."""
+    """An axis does not exist, or a value does not vary over it."""
 
 
 class NameTakenError(GraphError):
-    """A name used twice, or reserved."""
+    """A name is reserved or already in use."""
 
 
 class ForeignValueError(GraphError):
-    """A value of one graph used in another."""
+    """A value of one graph is used in another."""
 
 
 class UnsupportedError(GraphError):
-    """Something a symbolic value cannot do, such as deciding an `if` or being changed in place."""
+    """A symbolic value cannot do this, for example decide an `if`."""
 
 
 class BackendError(GraphError):
-    """A backend or regime that does not exist or cannot run this graph."""
+    """A backend or a pass does not exist, or cannot run this graph."""
 
 
 class PictureError(GraphError):
-    """A picture or plot that cannot be made or saved as asked."""
+    """A picture or plot cannot be made or saved as requested."""
 
 
 class DeviceError(GraphnnError):
-    """Constants of a device, or amounts of work, that make no sense."""
+    """The constants of a device, or amounts of work, are invalid."""
 
 
 class TimingError(GraphnnError):
-    """Timings that cannot be made, read or compared as asked."""
+    """Timings cannot be made, read or compared as requested."""
 
 
 class CallError(GraphnnError):
-    """A compiled model was called with something it cannot take."""
+    """A compiled model was called with invalid arguments."""
 
 
 class MissingInputError(CallError):
-    """An input of the graph was not given."""
+    """An input of the graph is missing."""
 
 
 class UnknownInputError(CallError):
-    """A keyword that is no input of the graph."""
+    """An argument is not an input of the graph."""
 
 
 class InputShapeError(CallError):
-    """A tensor whose rank or sizes do not fit the declared input."""
+    """The rank or the sizes of a tensor do not match the declared input."""
 
 
 class InputDtypeError(CallError):
-    """A tensor of another dtype than the declared input's."""
+    """The dtype of a tensor does not match the declared input."""
 
 
 class InputLayoutError(CallError):
-    """A tensor that is sparse, nested or quantized, where a dense one is taken."""
+    """A tensor is sparse, nested or quantized instead of dense."""
 
 
 class InputDeviceError(CallError):
-    """A tensor on another device than the model's parameters."""
+    """A tensor is not on the device of the model's parameters."""
 
 
 class FunctionError(CallError):
-    """A function of torch that the graph calls failed on what it was given."""
+    """A torch function that the graph calls failed on its arguments."""
 
 
 class LengthsError(CallError):
-    """`lengths` of the wrong kind, shape or range, or for an axis the graph does not have."""
+    """`lengths` have the wrong type, shape or range, or name an unknown axis."""
 
 
 class StateError(CallError):
-    """A `state` that does not fit the model's."""
+    """A `state` does not match the states of the model."""
 
 
 class StepError(CallError):
@@ -162,12 +170,12 @@ class StepError(CallError):
 
 
 class GenerateError(CallError):
-    """A graph that cannot generate, or arguments of `generate` that make no sense."""
+    """A graph cannot generate, or the arguments of `generate` are invalid."""
 
 
 class TransformError(CallError):
-    """A transform of torch (vmap, forward mode, tracing) meets something that has none."""
+    """An operation does not support a torch transform (vmap, forward mode, tracing)."""
 
 
 class DoubleBackwardError(CallError):
-    """A second derivative was asked of a loop that only has a first one."""
+    """A second derivative of a loop was requested, which has only a first one."""

@@ -1,7 +1,7 @@
-"""Which primitives a torch function is: the entry of every torch call on a symbolic value.
+"""Every torch call on a symbolic value comes here and becomes primitives of the graph.
 
-`call` finds the function's decomposition by name, or keeps it as an opaque node that torch itself
-runs. Decompositions live in `torch_math`, `torch_sums` and `torch_shapes`, one small function each.
+`call` finds the function's decomposition by name, or keeps the call as an opaque node that torch
+runs. The decompositions are in `ops.torch`, one small function each.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from graphnn.errors import UnsupportedError
-from graphnn.frontend.mistakes import worded
+from graphnn.frontend.mistakes import explain_errors
 from graphnn.frontend.value import Value
 from graphnn.ir.source_location import user_site
 from graphnn.ops.builder import Expr, Number, make, number
-from graphnn.ops.torch import (  # noqa: F401  they fill the register
+from graphnn.ops.torch import (  # noqa: F401  they fill HANDLERS
     cells,
     indexing,
     math,
@@ -35,7 +35,7 @@ HOMES = (torch, torch.Tensor, F, torch.special, torch._C._VariableFunctions, tor
 
 
 def _collect(register: dict[str, Any]) -> dict[Any, Any]:
-    """Every public spelling of each registered function: torch.tanh, Tensor.tanh, F.tanh …"""
+    """Each registered function under all its public names: torch.tanh, Tensor.tanh, F.tanh …"""
     found: dict[Any, Any] = {}
     for name, handler in register.items():
         for home in HOMES:
@@ -48,15 +48,15 @@ def _collect(register: dict[str, Any]) -> dict[Any, Any]:
 TABLE = _collect(HANDLERS)
 GUARDED = _collect(GUARDS)
 UNJUDGED = set(_collect(dict.fromkeys(OWN_JUDGES, True)))
-# functions that give memory to be filled
-FRESH = frozenset(("empty_like", "new_empty", "new", "new_tensor"))
+# functions that return uninitialised memory
+UNINITIALISED = frozenset(("empty_like", "new_empty", "new", "new_tensor"))
 
 
 def call(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
-    """Add to `graph` what `function(*args, **kwargs)` computes; returns values."""
+    """Add the nodes of `function(*args, **kwargs)` to `graph`; returns values."""
     name = getattr(function, "__name__", str(function))
     site = user_site()
-    if name in FRESH:
+    if name in UNINITIALISED:
         return _empty(graph, function, args, kwargs)
     if graph.context.autocast:
         refuse_autocast(name)
@@ -67,27 +67,27 @@ def call(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
     try:
         args, kwargs = tree_map(lambda x: _enter(graph, x), (args, kwargs))
         entered = [x.id for x in tree_leaves((args, kwargs)) if isinstance(x, Expr)]
-        random.meet(graph, entered)
+        random.bind_to_each_other(graph, entered)
         since = graph.ir.counter
         if function in GUARDED:
             GUARDED[function](*args, **kwargs)
-        with worded(name, graph.ir.here, (args, kwargs)):
+        with explain_errors(name, graph.ir.here, (args, kwargs)):
             result = NotImplemented
-            if name in random.DRAWN:
-                result = random.DRAWN[name](graph, *args, **kwargs)
+            if name in random.RANDOM:
+                result = random.RANDOM[name](graph, *args, **kwargs)
             if result is NotImplemented:
                 result = _primitives(graph, function, args, kwargs)
         if graph.context.detached:
             first = next(iter(args), None)
             result = tree_map(lambda x: _detached(x, first, name, kwargs), result)
-        random.spread(graph, since)
+        random.mark_unbound(graph, since)
     finally:
         graph.ir.here = before
     return tree_map(lambda x: _leave(graph, x), result)
 
 
 def _primitives(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
-    """The primitives that a call is made of, or the call as it stands."""
+    """The primitives of a call, or the call as one opaque node."""
     handler = TABLE.get(function)
     if handler is not None and function in UNJUDGED:
         result = handler(*args, **kwargs)
@@ -97,7 +97,7 @@ def _primitives(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
         expected = verdict(function, args, kwargs, graph.ir.here)
     except Exception:
         if handler is not None:
-            handler(*args, **kwargs)  # it may have better words for what torch refuses
+            handler(*args, **kwargs)  # its error may explain more than torch's
         raise
     if isinstance(expected, (*get_args(Number), torch.dtype, torch.Size)):
         return expected
@@ -112,13 +112,13 @@ def _primitives(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
 def _detached(x: Any, operand: Any, name: str, kwargs: Any) -> Any:
     if not isinstance(x, Expr) or not (x.dtype.is_floating_point or x.dtype.is_complex):
         return x
-    if isinstance(operand, Expr) and inplace.given_back(name, x, operand, kwargs):
+    if isinstance(operand, Expr) and inplace.returns_operand(name, x, operand, kwargs):
         return x
     return make("detach", x)
 
 
 def _empty(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
-    """Memory in the shape of a value, for what is written to it."""
+    """Uninitialised memory in the shape of a value, which the graph writes to later."""
 
     def like(x: Any) -> Any:
         return torch.empty(x.shape, dtype=x.dtype) if isinstance(x, Value) else x
@@ -131,11 +131,11 @@ def _empty(graph: GraphLike, function: Any, args: Any, kwargs: Any) -> Any:
 def refuse_autocast(name: str) -> None:
     """Raise the error of autocast turned on within a graph."""
     raise UnsupportedError(
-        "autocast within a graph is not honoured",
+        "autocast within a graph has no effect",
         site=user_site(),
-        got=f"{name} under torch.autocast, entered in graph()",
-        wanted="the dtypes that the graph itself says, or autocast around the call",
-        fix="cast there (x.to(torch.bfloat16)), or call the model under torch.autocast",
+        got=f"{name} under torch.autocast, entered in graph(self, g)",
+        wanted="explicit dtypes in the graph, or autocast around the call of the model",
+        fix="cast in the graph (x.to(torch.bfloat16)), or call the model under torch.autocast",
     )
 
 
@@ -158,11 +158,11 @@ def _leave(graph: GraphLike, x: Any) -> Any:
 
 
 def refuse_gradients(name: str) -> None:
-    """Raise the error of a gradient asked for within a graph."""
+    """Raise the error of a gradient that is requested within a graph."""
     raise UnsupportedError(
         f"torch.autograd.{name} cannot be called within a graph",
         site=user_site(),
         got=f"torch.autograd.{name} of symbolic values",
-        wanted="a formula: the derivative written out",
-        fix="write the derivative as operations, or differentiate what the compiled model returns",
+        wanted="the derivative as a formula",
+        fix="write the derivative as operations, or differentiate the result of the compiled model",
     )

@@ -1,4 +1,4 @@
-"""What is fed back when a model generates: see `g.feedback`."""
+"""The feedback from an output to an input when a model generates: see `g.feedback`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHOICES = ("argmax", "sample")
 
 @dataclass(frozen=True)
 class Feedback:
-    """When generating, the next `input` is chosen from `output` as `choose` says."""
+    """When a model generates, the next `input` is chosen from `output` by `choose`."""
 
     input: str
     output: str
@@ -24,7 +24,7 @@ class Feedback:
 
 
 def fed_back(graph: GraphLike, input: Value | str, output: Value | str, choose: str) -> Feedback:
-    """The feedback of an output to an input of a graph. Raises GraphError if they do not fit."""
+    """The feedback of an output to an input. Raises GraphError if they do not match."""
     given = input if isinstance(input, str) else graph.value(input).node.attrs.get("key", "")
     named = {i: name for name, i in graph.ir.outputs.items()}
     out = output if isinstance(output, str) else named.get(graph.value(output).id, "")
@@ -39,8 +39,8 @@ def fed_back(graph: GraphLike, input: Value | str, output: Value | str, choose: 
             "this output cannot be fed back to this input",
             site=user_site(),
             got=f"input {given or input!r}, output {out or output!r}, choose={choose!r}",
-            wanted="an int64 input of shape () over one axis, an output (vocabulary,) over it, "
-            f"choose among {', '.join(CHOICES)}",
-            fix="declare g.input(name, (), over=axis, dtype=torch.int64) and g.output first",
+            wanted="an int64 input of shape () over one axis, an output of shape (vocabulary,) "
+            f"over it, and choose among {', '.join(CHOICES)}",
+            fix="declare g.input(name, (), over=axis, dtype=torch.int64) and g.output(…) first",
         )
     return Feedback(given, out, choose)

@@ -1,7 +1,7 @@
-"""What a user draws on: a graph with inputs, states, modules and outputs.
+"""`Graph`: a network with its inputs, states, modules and outputs, as the user declares it.
 
-A graph is the mathematics of one example at one position. Batch is implied; every other axis has a
-name; a loop is closed by assigning `state.next`.
+A graph describes one example at one position. The batch is implied, every other axis has a name,
+and assigning `state.next` closes a loop.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from graphnn.errors import AxisError, NameTakenError, UnsupportedError
 from graphnn.frontend.dispatch import call
 from graphnn.frontend.feedback import Feedback, fed_back
-from graphnn.frontend.initial_states import starts
-from graphnn.frontend.mistakes import value_of
+from graphnn.frontend.initial_states import initial_values
+from graphnn.frontend.mistakes import how_to_convert
 from graphnn.frontend.names import MAY_NAME, Names, foreign, may_name
 from graphnn.frontend.value import State, Value
 from graphnn.ir.dtypes import floating
@@ -32,20 +32,30 @@ from graphnn.tracing.effects import aliases, captured, inplace
 from graphnn.tracing.effects import random as noise
 from graphnn.tracing.effects.context import Context
 from graphnn.tracing.effects.current_graph import current_graph, set_current, tracing_into
-from graphnn.tracing.guards import Watch, paused
-from graphnn.tracing.tracer import QUERIES, Tracer, asked, name_of
+from graphnn.tracing.guards import Guards, unguarded
+from graphnn.tracing.tracer import QUERIES, Tracer, name_of, query
 
 
 class Graph(Names):
-    """A network being declared.
+    """A network that is being declared.
 
-    `name` appears in plans and errors. `module` owns the parameters; without one the graph makes
-    its own, filled by `g.module` and `g.parameter`.
+    `name` appears in plans and errors. `module` owns the parameters; without one, the graph makes
+    its own, to which `g.module` and `g.parameter` add.
+
+    >>> g = gn.Graph("elman")
+    >>> x, z = g.input("x", (3,), over="time"), g.state("z", (2,))
+    >>> cell = g.module("cell", nn.Linear(5, 2))
+    >>> z.next = torch.tanh(cell(torch.cat([x, z])))
+    >>> y = g.output("y", z.next)
+    >>> g
+    Graph('elman', 9 nodes, outputs ['y'])
+    >>> gn.compile(g)(torch.zeros(4, 6, 3)).shape
+    torch.Size([4, 6, 2])
     """
 
     @staticmethod
     def current() -> Graph | None:
-        """The graph made last in this thread: the one that `gn.index` and the like belong to."""
+        """The graph made last in this thread, in which `gn.index` and `gn.length` add nodes."""
         latest = current_graph()
         return latest if isinstance(latest, Graph) else None
 
@@ -59,35 +69,37 @@ class Graph(Names):
         self.owner = module if module is not None else nn.Module()
         self.constants: dict[int, torch.Tensor] = {}
         self.feedbacks: list[Feedback] = []
-        # the names of the parameters and buffers that the graph owns, by their identity
+        # the names of the owner's parameters and buffers, by their identity
         self.known: dict[int, str] = {}
-        # tensors made while drawing that were written to, as the values they are since
+        # the values that tensors made during the trace became when they were written to
         self.written: dict[int, Value] = {}
         self.keep_alive: list[torch.Tensor] = []
-        # noise that has no axes yet: see `tracing.noise`
+        # random values without axes yet: see `tracing.effects.random`
         self.unbound: set[int] = set()
-        # the nodes of tensors made while drawing
+        # the nodes of tensors made during the trace
         self.made_nodes: set[int] = set()
         self.tracer: Tracer | None = None
-        self.watch: Any = Watch(nn.Module())
+        self.guards = Guards(nn.Module())
         self.context = Context(bare=not self.owner_is_users)
         self._taken: set[str] = set()
         self.sources: dict[Any, int] = {}
-        self._lengths: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
         self._learn_names()
         set_current(self)
-        with paused():
+        with unguarded():
             self.ir.floating = floating(self.owner, moved)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The model's floating dtype: that of its first floating parameter, else of its first
-        floating buffer, else the one that the compiled model was last moved to, else torch's
-        default."""
+        """The model's floating-point dtype.
+
+        That of its first floating-point parameter, else of its first floating-point buffer, else
+        the one that the compiled model was last moved to, else torch's default.
+        """
         return self.ir.floating
 
     def __enter__(self) -> Graph:
-        """Within `with graph:` every torch call is seen, as in a module's `graph(g)`."""
+        """Within `with graph:`, every torch call is traced, as in a module's `graph(self, g)`."""
         self.tracer = Tracer(self)
         self.tracer.__enter__()
         return self
@@ -98,14 +110,14 @@ class Graph(Names):
         self.tracer = None
 
     @contextmanager
-    def drawing(self, watch: Any) -> Iterator[None]:
-        """Draw in this graph: it is the current one, and sees every torch call."""
-        self.watch = watch
+    def tracing(self, guards: Guards) -> Iterator[None]:
+        """Trace into this graph: it is the current one and sees every torch call."""
+        self.guards = guards
         with tracing_into(self), self:
             yield
 
     def _learn_names(self) -> None:
-        with paused():
+        with unguarded():
             for found in (self.owner.named_parameters(), self.owner.named_buffers()):
                 for name, tensor in found:
                     self.known.setdefault(id(tensor), name)
@@ -117,11 +129,18 @@ class Graph(Names):
         over: str | Sequence[str] = (),
         dtype: torch.dtype | None = None,
     ) -> Value:
-        """Declare an input; at the call its tensor is (batch, *over, *shape).
+        """Declare an input; at the call, its tensor has shape (batch, *over, *shape).
 
-        Without a `dtype` it has the model's own floating dtype (`g.dtype`), and follows
-        `model.double()` and the like; a `dtype` that is given stays. Raises NameTakenError,
-        AxisError.
+        `over` names the axes the input varies over, `shape` is that of one position. Without a
+        `dtype`, the input has the model's floating-point dtype (`g.dtype`) and follows
+        `model.double()`; an explicit `dtype` stays. Raises NameTakenError if the name is reserved
+        or in use, and AxisError if `over` names the batch.
+
+        >>> g = gn.Graph()
+        >>> g.input("frames", (80,), over="time")
+        Value(frames, shape=(80,), axes=('time',))
+        >>> g.input("words", over="word", dtype=torch.int64).dtype
+        torch.int64
         """
         self._take(name, "an input")
         axes = self._axes(over, declare=True)
@@ -131,7 +150,7 @@ class Graph(Names):
         return self._source("input", name, shape, frozenset(axes) | {BATCH}, kind, **attrs)
 
     def _stated(self, attrs: dict[str, Any], dtype: torch.dtype | None) -> torch.dtype:
-        """The dtype of a declaration; one that is stated is kept, however the model is moved."""
+        """The dtype of a declaration. An explicit one stays when the model is moved."""
         if dtype is None:
             return self.ir.floating
         attrs["stated"] = True
@@ -152,17 +171,22 @@ class Graph(Names):
         return Value(self, node)
 
     def axis(self, name: str, length: int) -> str:
-        """Declare an axis of fixed length that no input brings (slots, hops); returns its name.
+        """Declare an axis of fixed length that no input has (slots, hops); returns its name.
 
-        For a loop that stops by itself (`gn.until`), `length` is the most steps it may take.
+        If a loop over the axis stops by itself (`gn.until`), `length` is its maximum number of
+        steps. Raises NameTakenError if the axis exists, and AxisError if `length` is below 1.
+
+        >>> g = gn.Graph()
+        >>> g.axis("slot", 20)
+        'slot'
         """
         if name in self.ir.axes:
             raise NameTakenError(
                 f"axis '{name}' is declared twice",
                 site=user_site(),
                 got=f"a second axis '{name}'",
-                wanted="one declaration an axis",
-                fix="an input's `over` declares its axes already; choose another name",
+                wanted="one declaration per axis",
+                fix="choose another name; an input's `over` declares its axes",
             )
         if length < 1:
             raise AxisError(
@@ -186,15 +210,26 @@ class Graph(Names):
         delay: int = 1,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """Declare the value of `delay` positions ago along `over`; close it with `.next = value`.
+        """Declare the value of `delay` positions before along `over`; close it by `.next = value`.
 
-        A negative delay looks ahead: the loop runs from the end. `along` names further axes the
-        state carries (memory slots). `init` is what it is before the first position: None (zero),
-        a number, a tensor or parameter, a value, `"normal"`, or a list of `delay` of these, one a
-        slot, the first read first; it is cast to the state's dtype. Without a `dtype` that is the
-        model's own floating dtype (`g.dtype`); one that is given stays, so that a state of float32
-        is kept so beside weights of bfloat16. Raises NameTakenError, AxisError, ShapeError,
-        DtypeError.
+        - `shape` is that of one position, `along` names further axes that the state varies over
+          (memory slots).
+        - A negative `delay` looks ahead: the loop then runs from the end.
+        - `init` is the value before the first position: None (zero), a number, a tensor, a
+          parameter, a value, `"normal"`, or a list of `delay` of these, one per delay slot, the one
+          read first in front. It is cast to the state's dtype.
+        - Without a `dtype`, the state has the model's floating-point dtype (`g.dtype`). An explicit
+          `dtype` stays: a state can be float32 in a model with weights in bfloat16.
+
+        Raises NameTakenError if the name is reserved or in use, AxisError if an axis of `along`
+        does not exist, and ShapeError or DtypeError if `init` does not match the state.
+
+        >>> g = gn.Graph()
+        >>> x, total = g.input("x", over="time"), g.state("total", over="time", init=10)
+        >>> total.next = total + x
+        >>> y = g.output("y", total.next)
+        >>> gn.compile(g)(torch.ones(1, 3))
+        tensor([[11., 12., 13.]])
         """
         self._take(name, "a state")
         carried = self._axes(along, declare=False)
@@ -203,7 +238,7 @@ class Graph(Names):
         axes = frozenset({over, BATCH, *carried})
         attrs: dict[str, Any] = {"axis": over, "steps": delay, "key": name}
         kind = self._stated(attrs, dtype)
-        inits = starts(self, name, init, shape, axes - {over}, delay, kind)
+        inits = initial_values(self, name, init, shape, axes - {over}, delay, kind)
         node = build(
             self.ir,
             "delay",
@@ -220,25 +255,39 @@ class Graph(Names):
     def random(
         self, kind: str, shape: tuple[int, ...], axes: frozenset[str], p: float = 0
     ) -> Value:
-        """Random numbers drawn once a call: `normal`, `uniform`, or a `dropout` mask."""
-        law = noise.law(self, kind, p)
-        return self._source("random", "", shape, axes, self.ir.floating, **law)
+        """Random numbers that every call draws once: `normal`, `uniform`, or a `dropout` mask.
+
+        They vary over `axes` ("batch" among them, for a number per example) and have the model's
+        floating-point dtype. `p` is the probability of dropping.
+
+        >>> g = gn.Graph()
+        >>> x = g.input("x", (3,), over="time")
+        >>> y = g.output("y", x * g.random("dropout", (3,), frozenset({"batch"}), p=0.5))
+        """
+        attrs = noise.attributes(self, kind, p)
+        return self._source("random", "", shape, axes, self.ir.floating, **attrs)
 
     def output(self, name: str, value: Any) -> Value:
-        """Declare an output; it is returned as (batch, *axes, *shape).
+        """Declare an output; its tensor has shape (batch, *axes, *shape). Returns the value.
 
-        Axes come in the order in which the graph first named them (`value.axes` tells it): in
-        inputs, `g.axis`, states. So what varies over source and target is (batch, source, target)
-        where the input over source was declared first, whatever it was computed from.
+        The axes are in the order in which the graph first named them, in inputs, `g.axis` and
+        states (see `value.axes`). A value over source and target is (batch, source, target) if the
+        input over source was declared first. Raises NameTakenError if the name is reserved or in
+        use.
+
+        >>> g = gn.Graph()
+        >>> x, w = g.input("x", over="source"), g.input("w", over="target")
+        >>> g.output("y", w * x)
+        Value(mul_2, shape=(), axes=('source', 'target'))
         """
         if name in self.ir.outputs or not may_name(name):
             raise NameTakenError(
-                f"there is an output '{name}' already"
+                f"there already is an output '{name}'"
                 if name in self.ir.outputs
                 else f"'{name}' cannot name an output",
                 site=user_site(),
                 got=f"output '{name}'",
-                wanted=f"names that differ, each {MAY_NAME}",
+                wanted=f"a name of its own: {MAY_NAME}",
                 fix="choose another name",
             )
         value = self.value(value)
@@ -247,26 +296,44 @@ class Graph(Names):
         return value
 
     def feedback(self, input: Value | str, output: Value | str, choose: str = "argmax") -> None:
-        """Say how the loop is closed when generating: the next `input` is chosen from `output`.
+        """Declare how a model generates: the next `input` is chosen from `output`.
 
-        `input` is an integer input of shape () over one axis, `output` an output of logits, shape
-        (vocabulary,), over that axis; either may be given by name. `choose`: the largest ("argmax")
-        or at random ("sample"). In training nothing is fed back: inputs are what is given (teacher
-        forcing). Raises GraphError.
+        `input` is an int64 input of shape () over one axis, `output` an output of logits of shape
+        (vocabulary,) over that axis; both may be given by name. `choose` is "argmax" (the largest
+        logit) or "sample" (at random, by softmax). A plain call feeds nothing back: it uses the
+        given inputs (teacher forcing). Raises GraphError if input and output do not match.
+
+        >>> g = gn.Graph()
+        >>> word = g.input("word", over="time", dtype=torch.int64)
+        >>> table = g.module("table", nn.Embedding(5, 5))
+        >>> logits = g.output("logits", table(word))
+        >>> g.feedback(word, logits)
+        >>> gn.compile(g).generate(start=0, max_steps=3).tokens.shape
+        torch.Size([1, 3])
         """
         self.feedbacks.append(fed_back(self, input, output, choose))
 
     def module(self, name: str, module: nn.Module) -> nn.Module:
-        """Register a module's parameters under `name`; returns the module to call on values."""
+        """Register a module under `name`; returns the module, to be called on values.
+
+        If the user's own module already has a submodule of that name, that one is returned. Raises
+        NameTakenError if the name is in use otherwise.
+
+        >>> g = gn.Graph()
+        >>> x = g.input("x", (3,))
+        >>> linear = g.module("linear", nn.Linear(3, 2))
+        >>> linear(x).shape
+        torch.Size([2])
+        """
         present = getattr(self.owner, name, None)
         if isinstance(present, nn.Module) and (present is module or self.owner_is_users):
             return present
         if present is not None:
             raise NameTakenError(
-                f"there is a module '{name}' already",
+                f"there already is a module '{name}'",
                 site=user_site(),
                 got=f"a second '{name}'",
-                wanted="names of modules that differ",
+                wanted="a different name for each module",
                 fix="choose another name",
             )
         self.owner.add_module(name, module)
@@ -275,20 +342,25 @@ class Graph(Names):
 
     @property
     def owner_is_users(self) -> bool:
-        """Whether the parameters belong to a user's module, traced anew for each mode."""
+        """Whether the parameters belong to a user's module, which is traced again for each mode."""
         return type(self.owner) is not nn.Module
 
     def parameter(
         self, name: str, shape: int | Sequence[int] | torch.Tensor, init: Any = None
     ) -> Value:
-        """A trainable parameter: from a tensor, or of a shape with `init(tensor)` filling it.
+        """A trainable parameter, from a tensor or of a shape.
 
-        Without `init` it starts at zero.
+        `init(tensor)` fills it in place; without `init`, a parameter of a given shape starts at
+        zero. A parameter that the module already has is returned as it is.
+
+        >>> g = gn.Graph()
+        >>> g.parameter("w", (3, 2), nn.init.xavier_uniform_).shape
+        torch.Size([3, 2])
         """
         if name not in self.owner.__dict__["_parameters"]:
             shape = self.written.get(id(shape), shape)
             if isinstance(shape, Value) and shape.id in self.unbound:
-                start = captured.realised(self, shape.id)
+                start = captured.sample(self, shape.id)
             elif isinstance(shape, torch.Tensor):
                 start = shape.detach().clone()
                 if start.is_floating_point() and len(self.ir) and self.known:
@@ -304,9 +376,16 @@ class Graph(Names):
         return self.value(self.owner.__dict__["_parameters"][name])
 
     def value(self, thing: Any) -> Value:
-        """A value of this graph from a value, a parameter, a tensor or a number."""
+        """A value of this graph from a value, a parameter, a tensor or a number.
+
+        Raises UnsupportedError for anything else, and ForeignValueError for a value of another
+        graph.
+
+        >>> gn.Graph().value(torch.ones(3)).shape
+        torch.Size([3])
+        """
         if isinstance(thing, Value):
-            self._own(thing)
+            self._check_own(thing)
             return thing
         if isinstance(thing, torch.Tensor):
             if id(thing) in self.written:
@@ -322,46 +401,47 @@ class Graph(Names):
             site=user_site(),
             got=type(thing).__name__,
             wanted="a Value, a tensor, a parameter or a number",
-            fix=value_of(thing),
+            fix=how_to_convert(thing),
         )
 
     def tensor(self, tensor: torch.Tensor) -> Expr:
-        """The node of a parameter, a buffer, or a constant tensor; one node each."""
+        """The node of a parameter, a buffer or a constant tensor; each has one node."""
         return captured.node_of(self, tensor)
 
     def length(self, axis: str) -> Expr:
-        """The node with each example's number of positions along `axis`."""
+        """The node with each example's number of positions along `axis`. Raises AxisError."""
         if axis not in self.ir.axes:
             self.missing_axis(axis)
-        if axis not in self._lengths:
-            self._lengths[axis] = length_of(self.ir, axis).id
-        return Expr(self.ir, self._lengths[axis])
+        if axis not in self.lengths:
+            self.lengths[axis] = length_of(self.ir, axis).id
+        return Expr(self.ir, self.lengths[axis])
 
     def ragged(self, axis: str) -> tuple[Expr, ...]:
-        """What an operation over `axis` takes beside its operand: lengths that may differ."""
+        """The lengths that an operation over `axis` reads; none if all examples have the same."""
         fixed = self.ir.axes[axis].length is not None if axis in self.ir.axes else False
         return () if fixed and axis not in self.ir.until else (self.length(axis),)
 
     def apply(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """What a torch function gives of values of this graph: the primitives it is made of."""
-        self._own(args, kwargs)
+        """Trace a call of a torch function; returns its results as values."""
+        self._check_own(args, kwargs)
         name = name_of(function)
         if name in QUERIES or name.startswith("get "):
-            return asked(function, name, args, kwargs)
-        change = inplace.changed(function, name, args, kwargs)
+            return query(function, name, args, kwargs)
+        change = inplace.written_call(function, name, args, kwargs)
         if change is not None:
             return inplace.write(self, *change)
         result = self.trace_call(function, args, kwargs)
-        aliases.share(self, function, name, args, kwargs, result)
+        aliases.note_views(self, function, name, args, kwargs, result)
         return result
 
-    def _own(self, *things: Any) -> None:
+    def _check_own(self, *things: Any) -> None:
+        """Raise ForeignValueError if there are values of other graphs among the things."""
         for v in tree_leaves(things):
             if isinstance(v, Value) and v.graph is not self:
                 foreign([self, v.graph])
 
     def trace_call(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """The values that a function makes, in a call that changes none."""
+        """Trace a call that changes nothing in place."""
         with torch._C.DisableTorchFunction():
             return call(self, function, args, kwargs)
 
@@ -370,7 +450,13 @@ class Graph(Names):
         return Value(self, id)
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Any:
-        """A picture of the graph: see `graphnn.pictures.draw`. Saved where `path` is given."""
+        """A picture of the graph: see `gn.pictures.draw`. It is saved if `path` is given.
+
+        >>> g = gn.Graph("double")
+        >>> y = g.output("y", 2 * g.input("x", (3,)))
+        >>> g.draw()
+        Picture of double: 3 boxes, 2 edges
+        """
         return draw(self, path, unroll, plan)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Names in a graph: of inputs, states and outputs, of axes, of the modules that own parameters."""
+"""Names in a graph: of inputs, states, outputs, axes, and modules that own parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphnn.errors import AxisError, ForeignValueError, NameTakenError, closest
 from graphnn.ir.graph import BATCH, IR, Axis
 from graphnn.ir.source_location import user_site
 from graphnn.tracing.effects.symbolic import GraphLike, is_value
-from graphnn.tracing.guards import paused
+from graphnn.tracing.guards import unguarded
 
 RESERVED = frozenset({"lengths", "state", "return_state", "record", "self", BATCH})
 MAY_NAME = (
@@ -22,14 +22,14 @@ MAY_NAME = (
 
 
 def may_name(name: object) -> bool:
-    """Whether this may name an input, a state or an output: all that a call has no word for."""
+    """Whether this may name an input, a state or an output: a call has no argument of this name."""
     return (
         isinstance(name, str) and name not in RESERVED and not name.startswith("@") and name != ""
     )
 
 
 def graph_of(args: Any, kwargs: Any) -> GraphLike:
-    """The one graph that the values among these arguments belong to."""
+    """The graph of the values among these arguments. Raises ForeignValueError if there are two."""
     graphs = {id(v.graph): v.graph for v in tree_leaves((args, kwargs)) if is_value(v)}
     if len(graphs) > 1:
         foreign(list(graphs.values()))
@@ -40,26 +40,28 @@ def foreign(graphs: Sequence[GraphLike]) -> None:
     """Raise the error of values of different graphs."""
     names = " and ".join(f"'{g.ir.name}'" for g in graphs)
     raise ForeignValueError(
-        f"values of different graphs meet: {names}",
+        f"values of different graphs are combined: {names}",
         site=user_site(),
         got=f"values of {names}",
         wanted="values of one graph",
-        fix="build both on one graph, or compile them apart and feed one's output to the other",
+        fix="build both on one graph, or compile each and pass the output of one to the other",
     )
 
 
 def axis_names(over: str | Sequence[str]) -> tuple[str, ...]:
+    """One or several names of axes, as a tuple."""
     return (over,) if isinstance(over, str) else tuple(over)
 
 
 class Names:
-    """The names that a graph has given out."""
+    """The names in use in a graph."""
 
     ir: IR
     owner: nn.Module
     _taken: set[str]
 
     def _take(self, name: str, what: str) -> str:
+        """Reserve a name. Raises NameTakenError."""
         if not may_name(name):
             raise NameTakenError(
                 f"'{name}' cannot name {what}",
@@ -73,36 +75,37 @@ class Names:
                 f"the name '{name}' is used twice",
                 site=user_site(),
                 got=f"a second '{name}'",
-                wanted="names of inputs, states and outputs that differ",
+                wanted="a different name for each input, state and output",
                 fix="choose another name",
             )
         self._taken.add(name)
         return name
 
     def unique(self, name: str) -> str:
-        """`name`, with a number behind it where it is taken: for library modules used twice."""
+        """`name`, with a number appended if it is in use already."""
         count, tried = 2, name
         while tried in self._taken:
             tried, count = f"{name}_{count}", count + 1
         return tried
 
     def name_of(self, module: nn.Module) -> str:
-        """The name under which a module is registered here, or its class's name."""
-        with paused():
+        """The name under which a module is registered here, else the name of its class."""
+        with unguarded():
             for name, candidate in self.owner.named_modules():
                 if candidate is module and name:
                     return name
         return type(module).__name__.lower()
 
     def _axes(self, over: str | Sequence[str], declare: bool) -> tuple[str, ...]:
+        """Names of axes as a tuple; new ones are declared, or raise AxisError."""
         for axis in axis_names(over):
             if axis == BATCH:
                 raise AxisError(
                     "'batch' is implied and cannot be named",
                     site=user_site(),
                     got="the axis 'batch'",
-                    wanted="named axes besides the batch",
-                    fix="leave it out: every input has the batch first",
+                    wanted="axes other than the batch",
+                    fix="leave it out: the batch is the first dimension of every input",
                 )
             if axis not in self.ir.axes:
                 if not declare:
@@ -111,22 +114,22 @@ class Names:
         return axis_names(over)
 
     def missing_axis(self, axis: str) -> None:
-        """Raise the error of an axis nobody declared."""
+        """Raise the error of an axis that was not declared."""
         known = [a for a in self.ir.axes if a != BATCH]
         if not isinstance(axis, str):
             raise AxisError(
-                "one axis is named at a time, by a string",
+                "an axis is given by its name, a string",
                 site=user_site(),
                 got=repr(axis),
                 wanted=f"one of {known}",
-                fix="over='time'; for several axes, one reduction after another",
+                fix="give over='time'; for several axes, reduce over one after the other",
             )
         raise AxisError(
             f"there is no axis '{axis}' in this graph",
             site=user_site(),
             got=repr(axis),
-            wanted=f"one of {known}" if known else "an axis that an input brings",
-            fix=f"over='{meant}', if that is meant"
+            wanted=f"one of {known}" if known else "an axis that was declared",
+            fix=f"write over='{meant}' if you mean that axis"
             if (meant := closest(axis, known))
             else f"declare g.input(…, over='{axis}') or g.axis('{axis}', length) first",
         )

@@ -1,4 +1,4 @@
-"""trace: run the user's `graph(g)` and keep what it drew."""
+"""Tracing: run the user's `graph(self, g)` and keep the graph that it declares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from graphnn.errors import GraphnnError, UnsupportedError
 from graphnn.frontend.feedback import Feedback
 from graphnn.frontend.graph import Graph
-from graphnn.frontend.mistakes import drawable, escaped
+from graphnn.frontend.mistakes import check_has_graph, explained
 from graphnn.ir.dtypes import floating
 from graphnn.ir.graph import IR, Node
 from graphnn.ir.source_location import Site, is_users
@@ -27,85 +27,91 @@ from graphnn.planner.pipeline import Stage, run
 from graphnn.tracing import hooks, parametrizations, retrace
 from graphnn.tracing.effects import autograd_function, initialization
 from graphnn.tracing.effects.patches import Patch, attributes
-from graphnn.tracing.guards import watching
+from graphnn.tracing.guards import Guards, guarding
 
 _numbers = itertools.count()
-# the checks of a distribution's arguments read numbers, which a graph has none of
+# torch.distributions checks its arguments' elements, which values do not have
 _UNCHECKED = Patch(attributes(Distribution, _validate_args=False))
 
 
 @dataclass(eq=False)
 class Trace:
-    """A drawn graph, the constant tensors it uses, by the key of their nodes, what is fed back when
-    it generates, and whether it would be drawn the same now."""
+    """A traced graph with its constant tensors, by the keys of their nodes, and its feedbacks.
+
+    `guards` checks whether a new trace would give the same graph.
+    """
 
     ir: IR
     constants: dict[int, torch.Tensor]
     feedback: tuple[Feedback, ...] = ()
-    watch: Any = None
+    guards: Guards = field(default_factory=lambda: Guards(nn.Module()))
     number: int = field(default_factory=lambda: next(_numbers))
     unchecked: IR | None = None  # the graph as it was traced, once `ir` is checked
     default: torch.dtype = field(default_factory=torch.get_default_dtype)
 
     def holds(self) -> bool:
-        """Whether what was read of the modules, and torch's default dtype, is as it was."""
-        return self.default == torch.get_default_dtype() and self.watch.holds()
+        """Whether all that the trace read, and torch's default dtype, is unchanged."""
+        return self.default == torch.get_default_dtype() and self.guards.holds()
 
 
 def trace(source: nn.Module | Graph, moved: torch.dtype | None = None) -> Trace:
-    """The graph of a module with a `graph(g)` method, or of a `Graph` as it stands; `moved` is
-    the dtype that the model was last moved to."""
+    """The graph of a module with a `graph(self, g)` method, or of a `Graph`.
+
+    `moved` is the dtype that the model was last moved to. Raises GraphError if the module has no
+    such method, and UnsupportedError for operations that values do not support.
+    """
     if isinstance(source, Graph):
-        with watching(source.owner) as watch:
-            ir = _switched(source.ir)
+        with guarding(source.owner) as guards:
+            ir = _without_inactive_dropout(source.ir)
         dtype = floating(source.owner, moved or source.dtype)
         ir = run(Stage.TRACED, ir, TraceContext(floating=dtype, owner=source.owner))
-        return Trace(ir, dict(source.constants), tuple(source.feedbacks), watch)
-    drawable(source)
-    drawn = _drawn(source, moved)
-    if drawn.watch.changed:
-        retrace.compare(drawn, source, lambda: _drawn(source, moved))
-    return drawn
+        return Trace(ir, dict(source.constants), tuple(source.feedbacks), guards)
+    check_has_graph(source)
+    traced = _traced(source, moved)
+    if traced.guards.changed:
+        retrace.compare(traced, source, lambda: _traced(source, moved))
+    return traced
 
 
-def _drawn(source: Any, moved: torch.dtype | None) -> Trace:
+def _traced(source: Any, moved: torch.dtype | None) -> Trace:
+    """The trace of a module's `graph(self, g)`."""
     with ExitStack() as stack:
-        stack.enter_context(neutral())
-        watch = stack.enter_context(watching(source))
-        stack.enter_context(hooks.drawn(source))
+        stack.enter_context(neutral_context())
+        guards = stack.enter_context(guarding(source))
+        stack.enter_context(hooks.checked(source))
         g = Graph(type(source).__name__.lower(), source, moved)
-        stack.enter_context(parametrizations.standing_in(source, g.known))
-        stack.enter_context(autograd_function.MET.held())
-        stack.enter_context(initialization.BORN.held())
-        stack.enter_context(g.drawing(watch))
-        stack.enter_context(_explained())
+        stack.enter_context(parametrizations.replaced_by_constants(source, g.known))
+        stack.enter_context(autograd_function.TRACED.applied())
+        stack.enter_context(initialization.CREATION.applied())
+        stack.enter_context(g.tracing(guards))
+        stack.enter_context(_explain_errors())
         source.graph(g)
-    return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks), watch)
+    return Trace(g.ir.copy(), dict(g.constants), tuple(g.feedbacks), guards)
 
 
 @contextmanager
-def neutral() -> Iterator[None]:
-    """What torch holds in context when a model happens to be drawn is no part of its graph."""
+def neutral_context() -> Iterator[None]:
+    """Trace independently of the grad mode, inference mode and autocast that hold outside."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
-        _UNCHECKED.held(),
+        _UNCHECKED.applied(),
     ):
         yield
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Errors that torch raises of symbolic values name the user's line, and what may be done."""
+def _explain_errors() -> Iterator[None]:
+    """Turn torch's errors about symbolic values into errors with the user's line and a fix."""
     try:
         yield
     except GraphnnError:
         raise
     except Exception as error:
-        if said := escaped(error):
-            raise said from error
+        if explanation := explained(error):
+            raise explanation from error
         frames = traceback.extract_tb(error.__traceback__)
         users = [f for f in frames if is_users(f.filename)]
         if not users or (users[-1].line or "").startswith(("raise", "assert")):
@@ -116,13 +122,13 @@ def _explained() -> Iterator[None]:
             f"torch cannot do this with symbolic values: {str(error).strip().splitlines()[0]}",
             site=Site(users[-1].filename, users[-1].lineno or 0),
             got=f"{type(error).__name__} of {users[-1].line}",
-            wanted="torch functions of tensors, which give tensors",
-            fix="write it with torch's plain operations, or compute it outside the graph",
+            wanted="torch functions that take and return tensors",
+            fix="write it with plain torch operations, or compute it outside the graph",
         ) from error
 
 
-def _switched(ir: IR) -> IR:
-    """A graph drawn once, without the dropout of modules that are in evaluation now."""
+def _without_inactive_dropout(ir: IR) -> IR:
+    """The graph of a bare `Graph`, without the dropout of modules that are in evaluation mode."""
 
     def rule(new: IR, node: Node) -> Expr | None:
         switch = node.attrs.get("switch") if node.op == "random" else None

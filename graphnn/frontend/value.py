@@ -1,7 +1,8 @@
-"""Symbolic values: what flows through a graph, with the behaviour of tensors.
+"""Symbolic values: the edges of a graph, which behave like tensors.
 
 A `Value` stands for one example at one position. Any torch function applied to it adds a node to
-its graph; `shape` and `dtype` are those of the result, `axes` the named axes it varies over.
+its graph. `shape` and `dtype` are those of one example at one position, `axes` are the named axes
+that the value varies over.
 """
 
 # mypy: disable-error-code="override,assignment,return-value"
@@ -20,23 +21,25 @@ from graphnn.errors import (
     StateClosedTwiceError,
     UnsupportedError,
 )
-from graphnn.frontend.mistakes import asked_its_rank
+from graphnn.frontend.mistakes import check_rank_query
 from graphnn.frontend.names import graph_of
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ir.source_location import user_site
 from graphnn.tracing.effects import random
 from graphnn.tracing.effects.symbolic import GraphLike, Symbolic
-from graphnn.tracing.guards import paused
+from graphnn.tracing.guards import unguarded
 
 
-def _refuse(what: str, fix: str) -> Any:
+def _unsupported(what: str, fix: str) -> Any:
+    """A method that raises: a symbolic value cannot do this."""
+
     def method(self: Value, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedError(
             f"a symbolic value cannot {what}",
             node=self.label,
             site=user_site(),
             got=repr(self),
-            wanted="torch functions, whose result is a new value",
+            wanted="torch functions, which return new values",
             fix=fix,
         )
 
@@ -44,6 +47,8 @@ def _refuse(what: str, fix: str) -> Any:
 
 
 def _operator(function: Any, reverse: bool = False) -> Any:
+    """The method of an operator, which calls `function`."""
+
     def method(self: Value, *others: Any) -> Any:
         args = (*others, self) if reverse else (self, *others)
         return self.graph.apply(function, args, {})
@@ -55,20 +60,28 @@ META = torch.device("meta")
 
 
 def _in_place(function: Any) -> Any:
+    """The method of an operator that changes its first operand, by `function`."""
+
     def method(self: Value, *others: Any) -> Any:
         return self.graph.apply(function, (self, *others), {})
 
     return method
 
 
-_DECIDE = "use torch.where(condition, a, b); a loop that stops by itself is gn.until"
+_DECIDE = "use torch.where(condition, a, b), or gn.until for a loop that stops by itself"
 
 
 class Value(Symbolic):
-    """A value of one example at one position. Made by a `Graph`, never by hand.
+    """A value of one example at one position. A `Graph` makes it; it has no constructor for users.
 
-    To torch it is a tensor of this shape and dtype without numbers: every function that is called
-    on it arrives at `__torch_function__`, and what goes past that is refused.
+    For torch, it is a tensor of this shape and dtype without elements. A torch function that is
+    called on it adds a node to the graph; anything else, such as an `if`, raises UnsupportedError.
+
+    >>> g = gn.Graph()
+    >>> x = g.input("x", (3,), over="time")
+    >>> y = torch.tanh(x) * 2
+    >>> y.shape, y.axes, y.dtype
+    (torch.Size([3]), ('time',), torch.float32)
     """
 
     def __new__(cls, graph: GraphLike, id: int) -> Value:
@@ -86,31 +99,31 @@ class Value(Symbolic):
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise UnsupportedError(
-            f"'{function}' reached a symbolic value past torch's functions",
+            f"'{function}' reached a symbolic value without a torch function",
             site=user_site(),
             got="a scripted function, a transform of torch.func, or an extension written in C++",
             wanted="torch functions of tensors",
-            fix="write it with torch's plain operations, or compute it outside the graph",
+            fix="write it with plain torch operations, or compute it outside the graph",
         )
 
     @property
     def node(self) -> Node:
-        """The node that makes this value."""
+        """The node whose result this value is."""
         return self.graph.ir[self.id]
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of one example at one position: no batch, no named axis."""
+        """Shape of one example at one position, without the batch and named axes."""
         return torch.Size(self.node.shape)
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The named axes this value varies over, in the order the graph met them."""
+        """The named axes that the value varies over, in the order in which the graph named them."""
         return self.order(self.graph.ir, self.id)
 
     @staticmethod
     def order(ir: IR, id: int) -> tuple[str, ...]:
-        """The axes of a node in the order its output tensor has them."""
+        """The axes of a node, in the order of the dimensions of its output tensor."""
         return tuple(a for a in ir.layout(ir[id].axes) if a != BATCH)
 
     @property
@@ -125,12 +138,13 @@ class Value(Symbolic):
 
     @property
     def device(self) -> torch.device:
-        """Where the graph's parameters are: what a module makes beside a value goes there."""
-        with paused():
+        """The device of the graph's parameters, for tensors that a module makes."""
+        with unguarded():
             found = next(self.graph.owner.parameters(), None)
         return torch.device("cpu") if found is None else found.device
 
-    __array_ufunc__ = None  # numpy's scalars leave arithmetic with values to them
+    # numpy's scalars then leave arithmetic with values to the values
+    __array_ufunc__ = None
 
     @property
     def real(self) -> Value:
@@ -144,7 +158,7 @@ class Value(Symbolic):
 
     @property
     def data(self) -> Value:
-        """The value, through which no gradient flows."""
+        """The value without its gradient."""
         return self.detach()
 
     grad = grad_fn = None
@@ -152,50 +166,50 @@ class Value(Symbolic):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether gradients flow through it."""
-        able = self.dtype.is_floating_point or self.dtype.is_complex
-        return able and self.node.op != "detach"
+        """Whether gradients flow through the value."""
+        continuous = self.dtype.is_floating_point or self.dtype.is_complex
+        return continuous and self.node.op != "detach"
 
     is_nested = is_sparse = is_quantized = is_cuda = False
     layout = torch.strided
 
     def is_complex(self) -> bool:
-        """Whether the dtype is a complex one."""
+        """Whether the dtype is complex."""
         return self.dtype.is_complex
 
     @property
     def T(self) -> Value:
-        """Dimensions in reverse order."""
+        """The value with its dimensions in reverse order."""
         return self.permute(*reversed(range(self.ndim)))
 
     @property
     def mT(self) -> Value:
-        """The last two dimensions exchanged."""
+        """The value with its last two dimensions swapped."""
         return self.transpose(-1, -2)
 
     @property
     def H(self) -> Value:
-        """A matrix transposed and conjugated."""
+        """The conjugate transpose of a matrix or scalar. Raises ShapeError for other ranks."""
         if self.ndim not in (0, 2):
             raise ShapeError(
-                f".H of '{self.label}' is that of a matrix",
+                f"'{self.label}' is not a matrix and has no .H",
                 node=self.label,
                 site=user_site(),
                 got=f"shape {tuple(self.shape)}",
                 wanted="two dimensions",
-                fix="use .mH: it transposes the last two dimensions",
+                fix="use .mH, which transposes the last two dimensions",
             )
         return self.mH if self.ndim else self.conj()
 
     @property
     def mH(self) -> Value:
-        """The last two dimensions exchanged, and conjugated."""
-        turned = self.mT
-        return turned.conj() if turned.dtype.is_complex else turned
+        """The value with its last two dimensions swapped, and conjugated."""
+        transposed = self.mT
+        return transposed.conj() if transposed.dtype.is_complex else transposed
 
     def dim(self) -> int:
         """Rank of `shape`."""
-        asked_its_rank(self, sys._getframe(1).f_locals.get("self"))
+        check_rank_query(self, sys._getframe(1).f_locals.get("self"))
         return self.ndim
 
     def size(self, dim: int | None = None) -> Any:
@@ -203,15 +217,15 @@ class Value(Symbolic):
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """How many numbers one example has at one position."""
+        """The number of elements of one example at one position."""
         return self.shape.numel()
 
     def is_floating_point(self) -> bool:
-        """Whether the dtype is a floating one."""
+        """Whether the dtype is a floating-point one."""
         return self.dtype.is_floating_point
 
     def is_contiguous(self, **_: Any) -> bool:
-        """Always true: memory layout is the planner's business."""
+        """True: the planner chooses the memory layout."""
         return True
 
     def __len__(self) -> int:
@@ -235,14 +249,14 @@ class Value(Symbolic):
         return f"Value({self.label}, shape={tuple(self.shape)}, axes={self.axes})"
 
     __hash__ = object.__hash__
-    __bool__ = _refuse("decide a Python `if`", _DECIDE)
-    __float__ = _refuse("become a Python number", _DECIDE)
-    __int__ = _refuse("become a Python number", _DECIDE)
-    __index__ = _refuse("become a Python number", _DECIDE)
-    item = _refuse("become a Python number", _DECIDE)
-    tolist = _refuse("become a Python list", _DECIDE)
-    numpy = _refuse("become an array", "call the compiled model on tensors")
-    backward = _refuse("run backward", "call .backward() on what the compiled model returns")
+    __bool__ = _unsupported("decide a Python `if`", _DECIDE)
+    __float__ = _unsupported("become a Python number", _DECIDE)
+    __int__ = _unsupported("become a Python number", _DECIDE)
+    __index__ = _unsupported("become a Python number", _DECIDE)
+    item = _unsupported("become a Python number", _DECIDE)
+    tolist = _unsupported("become a Python list", _DECIDE)
+    numpy = _unsupported("become an array", "call the compiled model on tensors")
+    backward = _unsupported("run backward", "call .backward() on what the compiled model returns")
     __add__ = _operator(torch.add)
     __radd__ = _operator(torch.add, True)
     __sub__ = _operator(torch.sub)
@@ -292,13 +306,24 @@ class Value(Symbolic):
 
 
 class State(Value):
-    """A value of `delay` positions ago, closed by `state.next = value`."""
+    """The value of `delay` positions before. `g.state` makes it; `state.next = value` closes it.
+
+    >>> g = gn.Graph()
+    >>> x, total = g.input("x", over="time"), g.state("total")
+    >>> total.next = total + x
+    >>> total
+    Value(total, shape=(), axes=('time',))
+    """
 
     read_only = True
 
     @property
     def next(self) -> Value:
-        """The value that this state takes at the next position."""
+        """The value of the state at the next position.
+
+        Raises UnsupportedError if it is read before it was assigned, StateClosedTwiceError if it is
+        assigned twice, and ShapeError, DtypeError or AxisError if the value does not match.
+        """
         ir = self.graph.ir
         if self.id not in ir.closings:
             raise UnsupportedError(
@@ -306,7 +331,7 @@ class State(Value):
                 node=self.label,
                 site=user_site(),
                 got=f"{self.label}.next read before it was assigned",
-                wanted=f"a state closed by then (it was declared at {self.node.site})",
+                wanted=f"a closed state (it was declared at {self.node.site})",
                 fix=f"assign {self.label}.next = value before reading it",
             )
         return Value(self.graph, ir.closings[self.id])
@@ -320,7 +345,7 @@ class State(Value):
                 node=name,
                 site=user_site(),
                 got=f"a second `.next` (the first is {ir[ir.closings[self.id]].label})",
-                wanted="one `.next = value` a state",
+                wanted="one `.next = value` per state",
                 fix="use a second state, or combine the two values before closing",
             )
         closed = self.graph.value(value)
@@ -331,10 +356,11 @@ class State(Value):
         ir.closings[self.id] = closed.id
 
     def _check(self, value: Value) -> None:
+        """Raise ShapeError, DtypeError or AxisError if `value` cannot close the state."""
         name = self.label
         if value.shape != self.shape:
             raise ShapeError(
-                f"the next value of state '{name}' has another shape than the state",
+                f"the shape of the next value of state '{name}' is not that of the state",
                 node=name,
                 site=user_site(),
                 got=f"{tuple(value.shape)} from {value.label}",
@@ -343,7 +369,7 @@ class State(Value):
             )
         if value.dtype != self.dtype:
             raise DtypeError(
-                f"the next value of state '{name}' has another dtype than the state",
+                f"the dtype of the next value of state '{name}' is not that of the state",
                 node=name,
                 site=user_site(),
                 got=f"{value.dtype} from {value.label}",
@@ -352,7 +378,7 @@ class State(Value):
             )
         if extra := value.node.axes - self.node.axes:
             raise AxisError(
-                f"the next value of state '{name}' varies over axes the state does not carry",
+                f"the next value of state '{name}' varies over axes that the state does not have",
                 node=name,
                 site=user_site(),
                 got=f"axes {value.axes} from {value.label}",

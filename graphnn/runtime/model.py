@@ -12,7 +12,7 @@ from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.active_transforms import watched
 from graphnn.frontend.feedback import Feedback
 from graphnn.frontend.graph import Graph
-from graphnn.frontend.mistakes import compilable
+from graphnn.frontend.mistakes import check_compilable
 from graphnn.inspection.explain import explain
 from graphnn.ir.graph import IR
 from graphnn.planner.loops.choose import Target
@@ -416,5 +416,5 @@ def compile(
         model = gn.compile(Net())
         y = model(x=torch.randn(8, 100, 16))              # (batch, time, features)
     """
-    compilable(source)
+    check_compilable(source)
     return Compiled(source, options.checked(backend, skip, recompute, float32, tune))

@@ -1,1 +1,1 @@
-"""How ordinary torch code becomes a graph: what is seen, followed, drawn anew, or refused."""
+"""Tracing of plain torch code: the calls, what they read of modules, and when to trace again."""

@@ -1,7 +1,7 @@
-"""weights: parametrized tensors (weight_norm, spectral_norm, orthogonal …) are parameters here.
+"""Parametrized tensors (weight_norm, spectral_norm, orthogonal …) are parameters of the graph.
 
-torch computes them of other parameters wherever they are read. A compiled model does so once a
-call, outside its graph, so that whatever a parametrization does is done by torch itself.
+torch computes them from other parameters at each read. A compiled model computes them once per
+call, outside its graph, so that torch itself runs the parametrization.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 
 def parametrized(root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Every parametrized tensor below a module: its key, its module and its name there."""
+    """Each parametrized tensor of a module and its submodules: its key, its module and its name."""
     for path, module in root.named_modules():
         if parametrize.is_parametrized(module):
             for name in module.parametrizations:  # type: ignore[union-attr]
@@ -24,28 +24,28 @@ def parametrized(root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 @contextmanager
-def standing_in(root: nn.Module, known: dict[int, str]) -> Iterator[list[torch.Tensor]]:
-    """Let every parametrized tensor be one that the graph knows by its key in `known`."""
-    placed: list[tuple[Any, torch.Tensor]] = []
+def replaced_by_constants(root: nn.Module, known: dict[int, str]) -> Iterator[list[torch.Tensor]]:
+    """While a module is traced, each parametrized tensor is one that `known` maps to its key."""
+    replaced: list[tuple[Any, torch.Tensor]] = []
     try:
         for key, module, name in parametrized(root):
-            held, value = module.parametrizations[name], _as_it_is(module, name)  # type: ignore[index,union-attr]
-            held.__dict__["forward"] = lambda value=value: value
+            parametrization, value = module.parametrizations[name], _current(module, name)  # type: ignore[index,union-attr]
+            parametrization.__dict__["forward"] = lambda value=value: value
             known[id(value)] = key
-            placed.append((held, value))
-        yield [value for _, value in placed]
+            replaced.append((parametrization, value))
+        yield [value for _, value in replaced]
     finally:
-        for held, value in placed:
-            held.__dict__.pop("forward", None)
+        for parametrization, value in replaced:
+            parametrization.__dict__.pop("forward", None)
             known.pop(id(value), None)
 
 
-def _as_it_is(module: nn.Module, name: str) -> torch.Tensor:
-    """A parametrized tensor by now; what computing it changes (power iterations) is put back."""
-    held: Any = module.parametrizations[name]  # type: ignore[index,union-attr]
-    before = [(b, b.clone()) for b in held.buffers()]
+def _current(module: nn.Module, name: str) -> torch.Tensor:
+    """The current value of a parametrized tensor; buffers that it updates are restored."""
+    parametrization: Any = module.parametrizations[name]  # type: ignore[index,union-attr]
+    before = [(b, b.clone()) for b in parametrization.buffers()]
     with torch.no_grad():
-        value = held().detach().clone()
+        value = parametrization().detach().clone()
         for buffer, was in before:
             buffer.copy_(was)
     return value

@@ -60,7 +60,7 @@ def test_a_message_is_laid_out_in_rows_that_are_attributes_too():
         "the name 'x' is used twice",
         "  at:     test_errors.py:N",
         "  got:    a second 'x'",
-        "  wanted: names of inputs, states and outputs that differ",
+        "  wanted: a different name for each input, state and output",
         "  fix:    choose another name",
     ]
     error = caught.value
@@ -140,7 +140,7 @@ def test_a_state_closed_twice():
         state 'z' is closed twice
           at:     node 'z' test_errors.py:N
           got:    a second `.next` (the first is add_3)
-          wanted: one `.next = value` a state
+          wanted: one `.next = value` per state
           fix:    use a second state, or combine the two values before closing
         """,
     ):
@@ -155,7 +155,7 @@ def test_a_next_value_read_before_it_is_there():
         state 'z' has no next value yet
           at:     node 'z' test_errors.py:N
           got:    z.next read before it was assigned
-          wanted: a state closed by then (it was declared at test_errors.py:N)
+          wanted: a closed state (it was declared at test_errors.py:N)
           fix:    assign z.next = value before reading it
         """,
     ):
@@ -238,7 +238,7 @@ def test_shapes_that_do_not_agree_in_a_closing():
     with says(
         errors.ShapeError,
         """
-        the next value of state 'z' has another shape than the state
+        the shape of the next value of state 'z' is not that of the state
           at:     node 'z' test_errors.py:N
           got:    (6,) from cat_3
           wanted: (3,), as declared at test_errors.py:N
@@ -253,7 +253,7 @@ def test_another_dtype_in_a_closing():
     with says(
         errors.DtypeError,
         """
-        the next value of state 'z' has another dtype than the state
+        the dtype of the next value of state 'z' is not that of the state
           at:     node 'z' test_errors.py:N
           got:    torch.bool from gt_4
           wanted: torch.float32
@@ -269,7 +269,7 @@ def test_a_closing_over_an_axis_the_state_lacks():
     with says(
         errors.AxisError,
         """
-        the next value of state 'z' varies over axes the state does not carry
+        the next value of state 'z' varies over axes that the state does not have
           at:     node 'z' test_errors.py:N
           got:    axes ('time', 'source') from add_4
           wanted: no more than ('time',)
@@ -285,7 +285,7 @@ def test_an_initial_value_with_a_batch():
     with says(
         errors.ShapeError,
         """
-        the initial value of state 'c' has another shape than the state
+        the shape of the initial value of state 'c' is not that of the state
           at:     node 'c' test_errors.py:N
           got:    (2, 3)
           wanted: (3,) or a number
@@ -304,7 +304,7 @@ def test_as_many_initial_values_as_slots():
           at:     node 'c' test_errors.py:N
           got:    2 initial values
           wanted: one for all slots, or a list of 3
-          fix:    give one a slot, the one read first in front
+          fix:    give one per slot, the one read first in front
         """,
     ):
         g.state("c", delay=3, init=[0, 1])
@@ -315,11 +315,11 @@ def test_an_unknown_kind_of_initial_value():
     with says(
         errors.UnsupportedError,
         """
-        state 'c' cannot start from 'uniform'
+        state 'c' has the unknown initial value 'uniform'
           at:     node 'c' test_errors.py:N
           got:    'uniform'
           wanted: None, a number, a tensor, a parameter, a value, or 'normal'
-          fix:    a learned start is init=g.parameter(...)
+          fix:    for a learned initial value, give init=g.parameter(...)
         """,
     ):
         g.state("c", init="uniform")
@@ -334,7 +334,7 @@ def test_an_axis_that_does_not_exist():
           at:     test_errors.py:N
           got:    'tine'
           wanted: one of ['time']
-          fix:    over='time', if that is meant
+          fix:    write over='time' if you mean that axis
         """,
     ):
         gn.sum(x, over="tine")
@@ -382,8 +382,8 @@ def test_an_axis_declared_twice():
         axis 'time' is declared twice
           at:     test_errors.py:N
           got:    a second axis 'time'
-          wanted: one declaration an axis
-          fix:    an input's `over` declares its axes already; choose another name
+          wanted: one declaration per axis
+          fix:    choose another name; an input's `over` declares its axes
         """,
     ):
         g.axis("time", 10)
@@ -412,8 +412,8 @@ def test_the_batch_named():
         'batch' is implied and cannot be named
           at:     test_errors.py:N
           got:    the axis 'batch'
-          wanted: named axes besides the batch
-          fix:    leave it out: every input has the batch first
+          wanted: axes other than the batch
+          fix:    leave it out: the batch is the first dimension of every input
         """,
     ):
         g.input("u", (3,), over=("batch", "time"))
@@ -451,7 +451,7 @@ def test_a_name_used_twice():
         the name 'x' is used twice
           at:     test_errors.py:N
           got:    a second 'x'
-          wanted: names of inputs, states and outputs that differ
+          wanted: a different name for each input, state and output
           fix:    choose another name
         """,
     ):
@@ -464,10 +464,10 @@ def test_an_output_declared_twice():
     with says(
         errors.NameTakenError,
         """
-        there is an output 'y' already
+        there already is an output 'y'
           at:     test_errors.py:N
           got:    output 'y'
-          wanted: names that differ, each a string that is not empty, does not start with '@',
+          wanted: a name of its own: a string that is not empty, does not start with '@',
                   and is none of batch, lengths, record, return_state, self, state
           fix:    choose another name
         """,
@@ -481,12 +481,11 @@ def test_values_of_two_graphs():
     with says(
         errors.ForeignValueError,
         """
-        values of different graphs meet: 'net' and 'other'
+        values of different graphs are combined: 'net' and 'other'
           at:     test_errors.py:N
           got:    values of 'net' and 'other'
           wanted: values of one graph
-          fix:    build both on one graph, or compile them apart and feed one's output to
-                  the other
+          fix:    build both on one graph, or compile each and pass the output of one to the other
         """,
     ):
         x + u
@@ -515,8 +514,8 @@ def test_an_if_on_a_value():
         a symbolic value cannot decide a Python `if`
           at:     node 'gt_6' test_errors.py:N
           got:    Value(gt_6, shape=(), axes=('time',))
-          wanted: torch functions, whose result is a new value
-          fix:    use torch.where(condition, a, b); a loop that stops by itself is gn.until
+          wanted: torch functions, which return new values
+          fix:    use torch.where(condition, a, b), or gn.until for a loop that stops by itself
         """,
     ):
         if x[0] > 0:
@@ -531,8 +530,8 @@ def test_a_value_made_a_number():
         a symbolic value cannot become a Python number
           at:     node 'reshape_4' test_errors.py:N
           got:    Value(reshape_4, shape=(), axes=('time',))
-          wanted: torch functions, whose result is a new value
-          fix:    use torch.where(condition, a, b); a loop that stops by itself is gn.until
+          wanted: torch functions, which return new values
+          fix:    use torch.where(condition, a, b), or gn.until for a loop that stops by itself
         """,
     ):
         float(x[0])
@@ -548,7 +547,7 @@ def test_a_change_in_place():
           at:     node 'held' test_errors.py:N
           got:    Value(held, shape=(3,), axes=('time',))
           wanted: an operation that returns a new value
-          fix:    write it on a copy: v.clone()
+          fix:    write to a copy: v.clone()
         """,
     ):
         h.add_(1)
@@ -591,11 +590,11 @@ def test_a_parameter_the_graph_does_not_own():
     with says(
         errors.UnsupportedError,
         """
-        a parameter that this graph does not own is used
+        the graph uses a parameter that it does not own
           at:     test_errors.py:N
           got:    a parameter of shape (3, 3)
           wanted: parameters of the compiled module, or of one registered with g.module
-          fix:    make the module in __init__, or wrap it: net = g.module('net', net)
+          fix:    create the module in __init__, or register it: net = g.module('net', net)
         """,
     ):
         nn.Linear(3, 3)(x)
@@ -607,11 +606,11 @@ def test_a_parameter_computed_with_outside_the_graph():
     with says(
         errors.UnsupportedError,
         """
-        a tensor computed from parameters outside the graph is used
+        the graph uses a tensor that was computed from parameters outside the graph
           at:     test_errors.py:N
-          got:    the result of ExpBackward0, of shape (3,), which would stay as it is now
-                  while the parameters train
-          wanted: a parameter as it stands, or what is computed of it in the graph
+          got:    the result of ExpBackward0, of shape (3,), which would not change while the
+                  parameters train
+          wanted: a parameter itself, or a result computed from it in the graph
           fix:    compute it in graph(self, g), or within `with g:` on a bare Graph
         """,
     ):
@@ -643,10 +642,10 @@ def test_until_after_a_reduction():
     with says(
         errors.AxisError,
         """
-        gn.until comes too late: 'hop' was reduced over, or stopped, before
+        gn.until comes too late: 'hop' was already reduced over or stopped
           at:     node 'gt_6' test_errors.py:N
           got:    a stop condition for 'hop', after axis_sum_4 at test_errors.py:N
-          wanted: one gn.until an axis, before any reduction over it
+          wanted: one gn.until per axis, before any reduction over it
           fix:    move gn.until up to where the condition is computed
         """,
     ):
@@ -658,7 +657,7 @@ def test_until_of_a_number():
     with says(
         errors.DtypeError,
         """
-        gn.until needs one truth value at each position
+        gn.until needs one truth value per position
           at:     node 'reshape_4' test_errors.py:N
           got:    torch.float32 of shape ()
           wanted: torch.bool of shape ()
@@ -674,7 +673,7 @@ def test_parameters_along_an_axis_of_another_length():
     with says(
         errors.ShapeError,
         """
-        this tensor cannot lie along 'slot'
+        the tensor does not fit along 'slot'
           at:     node 'keys' test_errors.py:N
           got:    shape (4, 3), axes ()
           wanted: a first dimension of 5, and no axes yet

@@ -50,12 +50,12 @@ def scripted(x):
     return torch.jit.script(torch.nn.functional.hardtanh)(x)
 
 
-RUNS = """torch.nn.{0} runs along a dimension of its input, and a value has axes instead
+RUNS = """torch.nn.{0} runs along a dimension of its input, but values have named axes
     at: node 'x' test_mistakes.py:N
     got: Value(x, shape=({1},), axes=('time',))
     wanted: a module that runs along a named axis
     fix: use gn.nn.{2}"""
-FORMS = "wanted: shapes of one example at one position that the function takes"
+FORMS = "wanted: shapes of one example at one position that the function accepts"
 SOURCE = "wanted: a graphnn.Graph, or a module whose graph(self, g) draws one"
 VALUE = "wanted: a Value, a tensor, a parameter or a number"
 
@@ -105,21 +105,21 @@ GRAPHS = {
     "Transformer": (
         paired(nn.Transformer(4, 2, 1, 1, batch_first=True)),
         errors.UnsupportedError,
-        RUNS.format("Transformer", 4, "TransformerBlock.from_torch(layer) of each of its layers"),
+        RUNS.format("Transformer", 4, "TransformerBlock.from_torch(layer) for each of its layers"),
     ),
     "Conv1d": (
         called(nn.Conv1d(3, 4, 2)),
         errors.ShapeError,
         f"""'conv1d' cannot be applied to these shapes: … at: node 'm' test_mistakes.py:N
         got: x (3,) torch.float32, m.weight (4, 3, 2) torch.float32, m.bias (4,) torch.float32
-        {FORMS} fix: gn.nn.TemporalConv, or its from_torch(module), runs along an axis""",
+        {FORMS} fix: use gn.nn.TemporalConv, or its from_torch(module), which runs along an axis""",
     ),
     "Embedding of floats": (
         called(nn.Embedding(5, 4)),
         errors.ShapeError,
         f"""'embedding' cannot be applied to these shapes: … at: node 'm' test_mistakes.py:N
         got: x (3,) torch.float32, m.weight (5, 4) torch.float32
-        {FORMS} fix: numbers of words are whole: g.input(…, dtype=torch.int64)""",
+        {FORMS} fix: declare the indices as integers: g.input(…, dtype=torch.int64)""",
     ),
     "Linear of another width": (
         called(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2))),
@@ -139,30 +139,29 @@ GRAPHS = {
     "batch and time written": (
         drawn(lambda x: x[:, -1]),
         errors.ShapeError,
-        """'x' has 1 dimension(s), and 2 are indexed at: node '__getitem__' test_mistakes.py:N
+        """'x' has 1 dimension(s), but 2 are indexed at: node '__getitem__' test_mistakes.py:N
         got: x (3,) torch.float32
-        wanted: an index of the shape (3,): batch and axes are implied, never written
-        fix: the last position is gn.last(x, over='time'), the first gn.first, the one before
-        gn.delay(x, 1, over='time')""",
+        wanted: an index into the shape (3,): batch and axes are implied, never written
+        fix: write gn.last(x, over='time') for the last position, gn.first for the first, and
+        gn.delay(x, 1, over='time') for the previous one""",
     ),
     "truth values as an index": (
         drawn(lambda x: x[x > 0]),
         errors.ShapeError,
-        """'x' is indexed by truth values, of which each example may have others
+        """'x' is indexed by a mask: result sizes would differ between examples
         at: node '__getitem__' test_mistakes.py:N
         got: x (3,) torch.float32, gt_2 (3,) torch.bool
-        wanted: a result of one shape for all examples
-        fix: torch.where(mask, x, 0.0), or gn.top for the best of an axis""",
+        wanted: a result with the same shape for all examples
+        fix: write torch.where(mask, x, 0.0), or gn.top for the largest along an axis""",
     ),
     "masked_select": (
         drawn(lambda x: torch.masked_select(x, x > 0)),
         errors.ShapeError,
-        """'masked_select' cannot be planned: torch looks at numbers in it, to check them or
-        for a shape at: node 'masked_select' test_mistakes.py:N
+        """'masked_select' cannot be planned: its result shape or its checks depend on the data
+        at: node 'masked_select' test_mistakes.py:N
         got: x (3,) torch.float32, gt_2 (3,) torch.bool
-        wanted: a function that decides nothing by the numbers of its operands
-        fix: write torch.where(mask, x, 0.0): how many are chosen differs from example to
-        example""",
+        wanted: a function whose shapes do not depend on the elements of its operands
+        fix: write torch.where(mask, x, 0.0): the number of selected elements differs by example""",
     ),
     "an index beyond the shape": (
         drawn(lambda x: x[3]),
@@ -174,29 +173,29 @@ GRAPHS = {
     "a scripted function": (
         drawn(scripted),
         errors.UnsupportedError,
-        """a function of torch.jit is called on a value: its code is out of sight
+        """a torch.jit function is called on a value, and its Python code cannot be traced
         at: test_mistakes.py:N
         got: RuntimeError: …
-        wanted: torch functions, whose result is a new value
-        fix: call the Python function or module that was scripted or traced""",
+        wanted: torch functions, which return new values
+        fix: call the Python function or module itself, not its scripted or traced version""",
     ),
     "several parts as an output": (
         drawn(lambda x: (x, x)),
         errors.UnsupportedError,
         f"""this cannot become a value of a graph at: test_mistakes.py:N got: tuple
-        {VALUE} fix: take its parts: y, state = module(x)""",
+        {VALUE} fix: unpack it: y, state = module(x)""",
     ),
     "a dict as an output": (
         drawn(lambda x: {"y": x}),
         errors.UnsupportedError,
         f"""this cannot become a value of a graph at: test_mistakes.py:N got: dict
-        {VALUE} fix: declare each: g.output(name, found[name])""",
+        {VALUE} fix: declare each value: g.output(name, result[name])""",
     ),
     "nothing as an output": (
         drawn(lambda x: None),
         errors.UnsupportedError,
         f"""this cannot become a value of a graph at: test_mistakes.py:N got: NoneType
-        {VALUE} fix: return a value: what was called returned nothing""",
+        {VALUE} fix: return a value: the function that was called returned None""",
     ),
     "a module as an output": (
         drawn(lambda x: nn.Tanh()),
@@ -215,48 +214,49 @@ GRAPHS = {
     "several axes at once": (
         drawn(lambda x: gn.sum(x, over=("time",))),
         errors.AxisError,
-        """one axis is named at a time, by a string at: test_mistakes.py:N got: ('time',)
-        wanted: one of ['time'] fix: over='time'; for several axes, one reduction after
-        another""",
+        """an axis is given by its name, a string at: test_mistakes.py:N got: ('time',)
+        wanted: one of ['time'] fix: give over='time'; for several axes,
+        reduce over one after the other""",
     ),
     "a class": (
         lambda: gn.compile(Elman),
         errors.GraphError,
         f"""Elman cannot be compiled: it is a class, not a module at: test_mistakes.py:N
-        got: Elman {SOURCE} fix: make one: gn.compile(Elman(…))""",
+        got: Elman {SOURCE} fix: create an instance: gn.compile(Elman(…))""",
     ),
     "nothing": (
         lambda: gn.compile(None),
         errors.GraphError,
         f"""NoneType cannot be compiled: it is neither a module nor a graph at: test_mistakes.py:N
-        got: NoneType {SOURCE} fix: give a module: class Net(nn.Module) with graph(self, g)""",
+        got: NoneType {SOURCE} fix: pass a module: class Net(nn.Module) with graph(self, g)""",
     ),
     "a compiled model": (
         lambda: gn.compile(gn.compile(Elman())),
         errors.GraphError,
-        f"""Compiled cannot be compiled: it is compiled already at: test_mistakes.py:N
-        got: Compiled {SOURCE} fix: call it, or compile the module that it was made of""",
+        f"""Compiled cannot be compiled: it is already compiled at: test_mistakes.py:N
+        got: Compiled {SOURCE} fix: call it, or compile the module that it was compiled from""",
     ),
     "DataParallel": (
         lambda: gn.compile(nn.DataParallel(Elman())),
         errors.GraphError,
         f"""DataParallel cannot be compiled: it wraps a module at: test_mistakes.py:N
         got: DataParallel {SOURCE}
-        fix: the other way round: DistributedDataParallel(gn.compile(net))""",
+        fix: apply them in the other order: DistributedDataParallel(gn.compile(net))""",
     ),
     "torch.compile": (
         lambda: gn.compile(torch.compile(Elman())),
         errors.GraphError,
-        f"""OptimizedModule cannot be compiled: it is the work of torch.compile
+        f"""OptimizedModule cannot be compiled: it is a result of torch.compile
         at: test_mistakes.py:N got: OptimizedModule {SOURCE}
-        fix: the other way round: torch.compile(gn.compile(net))""",
+        fix: apply them in the other order: torch.compile(gn.compile(net))""",
     ),
     "a scripted module": (
         lambda: gn.compile(torch.jit.script(nn.Linear(2, 2))),
         errors.GraphError,
-        f"""RecursiveScriptModule cannot be compiled: it is scripted: its code is out of sight
+        f"""RecursiveScriptModule cannot be compiled: it is scripted, and its Python code
+        cannot be traced
         at: test_mistakes.py:N got: RecursiveScriptModule {SOURCE}
-        fix: compile the module that it was made of""",
+        fix: compile the module that it was scripted from""",
     ),
     "a module of torch alone": (
         lambda: gn.compile(nn.LSTM(2, 2)),
@@ -267,27 +267,29 @@ GRAPHS = {
     "graph without self": (
         lambda: gn.compile(NoGraph()),
         errors.GraphError,
-        """NoGraph.graph cannot be called with the graph alone: … at: test_mistakes.py:N
-        got: graph() wanted: graph(self, g), g being the graph to draw on
-        fix: take inputs of g, as x = g.input('x', …), and sizes of self""",
+        """NoGraph.graph cannot be called with the graph as its only argument: …
+        at: test_mistakes.py:N
+        got: graph() wanted: graph(self, g) with the graph as g
+        fix: declare inputs by x = g.input('x', …), and take sizes from self""",
     ),
     "graph that asks for inputs": (
         lambda: gn.compile(Asks()),
         errors.GraphError,
-        """Asks.graph cannot be called with the graph alone: missing a required argument: 'x'
+        """Asks.graph cannot be called with the graph as its only argument:
+        missing a required argument: 'x'
         at: test_mistakes.py:N
-        got: graph(self, g, x) wanted: graph(self, g), g being the graph to draw on
-        fix: take inputs of g, as x = g.input('x', …), and sizes of self""",
+        got: graph(self, g, x) wanted: graph(self, g) with the graph as g
+        fix: declare inputs by x = g.input('x', …), and take sizes from self""",
     ),
     "a quantized module": (
         lambda: gn.compile(
             torch.ao.quantization.quantize_dynamic(Elman(), {nn.Linear}, dtype=torch.qint8)
         ),
         errors.UnsupportedError,
-        """'rec' is quantized: its weights are no tensors that a graph can read
+        """'rec' is quantized: a graph cannot read its weights
         at: test_mistakes.py:N got: torch.ao.nn.quantized.dynamic.modules.linear.Linear
-        wanted: modules with floating parameters
-        fix: compile the module as it was before it was quantized""",
+        wanted: modules with floating-point parameters
+        fix: compile the module before it is quantized""",
     ),
 }
 FORM = "wanted: (batch, time, 3) of torch.float32"

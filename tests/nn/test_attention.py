@@ -211,7 +211,7 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "attend": (
         lambda: gn.compile(Masked(heads=3)),
         gn.errors.ShapeError,
-        "the query cannot be cut into 3 heads",
+        "the query cannot be split into 3 heads",
     ),
 }
 

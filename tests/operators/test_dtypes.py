@@ -383,7 +383,7 @@ def test_a_start_takes_the_dtype_of_its_state(backend: str, dtype: torch.dtype) 
 def test_a_start_that_would_lose_something_is_refused(init: Any) -> None:
     g = gn.Graph()
     g.input("x", (4,), over="time")
-    with pytest.raises(DtypeError, match="state 'n' cannot start from a value of torch") as error:
+    with pytest.raises(DtypeError, match="the initial value of state 'n' cannot be torch") as error:
         g.state("n", (4,), init=init, dtype=torch.int64)
     assert "test_dtypes.py" in str(error.value)
 

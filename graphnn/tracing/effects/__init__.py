@@ -1,1 +1,1 @@
-"""Torch calls that do more than return a value: in-place work, random numbers, own backwards."""
+"""Torch calls with effects: in-place writes, random numbers, custom backwards, initialisation."""

@@ -1,8 +1,8 @@
-"""aliases: which values lie in the memory of which, as torch says of tensors of their form.
+"""Aliases: which values share memory, as torch's tensors of the same shape would.
 
-Every value that may be a view is asked for on memory without numbers: torch itself says whether a
-call gives a view, its operand or a copy, and where in the memory a view lies. A value of which no
-view is known is taken to be contiguous.
+If a function may return a view, torch runs it on meta tensors. The result shows whether it is a
+view, its operand or a copy, and the strides and offset of a view. A value without known views is
+assumed to be contiguous.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphnn.tracing.effects.symbolic import GraphLike, Symbolic, is_value
 
-# functions whose results may be views, or an operand itself
-MAYBE = frozenset(
+# functions that may return views, or an operand itself
+MAY_ALIAS = frozenset(
     "view reshape flatten unflatten ravel unsqueeze squeeze permute transpose swapaxes swapdims t "
     "movedim moveaxis expand broadcast_to expand_as view_as reshape_as narrow select split "
     "split_with_sizes chunk unbind tensor_split hsplit vsplit dsplit diagonal detach __getitem__ "
@@ -33,9 +33,9 @@ _HOLE = object()
 
 @dataclass(frozen=True)
 class ViewStep:
-    """A view made of another: `pick` is its place among several results.
+    """A call that makes a view: its result number `pick` if it returns several.
 
-    A view made under `torch.no_grad()` is not `recorded`: no gradient goes through it.
+    A view made under `torch.no_grad()` is not `recorded`: no gradient flows through it.
     """
 
     function: Any
@@ -45,11 +45,11 @@ class ViewStep:
     recorded: bool
 
     @property
-    def followed(self) -> bool:
-        """Whether gradients go through the view."""
+    def carries_gradient(self) -> bool:
+        """Whether gradients flow through the view."""
         return self.recorded and getattr(self.function, "__name__", "") != "detach"
 
-    def take(self, base: Symbolic) -> Symbolic:
+    def apply(self, base: Symbolic) -> Any:
         """The view of `base`."""
         args, kwargs = tree_map(lambda x: base if x is _HOLE else x, (self.args, self.kwargs))
         with torch.set_grad_enabled(self.recorded):
@@ -59,9 +59,9 @@ class ViewStep:
 
 @dataclass
 class Storage:
-    """The memory of several values: the node that it holds by now, and who looks at it.
+    """The memory of several values: the node that computes its contents, and the values in it.
 
-    `read_only`: it is a parameter's, a buffer's or a state's.
+    It is `read_only` if it belongs to a parameter, a buffer or a state.
     """
 
     root: int
@@ -69,39 +69,41 @@ class Storage:
     members: list[weakref.ref[Symbolic]] = field(default_factory=list)
 
     def alive(self) -> list[Symbolic]:
-        """Those of the values that anybody still holds."""
+        """The values in this memory that still exist."""
         found = [(r, v) for r in self.members if (v := r()) is not None]
         self.members = [r for r, _ in found]
         return [v for _, v in found]
 
-    def join(self, view: Symbolic, form: torch.Tensor, steps: tuple[ViewStep, ...]) -> None:
-        """Let a value be one that looks at this memory, where `form` lies in it."""
-        view.memory, view.strided, view.views = self, form, steps
+    def add(self, view: Symbolic, strided: torch.Tensor, views: tuple[ViewStep, ...]) -> None:
+        """Add a value with the strides and offset of `strided` to this memory."""
+        view.memory, view.strided, view.views = self, strided, views
         self.members.append(weakref.ref(view))
 
 
-def share(graph: GraphLike, function: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+def note_views(
+    graph: GraphLike, function: Any, name: str, args: Any, kwargs: Any, result: Any
+) -> None:
     """Note which results are views of which operands."""
     operands = list(_operands(graph, args, kwargs))
     results = list(result) if isinstance(result, (tuple, list)) else [result]
     made = {r.id for r in results if is_value(r)}
     same = made & {v.id for _, v in operands} and name not in COPIES
-    if not operands or not made or (name not in MAYBE and not same):
+    if not operands or not made or (name not in MAY_ALIAS and not same):
         return
     for given, operand in operands:
         memory, where = _memory_of(operand)
-        for pick, form in _forms(function, args, kwargs, given, where):
+        for pick, strided in _views(function, args, kwargs, given, where):
             view = results[pick or 0]
             if not is_value(view) or view is operand:
                 continue
-            if view.shape == form.shape and view.dtype == form.dtype:
+            if view.shape == strided.shape and view.dtype == strided.dtype:
                 step = _step(graph, function, args, kwargs, given, pick)
-                memory.join(view, form, (*operand.views, step))
-                _become(graph, given, operand)
+                memory.add(view, strided, (*operand.views, step))
+                _note_written(graph, given, operand)
 
 
 def _operands(graph: GraphLike, args: Any, kwargs: Any) -> Iterator[tuple[Any, Symbolic]]:
-    """The values among the arguments, and its other tensors as values, once each."""
+    """The distinct tensors among the arguments, each with its value."""
     leaves = tree_leaves((args, kwargs))
     tensors: dict[int, Any] = {id(x): x for x in leaves if isinstance(x, torch.Tensor)}
     for x in tensors.values():
@@ -111,26 +113,26 @@ def _operands(graph: GraphLike, args: Any, kwargs: Any) -> Iterator[tuple[Any, S
             yield x, graph.value(x)
 
 
-def _become(graph: GraphLike, given: Any, operand: Symbolic) -> None:
-    """A tensor made in the graph of which there is a view as a value is a value from now on."""
+def _note_written(graph: GraphLike, given: Any, operand: Symbolic) -> None:
+    """Note that a tensor made during the trace has become a value, because a value views it."""
     if given is not operand and not operand.read_only:
         graph.written[id(given)] = operand
         graph.keep_alive.append(given)
 
 
 def _memory_of(v: Symbolic) -> tuple[Storage, torch.Tensor]:
-    """The memory of a value, made if it has none yet, and where the value lies in it."""
+    """The memory of a value, created if it has none yet, and the strides of the value in it."""
     if v.memory is not None and v.strided is not None:
         return v.memory, v.strided
     memory, where = Storage(v.id, v.read_only), torch.empty(v.shape, dtype=v.dtype, device="meta")
-    memory.join(v, where, ())
+    memory.add(v, where, ())
     return memory, where
 
 
-def _forms(
+def _views(
     function: Any, args: Any, kwargs: Any, given: Any, where: torch.Tensor
 ) -> Iterator[tuple[int | None, torch.Tensor]]:
-    """The results that lie in the memory of an operand, by their place among the results."""
+    """The results that are views of an operand with strides `where`, each with its number."""
 
     def meta(x: Any) -> Any:
         if x is given:
@@ -143,14 +145,14 @@ def _forms(
         with torch._C.DisableTorchFunction(), torch.no_grad():
             made = function(*tree_map(meta, args), **tree_map(meta, kwargs))
     except Exception:
-        return  # what needs numbers makes memory of its own
+        return  # a function that needs elements returns new memory
     several = isinstance(made, (tuple, list))
     for pick, x in enumerate(made if several else [made]):
-        if isinstance(x, torch.Tensor) and _memory(x) == _memory(where):
+        if isinstance(x, torch.Tensor) and _storage(x) == _storage(where):
             yield pick if several else None, x
 
 
-def _memory(x: torch.Tensor) -> Any:
+def _storage(x: torch.Tensor) -> Any:
     return x.untyped_storage()._cdata if x.layout == torch.strided else id(x)
 
 

@@ -1,8 +1,8 @@
-"""custom: a `torch.autograd.Function` keeps its own backward.
+"""A `torch.autograd.Function` in a graph keeps its own backward.
 
-Its forward and its backward are drawn as any other code. The graph holds the value that the forward
-makes in a node `custom`, whose derivative is what the backward drew: so it runs in loops, kernels
-and everywhere else as any operation does.
+Its forward and its backward are traced as any other code. The result of the forward goes through a
+node `custom`, whose gradient rule is the traced backward. It therefore runs in loops and kernels
+like any other operation.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return _Call(graph, cls, args, kwargs).run()
 
 
-# while graphs are drawn, functions applied to their values are drawn into them
-MET = Patch(attributes(torch.autograd.Function, apply=classmethod(_apply)))
+# during traces, functions that are applied to values are traced
+TRACED = Patch(attributes(torch.autograd.Function, apply=classmethod(_apply)))
 
 
 def _graph_of(args: Any) -> GraphLike | None:
-    """The graph that a function's arguments belong to, as values or as what is followed."""
+    """The graph of a function's arguments: of its values, or the one that tracks its tensors."""
     for x in tree_leaves(args):
         if is_value(x):
             return x.graph
@@ -49,35 +49,35 @@ def _graph_of(args: Any) -> GraphLike | None:
     return graph
 
 
-def drawn(graph: GraphLike, function: Any, *args: Any) -> Any:
-    """What a function of the library's own gives of values."""
+def trace_function(graph: GraphLike, function: Any, *args: Any) -> Any:
+    """Apply an autograd function of the library itself to values."""
     return _Call(graph, function, args, {}).run()
 
 
 class Context:
-    """What a function's forward leaves for its backward: the `ctx` of torch."""
+    """The `ctx` of torch: what a function's forward saves for its backward."""
 
     def __init__(self, needs: Sequence[bool]):
         self.needs_input_grad = tuple(needs)
         self.saved_tensors: tuple[Any, ...] = ()
         self.materialize_grads = True
-        self.undifferentiated: tuple[Any, ...] = ()
+        self.non_differentiable: tuple[Any, ...] = ()
 
     def save_for_backward(self, *tensors: Any) -> None:
         self.saved_tensors = tensors
 
     def save_for_forward(self, *tensors: Any) -> None:
-        """Nothing: its forward-mode derivative is not asked for."""
+        """Does nothing: forward-mode derivatives are not traced."""
 
     def mark_non_differentiable(self, *tensors: Any) -> None:
-        self.undifferentiated = tensors
+        self.non_differentiable = tensors
 
     def set_materialize_grads(self, value: bool) -> None:
         self.materialize_grads = value
 
     def mark_dirty(self, *tensors: Any) -> None:
         raise UnsupportedError(
-            "a custom function that changes its input in place cannot be in a graph",
+            "a custom function that changes its input in place is not supported",
             site=user_site(),
             got="ctx.mark_dirty(…)",
             wanted="a forward that returns new values",
@@ -86,16 +86,16 @@ class Context:
 
 
 class _Call:
-    """One application of a function to values."""
+    """One application of an autograd function to values."""
 
     def __init__(self, graph: GraphLike, function: Any, args: Any, kwargs: Any):
         self.graph, self.function, self.site = graph, function, user_site()
         self.args = [graph.value(x) if isinstance(x, torch.Tensor) else x for x in args]
         self.kwargs = kwargs
-        self.moving = [
+        self.differentiable = [
             k for k, x in enumerate(self.args) if is_value(x) and x.dtype.is_floating_point
         ]
-        self.context = Context([k in self.moving for k in range(len(self.args))])
+        self.context = Context([k in self.differentiable for k in range(len(self.args))])
 
     def run(self) -> Any:
         graph, function = self.graph, self.function
@@ -105,22 +105,23 @@ class _Call:
         else:
             result = function.forward(self.context, *self.args, **self.kwargs)
         single = not isinstance(result, tuple)
-        outs = [graph.value(x) if isinstance(x, torch.Tensor) else x for x in taken(result)]
-        floats = [k for k, x in enumerate(outs) if self._flows(x)]
+        outs = [graph.value(x) if isinstance(x, torch.Tensor) else x for x in as_list(result)]
+        floats = [k for k, x in enumerate(outs) if self._carries_gradient(x)]
         for k, x in enumerate(outs):
             if is_value(x) and k not in floats:
                 outs[k] = graph.value_of(make("detach", Expr(graph.ir, x.id)).id)
-        if floats and self.moving and torch.is_grad_enabled():
+        if floats and self.differentiable and torch.is_grad_enabled():
             self._attach(outs, floats)
         return outs[0] if single else tuple(outs)
 
-    def _flows(self, x: Any) -> bool:
+    def _carries_gradient(self, x: Any) -> bool:
+        """Whether a result is differentiable."""
         if not is_value(x) or not x.dtype.is_floating_point:
             return False
-        return not any(x is u for u in self.context.undifferentiated)
+        return not any(x is u for u in self.context.non_differentiable)
 
     def _attach(self, outs: list[Any], floats: list[int]) -> None:
-        """Put the results under the function's own derivative."""
+        """Replace the results by those of a node with the function's own backward."""
         graph, name = self.graph, self.function.__name__
         ir = graph.ir
         parts = [Expr(ir, outs[k].id) for k in floats]
@@ -128,48 +129,48 @@ class _Call:
             self._refuse("returns results of several dtypes", [str(p.dtype) for p in parts])
         ir.here = (name, self.site)
         packed = parts[0] if len(parts) == 1 else _packed(parts)
-        for k in self.moving:
+        for k in self.differentiable:
             packed = _over(packed, Expr(ir, self.args[k].id))
         rule, reads = self._rule(packed, outs, floats)
-        inputs = [packed.id, *(self.args[k].id for k in self.moving), *reads]
+        inputs = [packed.id, *(self.args[k].id for k in self.differentiable), *reads]
         attrs = {"rule": rule, "called": name}
-        kept: dict[str, Any] = _form(packed)
-        node = Expr(ir, build(ir, "custom", inputs, attrs, name=name, site=self.site, **kept))
+        signature: dict[str, Any] = _signature(packed)
+        node = Expr(ir, build(ir, "custom", inputs, attrs, name=name, site=self.site, **signature))
         whole = [node] if len(parts) == 1 else _unpacked(node, [p.shape for p in parts])
         for k, x in zip(floats, whole, strict=True):
             outs[k] = graph.value_of(x.id)
         ir.here = ("", None)
 
     def _rule(self, packed: Expr, outs: list[Any], floats: list[int]) -> tuple[Rule, list[int]]:
-        """Draw the backward, and take what it drew out of the graph again."""
+        """Trace the backward, and move its nodes from the graph into a rule."""
         if len(floats) > 1 and not self.context.materialize_grads:
             self._refuse(
-                "asks for None where one of several results has no gradient",
-                ["zeros there, as torch gives without set_materialize_grads(False)"],
+                "requests None for a result without a gradient, but returns several results",
+                ["zeros instead, as torch passes without set_materialize_grads(False)"],
                 fix="leave ctx.set_materialize_grads(False) out, or return one result",
             )
         graph, ir = self.graph, self.graph.ir
         since = ir.fresh()
-        flow = build(ir, "given", (), {"key": ("flow", since)}, name="flow", **_form(packed))
+        flow = build(ir, "given", (), {"key": ("flow", since)}, name="flow", **_signature(packed))
         flows = [Expr(ir, flow)]
         if len(floats) > 1:
             flows = _unpacked(flows[0], [tuple(outs[k].shape) for k in floats])
-        # torch gives zeros for results without a gradient, and None for what is no tensor
+        # torch passes zeros for results without a gradient, and None for other objects
         given: list[Any] = [_zeros(x) for x in outs]
         for k, x in zip(floats, flows, strict=True):
             given[k] = graph.value_of(x.id)
-        with graph.context.undetached(), torch.no_grad():
-            found = taken(self.function.backward(self.context, *given))
+        with graph.context.keeping_gradients(), torch.no_grad():
+            found = as_list(self.function.backward(self.context, *given))
         if len(found) < len(self.args):
             self._refuse(f"returns {len(found)} gradients", [f"{len(self.args)} arguments"])
-        grads = [found[k] for k in self.moving]
+        grads = [found[k] for k in self.differentiable]
         ids = [None if g is None else graph.value(g).id for g in grads]
-        for k, i in zip(self.moving, ids, strict=True):
-            self._fits(k, i)
-        return self._taken_out(since, flow, ids)
+        for k, i in zip(self.differentiable, ids, strict=True):
+            self._check_gradient(k, i)
+        return self._extract(since, flow, ids)
 
-    def _fits(self, k: int, i: int | None) -> None:
-        """The input could be expanded to its gradient's shape: torch sums over what is added."""
+    def _check_gradient(self, k: int, i: int | None) -> None:
+        """Check that the input expands to the shape of its gradient, over which torch then sums."""
         if i is None:
             return
         have, want = self.graph.ir[i].shape, tuple(self.args[k].shape)
@@ -180,78 +181,85 @@ class _Call:
         if not fits:
             self._refuse(f"gives a gradient of shape {have}", [f"its input has {want}"])
 
-    def _taken_out(self, since: int, flow: int, grads: list[int | None]) -> tuple[Rule, list[int]]:
-        """What the backward drew, as a rule: new sources stay in the graph, and are read."""
+    def _extract(self, since: int, flow: int, grads: list[int | None]) -> tuple[Rule, list[int]]:
+        """The nodes of the backward as a rule; new sources stay in the graph, as its inputs."""
         ir = self.graph.ir
-        drawn = [n for i, n in ir.nodes.items() if i >= since]
-        sources = {n.id for n in drawn if OPS[n.op].family == "source"} - {flow}
-        sources -= {n.id for n in drawn if n.op == "const"}
+        traced = [n for i, n in ir.nodes.items() if i >= since]
+        sources = {n.id for n in traced if OPS[n.op].family == "source"} - {flow}
+        sources -= {n.id for n in traced if n.op == "const"}
         part, reads = ir.empty(), list[int]()
         wanted = [i for i in grads if i is not None]
         for n in sorted(_above(ir.nodes, wanted, since, sources), key=lambda n: n.id):
             if n.id == flow or (n.id >= since and n.id not in sources) or n.op == "const":
-                self._plain(n)
+                self._check_local(n)
                 part.insert(n)
             else:
                 reads.append(n.id)
                 part.insert(_given(n))
-        for n in (n for n in drawn if n.id not in sources):
+        for n in (n for n in traced if n.id not in sources):
             del ir.nodes[n.id]
             self.graph.unbound.discard(n.id)
-        moving = tuple(self.args[k].id for k in self.moving)
+        moving = tuple(self.args[k].id for k in self.differentiable)
         return Rule(part, flow, moving, tuple(reads), tuple(grads)), reads
 
-    def _plain(self, n: Node) -> None:
+    def _check_local(self, n: Node) -> None:
+        """Raise UnsupportedError if a node of the backward is an operation over an axis."""
         if OPS[n.op].family in ("axis", "delay", "along", "rename"):
-            self._refuse(f"uses '{n.op}' in its backward", ["operations on one example"])
+            self._refuse(
+                f"uses '{n.op}' in its backward", ["operations on one example at one position"]
+            )
 
     def _refuse(
         self,
-        what: str,
+        problem: str,
         wanted: list[str],
-        fix: str = "write the function with plain torch operations, one example at a time",
+        fix: str = "write the function with plain torch operations on one example",
     ) -> None:
         raise UnsupportedError(
-            f"the custom function '{self.function.__name__}' {what}",
+            f"the custom function '{self.function.__name__}' {problem}",
             node=self.function.__name__,
             site=self.site,
-            got=what,
+            got=problem,
             wanted=", ".join(wanted),
             fix=fix,
         )
 
 
 def _zeros(x: Any) -> Any:
+    """Zeros like a value; None for anything else."""
     if not is_value(x):
         return None
     return x.graph.value(torch.zeros(x.shape, dtype=x.dtype))
 
 
 def _over(x: Expr, like: Expr) -> Expr:
-    """`x` over the axes of `like`, at each position of which the backward is called."""
+    """`x` over the axes of `like` in addition: the backward runs at each of their positions."""
     if like.axes <= x.axes:
         return x
-    strange = make("cast", make("isnan", like), dtype=torch.int64)
+    # depends on `like`, but does not change `x`
+    nans = make("cast", make("isnan", like), dtype=torch.int64)
     if like.shape:
-        strange = make("sum", strange, dims=tuple(range(len(like.shape))))
-    return make("where", make("gt", strange, 0), x, x)
+        nans = make("sum", nans, dims=tuple(range(len(like.shape))))
+    return make("where", make("gt", nans, 0), x, x)
 
 
-def _form(x: Expr) -> dict[str, Any]:
+def _signature(x: Expr) -> dict[str, Any]:
     return {"shape": x.shape, "dtype": x.dtype, "axes": x.axes}
 
 
-def taken(results: Any) -> list[Any]:
+def as_list(results: Any) -> list[Any]:
     """The results of a call, as a list."""
     return list(results) if isinstance(results, (tuple, list)) else [results]
 
 
 def _packed(parts: list[Expr]) -> Expr:
+    """Several results as one vector."""
     flat = [reshape(p, (int(torch.Size(p.shape).numel()),)) for p in parts]
     return make("cat", *flat, dim=0)
 
 
 def _unpacked(x: Expr, shapes: Sequence[tuple[int, ...]]) -> list[Expr]:
+    """The results of `shapes` in one vector."""
     start, found = 0, []
     for shape in shapes:
         stop = start + torch.Size(shape).numel()
@@ -261,12 +269,13 @@ def _unpacked(x: Expr, shapes: Sequence[tuple[int, ...]]) -> list[Expr]:
 
 
 def _given(n: Node) -> Node:
+    """An input of a rule, for a node outside of it."""
     attrs = {"key": n.id, "was": n.op}
     return Node(n.id, "given", (), attrs, n.shape, n.axes, n.dtype, n.name, n.site)
 
 
 def _above(nodes: dict[int, Node], wanted: list[int], since: int, sources: set[int]) -> list[Node]:
-    """What gradients are made of, down to what was there before."""
+    """The nodes that gradients are computed from, down to those from before the backward."""
     found: dict[int, Node] = {}
     stack = list(wanted)
     while stack:

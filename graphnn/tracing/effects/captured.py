@@ -1,4 +1,4 @@
-"""Tensors that a graph reads: parameters and buffers, and those that are constants of it."""
+"""The nodes of tensors that a graph reads: parameters, buffers and constants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphnn.tracing.effects.symbolic import GraphLike
 
 
 def node_of(graph: GraphLike, tensor: torch.Tensor) -> Expr:
-    """The node of a parameter, a buffer, or a constant tensor; one node each."""
+    """The node of a parameter, a buffer or a constant tensor; each has one node."""
     if id(tensor) in graph.written:
         return Expr(graph.ir, graph.written[id(tensor)].id)
     key = graph.known.get(id(tensor))
@@ -30,23 +30,26 @@ def node_of(graph: GraphLike, tensor: torch.Tensor) -> Expr:
 
 
 def _constant(graph: GraphLike, tensor: torch.Tensor) -> Expr:
-    """The node of a tensor that is no parameter: as it is if it was made in the graph, else
-    whatever it holds when the graph is called."""
+    """The node of a tensor that is not a parameter.
+
+    If the tensor was made during the trace, the node holds a copy; else it reads the tensor at
+    every call. Raises UnsupportedError for a tensor that was computed from parameters.
+    """
     if isinstance(tensor, nn.Parameter):
         raise UnsupportedError(
-            "a parameter that this graph does not own is used",
+            "the graph uses a parameter that it does not own",
             site=user_site(),
             got=f"a parameter of shape {tuple(tensor.shape)}",
             wanted="parameters of the compiled module, or of one registered with g.module",
-            fix="make the module in __init__, or wrap it: net = g.module('net', net)",
+            fix="create the module in __init__, or register it: net = g.module('net', net)",
         )
     if tensor.grad_fn is not None:
         raise UnsupportedError(
-            "a tensor computed from parameters outside the graph is used",
+            "the graph uses a tensor that was computed from parameters outside the graph",
             site=user_site(),
             got=f"the result of {tensor.grad_fn.name()}, of shape {tuple(tensor.shape)}, which "
-            "would stay as it is now while the parameters train",
-            wanted="a parameter as it stands, or what is computed of it in the graph",
+            "would not change while the parameters train",
+            wanted="a parameter itself, or a result computed from it in the graph",
             fix="compute it in graph(self, g), or within `with g:` on a bare Graph",
         )
     if graph.tracer is not None and id(tensor) in graph.tracer.user_random:
@@ -55,26 +58,27 @@ def _constant(graph: GraphLike, tensor: torch.Tensor) -> Expr:
     index = (id(tensor), inplace.version(tensor) if made else None)
     if index not in graph.sources:
         with torch.inference_mode(False):
-            kept = tensor.clone() if made else tensor
-        graph.constants[id(kept)] = kept
+            constant = tensor.clone() if made else tensor
+        graph.constants[id(constant)] = constant
         graph.keep_alive.append(tensor)
-        graph.sources[index] = _source_of(graph, tensor, "tensor", id(kept), "")
+        graph.sources[index] = _source_of(graph, tensor, "tensor", id(constant), "")
         if made:
             graph.made_nodes.add(graph.sources[index])
     return Expr(graph.ir, graph.sources[index])
 
 
 def _source_of(graph: GraphLike, tensor: torch.Tensor, op: str, key: Any, name: str) -> int:
-    form: dict[str, Any] = {
+    """A new source node for a tensor."""
+    signature: dict[str, Any] = {
         "shape": tuple(tensor.shape),
         "dtype": tensor.dtype,
         "axes": frozenset(),
     }
-    return build(graph.ir, op, (), {"key": key}, name=name, **form)
+    return build(graph.ir, op, (), {"key": key}, name=name, **signature)
 
 
 def lookup(graph: GraphLike, node: Any) -> torch.Tensor:
-    """The tensor of a node that holds one, as it is now."""
+    """The current tensor of a source node."""
     key = node.attrs["key"]
     if node.op == "tensor":
         return graph.constants[key]
@@ -82,8 +86,8 @@ def lookup(graph: GraphLike, node: Any) -> torch.Tensor:
     return getattr(graph.owner.get_submodule(path), name)  # type: ignore[no-any-return]
 
 
-def realised(graph: GraphLike, i: int) -> torch.Tensor:
-    """The numbers of an open value, drawn now: what a parameter starts from."""
+def sample(graph: GraphLike, i: int) -> torch.Tensor:
+    """A sample of a random value, from which a parameter starts."""
     ir = keep(graph.ir, reachable(graph.ir, [i]))
     with torch._C.DisableTorchFunction():
         run = Reference(ir, lambda n: lookup(graph, n), {}, {}, {}, {}, torch.device("cpu"))

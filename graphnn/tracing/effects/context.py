@@ -1,4 +1,4 @@
-"""What torch holds in context while a graph is drawn: grad mode, autocast, modes of modules."""
+"""Torch's global state during a trace: grad mode, autocast, and training modes of modules."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from torch import nn
 
 
 class Context:
-    """The context of one graph's drawing, compared with that in which the graph was made."""
+    """Torch's global state during one trace, compared with that when the graph was created."""
 
     def __init__(self, bare: bool):
         self._bare = bare
         self._graded, self._detaching = torch.is_grad_enabled(), True
         self._autocast = _autocast()
-        # the module whose training mode turns off the dropout that is being drawn
+        # the module whose training mode switches the dropout that is being traced
         self.switch: nn.Module | None = None
 
     @property
     def detached(self) -> bool:
-        """Whether what is drawn now carries no gradient: `torch.no_grad()` within the drawing."""
+        """Whether traced operations carry no gradient: `torch.no_grad()` within the trace."""
         return self._graded and self._detaching and not torch.is_grad_enabled()
 
     @contextmanager
-    def undetached(self) -> Iterator[None]:
-        """Draw derivatives, which torch computes without recording them, with theirs."""
+    def keeping_gradients(self) -> Iterator[None]:
+        """Within this context, traced operations carry gradients even under `torch.no_grad()`.
+
+        Derivatives are traced in it: torch computes them without recording.
+        """
         before, self._detaching = self._detaching, False
         try:
             yield
@@ -37,27 +40,30 @@ class Context:
 
     @property
     def autocast(self) -> bool:
-        """Whether autocast was turned on within the drawing."""
+        """Whether autocast was turned on within the trace."""
         return _autocast() != self._autocast
 
     def drops(self, training: bool) -> bool:
-        """Whether dropout is to be drawn. A bare graph, drawn once, draws it for each module that
-        has a training mode, and leaves it out at calls in evaluation."""
+        """Whether dropout becomes part of the graph.
+
+        A bare `Graph` is traced once: it has the dropout of each module with a training mode, and
+        calls in evaluation mode leave that out.
+        """
         self.switch = None
-        asking = _module_calling() if self._bare else None
-        if asking is None or asking.training != training:
+        module = _calling_module() if self._bare else None
+        if module is None or module.training != training:
             return training
-        self.switch = asking
+        self.switch = module
         return True
 
 
-def _module_calling() -> nn.Module | None:
-    """The module whose method is running, if any."""
+def _calling_module() -> nn.Module | None:
+    """The innermost module whose method is running, if any."""
     frame: Any = sys._getframe(2)
     while frame is not None:
-        asking = frame.f_locals.get("self")
-        if type(asking) is not nn.Module and isinstance(asking, nn.Module):
-            return asking
+        module = frame.f_locals.get("self")
+        if type(module) is not nn.Module and isinstance(module, nn.Module):
+            return module
         frame = frame.f_back
     return None
 

@@ -1,7 +1,7 @@
-"""starting: torch.nn.init of a parameter is no part of a graph; of any other tensor it is.
+"""Initialisation: torch.nn.init of a parameter is not part of a graph; of other tensors it is.
 
-What a parameter starts from is drawn once, as torch draws it. Any other tensor is filled anew at
-every call, by the tensor's own methods, which the graph sees.
+The initial value of a parameter is drawn once, by torch. Any other tensor is filled at every call,
+by methods of the tensor, which the graph sees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphnn.tracing.effects.captured import realised
+from graphnn.tracing.effects.captured import sample
 from graphnn.tracing.effects.patches import Patch, attributes
 from graphnn.tracing.effects.symbolic import is_value
 
@@ -32,8 +32,8 @@ def _kaiming_uniform(
     return tensor.uniform_(-bound, bound, generator=generator)
 
 
-# the functions of torch.nn.init that ask whoever sees torch's calls before they do anything
-FILLED: dict[Any, Callable[..., Any]] = {
+# the functions of torch.nn.init that call torch's override protocol first
+INIT: dict[Any, Callable[..., Any]] = {
     nn.init.uniform_: lambda tensor, a=0.0, b=1.0, generator=None: tensor.uniform_(
         a, b, generator=generator
     ),
@@ -43,12 +43,12 @@ FILLED: dict[Any, Callable[..., Any]] = {
     nn.init.constant_: lambda tensor, val: tensor.fill_(val),
     nn.init.kaiming_uniform_: _kaiming_uniform,
 }
-# those that look at the numbers that they have drawn, or write through a view
+# those that read the numbers that they have drawn, or write through a view
 REFUSED = frozenset({"trunc_normal_", "sparse_", "orthogonal_"})
 
 
-def filled() -> tuple[str, Any] | None:
-    """The function of torch.nn.init that is at work, as it was called, and its tensor."""
+def running_init() -> tuple[str, Any] | None:
+    """The name of the function of torch.nn.init that is running, and its tensor."""
     frame, outermost = sys._getframe(2), None
     while frame is not None:
         if frame.f_code.co_filename == nn.init.__file__ and "tensor" in frame.f_locals:
@@ -59,8 +59,8 @@ def filled() -> tuple[str, Any] | None:
     return outermost.f_code.co_name, outermost.f_locals["tensor"]
 
 
-def shares(x: torch.Tensor, others: list[torch.Tensor]) -> bool:
-    """Whether a tensor has the memory of one of the others."""
+def shares_memory(x: torch.Tensor, others: list[torch.Tensor]) -> bool:
+    """Whether a tensor has the storage of one of the others."""
     with torch._C.DisableTorchFunction():
         storage = x.untyped_storage().data_ptr()
         return any(o.untyped_storage().data_ptr() == storage for o in others)
@@ -69,11 +69,11 @@ def shares(x: torch.Tensor, others: list[torch.Tensor]) -> bool:
 _NEW = nn.Parameter.__new__
 
 
-def _born(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
+def _new_parameter(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
     if is_value(data) and data.id in data.graph.unbound:
-        data = realised(data.graph, data.id)
+        data = sample(data.graph, data.id)
     return _NEW(cls, data, requires_grad)
 
 
-# while graphs are drawn, a parameter made of noise starts from it
-BORN = Patch(attributes(nn.Parameter, __new__=staticmethod(_born)))
+# during traces, a parameter made of random values starts from a sample of them
+CREATION = Patch(attributes(nn.Parameter, __new__=staticmethod(_new_parameter)))

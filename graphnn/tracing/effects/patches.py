@@ -1,4 +1,4 @@
-"""Changes of torch that hold while any thread draws a graph, and are undone when none does."""
+"""Patches of torch that are applied while any thread traces, and undone afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Patch:
-    """A change: `install()` makes it, and returns what undoes it."""
+    """A patch: `install()` applies it and returns a function that undoes it."""
 
     def __init__(self, install: Callable[[], Callable[[], None]]):
         self._install, self._undo = install, None
@@ -18,8 +18,8 @@ class Patch:
     _undo: Any
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the change for a while."""
+    def applied(self) -> Iterator[None]:
+        """Within this context, the patch is applied."""
         with self._lock:
             if self._depth == 0:
                 self._undo = self._install()
@@ -34,7 +34,7 @@ class Patch:
 
 
 def attributes(owner: Any, **values: Any) -> Callable[[], Callable[[], None]]:
-    """The change that gives a class other attributes, which may be new to it."""
+    """The `install` of a patch that sets attributes of a class, existing or new ones."""
 
     def install() -> Callable[[], None]:
         before = {name: vars(owner)[name] for name in values if name in vars(owner)}
