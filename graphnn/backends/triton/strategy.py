@@ -17,12 +17,13 @@ from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.statistics import Reductions
 from graphnn.backends.triton.attention.topk import Best
 from graphnn.backends.triton.cuda_graphs import Cuda, Replayed
+from graphnn.backends.triton.elements import NARROW_INTEGERS, kernel_argument
 from graphnn.backends.triton.loops.dispatch import Several
 from graphnn.backends.triton.loops.ragged import ORDER, unordered
 from graphnn.backends.triton.loops.report import Choice
 from graphnn.backends.triton.loops.stacked import Stacks, key_of
 from graphnn.backends.triton.loops.stepwise import Called, StepWriter, lengths_text
-from graphnn.backends.triton.loops.to_kernel import NARROW, given, lower, lower_phase
+from graphnn.backends.triton.loops.to_kernel import loop_program, phase_program
 from graphnn.backends.triton.loops.torch_layers import Layer
 from graphnn.backends.triton.scan import scan
 from graphnn.ir.graph import IR, Node
@@ -235,7 +236,7 @@ class Lowering:
     ) -> OneKernel:
         """A loop as one kernel, beside others or not. Raises Unsupported where it cannot be."""
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
+        program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         try:
             source, verdict = self._best(program, scope.ir.floating)
         except Unsupported:
@@ -257,7 +258,7 @@ class Lowering:
                 "sharing the loop by many blocks was switched off (skip 'cooperative')"
             )
         kept = [i for i in loop.nodes if i in keep]
-        program, reads = lower(scope.ir, loop, kept, name, scope.ends)
+        program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
         ask = not self.interpret
         how = (ask, self.fit, loops, self.weighed)
@@ -274,11 +275,10 @@ class Lowering:
         if ORDER in reads:
             names[ORDER] = scope.fresh("order")
             lines = [assign(names[ORDER], _sorted(scope, source.program.rows))]
-        tensors = joined(names.get(i) or given(scope, i) for i in reads)
+        tensors = joined(names.get(i) or kernel_argument(scope, i) for i in reads)
         sizes = lengths_text(scope, source.sizes)
-        narrow = [
-            (x, scope.ir[i].dtype) for x, i in zip(results, kept) if scope.ir[i].dtype in NARROW
-        ]
+        dtypes = [(x, scope.ir[i].dtype) for x, i in zip(results, kept)]
+        narrow = [(x, dtype) for x, dtype in dtypes if dtype in NARROW_INTEGERS]
         lines.append(unpack(results, code("{}([{}], {}, {})", called, tensors, sizes, DTYPE)))
         return lines + [assign(x, code("{}.to({})", x, dtype)) for x, dtype in narrow]
 
@@ -371,7 +371,7 @@ class Lowering:
             return ()
         try:
             kept = [i for i in loop.nodes if i in keep]
-            program, _ = lower(scope.ir, loop, kept, name, scope.ends)
+            program, _ = loop_program(scope.ir, loop, kept, name, scope.ends)
             return (CostEstimates(program, None, self._launch(scope.ir.floating), self.target),)
         except Unsupported:
             return ()
@@ -399,7 +399,7 @@ class Lowering:
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
         """The kernel of a phase: how it is called, what it reads, over which axes' lengths."""
         try:
-            program, reads = lower_phase(s, nodes, kept, name)
+            program, reads = phase_program(s, nodes, kept, name)
             source = emit(program)
         except Unsupported as reason:
             self.unwritten_phases.setdefault(s.function, {})[name] = str(reason)

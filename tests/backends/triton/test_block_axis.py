@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.triton.loops import to_kernel
+from graphnn.backends.triton.loops import program_builder
 from graphnn.kernels import simulate
 from tests.backends.triton.places import INTERPRET, regimes
 from tests.backends.triton.test_checked import launchers, outputs
@@ -146,7 +146,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
 
 
 def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_kernel, "LONGEST", 16)
+    monkeypatch.setattr(program_builder, "MAX_BLOCK_AXIS", 16)
     net, skips = shuffled(Decoder()), [INTERPRET.skip("resident")]
     for places in (16, 17):
         given = {"x": doubles(2, 3, 3), "source": doubles(2, places, net.size)}

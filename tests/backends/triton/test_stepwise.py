@@ -91,7 +91,7 @@ class Pieces(Step):
 REASONS = {
     Opaque: r"torch\.cumsum at test_stepwise\.py:\d+ has no row in the table",
     Squared: r"a product \w+,\w+->\w+ of values of each example, would be more than 256 terms",
-    Slots: r"a step takes all of head, of slot",
+    Slots: r"a step needs all positions of head and of slot",
     Pieces: r"\(70,\) numbers an example, falls into more than 64 pieces",
 }
 
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_are_shared_or_go_step_by_step(
 def test_weights_that_fit_stay(dtype: torch.dtype, size: int) -> None:
     for regime, reason in planned(size, dtype, "interpret"):
         assert regime == "resident"
-        assert re.search(r"weights and operands take about 1\d\d of 227 KB", reason)
+        assert re.search(r"weights and operands need about 1\d\d of 227 KB", reason)
 
 
 def test_float64_goes_step_by_step_on_a_gpu_alone() -> None:

@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphnn.backends.triton.loops.to_kernel import claimed, free, kind_of
+from graphnn.backends.triton.elements import (
+    element_kind,
+    take_name,
+    unused_name,
+)
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.contraction import AttentionProgram, Picks, Store
 from graphnn.kernels.ir.program import Op, Tensor, Unsupported
@@ -182,11 +186,11 @@ class Ops:
 
     def fresh(self, wanted: str) -> str:
         """A name that no operation has."""
-        return free(wanted, self.ops)
+        return unused_name(wanted, self.ops)
 
     def argument(self, wanted: str) -> str:
         """A name that no tensor has, read or written."""
-        return claimed(wanted, self.arguments)
+        return take_name(wanted, self.arguments)
 
     def put(self, op: Op) -> str:
         """Add an operation; returns its name."""
@@ -230,7 +234,7 @@ class Ops:
         wanted = node.name or node.attrs.get("was", node.op)
         note = f"{node.label}, {node.site}" if node.site else node.label
         name = self.fresh(wanted)
-        return self.put(Op(name, kind, tuple(args), node.shape, kind_of(node), attrs, note))
+        return self.put(Op(name, kind, tuple(args), node.shape, element_kind(node), attrs, note))
 
     def _make(self, like: Node, kind: str, args: Sequence[str], shape: tuple[int, ...],
               dtype: str = "float", **attrs: Any) -> str:  # fmt: skip
@@ -254,7 +258,7 @@ class Ops:
 
     def _kind(self, node: Node) -> str:
         wide = node.attrs.get("wide") or node.attrs.get("key") in ("peak", "delta")
-        return "acc" if wide else kind_of(node)
+        return "acc" if wide else element_kind(node)
 
     def _pointwise(self, node: Node) -> str:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
@@ -262,20 +266,20 @@ class Ops:
 
     def _operand(self, node: Node, k: int, i: int) -> str:
         """An operand in the kind of number that the operation computes with."""
-        name, have = self.named[i], kind_of(self.ir[i])
+        name, have = self.named[i], element_kind(self.ir[i])
         if self.ir[i].op == "const":
             return name
         shape = self.ops[name].shape
         if OPS[node.op].truth_operands and have != "bool":
             return self._make(node, "point", [name], shape, "bool", template="({0} != 0)")
         chosen = node.op == "where" and k == 0
-        if kind_of(node) == "float" and have != "float" and not chosen:
+        if element_kind(node) == "float" and have != "float" and not chosen:
             return self._make(node, "point", [name], shape, template="{0}.to(ACC)")
         return name
 
     def _cast(self, node: Node) -> str:
         templates = {"float": "{0}.to(ACC)", "int": "{0}.to(tl.int64)", "bool": "({0} != 0)"}
-        return self._add(node, "point", self._args(node), template=templates[kind_of(node)])
+        return self._add(node, "point", self._args(node), template=templates[element_kind(node)])
 
     def _product(self, node: Node) -> str:
         if node.attrs["contract"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from graphnn.backends.triton.loops.to_kernel import lower
+from graphnn.backends.triton.loops.to_kernel import loop_program
 from graphnn.ir.graph import IR
 from graphnn.kernels.feasibility.fit import Launch, choose_kernel, weight_bytes
 from graphnn.kernels.feasibility.limits import SHARED_MEMORY
@@ -73,7 +73,7 @@ class Stacks:
         """Microseconds of a step that blocks share. Raises Unsupported if none can."""
         users, outs, inside = users_of(ir), set(ir.outputs.values()), set(loop.nodes)
         kept = [i for i in loop.nodes if i in outs or any(u not in inside for u in users[i])]
-        program, _ = lower(ir, loop, kept, "stack")
+        program, _ = loop_program(ir, loop, kept, "stack")
         launch = self.launch()
         if self.resident and self._fits(program, launch):
             raise Unsupported("one of them fits a multiprocessor, whose steps have no model")

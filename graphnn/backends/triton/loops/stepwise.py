@@ -17,8 +17,8 @@ from graphnn.backends.torch.codegen.scope import (
     sizes_text,
     steps_text,
 )
+from graphnn.backends.triton.elements import kernel_argument
 from graphnn.backends.triton.loops.phases import Phase, schedule
-from graphnn.backends.triton.loops.to_kernel import given
 from graphnn.ir.graph import Node
 from graphnn.kernels.ir.symbols import quoted
 from graphnn.planner.core.regions import Loop, Whole
@@ -142,7 +142,7 @@ class StepWriter:
             self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._one(i)
         for i in reads:
             self._enter_one(i)
-        tensors = joined(given(self.s, i) for i in reads)
+        tensors = joined(kernel_argument(self.s, i) for i in reads)
         outs = joined(self.s.names[i] for i in kept)
         sizes = lengths_text(self.s, axes)
         self.step.append(
