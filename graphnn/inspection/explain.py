@@ -228,7 +228,7 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
         what = "reductions" if isinstance(note.part, Tally) else "contraction"
         lines.append(f"{note.name}{where}" + (":" if note.hops else f": {what}"))
         made = programs.get(note.part.origin)
-        lines += [f"  {text}" for text in (made.says() if made is not None else ())]
+        lines += [f"  {text}" for text in (made.report() if made is not None else ())]
         lines += [f"  {note.reason}"] * bool(note.reason)
         part = note.part if made is None else made.part
         lines += [f"  {text}" for text in ([] if isinstance(part, Hops) else _read(part))]
@@ -258,5 +258,5 @@ def _direct(plan: Plan, program: Program | None) -> list[str]:
             lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
             lines.append(f"  why: {d.reason}")
             layer = layers.get((d.loop, d.axis)) if d.regime == "aten" else None
-            lines += [f"  {text}" for text in (layer.says() if layer is not None else [])]
+            lines += [f"  {text}" for text in (layer.report() if layer is not None else [])]
     return lines

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graphnn.backends.torch.program import Program
-from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.frontend.feedback import Feedback
 from graphnn.frontend.graph import Graph
 from graphnn.frontend.mistakes import check_compilable
@@ -134,7 +134,11 @@ class Compiled(nn.Module):
         """
         wrapped.check_untraced(args, inputs)
         given = (args, inputs, lengths, state, return_state, record)
-        return wrapped.not_compiled(self._called, *given) if watched() else self._called(*given)
+        return (
+            wrapped.not_compiled(self._called, *given)
+            if under_transform()
+            else self._called(*given)
+        )
 
     def _called(
         self,

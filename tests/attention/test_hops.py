@@ -121,7 +121,7 @@ def engines(model: gn.Compiled) -> list[HopKernels]:
         model.source()
     found = [a for p in model.programs for a in p.attends]
     assert found and all(isinstance(a, HopsOperator) for a in found)
-    assert all(isinstance(a.engine, HopKernels) for a in found), [a.says() for a in found]
+    assert all(isinstance(a.engine, HopKernels) for a in found), [a.report() for a in found]
     return [a.engine for a in found]
 
 
@@ -171,8 +171,8 @@ def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
     model = gn.compile(net, backend="interpret")
     x, _ = given(net, 1, 40)
     (engine,) = engines(model)
-    assert engine.apart({"batch": 1, "slot": 2048}) and not engine.apart({"batch": 1, "slot": 2047})
-    assert not engine.apart({"batch": 200, "slot": 10**5})
+    assert engine.split({"batch": 1, "slot": 2048}) and not engine.split({"batch": 1, "slot": 2047})
+    assert not engine.split({"batch": 200, "slot": 10**5})
     monkeypatch.setattr(hops, "STRETCH", 16)
     with simulate.checking(threads=False) as reports:
         got = results(model, x, {})[0]

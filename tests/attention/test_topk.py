@@ -10,7 +10,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
-from graphnn.backends.torch.operators.topk import largest
+from graphnn.backends.torch.operators.topk import top_positions
 from graphnn.backends.triton.attention.operators import Kernels, Stage
 from graphnn.backends.triton.attention.topk import Best
 from graphnn.kernels import simulate
@@ -254,12 +254,12 @@ def test_a_list_that_is_too_long_is_left_to_torch():
 
 def test_of_equals_the_first_are_chosen():
     x = torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0, 2.0], [0.0] * 6, [float("-inf")] * 6])
-    assert largest(x, 3).tolist() == [[1, 2, 3], [0, 1, 2], [0, 1, 2]]
+    assert top_positions(x, 3).tolist() == [[1, 2, 3], [0, 1, 2], [0, 1, 2]]
     made = torch.Generator().manual_seed(0)
     y = torch.randint(-3, 4, (50, 33), generator=made).float()
     for k in (1, 7, 33):
         order = torch.argsort(y, dim=-1, descending=True, stable=True)[:, :k]
-        assert torch.equal(largest(y, k), order.sort(-1).values)
+        assert torch.equal(top_positions(y, k), order.sort(-1).values)
 
 
 def fitting(net: nn.Module, target: str) -> None:

@@ -16,8 +16,7 @@ from graphnn.backends.torch.codegen.lowering import Lowering
 from graphnn.backends.torch.codegen.ragged_loop import narrows
 from graphnn.backends.torch.codegen.scope import RESERVED
 from graphnn.backends.torch.main_function import MainWriter, Piece
-from graphnn.backends.torch.operators import hops, statistics
-from graphnn.backends.torch.operators import loop as custom
+from graphnn.backends.torch.operators import hops, loop_call, statistics
 from graphnn.backends.torch.operators.attention import AttentionOperator
 from graphnn.backends.torch.operators.hops import HopsOperator
 from graphnn.backends.torch.operators.loop import LoopOperator
@@ -39,7 +38,7 @@ from graphnn.planner.pipeline import Stage, finished, run
 Tensor = torch.Tensor
 # what `main` calls
 CALLED: dict[str, Any] = {
-    "call": custom.call,
+    "call": loop_call.call,
     "attend": statistics.call,
     "hops": hops.call,
     "draw": draw,

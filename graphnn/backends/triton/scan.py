@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.runtime import scan as scans
-from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.kernels.interpreter import interpreter
 from graphnn.kernels.runtime import scan as kernels
 
@@ -29,7 +29,7 @@ def scan(
 
     `interpret`: run the kernels by Triton's interpreter, on CPU tensors.
     """
-    if watched():
+    if under_transform():
         return scans.scan(a, b, start, d, reverse, stated)
     return torch.movedim(
         scan_kernel(*scans.operands(a, b, start, d, stated), reverse, interpret), 0, d

@@ -13,7 +13,7 @@ from torch import nn
 from graphnn.backends import reference
 from graphnn.backends.torch import program as torch_backend
 from graphnn.backends.torch.program import Program
-from graphnn.backends.torch.runtime.active_transforms import unwatched, watched
+from graphnn.backends.torch.runtime.active_transforms import outside_transforms, under_transform
 from graphnn.errors import BackendError, InputDeviceError
 from graphnn.frontend.graph import Graph
 from graphnn.frontend.trace import Trace, trace
@@ -89,7 +89,7 @@ class Network:
             return self.traces[-1]
         return self.refreshed()
 
-    @unwatched
+    @outside_transforms
     def refreshed(self) -> Trace:
         """The current trace, moved to the end of the list. Drops the oldest beyond MOST_TRACES."""
         found = next((t for t in reversed(self.traces) if t.holds()), None)
@@ -121,7 +121,7 @@ class Network:
     def _planned(self, ir: IR, variant: Variant) -> Plan:
         return plan(ir, variant, carried(ir), self.options.passes_for(variant.target))
 
-    @unwatched
+    @outside_transforms
     def program(self, variant: Variant, number: int | None = None) -> Program:
         """The generated program of a variant, for the trace of a number (default: the current)."""
         key = (self.current().number if number is None else number, variant)
@@ -139,7 +139,7 @@ class Network:
             variant.target.device == "cpu",
         )
 
-    @unwatched
+    @outside_transforms
     def passes(self, variant: Variant) -> Recorded:
         """The graph after each pass of a variant, which is planned and generated again for it."""
         traced = self.current()
@@ -169,7 +169,7 @@ class Network:
         `probed` states take a value to add at each position: the input "state probe NAME".
         """
         traced = traced or self.current()
-        target = Target(call.device.type, torch.compiler.is_compiling() or watched())
+        target = Target(call.device.type, torch.compiler.is_compiling() or under_transform())
         given = frozenset(call.state)
         variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
         run = self._run_reference if self.options.backend == "reference" else self._run_program

@@ -150,7 +150,7 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
     for one in planned(256):
         assert one.foretold({"time": 64, "batch": 64}) == COOPERATIVE
         assert one.foretold({"time": 64, "batch": 1024}) == STEPWISE
-        assert any("stepwise from" in line and "rows on" in line for line in one.says())
+        assert any("stepwise from" in line and "rows on" in line for line in one.report())
     for one in planned(64):
         assert one.foretold({"time": 64, "batch": 1024}) == RESIDENT
 
@@ -158,7 +158,7 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
 def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None:
     for one in planned(160):
         assert one.planned == RESIDENT
-        assert "resident all the same: it waits for no other block" in one.says()[0]
+        assert "resident all the same: it waits for no other block" in one.report()[0]
 
 
 def test_what_is_switched_off_is_no_candidate() -> None:
@@ -313,7 +313,7 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
     assert "candidate cuDNN: not modelled, taken where nothing is timed" in model.explain()
     called(model, {})
     program = next(p for p in model.programs if p.layers[0].chooser.choices)
-    (said,) = (x for x in program.layers[0].says() if x.startswith("timed"))
+    (said,) = (x for x in program.layers[0].report() if x.startswith("timed"))
     assert said.endswith(
         "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
     )

@@ -1,7 +1,7 @@
-"""Contractions as torch operators: known to autograd, to torch.compile and to autocast.
+"""Attention as torch operators that autograd, torch.compile and autocast know.
 
-`graphnn::attend` gives the results and the scores' log-sum-exp, from which
-`graphnn::attend_backward` computes the weights anew.
+`graphnn::attend` returns the results and the scores' log-sum-exp, from which
+`graphnn::attend_backward` recomputes the weights.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
-from graphnn.backends.torch.operators.attention_tiles import Chunked, kind_of
-from graphnn.backends.torch.operators.autograd import alike, derive
-from graphnn.backends.torch.operators.sdpa import Direct
-from graphnn.backends.torch.operators.topk import Chosen
+from graphnn.backends.torch.operators.attention_tiles import TiledAttention, call_dtype
+from graphnn.backends.torch.operators.autograd import derive, empty_gradients
+from graphnn.backends.torch.operators.sdpa import TorchAttention
+from graphnn.backends.torch.operators.topk import TopK
 from graphnn.backends.torch.runtime import registry
-from graphnn.backends.torch.runtime.active_transforms import unwatched, watched
+from graphnn.backends.torch.runtime.active_transforms import outside_transforms, under_transform
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.sdpa import dot_product
 from graphnn.planner.attention.tiles import Contraction
@@ -27,11 +27,10 @@ from graphnn.planner.autodiff.softmax import plain
 
 
 class Engine(Protocol):
-    """What computes a contraction."""
+    """Computes a contraction: attention over one axis."""
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-        """Where only some take part: the positions of these, which the other calls are given as the
-        last of the tensors."""
+        """The positions that take part, if only some do; the last tensor of the other calls."""
         ...
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
@@ -46,19 +45,19 @@ class Engine(Protocol):
         sizes: Mapping[str, int],
     ) -> list[Tensor]: ...
 
-    def leaves(self, sizes: Mapping[str, int]) -> bool:
-        """Whether so little is to be done that it is left to torch's own operations."""
+    def too_small(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the problem is so small that torch's own operations do as well."""
         ...
 
     def sources(self) -> list[str]: ...
 
-    def says(self) -> list[str]:
-        """How it computes, in words for users."""
+    def report(self) -> list[str]:
+        """How it computes, as text for users."""
         ...
 
 
 class AttentionOperator:
-    """A contraction's code. `engine` computes it, by tiles of torch code unless given."""
+    """A contraction as an operator. `engine` computes it; by default tiles of torch code do."""
 
     def __init__(
         self,
@@ -67,37 +66,37 @@ class AttentionOperator:
         engine: Engine | None = None,
         why: str = "",
     ):
-        """`why` says why there are no kernels, where there might be."""
+        """`why` is the reason why there are no kernels, if kernels were asked for."""
         self.part, self.passes, self.why = part, passes, why
-        self.chosen = Chosen(part, passes) if part.top else None
+        self.chosen = TopK(part, passes) if part.top else None
         plain_form = "match" in passes and not part.top and part.weight >= 0 > part.total
         form = dot_product(part) if plain_form else None
-        self.direct = Direct(part, form) if form is not None else None
-        # kernels are given the positions of the best besides
+        self.direct = TorchAttention(part, form) if form is not None else None
+        # the positions of the best are one more argument of kernels
         places = self.chosen is not None and engine is not None
         self.floating = [*part.moving, *[False] * places]
         own = self.chosen is None and self.direct is None
-        self.engine = Chunked(part, passes) if engine is None and own else engine
+        self.engine = TiledAttention(part, passes) if engine is None and own else engine
         self._plain: Function | None = None
-        if isinstance(self.engine, Chunked):
-            # torch.compile cannot look on while code is written
+        if isinstance(self.engine, TiledAttention):
+            # write the definition now: torch.compile cannot trace the code generator
             self._plain = self._written()
         self.key = registry.entered(part.name, "\n".join(self.sources()), self)
 
-    def says(self) -> list[str]:
-        """How it is computed, in words for users."""
-        way = self.direct or self.engine or self.chosen
-        assert way is not None
-        return way.says() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
+    def report(self) -> list[str]:
+        """How it is computed, as text for users."""
+        engine = self.direct or self.engine or self.chosen
+        assert engine is not None
+        return engine.report() + [f"falls back: {self.why}: torch computes it"] * bool(self.why)
 
     def sources(self) -> list[str]:
-        """The code that computes it; none where torch has kernels of its own."""
-        way = None if self.direct is not None else self.engine or self.chosen
-        return way.sources() if way is not None else []
+        """The generated code that computes it; empty if torch's own kernels do."""
+        engine = None if self.direct is not None else self.engine or self.chosen
+        return engine.sources() if engine is not None else []
 
     @property
     def axes(self) -> list[str]:
-        """The axes whose lengths a call gives."""
+        """The axes whose lengths are arguments of a call."""
         return [a for a in self.part.ir.axes if a not in self.part.parts]
 
     def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
@@ -106,16 +105,16 @@ class AttentionOperator:
         return {**dict(zip(self.axes, lengths, strict=True)), **own}
 
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """Empty tensors of the results' shapes, the log-sum-exp last."""
+        """Empty tensors of the results' shapes; the log-sum-exp is the last."""
         part, sizes = self.part, self.sizes(lengths)
-        kind = kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=True))
+        kind = call_dtype(zip(tensors, (part.ir[i] for i in part.reads), strict=True))
         acc = torch.promote_types(kind, torch.float32)
         lead = [sizes[a] for a in part.ir.layout(part.axes)]
         shapes = [(part.ir[i].shape, kind) for i in part.results] + [((), acc)]
         return [tensors[0].new_empty([*lead, *shape], dtype=d) for shape, d in shapes]
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """The results by torch's own operations, which have derivatives of any order."""
+        """The results by torch's own operations, which have derivatives of every order."""
         if self.chosen is not None:
             return self.chosen.read(tensors[:-1], tensors[-1], self.sizes(lengths))
         if self._plain is None:
@@ -124,14 +123,14 @@ class AttentionOperator:
         return self._plain.call(tensors, [sizes[a] for a in self._plain.axes])
 
     def flowing(self, made: Sequence[Any]) -> list[Any]:
-        """Of something for each result, that for those which gradients come from."""
+        """The items, of one for each result, of the results that have gradients."""
         return list(made[: len(self.part.ends)])
 
     def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of what the operator gives, that which its backward reads."""
+        """The results of the operator that its backward reads."""
         return made
 
-    @unwatched
+    @outside_transforms
     def _written(self) -> Function:
         ir = plain(self.part)
         wanted = [(i, ir[i]) for i in ir.outputs.values()]
@@ -140,26 +139,28 @@ class AttentionOperator:
 
 
 def call(program: AttentionOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """The results, and the log-sum-exp where it is read; numbers of several dtypes, as autocast
-    hands out, are taken to the widest."""
-    tensors = of_one_kind(program.part, tensors)
+    """The results, and the log-sum-exp if it is read.
+
+    Values of several floating dtypes, as under autocast, are cast to the widest.
+    """
+    tensors = in_common_dtype(program.part, tensors)
     if program.chosen is not None:
-        if program.engine is None or watched():
+        if program.engine is None or under_transform():
             return program.chosen(tensors, program.sizes(sizes))
-        places = torch.ops.graphnn.choose([t.detach() for t in tensors], program.key, sizes)
+        places = torch.ops.graphnn.topk([t.detach() for t in tensors], program.key, sizes)
         tensors = [*tensors, places]
     if program.direct is not None:
         known = program.sizes(sizes)
         return program.direct(tensors, known, lambda given: program.definition(given, sizes))
     assert program.engine is not None
-    if watched() or program.engine.leaves(program.sizes(sizes)):
+    if under_transform() or program.engine.too_small(program.sizes(sizes)):
         return program.definition(tensors, sizes)
     results = torch.ops.graphnn.attend(tensors, program.key, sizes)
     return results[: len(program.part.ends)]  # type: ignore[no-any-return]
 
 
-def of_one_kind(part: Contraction | Hops, tensors: list[Tensor]) -> list[Tensor]:
-    """Numbers in the widest dtype of those that are not wide anyway."""
+def in_common_dtype(part: Contraction | Hops, tensors: list[Tensor]) -> list[Tensor]:
+    """The floating tensors in their widest dtype; those that the graph marks as wide stay."""
     narrow = [
         t.is_floating_point() and not part.ir[i].attrs.get("wide")
         for t, i in zip(tensors, part.reads, strict=True)
@@ -184,11 +185,11 @@ def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
     return registry.traced(key).forms(tensors, sizes)
 
 
-@torch.library.custom_op("graphnn::choose", mutates_args=())
+@torch.library.custom_op("graphnn::topk", mutates_args=())
 def _choose(tensors: list[Tensor], key: str, sizes: list[int]) -> Tensor:
     program = registry.found(key)
     with torch.autocast(tensors[0].device.type, enabled=False):
-        assert program.engine is not None and not isinstance(program.engine, Chunked)
+        assert program.engine is not None and not isinstance(program.engine, TiledAttention)
         return program.engine.choose(tensors, program.sizes(sizes))
 
 
@@ -218,5 +219,5 @@ def _attend_backward(
         return program.engine.backward(given, made, peak, flows, wanted, program.sizes(sizes))
 
 
-_attend_backward.register_fake(alike)
+_attend_backward.register_fake(empty_gradients)
 derive(_attend, _attend_backward, "the attention")

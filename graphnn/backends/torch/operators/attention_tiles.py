@@ -1,8 +1,7 @@
-"""A contraction on tensors, by torch: tile by tile of queries and keys, so that neither scores nor
-what they are added up from are ever stored whole.
+"""Attention by torch code on tiles of queries and keys: scores are never stored as a whole.
 
-Tiles of one query are merged by their log-sum-exp (Rabe and Staats 2021, algorithm of section 3);
-gradients are added up tile after tile, always in the same order.
+The tiles of one query are combined by their log-sum-exp (Rabe and Staats 2021, the algorithm of
+section 3). Gradients are added up tile by tile, always in the same order.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from graphnn.planner.autodiff.softmax import gradients, positions, reverse, tile
 
 Tensor = torch.Tensor
 Tile = dict[str, tuple[int, int]]
-# numbers of the widest value of a tile. Forward and backward of additive attention of 256 queries
-# and keys 64 wide, batch 2, take 38 ms with this, 51 with 2^16 and 54 with 2^22; of 16 queries over
-# 100,000 slots 106, 145 and 72 (CPU, Xeon, 1 thread, float32)
+# elements of the widest value of a tile. Forward and backward of additive attention with 256 queries
+# and keys, width 64 and batch 2 take 38 ms with 2^20, 51 with 2^16 and 54 with 2^22; 16 queries
+# over 100,000 slots take 106, 145 and 72 ms (CPU, Xeon, 1 thread, float32)
 TILE = 2**20
-# sizes below which an axis is cut only when all are at theirs
+# an axis is cut below these sizes only if all axes are at theirs
 LEAST = {"rows": 16, "over": 256}
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Noise that is drawn tile by tile: its seed, and the axes that its places run over."""
+class TiledNoise:
+    """Noise that is drawn tile by tile: its seed, and the sizes of its axes."""
 
     seed: Tensor
     node: Node
@@ -41,7 +40,7 @@ class Drawn:
     dtype: torch.dtype = torch.int64
 
     def cut(self, axes: Sequence[str], tile: Tile) -> Tensor:
-        """The numbers of a tile, over `axes`, in float64."""
+        """The noise of a tile, over `axes`, in float64."""
         order = self.node.attrs["places"]
         spans = [(*tile.get(a, (0, self.sizes[a])), self.sizes[a]) for a in order]
         at = places_of(spans, self.seed.device)
@@ -51,7 +50,10 @@ class Drawn:
 
 @dataclass
 class TileCode:
-    """A generated function on tiles; `reads` are how its tensors are cut: their axes, or a key."""
+    """A generated function on tiles.
+
+    `places` are its arguments after the tensors: the positions along an axis, or its size.
+    """
 
     function: Function
     places: list[tuple[str, str]]
@@ -74,8 +76,8 @@ def _position(
     return torch.arange(*tile.get(axis, (0, sizes[axis])), device=device)
 
 
-class Chunked:
-    """Runs a contraction forward and backward by generated torch code on tiles."""
+class TiledAttention:
+    """Computes a contraction forward and backward by generated torch code on tiles."""
 
     def __init__(self, part: Contraction, passes: frozenset[str]):
         self.part, self.passes = part, passes
@@ -84,7 +86,7 @@ class Chunked:
         ir = tiled(part)
         results = [*part.results, ir.outputs["peak"]]
         self._results = [ir[i] for i in results]
-        self.ahead = self.code(ir, part.reads, results, "forward")
+        self.forward_code = self.code(ir, part.reads, results, "forward")
         self._backwards: dict[tuple[tuple[bool, ...], tuple[bool, ...]], TileCode] = {}
 
     def code(
@@ -96,7 +98,7 @@ class Chunked:
         ir = ir.copy()
         ir.outputs = dict(zip(wanted, results, strict=True))
         for node in [n for n in ir if "places" in n.attrs]:
-            # to a tile noise is a value as any other
+            # inside a tile, noise is an argument like any other
             ir.nodes[node.id] = replace(node, attrs={k: node.attrs[k] for k in ("key", "was")})
         ir, given = positions(ir)
         made = [ir.outputs[w] for w in wanted]
@@ -107,16 +109,18 @@ class Chunked:
         function = write(ir, name, [*reads, *given.values()], pairs, title, self.passes)
         return TileCode(function, list(given))
 
-    def leaves(self, sizes: Mapping[str, int]) -> bool:
-        """Whether all is one tile, or no larger than the keys: torch's own operations then do as
-        well, and keep what the backward would compute anew."""
+    def too_small(self, sizes: Mapping[str, int]) -> bool:
+        """Whether there is one tile only, or the scores are no larger than the keys.
+
+        Torch's own operations then do as well, and save what the backward would recompute.
+        """
         return not self.part.queries or self._numbers(sizes) <= TILE
 
     def _numbers(self, sizes: Mapping[str, int]) -> int:
         return self.width * math.prod([sizes[a] for a in (*self.row_axes, self.part.axis)])
 
     def tiles(self, sizes: Mapping[str, int]) -> tuple[list[str], list[int]]:
-        """The axes that are cut, and into pieces of which size."""
+        """The axes that are cut into tiles, and the tile's size along each."""
         part = self.part
         axes = [a for a in (*self.row_axes, part.axis) if a not in part.parts]
         least = {a: LEAST["over"] if a == part.axis else LEAST["rows"] for a in axes}
@@ -133,7 +137,7 @@ class Chunked:
         return axes, [piece[a] for a in axes]
 
     def tiles_of(self, sizes: Mapping[str, int]) -> Iterator[tuple[Tile, list[Tile]]]:
-        """Tiles of rows, each with the tiles along the axis that go with it."""
+        """Tiles of rows, each with its tiles along the axis."""
         axes, pieces = self.tiles(sizes)
         cuts = [
             [(start, min(start + n, sizes[a])) for start in range(0, sizes[a], max(n, 1))]
@@ -143,9 +147,9 @@ class Chunked:
             tile = dict(zip(axes[:-1], rows, strict=True))
             yield tile, [{**tile, axes[-1]: span} for span in cuts[-1]]
 
-    def cut(self, x: Tensor | Drawn, axes: Sequence[str], tile: Tile) -> Tensor:
-        """What of a value belongs to a tile."""
-        if isinstance(x, Drawn):
+    def cut(self, x: Tensor | TiledNoise, axes: Sequence[str], tile: Tile) -> Tensor:
+        """The part of a value that belongs to a tile."""
+        if isinstance(x, TiledNoise):
             return x.cut(axes, tile)
         for d, axis in enumerate(axes):
             if axis in tile and tile[axis] != (0, x.shape[d]):
@@ -154,23 +158,25 @@ class Chunked:
         return x
 
     def cut_all(self, tensors: Sequence[Tensor], tile: Tile) -> list[Tensor]:
-        """What of the reads belongs to a tile."""
+        """The parts of the reads that belong to a tile."""
         return [self.cut(x, a, tile) for x, a in zip(tensors, self._layouts(), strict=True)]
 
-    def sown(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor | Drawn]:
-        """The reads, and what is given behind them; seeds as the noise they stand for."""
+    def with_noise(
+        self, tensors: Sequence[Tensor], sizes: Mapping[str, int]
+    ) -> list[Tensor | TiledNoise]:
+        """The reads and further arguments, with seeds replaced by the noise they stand for."""
         part = self.part
         seeds = {k: part.ir[i] for k, i in enumerate(part.reads) if part.drawn(i)}
-        return [Drawn(x, seeds[k], sizes) if k in seeds else x for k, x in enumerate(tensors)]
+        return [TiledNoise(x, seeds[k], sizes) if k in seeds else x for k, x in enumerate(tensors)]
 
     def _parts(
         self,
-        tensors: Sequence[Tensor | Drawn],
+        tensors: Sequence[Tensor | TiledNoise],
         layouts: Sequence[Sequence[str]],
         tile: Tile,
         acc: torch.dtype,
     ) -> list[Tensor]:
-        """What a tile reads, numbers in full precision: a weight is exp(score - peak)."""
+        """A tile's arguments, floats in full precision: a weight is exp(score - peak)."""
         parts = [self.cut(x, a, tile) for x, a in zip(tensors, layouts, strict=True)]
         return [x.to(acc) if x.dtype.is_floating_point else x for x in parts]
 
@@ -181,7 +187,7 @@ class Chunked:
         """The results, and `peak` in float32 or wider."""
         kind = _kind(self.part, tensors)
         acc = torch.promote_types(kind, torch.float32)
-        layouts, given = self._layouts(), self.sown(tensors, sizes)
+        layouts, given = self._layouts(), self.with_noise(tensors, sizes)
         outs = [
             tensors[0].new_empty([sizes[a] for a in self.row_axes] + list(n.shape), dtype=d)
             for n, d in zip(self._results, [kind] * (len(self._results) - 1) + [acc], strict=True)
@@ -190,7 +196,7 @@ class Chunked:
             merged: list[Tensor] | None = None
             for tile in tiles:
                 parts = self._parts(given, layouts, tile, acc)
-                made = self.ahead(parts, tile, sizes)
+                made = self.forward_code(parts, tile, sizes)
                 merged = made if merged is None else merge(merged, made, acc)
             for out, value in zip(outs, merged or (), strict=False):
                 self.cut(out, self.row_axes, rows).copy_(value)
@@ -205,9 +211,9 @@ class Chunked:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
+        """The gradients of the wanted reads, given those of some of `part.ends`."""
         code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
-        delta = delta_of(results, flows[: len(results)], peak)
+        delta = backward_delta(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         layouts = [*self._layouts(), *[self.row_axes] * (len(given) - len(tensors))]
         return self.gradients(code, given, layouts, wanted, sizes)
@@ -220,15 +226,15 @@ class Chunked:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """What `code` makes of each tile, added up: of the first tensors given, those wanted."""
+        """The sums over tiles of the gradients that `code` computes, one for each wanted read."""
         kind = _kind(self.part, given)
         chosen = [k for k, w in enumerate(wanted) if w]
         acc = torch.promote_types(kind, torch.float32)
-        sown = self.sown(given, sizes)
+        with_noise = self.with_noise(given, sizes)
         grads = [torch.zeros_like(given[k], dtype=acc) for k in chosen]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
-                parts = self._parts(sown, layouts, tile, acc)
+                parts = self._parts(with_noise, layouts, tile, acc)
                 for grad, k, value in zip(grads, chosen, code(parts, tile, sizes), strict=True):
                     self.cut(grad, layouts[k], tile).add_(value)
         return [g.to(given[k].dtype) for g, k in zip(grads, chosen, strict=True)]
@@ -247,49 +253,50 @@ class Chunked:
         return self._backwards[wanted, present]
 
     def kept(self) -> list[int]:
-        """What tiles of a backward read besides: the scores' logsumexp, and `delta`."""
+        """Further arguments of the backward's tiles: the scores' log-sum-exp, and `delta`."""
         return [self.part.peak, self.part.delta]
 
-    def says(self) -> list[str]:
-        """How it computes, in words for users."""
+    def report(self) -> list[str]:
+        """How it computes, as text for users."""
         queries = " x ".join(self.part.ir.layout(self.part.queries))
         if not queries:
-            return ["torch's operations over the whole axis: scores are no larger than keys"]
+            return ["torch operations over the whole axis: the scores are no larger than the keys"]
         return [
-            f"torch's operations on tiles of {queries} and {self.part.axis}, {TILE:,} numbers at "
-            "most at once, forward and backward; where all is one tile, it is done at once",
-            saved(self.part),
+            f"torch operations on tiles of {queries} and {self.part.axis}, at most {TILE:,} "
+            "elements each, forward and backward; without tiles if one tile holds everything",
+            saved_text(self.part),
         ]
 
     def sources(self) -> list[str]:
         """The code of tiles, forward and backward."""
         back = self._backward(self.part.moving, (True,) * len(self.part.ends))
-        return [self.ahead.function.source, back.function.source]
+        return [self.forward_code.function.source, back.function.source]
 
 
-def saved(part: Contraction) -> str:
-    """What is kept for the backward, in words for users."""
+def saved_text(part: Contraction) -> str:
+    """What is saved for the backward, as text for users."""
     rows = " x ".join(part.ir.layout(part.axes))
     return (
         f"saved for backward: the results and one number for each of {rows}; the weights over "
-        f"{part.axis} are computed anew"
+        f"{part.axis} are recomputed"
     )
 
 
 def _kind(part: Contraction, tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype of a call: that of its numbers, but for those that are wide anyway."""
-    return kind_of(zip(tensors, (part.ir[i] for i in part.reads), strict=False))
+    """The floating dtype of a call, given its tensors."""
+    return call_dtype(zip(tensors, (part.ir[i] for i in part.reads), strict=False))
 
 
-def kind_of(pairs: Iterable[tuple[Tensor, Node]]) -> torch.dtype:
-    """The dtype of numbers that a graph does not read as wide ones."""
+def call_dtype(pairs: Iterable[tuple[Tensor, Node]]) -> torch.dtype:
+    """The dtype of the first floating tensor that the graph does not mark as wide."""
     floats = ((t.dtype, n) for t, n in pairs if t.dtype.is_floating_point)
     return next(dtype for dtype, n in floats if not n.attrs.get("wide"))
 
 
-def delta_of(results: Sequence[Tensor], flows: Sequence[Tensor | None], peak: Tensor) -> Tensor:
-    """Σ over results of what each is times what flows to it, over all but the dimensions of `peak`,
-    which it looks like."""
+def backward_delta(
+    results: Sequence[Tensor], flows: Sequence[Tensor | None], peak: Tensor
+) -> Tensor:
+    """Σ result · gradient over all results, summed over all but the dimensions of `peak`."""
     total = torch.zeros_like(peak)
     for c, g in zip(results, flows, strict=True):
         if g is not None:
@@ -301,7 +308,7 @@ def delta_of(results: Sequence[Tensor], flows: Sequence[Tensor | None], peak: Te
 
 
 def merge(a: Sequence[Tensor], b: Sequence[Tensor], acc: torch.dtype) -> list[Tensor]:
-    """Two parts of a softmax as one: results, and last the log-sum-exp of each part."""
+    """Combine two parts of a softmax: results, and last the log-sum-exp of each part."""
     peaks = [x[-1].to(acc) for x in (a, b)]
     peak = torch.logaddexp(*peaks)
     floor = torch.where(peak == float("-inf"), 0, peak)

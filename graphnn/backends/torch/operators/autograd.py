@@ -1,7 +1,7 @@
-"""How gradients go through an operator that computes a part of a graph as a whole.
+"""Gradients of operators that compute a part of a graph as a whole.
 
-Once they are computed by its backward operator; where a second derivative is to follow, by the
-part's definition, in torch's own operations.
+First derivatives are computed by a backward operator. If a second derivative may follow, they are
+computed from the part's definition, by torch's own operations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.runtime import registry
-from graphnn.backends.torch.runtime.active_transforms import many
+from graphnn.backends.torch.runtime.active_transforms import legacy_batched
 from graphnn.errors import DoubleBackwardError
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.tiles import Contraction
@@ -21,7 +21,7 @@ from graphnn.planner.core.gradient_paths import between
 
 
 class Program(Protocol):
-    """What an operator runs. `floating` tells which of its tensors may have a gradient."""
+    """What an operator runs; `floating` tells which of its tensors may have a gradient."""
 
     key: str
     part: Contraction | Hops
@@ -32,20 +32,20 @@ class Program(Protocol):
         ...
 
     def flowing(self, made: Sequence[Any]) -> list[Any]:
-        """Of something for each result, that for those which gradients come from."""
+        """The items, of one for each result, of the results that have gradients."""
         ...
 
     def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of what the operator gives, that which its backward reads."""
+        """The results of the operator that its backward reads."""
         ...
 
 
 def derive(forward: Any, backward: Any, subject: str) -> None:
-    """Tell autograd of an operator `(tensors, key, sizes)` and of its backward
-    `(tensors, key, sizes, wanted, present)`.
+    """Register an operator `(tensors, key, sizes)` and its backward with autograd.
 
-    The latter's tensors are those read, those saved, and what flows to the results `present`; it
-    gives a gradient for each of the `wanted`. `subject` begins the error where there is none.
+    The backward is `(tensors, key, sizes, wanted, present)`. Its tensors are those read, those
+    saved, and the gradients of the results `present`; it returns a gradient for each of the
+    `wanted`. `subject` begins the message of DoubleBackwardError.
     """
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -63,7 +63,7 @@ def derive(forward: Any, backward: Any, subject: str) -> None:
         wanted = reached(program, ctx.wanted, present)
         if any(wanted):
             again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            if again or many(flows):
+            if again or legacy_batched(flows):
                 made = iter(_again(ctx, wanted, present, flows))
             else:
                 given = [*ctx.saved_tensors, *flows]
@@ -71,7 +71,14 @@ def derive(forward: Any, backward: Any, subject: str) -> None:
             found = [next(made) if w else None for w in wanted]
         return found, None, None
 
-    def refuse(ctx: Any, *grads: Any) -> Any:
+    forward.register_autograd(pull, setup_context=setup)
+    no_second_derivative(backward, subject)
+
+
+def no_second_derivative(backward: Any, subject: str) -> None:
+    """Raise DoubleBackwardError for a derivative of a backward operator, under torch.compile."""
+
+    def raising(ctx: Any, *grads: Any) -> Any:
         raise DoubleBackwardError(
             f"{subject} '{registry.title(ctx.key)}' has no second derivative under torch.compile",
             got="a backward through its backward (create_graph=True)",
@@ -82,32 +89,34 @@ def derive(forward: Any, backward: Any, subject: str) -> None:
     def remember(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.key = inputs[1]
 
-    forward.register_autograd(pull, setup_context=setup)
-    backward.register_autograd(refuse, setup_context=remember)
+    backward.register_autograd(raising, setup_context=remember)
 
 
-def alike(
+def empty_gradients(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
-    """What a backward operator gives, without its numbers."""
+    """The results of a backward operator, uninitialised: for tracing."""
     return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
 
 
 def reached(program: Program, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
-    """Which of the reads `wanted` the results `present` depend on; others get None, not zeros."""
+    """Whether each read is wanted and the results `present` depend on it.
+
+    The gradients of the other reads are None, not zeros.
+    """
     part = program.part
     ends = [i for i, p in zip(part.ends, present, strict=True) if p]
     some = between(part.ir, part.reads, ends)
-    # kernels are given more than is read, the positions of the best
+    # kernels have one more argument, the positions of the best
     reads = [*part.reads, *[-1] * (len(wanted) - len(part.reads))]
     return [w and i in some for i, w in zip(reads, wanted, strict=True)]
 
 
 def _again(ctx: Any, wanted: list[bool], present: list[bool], flows: list[Tensor]) -> Any:
-    """Gradients that have gradients in turn, by the definition, which stores all weights."""
+    """Differentiable gradients, by the definition, which stores all weights."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        # what is read may be made of other things read: nothing is to flow from one to another here
+        # one read may be computed from another: views keep their gradients apart
         tensors = [t.view_as(t) for t in ctx.saved_tensors[: len(ctx.wanted)]]
         made = ctx.program.flowing(ctx.program.definition(tensors, ctx.sizes))
     outs = [o for o, p in zip(made, present, strict=True) if p]

@@ -1,7 +1,7 @@
-"""Hops over one memory as torch operators: known to autograd and to torch.compile.
+"""Hops over one memory as torch operators that autograd and torch.compile know.
 
-`graphnn::hops` gives the results and what is kept for `graphnn::hops_backward`: the sums over the
-axis, and the logsumexp of each hop's scores.
+`graphnn::hops` returns the results, and for `graphnn::hops_backward` the sums over the axis and the
+log-sum-exp of each hop's scores.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from graphnn.backends.torch.codegen.function import write
-from graphnn.backends.torch.operators.attention import of_one_kind
-from graphnn.backends.torch.operators.autograd import alike, derive
+from graphnn.backends.torch.operators.attention import in_common_dtype
+from graphnn.backends.torch.operators.autograd import derive, empty_gradients
 from graphnn.backends.torch.runtime import registry
-from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.ir.graph import Node
 from graphnn.planner.attention.hops import Hops
 
 
 class Engine(Protocol):
-    """What computes hops; `kept` are nodes of the form of what is kept."""
+    """Computes hops; `kept` are nodes with the shapes of what is saved for the backward."""
 
     kept: list[Node]
 
-    def apart(self, sizes: Mapping[str, int]) -> bool:
-        """Whether a launch a hop is better for these sizes."""
+    def split(self, sizes: Mapping[str, int]) -> bool:
+        """Whether one launch per hop is faster for these sizes."""
         ...
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
@@ -45,9 +45,9 @@ class Engine(Protocol):
 
 
 class HopsOperator:
-    """The code of hops: that of `engine`, or one contraction after another.
+    """Hops as an operator: by `engine`, or as one contraction after another.
 
-    `single` computes the latter: a model's `main`, whose inputs are numbered.
+    `single` computes the latter: it is a program's `main`, whose inputs are numbered.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class HopsOperator:
         engine: Engine | None = None,
         why: str = "",
     ):
-        """`why` says why there are no kernels."""
+        """`why` is the reason why there are no kernels."""
         self.part, self.single, self.engine, self.why = part, single, engine, why
         self.floating = [part.ir[i].dtype.is_floating_point for i in part.reads]
         pairs = [(i, part.ir[i]) for i in part.results]
@@ -68,25 +68,25 @@ class HopsOperator:
 
     @property
     def axes(self) -> list[str]:
-        """The axes whose lengths a call gives."""
+        """The axes whose lengths are arguments of a call."""
         return list(self.part.ir.axes)
 
     def sizes(self, lengths: Sequence[int]) -> dict[str, int]:
         """The lengths of all axes."""
         return dict(zip(self.axes, lengths, strict=True))
 
-    def says(self) -> list[str]:
-        """How they are computed, in words for users."""
+    def report(self) -> list[str]:
+        """How they are computed, as text for users."""
         if self.engine is None:
             return [f"falls back: {self.why}: one contraction after another"]
         rows = " x ".join(self.part.ir.layout(self.part.axes))
         return [
-            f"all hops in one kernel forward and one backward, a program for each of {rows}, which "
-            f"walks over {self.part.axis} once a hop",
-            f"where {self.part.axis} is so long, and programs so few, that walks are cut into "
-            "parts: one contraction after another",
-            "saved for backward: what the hops read, and one number a hop; the weights over "
-            f"{self.part.axis} are computed anew",
+            "all hops in one kernel forward and one backward, one program for each of "
+            f"{rows}, which loops over {self.part.axis} once per hop",
+            f"if {self.part.axis} is so long, and programs so few, that loops are split: "
+            "one contraction after another",
+            "saved for backward: what the hops read, and one number per hop; the weights over "
+            f"{self.part.axis} are recomputed",
         ]
 
     def sources(self) -> list[str]:
@@ -94,25 +94,25 @@ class HopsOperator:
         return self.engine.sources() if self.engine is not None else [self.plain.source]
 
     def one_by_one(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """The results by a contraction a hop."""
+        """The results by one contraction per hop."""
         inputs = {str(k): t for k, t in enumerate(tensors)}
         return self.single([], inputs, {}, self.sizes(lengths), tensors[0].device)
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """The results by torch's own operations, which have derivatives of any order."""
+        """The results by torch's own operations, which have derivatives of every order."""
         sizes = self.sizes(lengths)
         return self.plain.call(tensors, [sizes[a] for a in self.plain.axes])
 
     def flowing(self, made: Sequence[Any]) -> list[Any]:
-        """Of something for each result and what is kept, that for the results."""
+        """The items, of one for each result and each saved value, of the results."""
         return list(made[: len(self.part.results)])
 
     def saved(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of what the operator gives, what is kept."""
+        """The values of the operator that its backward reads."""
         return made[len(self.part.results) :]
 
     def forms(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
-        """Empty tensors of the forms of the results and of what is kept."""
+        """Empty tensors of the shapes of the results and of the saved values."""
         assert self.engine is not None
         sizes, part = self.sizes(lengths), self.part
         kind = next(t.dtype for t in tensors if t.dtype.is_floating_point)
@@ -124,11 +124,11 @@ class HopsOperator:
 
 
 def call(program: HopsOperator, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """The results; numbers of several dtypes, as autocast hands out, are taken to the widest."""
-    tensors = of_one_kind(program.part, tensors)
-    if watched():
+    """The results; values of several floating dtypes, as under autocast, are cast to the widest."""
+    tensors = in_common_dtype(program.part, tensors)
+    if under_transform():
         return program.definition(tensors, sizes)
-    if program.engine is None or program.engine.apart(program.sizes(sizes)):
+    if program.engine is None or program.engine.split(program.sizes(sizes)):
         return program.one_by_one(tensors, sizes)
     made = torch.ops.graphnn.hops(tensors, program.key, sizes)
     return made[: len(program.part.results)]  # type: ignore[no-any-return]
@@ -151,7 +151,7 @@ def _(tensors: list[Tensor], key: str, sizes: list[int]) -> list[Tensor]:
 def _hops_backward(
     tensors: list[Tensor], key: str, sizes: list[int], wanted: list[bool], present: list[bool]
 ) -> list[Tensor]:
-    """`tensors`: what is read, what is kept, and what flows to the results that are `present`."""
+    """`tensors` are the reads, the saved values, and the gradients of the results `present`."""
     program, reads = registry.found(key), len(wanted)
     assert program.engine is not None
     kept = reads + len(program.engine.kept)
@@ -162,5 +162,5 @@ def _hops_backward(
         return program.engine.backward(*given, program.sizes(sizes))
 
 
-_hops_backward.register_fake(alike)
-derive(_hops, _hops_backward, "the")
+_hops_backward.register_fake(empty_gradients)
+derive(_hops, _hops_backward, "the hops")

@@ -1,6 +1,6 @@
-"""Reductions of what is computed for each query and key, by torch, tile by tile.
+"""Attention statistics by torch code on tiles of queries and keys.
 
-Sums are added up tile after tile, always in the same order; of equals the first is the largest.
+Sums are added up tile by tile, always in the same order; of equal values the first is the maximum.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from graphnn.backends.torch.operators.attention_tiles import TILE, Chunked, Tile, kind_of
+from graphnn.backends.torch.operators.attention_tiles import TILE, Tile, TiledAttention, call_dtype
 from graphnn.ops.builder import Expr, make
 from graphnn.planner.attention.statistics import Tally
 
 Tensor = torch.Tensor
 
 
-class Reduced(Chunked):
-    """Runs reductions forward and backward by generated torch code on tiles."""
+class TiledStatistics(TiledAttention):
+    """Computes statistics forward and backward by generated torch code on tiles."""
 
     part: Tally
 
@@ -28,26 +28,26 @@ class Reduced(Chunked):
         self.width = max(math.prod(n.shape) for n in part.ir if part.spread(n.axes))
         self._backwards = {}
         ir = part.ir.copy()
-        # a position is kept with the number that is there
+        # the position of a maximum is tracked together with the maximum
         self.found = [i for i in part.results if ir[i].op == "axis_argmax"]
         tops = []
         for i in self.found:
             x = Expr(ir, ir[i].inputs[0])
             tops.append(make("axis_max", x, axis=part.reduced(i)).id)
-        self.ahead = self.code(ir, part.reads, [*part.results, *tops], "forward")
+        self.forward_code = self.code(ir, part.reads, [*part.results, *tops], "forward")
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         """The results, in the dtype of the call; positions in int64."""
         part, ir = self.part, self.part.ir
-        kind = kind_of(zip(tensors, (ir[i] for i in part.reads), strict=True))
+        kind = call_dtype(zip(tensors, (ir[i] for i in part.reads), strict=True))
         acc = torch.promote_types(kind, torch.float32)
         outs = [self._start(i, tensors[0], sizes, acc) for i in part.results]
         tops = [outs[part.results.index(i)].to(acc).fill_(-math.inf) for i in self.found]
-        reads, given = self._layouts(), self.sown(tensors, sizes)
+        reads, given = self._layouts(), self.with_noise(tensors, sizes)
         kept = [ir.layout(ir[i].axes) for i in (*part.results, *self.found)]
         for _, tiles in self.tiles_of(sizes):
             for tile in tiles:
-                made = self.ahead(self._parts(given, reads, tile, acc), tile, sizes)
+                made = self.forward_code(self._parts(given, reads, tile, acc), tile, sizes)
                 whole = [self.cut(x, a, tile) for x, a in zip((*outs, *tops), kept, strict=True)]
                 self._merge(whole, made, tile)
         return [x.to(kind) if x.is_floating_point() else x for x in outs]
@@ -60,7 +60,7 @@ class Reduced(Chunked):
         return like.new_zeros(shape, dtype=torch.int64 if node.op == "axis_argmax" else acc)
 
     def _merge(self, whole: Sequence[Tensor], made: Sequence[Tensor], tile: Tile) -> None:
-        """Put what a tile gives to what is there, in place."""
+        """Combine a tile's results with those so far, in place."""
         part = self.part
         for i, x, y in zip(part.results, whole, made, strict=False):
             if part.sums(i):
@@ -82,7 +82,7 @@ class Reduced(Chunked):
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
+        """The gradients of the wanted reads, given those of some of `part.ends`."""
         code = self._backward(tuple(wanted), tuple(f is not None for f in flows))
         ir, given, layouts = self.part.ir, [*tensors], self._layouts()
         for i, flow in zip(self.part.ends, flows, strict=True):
@@ -92,17 +92,17 @@ class Reduced(Chunked):
         return self.gradients(code, given, layouts, wanted, sizes)
 
     def kept(self) -> list[int]:
-        """Tiles of a backward read nothing besides."""
+        """Nothing: the backward's tiles have no further arguments."""
         return []
 
-    def says(self) -> list[str]:
-        """How it computes, in words for users."""
+    def report(self) -> list[str]:
+        """How it computes, as text for users."""
         tile = " x ".join(self.part.ir.layout(self.part.asking))
         return [
-            f"torch's operations on tiles of {tile} and {self.part.axis}, {TILE:,} numbers at most "
-            "at once, forward and backward; where all is one tile, it is done at once",
-            SAVED,
+            f"torch operations on tiles of {tile} and {self.part.axis}, at most {TILE:,} elements "
+            "each, forward and backward; without tiles if one tile holds everything",
+            SAVED_TEXT,
         ]
 
 
-SAVED = "saved for backward: nothing but what is read; the weights are made anew"
+SAVED_TEXT = "saved for backward: only what is read; the weights are recomputed"

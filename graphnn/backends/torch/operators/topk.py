@@ -1,6 +1,6 @@
-"""The k best of many: scores tile by tile, the best of them chosen exactly, and softmax over these.
+"""Attention over the k best positions: exact top-k of tiled scores, then softmax over these.
 
-Only what is chosen is read again, so that gradients flow to it alone. Ties go to the earlier
+Only the chosen positions are read again, so that only they have gradients. Ties go to the earlier
 position. Gradients are added up in the same order every time.
 """
 
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
-from graphnn.backends.torch.operators.attention_tiles import Chunked, Tile
-from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.backends.torch.operators.attention_tiles import Tile, TiledAttention
+from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.registry import build
@@ -28,28 +28,28 @@ Tensor = torch.Tensor
 Key = tuple[str, str]
 
 
-class Chosen:
-    """Runs a contraction of which only the `top` best scores take part."""
+class TopK:
+    """Computes a contraction over the positions of the `top` best scores."""
 
     def __init__(self, part: Contraction, passes: frozenset[str]):
         self.part = part
-        self.walk = Chunked(part, passes)
-        self.scores = self.walk.code(part.ir, part.reads, [part.score], "scores")
-        ir, self.given = few(part)
+        self.tiles = TiledAttention(part, passes)
+        self.scores = self.tiles.code(part.ir, part.reads, [part.score], "scores")
+        ir, self.given = chosen_graph(part)
         wanted = [(i, ir[i]) for i in ir.outputs.values()]
-        title = f"The {part.top} best of {part.axis}, of {part.name}."
+        title = f"{part.name} over the {part.top} best positions of {part.axis}."
         reads = [*part.reads, *self.given.values()]
         self.function: Function = write(ir, "chosen", reads, wanted, title, passes)
 
-    def says(self) -> list[str]:
-        """How it computes, in words for users."""
+    def report(self) -> list[str]:
+        """How it computes, as text for users."""
         return [
-            f"the {self.part.top} best of {self.part.axis}: scores tile by tile, the best chosen "
-            "exactly, softmax and sums over these; gradients to these alone, by torch"
+            f"the {self.part.top} best positions of {self.part.axis}: scores in tiles, exact "
+            "top-k, then softmax and sums over these by torch; only these have gradients"
         ]
 
     def sources(self) -> list[str]:
-        """The code of scores, and of what is done with the best."""
+        """The code of the scores, and of the attention over the best positions."""
         return [self.scores.function.source, self.function.source]
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
@@ -60,11 +60,13 @@ class Chosen:
     def read(
         self, tensors: Sequence[Tensor], places: Tensor, sizes: Mapping[str, int]
     ) -> list[Tensor]:
-        """The results, where the best are known: (axes of the results, k), int64."""
+        """The results, given the best positions: (axes of the results, k), int64."""
         part = self.part
         layouts = [part.ir.layout(part.ir[i].axes) for i in part.reads]
         picked = [
-            taken(x, len(axes), spots(axes, part.axis, self.walk.row_axes, places, sizes))
+            gather_positions(
+                x, len(axes), flat_positions(axes, part.axis, self.tiles.row_axes, places, sizes)
+            )
             if part.axis in axes
             else x
             for x, axes in zip(tensors, layouts, strict=True)
@@ -77,16 +79,16 @@ class Chosen:
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
         """The positions of the best scores, in their order: (axes of the results, k), int64."""
-        part, rows = self.part, self.walk.row_axes
+        part, rows = self.part, self.tiles.row_axes
         k = min(part.top, sizes[part.axis])
         found = tensors[0].new_empty([*(sizes[a] for a in rows), k], dtype=torch.int64)
-        if watched() and found.numel():
-            # nothing is written into memory of what a transform looks at
+        if under_transform() and found.numel():
+            # under a transform, values must not be written in place
             return self._best(tensors, [{a: (0, sizes[a]) for a in (*rows, part.axis)}], sizes, k)
-        for tile, columns in self.walk.tiles_of(sizes):
+        for tile, columns in self.tiles.tiles_of(sizes):
             if columns:
                 where = self._best(tensors, columns, sizes, k)
-                self.walk.cut(found, rows, tile).copy_(where)
+                self.tiles.cut(found, rows, tile).copy_(where)
         return found
 
     def _best(
@@ -97,22 +99,24 @@ class Chosen:
         d = part.ir.layout(part.axes | {part.axis}).index(part.axis)
         best, where = None, torch.empty(0)
         for column in columns:
-            (score,) = self.scores(self.walk.cut_all(tensors, column), column, sizes)
+            (score,) = self.scores(self.tiles.cut_all(tensors, column), column, sizes)
             score = score.movedim(d, -1)
             start, stop = column[part.axis]
             place = torch.arange(start, stop, device=score.device).expand(score.shape)
             if best is not None:
                 score, place = torch.cat([best, score], -1), torch.cat([where, place], -1)
-            mine = largest(score, min(k, score.shape[-1]))
+            mine = top_positions(score, min(k, score.shape[-1]))
             best, where = score.gather(-1, mine), place.gather(-1, mine)
         return where
 
 
-def spots(
+def flat_positions(
     axes: Sequence[str], axis: str, rows: Sequence[str], places: Tensor, sizes: Mapping[str, int]
 ) -> Tensor:
-    """Where a value over `axes` has the positions `places` of `axis`, (rows, k): counted along all
-    its axes taken as one."""
+    """The index of positions of `axis` in a value over `axes`, as if these were one axis.
+
+    `places` and the result are (rows, k).
+    """
     at = torch.zeros_like(places)
     for a in axes:
         line = places
@@ -123,11 +127,11 @@ def spots(
     return at
 
 
-def taken(x: Tensor, rank: int, at: Tensor) -> Tensor:
-    """What a value, of `rank` axes, has at the places `at`: (shape of `at`, the value's own shape).
+def gather_positions(x: Tensor, rank: int, at: Tensor) -> Tensor:
+    """The elements of a value with `rank` axes at `at`: (shape of `at`, the value's own shape).
 
-    The gradient of an embedding is added up in the same order every time, by any number of threads;
-    that of an index is not.
+    The gradient of an embedding is added up in the same order every time, with any number of
+    threads; that of indexing is not.
     """
     own = x.shape[rank:]
     flat = x.reshape(math.prod(x.shape[:rank]), math.prod(own))
@@ -135,8 +139,8 @@ def taken(x: Tensor, rank: int, at: Tensor) -> Tensor:
     return found.reshape(*at.shape, *own)
 
 
-def largest(x: Tensor, k: int) -> Tensor:
-    """Where the `k` largest along the last dimension are, in order; of equals, the first."""
+def top_positions(x: Tensor, k: int) -> Tensor:
+    """The positions of the `k` largest values of the last dimension, ascending; the first on ties."""
     if not k:
         return x.new_empty(*x.shape[:-1], 0, dtype=torch.int64)
     x = torch.where(x.isnan(), float("inf"), x)
@@ -148,9 +152,12 @@ def largest(x: Tensor, k: int) -> Tensor:
     return x.shape[-1] - torch.topk(torch.where(chosen, back, 0), k).values
 
 
-def few(part: Contraction) -> tuple[IR, dict[Key, int]]:
-    """The contraction over chosen positions, which differ from query to query: the graph, and where
-    positions and sizes are given. The axis lies last in memory."""
+def chosen_graph(part: Contraction) -> tuple[IR, dict[Key, int]]:
+    """The contraction over chosen positions, which differ from query to query.
+
+    Returns the graph, and its arguments that are positions and sizes. The axis is the last one in
+    memory.
+    """
     given: dict[Key, int] = {}
     full = part.axes | {part.axis}
 

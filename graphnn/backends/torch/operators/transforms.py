@@ -1,30 +1,29 @@
 """Loops under torch's transforms: torch.func, forward mode, vmap, and derivatives of derivatives.
 
-A transform of a loop is a loop again (`planner.orders`): its derivative, its tangents, itself along
-one more axis. `apply` runs a program by the operator, or by what tells torch how it transforms.
+A transform of a loop is a loop again (`planner.autodiff.transforms`): its derivative, its tangents,
+and the loop along one more axis. `apply` runs a loop by its operator, or, under a transform, by an
+autograd function with rules for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.runtime.active_transforms import many, watched
+from graphnn.backends.torch.operators.loop import LoopOperator
+from graphnn.backends.torch.runtime.active_transforms import legacy_batched, under_transform
 from graphnn.backends.torch_compile import uncompiled
-
-if TYPE_CHECKING:
-    from graphnn.backends.torch.operators.loop import LoopOperator
 
 
 def apply(program: LoopOperator, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """The results of a loop."""
     count = len(program.loop.results)
-    if many(tensors):
-        return _each_of_many(program, tensors, sizes)[:count]
-    if watched():
+    if legacy_batched(tensors):
+        return _legacy_batched(program, tensors, sizes)[:count]
+    if under_transform():
         return _looped(program, sizes, tensors)[:count]
     train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     results = torch.ops.graphnn.loop(list(tensors), program.key, sizes, train)
@@ -33,7 +32,7 @@ def apply(program: LoopOperator, tensors: Sequence[Tensor], sizes: Sequence[int]
 
 @uncompiled
 def _looped(program: LoopOperator, sizes: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """All that a loop hands out, within a transform; torch.compile leaves that as it stands."""
+    """All results of a loop under a transform; torch.compile does not trace this."""
     return list(Looped.apply(program, tuple(sizes), *tensors))
 
 
@@ -44,14 +43,14 @@ def pull(
     grads: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of the reads `wanted`; `saved` is what was read, and all that was handed out."""
+    """Gradients of the reads `wanted`; `saved` are the reads and all results of the forward."""
     present = [g is not None for g in grads]
     wanted = program.reached(wanted, present)
     if not any(wanted):
         return [None] * len(wanted)
     tensors = [*saved, *[g.contiguous() for g in grads if g is not None]]
     again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if again or watched() or many(tensors):
+    if again or under_transform() or legacy_batched(tensors):
         made = apply(program.derivative(wanted, present), tensors, sizes)
     else:
         made = torch.ops.graphnn.loop_backward(tensors, program.key, sizes, wanted, present)
@@ -60,7 +59,7 @@ def pull(
 
 
 class Looped(torch.autograd.Function):
-    """A loop, and what each transform makes of it."""
+    """A loop with its derivative, its tangents and its rule for vmap."""
 
     @staticmethod
     def forward(program: LoopOperator, sizes: tuple[int, ...], *tensors: Tensor) -> Any:
@@ -91,8 +90,8 @@ class Looped(torch.autograd.Function):
         made = [t.is_floating_point() for t in outs]
         flows = [t for t, m in zip(outs, made, strict=True) if m]
         steps = [t for t, m in zip(tangents, moving, strict=True) if m]
-        # the gradients that the backward would be given are not looked at: it is linear in them.
-        # Nothing is computed in here but by `apply`: torch would not see its tangents
+        # the backward is linear in the gradients it is given: their values do not matter here.
+        # Compute only by `apply`: torch would lose the tangents of anything else
         tensors = [*ctx.saved_tensors, *flows, *steps]
         found = iter(apply(program.tangent(moving, made), tensors, ctx.sizes))
         return tuple(next(found) if m else None for m in made)
@@ -107,8 +106,10 @@ class Looped(torch.autograd.Function):
 def along(
     program: LoopOperator, tensors: Sequence[Tensor], dims: Sequence[int | None], sizes: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """All that a loop hands out along one more axis, which tensors have at `dims`, and where it
-    has it."""
+    """All results of a loop along one more axis, and the dimension of that axis in each.
+
+    Tensors have the axis at `dims`.
+    """
     whole = program.mapped([d is not None for d in dims])
     ir, axis = whole.loop.ir, list(whole.loop.ir.axes)[-1]
     reads = [ir.layout(ir[i].axes) for i in whole.loop.reads]
@@ -121,12 +122,12 @@ def along(
     return outs, tuple(len(axes) - 1 if axis in axes else None for axes in made)
 
 
-def _each_of_many(
+def _legacy_batched(
     program: LoopOperator, tensors: Sequence[Tensor], sizes: Sequence[int]
 ) -> list[Tensor]:
-    """A loop of tensors that are several at once to autograd.
+    """A loop under the legacy vmap of autograd (is_grads_batched, vectorize=True).
 
-    That is an older vmap, which knows no rules: tensors are taken apart here, and put together.
+    That vmap has no rules for custom functions: tensors are unwrapped here, and wrapped again.
     """
     level = _level(tensors)
     count = next(n for t in tensors if (n := _count(t, level)) is not None)
@@ -137,7 +138,7 @@ def _each_of_many(
     ]
     dims = [0 if c else None for c in carrying]
     outs, where = along(program, given, dims, (*sizes, count))
-    # as that vmap has them: one after another in memory
+    # that vmap expects the batch to be the first dimension in memory
     return [
         t if d is None else torch._add_batch_dim(t.movedim(d, 0).contiguous(), 0, level)
         for t, d in zip(outs, where, strict=True)
@@ -145,15 +146,15 @@ def _each_of_many(
 
 
 def _level(tensors: Sequence[Tensor]) -> int:
-    """The innermost level of that vmap at which one of the tensors is several."""
+    """The innermost level of that vmap at which one of the tensors is batched."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
     return next(n for n in range(level, 0, -1) if any(_count(t, n) is not None for t in tensors))
 
 
 def _count(x: Tensor, level: int) -> int | None:
-    """How many a tensor is at a level; None if it is one."""
-    if not many([x]):
+    """The batch size of a tensor at a level; None if it is not batched there."""
+    if not legacy_batched([x]):
         return None
     one, two = (torch._remove_batch_dim(x, level, n, 0).shape[0] for n in (1, 2))
     return None if (one, two) == (1, 2) else one

@@ -18,27 +18,27 @@ R = TypeVar("R")
 
 
 @constant
-def watched() -> bool:
+def under_transform() -> bool:
     """Whether values may be more than their numbers: then all that is done with them has to be
     told to torch. While torch.compile traces, whether it traces the inside of a transform."""
     inside = torch._C._functorch.peek_interpreter_stack() is not None
     return inside or forward_ad._current_level >= 0
 
 
-def many(tensors: Iterable[Tensor]) -> bool:
+def legacy_batched(tensors: Iterable[Tensor]) -> bool:
     """Whether tensors are several at once to autograd (is_grads_batched, vectorize=True)."""
     if torch.compiler.is_compiling():
         return False
     return any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
-def unwatched(function: Callable[P, R]) -> Callable[P, R]:
+def outside_transforms(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, which plans and writes code: what it makes outlives the transforms around it."""
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
         # what torch.compile only traces, it cannot set apart; it runs what plans as it stands
-        if torch.compiler.is_dynamo_compiling() or not watched():
+        if torch.compiler.is_dynamo_compiling() or not under_transform():
             return function(*args, **kwargs)
         with temporarily_clear_interpreter_stack():
             return function(*args, **kwargs)

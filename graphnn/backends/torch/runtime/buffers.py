@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.runtime.active_transforms import many, watched
+from graphnn.backends.torch.runtime.active_transforms import legacy_batched, under_transform
 
 Tensor = torch.Tensor
 
@@ -48,7 +48,7 @@ def bare(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
-    return plain and not watched() and not many(tensors)
+    return plain and not under_transform() and not legacy_batched(tensors)
 
 
 def _references(pool: list[Any], k: int) -> int:

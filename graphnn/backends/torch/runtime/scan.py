@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn.backends.torch.runtime.active_transforms import watched
+from graphnn.backends.torch.runtime.active_transforms import under_transform
 
 # Below this many numbers a step, and from this many steps, the work of one step is less than the
 # cost of starting it, and log2(T) passes over everything win. Measured on 2 CPU cores, fp32.
@@ -93,7 +93,7 @@ def scan(
     a: Tensor, b: Tensor, start: Any, d: int, reverse: bool, stated: torch.dtype | None = None
 ) -> Tensor:
     """`linear_scan` along dimension `d`; `start` may be a number or lack dimensions."""
-    scanned = by_steps if watched() else linear_scan
+    scanned = by_steps if under_transform() else linear_scan
     return torch.movedim(scanned(*operands(a, b, start, d, stated), reverse), 0, d)
 
 

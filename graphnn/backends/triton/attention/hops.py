@@ -184,7 +184,7 @@ class HopKernels:
             leave(i)
         return found
 
-    def apart(self, sizes: Mapping[str, int]) -> bool:
+    def split(self, sizes: Mapping[str, int]) -> bool:
         """Whether a contraction's walk would be cut into parts, as one of hops cannot be."""
         programs = math.prod([sizes[a] for a in self.blocks])
         return min(FILL // max(programs, 1), sizes[self.part.axis] // STRETCH) > 1

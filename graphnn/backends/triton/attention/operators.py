@@ -11,7 +11,7 @@ import torch
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.attention_tiles import delta_of, kind_of, saved
+from graphnn.backends.torch.operators.attention_tiles import backward_delta, call_dtype, saved_text
 from graphnn.backends.triton.attention.to_kernel import (
     Exit,
     Exits,
@@ -145,7 +145,7 @@ class Kernels:
     ) -> list[Tensor]:
         """The gradients of the reads that are wanted, given those of some of `part.ends`."""
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
-        delta = delta_of(results, flows[: len(results)], peak)
+        delta = backward_delta(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         return self.gradients(code, given, wanted, sizes)
 
@@ -176,7 +176,7 @@ class Kernels:
 
     def kinds(self, tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
         """The dtype of a call's numbers, and the one in which they are added up."""
-        kind = kind_of(zip(tensors, (self.part.ir[i] for i in self.part.reads), strict=False))
+        kind = call_dtype(zip(tensors, (self.part.ir[i] for i in self.part.reads), strict=False))
         return kind, torch.promote_types(kind, torch.float32)
 
     def _gradients(
@@ -208,11 +208,11 @@ class Kernels:
                 out = out.select(d, 0)
         return out
 
-    def leaves(self, sizes: Mapping[str, int]) -> bool:
+    def too_small(self, sizes: Mapping[str, int]) -> bool:
         """Kernels leave nothing to torch."""
         return False
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """How it computes, in words for users."""
         stages = self.backward_of(*self.full).stages
         words = [s.kernel.program.name.removeprefix(f"{self.name}_backward_") for s in stages]
@@ -221,7 +221,7 @@ class Kernels:
         return [
             f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
             f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
-            saved(self.part),
+            saved_text(self.part),
             *self._multiplied(),
         ]
 

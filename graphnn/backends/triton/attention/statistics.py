@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.statistics_tiles import SAVED
+from graphnn.backends.torch.operators.statistics_tiles import SAVED_TEXT
 from graphnn.backends.triton.attention.operators import Backward, Kernels, Stage
 from graphnn.backends.triton.attention.to_kernel import Exit, Exits, Kernel, Roles, back, roles
 from graphnn.kernels.ir.program import Unsupported
@@ -81,14 +81,14 @@ class Reductions(Kernels):
     def _all(self) -> tuple[list[Stage], list[Stage]]:
         return self.stages, self.backward_of(*self.full).stages if self.part.ends else []
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """How it computes, in words for users."""
         texts = []
         for word, stages in zip(("forward", "backward"), self._all(), strict=True):
             ways = [s.kernel.program.name.rpartition("_")[2] for s in stages]
             by = ", ".join(f"by {w}" for w in ways)
             texts += [f"{word}: {len(ways)} kernel{'s' * (len(ways) > 1)}: {by}"] * bool(ways)
-        return [*texts, SAVED]
+        return [*texts, SAVED_TEXT]
 
     def sources(self) -> list[str]:
         """The kernels, forward and backward, and what torch does after them."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.topk import spots
+from graphnn.backends.torch.operators.topk import flat_positions
 from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.to_kernel import Kernel, Ops, roles
 from graphnn.kernels.attention.emit import AttentionSource, emit
@@ -89,17 +89,17 @@ class Best:
         """The gradient of a value over the axis, from that of what was chosen; no atomics."""
         axes = self.picked.lies[i]
         rows = self.part.ir.layout(self.part.axes)
-        at = spots(axes, self.part.axis, rows, places, sizes)
+        at = flat_positions(axes, self.part.axis, rows, places, sizes)
         count, width = math.prod(sizes[a] for a in axes), math.prod(self.part.ir[i].shape)
         wide = grad.reshape(at.numel(), width).to(torch.promote_types(grad.dtype, torch.float32))
         total = torch.ops.aten.embedding_dense_backward(wide, at.reshape(-1), count, -1, False)
         return total.reshape(like.shape).to(like.dtype)
 
-    def leaves(self, sizes: Mapping[str, int]) -> bool:
+    def too_small(self, sizes: Mapping[str, int]) -> bool:
         """Whether what follows the choice is left to torch."""
         return self.inner is None
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """How it computes, in words for users."""
         axis = self.part.axis
         found = (
@@ -109,7 +109,7 @@ class Best:
         if self.inner is None:
             return [found, f"falls back: {self.why}: softmax and sums over the best are torch's"]
         after = f"gradients go to the chosen alone, added up in the order of {axis}"
-        return [found, *self.inner.says(), after]
+        return [found, *self.inner.report(), after]
 
     def sources(self) -> list[str]:
         """The kernels, and what torch does after them."""

@@ -88,7 +88,7 @@ class Several:
         taken = {self.planned, *(x.strategy for x in self.chooser.choices.values())}
         self.calls = {k: call for k, call in self.calls.items() if call is None or k in taken}
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """The candidates and what was measured of them, in words for users."""
-        lines = [line for choice in self.choices for line in choice.says()]
+        lines = [line for choice in self.choices for line in choice.report()]
         return [*lines, *self.chooser.descriptions()]

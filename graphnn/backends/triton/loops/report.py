@@ -45,7 +45,7 @@ class Choice:
         slower = found.get(self.regime, 0.0) > found.get(STEPWISE, math.inf)
         return STEPWISE if slower else self.regime
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """The candidates with their figures, and beyond how many rows another one is taken."""
         found = self.expected(FEWEST)
         if not found:

@@ -90,7 +90,7 @@ class Layer:
         """The loop that kernels run."""
         return self.own.loops[0]
 
-    def says(self) -> list[str]:
+    def report(self) -> list[str]:
         """The candidates and what was measured of them, in words for users."""
         lines = [f"candidate {CUDNN}: not modelled, taken where nothing is timed"]
         for choice, backward in zip(self.loop.choices(), (False, True), strict=False):
