@@ -46,7 +46,7 @@ def test_explain_says_how():
     assert "backward: 2 kernels: by queries, by keys" in text
     assert "saved for backward: the results and one number for each of batch x target" in text
     assert "tiles of target and source" in gn.compile(Additive()).explain()
-    assert "exactly torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
+    assert "equal to torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
     assert "read besides by 'sum over source' at" in text and "attention over source, 2" in text
     assert "weights over source at networks.py:" in text and ": reductions" in text

@@ -22,9 +22,9 @@ from graphnn.planner.autodiff.softmax import gradients, positions, reverse, tile
 
 Tensor = torch.Tensor
 Tile = dict[str, tuple[int, int]]
-# elements of the widest value of a tile. Forward and backward of additive attention with 256 queries
-# and keys, width 64 and batch 2 take 38 ms with 2^20, 51 with 2^16 and 54 with 2^22; 16 queries
-# over 100,000 slots take 106, 145 and 72 ms (CPU, Xeon, 1 thread, float32)
+# elements of the widest value of a tile. Forward and backward of additive attention with 256
+# queries and keys, width 64 and batch 2 take 38 ms with 2^20, 51 ms with 2^16 and 54 ms with 2^22;
+# 16 queries over 100,000 slots take 106, 145 and 72 ms (CPU, Xeon, 1 thread, float32)
 TILE = 2**20
 # an axis is cut below these sizes only if all axes are at theirs
 LEAST = {"rows": 16, "over": 256}

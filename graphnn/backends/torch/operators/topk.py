@@ -44,7 +44,7 @@ class TopK:
     def report(self) -> list[str]:
         """How it computes, as text for users."""
         return [
-            f"the {self.part.top} best positions of {self.part.axis}: scores in tiles, exact "
+            f"the {self.part.top} best of {self.part.axis}: scores in tiles, exact "
             "top-k, then softmax and sums over these by torch; only these have gradients"
         ]
 
@@ -140,7 +140,7 @@ def gather_positions(x: Tensor, rank: int, at: Tensor) -> Tensor:
 
 
 def top_positions(x: Tensor, k: int) -> Tensor:
-    """The positions of the `k` largest values of the last dimension, ascending; the first on ties."""
+    """The positions of the `k` largest values of the last dimension, ascending; ties: the first."""
     if not k:
         return x.new_empty(*x.shape[:-1], 0, dtype=torch.int64)
     x = torch.where(x.isnan(), float("inf"), x)
