@@ -43,6 +43,7 @@ def _unsupported(what: str, fix: str) -> Any:
             fix=fix,
         )
 
+    method.__doc__ = f"Raises UnsupportedError: a symbolic value cannot {what}."
     return method
 
 

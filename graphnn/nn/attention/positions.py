@@ -129,6 +129,7 @@ class RelativePositions(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2 * distance + 1, heads))
 
     def graph(self, g: Any) -> None:
+        """Raises GraphError: it takes the names of two axes, so it has no graph of its own."""
         no_sizes(self, ("query", "'time'", "'time_key'"))
 
     def forward(self, query: Value, over: str, key_axis: str) -> Value:

@@ -47,9 +47,11 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def graph(self, g: Any) -> None:
+        """Raises GraphError: the module works on any width, so it has no graph of its own."""
         no_sizes(self)
 
     def forward(self, x: Value, over: str | None = None) -> Value:
+        """Returns `x` with one dropout mask for all positions of its axis (`over`)."""
         return locked_dropout(x, self.p, self.training, sequence_axis(x, over))
 
     def extra_repr(self) -> str:
