@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from graphnn.backends.random import random_nodes
 from graphnn.ir.graph import IR
-from graphnn.planner.algebra.add_matmul import fuse
-from graphnn.planner.algebra.factor import gather
+from graphnn.planner.algebra.add_matmul import fuse_addmm
+from graphnn.planner.algebra.factor import factor_out
 from graphnn.planner.algebra.hoist import hoist
-from graphnn.planner.algebra.horizontal import merge
-from graphnn.planner.algebra.multiply_add import contract
+from graphnn.planner.algebra.horizontal import fuse_horizontal
+from graphnn.planner.algebra.multiply_add import fuse_multiply_add
 from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.algebra.split_linear import split
+from graphnn.planner.algebra.split_linear import split_linear_maps
 from graphnn.planner.attention.attend import attend
 from graphnn.planner.attention.hops import hops
 from graphnn.planner.autodiff.loops import differentiate
-from graphnn.planner.autodiff.rematerialize import spare
+from graphnn.planner.autodiff.rematerialize import rematerialize
 from graphnn.planner.boundary.check import without_wires
 from graphnn.planner.boundary.complex_as_real import as_real
 from graphnn.planner.boundary.dtype_promotion import promote
@@ -100,12 +100,12 @@ def simplified(ir: IR, context: Context) -> IR:
 
 def split_linear(ir: IR, context: Context) -> IR:
     """Linear maps of a concatenation become sums, where a part can leave a loop by it."""
-    return split(ir)
+    return split_linear_maps(ir)
 
 
 def factor(ir: IR, context: Context) -> IR:
     """Sums of products with a common factor become one product."""
-    return gather(ir)
+    return factor_out(ir)
 
 
 def hoisted(ir: IR, context: Context) -> IR:
@@ -152,22 +152,22 @@ def horizontal(ir: IR, context: Context) -> IR:
 
     Only those that feed the same outputs: a loss may read one output alone.
     """
-    return merge(ir)
+    return fuse_horizontal(ir)
 
 
 def horizontal_backward(ir: IR, context: BackwardContext) -> IR:
     """The same for a derived graph, whatever outputs it feeds unless it is differentiated again."""
-    return merge(ir, derived=not context.further)
+    return fuse_horizontal(ir, derived=not context.further)
 
 
 def multiply_add_in_loops(ir: IR, context: Context) -> IR:
     """A product and a sum in a loop become one operation."""
-    return contract(ir)
+    return fuse_multiply_add(ir)
 
 
 def multiply_add(ir: IR, context: Context) -> IR:
     """A product and a sum become one operation, outside loops too: nothing differentiates them."""
-    return contract(ir, everywhere=True)
+    return fuse_multiply_add(ir, everywhere=True)
 
 
 def memory_order(ir: IR, context: Context) -> IR:
@@ -210,12 +210,12 @@ def add_matmul_outside(ir: IR, context: ProgramContext) -> IR:
     Nor in what a kernel computes between two loops that it runs as one.
     """
     joint = {i for loop in context.loops() for i in loop.nodes} if context.kernels else set()
-    return fuse(ir, in_loops=False, apart=joint)
+    return fuse_addmm(ir, in_loops=False, excluded=joint)
 
 
 def add_matmul(ir: IR, context: PartsContext) -> IR:
-    """`c + a·b` becomes one operation; kernels fuse it in their loops by themselves."""
-    return fuse(ir, in_loops=not context.kernels)
+    """`c + a·b` becomes one operation; kernels fuse_addmm it in their loops by themselves."""
+    return fuse_addmm(ir, in_loops=not context.kernels)
 
 
 def attention_rng(ir: IR, context: ProgramContext) -> IR:
@@ -268,7 +268,7 @@ def left_to_cost(context: DeriveContext) -> bool:
 
 def rematerialized(ir: IR, context: DeriveContext) -> IR:
     """Values that a kernel computes faster than it loads them are computed again."""
-    context.again = spare(context.loop, context.gradients)
+    context.again = rematerialize(context.loop, context.gradients)
     if context.again:
         context.derived = differentiate(context.loop, context.wanted, again=context.again)
     return context.gradients.ir

@@ -25,9 +25,9 @@ from graphnn.ir.debug import show
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import NameTable
 from graphnn.planner.attention.hops import Hops, apart
-from graphnn.planner.attention.hops import arranged as placed
+from graphnn.planner.attention.hops import in_memory_order as hops_in_memory_order
 from graphnn.planner.attention.statistics import Tally
-from graphnn.planner.autodiff.softmax import arranged
+from graphnn.planner.autodiff.softmax import in_memory_order
 from graphnn.planner.contexts import LoopContext, ProgramContext
 from graphnn.planner.core.loop_graph import LoopIR, ends_of, signature_of
 from graphnn.planner.core.regions import Loop
@@ -206,12 +206,12 @@ def _attend(
 ) -> AttentionOperator | HopsOperator:
     part = node.attrs["part"]
     if isinstance(part, Hops):
-        part = placed(part, ir.axes)
+        part = hops_in_memory_order(part, ir.axes)
         engine = lowering.hops(part, passes) if lowering is not None else None
         why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
         single = build(apart(part), list(part.ir.axes), passes, None, lowering)
         return HopsOperator(part, passes, single.main, engine, why)
-    part = arranged(part, ir.axes)
+    part = in_memory_order(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
     kind: Any = StatisticsOperator if isinstance(part, Tally) else AttentionOperator

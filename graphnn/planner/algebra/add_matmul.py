@@ -1,4 +1,4 @@
-"""fuse: `c + a·b` becomes one operation, where nothing else reads the product."""
+"""addmm fusion: `c + a·b` becomes one `affine` operation if nothing else reads the matmul."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
-def fuse(ir: IR, in_loops: bool = True, apart: Collection[int] = ()) -> IR:
-    """The last pass before code is written: sums with a product become `affine` nodes.
+def fuse_addmm(ir: IR, in_loops: bool = True, excluded: Collection[int] = ()) -> IR:
+    """Fuse sums with a matmul into `affine` nodes. This is the last pass before code generation.
 
-    Loops that are still to be differentiated are left as they are (`in_loops` false), and so are
-    the nodes `apart`, that go with them.
+    Loops that are still to be differentiated stay as they are (`in_loops` false), as do the nodes
+    in `excluded`, which belong to them.
     """
     users, home = ir.users(), loop_numbers(ir)
     outputs = set(ir.outputs.values())
 
-    def product_of(old: Node) -> int | None:
+    def matmul_side(old: Node) -> int | None:
         for side in (1, 0):
             i = old.inputs[side]
             node = ir[i]
@@ -30,9 +30,9 @@ def fuse(ir: IR, in_loops: bool = True, apart: Collection[int] = ()) -> IR:
 
     def rule(new: IR, node: Node) -> Expr | None:
         old = ir[node.id] if node.id in ir.nodes else node
-        if old.id in apart or (not in_loops and old.id in home):
+        if old.id in excluded or (not in_loops and old.id in home):
             return None
-        if node.op != "add" or (side := product_of(old)) is None:
+        if node.op != "add" or (side := matmul_side(old)) is None:
             return None
         product, c = new[node.inputs[side]], Expr(new, node.inputs[1 - side])
         if c.node.op == "const" or not c.axes <= product.axes or product.dtype != c.dtype:

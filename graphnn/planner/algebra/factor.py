@@ -1,6 +1,7 @@
-"""gather: in a loop, the factors of one value that come from outside are added up outside.
+"""Factoring: sums of multiples of one value in a loop become one product.
 
-`x(t) u + y(t) u` becomes `(x(t) + y(t)) u`, whose sum leaves the loop: one product a step.
+`x(t) u + y(t) u` becomes `(x(t) + y(t)) u`. If x and y come from outside the loop, their sum leaves
+it, and one product per step remains.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
-def gather(ir: IR) -> IR:
-    """Join two multiples of one value by values that the loop does not make."""
+def factor_out(ir: IR) -> IR:
+    """Factor out values of the loop that are multiplied by values from outside."""
     home, users = loop_numbers(ir), ir.users()
     outputs = set(ir.outputs.values())
     moved: dict[int, int] = {}
 
     def multiples(i: int, total: Node) -> list[tuple[int, int]]:
-        """Node `i` as (value of the loop, factor from outside), where it is such a product."""
+        """Node `i` as pairs (value of the loop, factor from outside), if it is such a product."""
         node = ir[i]
         alone = node.op == "mul" and len(users[i]) == 1 and i not in outputs
         if not alone or home.get(i) != home.get(total.id) or node.dtype != total.dtype:

@@ -1,6 +1,6 @@
-"""hoist: in a sum inside a loop, the terms from outside are added up outside.
+"""Hoisting: the terms of a sum in a loop that come from outside are added outside.
 
-`(W x(t) + U z(t-1)) + b` becomes `(W x(t) + b) + U z(t-1)`, whose first part leaves the loop.
+`(W x(t) + U z(t-1)) + b` becomes `(W x(t) + b) + U z(t-1)`. The first part then leaves the loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from graphnn.planner.core.rewrite import rewrite
 
 
 def hoist(ir: IR) -> IR:
-    """Regroup sums of three and more terms by where they come from."""
+    """Regroup sums of three or more terms: terms from outside the loop first."""
     home, users = loop_numbers(ir), ir.users()
     moved: dict[int, int] = {}
 
@@ -33,7 +33,7 @@ def hoist(ir: IR) -> IR:
         return found
 
     def continued(i: int) -> bool:
-        """Whether another sum takes up the terms of sum `i`."""
+        """Whether another sum contains the terms of sum `i`."""
         reader = ir[users[i][0]] if users[i] else ir[i]
         return reader.op == "add" and reader.id in home and joins(i, reader)
 
@@ -45,9 +45,9 @@ def hoist(ir: IR) -> IR:
         outside = [i for i in found if i not in home]
         if len(outside) < 2 or len(outside) == len(found):
             return None
-        # products next: a sum with one is part of it, and the gates' sums become one operation
+        # matmuls next: addmm fusion absorbs a sum with one, and sums of gates become one operation
         inside = sorted((i for i in found if i in home), key=lambda i: ir[i].op != "product")
-        # weights among themselves first: their sum costs nothing
+        # weights first: their sum does not vary over time, so it is computed once
         outside.sort(key=lambda i: len(ir[i].axes))
         total = _sum([Expr(new, moved[i]) for i in outside])
         return _sum([total, *(Expr(new, moved[i]) for i in inside)])

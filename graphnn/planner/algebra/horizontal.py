@@ -1,6 +1,6 @@
-"""merge: many small operations on one value become one large one.
+"""Horizontal fusion: many small operations on one value become one large operation.
 
-Linear maps of the same value become one product (four gates, one product); then pointwise
+Linear maps of one value become one matmul, for example one for four gates. Then pointwise
 operations on neighbouring slices of the same values become one operation on the longer slice.
 """
 
@@ -22,14 +22,15 @@ Group = list[Node]
 ROUNDS = 8
 
 
-def merge(ir: IR, derived: bool = False) -> IR:
-    """Merge products, then whatever pointwise work became neighbouring by it.
+def fuse_horizontal(ir: IR, derived: bool = False) -> IR:
+    """Fuse matmuls, then the pointwise operations that become neighbours by it.
 
-    What feeds other outputs stays by itself: a loss may read one of them, and weights that only
-    others need would get zeros for a gradient, not None. A `derived` graph is not differentiated.
+    Nodes that feed different outputs are not fused. A loss may read one output only; a weight that
+    only another output needs must then have the gradient None, not zeros. If `derived`, the graph
+    is a backward, which is not differentiated, so this does not matter.
     """
     feeds = (lambda ir: {}) if derived else outputs_reached
-    ir = _apply(tidy(ir), _product_key, _join_products, feeds)
+    ir = _apply(tidy(ir), _matmul_key, _join_matmuls, feeds)
     for _ in range(ROUNDS):
         before = len(ir)
         ir = simplify(_apply(tidy(ir), _slice_key, _join_slices, feeds))
@@ -44,7 +45,7 @@ def _apply(
     join: Callable[[IR, Callable[[int], Expr], Group], dict[int, Expr]],
     feeds: Callable[[IR], Mapping[int, frozenset[str]]],
 ) -> IR:
-    """Join the nodes that share a key and what they feed, at the place of the first of them."""
+    """Join nodes with equal keys that feed the same outputs, at the position of the first."""
     home, fed = loop_numbers(ir), feeds(ir)
     groups: dict[Any, Group] = {}
     for node in ir:
@@ -63,10 +64,10 @@ def _apply(
     return rewrite(ir, rule, moved)
 
 
-def _product_key(ir: IR, node: Node) -> Any:
-    """Linear maps of one value by weights: x Wᵀ, the outputs of which can lie side by side.
+def _matmul_key(ir: IR, node: Node) -> Any:
+    """A key for linear maps x Wᵀ of one value, whose outputs can be concatenated.
 
-    A value without axes lies among the weights, which may come after it.
+    A value without axes is excluded: it stands among the weights, which may come after it.
     """
     if node.op != "product" or node.attrs["contract"] or not ir[node.inputs[0]].axes:
         return None
@@ -78,9 +79,9 @@ def _product_key(ir: IR, node: Node) -> Any:
     return (node.inputs[0], node.attrs["sub"], weight.shape[1:], weight.dtype)
 
 
-def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
+def _join_matmuls(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
     users = ir.users()
-    # gates with one activation side by side, so that it becomes one call
+    # gates with the same activation stand side by side, so that it becomes one call
     group = sorted(group, key=lambda n: _activation(ir, users, n))
     weights = [at(n.inputs[1]) for n in group]
     joined = make("cat", *weights, dim=0, name="")
@@ -91,7 +92,7 @@ def _join_products(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int,
 
 
 def _activation(ir: IR, users: dict[int, list[int]], node: Node) -> str:
-    """The operation that a linear map's value ends in, sums apart."""
+    """The first operation after a linear map that is not a sum."""
     while len(users[node.id]) == 1:
         node = ir[users[node.id][0]]
         if node.op != "add":
@@ -116,7 +117,7 @@ def _last_slice(node: Node) -> tuple[int, int] | None:
 
 
 def _slice_key(ir: IR, node: Node) -> Any:
-    """Pointwise work on slices at one place of their bases; weights may differ by slice."""
+    """A key for pointwise operations on slices with equal bounds; their weights may differ."""
     if OPS[node.op].family != "pointwise" or node.op == "detach" or not node.shape:
         return None
     shape, place = node.shape, None
@@ -146,7 +147,7 @@ def _span(ir: IR, node: Node) -> tuple[int, int]:
 
 
 def _join_slices(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, Expr]:
-    """One operation for each run of neighbouring slices."""
+    """Make one operation for each run of neighbouring slices."""
     ordered = sorted(group, key=lambda n: _span(ir, n))
     done: dict[int, Expr] = {}
     run: Group = []

@@ -1,4 +1,4 @@
-"""simplify: constants, common subexpressions, views of views, and what nobody uses."""
+"""Simplification: constants, common subexpressions, views of views, unused nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from graphnn.planner.core.rewrite import keep, key_of, reachable, rewrite
 
 
 def simplify(ir: IR) -> IR:
-    """The same graph, smaller. Random nodes stay: dropping one would shift the others' numbers."""
+    """Return an equal, smaller graph.
+
+    Random nodes stay, as dropping one would change the numbers that the others draw.
+    """
     seen: dict[Any, int] = {}
 
     def rule(new: IR, node: Node) -> Expr | int | None:
@@ -40,14 +43,14 @@ def _value(ir: IR, i: int) -> Any:
 
 
 def _same(ir: IR, node: Node, other: int) -> int | None:
-    """`other` in place of `node`, where it is as large and of the same dtype."""
+    """`other` if it has the shape, axes and dtype of `node`, else None."""
     o = ir[other]
     fits = o.shape == node.shape and o.axes == node.axes and o.dtype == node.dtype
     return other if fits else None
 
 
 def _neutral(value: float, left: bool) -> Callable[[IR, Node], int | None]:
-    """x ∘ value = x, and where `left` value ∘ x = x too."""
+    """The rule x ∘ value = x, and if `left` also value ∘ x = x."""
 
     def rule(ir: IR, node: Node) -> int | None:
         a, b = node.inputs
@@ -83,7 +86,7 @@ def _add_negated(ir: IR, node: Node) -> Expr | None:
 
 
 def _less_number(ir: IR, node: Node) -> Expr | None:
-    """x - 1 is x + -1: one kind of sum, whose terms can be regrouped."""
+    """Rewrite x - 1 as x + -1, so that the terms of sums can be regrouped."""
     a, b = node.inputs
     value = _value(ir, b)
     if value is None or isinstance(value, bool) or not node.dtype.is_floating_point:
@@ -126,7 +129,7 @@ def _slice(ir: IR, node: Node) -> Expr | int | None:
 
 
 def _slice_of_cat(ir: IR, cat: Node, a: dict[str, Any]) -> Expr | int | None:
-    """A slice that lies within one part of a join reads that part."""
+    """Make a slice that lies within one part of a concatenation read that part."""
     start = 0
     for i in cat.inputs:
         size = ir[i].shape[a["dim"]]
@@ -140,7 +143,7 @@ def _slice_of_cat(ir: IR, cat: Node, a: dict[str, Any]) -> Expr | int | None:
 
 
 def _cat(ir: IR, node: Node) -> Expr | int | None:
-    """Neighbouring slices of one value, joined again, are one slice of it."""
+    """Make one slice of neighbouring slices of a value that are concatenated."""
     parts = [ir[i] for i in node.inputs]
     first, dim = parts[0], node.attrs["dim"]
     if any(

@@ -1,7 +1,7 @@
-"""split: a linear map of a concatenation becomes a sum of linear maps.
+"""Splits a linear map of a concatenation into a sum of linear maps.
 
-Done where a part of the concatenation comes from outside the loop that the map is in: that part's
-product can then leave the loop and run over the whole axis at once.
+This is done if a part of the concatenation comes from outside the loop. The matmul of that part
+then leaves the loop and runs over the whole axis at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
 
-def split(ir: IR) -> IR:
-    """Cut products of concatenations whose parts belong to different regions."""
+def split_linear_maps(ir: IR) -> IR:
+    """Split matmuls of concatenations whose parts belong to different regions."""
     home = loop_numbers(ir)
 
     def rule(new: IR, node: Node) -> Expr | None:
@@ -27,7 +27,7 @@ def split(ir: IR) -> IR:
                 continue
             homes = {home.get(i) for i in joined.inputs}
             if home.get(node.id) is not None and len(homes) > 1:
-                return parted(new, node, side)
+                return split_matmul(new, node, side)
         return None
 
     return rewrite(ir, rule)
@@ -39,7 +39,8 @@ def _contracted(node: Node, dim: int, side: int) -> bool:
     return letter in parts[1 - side] and letter not in parts[2] and not node.attrs["contract"]
 
 
-def parted(new: IR, node: Node, side: int) -> Expr:
+def split_matmul(new: IR, node: Node, side: int) -> Expr:
+    """The sum of one matmul per part of the concatenation at operand `side`."""
     joined, other = Expr(new, node.inputs[side]), Expr(new, node.inputs[1 - side])
     letters = split_sub(node.attrs["sub"])
     dim = joined.node.attrs["dim"]

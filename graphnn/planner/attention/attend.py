@@ -13,7 +13,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
-from graphnn.planner.algebra.split_linear import parted
+from graphnn.planner.algebra.split_linear import split_matmul
 from graphnn.planner.attention.insert import named, placed, rewired
 from graphnn.planner.attention.region import Inside, independent
 from graphnn.planner.attention.single_query import rows
@@ -257,7 +257,7 @@ def separate(ir: IR) -> IR:
             letter = (left, right)[side][joined.attrs["dim"]]
             apart = all(new[i].axes != joined.axes for i in joined.inputs)
             if apart and letter not in out and letter in (left, right)[1 - side]:
-                return parted(new, node, side)
+                return split_matmul(new, node, side)
         return None
 
     return rewrite(ir, rule)

@@ -254,7 +254,7 @@ def apart(part: Hops) -> IR:
     return attend(ir)[0]
 
 
-def arranged(part: Hops, axes: Iterable[str]) -> Hops:
+def in_memory_order(part: Hops, axes: Iterable[str]) -> Hops:
     """The part with its axes in memory order: that of the graph it is in."""
     known = part.ir.axes
     order = {a: known[a] for a in axes if a in known}

@@ -1,4 +1,4 @@
-"""The derivative of hops, and the forms of their graphs that kernels are written from."""
+"""The backward of hops, and the graphs that kernels of hops are written from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph without softmaxes and lengths: `at` says where the nodes of the old one are, `softs`
-    what each softmax has become, and `peaks` where the logsumexp of its scores is."""
+    """A graph without softmaxes and lengths.
+
+    `at` maps nodes of the original graph to its nodes, `softs` maps each softmax to its
+    replacement, and `peaks` maps each softmax to the logsumexp of its scores.
+    """
 
     ir: IR
     at: dict[int, int]
@@ -29,7 +32,7 @@ class Lowered:
 
 
 def forward(part: Hops) -> Lowered:
-    """The graph of hops, with a softmax as exp(score - logsumexp)."""
+    """The graph of hops with each softmax written as exp(score - logsumexp)."""
     peaks: dict[int, int] = {}
     softs: dict[int, int] = {}
     masks = Masks(part.axis)
@@ -48,7 +51,7 @@ def forward(part: Hops) -> Lowered:
 
 
 class Masks:
-    """Sums over an axis of what is there alone, in place of sums that know lengths."""
+    """Replaces reductions over ragged lengths by reductions of masked values."""
 
     def __init__(self, axis: str):
         self.axis = axis
@@ -63,7 +66,7 @@ class Masks:
         return self.logsumexp(self.valid(new, node, float("-inf")))
 
     def valid(self, new: IR, node: Node, none: float) -> Expr:
-        """What a node takes, with `none` beyond an example's length."""
+        """The operand of a node, with `none` at positions beyond the length of an example."""
         x = Expr(new, node.inputs[0])
         if len(node.inputs) == 1:
             return x
@@ -74,7 +77,7 @@ class Masks:
         return self.made[key]
 
     def logsumexp(self, x: Expr) -> int:
-        """Of the same scores the same node."""
+        """The logsumexp over the axis; equal scores share one node."""
         if x.id not in self.tops:
             self.tops[x.id] = make("axis_logsumexp", x, axis=self.axis).id
         return self.tops[x.id]
@@ -82,9 +85,11 @@ class Masks:
 
 @dataclass(frozen=True)
 class Backward:
-    """The gradients of what hops read: "d<i>" among the outputs of `ir`. Given are the values read,
-    the sums over the axis (`Hops.sums`, by their own ids), the logsumexp in `peaks` by softmax, and
-    what flows to the results, in `cotangents`."""
+    """The gradients of the values that hops read: the outputs "d<i>" of `ir`.
+
+    The `given` nodes are the values read, the sums over the axis (`Hops.sums`, with their own ids),
+    the logsumexp of each softmax (`peaks`), and the gradients of the results (`cotangents`).
+    """
 
     ir: IR
     peaks: dict[int, int]
@@ -92,16 +97,16 @@ class Backward:
 
 
 def backward(part: Hops, wanted: Iterable[int], results: Iterable[int]) -> Backward:
-    """The gradients of the reads `wanted` from those of `results`: what varies over the axis is
-    computed anew.
+    """The gradients of the reads `wanted` from those of `results`.
 
-    What flows to a score is p (g - Σ p g), p being its weight and g what flows to that; the sum is
-    that of results times what flows to them (Dao et al. 2022, FlashAttention, appendix B.4). To
-    learn the latter, something that is zero is added to each result, and its gradient asked for.
+    Values that vary over the axis are recomputed. The gradient of a score is p (g - Σ p g), where p
+    is its weight and g the gradient of the weight. The sum equals Σ of results times their
+    gradients (Dao et al. 2022, FlashAttention, appendix B.4). To find these gradients, a zero is
+    added to each result and differentiated.
     """
     marked, wanted = Marked(part), [*wanted]
     found = marked.derived([*wanted, *marked.zeros.values()], results)
-    ir = _settled(found.ir, marked, wanted)
+    ir = _without_zeros(found.ir, marked, wanted)
     at: dict[int, int] = {}
     new = _ordered(rewrite(ir, Masks(part.axis), at))
     peaks = {i: at[p] for i, p in marked.peaks.items() if p in at}
@@ -109,8 +114,8 @@ def backward(part: Hops, wanted: Iterable[int], results: Iterable[int]) -> Backw
     return Backward(new, peaks, flows)
 
 
-def _settled(derived: IR, marked: Marked, wanted: Iterable[int]) -> IR:
-    """A derived graph with the zeros that were added left out, and the sums put in."""
+def _without_zeros(derived: IR, marked: Marked, wanted: Iterable[int]) -> IR:
+    """The derived graph without the added zeros, and with the sums Σ p g inserted."""
     ir, swap = derived.copy(), dict[int, int]()
     for i in marked.zeros.values():
         if i in ir.nodes:
@@ -128,7 +133,7 @@ def _settled(derived: IR, marked: Marked, wanted: Iterable[int]) -> IR:
 
 
 def _delta(ir: IR, marked: Marked, softmax: int) -> Expr:
-    """The sum over results of a softmax, times what flows to them."""
+    """The sum over the results of a softmax times their gradients: Σ p g."""
     total: Expr = const(ir, 0.0)
     for i in marked.part.sums_of[softmax]:
         flow = ir.outputs.get(f"d{marked.zeros[i]}")
@@ -144,7 +149,7 @@ def _delta(ir: IR, marked: Marked, softmax: int) -> Expr:
 
 
 class Marked:
-    """The graph of hops with softmaxes as exp(score - peak), and zeros added to sums."""
+    """The graph of hops with softmaxes as exp(score - peak) and a zero added to each sum."""
 
     def __init__(self, part: Hops):
         self.part = part
@@ -175,7 +180,7 @@ class Marked:
         return build(new, "given", (), attrs, **form)  # type: ignore[arg-type]
 
     def derived(self, wanted: list[int], results: Iterable[int]) -> Derived:
-        """The gradients of `wanted`, with all computed anew but the sums."""
+        """The gradients of `wanted`; everything but the sums is recomputed."""
         part = self.part
         anew = frozenset(n.id for n in self.ir) - {*part.sums}
         reads = [*part.reads, *self.zeros.values()]

@@ -1,8 +1,8 @@
-"""differentiate: the backward of a loop, as a graph that goes through the same passes.
+"""The backward of a loop, as a graph that goes through the same passes.
 
-A delay of d steps becomes a delay of -d steps for gradients, so the derived graph has the same loop
-run in reverse. Weight gradients are products summed over every axis the weight lacks; nothing in
-the loop needs them, so they leave it as one product each.
+A delay of d steps becomes a delay of -d steps for gradients, so the derived graph is the same loop
+in reverse. Weight gradients are matmuls summed over each axis that the weight lacks. Nothing in the
+loop needs them, so each leaves the loop as one matmul.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FREE = ("view", "rename")
 class Derived:
     """The gradient graph of a loop.
 
-    Its `given` nodes have the ids of the loop's own values (`saved`: those the loop computes) and,
-    for gradients of results, the ids in `cotangents`. `ir.outputs["d<i>"]` is the gradient of the
-    value `i` that the loop reads.
+    Its `given` nodes have the ids of the loop's values (`saved` lists those that the loop computes)
+    and, for gradients of results, the ids in `cotangents`. `ir.outputs["d<i>"]` is the gradient of
+    the value `i` that the loop reads.
     """
 
     ir: IR
@@ -46,8 +46,8 @@ def differentiate(
 ) -> Derived:
     """The gradients of the values `wanted` among `loop.reads`.
 
-    With `recompute`, pointwise values are computed again in the backward instead of being saved;
-    those in `again` are in any case.
+    If `recompute`, the backward recomputes pointwise values instead of reading saved ones. Values
+    in `again` are always recomputed.
     """
     return _Adjoint(loop, set(wanted), recompute, again).run()
 
@@ -67,7 +67,7 @@ class _Adjoint:
         self.live = between(loop.ir, wanted, loop.results)
 
     def value(self, i: int) -> Expr:
-        """The forward value `i` in the gradient graph: given, or computed again if cheap."""
+        """The forward value `i` in the gradient graph: given, or recomputed if cheap."""
         if i not in self.forward:
             node = self.old[i]
             family = OPS[node.op].family
@@ -86,9 +86,10 @@ class _Adjoint:
         return Expr(self.new, self.forward[i])
 
     def _must_save(self, i: int) -> bool:
-        """Whether computing a value again would take a product, or the loop itself.
+        """Whether recomputing a value would need a matmul, or the loop itself.
 
-        Of a chain that starts at a product the last value is saved: as large, and less to do.
+        In a pointwise chain that starts at a matmul, the last value is saved: it is as large as the
+        first, and less work remains.
         """
         if i in self.closes or OPS[self.old[i].op].family != "pointwise":
             return True
@@ -104,7 +105,7 @@ class _Adjoint:
         return False
 
     def _delayed(self, node: Node) -> int:
-        """A state, read off the saved sequence that closes it."""
+        """A state, read from the saved sequence of its next values."""
         self.forward[node.id] = node.id
         inputs = tuple(self.value(j).id for j in node.inputs)
         after = self.value(self.old.closings[node.id])
@@ -149,7 +150,7 @@ class _Adjoint:
         return Derived(ir, cotangents, saved, again)
 
     def _open(self, node: Node) -> None:
-        """What flows through a delay arrives at its source `steps` positions earlier."""
+        """Start the gradient of a delay: it reaches the source `steps` positions earlier."""
         zero = const(self.new, 0.0)
         steps = -node.attrs["steps"]
         i = build(
@@ -167,20 +168,20 @@ class _Adjoint:
         self._flow(self.old.closings[node.id], self.anti[node.id])
 
     def _close(self) -> None:
-        """Close the gradients' delays, and give the initial values what the first steps read."""
+        """Close the delays of gradients."""
         for i, anti in self.anti.items():
             total = self._total(i)
             closed = const(self.new, 0.0) if total is None else total
             self.new.closings[anti.id] = self._filled(closed, self.old[i]).id
 
     def _filled(self, x: Expr, like: Node) -> Expr:
-        """`x` in the full shape of `like` (a gradient may be narrower than its value)."""
+        """`x` expanded to the shape of `like`, as a gradient may be smaller than its value."""
         if x.shape != like.shape:
             x = make("expand", x, shape=like.shape)
         return x
 
     def _flow(self, i: int, g: Expr | None) -> None:
-        """Add a contribution to the gradient of node `i`, summed over what `i` lacks."""
+        """Add a contribution to the gradient of node `i`, summed over the axes that `i` lacks."""
         if g is None or i not in self.live:
             return
         self.parts.setdefault(i, []).append(self.fit(g, self.old[i]))
@@ -217,7 +218,7 @@ class _Adjoint:
         return total
 
     def _assembled(self, node: Node, cuts: list[tuple[Node, Expr]]) -> list[Expr]:
-        """Gradients of slices, side by side where they make up the whole, else each among zeros."""
+        """Gradients of slices: concatenated if they cover the whole value, else padded by zeros."""
         merged: dict[tuple[int, int, int, int], Expr] = {}
         for cut, g in cuts:
             a = cut.attrs
@@ -268,7 +269,7 @@ class _Adjoint:
                 self._flow(i, flow)
 
     def _back_delay(self, node: Node) -> None:
-        """Initial values receive what the first |steps| positions read."""
+        """Add the gradients of initial values, which the first |steps| positions read."""
         g = self._total(node.id)
         axis, steps = node.attrs["axis"], node.attrs["steps"]
         if g is None:
@@ -281,7 +282,7 @@ class _Adjoint:
                 self._flow(i, make("axis_at", self._over(g, axis), axis=axis, position=position))
 
     def _widened(self, g: Expr, node: Node, inputs: Iterable[int]) -> Expr:
-        """`g` over the axes of `node` that an input lacks: it is summed over them."""
+        """`g` broadcast over the axes of `node` that an input lacks, as the sum runs over them."""
         lacking = [node.axes - self.old[i].axes for i in inputs if i in self.live]
         for axis in self.new.layout(frozenset().union(*lacking) - g.axes):
             g = self._over(g, axis)
@@ -291,12 +292,12 @@ class _Adjoint:
         return g if axis in g.axes else g + make("cast", _index(self.new, axis) * 0, dtype=g.dtype)
 
     def _back_opaque(self, node: Node) -> None:
-        """A function without a row: torch derives it, step by step."""
+        """Differentiate a function without a row of the table: torch does so, step by step."""
         picks = {n.attrs["which"]: n for n in self.old if n.op == "pick" and n.inputs[0] == node.id}
         forms = node.attrs["outs"]
         able = [k for k, (_, dtype) in enumerate(forms) if dtype.is_floating_point and k in picks]
         totals = {k: self._total(picks[k].id) for k in able}
-        # of what nothing flows to, torch asks for no derivative: there may be none
+        # torch is not asked for derivatives of unused results, which may have none
         used = tuple(k for k in able if totals[k] is not None)
         wanted = tuple(k for k, i in enumerate(node.inputs) if i in self.live)
         if not used or not wanted:
@@ -322,21 +323,24 @@ class _Adjoint:
             self._flow(x.id, Expr(self.new, pick))
 
     def _arguments(self, node: Node, wanted: tuple[int, ...]) -> list[Expr]:
-        """What a function is derived at; a derivative, which is linear in what flows into it, at
-        nothing where it is derived by that alone."""
+        """The point at which a function is differentiated.
+
+        A derivative is linear in its incoming gradients. If it is differentiated by these alone,
+        zeros take their place.
+        """
         linear = len(node.attrs.get("used", ()))
         if any(k >= linear for k in wanted):
             linear = 0
-        flows = [self._nothing(x.shape, x.dtype) for x in self.old.operands(node)[:linear]]
+        flows = [self._zeros(x.shape, x.dtype) for x in self.old.operands(node)[:linear]]
         return [*flows, *[self.value(i) for i in node.inputs[linear:]]]
 
-    def _nothing(self, shape: tuple[int, ...], dtype: Any) -> Expr:
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Expr:
         zero = make("cast", const(self.new, 0.0), dtype=dtype)
         return make("expand", zero, shape=shape)
 
 
 class _Lazy(Expr):
-    """A forward value in a derivative's formula: saved only if the formula really uses it."""
+    """A forward value in the formula of a derivative; it is saved only if the formula reads it."""
 
     __slots__ = ("adjoint", "old_id")
 
@@ -360,7 +364,7 @@ def _index(ir: IR, axis: str) -> Any:
 
 
 def _ordered(ir: IR) -> IR:
-    """Nodes in an order in which each finds its operands (saved values may come late)."""
+    """The graph in topological order, as saved values may be inserted late."""
     from graphnn.planner.core.loop_graph import merge_orders
 
     new = ir.copy()

@@ -1,4 +1,4 @@
-"""The derivative of a contraction, and the forms of its graph that code is written from."""
+"""The backward of an attention region, and the graphs that code is written from."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from graphnn.planner.core.regions import Loop
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
-def reverse(part: Contraction, wanted: Iterable[int], results: Iterable[int]) -> Derived:
-    """The gradients of the reads `wanted` from those of `results`; all values computed anew.
+def softmax_backward(part: Contraction, wanted: Iterable[int], results: Iterable[int]) -> Derived:
+    """The gradients of the reads `wanted` from those of `results`; all values are recomputed.
 
-    With p = exp(s - peak) and g what flows to p, what flows to a score is p (g - Σ p g); that sum
-    over the axis is Σ of results times what flows to them, and given as `delta` (Dao et al. 2022,
-    FlashAttention, appendix B.4).
+    Let p = exp(s - peak), and g the gradient of p. The gradient of a score is p (g - Σ p g). The
+    sum over the axis equals Σ of results times their gradients and is given as `delta` (Dao et al.
+    2022, FlashAttention, appendix B.4).
     """
     everything = frozenset(n.id for n in part.ir)
     loop = LoopIR(
@@ -30,26 +30,26 @@ def reverse(part: Contraction, wanted: Iterable[int], results: Iterable[int]) ->
     derived = differentiate(loop, wanted)
     ir = simplify(derived.ir)
     if (i := derived.cotangents.get(part.total)) in ir.nodes:
-        ir[i].attrs["wide"] = True  # it flows to the logsumexp, which is in float32 at least
+        ir[i].attrs["wide"] = True  # the gradient of the logsumexp, which is at least float32
     return replace(derived, ir=ir)
 
 
 def gradients(ir: IR, reads: Iterable[int]) -> tuple[IR, list[int]]:
-    """The nodes of a derived graph that are the gradients of `reads`; zero where nothing flows."""
+    """The nodes of a derived graph that are gradients of `reads`; zero if there is no gradient."""
     ir = ir.copy()
     zero = const(ir, 0.0).id
     return ir, [ir.outputs.get(f"d{i}", zero) for i in reads]
 
 
-def arranged(part: Contraction, axes: Iterable[str]) -> Contraction:
-    """The contraction with its axes in memory order: that of the graph it is in, its own last."""
+def in_memory_order(part: Contraction, axes: Iterable[str]) -> Contraction:
+    """The region with its axes in memory order: those of its graph first, its own last."""
     known = part.ir.axes
     order = [*(a for a in axes if a in known), *part.parts]
     return replace(part, ir=replace(part.ir.copy(), axes={a: known[a] for a in order}))
 
 
-def plain(part: Contraction) -> IR:
-    """The definition: the softmax over the whole axis, and `peak` where it is read."""
+def definition(part: Contraction) -> IR:
+    """The reference graph: softmax over the whole axis, and `peak` if it is read."""
     if part.weight < 0:
         return part.ir
 
@@ -62,7 +62,7 @@ def plain(part: Contraction) -> IR:
 
 
 def tiled(part: Contraction) -> IR:
-    """Softmax over a part of the axis: outputs are the results and `peak`, of that part alone."""
+    """Softmax over a part of the axis: the outputs are results and `peak` of that part alone."""
 
     def weight(s: Expr) -> Expr:
         peak = make("axis_logsumexp", s, axis=part.axis)
@@ -88,7 +88,7 @@ def _with_weight(part: Contraction, weight: object) -> IR:
 
 
 def positions(ir: IR) -> tuple[IR, dict[tuple[str, str], int]]:
-    """The graph with positions and sizes of axes given, for parts of them; and where."""
+    """The graph with positions and sizes of axes as `given` nodes, and those nodes by key."""
     given: dict[tuple[str, str], int] = {}
 
     def rule(new: IR, node: Node) -> Expr | int | None:

@@ -1,7 +1,7 @@
-"""orders: what a transform makes of a loop, as a graph of its own.
+"""Torch's transforms of a loop, each as a LoopIR again.
 
-Its backward, its tangents (the backward's backward), and the loop along one more axis. Each is a
-LoopIR as the loop is, so that every transform of a transform is one of these again.
+These are the backward, the tangents (the backward of the backward), and the loop with one more
+axis (vmap). As each result is a LoopIR, transforms can be applied to transforms.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from graphnn.planner.core.rewrite import keep, reachable
 
 
 def floating(loop: LoopIR) -> list[bool]:
-    """Which reads can have a gradient: numbers, but no noise."""
+    """For each read, whether it can have a gradient: it is floating and not noise."""
     nodes = [loop.ir[i] for i in loop.reads]
     return [n.dtype.is_floating_point and n.attrs.get("was") != "random" for n in nodes]
 
 
-def pulled(
+def backward_loop(
     loop: LoopIR, derived: Derived, kept: Sequence[int], wanted: Sequence[int], made: Sequence[int]
 ) -> LoopIR:
-    """The backward as a loop: it reads what the loop does and `kept`, which the loop gave out, then
-    a gradient for each of the results `made`; it results in one for each of the reads `wanted`."""
+    """The backward as a loop.
+
+    It reads the reads of the loop, its saved values `kept`, and a gradient for each of the results
+    `made`. Its results are the gradients of the reads `wanted`.
+    """
     ir, likes = derived.ir.copy(), loop.ir
     reads = [*loop.reads, *kept]
     for i in reads:
@@ -39,19 +42,20 @@ def pulled(
     return _cut(loop, ir, [*reads, *flows], results)
 
 
-def pushed(backward: LoopIR, flows: Sequence[int]) -> Derived:
-    """The graph of tangents: of what flows into a backward, given those of its results.
+def tangents(backward: LoopIR, flows: Sequence[int]) -> Derived:
+    """The graph of tangents: the gradients of `flows`, the incoming gradients of a backward.
 
-    A backward is linear in what flows into it; its backward, from there, is the forward again.
+    A backward is linear in its incoming gradients, so its backward by these is the forward mode of
+    the original loop.
     """
     derived = differentiate(backward, flows, again=frozenset(backward.ir.nodes))
     if reachable(derived.ir, derived.ir.outputs.values()) & set(flows):
-        raise AssertionError(f"'{backward.name}' is not linear in what flows into it")
+        raise AssertionError(f"'{backward.name}' is not linear in its incoming gradients")
     return derived
 
 
-def unclipped(loop: LoopIR) -> LoopIR:
-    """The loop with every `clip_gradient` as what it is forward: the identity."""
+def without_clipping(loop: LoopIR) -> LoopIR:
+    """The loop with each `clip_gradient` replaced by its forward, the identity."""
     ir = loop.ir.copy()
     for node in loop.ir:
         if node.op == "clip_gradient":
@@ -60,7 +64,7 @@ def unclipped(loop: LoopIR) -> LoopIR:
 
 
 def mapped(loop: LoopIR, carrying: Iterable[int], results: list[int]) -> LoopIR:
-    """The loop along one more axis, the last in memory, which the reads `carrying` have."""
+    """The loop with one more axis, the last in memory, which the reads `carrying` have."""
     ir = loop.ir.copy()
     axis = next(a for k in range(len(ir.axes) + 1) if (a := f"vmap{k}") not in ir.axes)
     ir.axes[axis] = Axis(axis)
@@ -73,12 +77,12 @@ def mapped(loop: LoopIR, carrying: Iterable[int], results: list[int]) -> LoopIR:
 
 
 def _flow(ir: IR, like: Node) -> Node:
-    """A gradient of something, that nothing reads."""
+    """A `given` node for a gradient that nothing reads."""
     return replace(given(like), id=ir.fresh(), attrs={"key": ("d", like.id)}, name="")
 
 
 def _result(ir: IR, i: int | None, like: Node) -> int:
-    """A gradient as a node of its own, in the full form of what it is of."""
+    """A gradient as a node of its own, with the shape, dtype and axes of its value."""
     x = const(ir, 0.0) if i is None else Expr(ir, i)
     if x.dtype != like.dtype:
         x = make("cast", x, dtype=like.dtype)
@@ -88,14 +92,14 @@ def _result(ir: IR, i: int | None, like: Node) -> int:
 
 
 def _cut(loop: LoopIR, ir: IR, reads: list[int], results: list[int]) -> LoopIR:
-    """These results as a loop, without what they do not need."""
+    """The part of a graph that these results need, as a loop."""
     ir = keep(ir, reachable(ir, results) | set(reads))
     ir.outputs = {f"v{i}": i for i in results}
     return replace(loop, ir=ir, reads=reads, results=results, absorbed=frozenset())
 
 
 def _carried(ir: IR, carried: set[int]) -> set[int]:
-    """All that varies where `carried` does."""
+    """All nodes that depend on those in `carried`."""
     while True:
         more = set(carried)
         for node in ir:
@@ -126,5 +130,5 @@ def _check_mapped(loop: LoopIR, carried: set[int]) -> None:
                 site=node.site,
                 got=f"lengths of '{loop.loop.axis}' that differ from call to call of the vmap",
                 wanted="the same lengths for all of them",
-                fix="make what is mapped part of the batch, or call the model once for each",
+                fix="put the mapped dimension into the batch, or call the model in a loop",
             )

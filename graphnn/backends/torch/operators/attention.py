@@ -23,7 +23,7 @@ from graphnn.backends.torch.runtime.active_transforms import outside_transforms,
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.sdpa import dot_product
 from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.autodiff.softmax import plain
+from graphnn.planner.autodiff.softmax import definition
 
 
 class Engine(Protocol):
@@ -132,7 +132,7 @@ class AttentionOperator:
 
     @outside_transforms
     def _written(self) -> Function:
-        ir = plain(self.part)
+        ir = definition(self.part)
         wanted = [(i, ir[i]) for i in ir.outputs.values()]
         title = f"The definition of {self.part.name}."
         return write(ir, "definition", self.part.reads, wanted, title, self.passes)

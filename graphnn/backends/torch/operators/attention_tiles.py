@@ -18,7 +18,7 @@ from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.runtime.philox import dropped, places_of
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.autodiff.softmax import gradients, positions, reverse, tiled
+from graphnn.planner.autodiff.softmax import gradients, positions, softmax_backward, tiled
 
 Tensor = torch.Tensor
 Tile = dict[str, tuple[int, int]]
@@ -244,7 +244,7 @@ class TiledAttention:
             part = self.part
             reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
             results = [i for i, p in zip(part.ends, present, strict=True) if p]
-            derived = reverse(part, reads, results)
+            derived = softmax_backward(part, reads, results)
             given = [*part.reads, *self.kept()]
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
             ir, outs = gradients(derived.ir, reads)

@@ -21,7 +21,13 @@ from graphnn.ir.graph import IR
 from graphnn.kernels.ir.symbols import NameTable, entry
 from graphnn.ops.custom_gradient import values_alone
 from graphnn.planner.autodiff.loops import Derived
-from graphnn.planner.autodiff.transforms import floating, mapped, pulled, pushed, unclipped
+from graphnn.planner.autodiff.transforms import (
+    backward_loop,
+    floating,
+    mapped,
+    tangents,
+    without_clipping,
+)
 from graphnn.planner.contexts import BackwardContext, DeriveContext
 from graphnn.planner.core.gradient_paths import between
 from graphnn.planner.core.loop_graph import LoopIR
@@ -195,18 +201,18 @@ class LoopOperator:
     def _gradient(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> LoopOperator:
         results, chosen = self._chosen(wanted, present)
         derived = self._derive(results, chosen, further=True)
-        cut = pulled(self.loop, derived, self._kept(), chosen, results)
+        cut = backward_loop(self.loop, derived, self._kept(), chosen, results)
         return self._made(cut, "gradient", self.lowering, False)
 
     def _tangent(self, moving: tuple[bool, ...], made: tuple[bool, ...]) -> LoopOperator:
         results, chosen = self._chosen(moving, made)
-        part = replace(unclipped(self.loop), results=results)
+        part = replace(without_clipping(self.loop), results=results)
         derived = self._differentiated(part, chosen)
-        backward = pulled(self.loop, derived, self._kept(), chosen, results)
+        backward = backward_loop(self.loop, derived, self._kept(), chosen, results)
         flows = backward.reads[len(backward.reads) - len(results) :]
-        derived = pushed(backward, flows)
+        derived = tangents(backward, flows)
         derived.ir = self._planned(derived.ir, further=True)
-        cut = pulled(backward, derived, [], flows, backward.results)
+        cut = backward_loop(backward, derived, [], flows, backward.results)
         return self._made(cut, "tangent", self.lowering, self.held)
 
     def _mapped(self, carrying: tuple[bool, ...], made: tuple[bool, ...]) -> LoopOperator:

@@ -29,7 +29,7 @@ from graphnn.kernels.attention.launch import Runner
 from graphnn.kernels.runtime.launch import PRECISIONS
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.attention.topk import Picked
-from graphnn.planner.autodiff.softmax import gradients, reverse
+from graphnn.planner.autodiff.softmax import gradients, softmax_backward
 
 Tensor = torch.Tensor
 
@@ -93,7 +93,7 @@ class Kernels:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
         results = [i for i, p in zip(part.ends, present, strict=True) if p]
-        derived = reverse(part, reads, results)
+        derived = softmax_backward(part, reads, results)
         exits = Exits(derived.ir, part, self.role).found
         name = f"{self.name}_backward"
         stages = [self._stage(k) for k in back(part, self.role, derived.ir, exits.values(), name)]
