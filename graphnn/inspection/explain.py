@@ -14,7 +14,7 @@ from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.choose import Decision, fallbacks, loop_name
+from graphnn.planner.loops.choose import Decision, fallbacks, loop_name, strategy_name
 from graphnn.planner.pipeline import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
@@ -116,7 +116,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
     regime, reason = _chosen(program, decision)
-    lines = [f"loop {name} over {loop.axis}, {way}: {regime}", f"  why: {reason}"]
+    lines = [f"loop {name} over {loop.axis}, {way}: {strategy_name(regime)}", f"  why: {reason}"]
     lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
     lines += _ragged(program, regime)
     for i in loop.states:
@@ -187,14 +187,14 @@ def _backward(program: LoopOperator) -> list[str]:
     saved = [forward[i] for i in derived.saved]
     kept = ", ".join(f"{n.label} {tuple(n.shape)}" for n in saved) or "nothing"
     width = sum(_numbers(n) for n in saved)
-    lines = [f"  saved for backward: {kept}: {width} numbers an example and position"]
+    lines = [f"  saved for backward: {kept}: {width} elements per example and position"]
     again = [
         forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
     ]
     lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
     choices = program.choices()
     if len(choices) > 1:
-        lines.append(f"  backward kernel: {choices[1].regime}")
+        lines.append(f"  backward kernel: {strategy_name(choices[1].regime)}")
         lines.append(f"    why: {choices[1].reason}")
         lines += [f"    {text}" for text in program.candidates(backward=True)]
     after = [
@@ -204,9 +204,7 @@ def _backward(program: LoopOperator) -> list[str]:
         for i in region.nodes
         if derived.ir[i].op == "product"
     ]
-    lines.append(
-        "  backward: the loop run the other way" + ("; outside it, at once:" * bool(after))
-    )
+    lines.append("  backward: reversed loop" + ("; computed once after it:" * bool(after)))
     return lines + after
 
 

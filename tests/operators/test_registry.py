@@ -219,4 +219,4 @@ def test_kernels_have_every_row_that_names_a_torch_function() -> None:
     model = gn.compile(net, backend="interpret")
     assert_same(_found(net.plain, FUNCTIONS), _found(model, FUNCTIONS), 1e-9)
     text = model.explain()
-    assert "falls back:" not in text and "over time, from the start: resident" in text
+    assert "falls back:" not in text and "over time, from the start: persistent" in text

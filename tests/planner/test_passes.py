@@ -84,8 +84,8 @@ def test_torchs_layers_are_recognised_however_they_are_written():
     assert regimes(gn.compile(LSTM(5))) == ["aten"]
     assert regimes(gn.compile(SeparateGates(3, 4))) == ["aten"]
     assert regimes(gn.compile(LSTM(5), skip=("match",))) == ["stepwise"]
-    assert "torch's GRU computes the same" in gn.compile(GRU(5)).explain()
-    assert "torch's RNN (tanh) computes the same" in gn.compile(RNN(5)).explain()
+    assert "torch.nn.GRU is equivalent" in gn.compile(GRU(5)).explain()
+    assert "torch.nn.RNN(tanh) is equivalent" in gn.compile(RNN(5)).explain()
 
 
 def test_what_is_almost_an_lstm_is_not_taken_for_one():
@@ -157,7 +157,7 @@ def test_recompute_saves_less():
         gn.compile(TwoSpeeds(4), recompute=flag).explain().split("saved for backward: ")[1]
         for flag in (False, True)
     ]
-    widths = [int(text.split(" numbers")[0].rsplit(" ", 1)[1]) for text in saved]
+    widths = [int(text.split(" elements")[0].rsplit(" ", 1)[1]) for text in saved]
     assert widths[1] < widths[0]
 
 

@@ -41,6 +41,7 @@ from graphnn.kernels.ir.symbols import quoted
 from graphnn.planner.boundary.states import FINAL, RECORD
 from graphnn.planner.core.loop_graph import LoopIR
 from graphnn.planner.core.regions import Whole
+from graphnn.planner.loops.choose import strategy_name
 from graphnn.planner.loops.side_by_side import Part
 
 
@@ -74,8 +75,8 @@ def partitions(ir: IR) -> dict[int, list[Node]]:
 
 
 def _strategies(called: str, loop: LoopOperator) -> str:
-    """How a loop is run, such as `loop_0: h over time, resident forward, stepwise backward`."""
-    choices = [choice.regime for choice in loop.choices()] or ["torch"]
+    """How a loop is run, such as `loop_0: h over time, persistent forward, stepwise backward`."""
+    choices = [strategy_name(choice.regime) for choice in loop.choices()] or ["torch"]
     directions = zip(choices, ("forward", "backward"))
     how = ", ".join(f"{choice} {direction}" for choice, direction in directions)
     return f"{called}: {loop.loop.name} over {loop.loop.loop.axis}, {how}"

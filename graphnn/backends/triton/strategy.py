@@ -349,7 +349,7 @@ class Lowering:
     ) -> list[Line] | None:
         """One kernel a phase of each step; loops within loops stay with torch."""
         if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
-            why = f"one call an operation and step: {reason}"
+            why = f"one torch call per operation and time step: {reason}"
             self._chosen(scope, loop, name, Choice("torch", why))
             return None
         why = f"torch's products and one kernel a phase, as no one kernel can carry it: {reason}"

@@ -1,6 +1,7 @@
-"""choose: how each loop is run, and why.
+"""The strategy of each loop, and the reason for it.
 
-`aten` is torch's own layer, `scan` a scan over the axis, `stepwise` one call an operation and step.
+`aten` is torch's own layer, `scan` a parallel scan over the axis, `stepwise` one torch call per
+operation and time step.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from graphnn.planner.loops.torch_layers import Match, find, replace_loops
 
 @dataclass(frozen=True)
 class Target:
-    """What a plan is made for. `traced` is true under torch.compile, which cannot see into ATen's
-    recurrent layers."""
+    """The device of a plan.
+
+    `traced` is true under torch.compile, which cannot trace ATen's recurrent layers.
+    """
 
     device: str = "cpu"
     traced: bool = False
@@ -27,7 +30,7 @@ class Target:
 
 @dataclass
 class Decision:
-    """The regime of one loop and the reason for it."""
+    """The strategy (`regime`) of one loop, the reason for it, and what falls back to torch."""
 
     loop: str
     axis: str
@@ -36,20 +39,20 @@ class Decision:
     fallbacks: list[str]
 
 
-# Which of torch's layers are run rather than our own loop. CPU (Xeon, 2 cores), float32, forward
-# and backward at (T, B, H) = (100, 32, 128): LSTM (oneDNN) 10.6 ms against 19.5 of ours; GRU 19.9
-# against 15.5, RNN 7.6 against 6.2, so these two stay ours; at (64, 16, 512) LSTM 44 against 60,
-# GRU 63 against 46, RNN 18 against 13. On CUDA all are cuDNN's: not measured by us.
+# The layers of torch that run instead of a generated loop. CPU (Xeon, 2 cores), float32, forward
+# and backward at (T, B, H) = (100, 32, 128): LSTM (oneDNN) 10.6 ms, ours 19.5; GRU 19.9, ours 15.5;
+# RNN 7.6, ours 6.2: the last two stay ours. At (64, 16, 512): LSTM 44, ours 60; GRU 63, ours 46;
+# RNN 18, ours 13. On CUDA all layers are cuDNN's; this was not measured by us.
 PREFERRED = {
     ("cpu", torch.float32): {"lstm"},
     ("cuda", torch.float32): {"lstm", "gru", "rnn_tanh", "rnn_relu"},
     ("cuda", torch.float16): {"lstm", "gru", "rnn_tanh", "rnn_relu"},
     ("cuda", torch.bfloat16): {"lstm", "gru", "rnn_tanh", "rnn_relu"},
 }
-# Packed sequences torch runs without oneDNN on a CPU: forward and backward, all positions of a
-# padded LSTM take as long where the packed are a share of 0.07 (T, B, H = 100, 8, 64), 0.11 (99,
-# 32, 96), 0.22 (64, 16, 512), 0.33 (50, 64, 256) of them. What is beyond stays bounded, unlike
-# relu's.
+# On a CPU torch runs packed sequences without oneDNN. Forward and backward, a padded LSTM needs as
+# long for all positions as a packed one if the latter has a share of 0.07 of them (T, B, H = 100,
+# 8, 64), 0.11 (99, 32, 96), 0.22 (64, 16, 512) or 0.33 (50, 64, 256). Only layers whose values stay
+# bounded in the padding may run on it: not relu.
 PADDED, SHARE = frozenset({"lstm", "gru", "rnn_tanh"}), 0.2
 LAYER = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)"}
 
@@ -80,28 +83,33 @@ def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Dec
     return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 
 
+def strategy_name(regime: str) -> str:
+    """A strategy as texts call it: kernels that `skip="resident"` leaves out are persistent."""
+    return "persistent" if regime == "resident" else regime
+
+
 def loop_name(ir: IR, loop: Loop) -> str:
-    """A loop is called by its states."""
+    """The name of a loop: those of its states."""
     return ", ".join(dict.fromkeys(ir[i].label for i in loop.states))
 
 
 def _torch_layer(ir: IR, match: Match, target: Target) -> Decision:
-    reason = f"exactly torch's {LAYER[match.kind]}, "
-    there = f"faster there on {target.device}"
-    reason += "which cuDNN has" if target.device == "cuda" else there
+    layer = f"torch.nn.{LAYER[match.kind].replace(' ', '')} computes exactly this"
+    on_cpu = f"{layer}, faster on {target.device.upper()}"
+    reason = f"{layer}, with cuDNN" if target.device == "cuda" else on_cpu
     if match.ragged and target.device == "cpu":
         reason += ", " + _ragged(ir, match)
     return Decision(loop_name(ir, match.loop), match.loop.axis, "aten", reason, [])
 
 
 def _ragged(ir: IR, match: Match) -> str:
-    """How a ragged batch is run."""
+    """How torch's layer runs a ragged batch."""
     kept = {n.attrs["delay"] for n in ir if n.op == "final"}
     if match.kind not in PADDED or kept & {*match.states[1:]}:
-        return "on packed sequences, which alone give the final states"
+        return "on packed sequences: only these return the final states"
     return (
-        f"where {SHARE:.0%} of the positions or more are there on all of them, what is beyond "
-        "cut off, else on packed sequences"
+        f"on all positions with the padding masked if at least {SHARE:.0%} of them are no padding, "
+        "otherwise on packed sequences"
     )
 
 
@@ -111,9 +119,9 @@ def _scan(ir: IR, loop: Loop) -> Decision:
 
 
 def _stepwise(ir: IR, loop: Loop, match: Match | None, target: Target) -> Decision:
-    reason = "one call an operation and step, into buffers made beforehand"
+    reason = "one torch call per operation and time step, into preallocated buffers"
     if match is not None:
-        reason += f"; torch's {LAYER[match.kind]} computes the same"
+        reason += f"; torch.nn.{LAYER[match.kind].replace(' ', '')} is equivalent"
         reason += f", but {_why_not(ir, match, target)}"
     return Decision(
         loop_name(ir, loop), loop.axis, "stepwise", reason, fallbacks([ir[i] for i in loop.nodes])
@@ -121,17 +129,17 @@ def _stepwise(ir: IR, loop: Loop, match: Match | None, target: Target) -> Decisi
 
 
 def _why_not(ir: IR, match: Match, target: Target) -> str:
-    """Why a loop is not given to the layer of torch's that it is."""
+    """Why an equivalent layer of torch does not run a loop."""
     if match.withheld:
-        return f"does not give out all of {match.withheld}"
+        return f"does not return all of {match.withheld}"
     if target.traced:
-        return "torch.compile cannot see into it"
+        return "torch.compile cannot trace it"
     measured = (target.device, ir.floating) in PREFERRED
-    return f"slower on {target.device}" if measured else f"not measured in {ir.floating}"
+    return f"slower on {target.device.upper()}" if measured else f"not measured in {ir.floating}"
 
 
 def fallbacks(nodes: list[Node]) -> list[str]:
-    """What could not be lowered: functions without a row, with the user's line and the remedy."""
+    """A text for each function without a row in the operations table, with its line and remedy."""
     return [
         f"'{n.attrs['called']}' at {n.site or '?'} has no row in the operations table: torch runs "
         "it one step at a time; write it with the functions of the table to have it fused"

@@ -123,7 +123,7 @@ def test_what_was_timed_is_told(time: Callable[..., Timer]) -> None:
     with torch.no_grad():
         model(**given)
     text = model.explain()
-    assert "us a step of 16 rows (a model's, confirmed by no GPU): resident" in text
+    assert "predicted µs per step at batch 16 (cost model, not measured): persistent" in text
     for direction in ("forward, saving", "forward", "backward"):
         form = f"timed on a made-up GPU ({direction}, time up to 2, batch up to 4)"
         assert f"{form}: cooperative 0.5 ms, resident 1 ms, stepwise 1 ms; cooperative" in text
@@ -150,7 +150,7 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
     for one in planned(256):
         assert one.foretold({"time": 64, "batch": 64}) == COOPERATIVE
         assert one.foretold({"time": 64, "batch": 1024}) == STEPWISE
-        assert any("stepwise from" in line and "rows on" in line for line in one.report())
+        assert any("stepwise is faster above batch " in line for line in one.report())
     for one in planned(64):
         assert one.foretold({"time": 64, "batch": 1024}) == RESIDENT
 

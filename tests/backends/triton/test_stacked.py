@@ -108,11 +108,11 @@ def test_equals_the_reference(name: str, batch: int, time: int, ragged: bool) ->
 def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two layers of an LSTM meet at one barrier both ways; what gains less than it errs is left."""
     forward, backward = choices(run(shuffled(NETS["lstm"]())))
-    assert f"2 {TOGETHER}: 1.2 us a step, 1.1 + 1.1 one after the other" in forward.reason
-    assert f"2 {TOGETHER}: 1.2 us a step, 1.2 + 1.2 one after the other" in backward.reason
+    assert f"2 {TOGETHER}: 1.2 µs per step, 1.1 + 1.1 in sequence" in forward.reason
+    assert f"2 {TOGETHER}: 1.2 µs per step, 1.2 + 1.2 in sequence" in backward.reason
     monkeypatch.setattr(stacked, "MODEL_ERROR", 10.0)
     apart = reasons(run(shuffled(NETS["lstm"]())))
-    assert "not one kernel with those stacked on it: 1.2 us a step, 1.1 + 1.1" in apart[0]
+    assert "not one kernel with those stacked on it: 1.2 µs per step, 1.1 + 1.1" in apart[0]
     assert not any(TOGETHER in reason for reason in apart)
 
 

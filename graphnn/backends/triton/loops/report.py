@@ -1,4 +1,4 @@
-"""How a loop is run, and what the model expects of that and of the other ways."""
+"""How a loop is run, and what the cost model predicts for this strategy and for the others."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE, CostEstimates
+from graphnn.planner.loops.choose import strategy_name
 
-# rows for which figures are told, and how often they are doubled to see whether others win
+# the batch of predictions, and how often it is doubled to find where another strategy wins
 FEWEST, DOUBLED = 16, 15
-# why a regime is taken though the model has another faster
+# why a strategy is kept although the cost model predicts another to be faster
 ALL_THE_SAME = {
-    RESIDENT: "resident all the same: it waits for no other block, which the model knows least",
-    COOPERATIVE: "cooperative, of the blocks whose kernel compiles without fault",
-    STEPWISE: "stepwise, as no kernel that blocks share compiles without fault",
+    RESIDENT: "persistent nevertheless: no block waits for others, which is predicted least well",
+    COOPERATIVE: "cooperative, with the number of blocks whose kernel compiles without fault",
+    STEPWISE: "stepwise, because no kernel sharded over blocks compiles without fault",
 }
 
 
@@ -52,14 +53,16 @@ class Choice:
             return []
         words = self.figures[0].descriptions()
         each = ", ".join(
-            f"{way}{f' ({words[way]})' if way in words else ''} {x:.1f}" for way, x in found.items()
+            f"{strategy_name(way)}{f' ({words[way]})' if way in words else ''} {x:.1f}"
+            for way, x in found.items()
         )
-        line = f"candidates, us a step of {FEWEST} rows (a model's, confirmed by no GPU): {each}"
+        line = f"predicted µs per step at batch {FEWEST} (cost model, not measured): {each}"
         if found.get(self.regime, 0.0) > min(found.values()):
             line += f"; {ALL_THE_SAME[self.regime]}"
         counts = (FEWEST << k for k in range(DOUBLED))
         more = next((n for n in counts if self.best(n) != self.regime), None)
         if more is None:
             return [line]
-        why = ", ".join(f"{way} {x:.1f}" for way, x in self.expected(more).items())
-        return [line, f"{self.best(more)} from {more // 2 + 1:,} rows on (of {more:,}: {why})"]
+        why = ", ".join(f"{strategy_name(k)} {x:.1f}" for k, x in self.expected(more).items())
+        better = strategy_name(self.best(more))
+        return [line, f"{better} is faster above batch {more // 2:,} (at {more:,}: {why})"]

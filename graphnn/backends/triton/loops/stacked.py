@@ -55,7 +55,7 @@ class Stacks:
             self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {reason}")
             return False
         sums = " + ".join(f"{x:.1f}" for x in apart)
-        figures = f"{joint:.1f} us a step, {sums} one after the other (a model's figures)"
+        figures = f"{joint:.1f} µs per step, {sums} in sequence (cost model, not measured)"
         if joint * MODEL_ERROR >= sum(apart):
             self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {figures}")
             return False

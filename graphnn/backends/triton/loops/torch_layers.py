@@ -15,6 +15,7 @@ from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, Node
 from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
+from graphnn.planner.loops.choose import strategy_name
 
 Tensor = torch.Tensor
 Operands = Sequence[Any]
@@ -95,6 +96,8 @@ class Layer:
         lines = [f"candidate {CUDNN}: not modelled, taken where nothing is timed"]
         for choice, backward in zip(self.loop.choices(), (False, True), strict=False):
             word = "backward" if backward else "forward"
-            lines.append(f"candidate {KERNELS}, {word}: {choice.regime}: {choice.reason}")
+            lines.append(
+                f"candidate {KERNELS}, {word}: {strategy_name(choice.regime)}: {choice.reason}"
+            )
             lines += [f"  {text}" for text in self.loop.candidates(backward)]
         return [*lines, *self.chooser.descriptions()]
