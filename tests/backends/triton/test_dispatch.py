@@ -158,7 +158,7 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
 def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None:
     for one in planned(160):
         assert one.planned == RESIDENT
-        assert "resident all the same: it waits for no other block" in one.report()[0]
+        assert "persistent nevertheless: no block waits for others" in one.report()[0]
 
 
 def test_what_is_switched_off_is_no_candidate() -> None:
@@ -322,7 +322,7 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
 def test_on_a_gpu_that_is_not_there_the_candidates_are_told() -> None:
     net = Layers(gn.nn.LSTM(4, 16)).half()
     text = gn.compile(net).explain(device="cuda")
-    assert "candidate cuDNN" in text and "candidate kernels, backward: resident" in text
+    assert "candidate cuDNN" in text and "candidate kernels, backward: persistent" in text
     assert "candidate" not in gn.compile(net, tune=False).explain(device="cuda")
     assert "candidate" not in gn.compile(net.float()).explain()
 
