@@ -145,11 +145,11 @@ def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterat
             if not isinstance(engine, Kernels | Best | HopKernels):
                 continue
             for source in engine.kernels():
-                shape = tile_size.best(source, how.dtype, target, how.precision)
-                made = tile_size.case(source, how.dtype, shape, how.precision)
+                shape = tile_size.choose_tile(source, how.dtype, target, how.precision)
+                made = tile_size.attention_case(source, how.dtype, shape, how.precision)
                 yield replace(made.judge(target), name=f"{name}, {source.name.replace('_', ' ')}")
             if isinstance(engine, Best):
-                merge = topk.case(engine.part.top)
+                merge = topk.merge_case(engine.part.top)
                 yield replace(merge.judge(target), name=f"{name}, {merge.name}")
 
 

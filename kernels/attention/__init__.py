@@ -1,1 +1,1 @@
-"""Kernels of attention: tiles of queries that loop over tiles of keys."""
+"""Attention kernels: a program holds a tile of queries and loops over tiles of keys."""

@@ -1,70 +1,66 @@
-"""The largest value of a contraction's columns, and its position, kept on the walk over them."""
+"""Maximum and argmax over columns, updated in the loop over them."""
 
 from __future__ import annotations
 
-import math
-
-from ..codegen.builder import Line
-from ..ir.contraction import Store, Tile
+from ..ir.contraction import Store
+from ..ir.expression import Expr, Name, code, expr, where
 from ..ir.program import Op, Unsupported
-from ..ir.tile import Span
-from .builder import AttentionBuilder
-from .operations import fitted, value
+from ..ir.tile import SCALAR
+from .builder import AttentionBuilder, Form, V
+from .operations import INF, MAXIMUM, fitted, tile_of
+from .stores import cast, store_row
 
-INF = 'float("-inf")'
+NO_POSITION = 2**31 - 1
 
 
-def most(s: AttentionBuilder, store: Store) -> None:
-    """The lines of a store whose operation is a `most` or a `place`; of equals the first counts.
+def store_argmax(b: AttentionBuilder, kept: Store) -> None:
+    """Write and store a `most` (maximum) or `place` (argmax); of equal values the first counts.
 
-    A `most` of what a `place` before it looks at is there already.
+    A `most` of the same value as an earlier `place` reuses its maximum.
     """
-    op = s.ops[store.op]
-    if op.kind == "most" and op.args[0] in s.largest:
-        _keep(s, store, s.largest[op.args[0]])
+    op = b.ops[kept.op]
+    note, source = f"keep {op.note}", op.args[0]
+
+    def keep(found: Name) -> None:
+        store_row(b, kept.tensor, cast(b, expr(found), kept.tensor), SCALAR, note)
+
+    if op.kind == "most" and source in b.maxima:
+        keep(b.maxima[source])
         return
-    best = s.names.fresh(f"{op.name}_best")
-    s.add(f"{best} = tl.full([{_rows(s)}, 1], {INF}, ACC)", op, False)
-    masked, top = s.names.fresh(f"{op.name}_valid"), s.names.fresh(f"{op.name}_top")
-    text = fitted(_one(s, op), Tile("", True, True, 1))
-    s.add(f"{masked} = tl.where(valid & live, {text}, {INF})", op, True)
-    s.add(f"{top} = tl.max({masked}, 1)[:, None]", op, True)
-    kept = best
-    if op.kind == "place":
-        kept = _place(s, op, masked, top, best)
-    s.add(f"{best} = tl.maximum({best}, {top}, propagate_nan=tl.PropagateNan.ALL)", op, True)
-    s.largest[op.args[0]] = best
-    _keep(s, store, kept)
-    s.forget()
+    best = b.fresh(f"{op.name}_best")
+    b.assign(best, code("tl.full([{}, 1], {}, ACC)", b.rows, INF), op.note, False)
+    masked, largest = b.fresh(f"{op.name}_valid"), b.fresh(f"{op.name}_top")
+    valid = code("{} & {}", V.COL_VALID, V.ROW_VALID)
+    b.assign(masked, where(valid, _scalar(b, op), INF), op.note, True)
+    b.assign(largest, code("tl.max({}, 1)[:, None]", masked), op.note, True)
+    found = _argmax(b, op, masked, largest, best) if op.kind == "place" else best
+    b.assign(best, code(MAXIMUM, best, largest), op.note, True)
+    b.maxima[source] = best
+    keep(found)
+    b.drop_wide_tiles()
 
 
-def _rows(s: AttentionBuilder) -> str:
-    return "ROWS" if s.program.rows else "1"
+def _scalar(b: AttentionBuilder, op: Op) -> Expr:
+    if b.elements(op.args[0]) != 1:
+        raise Unsupported(f"'{op.name}' is the maximum of values with several elements")
+    if len(b.program.columns) != 1:
+        raise Unsupported(f"'{op.name}' is the maximum over several axes")
+    return fitted(tile_of(b, op.args[0], 0), Form(True, True))
 
 
-def _one(s: AttentionBuilder, op: Op) -> Tile:
-    if math.prod(s.ops[op.args[0]].shape) != 1:
-        raise Unsupported(f"'{op.name}' is the largest of values of several numbers")
-    if len(s.program.columns) != 1:
-        raise Unsupported(f"'{op.name}' is the largest over several axes")
-    return value(s, op.args[0], 0)
-
-
-def _place(s: AttentionBuilder, op: Op, masked: str, top: str, best: str) -> str:
-    """Lines that keep the position of the largest, which these columns may have."""
-    place, first, better = (s.names.fresh(f"{op.name}{x}") for x in ("", "_first", "_better"))
-    s.add(f"{place} = tl.zeros([{_rows(s)}, 1], tl.int64)", op, False)
-    equal = s.names.fresh(f"{op.name}_equal")
-    s.add(f"{equal} = ({masked} == {top}) | ({masked} != {masked})", op, True)
-    s.add(f"{first} = tl.min(tl.where({equal}, col, {2**31 - 1}), 1)[:, None]", op, True)
-    s.add(f"{better} = ({top} > {best}) | (({top} != {top}) & ({best} == {best}))", op, True)
-    s.add(f"{place} = tl.where({better}, {first}, {place})", op, True)
-    return place
-
-
-def _keep(s: AttentionBuilder, store: Store, text: str) -> None:
-    like, span = Tile("", bool(s.program.rows), False, 1), Span(0, 1, 1)
-    pointer = s.pointers[store.tensor.name]
-    address, mask = s.address(store.tensor, like, span, "part"), s.mask(like, span)
-    line = f"tl.store({address}, {text}.to({pointer}.dtype.element_ty), mask={mask or 'True'})"
-    s.after.append(Line(line, f"keep {s.ops[store.op].note}"))
+def _argmax(b: AttentionBuilder, op: Op, masked: Name, largest: Name, best: Name) -> Name:
+    """Update the position of the maximum, if these columns have a larger value."""
+    position, first, better = (b.fresh(f"{op.name}{x}") for x in ("", "_first", "_better"))
+    equal = b.fresh(f"{op.name}_equal")
+    b.assign(position, code("tl.zeros([{}, 1], tl.int64)", b.rows), op.note, False)
+    is_largest = code("({} == {}) | ({} != {})", masked, largest, masked, masked)
+    first_of = where(equal, V.COL, str(NO_POSITION))
+    larger = "({} > {}) | (({} != {}) & ({} == {}))"
+    for target, value in (
+        (equal, is_largest),
+        (first, code("tl.min({}, 1)[:, None]", first_of)),
+        (better, code(larger, largest, best, largest, largest, best, best)),
+        (position, where(better, first, position)),
+    ):
+        b.assign(target, value, op.note, True)
+    return position

@@ -1,329 +1,231 @@
-"""Writing the kernel of a contraction: one program a tile of rows walks over the columns.
+"""Emits attention kernels: a program computes one tile of rows in a loop over columns.
 
-What a score is added up from stays in registers, chunk by chunk; the softmax is taken on the way
-(Milakov and Gimelshein 2018, algorithm 3). A walk may be cut into parts, each a program of its own,
-whose results are merged after. No atomics: every program writes places of its own.
+A row is a query and a column a key, or the other way round. Terms of scores stay in registers,
+chunk by chunk. The softmax is computed online (Milakov and Gimelshein 2018, algorithm 3). The loop
+may be split into parts, each a program of its own, whose results are merged afterwards. There are
+no atomics: every program writes to locations of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..codegen.builder import Line
-from ..ir.contraction import AttentionProgram, Store, Tile, Top, letters
-from ..ir.printer import INDENT, wrapped
+from ..ir.contraction import AttentionProgram, Store, Top, letters
+from ..ir.expression import Expr, Name, call, code, expr, join, store, where
 from ..ir.program import Op, Tensor, Unsupported
-from ..ir.symbols import remark
-from ..ir.tile import Span
-from .argmax import most
-from .builder import AttentionBuilder
-from .operations import fitted, flattened, lined_up, operand, value, widened, within
+from ..ir.source import KernelSource
+from ..ir.statement import do
+from ..ir.tile import SCALAR, Span, Tile
+from .argmax import store_argmax
+from .builder import AttentionBuilder, Form, V
+from .kernel_text import Loop, kernel_text
+from .operations import (
+    INF,
+    aligned,
+    column_scores,
+    flattened,
+    matmul,
+    matmul_operand,
+    padded,
+    tile_of,
+    to_kind,
+    widened,
+)
+from .stores import store_elements, store_row, store_sum
 
 
 @dataclass(frozen=True)
-class AttentionSource:
-    """A kernel's text and the arguments of a launch. `wide`: it has values over rows, columns and a
-    width."""
+class AttentionSource(KernelSource[AttentionProgram]):
+    """The source of an attention kernel. `wide`: values vary over rows, columns and a width."""
 
-    name: str
-    text: str
-    program: AttentionProgram
-    pointers: tuple[Tensor, ...]
-    sizes: tuple[str, ...]
     wide: bool
 
 
 def emit(program: AttentionProgram) -> AttentionSource:
-    """The kernel of a program. Raises Unsupported where there can be none."""
-    sheet = AttentionBuilder(program)
+    """Return the kernel of a program with one loop over columns.
+
+    Raises Unsupported if tiled kernels cannot compute the program.
+    """
+    b = AttentionBuilder(program)
     if program.picks is not None:
-        value(sheet, program.picks.op, 0)
-    for store in program.stores:
-        largest = sheet.ops[store.op].kind in ("most", "place")
-        (most if largest else each if store.kind == "each" else _total)(sheet, store)
+        tile_of(b, program.picks.op, 0)
+    for kept in program.stores:
+        if b.ops[kept.op].kind in ("most", "place"):
+            store_argmax(b, kept)
+        elif kept.kind == "each":
+            store_elements(b, kept)
+        else:
+            _store_sum(b, kept)
     if program.peak is not None:
-        value(sheet, next(o.name for o in program.ops if o.kind == "soft"), 0)
-        _peak(sheet, program.peak)
+        _weights(b)
+        _store_logsumexp(b, program.peak)
     if program.top is not None:
-        _top(sheet, program.top)
-    pointers = (*program.tensors, *program.outputs)
-    text = written(sheet, [(sheet.before, sheet.step)])
-    return AttentionSource(sheet.entry, text, program, pointers, program.sizes, sheet.wide)
+        _store_topk(b, program.top)
+    return source_of(b, [Loop(b.before, b.step)])
 
 
-def each(s: AttentionBuilder, store: Store) -> None:
-    """A value at each row and column."""
-    for k, span in enumerate(s.spans(store.op)):
-        tile = value(s, store.op, k)
-        rows, columns = bool(s.program.rows), bool(s.program.columns)
-        like = Tile("", rows, columns, span.width)
-        full = {(1, 1): "ROWS, COLS", (1, 0): "ROWS, 1", (0, 1): "1, COLS", (0, 0): "1, 1"}
-        if span.width > 1:
-            full = {(1, 1): "ROWS, COLS", (1, 0): "ROWS", (0, 1): "COLS", (0, 0): "1"}
-        shape = full[int(rows), int(columns)] + (f", {span.width}" if span.width > 1 else "")
-        text = f"tl.broadcast_to({fitted(tile, like)}, [{shape}])"
-        pointer = s.pointers[store.tensor.name]
-        address, mask = s.address(store.tensor, like, span), s.mask(like, span)
-        line = f"tl.store({address}, {text}.to({pointer}.dtype.element_ty), mask={mask or 'True'})"
-        s.add(line, s.ops[store.op], True)
-    s.forget()
+def source_of(b: AttentionBuilder, loops: list[Loop]) -> AttentionSource:
+    """Return the source of a finished kernel with these loops over columns."""
+    p = b.program
+    return AttentionSource(
+        b.entry, kernel_text(b, loops), p, (*p.tensors, *p.outputs), p.sizes, b.wide
+    )
 
 
-def _total(s: AttentionBuilder, store: Store) -> None:
-    """A sum over the columns, kept for each row, or added up over the rows as well."""
-    op = s.ops[store.op]
+def _weights(b: AttentionBuilder) -> None:
+    """Write the softmax of the program."""
+    tile_of(b, next(op.name for op in b.program.ops if op.kind == "soft"), 0)
+
+
+def _store_sum(b: AttentionBuilder, kept: Store) -> None:
+    """Store a sum over the columns for each row, or summed over the rows as well."""
+    op = b.ops[kept.op]
     if op.kind != "total":
-        raise Unsupported(f"'{op.name}' is not summed")
+        raise Unsupported(f"'{op.name}' is stored for each row, but is not a sum over columns")
     if len(op.args) == 2 and len(letters(op)[2]) == 2:
-        _outer(s, store, op)
+        _store_outer_products(b, kept, op)
         return
-    weighed = s.program.peak is not None
-    if weighed:
-        value(s, next(o.name for o in s.program.ops if o.kind == "soft"), 0)
-    for k, span in enumerate(s.spans(op.name)):
-        rows = "ROWS" if s.program.rows else "1"
-        acc = s.names.fresh(f"{op.name}_{k}" if len(s.spans(op.name)) > 1 else op.name)
-        s.add(f"{acc} = tl.zeros([{rows}, {span.width}], ACC)", op, False)
-        gather(s, op, acc, k, span, weighed)
-        total = f"{acc} / tl.where(share == 0, 1.0, share)" if weighed else acc
-        keep(s, store, total, span)
-    s.forget()
+    weighted = b.program.peak is not None
+    if weighted:
+        _weights(b)
+    for k, span in enumerate(b.spans(op.name)):
+        acc = b.chunk_name(op, k)
+        b.assign(acc, code("tl.zeros([{}, {}], ACC)", b.rows, span.width), op.note, False)
+        accumulate(b, op, acc, k, span, weighted)
+        store_sum(b, kept, normalized(acc) if weighted else expr(acc), span)
+    b.drop_wide_tiles()
 
 
-def gather(s: AttentionBuilder, op: Op, acc: str, k: int, span: Span, weighed: bool) -> None:
-    """A line that adds this tile's columns."""
-    before = f"{acc} * shrink" if weighed else acc
-    pair = _pair(s, op)
-    if pair is not None:
-        scalar, wide = pair
-        weight = value(s, scalar, 0).text
-        weight = weight if weighed and s.ops[scalar].kind == "soft" else _there(weight)
-        other = operand(s, wide, k, span)
-        if s.ops[wide].kind != "read":
-            other = f"tl.where(valid_down, {other}, 0.0).to(KIND)"
-        text = f"product({weight}.to(KIND), {other}, {before}, PRECISION, UPCAST)"
-        s.add(f"{acc} = {text}", op, True)
+def normalized(acc: Name) -> Expr:
+    """Return a weighted sum divided by the sum of weights; 0 if there are none."""
+    divisor = where(code("{} == 0", V.WEIGHT_SUM), "1.0", V.WEIGHT_SUM)
+    return code("{} / {}", acc, divisor)
+
+
+def accumulate(b: AttentionBuilder, op: Op, acc: Name, k: int, span: Span, weighted: bool) -> None:
+    """Add the columns of a tile to a sum; a `weighted` one is first rescaled."""
+    before = code("{} * {}", acc, V.RESCALE) if weighted else expr(acc)
+    pair = _matmul_pair(b, op)
+    if pair is None:
+        value = code("{} + {}", before, _column_sum(_summand(b, op, k), bool(b.program.columns)))
+        b.assign(acc, value, op.note, True)
         return
-    tile = _summand(s, op, k)
-    s.add(f"{acc} = {before} + {_down(s, tile)}", op, True)
+    scalar, vector = pair
+    weight = tile_of(b, scalar, 0).value
+    weight = weight if weighted and b.ops[scalar].kind == "soft" else _existing(weight)
+    factor = matmul_operand(b, vector, k, span)
+    if b.ops[vector].kind != "read":
+        factor = to_kind(where(V.COL_DOWN_VALID, factor, "0.0"))
+    b.assign(acc, matmul(to_kind(weight), factor, before), op.note, True)
 
 
-def _there(text: str) -> str:
-    return f"tl.where(valid, {text}, 0.0)"
+def _existing(value: Expr) -> Expr:
+    return where(V.COL_VALID, value, "0.0")
 
 
-def _pair(s: AttentionBuilder, op: Op) -> tuple[str, str] | None:
-    """A number over rows and columns times a vector over columns: a matrix product."""
-    if len(op.args) != 2 or not s.program.rows or s.wide:
+def _matmul_pair(b: AttentionBuilder, op: Op) -> tuple[str, str] | None:
+    """Return the operands of a sum that is a matmul, or None.
+
+    They are a scalar over rows and columns, and a vector over columns.
+    """
+    if len(op.args) != 2 or not b.program.rows or b.wide:
         return None
-    for a, b in (op.args, op.args[::-1]):
-        one = math.prod(s.ops[a].shape) == 1 and all(s.sides[a])
-        if one and s.sides[b] == (False, True) and math.prod(s.ops[b].shape) > 1:
-            return (a, b) if letters(op)[2] else None
+    for scalar, vector in (op.args, op.args[::-1]):
+        is_scalar = b.elements(scalar) == 1 and all(b.sides[scalar])
+        if is_scalar and b.sides[vector] == (False, True) and b.elements(vector) > 1:
+            return (scalar, vector) if letters(op)[2] else None
     return None
 
 
-def _summand(s: AttentionBuilder, op: Op, k: int) -> Tile:
-    """What is summed over columns."""
+def _summand(b: AttentionBuilder, op: Op, k: int) -> Tile:
+    """Return what is summed over columns."""
     if len(op.args) == 1:
-        tile = value(s, op.args[0], k)
-        return tile
-    a, b, out = letters(op)
-    if set(a + b) - set(out):
-        return value(s, s.inner(op).name, 0)
-    like, texts = lined_up(s, op, op.args, k)
-    return Tile(f"({texts[0]} * {texts[1]})", like.rows, like.columns, like.width)
+        return tile_of(b, op.args[0], k)
+    left, right, out = letters(op)
+    if set(left + right) - set(out):
+        return tile_of(b, b.product_terms(op).name, 0)
+    form, operands = aligned(b, op, op.args, k)
+    return form.tile(code("({})", join(" * ", operands)))
 
 
-def _down(s: AttentionBuilder, tile: Tile) -> str:
-    """The sum of a tile over the columns that are there."""
+def _column_sum(tile: Tile, has_columns: bool) -> Expr:
+    """Return the sum of a tile over the columns that exist."""
     if not tile.columns:
-        if s.program.columns:
-            raise Unsupported("a sum over columns of what is the same for all of them")
-        return tile.text
+        if has_columns:
+            raise Unsupported("a sum over columns of a value that is the same for all columns")
+        return tile.value
     if tile.width == 1:
-        return f"tl.sum({_there(tile.text)}, 1)[:, None]"
+        return code("tl.sum({}, 1)[:, None]", _existing(tile.value))
     if tile.both:
-        return f"tl.sum(tl.where(valid[:, :, None], {tile.text}, 0.0), 1)"
-    return f"tl.sum(tl.where(valid_down, {tile.text}, 0.0), 0)[None, :]"
+        valid = code("{}[:, :, None]", V.COL_VALID)
+        return code("tl.sum({}, 1)", where(valid, tile.value, "0.0"))
+    return code("tl.sum({}, 0)[None, :]", where(V.COL_DOWN_VALID, tile.value, "0.0"))
 
 
-def _outer(s: AttentionBuilder, store: Store, op: Op) -> None:
-    """Σ over rows and columns of the outer products of two vectors: a weight's gradient."""
-    a, b, out = letters(op)
-    first, second = op.args if out == a + b else op.args[::-1]
-    if out not in (a + b, b + a) or not all(s.sides[first]) or not all(s.sides[second]):
-        raise Unsupported(f"'{op.name}' is a sum of products that tiles do not have")
-    width = s.ops[second].shape[0]
-    for j, high in enumerate(s.spans(first)):
-        for k, span in enumerate(s.spans(second)):
-            acc = s.names.fresh(f"{op.name}_{j}_{k}")
-            s.add(f"{acc} = tl.zeros([{high.width}, {span.width}], ACC)", op, False)
-            left, right = (
-                _all_there(s, value(s, name, n), part)
+def _store_outer_products(b: AttentionBuilder, kept: Store, op: Op) -> None:
+    """Store Σ over rows and columns of outer products of two vectors: the gradient of a weight."""
+    left, right, out = letters(op)
+    first, second = op.args if out == left + right else op.args[::-1]
+    both = all(b.sides[first]) and all(b.sides[second])
+    if out not in (left + right, right + left) or not both:
+        raise Unsupported(
+            f"tiled attention kernels do not sum products like '{op.attrs['sub']}' of '{op.name}'"
+        )
+    for j, high in enumerate(b.spans(first)):
+        for k, span in enumerate(b.spans(second)):
+            acc = b.fresh(f"{op.name}_{j}_{k}")
+            zeros = code("tl.zeros([{}, {}], ACC)", high.width, span.width)
+            b.assign(acc, zeros, op.note, False)
+            x, y = (
+                _existing_rows(b, tile_of(b, name, n), part)
                 for name, n, part in ((first, j, high), (second, k, span))
             )
-            left = f"tl.trans({left})"
-            s.add(f"{acc} = product({left}, {right}, {acc}, PRECISION, UPCAST)", op, True)
-            rows, cols = s.deep(high.width), s.cols(span.width)
-            count = math.prod(store.tensor.shape)
-            at = f"program * {count} + ({high.start} + {rows}) * {width} + {span.start} + {cols}"
-            mask = f"({rows} < {high.valid}) & ({cols} < {span.valid})"
-            pointer = s.pointers[store.tensor.name]
-            s.after.append(Line(f"tl.store({pointer} + {at}, {acc}, mask={mask})", op.note))
-            s.forget()
+            b.assign(acc, matmul(code("tl.trans({})", x), y, expr(acc)), op.note, True)
+            _store_matrix(b, kept, acc, (high, span), b.ops[second].shape[0])
+            b.drop_wide_tiles()
 
 
-def _all_there(s: AttentionBuilder, tile: Tile, span: Span) -> str:
-    """A tile as a matrix of one row and column of it a row; zero where there is none."""
+def _store_matrix(
+    b: AttentionBuilder, kept: Store, acc: Name, spans: tuple[Span, Span], width: int
+) -> None:
+    """Store a chunk of a matrix, one per program."""
+    high, span = spans
+    down, cols, count = b.down(high.width), b.cols(span.width), math.prod(kept.tensor.shape)
+    template = "{} + {} * {} + ({} + {}) * {} + {} + {}"
+    pointer = b.pointer(kept.tensor)
+    at = code(template, pointer, V.PROGRAM, count, high.start, down, width, span.start, cols)
+    mask = code("({} < {}) & ({} < {})", down, high.valid, cols, span.valid)
+    b.evaluate(do(store(at, acc, mask), b.ops[kept.op].note))
+
+
+def _existing_rows(b: AttentionBuilder, tile: Tile, span: Span) -> Expr:
+    """Return a tile as a matrix with a row per row and column; zero where there is none."""
     tile = widened(tile, span)
-    text = f"tl.where((live & valid)[:, :, None], {within(s, tile, span)}, 0.0)"
+    valid = code("({} & {})[:, :, None]", V.ROW_VALID, V.COL_VALID)
+    value = where(valid, padded(b, tile, span), "0.0")
     whole = Span(0, span.width, span.width)
-    return flattened(s, Tile(text, True, True, span.width), whole, "ROWS * COLS")
+    return flattened(b, Form(True, True, span.width).tile(value), whole, "ROWS * COLS")
 
 
-def keep(s: AttentionBuilder, store: Store, text: str, span: Span) -> None:
-    """Write a sum: for each row, or one for the program."""
-    op, pointer = s.ops[store.op], s.pointers[store.tensor.name]
-    if store.kind == "row":
-        like = Tile("", bool(s.program.rows), False, span.width)
-        address, mask = s.address(store.tensor, like, span, "part"), s.mask(like, span)
-        kept = f"({text}).to({pointer}.dtype.element_ty)"
-        line = f"tl.store({address}, {kept}, mask={mask or 'True'})"
-        s.after.append(Line(line, f"keep {op.note}"))
-        return
-    count = math.prod(store.tensor.shape)
-    cols = s.cols(span.width)
-    whole = f"tl.sum(tl.where(live, {text}, 0.0), 0)[None, :]"
-    mask = f"{cols} < {span.valid}"
-    at = f"program * {count} + {span.start} + {cols}"
-    line = f"tl.store({pointer} + {at}, {whole}, mask={mask})"
-    s.after.append(Line(line, f"keep {op.note}"))
+def logsumexp(largest: Name, total: Name) -> Expr:
+    """Return a logsumexp from the largest score and the sum of weights relative to it."""
+    return where(code("{} == 0", total), INF, code("{} + tl.log({})", largest, total))
 
 
-def _peak(s: AttentionBuilder, tensor: Tensor) -> None:
-    """The log-sum-exp of the scores."""
-    like = Tile("", bool(s.program.rows), False, 1)
-    text = 'tl.where(share == 0, float("-inf"), top + tl.log(share))'
-    address = s.address(tensor, like, Span(0, 1, 1), "part")
-    mask = s.mask(like, Span(0, 1, 1)) or "True"
-    s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", "log-sum-exp of the scores"))
+def _store_logsumexp(b: AttentionBuilder, tensor: Tensor) -> None:
+    """Store the log-sum-exp of the scores."""
+    value = logsumexp(V.SCORE_MAX, V.WEIGHT_SUM)
+    store_row(b, tensor, value, SCALAR, "log-sum-exp of the scores")
 
 
-def _top(s: AttentionBuilder, top: Top) -> None:
-    """The best columns, in lists that the walk takes its tiles into."""
-    op, span = s.ops[top.op], top.kept
-    note = Op("", "", note=f"the {top.count} best of {op.note}")
-    rows = "ROWS" if s.program.rows else "1"
-    s.add(f"best, places = unfilled({rows}, {top.count}, {span.width}, ACC)", note, False)
-    score = value(s, top.op, 0)
-    if not score.columns:
-        raise Unsupported("the scores are the same for all columns")
-    there = "valid & live" if s.program.rows else "valid"
-    s.add(f"best, places = kept(best, places, {score.text}, col, {there})", note, True)
-    like = Tile("", bool(s.program.rows), False, span.width)
-    for tensor, text in ((top.best, "best"), (top.places, "places")):
-        address, mask = s.address(tensor, like, span, "part"), s.mask(like, span) or "True"
-        s.after.append(Line(f"tl.store({address}, {text}, mask={mask})", note.note))
-
-
-def written(s: AttentionBuilder, walks: Sequence[tuple[list[Line], list[Line]]]) -> str:
-    """The text of a kernel: of each walk what goes before it, and its step."""
-    p = s.program
-    body = [line.text for line in (*s.before, *s.step, *s.after)]
-    lines = [f'"""{remark(p.title)}"""', "", "import triton", "import triton.language as tl", ""]
-    if any("product(" in text for text in body):
-        s.used.add("product")
-    if s.used:
-        lines += wrapped(
-            f"from graphnn.kernels.codegen.prelude import ({', '.join(sorted(s.used))})", ""
-        )
-    lines += [*[""] * (2 if s.used else 1), *_head(s)]
-    lines += [INDENT + text for text in _start(s)]
-    for before, step in walks:
-        lines += _commented(before, INDENT)
-        lines += [INDENT + text for text in _walk(s)]
-        lines += _commented(step, INDENT * 2)
-    lines += _commented(s.after, INDENT)
-    return "\n".join(lines) + "\n"
-
-
-def _head(s: AttentionBuilder) -> list[str]:
-    sizes = [*s.names.lengths(s.program.sizes), "length"]
-    listed = ", ".join(f'"{n}"' for n in sizes)
-    constants = ("ROWS", "COLS", "ACC", "PRECISION", "UPCAST")
-    arguments = [*s.pointers.values(), *sizes, *(f"{n}: tl.constexpr" for n in constants)]
-    return [
-        *wrapped(f"@triton.jit(do_not_specialize=[{listed}])", ""),
-        f"def {s.entry}(",
-        *(f"{INDENT}{text}," for text in arguments),
-        "):",
-    ]
-
-
-def _count(s: AttentionBuilder, axes: tuple[str, ...]) -> str:
-    return " * ".join(s.names.lengths(axes)) or "1"
-
-
-def _start(s: AttentionBuilder) -> list[str]:
-    p = s.program
-    first = next(s.pointers[t.name] for t in p.tensors if t.kind == "float")
-    lines = [
-        f"KIND: tl.constexpr = {first}.dtype.element_ty",
-        "program = tl.program_id(0).to(tl.int64)",
-        f"n_rows = {_count(s, p.rows)}",
-        f"n_cols = {_count(s, p.columns)}",
-        f"n_blocks = {_count(s, p.blocks)}",
-        "tiles = tl.cdiv(n_rows, ROWS)",
-        "tile = program % tiles",
-        "block = program // tiles % n_blocks",
-        "part = program // (tiles * n_blocks)",
-        "row = tile * ROWS + tl.arange(0, ROWS)[:, None]",
-        "live = row < n_rows",
-        "begin = part * length",
-        "end = tl.minimum(begin + length, n_cols)",
-    ]
-    lines += [f"cols_{w} = tl.arange(0, {w})[None, :]" for w in sorted(s.widths)]
-    lines += [f"down_{w} = tl.arange(0, {w})[:, None]" for w in sorted(s.depths)]
-    return _used(lines, s)
-
-
-def _walk(s: AttentionBuilder) -> list[str]:
-    lines = ["for start in range(begin, end, COLS):"]
-    inner = [
-        "col = start + tl.arange(0, COLS)[None, :]",
-        "valid = col < end",
-        "down = start + tl.arange(0, COLS)[:, None]",
-        "valid_down = down < end",
-    ]
-    return lines + [INDENT + text for text in _used(inner, s)]
-
-
-def _used(lines: list[str], s: AttentionBuilder) -> list[str]:
-    """The lines whose values are read further on."""
-    import re
-
-    after = " ".join(line.text for line in (*s.before, *s.step, *s.after))
-    after += " ".join(("begin", "end", "program"))
-    kept: list[str] = []
-    for line in reversed(lines):
-        name = re.match(r"(\w+)", line)
-        assert name is not None
-        if re.search(rf"\b{name[1]}\b", after):
-            kept.append(line)
-            after += " " + line.split("=", 1)[1]
-    return kept[::-1]
-
-
-def _commented(lines: list[Line], indent: str) -> list[str]:
-    """Lines under the names of the user's nodes."""
-    found: list[str] = []
-    last = ""
-    for line in lines:
-        if line.note and line.note != last:
-            found.append(f"{indent}# {remark(line.note)}")
-            last = line.note
-        found += wrapped(line.text, indent)
-    return found
+def _store_topk(b: AttentionBuilder, top: Top) -> None:
+    """Store the best columns of each row, from lists that each tile of columns is merged into."""
+    note, span = f"the {top.count} best of {b.ops[top.op].note}", top.kept
+    lists = (V.BEST_SCORES, V.BEST_POSITIONS)
+    b.assign(lists, call("unfilled", b.rows, top.count, span.width, "ACC"), note, False)
+    score = column_scores(b, top.op).value
+    valid = code("{} & {}", V.COL_VALID, V.ROW_VALID) if b.program.rows else expr(V.COL_VALID)
+    b.assign(lists, call("kept", *lists, score, V.COL, valid), note, True)
+    for tensor, found in ((top.best, V.BEST_SCORES), (top.places, V.BEST_POSITIONS)):
+        store_row(b, tensor, expr(found), span, note)

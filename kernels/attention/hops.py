@@ -1,140 +1,139 @@
-"""Writing a kernel that walks over its columns several times, a program an example: what one walk
-has added up, the next is computed from.
+"""Emits kernels with several loops over columns, one program per example: memory in hops.
 
-Values of a program's own are computed once, before the walk that first needs them; those of columns
-in every walk that does. Nothing is stored between walks.
+Each loop computes from what the loops before it have summed. Values of a program as a whole are
+computed once, before the loop that first needs them. Values of columns are computed again in every
+loop that needs them. Nothing is stored between loops.
 """
 
 from __future__ import annotations
 
-from ..codegen.builder import Line
-from ..ir.contraction import SUMMED, AttentionProgram, Store, Tile
+from collections.abc import Sequence
+
+from ..ir.contraction import SUMMED, AttentionProgram
+from ..ir.expression import Name, code, expr, where
 from ..ir.program import Op, Unsupported
-from .builder import AttentionBuilder
-from .emit import AttentionSource, each, gather, keep, written
-from .operations import value
+from ..ir.tile import Tile
+from .builder import AttentionBuilder, V
+from .emit import AttentionSource, accumulate, logsumexp, normalized, source_of
+from .kernel_text import Loop
+from .operations import INF, column_scores, tile_of
+from .stores import store_elements, store_sum
 
 
-def levels(program: AttentionProgram) -> dict[str, int]:
-    """After how many walks each operation can be computed: a sum over columns takes one."""
+def loops_before(program: AttentionProgram) -> dict[str, int]:
+    """Return how many loops each operation must wait for: a sum over columns takes one itself."""
     found: dict[str, int] = {}
     for op in program.ops:
         found[op.name] = max((found[a] for a in op.args), default=0) + (op.kind in SUMMED)
     return found
 
 
-def softened(program: AttentionProgram) -> dict[str, str]:
-    """The `soft` that each operation of a walk is made of, if it is."""
+def softmax_of(program: AttentionProgram) -> dict[str, str]:
+    """Return the `soft` that each operation depends on within its loop, if there is one."""
     kinds, found = {op.name: op.kind for op in program.ops}, dict[str, str]()
     for op in program.ops:
-        of = [op.name] if op.kind == "soft" else []
-        of += [found[a] for a in op.args if a in found and kinds[a] not in SUMMED]
-        if of:
-            found[op.name] = of[0]
+        used = [op.name] if op.kind == "soft" else []
+        used += [found[a] for a in op.args if a in found and kinds[a] not in SUMMED]
+        if used:
+            found[op.name] = used[0]
     return found
 
 
 def emit(program: AttentionProgram) -> AttentionSource:
-    """The kernel of a program without rows. Raises Unsupported where there can be none."""
-    sheet, level, soft = AttentionBuilder(program), levels(program), softened(program)
+    """Return the kernel of a program without rows.
+
+    Raises Unsupported if tiled kernels cannot compute the program.
+    """
     if program.rows:
-        raise Unsupported("hops of several rows a program")
-    wide = {s.op: s for s in program.stores if s.kind == "each"}
-    last = max([level[op.name] for op in program.ops] + [level[name] + 1 for name in wide])
-    walks: list[tuple[list[Line], list[Line]]] = []
+        raise Unsupported("a kernel of several hops computes one row per program")
+    b, before, soft = AttentionBuilder(program), loops_before(program), softmax_of(program)
+    per_column = {s.op: s for s in program.stores if s.kind == "each"}
+    last = max([before[op.name] for op in program.ops] + [before[n] + 1 for n in per_column])
+    loops: list[Loop] = []
     for n in range(1, last + 1):
-        sums = [op for op in program.ops if op.kind in SUMMED and level[op.name] == n]
-        mine = {soft[op.name] for op in sums if op.name in soft}
-        if len(mine) > 1:
-            raise Unsupported("two softmaxes in one walk")
-        scores = {sheet.ops[name].args[0] for name in mine}
-        made = [_sum(sheet, op, op.name in soft, scores) for op in sums]
-        for name in (name for name in wide if level[name] == n - 1):
-            each(sheet, wide[name])
-        walks.append((sheet.before, sheet.step))
-        _turn(sheet)
-        for op, tiles in zip(sums, made, strict=True):
-            _known(sheet, op, tiles, op.name in soft)
+        sums = [op for op in program.ops if op.kind in SUMMED and before[op.name] == n]
+        written = _sums(b, sums, soft)
+        for name in (name for name in per_column if before[name] == n - 1):
+            store_elements(b, per_column[name])
+        loops.append(Loop(b.before, b.step))
+        _begin_loop(b)
+        for op, variables in zip(sums, written, strict=True):
+            _define_sum(b, op, variables, op.name in soft)
     for store in program.stores:
         if store.kind == "row":
-            _row(sheet, store)
-    rest, sheet.before = sheet.before, [line for before, _ in walks for line in before]
-    sheet.step = [line for _, step in walks for line in step]
-    sheet.after = rest + sheet.after
-    pointers = (*program.tensors, *program.outputs)
-    return AttentionSource(
-        sheet.entry, written(sheet, walks), program, pointers, program.sizes, False
-    )
+            for k, span in enumerate(b.spans(store.op)):
+                store_sum(b, store, tile_of(b, store.op, k).value, span)
+    b.after = [*b.before, *b.after]
+    return source_of(b, loops)
 
 
-def _sum(s: AttentionBuilder, op: Op, weighed: bool, scores: set[str]) -> list[str]:
-    """A sum over this walk's columns: its variables. Those of a softmax's scores it has itself."""
+def _sums(b: AttentionBuilder, sums: Sequence[Op], soft: dict[str, str]) -> list[list[Name]]:
+    """Write the sums of one loop and return their variables."""
+    softmaxes = {soft[op.name] for op in sums if op.name in soft}
+    if len(softmaxes) > 1:
+        raise Unsupported("a loop over keys supports one softmax")
+    scores = {b.ops[name].args[0] for name in softmaxes}
+    return [_sum(b, op, soft, scores) for op in sums]
+
+
+def _sum(b: AttentionBuilder, op: Op, soft: dict[str, str], scores: set[str]) -> list[Name]:
+    """Write a sum. The softmax itself already computes the logsumexp of its scores."""
     if op.kind == "total":
-        return _total(s, op, weighed)
-    return ["top", "share"] if op.args[0] in scores else _lse(s, op)
+        return _total(b, op, soft.get(op.name))
+    return [V.SCORE_MAX, V.WEIGHT_SUM] if op.args[0] in scores else _logsumexp(b, op)
 
 
-def _turn(s: AttentionBuilder) -> None:
-    """Go on to the next walk, in which what varies over columns is computed again."""
-    s.before, s.step = [], []
-    summed = {op.name for op in s.program.ops if op.kind in SUMMED}
-    moving = [k for k in s.made if k[0] not in summed and s.sides.get(k[0], (False, False))[1]]
+def _begin_loop(b: AttentionBuilder) -> None:
+    """Begin the next loop, in which values that vary over columns are computed again."""
+    b.before, b.step = [], []
+    summed = {op.name for op in b.program.ops if op.kind in SUMMED}
+    moving = [k for k in b.tiles if k[0] not in summed and b.sides.get(k[0], (False, False))[1]]
     for key in moving:
-        del s.made[key]
+        del b.tiles[key]
 
 
-def _total(s: AttentionBuilder, op: Op, weighed: bool) -> list[str]:
-    """A sum, `weighed` by a softmax that is taken on the way."""
-    names = []
-    if weighed:
-        value(s, softened(s.program)[op.name], 0)
-    for k, span in enumerate(s.spans(op.name)):
-        acc = s.names.fresh(f"{op.name}_{k}" if len(s.spans(op.name)) > 1 else op.name)
-        s.add(f"{acc} = tl.zeros([1, {span.width}], ACC)", op, False)
-        gather(s, op, acc, k, span, weighed)
-        names.append(acc)
-    s.forget()
-    return names
+def _total(b: AttentionBuilder, op: Op, softmax: str | None) -> list[Name]:
+    """Write a sum over columns, weighted by a softmax that is computed online."""
+    variables = []
+    if softmax is not None:
+        tile_of(b, softmax, 0)
+    for k, span in enumerate(b.spans(op.name)):
+        acc = b.chunk_name(op, k)
+        b.assign(acc, code("tl.zeros([1, {}], ACC)", span.width), op.note, False)
+        accumulate(b, op, acc, k, span, softmax is not None)
+        variables.append(acc)
+    b.drop_wide_tiles()
+    return variables
 
 
-def _lse(s: AttentionBuilder, op: Op) -> list[str]:
-    """The logsumexp of this walk's scores, by the largest so far."""
-    score = value(s, op.args[0], 0)
-    if not score.columns:
-        raise Unsupported("the scores are the same for all columns")
-    words = ("top", "share", "valid", "best", "floor")
-    top, share, masked, best, floor = (s.names.fresh(f"{op.name}_{w}") for w in words)
-    inf = 'float("-inf")'
-    s.add(f"{top} = tl.full([1, 1], {inf}, ACC)", op, False)
-    s.add(f"{share} = tl.zeros([1, 1], ACC)", op, False)
-    raised = f"tl.sum(tl.exp({masked} - {floor}), 1)[:, None]"
-    for text in (
-        f"{masked} = tl.where(valid, {score.text}, {inf})",
-        f"{best} = tl.maximum({top}, tl.max({masked}, 1)[:, None])",
-        f"{floor} = tl.where({best} == {inf}, 0.0, {best})",
-        f"{share} = {share} * tl.exp({top} - {floor}) + {raised}",
-        f"{top} = {best}",
+def _logsumexp(b: AttentionBuilder, op: Op) -> list[Name]:
+    """Write the logsumexp of scores, relative to the largest score so far."""
+    score = column_scores(b, op.args[0]).value
+    suffixes = ("max", "sum", "valid", "new_max", "safe_max")
+    largest, total, masked, new, safe = (b.fresh(f"{op.name}_{x}") for x in suffixes)
+    b.assign(largest, code("tl.full([1, 1], {}, ACC)", INF), op.note, False)
+    b.assign(total, expr("tl.zeros([1, 1], ACC)"), op.note, False)
+    weights = code("tl.sum(tl.exp({} - {}), 1)[:, None]", masked, safe)
+    for target, value in (
+        (masked, where(V.COL_VALID, score, INF)),
+        (new, code("tl.maximum({}, tl.max({}, 1)[:, None])", largest, masked)),
+        (safe, where(code("{} == {}", new, INF), "0.0", new)),
+        (total, code("{} * tl.exp({} - {}) + {}", total, largest, safe, weights)),
+        (largest, expr(new)),
     ):
-        s.add(text, op, True)
-    return [top, share]
+        b.assign(target, value, op.note, True)
+    return [largest, total]
 
 
-def _known(s: AttentionBuilder, op: Op, names: list[str], weighed: bool) -> None:
-    """What a walk has added up, for those after it."""
+def _define_sum(b: AttentionBuilder, op: Op, variables: list[Name], weighted: bool) -> None:
+    """Define the value of a sum for the loops after its own."""
     if op.kind == "total":
-        for k, (name, span) in enumerate(zip(names, s.spans(op.name), strict=True)):
-            if weighed:
-                s.add(f"{name} = {name} / tl.where(share == 0, 1.0, share)", op, False)
-            s.made[op.name, k, False] = Tile(name, False, False, span.width)
+        for k, (name, span) in enumerate(zip(variables, b.spans(op.name), strict=True)):
+            if weighted:
+                b.assign(name, normalized(name), op.note, False)
+            b.tiles[op.name, k, False] = Tile(expr(name), width=span.width)
         return
-    top, share = names
-    none = f'tl.where({share} == 0, float("-inf"), {top} + tl.log({share}))'
-    name = s.names.fresh(op.name)
-    s.add(f"{name} = {none}", op, False)
-    s.made[op.name, 0, False] = Tile(name, False, False, 1)
-
-
-def _row(s: AttentionBuilder, store: Store) -> None:
-    """Keep a value of the program's own."""
-    for k, span in enumerate(s.spans(store.op)):
-        keep(s, store, value(s, store.op, k).text, span)
+    largest, total = variables
+    name = b.fresh(op.name)
+    b.assign(name, logsumexp(largest, total), op.note, False)
+    b.tiles[op.name, 0, False] = Tile(expr(name))

@@ -1,4 +1,4 @@
-"""Running a contraction's kernels on tensors: grids, parts of the walk, and their outputs."""
+"""Run attention kernels on tensors: grids, parts of the loop over columns, and outputs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from ..feasibility.limits import nearest_target, register_cap
 from ..interpreter import interpreter
 from ..runtime.launch import DTYPE_NAMES, input_precision
 from .emit import AttentionSource
-from .tile_size import INTERPRETED, STAGES, Shape, best, ladder
+from .tile_size import INTERPRETED_SHAPE, STAGES, TileShape, choose_tile, tile_shapes
 
 Tensor = torch.Tensor
-# programs that fill a machine, and the least columns of a part of a walk
-FILL, STRETCH = 264, 1024
+# programs that fill a GPU, and the fewest columns of one part of the loop
+TARGET_PROGRAMS, MIN_PART = 264, 1024
 
 
-class Runner:
-    """A kernel made callable. `interpret`: by Triton's interpreter, on CPU tensors.
+class AttentionLauncher:
+    """A callable attention kernel. `interpret` runs it by Triton's interpreter, on CPU tensors.
 
-    `float32` is how products of float32 are computed, where torch's setting does not say. `fill`
-    and `stretch`: parts are taken until there are so many programs, of so many columns each.
+    `float32` is how float32 matmuls are computed; if None, torch's setting decides. The loop over
+    columns is split until there are `target_programs` programs, in parts of at least `min_part`
+    columns.
     """
 
     def __init__(
         self,
         source: AttentionSource,
         interpret: bool,
-        fill: int = FILL,
-        stretch: int = STRETCH,
+        target_programs: int = TARGET_PROGRAMS,
+        min_part: int = MIN_PART,
         float32: str | None = None,
     ):
         self.source, self.interpret, self.float32 = source, interpret, float32
-        self.fill, self.stretch = fill, stretch
-        self._shapes: dict[Any, Shape] = {}
+        self.target_programs, self.min_part = target_programs, min_part
+        self._shapes: dict[Any, TileShape] = {}
 
     @functools.cached_property
     def module(self) -> ModuleType:
@@ -52,55 +53,48 @@ class Runner:
         """The jitted function."""
         return getattr(self.module, self.source.name)
 
-    def shape(self, count: int, dtype: torch.dtype) -> Shape:
-        """The tile for so many rows: for few of them a smaller one."""
+    def shape(self, count: int, dtype: torch.dtype) -> TileShape:
+        """Return the tile for `count` rows: few rows have a smaller one."""
         if self.interpret:
-            rows = INTERPRETED.rows if self.source.program.rows else 1
-            return Shape(rows, INTERPRETED.columns, INTERPRETED.warps)
-        few = count <= INTERPRETED.rows
+            rows = INTERPRETED_SHAPE.rows if self.source.program.rows else 1
+            return TileShape(rows, INTERPRETED_SHAPE.columns, INTERPRETED_SHAPE.warps)
+        few = count <= INTERPRETED_SHAPE.rows
         key = few, dtype, input_precision(dtype, self.float32)
         if key not in self._shapes:
-            self._shapes[key] = self._fitting(*key)
+            self._shapes[key] = self._choose(*key)
         return self._shapes[key]
 
-    def _fitting(self, few: bool, dtype: torch.dtype, how: str) -> Shape:
+    def _choose(self, few: bool, dtype: torch.dtype, precision: str) -> TileShape:
         if dtype == torch.float64:
-            return ladder(self.source, few)[-1]
+            return tile_shapes(self.source, few)[-1]
         target = nearest_target(*torch.cuda.get_device_capability())
-        return best(self.source, DTYPE_NAMES[dtype], target, how, few)
+        return choose_tile(self.source, DTYPE_NAMES[dtype], target, precision, few)
 
     def parts(self, programs: int, columns: int) -> tuple[int, int]:
-        """Into how many parts a walk is cut, and the length of each."""
-        wanted = max(1, min(self.fill // max(programs, 1), columns // self.stretch))
-        length = -(-columns // wanted) if columns else 1
-        length = -(-length // 128) * 128 if wanted > 1 else length
+        """Return the number of parts that the loop is split into, and their length."""
+        most = min(self.target_programs // max(programs, 1), columns // self.min_part)
+        length = -(-columns // max(1, most)) if columns else 1
+        length = -(-length // 128) * 128 if most > 1 else length
         return max(1, -(-columns // length)), length
 
     def __call__(
         self, tensors: Sequence[Tensor], sizes: Mapping[str, int], kinds: Sequence[torch.dtype]
     ) -> list[Tensor]:
-        """What the kernel stores, in dtypes `kinds`: sums of rows as (parts, axes, shape), sums of
-        programs as (parts, blocks, tiles, shape)."""
+        """Run the kernel and return what it stores, in dtypes `kinds`.
+
+        Sums for each row are (parts, axes, shape), sums for each program (parts, blocks, tiles,
+        shape), values at each row and column (axes, shape).
+        """
         p = self.source.program
         rows, columns, blocks = (
             math.prod(sizes[a] for a in axes) for axes in (p.rows, p.columns, p.blocks)
         )
-        given = zip(p.tensors, tensors, strict=True)
-        dtype = next(x.dtype for t, x in given if t.kind == "float")
+        arguments = zip(p.tensors, tensors, strict=True)
+        dtype = next(x.dtype for t, x in arguments if t.kind == "float")
         shape = self.shape(rows, dtype)
         tiles = -(-rows // shape.rows)
         parts, length = self.parts(tiles * blocks, columns)
-        outs = []
-        ways = {s.tensor.name: s.kind for s in p.stores}
-        for tensor, wanted in zip(p.outputs, kinds, strict=True):
-            kind = ways.get(tensor.name, "row")
-            lead = [sizes[a] for a in tensor.axes]
-            lead = lead if kind == "each" else [parts, *lead]
-            if kind == "tile":
-                lead = [parts, *(sizes[a] for a in p.blocks), tiles]
-            further = parts > 1 and kind != "each" and wanted.is_floating_point
-            full = torch.promote_types(wanted, torch.float32) if further else wanted
-            outs.append(tensors[0].new_empty([*lead, *tensor.shape], dtype=full))
+        outs = self._outputs(tensors[0], sizes, kinds, parts, tiles)
         programs = parts * blocks * tiles
         if programs:
             args = [t.contiguous() for t in tensors] + outs
@@ -108,12 +102,34 @@ class Runner:
             self._launch(programs, args, lengths, shape, dtype)
         return outs
 
+    def _outputs(
+        self,
+        like: Tensor,
+        sizes: Mapping[str, int],
+        kinds: Sequence[torch.dtype],
+        parts: int,
+        tiles: int,
+    ) -> list[Tensor]:
+        """Allocate the outputs. Sums of several parts are float32 or more: they are added later."""
+        p, outs = self.source.program, []
+        stores = {s.tensor.name: s.kind for s in p.stores}
+        for tensor, dtype in zip(p.outputs, kinds, strict=True):
+            kind = stores.get(tensor.name, "row")
+            axes = [sizes[a] for a in tensor.axes]
+            lead = axes if kind == "each" else [parts, *axes]
+            if kind == "tile":
+                lead = [parts, *(sizes[a] for a in p.blocks), tiles]
+            partial = parts > 1 and kind != "each" and dtype.is_floating_point
+            stored = torch.promote_types(dtype, torch.float32) if partial else dtype
+            outs.append(like.new_empty([*lead, *tensor.shape], dtype=stored))
+        return outs
+
     def _launch(
         self,
         programs: int,
         args: list[Tensor],
         lengths: list[int],
-        shape: Shape,
+        shape: TileShape,
         dtype: torch.dtype,
     ) -> None:
         constants = {

@@ -1,5 +1,4 @@
-"""The tile of a contraction's kernel: rows, columns and warps that fit a GPU, which need not be
-there."""
+"""The tile size of an attention kernel: rows, columns and warps that fit a GPU, present or not."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ from ..feasibility.aot import Case, DoesNotCompile
 from ..feasibility.limits import register_cap
 from .emit import AttentionSource
 
-POINTERS = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
+POINTER_TYPES = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
 STAGES = 2
 
 
-class Shape(NamedTuple):
+class TileShape(NamedTuple):
     """Rows and columns of a tile, and the warps that compute it."""
 
     rows: int
@@ -25,40 +24,46 @@ class Shape(NamedTuple):
     warps: int
 
 
-# the larger first; matrix products take 16 rows and columns at least
-PLAIN = [
-    *(Shape(64, 64, 4), Shape(64, 64, 8), Shape(64, 32, 4), Shape(64, 32, 8)),
-    # the last for values of more than 128 numbers, whose sums fill the registers of 4 warps
-    *(Shape(32, 32, 4), Shape(16, 16, 4), Shape(16, 16, 8)),
+# larger tiles first; matmuls need at least 16 rows and columns
+MATMUL_SHAPES = [
+    *(TileShape(64, 64, 4), TileShape(64, 64, 8), TileShape(64, 32, 4), TileShape(64, 32, 8)),
+    # the last is for values of more than 128 elements, whose sums fill the registers of 4 warps
+    *(TileShape(32, 32, 4), TileShape(16, 16, 4), TileShape(16, 16, 8)),
 ]
-# columns one by one: a tile of [rows, width] stays in registers
-WIDE = [Shape(16, 1, 4), Shape(16, 1, 8)]
-# one row: a query of its own for each program
-SINGLE = [Shape(1, 128, 4), Shape(1, 64, 4), Shape(1, 32, 4)]
-# for few rows
-SMALL = [Shape(16, 64, 4), Shape(16, 32, 4), Shape(16, 16, 4)]
-# the interpreter's time goes with the steps of a walk, not with the size of tiles
-INTERPRETED = Shape(16, 16, 4)
+# for values over rows, columns and a width: one column at a time keeps a tile [rows, width] in
+# registers
+WIDE_SHAPES = [TileShape(16, 1, 4), TileShape(16, 1, 8)]
+# for programs without rows: one query per program
+SINGLE_ROW_SHAPES = [TileShape(1, 128, 4), TileShape(1, 64, 4), TileShape(1, 32, 4)]
+FEW_ROWS_SHAPES = [TileShape(16, 64, 4), TileShape(16, 32, 4), TileShape(16, 16, 4)]
+# the interpreter's time depends on the number of steps, not on the size of tiles
+INTERPRETED_SHAPE = TileShape(16, 16, 4)
 
 
-def ladder(source: AttentionSource, few: bool = False) -> list[Shape]:
-    """The tiles that a kernel may have, the best first. `few`: there are at most 16 rows."""
+def tile_shapes(source: AttentionSource, few: bool = False) -> list[TileShape]:
+    """Return the tiles that a kernel may use, the best first. `few`: at most 16 rows."""
     if not source.program.rows:
-        return SINGLE
+        return SINGLE_ROW_SHAPES
     if source.wide:
-        return WIDE
-    # lists of the best are filled in rounds, of which there are as many as the slowest row needs
-    return SMALL if few or source.program.top else PLAIN
+        return WIDE_SHAPES
+    # top-k lists are filled in rounds, as many as the slowest row of a tile needs
+    return FEW_ROWS_SHAPES if few or source.program.top else MATMUL_SHAPES
 
 
-def case(source: AttentionSource, dtype: str, shape: Shape, precision: str = "ieee") -> Case:
-    """A kernel with numbers of `dtype` ("bf16", "fp16", "fp32"), to be compiled ahead of time."""
+def attention_case(
+    source: AttentionSource, dtype: str, shape: TileShape, precision: str = "ieee"
+) -> Case:
+    """Return a kernel as a case of the ahead-of-time check.
+
+    `dtype` is that of its floats: "bf16", "fp16" or "fp32".
+    """
     function = getattr(loaded(source.text, source.name), source.name)
     names = function.arg_names
     sums = {s.tensor.name for s in source.program.stores if s.kind == "tile"}
     sums |= {source.program.peak.name} if source.program.peak else set()
     kinds = [
-        "*fp32" if t.name in sums else POINTERS.get(t.kind, f"*{dtype}") for t in source.pointers
+        "*fp32" if t.name in sums else POINTER_TYPES.get(t.kind, f"*{dtype}")
+        for t in source.pointers
     ]
     kinds += ["i32"] * (len(source.sizes) + 1)
     constants: dict[str, Any] = {
@@ -80,21 +85,21 @@ def case(source: AttentionSource, dtype: str, shape: Shape, precision: str = "ie
     )
 
 
-def best(
+def choose_tile(
     source: AttentionSource, dtype: str, target: str, precision: str, few: bool = False
-) -> Shape:
-    """The first tile of the ladder without spills, else the one with the fewest; remembered."""
+) -> TileShape:
+    """Return the first tile without spills, or else the one with the fewest; it is remembered."""
+    shapes = tile_shapes(source, few)
     key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
-    shapes = ladder(source, few)
-    key["shapes"] = str(shapes)
+    key["shapes"] = str([tuple(shape) for shape in shapes])
     known = recall(key)
     if known is not None:
-        return Shape(known["rows"], known["columns"], known["warps"])
+        return TileShape(known["rows"], known["columns"], known["warps"])
     judged = []
     for shape in shapes:
-        made = case(source, dtype, shape, precision)
+        case = attention_case(source, dtype, shape, precision)
         try:
-            row = made.judge(target)
+            row = case.judge(target)
         except DoesNotCompile:
             continue
         if row.resources is None or row.resources.shared > row.resources.shared_limit:

@@ -1,4 +1,4 @@
-"""The best columns of each row, of a walk in parts: each part's best, then the best of these."""
+"""Top-k of each row over columns in parts: the best of each part, then the best of these."""
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
@@ -14,65 +14,67 @@ from ..codegen.prelude import NEVER, kept, unfilled
 from ..feasibility.aot import Case
 from ..interpreter import interpreter
 from .emit import AttentionSource
-from .launch import Runner
+from .launch import AttentionLauncher
 
 Tensor = torch.Tensor
-# candidates that are looked at together
+# candidates that are merged at once
 CHUNK, WARPS = 128, 4
-# longer lists would not stay in registers beside a tile of scores
-LONGEST = 128
+# longer lists would not stay in registers next to a tile of scores
+MAX_K = 128
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_parts", "n_columns"])
-def merge(
-    best_ptr, places_ptr, out_ptr, n_rows, n_parts, n_columns,
+def merge_lists(
+    scores_ptr, positions_ptr, out_ptr, n_rows, n_parts, n_columns,
     TOP: tl.constexpr, KEEP: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """One row a program: the best of what the parts of a walk found, (parts, rows, TOP)."""
+    """Merge the lists of all parts, (parts, rows, TOP), into one per row; one row per program."""
     row = tl.program_id(0).to(tl.int64)
-    best, places = unfilled(1, TOP, KEEP, ACC)
+    scores, positions = unfilled(1, TOP, KEEP, ACC)
     for start in range(0, n_parts * TOP, COLS):
         candidate = start + tl.arange(0, COLS)[None, :]
         listed = candidate < n_parts * TOP
         at = (candidate // TOP * n_rows + row) * TOP + candidate % TOP
-        score = tl.load(best_ptr + at, mask=listed, other=0.0)
-        place = tl.load(places_ptr + at, mask=listed, other=NEVER)
-        best, places = kept(best, places, score, place, place < n_columns)
+        score = tl.load(scores_ptr + at, mask=listed, other=0.0)
+        position = tl.load(positions_ptr + at, mask=listed, other=NEVER)
+        scores, positions = kept(scores, positions, score, position, position < n_columns)
     slot = tl.arange(0, KEEP)[None, :]
-    tl.store(out_ptr + row * TOP + slot, places, mask=slot < TOP)
+    tl.store(out_ptr + row * TOP + slot, positions, mask=slot < TOP)
 
 
-class Finder:
-    """A kernel that finds the best columns, made callable."""
+class TopKLauncher:
+    """A callable kernel that finds the best columns of each row."""
 
     def __init__(self, source: AttentionSource, interpret: bool, float32: str | None = None):
-        self.run, self.interpret = Runner(source, interpret, float32=float32), interpret
+        self.run, self.interpret = AttentionLauncher(source, interpret, float32=float32), interpret
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-        """Where the best columns are: (axes of the rows, k), int64, in no order; k is no more than
-        there are columns."""
+        """Return the positions of the best columns, (axes of the rows, k), int64, in no order.
+
+        k is at most the number of columns.
+        """
         program = self.run.source.program
         top = program.top
         assert top is not None
-        given = zip(program.tensors, tensors, strict=True)
-        dtype = next(x.dtype for t, x in given if t.kind == "float")
+        arguments = zip(program.tensors, tensors, strict=True)
+        dtype = next(x.dtype for t, x in arguments if t.kind == "float")
         acc = torch.promote_types(dtype, torch.float32)
-        best, places = self.run(tensors, sizes, [acc, torch.int64])
+        scores, positions = self.run(tensors, sizes, [acc, torch.int64])
         columns = math.prod(sizes[a] for a in program.columns)
-        found = places[0] if len(places) == 1 else self._merged(best, places, columns)
+        found = positions[0] if len(positions) == 1 else self._merged(scores, positions, columns)
         return found[..., : min(top.count, columns)]
 
-    def _merged(self, best: Tensor, places: Tensor, columns: int) -> Tensor:
-        found = places.new_empty(places.shape[1:])
+    def _merged(self, scores: Tensor, positions: Tensor, columns: int) -> Tensor:
+        found = positions.new_empty(positions.shape[1:])
         rows = math.prod(found.shape[:-1])
-        acc = tl.float64 if best.dtype == torch.float64 else tl.float32
-        args = (best, places, found, rows, len(best), columns)
+        acc = tl.float64 if scores.dtype == torch.float64 else tl.float32
+        args = (scores, positions, found, rows, len(scores), columns)
         constants = {**_constants(found.shape[-1]), "ACC": acc}
         if self.interpret:
-            interpreter.launch(merge, (rows,), *args, **constants)
+            interpreter.launch(merge_lists, (rows,), *args, **constants)
         else:
-            with torch.cuda.device_of(best):
-                merge[(rows,)](*args, **constants, num_warps=WARPS, enable_fp_fusion=True)
+            with torch.cuda.device_of(scores):
+                merge_lists[(rows,)](*args, **constants, num_warps=WARPS, enable_fp_fusion=True)
         return found
 
 
@@ -80,9 +82,9 @@ def _constants(top: int) -> dict[str, int]:
     return {"TOP": top, "KEEP": 1 << (top - 1).bit_length(), "COLS": CHUNK}
 
 
-def case(top: int) -> Case:
-    """The merging of lists so long, to be compiled ahead of time."""
-    kinds = {"best_ptr": "*fp32", "places_ptr": "*i64", "out_ptr": "*i64"}
+def merge_case(top: int) -> Case:
+    """Return the kernel that merges lists of length `top` as a case of the ahead-of-time check."""
+    kinds = {"scores_ptr": "*fp32", "positions_ptr": "*i64", "out_ptr": "*i64"}
     kinds |= dict.fromkeys(("n_rows", "n_parts", "n_columns"), "i32")
     constants = {**_constants(top), "ACC": tl.float32}
-    return Case(f"merge of the {top} best", merge, kinds, constants, WARPS)
+    return Case(f"merge of the {top} best", merge_lists, kinds, constants, WARPS)

@@ -100,21 +100,6 @@ class AttentionProgram:
         return (*(s.tensor for s in self.stores), *peak, *top)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A variable of the kernel: [rows or 1, columns or 1] if one number wide; else, of values over
-    both, [rows, columns, width], over one of them [rows, width] or [columns, width]."""
-
-    text: str
-    rows: bool
-    columns: bool
-    width: int
-
-    @property
-    def both(self) -> bool:
-        return self.rows and self.columns
-
-
 def spans(count: int, chunk: int) -> tuple[Span, ...]:
     """`count` numbers in chunks; the last one is a power of two as well, and may be too wide."""
     if count == 1:

@@ -14,7 +14,7 @@ from graphnn.backends.torch.operators.hops import HopsOperator
 from graphnn.backends.triton.attention import hops
 from graphnn.backends.triton.attention.hops import HopKernels
 from graphnn.kernels import simulate
-from graphnn.kernels.attention.tile_size import best, case
+from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility.aot import TARGETS
 from graphnn.kernels.ir.program import Unsupported
 from tests.networks.graphs import assert_same, results
@@ -173,7 +173,7 @@ def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
     (engine,) = engines(model)
     assert engine.split({"batch": 1, "slot": 2048}) and not engine.split({"batch": 1, "slot": 2047})
     assert not engine.split({"batch": 200, "slot": 10**5})
-    monkeypatch.setattr(hops, "STRETCH", 16)
+    monkeypatch.setattr(hops, "MIN_PART", 16)
     with simulate.checking(threads=False) as reports:
         got = results(model, x, {})[0]
     kernels = {r.kernel for r in reports}
@@ -381,7 +381,8 @@ def fitting(net: nn.Module, target: str, dtype: str = "bf16") -> None:
     kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     for engine in engines(gn.compile(net.to(kind), backend="interpret")):
         for source in engine.kernels():
-            row = case(source, dtype, best(source, dtype, target, "ieee")).judge(target)
+            shape = choose_tile(source, dtype, target, "ieee")
+            row = attention_case(source, dtype, shape).judge(target)
             assert not [f for f in row.faults if not f.startswith("all ")], row
 
 

@@ -14,8 +14,8 @@ from graphnn.backends.torch.program import Program
 from graphnn.backends.triton.attention.operators import Kernels, Stage
 from graphnn.backends.triton.attention.statistics import Reductions
 from graphnn.kernels import simulate
-from graphnn.kernels.attention.launch import Runner
-from graphnn.kernels.attention.tile_size import best, case
+from graphnn.kernels.attention.launch import AttentionLauncher
+from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility import aot
 from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
 from tests.attention.readers import READERS
@@ -91,7 +91,7 @@ def test_a_walk_cut_into_parts(name, monkeypatch):
     given = inputs(gn.compile(net), 2, 3, 150)
     wanted = results(gn.compile(net, backend="reference"), given, {})[0]
     seen = []
-    whole = Runner.parts
+    whole = AttentionLauncher.parts
 
     def cut(self, programs, columns):
         length = 128 if columns > 128 else 16
@@ -99,7 +99,7 @@ def test_a_walk_cut_into_parts(name, monkeypatch):
         seen.append(parts[0])
         return parts if columns else whole(self, programs, columns)
 
-    monkeypatch.setattr(Runner, "parts", cut)
+    monkeypatch.setattr(AttentionLauncher, "parts", cut)
     model = gn.compile(net, backend="interpret", skip=("hops",))
     assert_same(wanted, results(model, given, {})[0], 1e-12)
     assert max(seen) > 1
@@ -159,8 +159,8 @@ FITS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", FITS)
 def test_fits_without_spills(name):
     for stage in stages(FITS[name]().bfloat16()):
-        shape = best(stage.run.source, "bf16", "sm_90", "ieee")
-        row = case(stage.run.source, "bf16", shape).judge("sm_90")
+        shape = choose_tile(stage.run.source, "bf16", "sm_90", "ieee")
+        row = attention_case(stage.run.source, "bf16", shape).judge("sm_90")
         assert not row.faults, row
 
 
@@ -169,8 +169,8 @@ def test_fits_without_spills(name):
 @pytest.mark.parametrize("name", ALL)
 def test_compiles_for_every_target(name, target):
     for stage in stages(ALL[name]().bfloat16()):
-        shape = best(stage.run.source, "bf16", target, "ieee")
-        row = case(stage.run.source, "bf16", shape).judge(target)
+        shape = choose_tile(stage.run.source, "bf16", target, "ieee")
+        row = attention_case(stage.run.source, "bf16", shape).judge(target)
         assert row.resources is not None and not row.resources.spills, row
 
 

@@ -15,8 +15,8 @@ from graphnn.backends.triton.attention.operators import Kernels, Stage
 from graphnn.backends.triton.attention.topk import Best
 from graphnn.kernels import simulate
 from graphnn.kernels.attention import topk as top
-from graphnn.kernels.attention.launch import Runner
-from graphnn.kernels.attention.tile_size import best, case
+from graphnn.kernels.attention.launch import AttentionLauncher
+from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility.aot import TARGETS
 from tests.networks.graphs import assert_same, results
 
@@ -126,7 +126,7 @@ def engines(model: gn.Compiled) -> list[Best]:
     return found
 
 
-def stages(engine: Best) -> list[Runner]:
+def stages(engine: Best) -> list[AttentionLauncher]:
     """All kernels of a look-up but the merging of parts."""
     inner: Kernels | None = engine.inner
     more: list[Stage] = []
@@ -149,7 +149,7 @@ def test_equals_the_reference(name, backend, tile, monkeypatch):
     if backend == "interpret":
         whole = name != "perceptron"
         assert {e.inner is not None for e in engines(models[1])} == {whole}
-        assert ("falls back: 'd_first_2'" in text) == (not whole)
+        assert ("of 'd_first_2'" in text) == (not whole)
 
 
 @pytest.mark.parametrize("sizes", [(0, 4, 9), (2, 1, 1)])
@@ -160,7 +160,7 @@ def test_empty_and_single(sizes):
     assert_same(*(results(m, x, {})[0] for m in models), 1e-12)
 
 
-def cut(self: Runner, programs: int, columns: int) -> tuple[int, int]:
+def cut(self: AttentionLauncher, programs: int, columns: int) -> tuple[int, int]:
     """Parts of 16 columns, in place of those that fill a GPU."""
     return max(1, -(-columns // 16)), 16
 
@@ -172,11 +172,11 @@ def test_parts_of_the_axis_are_merged(name, monkeypatch):
     net = NETS[name]().double()
     x, _ = given(net, sources=37)
     wanted = results(gn.compile(net, backend="reference"), x, {})[0]
-    monkeypatch.setattr(Runner, "parts", cut)
+    monkeypatch.setattr(AttentionLauncher, "parts", cut)
     model = gn.compile(net, backend="interpret")
-    with simulate.checking({"merge": ["out_ptr"]}, threads=False) as reports:
+    with simulate.checking({"merge_lists": ["out_ptr"]}, threads=False) as reports:
         assert_same(wanted, results(model, x, {})[0], 1e-12)
-    assert "merge" in {r.kernel for r in reports}
+    assert "merge_lists" in {r.kernel for r in reports}
 
 
 @pytest.mark.parametrize("name", ["5 of 3", "once", "heads"])
@@ -248,8 +248,8 @@ def results_of(model, q):
 
 
 def test_a_list_that_is_too_long_is_left_to_torch():
-    text = gn.compile(Slots(300, top.LONGEST + 1), backend="interpret").explain()
-    assert f"falls back: lists of more than {top.LONGEST}" in text and "torch computes it" in text
+    text = gn.compile(Slots(300, top.MAX_K + 1), backend="interpret").explain()
+    assert f"falls back: lists of more than {top.MAX_K}" in text and "torch computes it" in text
 
 
 def test_of_equals_the_first_are_chosen():
@@ -266,9 +266,10 @@ def fitting(net: nn.Module, target: str) -> None:
     """All kernels of a network's look-ups fit a GPU without spills."""
     for engine in engines(gn.compile(net.bfloat16(), backend="interpret")):
         for run in stages(engine):
-            row = case(run.source, "bf16", best(run.source, "bf16", target, "ieee")).judge(target)
+            shape = choose_tile(run.source, "bf16", target, "ieee")
+            row = attention_case(run.source, "bf16", shape).judge(target)
             assert not row.faults, row
-        assert not top.case(engine.part.top).judge(target).faults
+        assert not top.merge_case(engine.part.top).judge(target).faults
 
 
 def test_fits_without_spills():

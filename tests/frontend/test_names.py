@@ -301,7 +301,8 @@ def reserved(function: ast.FunctionDef) -> tuple[frozenset[str], frozenset[str]]
     if not function.decorator_list:
         return scope.RESERVED, frozenset()
     if "COLS" in arguments:
-        return attention_builder.RESERVED, attention_builder.FAMILIES
+        kept = attention_builder.AttentionBuilder
+        return kept.reserved, kept.families
     kept = (
         cooperative_builder.CooperativeBuilder
         if "PATIENCE" in arguments

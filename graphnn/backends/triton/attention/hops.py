@@ -20,7 +20,7 @@ from graphnn.backends.triton.attention.to_kernel import Exit, Kernel, Ops, finis
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.attention.emit import AttentionSource
 from graphnn.kernels.attention.hops import emit
-from graphnn.kernels.attention.launch import FILL, STRETCH, Runner
+from graphnn.kernels.attention.launch import MIN_PART, TARGET_PROGRAMS, AttentionLauncher
 from graphnn.kernels.ir.contraction import AttentionProgram, Store
 from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.planner.attention.hops import Hops
@@ -75,7 +75,7 @@ class RowOps(Ops):
 class Gradients:
     """The backward kernel, what it is given, and the gradients made of what it stores."""
 
-    run: Runner
+    run: AttentionLauncher
     kernel: Kernel
     code: Backward
     after: Function | None
@@ -100,7 +100,9 @@ class HopKernels:
         self.kept = [part.ir[i] for i in stored[len(part.results) :]]
         softs = frozenset(made.softs.values())
         self.ahead = self._kernel(made.ir, ends, self.name, softs=softs)
-        self.run = Runner(emit(self.ahead.program), interpret, float32=self.float32, fill=0)
+        self.run = AttentionLauncher(
+            emit(self.ahead.program), interpret, float32=self.float32, target_programs=0
+        )
         self._backwards: dict[Any, Gradients] = {}
         floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
         self.full = floating, (True,) * len(part.results)
@@ -150,7 +152,9 @@ class HopKernels:
         after = None
         if rest:
             after = write(ir, f"{self.name}_gradients", names, pairs, title, self.passes)
-        run = Runner(emit(kernel.program), self.interpret, float32=self.float32, fill=0)
+        run = AttentionLauncher(
+            emit(kernel.program), self.interpret, float32=self.float32, target_programs=0
+        )
         return Gradients(run, kernel, code, after, places, direct)
 
     def _given(self, code: Backward, results: Sequence[int]) -> list[int]:
@@ -187,7 +191,7 @@ class HopKernels:
     def split(self, sizes: Mapping[str, int]) -> bool:
         """Whether a contraction's walk would be cut into parts, as one of hops cannot be."""
         programs = math.prod([sizes[a] for a in self.blocks])
-        return min(FILL // max(programs, 1), sizes[self.part.axis] // STRETCH) > 1
+        return min(TARGET_PROGRAMS // max(programs, 1), sizes[self.part.axis] // MIN_PART) > 1
 
     def forward(
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]

@@ -25,7 +25,7 @@ from graphnn.backends.triton.attention.to_kernel import (
 )
 from graphnn.ir.graph import IR
 from graphnn.kernels.attention.emit import AttentionSource, emit
-from graphnn.kernels.attention.launch import Runner
+from graphnn.kernels.attention.launch import AttentionLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.attention.topk import Picked
@@ -38,7 +38,7 @@ Tensor = torch.Tensor
 class Stage:
     """A kernel, the nodes it reads and those whose values it stores."""
 
-    run: Runner
+    run: AttentionLauncher
     kernel: Kernel
 
 
@@ -81,7 +81,9 @@ class Kernels:
         self.backward_of(*self.full)
 
     def _stage(self, kernel: Kernel) -> Stage:
-        return Stage(Runner(emit(kernel.program), self.interpret, float32=self.float32), kernel)
+        return Stage(
+            AttentionLauncher(emit(kernel.program), self.interpret, float32=self.float32), kernel
+        )
 
     def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
         """The backward for the reads that want a gradient, given those of some results."""

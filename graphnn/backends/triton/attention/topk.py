@@ -17,7 +17,7 @@ from graphnn.backends.torch.operators.topk import flat_positions
 from graphnn.backends.triton.attention.operators import Kernels
 from graphnn.backends.triton.attention.to_kernel import Kernel, Ops, roles
 from graphnn.kernels.attention.emit import AttentionSource, emit
-from graphnn.kernels.attention.topk import LONGEST, Finder
+from graphnn.kernels.attention.topk import MAX_K, TopKLauncher
 from graphnn.kernels.ir.contraction import AttentionProgram, Top
 from graphnn.kernels.ir.program import Tensor as Argument
 from graphnn.kernels.ir.program import Unsupported
@@ -38,11 +38,11 @@ class Best:
         interpret: bool,
         float32: str | None = None,
     ):
-        if part.top > LONGEST:
-            raise Unsupported(f"lists of more than {LONGEST} best do not stay in registers")
+        if part.top > MAX_K:
+            raise Unsupported(f"lists of more than {MAX_K} best do not stay in registers")
         self.part, self.picked = part, picked(part)
         self.kernel = finding(part, function_name(f"best {part.name}"))
-        self.finder = Finder(emit(self.kernel.program), interpret, float32)
+        self.finder = TopKLauncher(emit(self.kernel.program), interpret, float32)
         self.inner: Kernels | None = None
         self.why = ""
         try:
