@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 
 from graphnn.ir import printer
 from graphnn.ir.source_location import Site
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 BATCH = "batch"
 
@@ -122,6 +124,8 @@ class IR:
 
     def network(self) -> nx.MultiDiGraph:
         """The graph in networkx; edges to delays have `delay`, the steps that they cross."""
+        import networkx as nx  # imported late: it takes 0.2 s
+
         net = nx.MultiDiGraph(name=self.name)
         for node in self:
             net.add_node(node.id, node=node)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from graphnn.pictures.scenes.scene import Box, Key, Scene
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 WAITS = frozenset({"input", "parameter", "delay", "junction"})
 
@@ -15,6 +18,8 @@ def rows(scene: Scene) -> dict[Key, int]:
     Boxes of a later band stand below all boxes of an earlier one. All copies of a box stand in one
     row.
     """
+    import networkx as nx  # imported late: it takes 0.2 s
+
     one = {k: k if b.twin is None else ("copies", b.twin) for k, b in scene.boxes.items()}
     boxes: dict[Key, Box] = {}
     for k, b in scene.boxes.items():
@@ -30,6 +35,8 @@ def rows(scene: Scene) -> dict[Key, int]:
 
 
 def _rows(boxes: dict[Key, Box], net: nx.DiGraph) -> dict[Key, int]:
+    import networkx as nx  # imported late: it takes 0.2 s
+
     order = list(nx.topological_sort(net))
     row: dict[Key, int] = {}
     last = -1

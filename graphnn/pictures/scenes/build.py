@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
 
-import networkx as nx
 import torch
 from torch import nn
 
@@ -76,6 +75,8 @@ class Builder:
 
     def _sorted(self) -> list[Group]:
         """The groups in topological order."""
+        import networkx as nx  # imported late: it takes 0.2 s
+
         net = nx.DiGraph()
         net.add_nodes_from(self.found.groups)
         for node in self.ir:

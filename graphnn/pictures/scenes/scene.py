@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import networkx as nx
+if TYPE_CHECKING:
+    import networkx as nx
+
 
 Key = Hashable
 
@@ -73,6 +76,8 @@ class Scene:
 
     def forward(self) -> nx.DiGraph:
         """The graph of all edges that do not close a loop; it is acyclic."""
+        import networkx as nx  # imported late: it takes 0.2 s
+
         net = nx.DiGraph()
         net.add_nodes_from(self.boxes)
         net.add_edges_from((e.source, e.target) for e in self.edges if not e.back)
@@ -80,6 +85,8 @@ class Scene:
 
     def network(self) -> nx.MultiDiGraph:
         """The whole picture as a networkx graph; nodes carry `box`, edges carry `edge`."""
+        import networkx as nx  # imported late: it takes 0.2 s
+
         net = nx.MultiDiGraph(name=self.name)
         for key, box in self.boxes.items():
             net.add_node(key, box=box)

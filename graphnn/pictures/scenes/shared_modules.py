@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import networkx as nx
-
 from graphnn.pictures.scenes.scene import Edge, Key, Scene
 
 
@@ -59,6 +57,8 @@ def _break_cycles(scene: Scene) -> None:
 
 
 def _cycle(scene: Scene) -> set[Key]:
+    import networkx as nx  # imported late: it takes 0.2 s
+
     net = scene.forward()
     own = [{a} for a, _ in nx.selfloop_edges(net)]
     cycles = [c for c in nx.strongly_connected_components(net) if len(c) > 1]

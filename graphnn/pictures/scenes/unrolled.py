@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import networkx as nx
-
 from graphnn.ir.graph import IR
 from graphnn.ops.registry import OPS
 from graphnn.pictures.scenes.scene import Box, Edge, Key, Scene
@@ -35,6 +33,8 @@ class _Unroller:
     """
 
     def __init__(self, scene: Scene, ir: IR, axis: str, count: int, others: Sequence[str]):
+        import networkx as nx  # imported late: it takes 0.2 s
+
         self.scene, self.ir, self.axis, self.count = scene, ir, axis, count
         self.new = Scene(scene.name, headings=dict(scene.headings))
         read = {i for e in scene.edges for i in e.values}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
-
 from graphnn.errors import AxisError, CycleError, GraphError, UnclosedStateError, closest
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.core.regions import partition
@@ -58,6 +56,8 @@ def _check_lengths(ir: IR) -> None:
 
 def without_wires(ir: IR) -> IR:
     """Replace states of delay 0 by the values that close them. Raises CycleError."""
+    import networkx as nx  # imported late: it takes 0.2 s
+
     wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
     target = {w: ir.closings[w] for w in wires}
 

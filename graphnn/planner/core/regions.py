@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from graphnn.errors import DirectionError, NonCausalError
 from graphnn.ir.graph import BATCH, IR, Node
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass
@@ -80,6 +81,8 @@ def components(net: nx.DiGraph) -> list[set[int]]:
 
     Most nodes are on no cycle: these are found first, by removing nodes without predecessors.
     """
+    import networkx as nx  # imported late: it takes 0.2 s
+
     waits = dict(net.in_degree())
     free = [i for i, count in waits.items() if not count]
     for i in free:
@@ -144,6 +147,8 @@ def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) 
 
     Edges to the delays in `cut` are left out.
     """
+    import networkx as nx  # imported late: it takes 0.2 s
+
     chosen = set(ids)
     net = nx.DiGraph()
     net.add_nodes_from(ids)

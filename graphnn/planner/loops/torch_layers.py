@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import networkx as nx
-
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.builder import Expr, const, make
 from graphnn.ops.matmul import split_sub
@@ -276,6 +274,8 @@ def _withheld(ir: IR, match: Match, users: dict[int, list[int]]) -> str:
 
 def _with_finals(ir: IR, matches: list[Match]) -> IR:
     """The graph with `lasts` as final states of the layers."""
+    import networkx as nx  # imported late: it takes 0.2 s
+
     lasts = {u: (m, d) for m in matches for u, d in m.lasts.items()}
     if not lasts:
         return ir
