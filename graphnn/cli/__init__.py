@@ -1,4 +1,4 @@
-"""The command line: `graphnn demo`, what a network becomes, and what it takes: `graphnn --help`."""
+"""The command line: see `graphnn --help`. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from collections.abc import Sequence
 
 from graphnn import __version__
 from graphnn.cli import bench, machine, networks
-from graphnn.cli.load import Refused, load
+from graphnn.cli.arguments import UsageError
 from graphnn.errors import GraphnnError, TimingError
 
 EXAMPLES = """examples:
-  graphnn demo                        train four networks on C source, explain and time them
-  graphnn explain cells.py:MyNet      what runs before, in and after each loop of MyNet()
-  graphnn explain cells.py:MyNet --measure --size time=100    and what each part takes
-  graphnn explain cells.py:MyNet --after hoist           the graph after that pass
-  graphnn source cells.py:model       the code generated for it, forward and backward
-  graphnn source cells.py:MyNet --backend interpret      its Triton kernels too
-  graphnn draw cells.py:MyNet -o net.svg                 its graph, loops as loops
-  graphnn draw cells.py:MyNet -o net.png --unroll 3      the same, three steps side by side
+  graphnn demo                                           train four small networks, time them
+  graphnn explain cells.py:MyNet                         what runs before, in and after each loop
+  graphnn explain cells.py:MyNet --measure --size time=100      the time of each part, too
+  graphnn explain cells.py:MyNet --after hoist           the graph after a pass of the planner
+  graphnn source cells.py:model                          its generated code, forward and backward
+  graphnn source cells.py:MyNet --backend interpret      its Triton kernels, too
+  graphnn draw cells.py:MyNet -o net.svg                 its graph, with loops
+  graphnn draw cells.py:MyNet -o net.png --unroll 3      three steps side by side
   graphnn draw cells.py:MyNet -o net.svg --unroll source=3,target=3      encoder and decoder
-  graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel covers
-  graphnn report cells.py:MyNet -o report.html           pictures, plan, kernels, times: one page
-  graphnn resources cells.py:MyNet --target sm_80        what its kernels would take of a GPU
-  graphnn doctor                      versions, GPU, cache: what will be used, and why
-  graphnn calibrate                   measure this machine for the cost model
-  graphnn bench --quick               LSTM, GRUs, a cell, attention, lookup beside their peers
-  graphnn bench --gpu                 the same and more on a GPU: ten minutes, JSON and plots
+  graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel computes
+  graphnn report cells.py:MyNet -o report.html           pictures, plan, kernels, times on a page
+  graphnn resources cells.py:MyNet --target sm_80        registers and spills of its kernels
+  graphnn doctor                                         versions, GPU, cache: what will be used
+  graphnn calibrate                                      measure this machine for the cost model
+  graphnn bench --quick                                  time networks against other libraries
+  graphnn bench --gpu                                    more of them on a GPU: ten minutes
   graphnn bench --only LSTM --save a.json --plots .      one network, with results and plots
   graphnn bench compare a.json b.json --check            ratios, and which exceed the noise
-  graphnn bench table a.json          the lines of a README's table
-  graphnn bench plot a.json plots     time against sizes and the roofline, as PNG
+  graphnn bench table a.json                             results as a Markdown table
+  graphnn bench plot a.json plots                        time against size, and the roofline
 
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
 arguments. The file is run as Python: name only files you trust.
-Exit codes: 0; 1 for a refused graph, a fault or a slowdown that was looked for; 2 for bad input.
+Exit codes: 0 for success; 1 for an invalid graph, a problem found, or a slowdown (--check);
+2 for bad input.
 """
-__all__ = ["Refused", "load", "main", "parser"]
+__all__ = ["UsageError", "main", "parser"]
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -56,9 +57,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"graphnn {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("demo", help="the main job, small: two minutes on two cores").set_defaults(
-        run=_demo
-    )
+    commands.add_parser(
+        "demo", help="train four small networks and time them: two minutes"
+    ).set_defaults(run=_demo)
     networks.add_all(commands, EXAMPLES)
     bench.add_all(commands, EXAMPLES)
     machine.add_all(commands, EXAMPLES)
@@ -66,11 +67,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for a refused graph, 2 for bad input."""
+    """Run a command. Returns the exit code: 0, 1 for an invalid graph, 2 for bad input."""
     args = parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except Refused as error:
+    except UsageError as error:
         print(f"graphnn: {error}", file=sys.stderr)
         return 2
     except TimingError as error:

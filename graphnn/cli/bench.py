@@ -1,4 +1,4 @@
-"""`graphnn bench`: time, compare two files of results, make tables and plots of one."""
+"""`graphnn bench`: time networks; compare, tabulate and plot the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any
 
-from graphnn.cli.load import Refused, add, positive, seconds
+from graphnn.cli.arguments import UsageError, add, positive, seconds
 from graphnn.errors import GraphnnError, PictureError
 
 BACKENDS = ("auto", "torch", "triton", "interpret")
@@ -17,21 +17,31 @@ VIEWS = ("compare", "table", "plot")
 
 def add_all(commands: Any, examples: str) -> None:
     """The grammar of `graphnn bench`."""
-    text = "time graphnn beside what else there is; compare, tabulate and plot results"
+    text = "time graphnn against other implementations; compare, tabulate and plot results"
     top = add(commands, "bench", text, examples)
     which = top.add_mutually_exclusive_group()
     which.add_argument("--suite", choices=SUITES, help="which cases (default: quick)")
-    which.add_argument("--quick", action="store_true", help="the main cases, within two minutes")
-    which.add_argument("--gpu", action="store_true", help="all on a GPU: ten minutes, files, plots")
-    top.add_argument("--only", action="append", metavar="NETWORK", help="may be repeated")
-    top.add_argument("--backend", choices=BACKENDS, default=None, help="ours (default: auto)")
-    top.add_argument("--save", metavar="FILE.json", help="write results, after each case")
-    top.add_argument("--plots", metavar="FOLDER", help="write PNG plots into a folder")
-    top.add_argument("--json", action="store_true", help="print results as JSON, not a table")
-    top.add_argument("--rounds", type=positive, help="rounds a sweep, at most")
-    top.add_argument("--budget", type=seconds, metavar="S", help="seconds; no case begins later")
-    top.add_argument("--patience", type=seconds, metavar="S", help="seconds for one to compile")
-    top.add_argument("--threads", type=positive, help="of torch on a CPU")
+    which.add_argument("--quick", action="store_true", help="only the main cases: two minutes")
+    which.add_argument(
+        "--gpu", action="store_true", help="all cases on a GPU, with files and plots: ten minutes"
+    )
+    top.add_argument(
+        "--only", action="append", metavar="NETWORK", help="only this network; may be repeated"
+    )
+    top.add_argument(
+        "--backend", choices=BACKENDS, default=None, help="backend of graphnn (default: auto)"
+    )
+    top.add_argument("--save", metavar="FILE.json", help="write results to a file after each case")
+    top.add_argument("--plots", metavar="FOLDER", help="write PNG plots to a folder")
+    top.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    top.add_argument("--rounds", type=positive, help="most rounds per sweep")
+    top.add_argument(
+        "--budget", type=seconds, metavar="S", help="start no case after this many seconds"
+    )
+    top.add_argument(
+        "--patience", type=seconds, metavar="S", help="most seconds for a contender to compile"
+    )
+    top.add_argument("--threads", type=positive, help="threads of torch on a CPU")
     top.set_defaults(run=_bench)
     views = top.add_subparsers(dest="view", metavar=f"{{{','.join(VIEWS)}}}")
     _add_views(views, examples)
@@ -41,20 +51,22 @@ def _add_views(views: Any, examples: str) -> None:
     two = add(
         views,
         "compare",
-        "the second file beside the first, and what is no noise",
+        "compare two files of results and mark differences beyond the noise",
         examples,
         "bench",
     )
     two.add_argument("first", metavar="A.json")
     two.add_argument("second", metavar="B.json")
-    two.add_argument("--json", action="store_true", help="as JSON instead of a table")
-    two.add_argument("--check", action="store_true", help="exit code 1 where ours became slower")
+    two.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    two.add_argument("--check", action="store_true", help="exit with 1 if graphnn became slower")
     two.set_defaults(run=_compare)
-    one = add(views, "table", "the lines of a README's table", examples, "bench")
+    one = add(views, "table", "print results as a Markdown table", examples, "bench")
     one.add_argument("file", metavar="FILE.json")
-    one.add_argument("--full", action="store_true", help="as the bench itself shows it")
+    one.add_argument(
+        "--full", action="store_true", help="print the full table of the bench instead"
+    )
     one.set_defaults(run=_table)
-    plot = add(views, "plot", "time against sizes, and the roofline, as PNG", examples, "bench")
+    plot = add(views, "plot", "plot time against size, and the roofline, as PNG", examples, "bench")
     plot.add_argument("file", metavar="FILE.json")
     plot.add_argument("folder", metavar="FOLDER")
     plot.set_defaults(run=_plot)
@@ -73,7 +85,7 @@ def _bench(args: argparse.Namespace) -> None:
     if args.gpu:  # one command that writes everything
         save, plots = save or "graphnn-gpu.json", plots or "."
     if plots is not None and not pathlib.Path(plots).is_dir():
-        raise Refused(f"there is no folder '{plots}'")
+        raise UsageError(f"there is no folder '{plots}'")
     backend = args.backend or ("triton" if args.gpu else "auto")
     how = {"rounds": args.rounds, "budget": args.budget, "patience": args.patience}
     found = run_suite(suite, backend, save, **how)
@@ -97,9 +109,9 @@ def _save_plots(found: dict[str, Any], folder: str, stem: str, quiet: bool = Fal
     try:
         written = save_all(found, folder, stem)
     except OSError as error:
-        raise Refused(f"cannot write into '{folder}': {error.strerror}") from None
+        raise UsageError(f"cannot write into '{folder}': {error.strerror}") from None
     except PictureError as error:
-        raise Refused(str(error).splitlines()[0]) from None
+        raise UsageError(str(error).splitlines()[0]) from None
     if not quiet:
         for path in written:
             print(path)
@@ -112,7 +124,7 @@ def _compare(args: argparse.Namespace) -> int:
     first, second = _read(load, args.first), _read(load, args.second)
     found = versus.versus(first, second)
     if not found.changes:
-        raise Refused(f"'{args.first}' and '{args.second}' have no case in common")
+        raise UsageError(f"'{args.first}' and '{args.second}' have no case in common")
     if args.json:
         print(json.dumps(found.record(), indent=1))
     else:
@@ -135,13 +147,13 @@ def _plot(args: argparse.Namespace) -> None:
     from graphnn.timing.results import load
 
     if not pathlib.Path(args.folder).is_dir():
-        raise Refused(f"there is no folder '{args.folder}'")
+        raise UsageError(f"there is no folder '{args.folder}'")
     _save_plots(_read(load, args.file), args.folder, pathlib.Path(args.file).stem)
 
 
 def _read(load: Any, path: str) -> Any:
-    """Results, or one line of what is wrong with the file."""
+    """The results in a file. Raises UsageError, in one line, if it has none."""
     try:
         return load(path)
     except GraphnnError as error:
-        raise Refused(f"{error.problem}: {error.got}") from None
+        raise UsageError(f"{error.problem}: {error.got}") from None

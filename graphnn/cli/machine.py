@@ -1,4 +1,4 @@
-"""The commands that look at the machine: doctor, calibrate."""
+"""The commands about the machine: doctor, calibrate."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 import json
 from typing import Any
 
-from graphnn.cli.load import add
+from graphnn.cli.arguments import add
 
 
 def add_all(commands: Any, examples: str) -> None:
     """The grammar of these commands."""
-    command = add(commands, "doctor", "versions, GPU, cache: what will be used, and why", examples)
-    command.add_argument("--json", action="store_true", help="as JSON instead of words")
+    command = add(
+        commands, "doctor", "show versions, GPU and cache: what graphnn will use, and why", examples
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=_doctor)
-    text = "measure this machine for the cost model; kept in the cache"
+    text = "measure this machine for the cost model and cache the constants"
     command = add(commands, "calibrate", text, examples)
-    command.add_argument("--json", action="store_true", help="print the constants as JSON")
-    command.add_argument("--dry", action="store_true", help="measure and print, keep nothing")
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+    command.add_argument("--dry", action="store_true", help="measure and print only; cache nothing")
     command.set_defaults(run=_calibrate)
 
 
@@ -33,12 +35,12 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from graphnn.timing.table import in_words
+    from graphnn.timing.table import limits_text
     from graphnn.tools import calibrate
 
     device, place = calibrate.calibrate(keep=not args.dry)
     if args.json:
         print(json.dumps(device.record(), indent=1))
         return
-    print(f"{device.name}: {in_words(device.record())}")
-    print(f"kept in {place}" if place else "not kept")
+    print(f"{device.name}: {limits_text(device.record())}")
+    print(f"cached in {place}" if place else "not cached")

@@ -1,107 +1,124 @@
-"""The commands that look at a network: explain, source, draw, resources, report."""
+"""The commands about a network: explain, source, draw, resources, report."""
 
 from __future__ import annotations
 
 import argparse
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graphnn.cli.load import Refused, add, load, positive, size, steps
+from graphnn.cli.arguments import UsageError, add, positive, size, steps
 from graphnn.errors import PictureError
-from graphnn.planner.pipeline import PASSES
-from graphnn.runtime.call.options import BACKENDS
-from graphnn.runtime.model import Compiled
+from graphnn.runtime.backends import BACKENDS, FLOAT32
+
+if TYPE_CHECKING:
+    from graphnn.runtime.model import Compiled
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
-FLOAT32 = ("ieee", "tf32x3", "tf32")
 
 
 def add_all(commands: Any, examples: str) -> None:
     """The grammar of these commands."""
-    for name, run, text in (
-        ("explain", _explain, "say how a network is run, and why"),
-        ("source", _source, "print the code generated for a network"),
-    ):
-        command = add(commands, name, text, examples)
-        command.add_argument("what", metavar="FILE:NAME")
-        command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
-        command.set_defaults(run=run)
-        if name == "explain":
-            text = "time each part on made-up inputs, beside what the cost model expects"
-            command.add_argument("--measure", action="store_true", help=text)
-            text = "print the graph after a pass instead, such as hoist or 'loop h: extract'"
-            command.add_argument("--after", metavar="PASS", help=text)
-            _add_size(command)
+    command = _add(commands, "explain", "explain how a network runs, and why", examples)
+    what = command.add_mutually_exclusive_group()
+    text = "also time each part on random inputs, next to the cost model's expectation"
+    what.add_argument("--measure", action="store_true", help=text)
+    text = "print the graph after a pass instead, such as hoist or 'loop h: extract'"
+    what.add_argument("--after", metavar="PASS", help=text)
+    _add_size(command)
+    command.set_defaults(run=_explain)
+    command = _add(commands, "source", "print the code generated for a network", examples)
+    command.set_defaults(run=_source)
     _add_draw(commands, examples)
     _add_report(commands, examples)
-    text = "registers, shared memory and spills of kernels, with no GPU needed"
-    command = add(commands, "resources", text, examples)
-    command.add_argument("what", metavar="FILE:NAME", nargs="?", help="default: the library")
-    command.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
-    command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
-    text = "how fp32 is multiplied (tf32x3)"
-    command.add_argument("--float32", default="tf32x3", choices=FLOAT32, help=text)
-    command.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
-    command.set_defaults(run=_resources)
+    _add_resources(commands, examples)
+
+
+def _add(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    """Add a command that takes a network and a backend."""
+    command = add(commands, name, text, examples)
+    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
+    text = "backend of gn.compile (default: auto)"
+    command.add_argument("--backend", choices=BACKENDS, help=text)
+    return command
 
 
 def _add_size(command: argparse.ArgumentParser) -> None:
-    text = "length of an axis of the made-up inputs, or batch=N; may be repeated"
+    text = "length of an axis of the random inputs, or batch=N; may be repeated"
     command.add_argument("--size", action="append", type=size, metavar="AXIS=N", help=text)
 
 
 def _add_report(commands: Any, examples: str) -> None:
-    text = "one page of a network: pictures, plan, kernels, timings, gradient flow"
-    command = add(commands, "report", text, examples)
-    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
-    command.add_argument("-o", "--output", required=True, metavar="PATH", help=".html; - prints it")
+    text = "write one HTML page: pictures, plan, kernels, timings, gradient flow"
+    command = _add(commands, "report", text, examples)
+    text = "an .html file; - prints the page"
+    command.add_argument("-o", "--output", required=True, metavar="PATH", help=text)
     _add_size(command)
-    command.add_argument("--backend", choices=BACKENDS, help="as gn.compile takes it")
-    command.add_argument("--rounds", type=positive, default=15, help="of timing (15)")
+    command.add_argument("--rounds", type=positive, default=15, help="rounds of timing (15)")
     command.set_defaults(run=_report)
 
 
 def _add_draw(commands: Any, examples: str) -> None:
-    command = add(commands, "draw", "draw a network: its graph, unrolled, or its plan", examples)
-    command.add_argument("what", metavar="FILE:NAME", help="a graph, module or model in a file")
-    command.add_argument(
-        "-o", "--output", required=True, metavar="PATH", help=".svg, .png or .pdf; - prints SVG"
-    )
+    text = "draw a network: its graph, its unrolled graph, or its plan"
+    command = _add(commands, "draw", text, examples)
+    text = "an .svg, .png or .pdf file; - prints SVG"
+    command.add_argument("-o", "--output", required=True, metavar="PATH", help=text)
     how = command.add_mutually_exclusive_group()
-    text = "N steps side by side, or AXIS=N,AXIS=N"
+    text = "draw N steps side by side, or AXIS=N,AXIS=N"
     how.add_argument("--unroll", type=steps, metavar="N", help=text)
-    how.add_argument("--plan", action="store_true", help="before, in and after each loop")
-    command.add_argument("--backend", choices=BACKENDS, help="whose plan, as gn.compile takes it")
-    command.add_argument("--dpi", type=positive, default=144, help="of PNG files (144)")
+    text = "draw what runs before, in and after each loop"
+    how.add_argument("--plan", action="store_true", help=text)
+    text = "dots per inch of a PNG file (144)"
+    command.add_argument("--dpi", type=positive, default=144, help=text)
     command.set_defaults(run=_draw)
 
 
+def _add_resources(commands: Any, examples: str) -> None:
+    text = "show registers, shared memory and spills of kernels; needs no GPU"
+    command = add(commands, "resources", text, examples)
+    text = "a graph, module or model in a file (default: the library's)"
+    command.add_argument("what", metavar="FILE:NAME", nargs="?", help=text)
+    text = "GPU architecture (sm_90); may be repeated"
+    command.add_argument("--target", action="append", choices=TARGETS, help=text)
+    text = "dtype of values (bf16)"
+    command.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"), help=text)
+    text = "how kernels multiply fp32 (tf32x3)"
+    command.add_argument("--float32", default="tf32x3", choices=FLOAT32, help=text)
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=_resources)
+
+
+def _load(args: argparse.Namespace) -> Compiled:
+    from graphnn.cli.load import load  # imports torch
+
+    return load(args.what, args.backend)
+
+
 def _explain(args: argparse.Namespace) -> None:
-    model = load(args.what, args.backend)
+    model = _load(args)
     if args.after is not None:
-        print(_after(model, args.after))
-        return
-    if not args.measure:
+        print(_graph_after(model, args.after))
+    elif args.measure:
+        from graphnn.tools.example_inputs import random_inputs
+
+        print(model.explain(measure=random_inputs(model, dict(args.size or []))))
+    else:
         print(model.explain())
-        return
-    from graphnn.tools.example_inputs import made_up
-
-    print(model.explain(measure=made_up(model, dict(args.size or []))))
 
 
-def _after(model: Compiled, wanted: str) -> str:
-    """The graph after each pass of this name, or with this word of `skip`. Raises Refused."""
-    found = model.passes()
-    named = {p.skip: p.name for p in PASSES}.get(wanted, wanted)
-    shown = [(name, ir) for name, ir in found if named in (name, name.rpartition(": ")[2])]
-    if not shown:
-        names = ", ".join(dict.fromkeys(name for name, _ in found))
-        raise Refused(f"no pass '{wanted}' runs for this network; these do: {names}")
-    return "\n\n".join(f"after {name}: {ir}" for name, ir in shown)
+def _graph_after(model: Compiled, name: str) -> str:
+    """The graph after each run of a pass. Raises UsageError for a pass that does not run."""
+    from graphnn.inspection.passes import graphs_after, names
+
+    passes = model.passes()
+    if found := graphs_after(passes, name):
+        return found
+    raise UsageError(
+        f"no pass '{name}' runs for this network; these do: {', '.join(names(passes))}"
+    )
 
 
 def _source(args: argparse.Namespace) -> None:
-    print(load(args.what, args.backend).source())
+    print(_load(args).source())
 
 
 def _draw(args: argparse.Namespace) -> None:
@@ -112,15 +129,15 @@ def _draw(args: argparse.Namespace) -> None:
         try:
             format_of(args.output)
         except PictureError as error:
-            raise Refused(f"{error.problem}: '{args.output}'; wanted {error.wanted}") from None
-    picture = draw(load(args.what, args.backend), unroll=args.unroll, plan=args.plan)
+            raise UsageError(f"{error.problem}: '{args.output}'; wanted {error.wanted}") from None
+    picture = draw(_load(args), unroll=args.unroll, plan=args.plan)
     if args.output == "-":
         print(picture.svg())
         return
     try:
         picture.save(args.output, args.dpi)
     except OSError as error:
-        raise Refused(f"cannot write '{args.output}': {error.strerror}") from None
+        raise UsageError(f"cannot write '{args.output}': {error.strerror}") from None
     print(f"{args.output}: {len(picture.scene.boxes)} boxes, {len(picture.scene.edges)} edges")
 
 
@@ -129,19 +146,20 @@ def _report(args: argparse.Namespace) -> None:
 
     path = pathlib.Path(args.output)
     if args.output != "-" and not path.absolute().parent.is_dir():
-        raise Refused(f"cannot write '{path}': there is no folder '{path.absolute().parent}'")
-    made = report(load(args.what, args.backend), dict(args.size or []), rounds=args.rounds)
+        raise UsageError(f"cannot write '{path}': there is no folder '{path.absolute().parent}'")
+    made = report(_load(args), dict(args.size or []), rounds=args.rounds)
     if args.output == "-":
         print(made)
         return
     try:
         path.write_text(made)
     except OSError as error:
-        raise Refused(f"cannot write '{path}': {error.strerror}") from None
+        raise UsageError(f"cannot write '{path}': {error.strerror}") from None
     print(f"{path}: {len(made.encode()) / 1024:.0f} KiB")
 
 
 def _resources(args: argparse.Namespace) -> int:
+    from graphnn.cli.load import load
     from graphnn.tools import resources
 
     models = {args.what.rpartition(":")[2]: load(args.what)} if args.what else None

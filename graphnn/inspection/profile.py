@@ -21,7 +21,7 @@ from graphnn.planner.core.work import through
 from graphnn.timing.clock import quiet
 from graphnn.timing.contest import gradients
 from graphnn.timing.contest import leaves as tensors_in
-from graphnn.timing.table import in_words, ms, printed
+from graphnn.timing.table import limits_text, ms, printed
 
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -70,7 +70,7 @@ class Profile:
         return made
 
     def __str__(self) -> str:
-        return printed(self.table()) + f"limits: {in_words(self.limits.record())}"
+        return printed(self.table()) + f"limits: {limits_text(self.limits.record())}"
 
     def record(self) -> dict[str, Any]:
         """The profile as JSON data."""

@@ -1,7 +1,7 @@
 """`draw`: the picture of a network, for every kind of source that has a scene.
 
 `scene_of` makes the scene of a source. This module registers graphs of the IR and plans; modules,
-`Graph` and compiled models are registered where they are defined or compiled.
+`Graph` and compiled models are registered by `graphnn.runtime.drawing`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from graphnn.pictures.scenes.regions import loop_nests
 from graphnn.pictures.scenes.scene import Scene
 from graphnn.pictures.scenes.shared_modules import merge_calls
 from graphnn.pictures.scenes.unrolled import unrolled
+from graphnn.pictures.sources import import_registered
 from graphnn.planner.core.regions import loops, partition
 from graphnn.planner.pipeline import Plan
 
@@ -57,9 +58,15 @@ def draw(
     return picture
 
 
-@functools.singledispatch
 def scene_of(source: Any, unroll: Unroll, plan: bool) -> Scene:
     """The scene of a source: of its graph, unrolled or not, or of its plan."""
+    import_registered()
+    return made_scene(source, unroll, plan)
+
+
+@functools.singledispatch
+def made_scene(source: Any, unroll: Unroll, plan: bool) -> Scene:
+    """The scene of a source, for each type of source that is registered."""
     raise PictureError(
         f"{type(source).__name__} cannot be drawn",
         got=repr(source),
@@ -68,7 +75,7 @@ def scene_of(source: Any, unroll: Unroll, plan: bool) -> Scene:
     )
 
 
-@scene_of.register
+@made_scene.register
 def _(source: IR, unroll: Unroll, plan: bool) -> Scene:
     if plan:
         raise PictureError(
@@ -80,7 +87,7 @@ def _(source: IR, unroll: Unroll, plan: bool) -> Scene:
     return graph_scene(source, nn.Module(), unroll)
 
 
-@scene_of.register
+@made_scene.register
 def _(source: Plan, unroll: Unroll, plan: bool) -> Scene:
     return planned(source, nn.Module(), {})
 

@@ -1,3 +1,1 @@
-"""Compiled models: calling, streaming and generating."""
-
-from graphnn.runtime import drawing as drawing
+"""Compiled models: calling, streaming, generating, profiling and drawing them."""

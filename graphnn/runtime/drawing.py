@@ -6,15 +6,15 @@ from torch import nn
 
 from graphnn.frontend.graph import Graph
 from graphnn.frontend.trace import trace
-from graphnn.pictures.drawing import Unroll, graph_scene, scene_of
+from graphnn.pictures.drawing import Unroll, graph_scene, made_scene
 from graphnn.pictures.scenes.planned import planned
 from graphnn.pictures.scenes.scene import Scene
 from graphnn.planner.pipeline import checked
 from graphnn.runtime.model import Compiled, compile, network_of
 
 
-@scene_of.register(nn.Module)
-@scene_of.register(Graph)
+@made_scene.register(nn.Module)
+@made_scene.register(Graph)
 def _(source: nn.Module | Graph, unroll: Unroll, plan: bool) -> Scene:
     if plan:
         return _planned(compile(source))
@@ -22,7 +22,7 @@ def _(source: nn.Module | Graph, unroll: Unroll, plan: bool) -> Scene:
     return graph_scene(checked(trace(source).ir), owner, unroll)
 
 
-@scene_of.register
+@made_scene.register
 def _(source: Compiled, unroll: Unroll, plan: bool) -> Scene:
     return _planned(source) if plan else graph_scene(source.ir, network_of(source).owner, unroll)
 

@@ -105,7 +105,7 @@ def notes(found: Found) -> list[str]:
     """The limits, the cost model's error, and each reason once with the cases that it holds for."""
     lines = []
     if limits := found.get("limits"):
-        lines.append(f"limits measured in this run: {in_words(limits)}")
+        lines.append(f"limits measured in this run: {limits_text(limits)}")
     if wrong := model_error(found):
         middle, worst, where = wrong
         lines.append(
@@ -123,7 +123,7 @@ def notes(found: Found) -> list[str]:
     return lines
 
 
-def in_words(limits: dict[str, Any]) -> str:
+def limits_text(limits: dict[str, Any]) -> str:
     """The constants of a device in a line."""
     rates = [
         f"{dtype} products {max(r for _, r in pairs) / 1e9:.0f} GFLOP/s"

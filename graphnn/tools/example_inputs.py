@@ -1,4 +1,4 @@
-"""Made-up inputs for a network: what a report and a profile are made on where none are given."""
+"""Random inputs for a network, for a report or a profile without inputs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from graphnn.runtime.model import Compiled, network_of
 LENGTH, BATCH_SIZE = 32, 4
 
 
-def made_up(model: Compiled, sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
-    """One tensor an input, (batch, *axes, *shape), the same every time: normal numbers, zeros for
-    whole numbers (an index that is always there), false for truth values.
+def random_inputs(
+    model: Compiled, sizes: Mapping[str, int] | None = None
+) -> dict[str, torch.Tensor]:
+    """One tensor per input, (batch, *axes, *shape), the same at every call.
 
-    `sizes` are lengths of axes and "batch"; others are 32, the batch 4. Raises AxisError for an
-    axis that the graph does not have or whose length it fixes.
+    Floating inputs are standard normal. Integers are zero, an index that always exists, and
+    booleans are false. `sizes` are lengths of axes and "batch"; by default axes have 32 positions
+    and the batch 4 examples. Raises AxisError for an axis that the graph does not have or whose
+    length it fixes.
     """
     ir, given = model.ir, dict(sizes or {})
     free = {a.name for a in ir.axes.values() if a.length is None and a.copy_of is None}

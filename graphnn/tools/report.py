@@ -18,8 +18,8 @@ from graphnn.runtime.model import Compiled, compile, network_of
 from graphnn.runtime.profiling import profile
 from graphnn.timing.contest import leaves
 from graphnn.timing.provenance import about
-from graphnn.timing.table import head, in_words, ms
-from graphnn.tools.example_inputs import made_up
+from graphnn.timing.table import head, limits_text, ms
+from graphnn.tools.example_inputs import random_inputs
 from graphnn.tools.gradient_flow import gradient_flow
 from graphnn.tools.html import Section, code, folded, image, page, plain, table
 
@@ -40,7 +40,7 @@ def report(
     network is said in its place. `timing` goes to `profile`. Raises AxisError for sizes of axes
     that there are not, PictureError where matplotlib or igraph is missing.
     """
-    given = dict(inputs) if inputs is not None else made_up(model, sizes)
+    given = dict(inputs) if inputs is not None else random_inputs(model, sizes)
     kind = next((t.device.type for t in given.values()), "cpu")
     sections = [
         Section("network", "Network", _network(model)),
@@ -50,7 +50,7 @@ def report(
         Section("code", "Generated code", _code(model)),
     ]
     shapes = ", ".join(f"{k} {tuple(t.shape)}" for k, t in given.items())
-    made = "made-up inputs" if inputs is None else "inputs"
+    made = "random inputs" if inputs is None else "inputs"
     backend = "auto, here torch" if model.backend == "auto" and kind == "cpu" else model.backend
     text = f"backend {backend}; {made}: {shapes}; {head(about(kind))}"
     return page(model.ir.name, text, sections)
@@ -79,7 +79,7 @@ def _times(
         found = profile(model, given, rounds=rounds, **timing)
     except GraphnnError as error:
         return plain(f"not timed: {error}")
-    limits = escape(in_words(found.limits.record()))
+    limits = escape(limits_text(found.limits.record()))
     note = f"Median of {found.rounds} rounds; limits of this device: {limits}."
     return f"<p>{ms(found.total)} ms a call. {note}</p>{_profile_table(found)}"
 

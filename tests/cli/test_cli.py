@@ -53,7 +53,7 @@ def test_a_broken_file_shows_the_lines_of_its_own(what, tmp_path, capsys):
         ("Wrong", ["'Wrong' cannot be compiled", "nets.py", "line 9", "KeyError"]),
         ("torch_fails", ["'torch_fails' cannot be made", "line 13", "RuntimeError"]),
         ("wants", ["without arguments", "'size'", "write `model = wants(…)`"]),
-        ("torch", ["'torch' is a module, no graph"]),
+        ("torch", ["'torch' is a module, not a graph"]),
         ("none", ["has no 'none'"]),
     ],
 )

@@ -18,7 +18,7 @@ from graphnn.runtime.profiling import profile
 from graphnn.timing.contender_weights import weights
 from graphnn.timing.results import load
 from graphnn.tools.compare import compare
-from graphnn.tools.example_inputs import made_up
+from graphnn.tools.example_inputs import random_inputs
 
 
 class Ticks(Clock):
@@ -204,19 +204,19 @@ def test_compare_of_nothing_and_of_unknown_names():
         gn.compare({"a": torch.tanh}, [X], slow=["b"])
 
 
-def test_inputs_are_made_up_from_what_a_graph_declares():
+def test_inputs_are_random_inputs_from_what_a_graph_declares():
     g = gn.Graph("tokens")
     t = g.input("t", (), over="time", dtype=torch.int64)
     f = g.input("f", (2,), over="time", dtype=torch.float64)
     g.axis("slot", 3)
     g.output("y", f * t)
     model = gn.compile(g)
-    made = made_up(model, {"time": 5, "batch": 2})
+    made = random_inputs(model, {"time": 5, "batch": 2})
     assert made["t"].shape == (2, 5) and made["t"].dtype == torch.int64 and not made["t"].any()
     assert made["f"].shape == (2, 5, 2) and made["f"].dtype == torch.float64
-    assert torch.equal(made_up(model)["f"], made_up(model)["f"])
+    assert torch.equal(random_inputs(model)["f"], random_inputs(model)["f"])
     with pytest.raises(AxisError, match="'slot'"):
-        made_up(model, {"slot": 4})
+        random_inputs(model, {"slot": 4})
 
 
 def test_all_contenders_are_differentiated_by_the_same_leaves():

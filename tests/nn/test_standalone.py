@@ -8,7 +8,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.errors import GraphError
-from graphnn.tools.example_inputs import made_up
+from graphnn.tools.example_inputs import random_inputs
 from tests.nn.common import close, doubles, run, shuffled
 
 N = gn.nn
@@ -98,7 +98,7 @@ def test_a_module_alone_takes_inputs_of_its_own_sizes(name):
     # without parameters a module is of float32
     tolerance = 1e-12 if parameters else 1e-5
     close(*(run(lambda m=m: m(**inputs), wanted) for m in (model, right)), tolerance)
-    assert set(made_up(model, {})) == set(inputs)
+    assert set(random_inputs(model, {})) == set(inputs)
     assert model.draw().scene.boxes
 
 

@@ -58,6 +58,7 @@ graphnn.pictures
 graphnn.frontend
 graphnn.timing
 graphnn.inspection
+graphnn.runtime.backends
 graphnn.runtime.call
 graphnn.runtime.streaming
 graphnn.runtime.generation

@@ -79,7 +79,7 @@ def test_the_commands(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["launch"] > 0
     assert main(["calibrate"]) == 0
     out = capsys.readouterr().out
-    assert "kept in" in out and "copy" in out
+    assert "cached in" in out and "copy" in out
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "measured on 2" in text and "calibrate" not in text and text.endswith("all is well\n")

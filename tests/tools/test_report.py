@@ -175,7 +175,7 @@ def test_the_roofline_has_every_case_under_the_roofs_of_its_run():
     assert all(low < y < high for p in points for y in p.get_ydata())
     # neither end of the page lies far from what is on it
     assert low > min(y for p in points for y in p.get_ydata()) / 10 and high < 10 * 371e9
-    assert any("float32 products, 371 GFLOP/s" in t.get_text() for t in ax.texts)
+    assert any("float32 matmuls, 371 GFLOP/s" in t.get_text() for t in ax.texts)
 
 
 def test_no_roofline_without_limits():

@@ -45,7 +45,7 @@ class Network:
     def __init__(self, source: nn.Module | Graph, options: Options):
         self.source, self.options = source, options
         self.owner: nn.Module = source.owner if isinstance(source, Graph) else source
-        self.moved: torch.dtype | None = None
+        self.moved: torch.dtype | None = None  # the dtype that the model was last moved to
         self.forget()
         self.current()
 

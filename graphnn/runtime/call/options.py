@@ -10,13 +10,10 @@ from graphnn.backends.requirements import need_triton
 from graphnn.errors import BackendError
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import SWITCHABLE
+from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS
 
 if TYPE_CHECKING:
     from graphnn.backends.triton.strategy import Lowering
-
-BACKENDS = ("auto", "torch", "triton", "interpret", "reference")
-KERNELS = ("triton", "interpret")  # the backends that run loops as Triton kernels everywhere
-FLOAT32 = ("ieee", "tf32x3", "tf32", None)
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def checked(
             wanted=f"passes among {list(SWITCHABLE)}",
             fix="check the spelling",
         )
-    if float32 not in FLOAT32:
+    if float32 is not None and float32 not in FLOAT32:
         raise BackendError(
             f"float32 is not multiplied as '{float32}'",
             got=f"float32={float32!r}",
