@@ -10,7 +10,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.random import by_counter
 from graphnn.backends.torch.operators import attention_tiles
-from graphnn.backends.torch.runtime.philox import dropped, places_of
+from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.kernels.runtime.random import random_tensor
 from tests.attention.networks import WIDTH, Additive, inputs, ragged
 from tests.attention.test_memory import peak
@@ -68,8 +68,8 @@ def test_torch_draws_what_kernels_draw():
     for number in (5, 2**62 + 12345, 2**63 - 2):
         seed = torch.tensor([number])
         whole = random_tensor(seed, "dropout", 0.3, (3, 7, 50), torch.float64, interpret=True)
-        at = places_of([(1, 3, 3), (2, 5, 7), (10, 50, 50)], seed.device)
-        assert torch.equal(dropped(seed, 0.3, at, torch.float64), whole[1:, 2:5, 10:])
+        at = block_positions([(1, 3, 3), (2, 5, 7), (10, 50, 50)], seed.device)
+        assert torch.equal(dropout(seed, 0.3, at, torch.float64), whole[1:, 2:5, 10:])
 
 
 def test_one_seed_gives_one_result(monkeypatch):

@@ -172,7 +172,7 @@ class MainWriter:
     def _sort(self, axis: str) -> None:
         """The order of the examples, the longest first, and the way back."""
         self.positions, self.back = self.s.fresh("order"), self.s.fresh("back")
-        order = code("runtime.order(lengths[{}])", quoted(axis))
+        order = code("runtime.longest_first(lengths[{}])", quoted(axis))
         self.lines.append(assign(self.positions, order, "the longest example first"))
         self.lines.append(assign(self.back, code("{}.argsort()", self.positions)))
 
@@ -215,7 +215,7 @@ class MainWriter:
         for name, i in self.ir.outputs.items():
             value, state = self._returned(self.ir[i]), name.startswith((FINAL, RECORD))
             alone = self.ir[i].op == "final" and i not in seen
-            outs.append(code("runtime.own({})", value) if state and not alone else value)
+            outs.append(code("runtime.copy({})", value) if state and not alone else value)
             seen.add(i)
         return outs
 

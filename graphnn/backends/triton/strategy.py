@@ -70,7 +70,7 @@ def _sorted(scope: Scope, rows: Sequence[str]) -> Code:
     """The rows of a loop in their order, the longest first."""
     assert scope.ends is not None
     lengths = scope.aligned(scope.ends.node.id, rows, 0)
-    return code("runtime.order({}.expand({}))", lengths, joined(scope.sizes(rows)))
+    return code("runtime.longest_first({}.expand({}))", lengths, joined(scope.sizes(rows)))
 
 
 @dataclass(eq=False)

@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from graphnn.backends.torch.runtime.linear import linear
-from graphnn.backends.torch.runtime.recurrent_linear import ByRows, Times, times
+from graphnn.backends.torch.runtime.recurrent_linear import (
+    RecurrentLinear,
+    RowBlocks,
+    recurrent_linear,
+)
 
 # (rows, in, out): small, few rows, a thread its own rows, MKL's own layout
 SHAPES = [(3, 5, 7), (2, 512, 1024), (64, 256, 512), (64, 70, 30), (16, 512, 1024), (16, 1024, 512)]
@@ -23,7 +27,7 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
     x = torch.randn(rows, 2 * inputs)[:, :inputs] if strided else torch.randn(rows, inputs)
     c, before = torch.randn(rows, outputs), torch.randn(rows, outputs)
     exact = x.double() @ w.double().t()
-    made = times(w, steps, rows)
+    made = recurrent_linear(w, steps, rows)
     for method, extra in (("into", 0), ("plus", c), ("onto", before)):
         out = before.clone()
         getattr(made, method)(*((out, c, x) if method == "plus" else (out, x)))
@@ -38,11 +42,11 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
 def test_a_thread_multiplies_its_own_rows(monkeypatch, strided):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     w, x = torch.randn(40, 30), torch.randn(51, 30)
-    made = times(w, 100, 51)
-    assert type(made) is ByRows and type(times(w, 100, 50)) is Times
+    made = recurrent_linear(w, 100, 51)
+    assert type(made) is RowBlocks and type(recurrent_linear(w, 100, 50)) is RecurrentLinear
     out = torch.zeros(51, 80)[:, ::2] if strided else torch.zeros(51, 40)
-    made.into(out, x)
-    made.onto(out, x)
+    made.matmul(out, x)
+    made.add_matmul(out, x)
     torch.testing.assert_close(out, 2 * x @ w.t())
 
 

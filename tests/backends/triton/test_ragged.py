@@ -14,7 +14,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.backends.torch.runtime import packed
-from graphnn.backends.torch.runtime.active_rows import Running
+from graphnn.backends.torch.runtime.active_rows import ActiveRows
 from graphnn.backends.triton.strategy import Lowering
 from graphnn.kernels import simulate
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
@@ -78,7 +78,7 @@ def test_torch_code_equals_the_reference(
     got, model = run(net, Place("torch", "cpu"), ("match", "scan"), given, ends)
     close(got, wanted, TOLERANCE)
     (program,) = (p for p in model.programs if p.loops)
-    assert all("runtime.Running(" in x.train.source for x in program.loops)
+    assert all("runtime.ActiveRows(" in x.train.source for x in program.loops)
     assert "runtime.packed_linear(" in program.source
 
 
@@ -172,7 +172,7 @@ def test_explain_says_where_loops_end() -> None:
     model = gn.compile(network("lstm", 8), backend="interpret")
     text = "as many steps as the longest of its rows"
     assert text in model.explain(lengths=("time",)) and text not in model.explain()
-    assert "runtime.order(" in model.program(lengths=("time",)).sources()
+    assert "runtime.longest_first(" in model.program(lengths=("time",)).sources()
 
 
 class Words(nn.Module):
@@ -218,7 +218,7 @@ def test_an_empty_batch(backend: str) -> None:
 
 
 def test_positions_that_are_there_alone_are_multiplied_twice_differentiable() -> None:
-    there = Running(torch.tensor([4, 2, 0]), False)
+    there = ActiveRows(torch.tensor([4, 2, 0]), False)
     x = numbers(torch.empty(5, 3, 2), 0).requires_grad_()
     w = numbers(torch.empty(3, 2), 1).requires_grad_()
 

@@ -121,7 +121,7 @@ def _arguments(scope: Scope, names: Sequence[Code], floating: int | None) -> lis
 def valid_positions(scope: Scope, lengths: Node, axes: tuple[str, ...], held: bool) -> Statement:
     """The statement that finds the positions within the examples' lengths."""
     scope.valid = Valid(scope.fresh("valid"), axes, held)
-    return assign(scope.valid.name, code("runtime.tokens({})", scope.var(lengths.id)))
+    return assign(scope.valid.name, code("runtime.valid_positions({})", scope.var(lengths.id)))
 
 
 def _unaliased(returned: list[Returned], names: Sequence[Code]) -> list[Code]:
@@ -131,7 +131,7 @@ def _unaliased(returned: list[Returned], names: Sequence[Code]) -> list[Code]:
     for k, x in enumerate(returned):
         twice = any(x == other for other in returned[:k])
         copied = x.copied or twice or x.value.text in given
-        template = "runtime.own({})" if copied else "{}" if x.fresh else "{}.contiguous()"
+        template = "runtime.copy({})" if copied else "{}" if x.fresh else "{}.contiguous()"
         made.append(code(template, x.value))
     return made
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch.codegen.lowering import Lowering
 from graphnn.backends.torch.runtime import axis
-from graphnn.backends.torch.runtime.active_rows import Running
+from graphnn.backends.torch.runtime.active_rows import ActiveRows
 from graphnn.backends.torch.runtime.linear import linear, outer
-from graphnn.backends.torch.runtime.packed import packed_linear, packed_outer, tokens
-from graphnn.backends.torch.runtime.recurrent_linear import times
+from graphnn.backends.torch.runtime.packed import packed_linear, packed_outer, valid_positions
+from graphnn.backends.torch.runtime.recurrent_linear import recurrent_linear
 from graphnn.backends.torch.runtime.scan import scan
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.debug import show
@@ -27,13 +27,13 @@ CALLED = SimpleNamespace(
     **{k: v for k, v in vars(axis).items() if not k.startswith("_")},
     linear=linear,
     outer=outer,
-    tokens=tokens,
+    valid_positions=valid_positions,
     packed_linear=packed_linear,
     packed_outer=packed_outer,
-    times=times,
+    recurrent_linear=recurrent_linear,
     scan=scan,
     recurrent=recurrent,
-    Running=Running,
+    ActiveRows=ActiveRows,
 )
 _numbers = itertools.count()
 

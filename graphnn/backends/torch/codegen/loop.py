@@ -219,7 +219,7 @@ class LoopWriter:
         """A sum over the loop's axis, added up step by step (in float32 for 16-bit dtypes)."""
         total = self.s.fresh(node.name or node.op)
         kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(self.s, node)
-        wide = code("runtime.summing({})", kind)
+        wide = code("runtime.accumulator({})", kind)
         zeros = code("torch.zeros({}, dtype={}, device={})", sizes, wide, DEVICE)
         self.before.append(assign(total, zeros))
         self.outer.names[node.id] = self.whole[node.id] = code("{}.to({})", total, kind)
@@ -286,14 +286,14 @@ class LoopWriter:
         steps, rows = self.s.size(self.loop.axis), self.s.size(self.s.axes(a)[0])
         # the number of active rows changes: choose the layout that does not depend on it
         count = 1 if isinstance(self.rows, ActiveRows) else rows
-        made = code("runtime.times({}{}, {}, {})", weight, turned, steps, count)
+        made = code("runtime.recurrent_linear({}{}, {}, {})", weight, turned, steps, count)
         self.before.append(assign(times, made))
         if node.op == "product":
-            return code("{}.into({}, {})", times, out, x)
+            return code("{}.matmul({}, {})", times, out, x)
         if node.inputs[0] in self.plan.sum_of:
-            return code("{}.onto({}, {})", times, out, x)
+            return code("{}.add_matmul({}, {})", times, out, x)
         c = self.s.aligned(node.inputs[0], self.s.axes(node), len(node.shape))
-        return code("{}.plus({}, {}, {})", times, out, c, x)
+        return code("{}.addmm({}, {}, {})", times, out, c, x)
 
     def _inner(self, loop: Loop) -> None:
         """A loop within the step."""
@@ -327,7 +327,7 @@ class LoopWriter:
         done, running = self.s.fresh("done"), self.s.names[self.ir.closings[stop]]
         last = If(code("not {}.any()", running), [do(Code("break"))])
         step = [*self.step, do(code("{} += 1", done)), last]
-        held = do(code("runtime.hold([{}], {})", joined(self.buffers), done))
+        held = do(code("runtime.repeat_last([{}], {})", joined(self.buffers), done))
         return [*before, assign(done, Code("0")), For(sources, step), held, *after]
 
 

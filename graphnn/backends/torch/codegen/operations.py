@@ -156,7 +156,7 @@ def _flip(s: Scope, node: Node) -> Code:
 def _pad(s: Scope, node: Node) -> Code:
     a = node.attrs
     where = (a["dim"] - len(node.shape), a["start"], a["step"], a["size"])
-    return code("runtime.place({}, {}, {}, {}, {})", s.var(node.inputs[0]), *where)
+    return code("runtime.pad({}, {}, {}, {}, {})", s.var(node.inputs[0]), *where)
 
 
 def _cat(s: Scope, node: Node) -> Code:

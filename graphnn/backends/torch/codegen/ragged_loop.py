@@ -75,7 +75,7 @@ class ActiveRows(AllRows):
     def __init__(self, outer: Scope, step: Scope, loop: Loop):
         super().__init__(outer, step, loop)
         assert outer.ends is not None
-        self.ends, self.name = outer.ends, step.fresh("running")
+        self.ends, self.name = outer.ends, step.fresh("active")
         self._invariant: dict[str, tuple[Code, Node]] = {}
         self._written: list[tuple[Code, Node]] = []
         self._begins: list[Statement] = []
@@ -102,16 +102,16 @@ class ActiveRows(AllRows):
         """
         time, rows = self._dims(node)
         if self.loop.reverse and self.ends.held:
-            begin = code("{}.begin({})", self.name, joined([whole, time, rows, first[0]]))
+            begin = code("{}.start_rows({})", self.name, joined([whole, time, rows, first[0]]))
             self._begins.append(do(begin))
         written = code("{}.steps({}, {}, None)", self.name, whole, time)
         steps = code("[{}, *{}]", joined(first), written)
-        return code("{}.those({}, {})", self.name, steps, self.step.axes(node).index(BATCH))
+        return code("{}.narrow({}, {})", self.name, steps, self.step.axes(node).index(BATCH))
 
     def sources(self) -> dict[str, Code]:
         """The lists of what was created before the loop, and of the number of active rows."""
         found = {
-            key: code("{}.each({}, {})", self.name, name, self.step.axes(node).index(BATCH))
+            key: code("{}.repeat({}, {})", self.name, name, self.step.axes(node).index(BATCH))
             for key, (name, node) in self._invariant.items()
         }
         return {**found, self.outer.size(BATCH).text: code("{}.counts", self.name)}
@@ -119,20 +119,20 @@ class ActiveRows(AllRows):
     def before(self) -> list[Statement]:
         """The statement that finds the active rows of each step."""
         lengths = self.outer.var(self.ends.node.id)
-        made = code("runtime.Running({}, {})", lengths, self.loop.reverse)
+        made = code("runtime.ActiveRows({}, {})", lengths, self.loop.reverse)
         return [assign(self.name, made)]
 
     def ready(self) -> list[Statement]:
         """Initial states of rows that start later, or, in gradients, zeros beyond the ends."""
         if self.ends.held:
             return self._begins
-        return [do(self._call("clear", *x)) for x in self._written]
+        return [do(self._call("zero_padding", *x)) for x in self._written]
 
     def after(self, used: Iterable[str]) -> list[Statement]:
         """Restore the number of rows, and repeat the last step beyond the ends of examples."""
         batch = self.outer.size(BATCH)
         lines = [assign(batch, code("{}.batch", self.name))] if batch.text in used else []
-        return lines + [do(self._call("hold", *x)) for x in self._written] * self.ends.held
+        return lines + [do(self._call("repeat_last", *x)) for x in self._written] * self.ends.held
 
     def _dims(self, node: Node) -> tuple[int, int | None]:
         """The dimensions of a whole value that are the loop's axis, and the examples."""

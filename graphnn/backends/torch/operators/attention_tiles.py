@@ -15,7 +15,7 @@ import torch
 
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
-from graphnn.backends.torch.runtime.philox import dropped, places_of
+from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.autodiff.softmax import gradients, positions, softmax_backward, tiled
@@ -43,8 +43,8 @@ class TiledNoise:
         """The noise of a tile, over `axes`, in float64."""
         order = self.node.attrs["places"]
         spans = [(*tile.get(a, (0, self.sizes[a])), self.sizes[a]) for a in order]
-        at = places_of(spans, self.seed.device)
-        made = dropped(self.seed, self.node.attrs["p"], at, torch.float64)
+        at = block_positions(spans, self.seed.device)
+        made = dropout(self.seed, self.node.attrs["p"], at, torch.float64)
         return made.permute([order.index(a) for a in axes])
 
 

@@ -1,1 +1,1 @@
-"""What generated torch code calls."""
+"""Functions that generated torch code calls."""

@@ -1,7 +1,7 @@
-"""The examples that still run at each step of a loop, where they are sorted by length.
+"""The rows of a batch that are still active at each step of a loop, sorted by length.
 
-A step is then taken of the first few rows alone, through views: a batch costs the positions that
-its examples have, not those that it is padded to.
+Each step computes only the first rows, through views: the cost of a batch is that of its valid
+positions, without the padding.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import torch
 Tensor = torch.Tensor
 
 
-class Running:
-    """The rows of each step; `lengths` do not grow from row to row.
+class ActiveRows:
+    """The active rows of each step; `lengths` are in descending order.
 
-    Every row takes one step at least, so that there is a value for what lies beyond to repeat.
+    Every row is active for one step at least, so that padding has a value to repeat.
+
+    `spans` are ranges of positions with one number of rows: (start, stop, rows). `counts` is the
+    number of rows at each step, `count` the number of all valid positions.
     """
 
     def __init__(self, lengths: Tensor, reverse: bool):
         ends = lengths.clamp(min=1).tolist()
         self.batch, self.reverse = len(ends), reverse
         self.longest = max(ends, default=0)
-        # stretches of positions with as many rows
         spans, start = [], 0
         for rows in range(len(ends), 0, -1):
             if ends[rows - 1] > start:
@@ -35,7 +37,7 @@ class Running:
         self.count = sum(self.counts)
 
     def steps(self, whole: Tensor, time: int, rows: int | None) -> list[Tensor]:
-        """What a value is at each step, in the order of steps: its rows that run, or all."""
+        """A value at each step, in the order of the loop: its active rows, or all rows."""
         found: list[Tensor] = []
         for a, b, n in self._turns:
             part = whole.narrow(time, a, b - a)
@@ -43,31 +45,31 @@ class Running:
             found += part.unbind(time)[::-1] if self.reverse else part.unbind(time)
         return found
 
-    def each(self, x: Tensor, rows: int) -> list[Tensor]:
-        """The rows that run of what is the same at each step."""
+    def repeat(self, x: Tensor, rows: int) -> list[Tensor]:
+        """The active rows at each step of a loop-invariant value."""
         return [y for a, b, n in self._turns for y in [x.narrow(rows, 0, n)] * (b - a)]
 
-    def those(self, steps: Sequence[Tensor], rows: int) -> list[Tensor]:
-        """Of each step's tensor the rows that run."""
+    def narrow(self, steps: Sequence[Tensor], rows: int) -> list[Tensor]:
+        """The active rows of each step's tensor."""
         pairs = zip(steps, self.counts)
         return [x if n == self.batch else x.narrow(rows, 0, n) for x, n in pairs]
 
-    def clear(self, whole: Tensor, time: int, rows: int | None) -> None:
-        """Zeros at all positions that no step is taken for."""
+    def zero_padding(self, whole: Tensor, time: int, rows: int | None) -> None:
+        """Set all positions beyond the examples' ends to zero."""
         whole.narrow(time, self.longest, whole.shape[time] - self.longest).zero_()
         for a, b, n in self.spans:
             if rows is not None and n < self.batch:
                 whole.narrow(time, a, b - a).narrow(rows, n, self.batch - n).zero_()
 
-    def begin(self, whole: Tensor, time: int, rows: int, first: Tensor) -> None:
-        """Before a loop from the end: rows that start at a step read what a state starts from."""
+    def start_rows(self, whole: Tensor, time: int, rows: int, first: Tensor) -> None:
+        """Before a reversed loop: write initial states where rows that start later read them."""
         for a, b, n in self.spans:
             if n < self.batch:
                 mine = first.narrow(rows - (time < rows), n, self.batch - n).unsqueeze(time)
                 whole.narrow(time, a, b - a).narrow(rows, n, self.batch - n).copy_(mine)
 
-    def hold(self, whole: Tensor, time: int, rows: int) -> None:
-        """Positions that no step is taken for repeat the last of their row."""
+    def repeat_last(self, whole: Tensor, time: int, rows: int) -> None:
+        """Fill the positions beyond each example's end with its last valid one."""
         left = [n for _, _, n in self.spans[1:]] + [0]
         for (_, end, n), rest in zip(self.spans, left):
             mine = whole.narrow(rows, rest, n - rest)

@@ -1,7 +1,7 @@
-"""What generated code calls: operations over an axis of batched tensors, shifts, opaque calls.
+"""Functions of generated code: operations over an axis of batched tensors, shifts, opaque calls.
 
-Each takes whole tensors; `d` is the dimension of the axis. `length` broadcasts against the tensor
-with size 1 at `d`.
+Arguments are whole tensors; `d` is the dimension of the axis. `length` broadcasts against the
+tensor, with size 1 at `d`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from graphnn.backends.opaque_calls import Called, none_of
 from graphnn.backends.torch.runtime.buffers import bare, buffer
-from graphnn.backends.torch.runtime.philox import dropped, places_of
+from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ops.axis import lowest
 from graphnn.ops.pointwise.identity import clip_gradient
 from graphnn.ops.pointwise.softmax import level, soft, weigh, widen
@@ -26,57 +26,57 @@ __all__ = [
 ]  # fmt: skip
 Tensor = torch.Tensor
 
-# found once: the way to them through torch.ops takes a fifth of a call
+# looked up once: the lookup through torch.ops takes a fifth of a call's time
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
-def places(x: Tensor, d: int) -> Tensor:
+def positions(x: Tensor, d: int) -> Tensor:
     """0, 1, 2 … along dimension `d`, broadcasting against `x`."""
     line = torch.arange(x.shape[d], device=x.device)
     return line.reshape([-1 if i == d else 1 for i in range(x.dim())])
 
 
-def lifted(length: Tensor, x: Tensor) -> Tensor:
-    """`length` with as many dimensions as `x` (leading ones of size 1 are left out in the code)."""
+def with_rank_of(length: Tensor, x: Tensor) -> Tensor:
+    """`length` with as many dimensions as `x`: generated code omits leading ones of size 1."""
     return length.reshape((1,) * (x.dim() - length.dim()) + tuple(length.shape))
 
 
-def filled(x: Tensor, d: int, length: Tensor | None, value: float) -> Tensor:
+def masked_from(x: Tensor, d: int, length: Tensor | None, value: float) -> Tensor:
     """`x` with `value` beyond each example's length."""
-    return x if length is None else torch.where(places(x, d) < length, x, value)
+    return x if length is None else torch.where(positions(x, d) < length, x, value)
 
 
 def axis_sum(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
-    return filled(x, d, length, 0).sum(d)
+    return masked_from(x, d, length, 0).sum(d)
 
 
 def axis_max(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
     if length is None:
         return x.amax(d)
-    top = filled(x, d, length, lowest(x.dtype)).amax(d)
-    return torch.where(lifted(length, x).squeeze(d) > 0, top, 0).to(x.dtype)
+    top = masked_from(x, d, length, lowest(x.dtype)).amax(d)
+    return torch.where(with_rank_of(length, x).squeeze(d) > 0, top, 0).to(x.dtype)
 
 
 def axis_argmax(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
-    return filled(x, d, length, lowest(x.dtype)).argmax(d)
+    return masked_from(x, d, length, lowest(x.dtype)).argmax(d)
 
 
 def axis_softmax(
     x: Tensor, d: int, length: Tensor | None = None, *, masked: bool = False
 ) -> Tensor:
-    """`masked`: numbers may be -inf, and where all are, the result is zeros."""
+    """Softmax along `d`. If `masked`, scores may be -inf; where all are, the result is zeros."""
     if length is None and not masked:
         return torch.softmax(x, d)
     least = torch.finfo(x.dtype).min
-    soft = torch.softmax(filled(x.clamp(min=least) if masked else x, d, length, least), d)
+    soft = torch.softmax(masked_from(x.clamp(min=least) if masked else x, d, length, least), d)
     if masked:
         soft = soft.masked_fill(x == float("-inf"), 0)
-    return filled(soft, d, length, 0)
+    return masked_from(soft, d, length, 0)
 
 
 def axis_logsumexp(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
-    return torch.logsumexp(filled(x, d, length, float("-inf")), d)
+    return torch.logsumexp(masked_from(x, d, length, float("-inf")), d)
 
 
 def _gather(x: Tensor, d: int, index: Tensor) -> Tensor:
@@ -85,36 +85,36 @@ def _gather(x: Tensor, d: int, index: Tensor) -> Tensor:
 
 
 def _broad(x: Tensor, like: Tensor) -> Tensor:
-    """`x` over every dimension that `like` has."""
+    """`x` expanded to every dimension that `like` has."""
     return x.expand(torch.broadcast_shapes(x.shape, like.shape))
 
 
 def axis_reverse(x: Tensor, d: int, length: Tensor | None = None) -> Tensor:
     if length is None:
         return x.flip(d)
-    length = lifted(length, x)
+    length = with_rank_of(length, x)
     x = _broad(x, length)
-    line = places(x, d)
+    line = positions(x, d)
     return _gather(x, d, torch.where(line < length, length - 1 - line, line))
 
 
 def axis_roll(x: Tensor, d: int, length: Tensor | None = None, *, shift: int) -> Tensor:
     if length is None:
         return x.roll(shift, d)
-    length = lifted(length, x)
+    length = with_rank_of(length, x)
     x = _broad(x, length)
-    line = places(x, d)
+    line = positions(x, d)
     moved = (line - shift) % length.clamp(min=1)
     return _gather(x, d, torch.where(line < length, moved, line))
 
 
 def axis_at(x: Tensor, d: int, length: Tensor | None = None, *, position: int) -> Tensor:
-    """The value at a position, from the end where negative; zero where there is none."""
+    """The value at a position, counted from the end if negative; zero beyond the length."""
     if length is None:
         if not -x.shape[d] <= position < x.shape[d]:
             return torch.zeros_like(x.select(d, 0))
         return x.select(d, position % x.shape[d]).clone()
-    length = lifted(length, x)
+    length = with_rank_of(length, x)
     x = _broad(x, length)
     place = length + position if position < 0 else torch.full_like(length, position)
     there = (place >= 0) & (place < length)
@@ -123,40 +123,40 @@ def axis_at(x: Tensor, d: int, length: Tensor | None = None, *, position: int) -
 
 
 def axis_put(x: Tensor, d: int, last: Tensor) -> Tensor:
-    """`x` with another last position, in place: a stream gives each step a place to write."""
+    """Replace the last position of `x` in place: streams allocate it for each step."""
     x.narrow(d, x.shape[d] - 1, 1).copy_(last)
     return x
 
 
 def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tensor:
     """True at the `k` largest; ties go to the earlier position."""
-    order = filled(x, d, length, lowest(x.dtype)).argsort(dim=d, descending=True, stable=True)
+    order = masked_from(x, d, length, lowest(x.dtype)).argsort(dim=d, descending=True, stable=True)
     chosen = order.argsort(dim=d, stable=True) < k
-    return chosen if length is None else chosen & (places(x, d) < length)
+    return chosen if length is None else chosen & (positions(x, d) < length)
 
 
 def noise(seed: Tensor, kind: str, p: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Numbers by counter; of attention's weights, dropout alone."""
+    """Counter-based noise from a seed. The only kind that torch code draws is dropout."""
     if kind != "dropout":
-        raise AssertionError(f"no noise '{kind}' is drawn by torch from a seed")
-    at = places_of([(0, n, n) for n in shape], seed.device)
-    return dropped(seed, p, at, dtype)
+        raise AssertionError(f"torch code draws no noise '{kind}' from a seed")
+    at = block_positions([(0, n, n) for n in shape], seed.device)
+    return dropout(seed, p, at, dtype)
 
 
 def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:
-    """`x` of `steps` positions ago along `d`; `inits` are read first, in their order."""
+    """`x` delayed by `steps` positions along `d`; the first steps read `inits`, in their order."""
     n, count = x.shape[d], abs(steps)
     slots = list(inits) * (count if len(inits) == 1 else 1)
     edge = [_slot(x, d, value) for value in slots[: min(count, n)]]
     if steps > 0:
         return _joined([*edge, x.narrow(d, 0, max(n - count, 0))], d, x)
-    # looking ahead, the slot read first belongs to the last position
+    # with a negative delay, the slot that is read first belongs to the last position
     kept = x.narrow(d, min(count, n), max(n - count, 0))
     return _joined([kept, *reversed(edge)], d, x)
 
 
 def _joined(parts: list[Tensor], d: int, like: Tensor) -> Tensor:
-    """Parts of a tensor's shape one after another, in memory used again where none is traced."""
+    """Concatenate parts into a tensor of a shape, in pooled memory unless something is traced."""
     if torch.is_grad_enabled() or not bare(*parts):
         return torch.cat(parts, d)
     return torch.cat(parts, d, out=buffer(like.shape, like.dtype, like.device))
@@ -173,12 +173,13 @@ def _slot(x: Tensor, d: int, value: Any) -> Tensor:
 def final(
     x: Tensor, d: int, steps: int, inits: Sequence[Any], rank: int, length: Any = None
 ) -> Tensor:
-    """What a delay would read after the last position: without `d`, its slots before the shape.
+    """The values that a delay would read after the last position: its slots before the shape.
 
-    In memory of its own: who changes a state in place changes nothing else, and keeps no sequence.
+    They share no memory with the sequence, so that callers may change a state in place and the
+    sequence can be freed.
     """
     if abs(steps) == 1 and length is None:
-        return own(x.select(d, -1 if steps > 0 else 0))
+        return copy(x.select(d, -1 if steps > 0 else 0))
     slots = list(inits) * (abs(steps) if len(inits) == 1 else 1)
     start = [_slot(x, d, value) for value in slots]
     line = torch.cat([*start, x if steps > 0 else x.flip(d)], d)
@@ -186,11 +187,11 @@ def final(
     if length is None:
         read = [line.select(d, n + k) for k in range(count)]
     else:
-        length = lifted(length, line)
+        length = with_rank_of(length, line)
         line = _broad(line, length)
         read = [_gather(line, d, length + k).squeeze(d) for k in range(count)]
         if steps < 0:
-            # the last slots written are the first positions, where the example has them
+            # the slots written last are the first positions, if the example has them
             early = [(length + k < count).squeeze(d) for k in range(count)]
             read = [
                 torch.where(e, r, line.select(d, n + k))
@@ -202,9 +203,9 @@ def final(
 def opaque(
     call: Called, operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
 ) -> list[Tensor]:
-    """`call` of one example at one position, over all of them at once by vmap.
+    """Run `call`, a function of one example at one position, over all of them by vmap.
 
-    `operands` have the leading dimensions `sizes` where flagged; results have them too.
+    `operands` that are flagged have the leading dimensions `sizes`; so do the results.
     """
     count = math.prod(sizes)
     flat = [x.reshape(count, *x.shape[len(sizes) :]) if moves else x for x, moves in operands]
@@ -223,8 +224,8 @@ def opaque(
     return [r.reshape(*sizes, *r.shape[1:]) for r in call.all(lambda: run(*rows))]
 
 
-def place(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:
-    """`x` at `start, start + step, …` among `size` zeros along `dim` (counted from the end)."""
+def pad(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:
+    """`x` at `start, start + step, …` among `size` zeros along `dim`, a negative dimension."""
     shape = list(x.shape)
     shape[dim] = size
     out = x.new_zeros(shape)
@@ -235,22 +236,22 @@ def place(x: Tensor, dim: int, start: int, step: int, size: int) -> Tensor:
     return out
 
 
-def own(x: Tensor) -> Tensor:
-    """A contiguous copy: what an operator returns may share memory with nothing."""
+def copy(x: Tensor) -> Tensor:
+    """A contiguous copy: results of an operator must not share memory."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def order(lengths: Tensor) -> Tensor:
-    """The places of all numbers, the largest first."""
+def longest_first(lengths: Tensor) -> Tensor:
+    """The order of examples by length, descending and stable."""
     return lengths.reshape(-1).argsort(descending=True, stable=True)
 
 
-def summing(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which many values of `dtype` are added up one after another."""
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which many values of `dtype` are summed one after another."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def hold(buffers: Sequence[Tensor], done: int) -> None:
-    """After an early stop: the steps not taken repeat the last one."""
+def repeat_last(buffers: Sequence[Tensor], done: int) -> None:
+    """After an early stop, fill the remaining positions with the last step."""
     for whole in buffers:
         whole[done:] = whole[done - 1]

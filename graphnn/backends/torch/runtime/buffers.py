@@ -1,8 +1,8 @@
-"""Buffers over whole axes, whose memory is used again once nothing else holds it.
+"""A pool of buffers over whole axes: memory is reused once nothing refers to it.
 
-A fresh buffer of megabytes costs more in page faults than the arithmetic that fills it: a
-reset-before GRU at (T, B, H) = (100, 32, 256), forward and backward, took 43 ms where the system's
-allocator kept the memory, 50 where it gave it back (CPU, Xeon, 2 cores, float32, medians).
+A new buffer of megabytes costs more in page faults than the arithmetic that fills it. A
+reset-before GRU at (T, B, H) = (100, 32, 256), forward and backward, took 43 ms if the system's
+allocator kept the memory and 50 ms if it returned it (CPU, Xeon, 2 cores, float32, medians).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from graphnn.backends.torch.runtime.active_transforms import legacy_batched, und
 
 Tensor = torch.Tensor
 
-# bytes: below the first the allocator keeps memory by itself, the second is kept here at most
+# bytes: below SMALLEST the allocator keeps memory itself; at most MOST is kept here
 SMALLEST, MOST = 1 << 18, 1 << 28
 _POOL: dict[int, list[Any]] = {}
 _LOCK = threading.Lock()
-# not public: looked for once; without it every buffer is a fresh one
+# not a public function; without it every buffer is new
 _COUNT = getattr(torch._C, "_storage_Use_Count", None)
 
 
@@ -38,13 +38,13 @@ def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
             if _idle(pool, k, needed):
                 return torch.empty(0, dtype=dtype).set_(pool[k], 0, tuple(size))  # type: ignore[call-overload]
         made = torch.empty(size, dtype=dtype, device=device)
-        if type(made) is Tensor and _room(needed):  # no fake tensors, those of tracing
+        if type(made) is Tensor and _room(needed):  # no fake tensors
             _POOL.setdefault(needed, []).append(made.untyped_storage())
         return made
 
 
 def bare(*tensors: Tensor) -> bool:
-    """Whether tensors are nothing else: not of a transform, nor those of tracing or of autocast."""
+    """Whether tensors are plain: not under a transform, not traced, not under autocast."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
@@ -52,7 +52,7 @@ def bare(*tensors: Tensor) -> bool:
 
 
 def _references(pool: list[Any], k: int) -> int:
-    """How often Python refers to a storage: a tensor gives out the very one that lies here."""
+    """Python's reference count of a storage: tensors return the same object as the pool holds."""
     return sys.getrefcount(pool[k])
 
 
@@ -60,13 +60,13 @@ _ALONE = _references([torch.empty(0).untyped_storage()], 0)
 
 
 def _idle(pool: list[Any], k: int, size: int) -> bool:
-    """Whether nothing else reads this memory: no tensor, no view, no storage, no other process."""
+    """Whether the pool alone refers to this memory: no tensor, view, storage or other process."""
     alone = _references(pool, k) == _ALONE and _COUNT is not None and _COUNT(pool[k]._cdata) == 1
     return bool(alone and pool[k].nbytes() == size and not pool[k].is_shared())
 
 
 def _room(needed: int) -> bool:
-    """Whether so much more may be kept; what is idle makes way for it."""
+    """Whether the pool may keep that many more bytes; idle buffers are dropped if it is full."""
     if _kept() + needed > MOST:
         for size in list(_POOL):
             pool = _POOL[size]

@@ -1,9 +1,9 @@
-"""Products on a CPU: results in memory that is used again, and by oneDNN where MKL is slow.
+"""Large matmuls on a CPU: results in pooled memory, and by oneDNN if MKL is slow.
 
-A fresh result of megabytes costs page faults: (3200, 256) x (256, 768) takes 3.2 ms into memory
-that is there, 5.1 into memory that the system has to find (Xeon, 2 cores, float32). And MKL
-keeps to AVX2 on AMD processors: the same takes 10.6 ms by MKL, 6.7 by oneDNN (EPYC, 2 cores, torch
-2.13); small ones gain nothing. On Intel it is 2.98 by MKL, 3.18 by oneDNN.
+A new result of megabytes costs page faults: (3200, 256) x (256, 768) takes 3.2 ms into memory that
+is mapped and 5.1 ms into memory that is not (Xeon, 2 cores, float32). MKL uses only AVX2 on AMD
+processors: the same matmul takes 10.6 ms by MKL and 6.7 ms by oneDNN (EPYC, 2 cores, torch 2.13);
+small ones gain nothing. On Intel it takes 2.98 ms by MKL and 3.18 ms by oneDNN.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from graphnn.backends.torch.runtime.buffers import SMALLEST, bare, buffer
 
 Tensor = torch.Tensor
 
-# multiply-adds from which oneDNN's start-up is paid back
+# multiply-adds from which oneDNN pays back its start-up
 ENOUGH = 300_000_000
 
 
 def _amd() -> bool:
-    """Whether this machine's processor is AMD's."""
+    """Whether this machine has an AMD processor."""
     info = pathlib.Path("/proc/cpuinfo")
     return info.exists() and "AuthenticAMD" in info.read_text()[:1000]
 
 
 def works(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether operators that are not public are there, and give `x wᵀ`."""
+    """Whether a function of torch that is not public exists and returns `x wᵀ`."""
     x, w = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(4, 3)
     try:
         return torch.equal(product(x, w), x @ w.t())
@@ -48,7 +48,7 @@ ONEDNN = AMD and torch.backends.mkldnn.is_available() and works(_by_onednn)
 
 
 def _ours(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
-    """Whether a linear map is done here: large, on a CPU, of tensors that are nothing else."""
+    """Whether a linear map runs here: it is large, on a CPU, and of plain tensors of one dtype."""
     operands = [x, w] if b is None else [x, w, b]
     size = x.numel() // max(x.shape[-1], 1) * w.shape[0] * x.dtype.itemsize
     if x.device.type != "cpu" or size < SMALLEST or x.dim() < 2:
@@ -59,7 +59,7 @@ def _ours(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
 
 
 def _multiply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """`x wᵀ + b`, without a derivative."""
+    """`x wᵀ + b`, not differentiable."""
     work = x.numel() * w.shape[0]
     if ONEDNN and x.dtype == torch.float32 and work >= ENOUGH:
         return _by_onednn(x, w, b)
@@ -73,14 +73,14 @@ def _multiply(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """F.linear and its derivative; the derivative's derivative is torch's own."""
+    """F.linear and its derivative; torch derives further derivatives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.biased, ctx.copy = b is not None, None
         if not x.is_contiguous():
-            # copied once here, and not again for the gradient of the weight
+            # copy once here, and not again for the gradient of the weight
             x = ctx.copy = buffer(x.shape, x.dtype, x.device).copy_(x)
         return _multiply(x, w, b)
 
@@ -104,9 +104,9 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """`aᵀ b`, summed over all but the last dimensions: the gradient of a linear map to its weight.
+    """`aᵀ b`, summed over all but the last dimensions: the weight gradient of a linear map.
 
-    By MKL: oneDNN would want both transposed in memory, which costs more than it gains.
+    By MKL: oneDNN requires both operands transposed in memory, which costs more than it gains.
     """
-    # flattened by dimensions, not by a size: with no numbers at all any size would do
+    # flatten by dimensions: for an empty tensor, a size of -1 is ambiguous
     return a.flatten(0, -2).t() @ b.flatten(0, -2)

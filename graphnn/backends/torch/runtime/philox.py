@@ -1,6 +1,6 @@
-"""Dropout by counter, by torch's own operations: what kernels draw, anywhere in a tensor.
+"""Counter-based dropout by torch operations: the same numbers that kernels draw.
 
-Philox-4x32, ten rounds (Salmon et al. 2011), as `triton.language.rand` has it.
+Philox-4x32 with ten rounds (Salmon et al. 2011), as in `triton.language.rand`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ ROUNDS = 10
 LOW = 0xFFFFFFFF
 ADDED = (0x9E3779B9, 0xBB67AE85)
 TIMES = (0xD2511F53, 0xCD9E8D57)
-# numbers drawn at a time: what is made of them on the way stays in the processor's cache
+# numbers drawn at a time: intermediate results stay in the processor's cache
 PIECE = 2**15
 
 
-def dropped(seed: Tensor, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), by `seed`, (1,) int64, at the places `at`, int64.
+def dropout(seed: Tensor, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 with probability p, else 1 / (1 - p).
 
-    In float32, as kernels have them, and then in `dtype`.
+    `seed` is (1,) int64 and `at`, int64, are positions in the tensor. The values are computed in
+    float32, as in kernels, and then cast to `dtype`.
     """
     scale = 1 / (1 - p) if p < 1 else 0.0
     pieces = [_uniform(seed, x) >= p for x in at.reshape(-1).split(PIECE)]
@@ -29,8 +30,8 @@ def dropped(seed: Tensor, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
     return (kept.reshape(at.shape).to(torch.float32) * scale).to(dtype)
 
 
-def places_of(spans: Sequence[tuple[int, int, int]], device: torch.device) -> Tensor:
-    """Where a block of a tensor lies in it; its dimensions are (start, stop, size of the whole)."""
+def block_positions(spans: Sequence[tuple[int, int, int]], device: torch.device) -> Tensor:
+    """The flat positions of a block in a tensor; `spans` are (start, stop, size of the whole)."""
     at = torch.zeros([1] * len(spans), dtype=torch.int64, device=device)
     for d, (start, stop, size) in enumerate(spans):
         line = torch.arange(start, stop, device=device)
@@ -43,7 +44,7 @@ def _uniform(seed: Tensor, at: Tensor) -> Tensor:
     c = [at & LOW, (at >> 32) & LOW, torch.zeros_like(at), torch.zeros_like(at)]
     keys = [seed & LOW, (seed >> 32) & LOW]
     for _ in range(ROUNDS):
-        # in int64 a product of two numbers of 32 bits has its 64 bits, whatever its sign
+        # an int64 product of two 32-bit numbers has the right 64 bits, whatever its sign
         first, second = c[0] * TIMES[0], c[2] * TIMES[1]
         c = [
             ((second >> 32) & LOW) ^ c[1] ^ keys[0],

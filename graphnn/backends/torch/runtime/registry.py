@@ -1,8 +1,8 @@
-"""Programs of operators under keys: an operator of torch is given a key, and finds its program.
+"""The programs of torch operators by key: an operator receives a key and looks its program up.
 
-A key tells a program from every other, so that no two ever share one. The registry holds no
-program: models do, and the autograd graphs that have still to run one. What torch.compile made
-knows a key and nothing else, so that a program it has looked at stays.
+No two programs share a key. The registry references programs weakly: models own them, and so do
+autograd graphs that still have to run one. Code compiled by torch.compile holds only keys, so that
+traced programs are kept alive here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _numbers = itertools.count()
 
 
 def entered(name: str, text: str, program: Any) -> str:
-    """Enter a program; its key is its name, a hash of its code and a number of its own.
+    """Register a program; returns its key: its name, a hash of its code and a unique number.
 
-    The hash is for what torch.compile keeps on disk, where another process numbers differently.
+    The hash is for torch.compile's cache on disk: another process numbers programs differently.
     """
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     key = f"{remark(name)} {digest} {next(_numbers)}"
@@ -36,10 +36,10 @@ def found(key: str) -> Any:
 
 
 def traced(key: str) -> Any:
-    """The program of a key in a trace, which holds nothing else of it."""
+    """The program of a key, kept alive because a trace refers to it."""
     return _TRACED.setdefault(key, _PROGRAMS[key])
 
 
 def title(key: str) -> str:
-    """The name that a key begins with."""
+    """The name in a key."""
     return key.rsplit(" ", 2)[0]

@@ -1,6 +1,6 @@
 """z(t) = a(t) z(t-1) + b(t) over the first dimension: in order, or in parallel by pairs.
 
-The gradient is the same scan run the other way, so every derivative exists.
+The gradient is the same scan in the other direction, so that derivatives of every order exist.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from graphnn.backends.torch.runtime.active_transforms import under_transform
 
-# Below this many numbers a step, and from this many steps, the work of one step is less than the
-# cost of starting it, and log2(T) passes over everything win. Measured on 2 CPU cores, fp32.
+# Below this many elements per step and from this many steps on, the work of a step costs less than
+# its calls, and log2(T) passes over everything are faster. Measured on 2 CPU cores, fp32.
 PARALLEL_WIDTH, PARALLEL_STEPS = 2048, 32
 
 
 def in_order(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-    """One multiply-add a step: each number is read and written once."""
+    """One multiply-add per step: each element is read and written once."""
     out = torch.empty_like(b)
     before = start
     for a_t, b_t, z in zip(a.unbind(0), b.unbind(0), out.unbind(0)):
@@ -28,7 +28,7 @@ def in_order(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
 
 
 def in_parallel(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-    """Neighbouring steps composed in pairs, the half as long scan, then the steps between."""
+    """Compose neighbouring steps in pairs, scan the half as many, then fill in the others."""
     first = torch.addcmul(b[0], a[0], start).unsqueeze(0)
     return _pairs(a, torch.cat([first, b[1:]]))
 
@@ -51,7 +51,7 @@ def _pairs(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.library.custom_op("graphnn::scan", mutates_args=())
 def linear_scan(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
-    """z(t) = a(t) z(t-1) + b(t) along dimension 0, from `start`; from the end where `reverse`.
+    """z(t) = a(t) z(t-1) + b(t) along dimension 0, from `start`; from the end if `reverse`.
 
     `a`, `b`: (time, …) of one shape; `start`: (…).
     """
@@ -72,7 +72,7 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, g: Tensor) -> Any:
-    """dz(t) = g(t) + a(t+1) dz(t+1), the same scan the other way."""
+    """dz(t) = g(t) + a(t+1) dz(t+1), the same scan in the other direction."""
     a, start, z = ctx.saved_tensors
     nothing, begin = torch.zeros_like(start), start.unsqueeze(0)
     if ctx.reverse:
@@ -98,7 +98,7 @@ def scan(
 
 
 def by_steps(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
-    """The definition, in torch's own operations, which have whatever a transform asks for."""
+    """The definition by torch's own operations, which every transform supports."""
     z, found = start, []
     for t in range(len(b))[:: -1 if reverse else 1]:
         z = a[t] * z + b[t]
@@ -109,8 +109,10 @@ def by_steps(a: Tensor, b: Tensor, start: Tensor, reverse: bool) -> Tensor:
 def operands(
     a: Tensor, b: Tensor, start: Any, d: int, stated: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a scan along `d` takes: contiguous, `d` first, one dtype, under autocast its own unless
-    the state's is `stated`."""
+    """The operands of a scan along `d`: contiguous, `d` first, in one dtype.
+
+    Under autocast that is autocast's dtype, unless the state's is `stated`.
+    """
     if torch.is_autocast_enabled(b.device.type):
         dtype = stated or torch.get_autocast_dtype(b.device.type)
         a, b = a.to(dtype), b.to(dtype)

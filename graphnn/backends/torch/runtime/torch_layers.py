@@ -1,4 +1,4 @@
-"""Torch's own recurrent layers, called with weights that a graph's formula was made of."""
+"""Torch's own recurrent layers, called with the weights of a graph's formula."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def recurrent(
     """Run `lstm`, `gru`, `rnn_tanh` or `rnn_relu` over (time, batch, input).
 
     Returns the outputs (time, batch, hidden), zero beyond each example's length, and the final
-    states (batch, hidden). Of an LSTM whose final c nobody reads, `cell` is false: it may be
-    anything. Under autocast all is in its dtype, unless that of states is `stated`.
+    states (batch, hidden). If `cell` is false, nothing reads the final c of an LSTM, which is then
+    arbitrary. Under autocast everything is in autocast's dtype, unless that of states is `stated`.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = stated or torch.get_autocast_dtype(x.device.type)
@@ -60,8 +60,10 @@ def recurrent(
 
 
 def _quietly(run: Any, *args: Any) -> Any:
-    """cuDNN compacts weights that do not lie in one piece, and says so at every call: those that a
-    formula makes never do."""
+    """Run without cuDNN's warning that weights are not in one chunk of memory.
+
+    Weights that a formula computes never are.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="RNN module weights are not part of")
         return run(*args)
@@ -70,9 +72,9 @@ def _quietly(run: Any, *args: Any) -> Any:
 def _ragged(
     run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Packed sequences; an example of length 0 keeps its initial state and gives zeros."""
+    """Run packed sequences; an example of length 0 keeps its initial state, its outputs are 0."""
     counts, there = length.cpu(), (length > 0).unsqueeze(-1)
-    if not counts.all():  # packed as one position, which is nobody's
+    if not counts.all():  # packed as one position, whose results are discarded
         x = torch.where(there, x, 0)
     packed = pack_padded_sequence(x, counts.clamp(min=1), enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
@@ -96,7 +98,7 @@ def _ragged(
 
 
 def _pays(kind: str, x: Tensor, length: Tensor, cell: bool) -> bool:
-    """Whether all positions are run, those beyond an example's end too."""
+    """Whether it is faster to run all positions, padding included."""
     needed = cell and kind == "lstm"
     if x.device.type != "cpu" or kind not in PADDED or needed:
         return False
@@ -106,8 +108,10 @@ def _pays(kind: str, x: Tensor, length: Tensor, cell: bool) -> bool:
 def _padded(
     run: Any, x: Tensor, given: Any, weights: list[Tensor], length: Tensor, start: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """All positions, x zero beyond the end so that nothing there is without bound; then outputs are
-    cut off there, and the final h is the last before."""
+    """Run all positions, with x zero beyond the ends so that nothing there can overflow.
+
+    Then outputs beyond the ends are set to zero, and the final h is the last valid one.
+    """
     there = (torch.arange(x.shape[0], device=x.device)[:, None] < length)[..., None]
     y, *rest = run(torch.where(there, x, 0), given, weights, True, 1, 0.0, True, False, False)
     y = torch.where(there, y, 0)
@@ -123,7 +127,7 @@ def _start(value: Any, x: Tensor, hidden: int) -> Tensor:
 
 
 def _empty(x: Tensor, start: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    """A batch of none: ATen refuses it, gradients are zeros."""
+    """An empty batch, which ATen rejects; its gradients are zeros."""
     tie = x.sum() * 0 + sum((w.sum() * 0 for w in weights), x.new_zeros(()))
     y = x.new_zeros(x.shape[0], 0, start[0].shape[1]) + tie
     return [y, *[s + tie for s in start]]
