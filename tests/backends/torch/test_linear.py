@@ -28,9 +28,9 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
     c, before = torch.randn(rows, outputs), torch.randn(rows, outputs)
     exact = x.double() @ w.double().t()
     made = recurrent_linear(w, steps, rows)
-    for method, extra in (("into", 0), ("plus", c), ("onto", before)):
+    for method, extra in (("matmul", 0), ("addmm", c), ("add_matmul", before)):
         out = before.clone()
-        getattr(made, method)(*((out, c, x) if method == "plus" else (out, x)))
+        getattr(made, method)(*((out, c, x) if method == "addmm" else (out, x)))
         # torch's own product sums in another order for each layout of the weight
         layouts = (w.t(), w.t().contiguous())
         own = max((x @ wt + extra - (exact + extra)).abs().max() for wt in layouts)
