@@ -1,1 +1,1 @@
-"""From a plan to something callable: `reference` is the meaning, `torch` the one that is fast."""
+"""From a plan to a callable: `reference` defines the semantics, `torch` and `triton` are fast."""

@@ -1,4 +1,4 @@
-"""Functions without a row, called: what they raise as an error of ours, and what none gives."""
+"""Calls of functions without a row in the operation table: their errors, and empty batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensor = torch.Tensor
 
 
 def opaque_run(node: Node) -> Callable[..., Any]:
-    """What an opaque node calls, or the derivative of that."""
+    """The function that an opaque node calls, or its derivative."""
     keys = ("function", "arrange", "used", "wanted")
     attrs = {k: node.attrs[k] for k in keys if k in node.attrs}
     run = OPS[node.op].run
@@ -27,11 +27,11 @@ def opaque_run(node: Node) -> Callable[..., Any]:
 
 
 class Called:
-    """The function of a node, of one example at one position."""
+    """The function of a node, for one example at one position."""
 
     def __init__(self, node: Node, run: Callable[..., Any]):
         self.node, self.run = node, run
-        # torch.vmap knows no other attention of torch's than the written one
+        # torch.vmap supports only the math implementation of torch's attention
         self.attends = "attention" in node.attrs["called"]
 
     def __call__(self, *tensors: Tensor) -> Any:
@@ -39,7 +39,7 @@ class Called:
             return self.run(*tensors)
 
     def all(self, run: Callable[[], Any]) -> list[Tensor]:
-        """What `run` gives. Raises FunctionError, which names the user's line, where it fails."""
+        """The results of `run`. Raises FunctionError, which names the user's line, if it fails."""
         try:
             return list(run())
         except (GraphnnError, torch.OutOfMemoryError):
@@ -50,20 +50,20 @@ class Called:
     def _failed(self, error: Exception) -> FunctionError:
         name = self.node.attrs["called"]
         derived = "the derivative of " if self.node.op == "vjp" else ""
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         return FunctionError(
-            f"{derived}'{name}' failed: {words}",
+            f"{derived}'{name}' failed: {message}",
             node=self.node.label,
             site=self.node.site,
             got=type(error).__name__,
-            wanted="a function that torch.vmap can call with what it is given",
-            fix="see what it is given by declaring that an output; functions that look at numbers, "
-            "or that torch.vmap does not know, are for outside the graph",
+            wanted="a function that torch.vmap can call with these arguments",
+            fix="declare its arguments as outputs to see them; functions that branch on values, or "
+            "that torch.vmap does not support, belong outside the graph",
         )
 
 
-def none_of(one: Callable[..., Any], operands: Sequence[Any]) -> Callable[..., Any]:
-    """What `one` gives for a batch of none, which vmap refuses: shapes as torch knows them."""
+def empty_batch(one: Callable[..., Any], operands: Sequence[Any]) -> Callable[..., Any]:
+    """The results of `one` for an empty batch, which vmap rejects: shapes from a sample."""
 
     def run(*rows: Tensor) -> Any:
         tensors = [v for v in operands if isinstance(v, Tensor) and v.is_floating_point()]

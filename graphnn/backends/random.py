@@ -1,4 +1,4 @@
-"""Random numbers, drawn the same way by every backend, so that one seed gives one result."""
+"""Random numbers, drawn in the same way by every backend: one seed gives one result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _COUNTED = [False]
 
 @contextmanager
 def by_counter() -> Iterator[None]:
-    """All noise drawn as kernels draw it, so that every backend sees the same numbers.
+    """Draw all noise by counter, as kernels do, so that every backend sees the same numbers.
 
-    Without this only the noise that kernels draw by themselves is by counter; all else is by
-    torch's generators, the same for every backend, and faster on a CPU.
+    Otherwise only noise drawn inside kernels is counter-based. All other noise comes from torch's
+    generators, the same for every backend, which are faster on a CPU.
     """
     before, _COUNTED[0] = _COUNTED[0], True
     try:
@@ -27,7 +27,7 @@ def by_counter() -> Iterator[None]:
 
 
 def new_seed(device: torch.device) -> torch.Tensor:
-    """(1,) int64, by torch's generator: of one torch.manual_seed always the same."""
+    """A seed, (1,) int64, from torch's generator: torch.manual_seed determines it."""
     return torch.randint(2**63 - 1, (1,), device=device)
 
 

@@ -1,7 +1,8 @@
-"""The meaning of a graph: the unrolled definition, evaluated one position at a time.
+"""The reference semantics of a graph: its unrolled definition, one position at a time.
 
-Every value at every position is a tensor over the batch alone, made by `torch.vmap` of the
-primitive's own meaning. Slow, plain, and independent of the planner: what all else is held against.
+Every value at every position is a tensor over the batch alone, computed by `torch.vmap` of the
+primitive's definition. It is slow, plain and independent of the planner: tests compare every other
+backend with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.opaque_calls import Called, none_of, opaque_run
+from graphnn.backends.opaque_calls import Called, empty_batch, opaque_run
 from graphnn.backends.random import draw, random_nodes
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.registry import OPS, numbers_stay
@@ -24,7 +25,7 @@ Key = tuple[int, Place, str]
 
 
 class Reference:
-    """One evaluation of a graph; `values` fills as keys (node, place) are asked for."""
+    """One evaluation of a graph; `values` is filled with keys (node, place) on demand."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Reference:
         return reads + inits if steps < 0 and axis in self.lengths else reads
 
     def value(self, node: Node, place: dict[str, int]) -> Tensor:
-        """A node's value at a place, everything it needs computed first (without recursion)."""
+        """A node's value at a place, after everything it needs (without recursion)."""
         goal = self._at(node, place)
         stack = [goal]
         while stack:
@@ -97,7 +98,7 @@ class Reference:
         return self.values[goal]  # type: ignore[no-any-return]
 
     def compute(self, key: Key) -> Any:
-        """One node at one place, from values that are there."""
+        """One node at one place, from known values."""
         node, place = self.ir[key[0]], dict(key[1])
         if node.op == "delay":
             return self._delay(node, place)
@@ -179,7 +180,7 @@ class Reference:
             read = self._initial(node, place, slot)
         if steps > 0 or axis not in self.lengths:
             return read
-        # looking ahead, each example starts from its own last position
+        # with a negative delay, each example starts from its own last position
         slots = self.lengths[axis] - 1 - place[axis]
         for k in range(-steps):
             initial = self._initial(node, place, k)
@@ -187,7 +188,7 @@ class Reference:
         return read
 
     def _initial(self, node: Node, place: dict[str, int], slot: int) -> Tensor:
-        """What a delay reads in its first steps; `slot` 0 is read first."""
+        """The initial value that a delay reads in its first steps; `slot` 0 is read first."""
         axis, steps, key = node.attrs["axis"], node.attrs["steps"], node.attrs["key"]
         outside = {a: p for a, p in place.items() if a != axis}
         if key in self.state:
@@ -204,7 +205,7 @@ class Reference:
         return self._full(init, value, node)
 
     def _full(self, source: Node, value: Tensor, node: Node) -> Tensor:
-        """`value` of `source` as a value of `node`: over the batch, in its shape and dtype."""
+        """`value` of `source` as a value of `node`: with the batch, in its shape and dtype."""
         if BATCH not in source.axes and BATCH in node.axes:
             value = value.expand(self.sizes[BATCH], *value.shape)
         lead = [self.sizes[BATCH]] * (BATCH in node.axes)
@@ -224,7 +225,7 @@ class Reference:
         return value.reshape(self.sizes[BATCH], *sizes, *node.shape)
 
     def initial(self, node: Node, axes: list[str], slot: int) -> Tensor:
-        """What a delay reads in its step `slot`, at all places of `axes`."""
+        """The initial value that a delay reads in step `slot`, at all places of `axes`."""
         rows = []
         for place in _places(axes, self.sizes):
             for x in self.ir.operands(node):
@@ -235,7 +236,7 @@ class Reference:
         return torch.stack(rows, 1).reshape(self.sizes[BATCH], *sizes, *node.shape)
 
     def final(self, node: Node) -> Tensor:
-        """What a delay reads after the last position: (batch, *axes, [slots,] *shape)."""
+        """The values a delay reads after the last position: (batch, *axes, [slots,] *shape)."""
         axis, steps = node.attrs["axis"], node.attrs["steps"]
         others = [a for a in self.ir.layout(node.axes) if a not in (BATCH, axis)]
         slots = [self._final_slot(node, axis, steps, others, k) for k in range(abs(steps))]
@@ -278,7 +279,7 @@ def _places(axes: list[str], sizes: dict[str, int]) -> Iterator[dict[str, int]]:
 
 
 def _batched(function: Callable[..., Any], operands: list[tuple[Any, bool]]) -> Any:
-    """`function` of one example, over the batch of the operands that have one."""
+    """`function` of one example, over the batch of those operands that have one."""
     values = [v for v, _ in operands]
     moving = [i for i, (_, batched) in enumerate(operands) if batched]
     if not moving:
@@ -292,7 +293,7 @@ def _batched(function: Callable[..., Any], operands: list[tuple[Any, bool]]) -> 
 
     rows = [values[i] for i in moving]
     if len(rows[0]) == 0:
-        return none_of(one, values)(*rows)
+        return empty_batch(one, values)(*rows)
     return torch.vmap(one, randomness="different")(*rows)
 
 

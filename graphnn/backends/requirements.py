@@ -1,4 +1,4 @@
-"""What a backend needs besides PyTorch."""
+"""The requirements of backends in addition to PyTorch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from graphnn.errors import BackendError
 
 
 def need_triton(backend: str) -> None:
-    """Raise BackendError where kernels are asked for and there is no Triton to write them with."""
+    """Raise BackendError if Triton, which the kernels of a backend require, is not installed."""
     if importlib.util.find_spec("triton") is None:
         raise BackendError(
             f"backend '{backend}' runs Triton kernels, and Triton is not installed",
             got="no module named 'triton'",
-            wanted="triton 3.6 or newer, which is there for Linux",
+            wanted="triton 3.6 or newer, which exists for Linux",
             fix="pip install triton, or compile with backend='torch'",
         )

@@ -1,4 +1,4 @@
-"""What torch.compile is told of functions, without importing it before anybody uses it."""
+"""Marks for torch.compile, without importing it before its first use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def constant(function: Made) -> Made:
-    """What torch.compiler.assume_constant_result does, without importing torch._dynamo: seconds."""
+    """As torch.compiler.assume_constant_result, but without the seconds to import torch._dynamo."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def uncompiled(function: Made) -> Made:
-    """What torch.compiler.disable does, from the first call on."""
+    """As torch.compiler.disable, from the first call on."""
     made: list[Any] = []
 
     @constant

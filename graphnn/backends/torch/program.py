@@ -1,4 +1,4 @@
-"""Writing the whole model: operations over whole axes as torch calls, each loop as one operator."""
+"""The program of a planned graph: its main function and the operators that this calls."""
 
 from __future__ import annotations
 
@@ -50,20 +50,23 @@ CALLED: dict[str, Any] = {
 class Program:
     """A model's generated code: `main(parameters, inputs, lengths, sizes, device)`.
 
-    `pieces` are its parts, in order, after the statements that take the arguments apart.
+    `pieces` are its parts, in order, after the statements that unpack the arguments. `loops` has
+    each operator once, however many loops it runs; `program_of` has them by the states of loops.
+    `layers` are those of torch's own layers that a lowering has kernels for as well. `place` is the
+    number by which torch.compile finds the program.
     """
 
     definition: Definition
     main: Callable[..., list[Tensor]]
     parameters: list[Node]
-    loops: list[LoopOperator]  # each once, however many loops it runs
+    loops: list[LoopOperator]
     outputs: list[str]
-    program_of: dict[int, LoopOperator]  # by the states of loops
+    program_of: dict[int, LoopOperator]
     ir: IR
     pieces: list[Piece]
     attends: list[AttentionOperator | HopsOperator]
-    layers: list[Any]  # torch's own, which a lowering has kernels for as well
-    place: int = -1  # the number that torch.compile finds it by
+    layers: list[Any]
+    place: int = -1
 
     @property
     def source(self) -> str:
@@ -80,7 +83,7 @@ class Program:
         return replace(self.definition, body=[*body, call]).source()
 
     def sources(self) -> str:
-        """All generated code, readable: the model, then each loop forward and backward."""
+        """All generated code: the main function, then each loop forward and backward."""
         parts = [self.source, *(layer.own.source for layer in self.layers)]
         for loop in self.loops:
             parts.append(loop.train.source)
@@ -103,10 +106,10 @@ def build(
     lowering: Lowering | None = None,
     sorts: bool = True,
 ) -> Program:
-    """Code for a planned graph. `order` is the axes as the user met them: the layout of outputs.
+    """The program of a planned graph. `order` is the user's order of axes, that of outputs.
 
-    `lowering` makes kernels of the loops; without it they are torch code, for ragged batches of
-    examples that it `sorts` by length (not on a GPU: counting rows would wait for it).
+    `lowering` turns loops into kernels; without it they become torch code. If `sorts`, torch code
+    sorts the examples of ragged batches by length (not on a GPU: counting rows would wait for it).
     """
     together = lowering.together if lowering is not None else None
     context = ProgramContext(
@@ -117,23 +120,9 @@ def build(
         together=together,
     )
     ir = run(Stage.PROGRAM, ir, context)
-    users = ir.users()
-    kept = set(ir.outputs.values())
     loops = context.loops()
-    inside = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
     along = sorted_along(ir, loops) if lowering is None and sorts else None
-    names = lowering.names if lowering is not None else NameTable(RESERVED)
-    calls: list[tuple[LoopIR, LoopOperator]] = []
-    known: dict[Any, LoopOperator] = {}
-    for n, loop in enumerate(loops):
-        outside = {i for i in loop.nodes if i in kept or any(inside.get(u) != n for u in users[i])}
-        ends = ends_of(ir, loop)
-        ordered = ends is not None and ends == along and narrows(ir, loop)
-        cut = _cut(ir, loop, outside, kept, ordered, passes)
-        form = signature_of(cut)
-        if form not in known:
-            known[form] = LoopOperator(cut, passes, recompute, lowering, ordered, names)
-        calls.append((cut, known[form]))
+    calls = _calls(ir, loops, along, passes, recompute, lowering)
     attends = {n.id: _attend(ir, n, passes, lowering) for n in ir if n.op == "attend"}
     layers: dict[int, Any] = {}
     if lowering is not None and "tune" in passes:
@@ -158,8 +147,38 @@ def build(
     return program
 
 
+def _calls(
+    ir: IR,
+    loops: list[Loop],
+    along: int | None,
+    passes: frozenset[str],
+    recompute: bool | None,
+    lowering: Lowering | None,
+) -> list[tuple[LoopIR, LoopOperator]]:
+    """Each loop as a graph, with its operator; equal loops share one.
+
+    Examples come sorted by the lengths `along`, if any.
+    """
+    users, results = ir.users(), set(ir.outputs.values())
+    loop_of = {i: n for n, loop in enumerate(loops) for i in loop.nodes}
+    names = lowering.names if lowering is not None else NameTable(RESERVED)
+    calls: list[tuple[LoopIR, LoopOperator]] = []
+    known: dict[Any, LoopOperator] = {}
+    for n, loop in enumerate(loops):
+        read = (i for i in loop.nodes if any(loop_of.get(u) != n for u in users[i]))
+        outside = {*read, *(results & set(loop.nodes))}
+        ends = ends_of(ir, loop)
+        ordered = ends is not None and ends == along and narrows(ir, loop)
+        cut = _cut(ir, loop, outside, results, ordered, passes)
+        signature = signature_of(cut)
+        if signature not in known:
+            known[signature] = LoopOperator(cut, passes, recompute, lowering, ordered, names)
+        calls.append((cut, known[signature]))
+    return calls
+
+
 def _choices(program: Program) -> str:
-    """How each loop is run by kernels, forward and backward, and why; nothing without kernels."""
+    """The strategies of loops with kernels, forward and backward, with their reasons."""
     found = [(loop.name, c) for loop in program.loops for c in loop.choices()]
     return "\n".join(f"loop {name}: {c.regime}: {c.reason}" for name, c in found)
 
@@ -167,7 +186,7 @@ def _choices(program: Program) -> str:
 def _layer(
     ir: IR, node: Node, passes: frozenset[str], recompute: bool | None, lowering: Lowering
 ) -> Any:
-    """One of torch's layers, beside the program of its definition."""
+    """A callable for one of torch's layers that may also run the program of its definition."""
     picks = (n for n in ir if n.op == "pick" and n.inputs == (node.id,))
     wanted = sorted({n.attrs["which"] for n in picks})
     own = finished(definition(ir, node, wanted), passes)
@@ -177,7 +196,7 @@ def _layer(
 def _cut(
     ir: IR, loop: Loop, outside: set[int], results: set[int], ordered: bool, passes: frozenset[str]
 ) -> LoopIR:
-    """A loop as a graph of its own, after the passes of one loop."""
+    """A loop as a separate graph, after the passes of one loop."""
     context = LoopContext(
         passes=passes,
         title=f"loop {loop_name(ir, loop)}",
@@ -193,7 +212,7 @@ def _cut(
 
 
 def sorted_along(ir: IR, loops: list[Loop]) -> int | None:
-    """The lengths by which a call sorts its examples: those of the first loop that gains by it."""
+    """The lengths by which a call sorts its examples: those of the first loop that is faster so."""
     for loop in loops:
         ends = ends_of(ir, loop)
         if ends is not None and narrows(ir, loop):

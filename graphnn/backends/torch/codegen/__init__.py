@@ -1,1 +1,1 @@
-"""Writes torch code: functions, loops, expressions."""
+"""Generates torch code: expressions, statements, loops and functions."""

@@ -1,1 +1,1 @@
-"""Parts of a graph as torch operators with their autograd."""
+"""Parts of a graph as torch operators with their derivatives."""

@@ -1,1 +1,1 @@
-"""Functions that generated torch code calls."""
+"""The functions that generated torch code calls."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.opaque_calls import Called, none_of
+from graphnn.backends.opaque_calls import Called, empty_batch
 from graphnn.backends.torch.runtime.buffers import bare, buffer
 from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ops.axis import lowest
@@ -220,7 +220,7 @@ def opaque(
         return call(*full)
 
     rows = [flat[i] for i in moving]
-    run = torch.vmap(one, randomness="different") if count else none_of(one, flat)
+    run = torch.vmap(one, randomness="different") if count else empty_batch(one, flat)
     return [r.reshape(*sizes, *r.shape[1:]) for r in call.all(lambda: run(*rows))]
 
 
