@@ -1,7 +1,7 @@
-"""Where generated source and tuned choices live: `$XDG_CACHE_HOME/graphnn`, in private files.
+"""The disk cache of sources and tuned choices: private files in `$XDG_CACHE_HOME/graphnn`.
 
-What is run is the text given, never the text found; a file that differs from it is written anew.
-The folder that XDG_CACHE_HOME names is trusted; what lies in `graphnn` under it is not.
+The text given is run, never the text found in a file; a file that differs from it is overwritten.
+The folder that XDG_CACHE_HOME names is trusted, but the contents of `graphnn` in it are not.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _TEMPORARY: list[Path] = []
 watchers: list[Callable[[str, str], None]] = []
 
 
-def load(source: str, name: str) -> ModuleType:
-    """The module of `source`, readable at `kernels/<name>_<hash>.py`, and run once while it lives.
+def load_module(source: str, name: str) -> ModuleType:
+    """Return the module of `source`, which is also readable at `kernels/<name>_<hash>.py`.
 
-    It lives as long as a caller holds it. `name` is a label: the same source under a second name is
-    the same module.
+    The source is run once, and the module lives as long as a caller holds it. `name` is a label:
+    the same source under another name is the same module.
     """
     digest = hashlib.sha256(source.encode()).hexdigest()
     with _LOCK:
         module = _MODULES.get(digest)
         if module is None:
             stem = f"{_plain(name)}_{digest[:16]}"
-            path = _keep("kernels", f"{stem}.py", source.encode())
+            path = _save("kernels", f"{stem}.py", source.encode())
             module = _MODULES[digest] = _run(source, stem, str(path))
             for watcher in watchers:
                 watcher(name, source)
@@ -52,11 +52,11 @@ def load(source: str, name: str) -> ModuleType:
 
 
 def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The choice remembered for `key`, if there is a sound one."""
+    """Return the choice remembered for `key`, or None if there is no valid one."""
     wanted = _canonical(key)
-    for place in (_home(), *_TEMPORARY):
+    for folder in (_home(), *_TEMPORARY):
         try:
-            entry = json.loads(_read(_private(place, "tuned") / _entry(wanted)) or b"")
+            entry = json.loads(_read(_private(folder, "tuned") / _entry_name(wanted)) or b"")
             if _canonical(entry["key"]) == wanted and isinstance(entry["choice"], dict):
                 return dict(entry["choice"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -65,13 +65,16 @@ def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def remember(key: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
-    """Keep `choice` for `key`; both of JSON's types, `key` with all that the choice hangs on."""
+    """Remember `choice` for `key`. Both consist of JSON types.
+
+    `key` must contain everything that the choice depends on.
+    """
     text = json.dumps({"key": dict(key), "choice": dict(choice)}, sort_keys=True, indent=1)
-    _keep("tuned", _entry(_canonical(key)), text.encode())
+    _save("tuned", _entry_name(_canonical(key)), text.encode())
 
 
 def folder() -> Path:
-    """The folder in use: the user's, or the temporary one where that cannot be used."""
+    """Return the folder in use: the user's, or a temporary one if that cannot be used."""
     try:
         for kind in _KINDS:
             _private(_home(), kind)
@@ -81,21 +84,21 @@ def folder() -> Path:
 
 
 def clear() -> None:
-    """Delete all that is kept on disk; modules that are loaded stay."""
-    for place in (_home(), *_TEMPORARY):
+    """Delete everything on disk; loaded modules stay."""
+    for folder in (_home(), *_TEMPORARY):
         for kind in _KINDS:
             try:
-                shutil.rmtree(_private(place, kind))
+                shutil.rmtree(_private(folder, kind))
             except OSError as error:
                 _LOG.warning("graphnn's cache was not cleared: %s", error)
 
 
 def _run(source: str, stem: str, path: str) -> ModuleType:
-    """Execute `source` as a module whose text `inspect`, and so Triton, finds."""
+    """Execute `source` as a module whose text `inspect`, and therefore Triton, can find."""
     module = ModuleType(f"{__package__}.generated.{stem}")
     module.__file__ = path
-    # without a time of modification the entry is never checked against the disk: Triton compiles
-    # the text that linecache gives it, and that is to be the text executed here
+    # Without a modification time the entry is never compared with the disk. Triton compiles the
+    # text that linecache returns, which must be the text executed here.
     linecache.cache[path] = len(source), None, source.splitlines(keepends=True), path
     weakref.finalize(module, _forget, path, module.__name__).atexit = False
     exec(compile(source, path, "exec", dont_inherit=True), vars(module))
@@ -103,33 +106,33 @@ def _run(source: str, stem: str, path: str) -> ModuleType:
 
 
 def _forget(path: str, name: str) -> None:
-    """Let go of what is kept of a module elsewhere: its text, and Triton's list of functions."""
+    """Drop other references to a module: its text, and Triton's registry of functions."""
     linecache.cache.pop(path, None)
     functions = getattr(sys.modules.get("triton.runtime.jit"), "_triton_jit_function_registry", {})
     for key in [k for k in functions if k.startswith(f"{name}:")]:
         del functions[key]
 
 
-def _keep(kind: str, name: str, content: bytes) -> Path:
-    """The file with this content: in the user's cache, or a temporary one, or only a name."""
+def _save(kind: str, name: str, content: bytes) -> Path:
+    """Save a file in the user's cache, or a temporary one; return its path in any case."""
     try:
-        return _written(_private(_home(), kind) / name, content)
+        return _write(_private(_home(), kind) / name, content)
     except OSError as error:
         try:
-            return _written(_private(_temporary(error), kind) / name, content)
-        except OSError:  # no disk at all: linecache has the source
+            return _write(_private(_temporary(error), kind) / name, content)
+        except OSError:  # without any disk, linecache still has the source
             return _home() / kind / name
 
 
-def _written(path: Path, content: bytes) -> Path:
-    """`path` with this content, put there whole: others see the old file or the new one."""
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file atomically: other processes see the old content or the new one."""
     if _read(path) == content:
         return path
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part_")  # 0600, never an old file
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part_")  # mode 0600, always new
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.replace(part, path)  # replaces a symlink, does not follow it
+        os.replace(part, path)  # replaces a symlink instead of following it
     except BaseException:
         os.unlink(part)
         raise
@@ -137,28 +140,28 @@ def _written(path: Path, content: bytes) -> Path:
 
 
 def _read(path: Path) -> bytes | None:
-    """The content of a regular file that only this user can have written."""
+    """Return the content of a regular file that only this user can have written, or None."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     with os.fdopen(handle, "rb") as file:
         state = os.fstat(handle)
-        return file.read() if stat.S_ISREG(state.st_mode) and _ours(state) else None
+        return file.read() if stat.S_ISREG(state.st_mode) and _is_ours(state) else None
 
 
-def _private(place: Path, kind: str) -> Path:
-    """The folder `place/kind`, made if need be; an OSError if others could write in it."""
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in (place, place / kind):
+def _private(parent: Path, kind: str) -> Path:
+    """Return the folder `parent/kind`, created if needed. Raises OSError if others can write it."""
+    parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (parent, parent / kind):
         path.mkdir(mode=0o700, exist_ok=True)
         state = path.lstat()
-        if not stat.S_ISDIR(state.st_mode) or not _ours(state):
+        if not stat.S_ISDIR(state.st_mode) or not _is_ours(state):
             raise PermissionError(f"{path} is a link, another user's, or writable by others")
-    return place / kind
+    return parent / kind
 
 
-def _ours(state: os.stat_result) -> bool:
+def _is_ours(state: os.stat_result) -> bool:
     return state.st_uid == os.geteuid() and not state.st_mode & 0o022
 
 
@@ -170,19 +173,19 @@ def _home() -> Path:
 
 
 def _temporary(error: OSError) -> Path:
-    """A folder of this process alone, deleted when it ends; says why, once."""
+    """Return a folder that is deleted when this process ends; logs the reason once."""
     with _LOCK:
         if not _TEMPORARY:
-            place = tempfile.mkdtemp(prefix="graphnn-")
-            atexit.register(_remove, place, os.getpid())
-            _TEMPORARY.append(Path(place))
-            _LOG.warning("graphnn's cache is not kept: %s; it is in %s for now", error, place)
+            path = tempfile.mkdtemp(prefix="graphnn-")
+            atexit.register(_remove, path, os.getpid())
+            _TEMPORARY.append(Path(path))
+            _LOG.warning("graphnn's cache is not kept: %s; it is in %s for now", error, path)
         return _TEMPORARY[0]
 
 
-def _remove(place: str, process: int) -> None:
-    if os.getpid() == process:  # a fork that ends leaves its parent's folder
-        shutil.rmtree(place, ignore_errors=True)
+def _remove(path: str, process: int) -> None:
+    if os.getpid() == process:  # a fork must not delete its parent's folder
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _plain(name: str) -> str:
@@ -193,5 +196,5 @@ def _canonical(key: Mapping[str, Any]) -> str:
     return json.dumps(dict(key), sort_keys=True)
 
 
-def _entry(canonical: str) -> str:
+def _entry_name(canonical: str) -> str:
     return f"{hashlib.sha256(canonical.encode()).hexdigest()[:32]}.json"

@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
-from ..cache import load
+from ..cache import load_module
 
 
 def loaded(text: str, name: str) -> ModuleType:
@@ -17,7 +17,7 @@ def loaded(text: str, name: str) -> ModuleType:
     """
     if wrong := aliased(text):
         raise AssertionError(f"{name}: its compiled loop would take {wrong} for constant")
-    return load(text, name)
+    return load_module(text, name)
 
 
 def aliased(text: str) -> list[str]:

@@ -39,10 +39,10 @@ def judge_in_subprocess(case: Any, target: str) -> Any:
 
 def main(read: Callable[[], bytes], write: Callable[[bytes], Any]) -> None:
     """Read a case, judge it, and write the verdict."""
-    from ..cache import load
+    from ..cache import load_module
 
     path, name, case, target = pickle.loads(read())
-    function = getattr(load(Path(path).read_text(), name), name)
+    function = getattr(load_module(Path(path).read_text(), name), name)
     write(pickle.dumps(replace(case, function=function, own_process=False).judge(target)))
 
 

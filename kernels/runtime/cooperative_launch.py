@@ -16,12 +16,12 @@ from ..cooperative.codegen.watchdog import Watchdog
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
 from ..interpreter import interleaved
-from ..select.autotune import Autotuner, Timer, gpu_and_target, time_on_gpu
+from ..select.autotune import Autotuner, RunTimer, gpu_and_target, time_on_gpu
 from ..select.cost_model import GPUS
 from ..select.search import shared_memory
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
 
-Run = Callable[[CooperativeSource, int, list[Any]], None]
+TileRunner = Callable[[CooperativeSource, int, list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CooperativeLaunch(Launch):
 class CooperativeTuner(Autotuner):
     """Chooses among a cooperative kernel, its alternatives, and their rows per program."""
 
-    def __init__(self, source: CooperativeSource, timer: Timer = time_on_gpu):
+    def __init__(self, source: CooperativeSource, timer: RunTimer = time_on_gpu):
         super().__init__(source, timer)
         self.kernels = (source, *source.others)
 
@@ -154,7 +154,7 @@ class CooperativeLauncher(Launcher):
         count: int,
         dtype: torch.dtype,
         rows: int,
-        run: Run,
+        run: TileRunner,
     ) -> None:
         """Run all rows in launches of as many tiles as can run at once."""
         tensors, device = len(source.pointers), args[0].device

@@ -1,8 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The scan regime: z(t) = a(t) z(t-1) + b(t) along the first of (time, channels), with gradients.
+"""Linear scan kernels and their gradients: z(t) = a(t) z(t-1) + b(t) over (time, channels).
 
-A program walks time with a block of channels; where channels are few, segments of time are walked
-at once, from the states that their summaries give. No atomics: the same bits every time.
+A program loops over time for a block of channels. If there are few channels, segments of time run
+in parallel, from initial states that come from summaries of the segments before them. There are no
+atomics: results are bitwise reproducible.
 """
 
 from collections.abc import Callable
@@ -14,24 +15,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# A program is one warp with TILE bytes of its operands, in rows of 512 or 256 bytes of each, on
-# their way before it uses the first: 128 registers a thread for them, about as many for addresses.
-# The multiply-adds and stores that follow are short against the wait. Rows of 128 bytes would spill
-# and take ptxas 9 s.
+# A program is one warp. It has TILE bytes of its operands in flight, in rows of 512 or 256 bytes of
+# each operand, before it uses the first: 128 registers per thread for them, and about as many for
+# addresses. The multiply-adds and stores that follow are short compared to the latency. Rows of 128
+# bytes would spill, and ptxas would take 9 s.
 TILE = 16384
-# Reads on their way that fill the machine: on an H200 two thirds of 4.3 TB/s in 0.7 us, 2 MB.
-# Not asked of the device, so that the order of operations is the same on each.
-FILL = 2 << 20
+# Bytes in flight that saturate the GPU: on an H200 two thirds of 4.3 TB/s in 0.7 µs, 2 MB. This is
+# not queried from the device, so that the order of operations is the same on every device.
+SATURATION = 2 << 20
 LENGTHS = ["time", "units", "reverse", "length"]
 
-Run = Callable[..., None]
+KernelRunner = Callable[..., None]
 
 
 @triton.jit
-def _walk(time, units, reverse, ALIGN: tl.constexpr, COLUMNS: tl.constexpr):
-    """This program's columns; where its walk begins and how far it steps; its rows, by column.
+def _columns(time, units, reverse, ALIGN: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return this program's columns, the offset of its first row, its step, and rows per column.
 
-    64 bits, for time times channels may exceed 32. A column that does not exist has no rows.
+    Offsets have 64 bits: time times channels may exceed 32 bits. A column that does not exist has
+    no rows.
     """
     channels = units * ALIGN
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -42,7 +44,7 @@ def _walk(time, units, reverse, ALIGN: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _rows(x, i, step, limit, other, ROWS: tl.constexpr):
-    """Rows `i` … of the walk that begins at `x`, all on their way before the first is used."""
+    """Load ROWS rows from row `i` on; all loads are in flight before the first is used."""
     rows = ()
     for r in tl.static_range(ROWS):
         rows += (tl.load(x + (i + r) * step, i + r < limit, other),)  # type: ignore[assignment]
@@ -51,7 +53,7 @@ def _rows(x, i, step, limit, other, ROWS: tl.constexpr):
 
 @triton.jit
 def _enter(summaries, state, segment, column, units, ALIGN: tl.constexpr, ROWS: tl.constexpr):
-    """The state in which a segment begins: the summaries of those before it, applied in order."""
+    """Return a segment's initial state: the summaries of earlier segments, applied in order."""
     step = tl.cast(units * ALIGN, tl.int64)
     products = summaries + column
     totals = products + (tl.num_programs(1) - 1) * step
@@ -60,7 +62,7 @@ def _enter(summaries, state, segment, column, units, ALIGN: tl.constexpr, ROWS: 
         factors = _rows(products, i, step, limit, 1.0, ROWS)
         terms = _rows(totals, i, step, limit, 0.0, ROWS)
         for r in tl.static_range(ROWS):
-            # a product may overflow where no state does, as long as that is zero
+            # a product may overflow although the states do not, as long as they are zero
             state = tl.where(state == 0.0, 0.0, factors[r] * state) + terms[r]
     return state
 
@@ -70,15 +72,15 @@ def summary_kernel(
     a, b, summaries, time, units, reverse, length,
     BACK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """What each segment but the last makes of a state: times a product, plus a total."""
-    column, place, step, limit = _walk(time, units, reverse, ALIGN, COLUMNS)
+    """Summarise each segment but the last: a state is multiplied by a product, plus a total."""
+    column, origin, step, limit = _columns(time, units, reverse, ALIGN, COLUMNS)
     begin = tl.program_id(1) * length
     acc: tl.constexpr = summaries.dtype.element_ty
     product = tl.full([COLUMNS], 1.0, acc)
     total = tl.full([COLUMNS], 0.0, acc)
     for i in range(begin, begin + length, ROWS):
-        factors = _rows(a + place, i, step, limit, 1.0, ROWS)
-        terms = _rows(b + place, i, step, limit, 0.0, ROWS)
+        factors = _rows(a + origin, i, step, limit, 1.0, ROWS)
+        terms = _rows(b + origin, i, step, limit, 0.0, ROWS)
         for r in tl.static_range(ROWS):
             factor = factors[r].to(acc)
             product *= factor
@@ -97,18 +99,18 @@ def forward_kernel(
     a, b, start, z, summaries, time, units, reverse, length,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """One segment of z, read and written once."""
-    column, place, step, limit = _walk(time, units, reverse, ALIGN, COLUMNS)
+    """Compute one segment of z; operands are read once and results written once."""
+    column, origin, step, limit = _columns(time, units, reverse, ALIGN, COLUMNS)
     begin = tl.program_id(1) * length
     acc: tl.constexpr = summaries.dtype.element_ty
     state = tl.load(start + column, limit > 0, 0.0).to(acc)
     state = _enter(summaries, state, tl.program_id(1), column, units, ALIGN, ROWS // 4)
     for i in range(begin, tl.minimum(begin + length, time), ROWS):
-        factors = _rows(a + place, i, step, limit, 1.0, ROWS)
-        terms = _rows(b + place, i, step, limit, 0.0, ROWS)
+        factors = _rows(a + origin, i, step, limit, 1.0, ROWS)
+        terms = _rows(b + origin, i, step, limit, 0.0, ROWS)
         for r in tl.static_range(ROWS):
             state = factors[r].to(acc) * state + terms[r].to(acc)
-            tl.store(z + place + (i + r) * step, state, i + r < limit)
+            tl.store(z + origin + (i + r) * step, state, i + r < limit)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
@@ -116,32 +118,32 @@ def backward_kernel(
     a, start, z, g, da, db, dstart, summaries, time, units, reverse, length,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """One segment of the gradients, walked against the scan.
+    """Compute one segment of the gradients, in the opposite direction of the scan.
 
-    The state is a(t) dz(t), what step t gives to the one before it: at the end, dstart.
+    The state is a(t) dz(t), which step t passes to the step before it. At the end it is dstart.
     """
-    column, place, step, limit = _walk(time, units, reverse, ALIGN, COLUMNS)
+    column, origin, step, limit = _columns(time, units, reverse, ALIGN, COLUMNS)
     begin = tl.program_id(1) * length
     acc: tl.constexpr = summaries.dtype.element_ty
     first = tl.load(start + column, limit > 0, 0.0)
     state = tl.full([COLUMNS], 0.0, acc)
     state = _enter(summaries, state, tl.program_id(1), column, units, ALIGN, ROWS // 4)
     for i in range(begin, tl.minimum(begin + length, time), ROWS):
-        factors = _rows(a + place, i, step, limit, 1.0, ROWS)
-        flows = _rows(g + place, i, step, limit, 0.0, ROWS)
-        # before the first z there is the start
-        befores = _rows(z + place + step, i, step, limit - 1, first, ROWS)
+        factors = _rows(a + origin, i, step, limit, 1.0, ROWS)
+        flows = _rows(g + origin, i, step, limit, 0.0, ROWS)
+        # the value before the first z is the start
+        befores = _rows(z + origin + step, i, step, limit - 1, first, ROWS)
         for r in tl.static_range(ROWS):
             dz = state + flows[r].to(acc)
             state = factors[r].to(acc) * dz
-            tl.store(da + place + (i + r) * step, dz * befores[r].to(acc), i + r < limit)
-            tl.store(db + place + (i + r) * step, dz, i + r < limit)
+            tl.store(da + origin + (i + r) * step, dz * befores[r].to(acc), i + r < limit)
+            tl.store(db + origin + (i + r) * step, dz, i + r < limit)
     if begin + length >= time:
         tl.store(dstart + column, state, limit > 0)
 
 
-class Cut(NamedTuple):
-    """A tile's rows and columns, what divides the channels; how many segments, of which length."""
+class ScanTiling(NamedTuple):
+    """Rows and columns of a tile, a divisor of the channels, and segments with their length."""
 
     rows: int
     columns: int
@@ -150,89 +152,100 @@ class Cut(NamedTuple):
     length: int
 
 
-def cut(time: int, channels: int, size: int, operands: int, segments: int | None = None) -> Cut:
-    """The wider tile if it fills the machine; else the narrower, and if need be segments.
+def scan_tiling(
+    time: int, channels: int, size: int, operands: int, segments: int | None = None
+) -> ScanTiling:
+    """Return the wider tile if it saturates the GPU, or else the narrower, in segments if needed.
 
-    Wide rows take fewer instructions; narrow ones have more of each channel on its way.
+    Wide rows need fewer instructions. Narrow rows have more of each channel in flight. `size` is
+    the bytes per element, `operands` the number of tensors read.
     """
     align = gcd(channels, 16 // size)
     for width in 512, 256:
-        # whole quarters; 10 rows of bf16 in backward spill, with Triton 3.6 on sm_90
+        # a multiple of 4; 10 rows of bf16 in backward spill, with Triton 3.6 on sm_90
         rows = TILE // operands // width // 4 * 4
-        # a lane has no more of a row than one load can take, else 16 bits would fill a register
+        # a thread holds no more of a row than one load reads, or 16 bits would fill a register
         columns = min(width // size, 32 * align)
-        flight = operands * rows * channels * size
-        if flight >= FILL or rows >= time:
+        in_flight = operands * rows * channels * size
+        if in_flight >= SATURATION or rows >= time:
             break
     if segments is None:
-        # a and b are read twice in segments, so two gain nothing; two tiles each at least; and
-        # the walk over S summaries, a quarter tile at a time, no longer than those over T / S
-        segments = min(FILL // flight, time // (2 * rows), isqrt(time // 2))
+        # In segments a and b are read twice, so two segments gain nothing. A segment has at least
+        # two tiles. The loop over S summaries, a quarter tile at a time, must not be longer than
+        # the loops over T / S steps.
+        segments = min(SATURATION // in_flight, time // (2 * rows), isqrt(time // 2))
         segments = segments if segments > 2 else 1
     length = triton.cdiv(triton.cdiv(time, segments), rows) * rows
-    return Cut(rows, columns, align, triton.cdiv(time, length), length)
+    return ScanTiling(rows, columns, align, triton.cdiv(time, length), length)
 
 
 def compiled(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Launch on the device of the tensors, the way `interpreter.launch` does on the CPU."""
+    """Launch a kernel on the device of the tensors; the counterpart of `interpreter.launch`."""
     with torch.cuda.device_of(args[0]):
         kernel[grid](*args, **constants)
 
 
 def forward(
-    a: Tensor, b: Tensor, start: Tensor, reverse: bool, run: Run, segments: int | None = None
+    a: Tensor,
+    b: Tensor,
+    start: Tensor,
+    reverse: bool,
+    run: KernelRunner,
+    segments: int | None = None,
 ) -> Tensor:
-    """z of z(t) = a(t) z(t-1) + b(t), from `start`; from the end where `reverse`.
+    """Return z of z(t) = a(t) z(t-1) + b(t), from `start`; from the end if `reverse`.
 
-    `a`, `b`: (time, …) of one shape and dtype; `start`: (…). `run` is `compiled` or
-    `interpreter.launch`. 16-bit numbers are accumulated in 32 bits.
+    `a` and `b` are (time, …) of the same shape and dtype, `start` is (…). `run` is `compiled` or
+    `interpreter.launch`. 16-bit values are accumulated in 32 bits.
     """
     a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
     z = torch.empty_like(b)
     if z.numel():
         launches = _Launches(b, reverse, run, 2, segments)
         launches.summarize(a, b, back=False)
-        launches.walk(forward_kernel, a, b, start, z)
+        launches.compute(forward_kernel, a, b, start, z)
     return z
 
 
 def backward(
-    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, run: Run,
+    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, run: KernelRunner,
     segments: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of `a`, `b` and `start` for the gradient `g` of the result `z`."""
+    """Return the gradients of `a`, `b` and `start` for the gradient `g` of the result `z`."""
     a, start, z, g = (x.contiguous() for x in (a, start, z, g))
     da, db, dstart = torch.empty_like(a), torch.empty_like(g), torch.zeros_like(start)
     if z.numel():
         launches = _Launches(z, not reverse, run, 3, segments)
         launches.summarize(a, g, back=True)
-        launches.walk(backward_kernel, a, start, z, g, da, db, dstart)
+        launches.compute(backward_kernel, a, start, z, g, da, db, dstart)
     return da, db, dstart
 
 
 class _Launches:
     """The launches of one scan over tensors like `x`."""
 
-    def __init__(self, x: Tensor, reverse: bool, run: Run, operands: int, segments: int | None):
+    def __init__(
+        self, x: Tensor, reverse: bool, run: KernelRunner, operands: int, segments: int | None
+    ):
         time, channels, size = x.shape[0], prod(x.shape[1:]), x.element_size()
-        self.run, self.cut = run, cut(time, channels, size, operands, segments)
-        rows, columns, align, _, length = self.cut
-        # not specialised on the number of channels, only on the alignment of rows
+        self.run, self.tiling = run, scan_tiling(time, channels, size, operands, segments)
+        rows, columns, align, _, length = self.tiling
+        # specialised only on the alignment of rows, not on the number of channels
         self.lengths = time, channels // align, int(reverse), length
         self.constants = {"ROWS": rows, "COLUMNS": columns, "ALIGN": align}
         self.constants |= {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
         self.blocks = triton.cdiv(channels, columns)
         acc = torch.promote_types(x.dtype, torch.float32)
-        self.summaries = x.new_empty(2, self.cut.segments - 1, channels, dtype=acc)
+        self.summaries = x.new_empty(2, self.tiling.segments - 1, channels, dtype=acc)
 
     def summarize(self, a: Tensor, b: Tensor, back: bool) -> None:
-        """Summaries of all segments but the last, where there are several."""
-        if self.cut.segments > 1:
-            grid = self.blocks, self.cut.segments - 1
+        """Summarise all segments but the last, if there are several."""
+        if self.tiling.segments > 1:
+            grid = self.blocks, self.tiling.segments - 1
             args = a, b, self.summaries, *self.lengths
             self.run(summary_kernel, grid, *args, BACK=back, **self.constants)
 
-    def walk(self, kernel: Any, *tensors: Tensor) -> None:
-        """The kernel that does the work, on every segment."""
-        grid = self.blocks, self.cut.segments
+    def compute(self, kernel: Any, *tensors: Tensor) -> None:
+        """Run the kernel that computes the results, on every segment."""
+        grid = self.blocks, self.tiling.segments
         self.run(kernel, grid, *tensors, self.summaries, *self.lengths, **self.constants)

@@ -38,8 +38,8 @@ WARMUP_RUNS, TIMED_RUNS = 2, 7
 # launched, so the measured time does not include the launch. The writes also clear the L2 cache.
 FLUSH_BYTES = 256 << 20
 
-Run = Callable[[], None]
-Timer = Callable[[Run], float]
+TimedRun = Callable[[], None]
+RunTimer = Callable[[TimedRun], float]
 
 
 def bucket(rows: int) -> int:
@@ -58,7 +58,7 @@ def is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def time_on_gpu(run: Run) -> float:
+def time_on_gpu(run: TimedRun) -> float:
     """Return the milliseconds of a run on the current GPU: the median of a few, after warm-up."""
     for _ in range(WARMUP_RUNS):
         run()
@@ -81,7 +81,7 @@ class Autotuner:
     Nothing is timed unless `enabled`.
     """
 
-    def __init__(self, source: LoopSource, timer: Timer = time_on_gpu):
+    def __init__(self, source: LoopSource, timer: RunTimer = time_on_gpu):
         self.source, self.timer = source, timer
         self.enabled = True
         self.choices: dict[Any, Launch] = {}

@@ -35,13 +35,13 @@ def mode(path):
 def again(source):
     """Load as a new process would."""
     cache._MODULES.clear()
-    return cache.load(source, "m")
+    return cache.load_module(source, "m")
 
 
 def test_source_is_a_readable_private_file_and_runs_once(home):
     source = "runs = []\nruns.append(1)\ndef f():\n    return 7\n"
-    module = cache.load(source, "my kernel/../x")
-    assert cache.load(source, "other") is module and module.runs == [1] and module.f() == 7
+    module = cache.load_module(source, "my kernel/../x")
+    assert cache.load_module(source, "other") is module and module.runs == [1] and module.f() == 7
     (path,) = written(home)
     assert path.read_text() == source and path.name.startswith("my_kernel____x_")
     assert module.__file__ == str(path)
@@ -52,7 +52,7 @@ def test_source_is_a_readable_private_file_and_runs_once(home):
 def test_private_whatever_the_umask(home):
     before = os.umask(0)
     try:
-        cache.load("x = 1", "m")
+        cache.load_module("x = 1", "m")
     finally:
         os.umask(before)
     (path,) = written(home)
@@ -61,7 +61,7 @@ def test_private_whatever_the_umask(home):
 
 def test_triton_finds_the_source_that_ran_even_when_the_file_changes():
     source = "import triton\n\n@triton.jit\ndef kernel(x):\n    pass\n"
-    module = cache.load(source, "m")
+    module = cache.load_module(source, "m")
     with open(module.__file__, "w") as file:
         file.write("import triton\n\n@triton.jit\ndef kernel(x):\n    evil\n")
     again(source)
@@ -72,7 +72,7 @@ def test_triton_finds_the_source_that_ran_even_when_the_file_changes():
 
 @pytest.mark.parametrize("content", [b"", b"raise SystemExit", b"\xff\x00"])
 def test_a_corrupt_file_is_rebuilt_and_never_run(home, content):
-    cache.load("x = 1", "m")
+    cache.load_module("x = 1", "m")
     (path,) = written(home)
     path.write_bytes(content)
     assert again("x = 1").x == 1 and path.read_text() == "x = 1"
@@ -81,11 +81,11 @@ def test_a_corrupt_file_is_rebuilt_and_never_run(home, content):
 def test_a_source_that_fails_is_not_remembered():
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            cache.load("1 / 0", "m")
+            cache.load_module("1 / 0", "m")
 
 
 def test_a_symlink_is_replaced_not_followed(home, tmp_path):
-    cache.load("x = 1", "m")
+    cache.load_module("x = 1", "m")
     (path,) = written(home)
     other = tmp_path / "other"
     other.write_text("theirs")
@@ -96,7 +96,7 @@ def test_a_symlink_is_replaced_not_followed(home, tmp_path):
 
 
 def test_a_file_that_others_may_write_is_replaced(home):
-    cache.load("x = 1", "m")
+    cache.load_module("x = 1", "m")
     (path,) = written(home)
     path.chmod(0o666)
     again("x = 1")
@@ -124,7 +124,7 @@ def test_without_a_usable_home_it_goes_on_and_says_so_once(home, tmp_path, how, 
         pytest.skip("root may write anywhere")
     refuse(home, tmp_path, how)
     with caplog.at_level(logging.WARNING):
-        first, second = cache.load("x = 1", "m"), cache.load("x = 2", "m")
+        first, second = cache.load_module("x = 1", "m"), cache.load_module("x = 2", "m")
         cache.remember({"k": 1}, {"c": 2})
     assert (first.x, second.x, cache.recall({"k": 1})) == (1, 2, {"c": 2})
     assert len(caplog.records) == 1 and "cache is not kept" in caplog.text
@@ -138,13 +138,15 @@ def test_without_any_disk_it_still_runs(home, monkeypatch):
 
     monkeypatch.setattr(cache.tempfile, "mkstemp", full)
     monkeypatch.setattr(cache.tempfile, "mkdtemp", full)
-    assert inspect.getsource(cache.load("def f(): pass\n", "m").f) == "def f(): pass\n"
+    assert inspect.getsource(cache.load_module("def f(): pass\n", "m").f) == "def f(): pass\n"
 
 
 def test_threads_get_one_module():
     found = []
     source = "import time\ntime.sleep(0.05)\n"
-    threads = [threading.Thread(target=lambda: found.append(cache.load(source, "m"))) for _ in "ab"]
+    threads = [
+        threading.Thread(target=lambda: found.append(cache.load_module(source, "m"))) for _ in "ab"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -159,7 +161,7 @@ sys.path.insert(0, sys.argv[1])
 import cache
 sys.stdin.readline()
 for i in range(200):
-    assert cache.load(f"x = {i}", "m").x == i
+    assert cache.load_module(f"x = {i}", "m").x == i
     cache.remember({"k": i}, {"c": i})
     assert cache.recall({"k": i}) == {"c": i}
 """
@@ -211,10 +213,10 @@ def test_a_choice_that_others_may_have_written_is_ignored(home):
 
 
 def test_clear_deletes_both_kinds_and_nothing_else(home):
-    module = cache.load("x = 1", "m")
+    module = cache.load_module("x = 1", "m")
     cache.remember({"k": 1}, {"c": 2})
     (cache.folder() / "mine").write_text("stays")
     cache.clear()
     assert os.listdir(cache.folder() / "kernels") == [] and cache.recall({"k": 1}) is None
     assert (cache.folder() / "mine").read_text() == "stays"
-    assert cache.load("x = 1", "m") is module
+    assert cache.load_module("x = 1", "m") is module

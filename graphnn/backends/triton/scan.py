@@ -36,7 +36,7 @@ def scan(
     )
 
 
-def _run(interpret: bool) -> kernels.Run:
+def _run(interpret: bool) -> kernels.KernelRunner:
     return interpreter.launch if interpret else kernels.compiled
 
 

@@ -13,7 +13,7 @@ import torch
 
 import graphnn as gn
 from graphnn.errors import BackendError
-from graphnn.kernels.cache import load
+from graphnn.kernels.cache import load_module
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import compile_process, fit
 from graphnn.kernels.feasibility.aot import Case, Row
@@ -113,6 +113,8 @@ def test_a_compiler_that_dies_is_a_fault(tmp_path: Path) -> None:
     assert given.judge("sm_90").faults == ()
     text = Path(given.function.fn.__code__.co_filename).read_text()
     fatal = "import os, sys\n\nif 'pytest' not in sys.modules:\n    os.abort()\n"
-    function = getattr(load(f"{text}\n\n{fatal}", given.function.__name__), given.function.__name__)
+    function = getattr(
+        load_module(f"{text}\n\n{fatal}", given.function.__name__), given.function.__name__
+    )
     (fault,) = replace(given, function=function).judge("sm_90").faults
     assert fault == "does not compile: Triton crashes (SIGABRT)"

@@ -119,14 +119,14 @@ def test_nothing_is_read_or_written_outside():
 @pytest.mark.parametrize("channels", [1, 17, 512, 4096, 16384, 1 << 20])
 @pytest.mark.parametrize("operands", [2, 3])
 def test_cuts_cover_time_and_fill_the_machine(time, channels, operands):
-    cut = scan.cut(time, channels, 4, operands)
+    cut = scan.scan_tiling(time, channels, 4, operands)
     assert cut.segments * cut.length >= time > (cut.segments - 1) * cut.length
     assert cut.length % cut.rows == 0 and channels % cut.align == 0
     assert cut.columns & (cut.columns - 1) == 0
     if channels >= 16384:
         assert cut.segments == 1
     if (channels, time) == (512, 100_000):
-        assert cut.segments * channels * cut.rows * operands * 4 > scan.FILL // 2
+        assert cut.segments * channels * cut.rows * operands * 4 > scan.SATURATION // 2
 
 
 TENSORS = ["a", "b", "start", "z", "g", "da", "db", "dstart"]
@@ -154,7 +154,7 @@ def sass(kernel, dtype, **constants):
     "kernel, operands, dtype", [("forward", 2, "fp32"), ("backward", 3, "bf16")]
 )
 def test_compiles_to_wide_loads_without_spills_or_shuffles(kernel, operands, dtype):
-    cut = scan.cut(1024, 1 << 20, int(dtype[-2:]) // 8, operands)
+    cut = scan.scan_tiling(1024, 1 << 20, int(dtype[-2:]) // 8, operands)
     function = getattr(scan, f"{kernel}_kernel")
     text = sass(function, dtype, ROWS=cut.rows, COLUMNS=cut.columns, ALIGN=cut.align)
     assert not re.search(r"\b(STL|LDL|SHFL|LDS|STS|ATOM|RED)\b", text)
