@@ -234,18 +234,18 @@ def _steps(found: Subject, model: gn.Compiled) -> dict[str, Run]:
 def details(model: gn.Compiled, case: Case, device: str) -> dict[str, Any]:
     """How graphnn ran the loops, with which launches, and what the results were checked against."""
     by = "the reference" if positions(case) <= DEFINED else "the eager loop"
-    found = {"right": f"{by}, float64", "regimes": regimes(model)}
+    found = {"right": f"{by}, float64", "strategies": strategies(model)}
     if device == "cuda":
         found |= {"launches": launches(model), "graphs": replays(model)}
     return found
 
 
-def regimes(model: gn.Compiled) -> dict[str, dict[str, str]]:
+def strategies(model: gn.Compiled) -> dict[str, dict[str, str]]:
     """The execution strategy of each loop or generated function of a model, and the reason."""
-    found = {d.loop: {"regime": d.regime, "why": d.reason} for d in model.plan.decisions}
+    found = {d.loop: {"strategy": d.strategy, "why": d.reason} for d in model.plan.decisions}
     for part in _loops(model):
         choices = getattr(part.lowering, "choices", {})
-        found |= {k: {"regime": c.regime, "why": c.reason} for k, c in choices.items()}
+        found |= {k: {"strategy": c.strategy, "why": c.reason} for k, c in choices.items()}
     return found
 
 

@@ -26,7 +26,7 @@ class Expected:
     """A part of a program: its name, execution strategy, least work, and expected seconds."""
 
     name: str
-    regime: str
+    strategy: str
     work: Work
     seconds: float
 
@@ -58,20 +58,20 @@ def of_piece(program: Program, piece: Piece, sizes: Sizes, device: Device) -> Ex
     work = through(cut.ir, [i for i in cut.ir.nodes if cut.ir[i].op != "given"], sizes)
     ir = run(Stage.FUNCTION, cut.ir, PartsContext())
     seconds = device.call
-    regime = regime_of(piece.program)
+    strategy = strategy_of(piece.program)
     for region in partition(ir):
         inner = [n for n in region.nodes if ir[n].op not in ("given", "const", "size")]
         if isinstance(region, Loop):
-            seconds += expected(device, ir, region, sizes, regime)
+            seconds += expected(device, ir, region, sizes, strategy)
         else:  # work before the loop that was moved into its steps
             seconds += expected(device, ir, Whole(inner), sizes)
-    return Expected(f"loop {loop_name(program.ir, cut.loop)}", regime, work, seconds)
+    return Expected(f"loop {loop_name(program.ir, cut.loop)}", strategy, work, seconds)
 
 
-def regime_of(program: Any) -> str:
+def strategy_of(program: Any) -> str:
     """The execution strategy of a loop's forward."""
     chosen = program.choices() if program is not None else []
-    return chosen[0].regime if chosen else "stepwise"
+    return chosen[0].strategy if chosen else "stepwise"
 
 
 def _word(node: Node) -> str:

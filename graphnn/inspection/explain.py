@@ -115,10 +115,10 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
     name = loop_name(ir, loop)
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
-    regime, reason = _chosen(program, decision)
-    lines = [f"loop {name} over {loop.axis}, {way}: {strategy_name(regime)}", f"  why: {reason}"]
+    strategy, reason = _chosen(program, decision)
+    lines = [f"loop {name} over {loop.axis}, {way}: {strategy_name(strategy)}", f"  why: {reason}"]
     lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
-    lines += _ragged(program, regime)
+    lines += _ragged(program, strategy)
     for i in loop.states:
         lines.append(f"  state {_state(ir, ir[i])}")
     lines.append("  each step:")
@@ -131,16 +131,16 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
 
 
 def _chosen(program: LoopOperator | None, decision: Decision) -> tuple[str, str]:
-    """The regime of a loop and its reason: a kernel's where there are kernels."""
+    """The strategy of a loop and its reason: a kernel's where there are kernels."""
     choices = program.choices() if program is not None else []
     if not choices:
-        return decision.regime, decision.reason
-    return choices[0].regime, choices[0].reason
+        return decision.strategy, decision.reason
+    return choices[0].strategy, choices[0].reason
 
 
-def _ragged(program: LoopOperator | None, regime: str) -> list[str]:
+def _ragged(program: LoopOperator | None, strategy: str) -> list[str]:
     """What a loop over examples of different lengths costs."""
-    if program is None or program.loop.ends is None or regime in ("resident", "cooperative"):
+    if program is None or program.loop.ends is None or strategy in ("resident", "cooperative"):
         return []
     if program.ordered:
         return ["  ragged: a step takes the examples that still run, sorted by length"]
@@ -194,7 +194,7 @@ def _backward(program: LoopOperator) -> list[str]:
     lines.append(f"  recomputed in backward: {', '.join(again) or 'nothing'}")
     choices = program.choices()
     if len(choices) > 1:
-        lines.append(f"  backward kernel: {strategy_name(choices[1].regime)}")
+        lines.append(f"  backward kernel: {strategy_name(choices[1].strategy)}")
         lines.append(f"    why: {choices[1].reason}")
         lines += [f"    {text}" for text in program.candidates(backward=True)]
     after = [
@@ -252,9 +252,9 @@ def _direct(plan: Plan, program: Program | None) -> list[str]:
     lines = []
     layers = {x.called: x for x in program.layers} if program is not None else {}
     for d in plan.decisions:
-        if d.regime in ("aten", "scan"):
-            lines.append(f"loop {d.loop} over {d.axis}: {d.regime}")
+        if d.strategy in ("aten", "scan"):
+            lines.append(f"loop {d.loop} over {d.axis}: {d.strategy}")
             lines.append(f"  why: {d.reason}")
-            layer = layers.get((d.loop, d.axis)) if d.regime == "aten" else None
+            layer = layers.get((d.loop, d.axis)) if d.strategy == "aten" else None
             lines += [f"  {text}" for text in (layer.report() if layer is not None else [])]
     return lines

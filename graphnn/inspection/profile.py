@@ -157,7 +157,7 @@ def _rows(
         if piece.cut is None and not found.work.launches:
             continue
         seconds = [p[number] for p in parts]
-        of = found.name, found.regime, FORWARD, seconds, found.work, limits, program.ir.floating
+        of = found.name, found.strategy, FORWARD, seconds, found.work, limits, program.ir.floating
         rows.append(replace(_row(*of), expected=found.seconds * 1e3))
     rows += _kernels(trails, FORWARD)
     if backward:
@@ -195,7 +195,7 @@ def _backward(
         work = through(ir, [i for i in ir.nodes if ir[i].op != "given"], sizes)
         title = f"loop {loop.loop.name.replace('_', ', ')}"
         choices = loop.choices()
-        how = choices[1].regime if len(choices) > 1 else "stepwise"
+        how = choices[1].strategy if len(choices) > 1 else "stepwise"
         rows.append(_row(title, how, BACKWARD, seconds, work, limits, dtype))
     rows += _kernels(trails, BACKWARD)
     rest = [t.clock.between(t.turn, t.end) - sum(s.values()) for t, s in zip(trails, spans)]

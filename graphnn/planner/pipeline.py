@@ -212,6 +212,6 @@ def finished(ir: IR, passes: frozenset[str]) -> IR:
 
 def _decided(made: Plan) -> str:
     """One line for each decision of a plan, and for each softmax."""
-    lines = [f"loop {d.loop} over {d.axis}: {d.regime}: {d.reason}" for d in made.decisions]
+    lines = [f"loop {d.loop} over {d.axis}: {d.strategy}: {d.reason}" for d in made.decisions]
     lines += [f"{n.name} over {n.axis}: {n.reason or 'tiled'}" for n in made.notes]
     return "\n".join(lines or ["nothing to decide: no loop, no softmax over an axis"])

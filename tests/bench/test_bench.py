@@ -49,7 +49,7 @@ def test_the_whole_program_through_the_interpreter(tmp_path):
     found = run_suite(suite, "interpret", str(path), ticking(), CPU, rounds=3)
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
     assert {"device", "torch", "triton", "commit", "date", "backend"} <= set(found["about"])
-    regimes = {}
+    strategies = {}
     for row in found["rows"]:
         assert row["failed"] == {}
         assert row["pass"] in (FORWARD, BOTH)
@@ -57,10 +57,10 @@ def test_the_whole_program_through_the_interpreter(tmp_path):
         ours = row["contenders"][OURS]
         assert ours["median"] == 1000 and ours["bytes_a_second"] == row["bytes"] > 0
         assert row["contenders"][EAGER]["ratio"] == 1.0
-        kinds = {r["regime"] for r in row.get("regimes", {}).values()}
-        regimes.setdefault(row["case"]["network"], set()).update(kinds)
+        kinds = {r["strategy"] for r in row.get("strategies", {}).values()}
+        strategies.setdefault(row["case"]["network"], set()).update(kinds)
         assert row["absent"]["torch.compile"].startswith("unrolls loops")
-    assert "resident" in regimes["RNN"] and "scan" in regimes["MinGRU"]
+    assert "resident" in strategies["RNN"] and "scan" in strategies["MinGRU"]
 
 
 @pytest.mark.parametrize("name", ALL)

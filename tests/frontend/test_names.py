@@ -33,7 +33,7 @@ WIDTH, STEPS, PLACES = 8, 3, 5
 # inputs, states and outputs of a network, its axes, and the keys of its modules
 VALUES, AXES, KEYS = ("x", "u", "h", "k", "y", "z"), ("a", "b"), ("p", "q")
 PLAIN = {role: role for role in (*VALUES, *AXES, *KEYS, "Net")}
-REGIMES: dict[str, dict[str, Any]] = {
+STRATEGIES: dict[str, dict[str, Any]] = {
     "torch": {"backend": "torch"},
     "resident": {"backend": "interpret"},
     "cooperative": {"backend": "interpret", "skip": ("resident", "fit")},
@@ -166,10 +166,10 @@ def results(outs: Sequence[Tensor], x: Tensor, u: Tensor, net: nn.Module) -> lis
     return [*(y.detach() for y in outs), *grads]
 
 
-def computed(names: Mapping[str, str], kind: str, regime: str) -> tuple[list[Tensor], str]:
+def computed(names: Mapping[str, str], kind: str, strategy: str) -> tuple[list[Tensor], str]:
     """What a network computes under its names, and its source."""
     net, (x, u) = network(names, kind), leaves()
-    model = gn.compile(net, **REGIMES[regime])
+    model = gn.compile(net, **STRATEGIES[strategy])
     more = {"lengths": {names["a"]: torch.tensor([STEPS, 1])}} if kind == "ragged" else {}
     made = model(**{names["x"]: x, names["u"]: u}, **more)
     found = results([made[names["y"]], made[names["z"]]], x, u, net)
@@ -180,21 +180,21 @@ def computed(names: Mapping[str, str], kind: str, regime: str) -> tuple[list[Ten
 _KNOWN: dict[tuple[str, str], tuple[list[Tensor], str]] = {}
 
 
-def plainly(kind: str, regime: str) -> tuple[list[Tensor], str]:
+def plainly(kind: str, strategy: str) -> tuple[list[Tensor], str]:
     """The same under plain names, which plain torch has judged."""
-    if (kind, regime) not in _KNOWN:
-        found, source = computed(PLAIN, kind, regime)
+    if (kind, strategy) not in _KNOWN:
+        found, source = computed(PLAIN, kind, strategy)
         net, (x, u) = network(PLAIN, kind), leaves()
         if kind != "ragged":  # what lies beyond an example's end is proved elsewhere
             wanted = results(eager(net, x, u, kind), x, u, net)
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
-        _KNOWN[kind, regime] = found, source
-    return _KNOWN[kind, regime]
+        _KNOWN[kind, strategy] = found, source
+    return _KNOWN[kind, strategy]
 
 
-def judged(names: Mapping[str, str], kind: str, regime: str) -> None:
-    wanted, _ = plainly(kind, regime)
-    found, _ = computed({**PLAIN, **names}, kind, regime)
+def judged(names: Mapping[str, str], kind: str, strategy: str) -> None:
+    wanted, _ = plainly(kind, strategy)
+    found, _ = computed({**PLAIN, **names}, kind, strategy)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True)), names
     assert not hasattr(builtins, FLAG), names
 
@@ -232,28 +232,28 @@ def spread(words: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {role: names.get(role, role + "_") for role in PLAIN}
 
 
-def words(kind: str, regime: str) -> list[str]:
+def words(kind: str, strategy: str) -> list[str]:
     """Every name in generated code."""
-    return sorted(identifiers(plainly(kind, regime)[1]) - CALL)
+    return sorted(identifiers(plainly(kind, strategy)[1]) - CALL)
 
 
-CASES = [(kind, regime) for regime in REGIMES for kind in KINDS]
+CASES = [(kind, strategy) for strategy in STRATEGIES for kind in KINDS]
 QUICK = [("inside", "cooperative"), ("beside", "cooperative"), ("after", "resident")]
 QUICK += [("best", "torch"), ("hops", "resident")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, regime", CASES)
-def test_every_name_in_generated_code_may_be_a_users(kind: str, regime: str) -> None:
-    for names in spread(words(kind, regime)):
-        judged(names, kind, regime)
+@pytest.mark.parametrize("kind, strategy", CASES)
+def test_every_name_in_generated_code_may_be_a_users(kind: str, strategy: str) -> None:
+    for names in spread(words(kind, strategy)):
+        judged(names, kind, strategy)
 
 
-@pytest.mark.parametrize("kind, regime", QUICK)
-def test_names_in_generated_code_may_be_a_users(kind: str, regime: str) -> None:
-    drawn = random.Random(0).sample(words(kind, regime), 3 * len(VALUES))
+@pytest.mark.parametrize("kind, strategy", QUICK)
+def test_names_in_generated_code_may_be_a_users(kind: str, strategy: str) -> None:
+    drawn = random.Random(0).sample(words(kind, strategy), 3 * len(VALUES))
     for names in spread(drawn):
-        judged(names, kind, regime)
+        judged(names, kind, strategy)
 
 
 def test_names_of_every_kind() -> None:
@@ -262,23 +262,23 @@ def test_names_of_every_kind() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, regime", CASES)
-def test_names_of_every_kind_in_kernels(kind: str, regime: str) -> None:
+@pytest.mark.parametrize("kind, strategy", CASES)
+def test_names_of_every_kind_in_kernels(kind: str, strategy: str) -> None:
     for names in spread(NASTY):
-        judged(names, kind, regime)
+        judged(names, kind, strategy)
 
 
-@pytest.mark.parametrize("regime", REGIMES)
-def test_no_name_is_run(regime: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_name_is_run(strategy: str) -> None:
     one = random.Random(1).sample(ATTACKS, len(VALUES))
     for names in spread(one):
-        judged(names, "inside", regime)
+        judged(names, "inside", strategy)
 
 
-@pytest.mark.parametrize("regime", REGIMES)
-def test_two_axes_that_clean_to_one_word(regime: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_axes_that_clean_to_one_word(strategy: str) -> None:
     for first, second in TWINS:
-        judged({"a": first, "b": second}, "after", regime)
+        judged({"a": first, "b": second}, "after", strategy)
 
 
 def given_names(monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -326,37 +326,37 @@ def unexplained(source: str, given: set[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("kind, regime", CASES)
+@pytest.mark.parametrize("kind, strategy", CASES)
 def test_emitters_reserve_what_they_write(
-    kind: str, regime: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = given_names(monkeypatch)
-    _, source = computed({role: f"my_{role}" for role in PLAIN}, kind, regime)
+    _, source = computed({role: f"my_{role}" for role in PLAIN}, kind, strategy)
     assert not unexplained(source, given)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regime", ORDER)
+@pytest.mark.parametrize("strategy", ORDER)
 @pytest.mark.parametrize("name", CELLS)
 def test_emitters_of_cells_reserve_what_they_write(
-    name: str, regime: str, monkeypatch: pytest.MonkeyPatch
+    name: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, sizes = given_names(monkeypatch), Sizes(3, 2, 17)
-    net, skip = cell(name, sizes.hidden), skipped(name, INTERPRET, regime)
+    net, skip = cell(name, sizes.hidden), skipped(name, INTERPRET, strategy)
     for lengths in ({}, ragged(sizes, "cpu")):
         _, model = run(net, INTERPRET, skip, inputs(net, sizes, torch.float64, "cpu"), lengths)
         assert not unexplained(model.source(), given)
 
 
-@pytest.mark.parametrize("kind, regime", QUICK)
+@pytest.mark.parametrize("kind, strategy", QUICK)
 @pytest.mark.parametrize("names", MADE)
-def test_names_made_of_another(names: dict[str, str], kind: str, regime: str) -> None:
-    judged(names, kind, regime)
+def test_names_made_of_another(names: dict[str, str], kind: str, strategy: str) -> None:
+    judged(names, kind, strategy)
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_name_of_a_users_file_is_not_run(attack: str, regime: str) -> None:
+def test_the_name_of_a_users_file_is_not_run(attack: str, strategy: str) -> None:
     drawing = (
         "def draw(g, gn, torch):\n"
         "    x, h = g.input('x', (8,), over='time'), g.state('h', (8,))\n"
@@ -368,7 +368,7 @@ def test_the_name_of_a_users_file_is_not_run(attack: str, regime: str) -> None:
     exec(compile(drawing, attack.replace("\x00", "0").replace("/", "_"), "exec"), here)
     g = gn.Graph(attack)
     here["draw"](g, gn, torch)
-    model = gn.compile(g, **REGIMES[regime])
+    model = gn.compile(g, **STRATEGIES[strategy])
     x, w = torch.randn(2, STEPS, WIDTH), torch.randn(2, WIDTH, WIDTH)
     h, steps = torch.zeros(2, WIDTH), []
     for t in range(STEPS):

@@ -108,7 +108,7 @@ def _counted_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
-    "backend, skip, regime",
+    "backend, skip, strategy",
     [
         ("reference", (), ""),
         ("torch", (), ""),
@@ -118,14 +118,14 @@ def _counted_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
     ],
 )
 def test_a_state_is_kept_in_float32(
-    backend: str, skip: tuple[str, ...], regime: str, dtype: torch.dtype
+    backend: str, skip: tuple[str, ...], strategy: str, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(1)
     x = torch.randn(2, 12, 4).to(dtype)
     model = judge(Drawn(_kept).to(dtype), _kept_eager, x, backend, skip)
-    if regime:
+    if strategy:
         loops = [loop for p in model.programs for loop in p.loops]
-        assert {c.regime for loop in loops for c in loop.choices()} == {regime}
+        assert {c.strategy for loop in loops for c in loop.choices()} == {strategy}
 
 
 @pytest.mark.parametrize("skip", [(), ("scan",)])

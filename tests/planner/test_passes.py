@@ -28,8 +28,8 @@ class SeparateGates(nn.Module):
         g.output("y", h.next)
 
 
-def regimes(model):
-    return [d.regime for d in model.plan.decisions]
+def strategies(model):
+    return [d.strategy for d in model.plan.decisions]
 
 
 def loop_operations(model):
@@ -81,9 +81,9 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
 
 
 def test_torchs_layers_are_recognised_however_they_are_written():
-    assert regimes(gn.compile(LSTM(5))) == ["aten"]
-    assert regimes(gn.compile(SeparateGates(3, 4))) == ["aten"]
-    assert regimes(gn.compile(LSTM(5), skip=("match",))) == ["stepwise"]
+    assert strategies(gn.compile(LSTM(5))) == ["aten"]
+    assert strategies(gn.compile(SeparateGates(3, 4))) == ["aten"]
+    assert strategies(gn.compile(LSTM(5), skip=("match",))) == ["stepwise"]
     assert "torch.nn.GRU is equivalent" in gn.compile(GRU(5)).explain()
     assert "torch.nn.RNN(tanh) is equivalent" in gn.compile(RNN(5)).explain()
 
@@ -94,7 +94,7 @@ def test_what_is_almost_an_lstm_is_not_taken_for_one():
             super().graph(g)
             g.output("c", gn.Value(g, g.ir.closings[_delay(g, "c")]))
 
-    assert regimes(gn.compile(ReadsCell(3, 4))) == ["stepwise"], "torch does not give c(t)"
+    assert strategies(gn.compile(ReadsCell(3, 4))) == ["stepwise"], "torch does not give c(t)"
 
     class Peephole(SeparateGates):
         def graph(self, g):
@@ -105,7 +105,7 @@ def test_what_is_almost_an_lstm_is_not_taken_for_one():
             h.next = torch.tanh(c.next) * o.sigmoid()
             g.output("y", h.next)
 
-    assert regimes(gn.compile(Peephole(3, 4))) == ["stepwise"]
+    assert strategies(gn.compile(Peephole(3, 4))) == ["stepwise"]
 
 
 def _delay(g, name):
@@ -118,8 +118,8 @@ def test_a_state_that_enters_linearly_is_scanned():
     gate = torch.sigmoid(x)
     z.next = z + gate * (x - z)
     g.output("y", z.next)
-    assert regimes(gn.compile(g)) == ["scan"]
-    assert regimes(gn.compile(g, skip=("scan",))) == ["stepwise"]
+    assert strategies(gn.compile(g)) == ["scan"]
+    assert strategies(gn.compile(g, skip=("scan",))) == ["stepwise"]
 
 
 def test_the_plan_is_a_networkx_graph():

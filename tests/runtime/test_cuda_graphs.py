@@ -11,7 +11,7 @@ import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.backends.triton import cuda_graphs
 from graphnn.backends.triton.cuda_graphs import Replayed, agree
-from graphnn.backends.triton.strategy import Lowering
+from graphnn.backends.triton.strategy import KernelLowering
 from graphnn.runtime.call.options import Options
 from graphnn.runtime.model import network_of
 
@@ -237,7 +237,7 @@ def stepwise(name, backend="interpret", **options):
 
         class Recording(Options):
             def lowering(self, target):
-                return Lowering(True, "sm_90", False, **options)
+                return KernelLowering(True, "sm_90", False, **options)
 
         network.options = Recording(**vars(network.options))
     return model
@@ -271,7 +271,7 @@ def test_a_model_computes_the_same_replayed(name, device, monkeypatch):
 
 def test_stepwise_loops_of_the_triton_backend_are_replayed():
     model = stepwise("LSTM", "triton")
-    assert "replayed as a CUDA graph" in model.source()
+    assert "Replayed as a CUDA graph" in model.source()
     for function in functions(model):
         assert isinstance(function, Replayed) and function.axes == ("time", "batch")
         ((axis, launches),) = function.loops

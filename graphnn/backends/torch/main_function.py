@@ -76,7 +76,7 @@ def partitions(ir: IR) -> dict[int, list[Node]]:
 
 def _strategies(called: str, loop: LoopOperator) -> str:
     """How a loop is run, such as `loop_0: h over time, persistent forward, stepwise backward`."""
-    choices = [strategy_name(choice.regime) for choice in loop.choices()] or ["torch"]
+    choices = [strategy_name(choice.strategy) for choice in loop.choices()] or ["torch"]
     directions = zip(choices, ("forward", "backward"))
     how = ", ".join(f"{choice} {direction}" for choice, direction in directions)
     return f"{called}: {loop.loop.name} over {loop.loop.loop.axis}, {how}"

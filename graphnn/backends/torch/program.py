@@ -180,7 +180,7 @@ def _calls(
 def _choices(program: Program) -> str:
     """The strategies of loops with kernels, forward and backward, with their reasons."""
     found = [(loop.name, c) for loop in program.loops for c in loop.choices()]
-    return "\n".join(f"loop {name}: {c.regime}: {c.reason}" for name, c in found)
+    return "\n".join(f"loop {name}: {c.strategy}: {c.reason}" for name, c in found)
 
 
 def _layer(

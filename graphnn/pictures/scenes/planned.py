@@ -25,7 +25,7 @@ class _Planned:
         self.region = {i: k for k, r in enumerate(plan.regions) for i in r.nodes}
         self.kernel: dict[int, int] = {}
         for region in plan.regions:
-            if isinstance(region, Loop) and self._regime(region) == "stepwise":
+            if isinstance(region, Loop) and self._strategy(region) == "stepwise":
                 self.kernel.update(self._phases(region))
 
     def run(self) -> Scene:
@@ -46,10 +46,10 @@ class _Planned:
         choices = program.choices() if program is not None else []
         return choices[0] if choices else None
 
-    def _regime(self, loop: Loop) -> str:
+    def _strategy(self, loop: Loop) -> str:
         """The strategy of a loop that has kernels, else an empty string."""
         choice = self._choice(loop)
-        return choice.regime if choice is not None else ""
+        return choice.strategy if choice is not None else ""
 
     def _phases(self, loop: Loop) -> dict[int, int]:
         """For each node of a step that a kernel runs, the number in that kernel's name.
@@ -79,15 +79,15 @@ class _Planned:
         choice = self._choice(loop)
         if choice is None:
             return "stepwise: one torch call per operation and step"
-        if choice.regime == "resident":
+        if choice.strategy == "resident":
             pair = ", two loops in one launch" if "side by side" in choice.reason else ""
             return f"persistent: one kernel runs all of this band{pair}"
-        if choice.regime == "cooperative":
+        if choice.strategy == "cooperative":
             return "cooperative: one kernel, sharded over many thread blocks, runs all of this band"
-        if choice.regime == "stepwise":
+        if choice.strategy == "stepwise":
             count = len({self.kernel[i] for i in loop.nodes if i in self.kernel})
             return f"stepwise: {count} kernels per step, torch matmuls between them"
-        return f"{choice.regime}: one call per operation and step"
+        return f"{choice.strategy}: one call per operation and step"
 
     def _when(self, k: int) -> str:
         before = [r for r in self.plan.regions[:k] if isinstance(r, Loop)]

@@ -104,16 +104,16 @@ def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
     return Work(work.flops, work.pointwise, float(moved), 1)
 
 
-def expected(device: Device, ir: IR, region: Region, sizes: Sizes, regime: str = "") -> float:
+def expected(device: Device, ir: IR, region: Region, sizes: Sizes, strategy: str = "") -> float:
     """The seconds that a region is expected to need, forward.
 
-    It runs as one kernel if the regime is "resident" or "scan", otherwise as one call per node and
-    step.
+    It runs as one kernel if the strategy is "resident" or "scan", otherwise as one call per node
+    and step.
     """
-    if isinstance(region, Loop) and regime in ("resident", "scan"):
+    if isinstance(region, Loop) and strategy in ("resident", "scan"):
         programs = math.ceil(sizes.get("batch", 1) / 16)
         whole = through(ir, region.nodes, sizes)
-        return timed(device, whole, ir.floating, units=programs if regime == "resident" else None)
+        return timed(device, whole, ir.floating, units=programs if strategy == "resident" else None)
     if isinstance(region, Loop):
         steps, without = sizes[region.axis], frozenset({region.axis})
         return steps * sum(_call(device, ir, ir[i], sizes, without) for i in region.nodes)

@@ -30,11 +30,11 @@ class Target:
 
 @dataclass
 class Decision:
-    """The strategy (`regime`) of one loop, the reason for it, and what falls back to torch."""
+    """The strategy of one loop, the reason for it, and what falls back to torch."""
 
     loop: str
     axis: str
-    regime: str
+    strategy: str
     reason: str
     fallbacks: list[str]
 
@@ -83,9 +83,9 @@ def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Dec
     return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 
 
-def strategy_name(regime: str) -> str:
+def strategy_name(strategy: str) -> str:
     """A strategy as texts call it: kernels that `skip="resident"` leaves out are persistent."""
-    return "persistent" if regime == "resident" else regime
+    return "persistent" if strategy == "resident" else strategy
 
 
 def loop_name(ir: IR, loop: Loop) -> str:

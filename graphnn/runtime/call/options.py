@@ -13,7 +13,7 @@ from graphnn.planner.pipeline import SWITCHABLE
 from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS
 
 if TYPE_CHECKING:
-    from graphnn.backends.triton.strategy import Lowering
+    from graphnn.backends.triton.strategy import KernelLowering
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Options:
         # torch's code sinks into its loops are as fast over whole axes in front of a kernel.
         return self.passes - ({"match", "sink"} if self.backend in KERNELS else {"sink"})
 
-    def lowering(self, target: Target) -> Lowering | None:
+    def lowering(self, target: Target) -> KernelLowering | None:
         """The lowering of loops to kernels, or None if loops stay torch code.
 
         Raises BackendError if Triton is missing.
@@ -52,10 +52,10 @@ class Options:
             return None
         need_triton(self.backend)
         from graphnn.backends.triton import cuda_graphs
-        from graphnn.backends.triton.strategy import Lowering
+        from graphnn.backends.triton.strategy import KernelLowering
         from graphnn.backends.triton.target import current
 
-        return Lowering(
+        return KernelLowering(
             self.backend == "interpret",
             current(),
             "resident" in self.passes,

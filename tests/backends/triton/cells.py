@@ -77,9 +77,9 @@ def drawn(net: nn.Module) -> Any:
     return net
 
 
-def skipped(name: str, place: Place, regime: str) -> tuple[str, ...]:
+def skipped(name: str, place: Place, strategy: str) -> tuple[str, ...]:
     """The passes that a cell's model skips."""
-    return place.skip(regime) + (("scan",) if name in AS_LOOPS else ())
+    return place.skip(strategy) + (("scan",) if name in AS_LOOPS else ())
 
 
 def inputs(net: Any, sizes: Sizes, dtype: torch.dtype, device: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.triton.loops import program_builder
 from graphnn.kernels import simulate
-from tests.backends.triton.places import INTERPRET, regimes
+from tests.backends.triton.places import INTERPRET, strategies
 from tests.backends.triton.test_checked import launchers, outputs
 from tests.networks.graphs import compare
 from tests.nn.common import doubles, shuffled
@@ -77,7 +77,7 @@ def test_one_kernel_a_direction(law: str) -> None:
     skips = [INTERPRET.skip("resident")]
     compare(net, {"x": x}, backend="interpret", skips=skips)
     (model,) = compare(net, {"x": x}, **GIVEN, given=True, backend="interpret", skips=skips)
-    assert regimes(model) == {"resident"}
+    assert strategies(model) == {"resident"}
 
 
 @pytest.mark.parametrize("batch, steps", [(1, 1), (2, 1), (1, 3), (0, 2)])
@@ -102,7 +102,7 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     x, skips = doubles(2, 2, 3), [INTERPRET.skip("resident")]
     lengths = {"time": torch.tensor([2, 1])}
     (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=skips)
-    assert regimes(model) == {"resident"}
+    assert strategies(model) == {"resident"}
 
 
 class Decoder(nn.Module):
@@ -142,7 +142,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
     skips = [INTERPRET.skip("resident")]
     (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=skips)
-    assert regimes(model) == {"resident"}
+    assert strategies(model) == {"resident"}
 
 
 def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> N
         given = {"x": doubles(2, 3, 3), "source": doubles(2, places, net.size)}
         compare(net, given, backend="interpret", skips=skips)
     text = gn.compile(net, backend="interpret", skip=("fit",)).explain()
-    assert "that is up to 16 of source, step by step where there are more" in text
+    assert "for up to 16 positions of source, else step by step" in text
 
 
 def test_a_source_that_is_not_there_gives_zeros() -> None:
@@ -214,7 +214,7 @@ def test_two_of_them_are_two_launches() -> None:
     net, x = shuffled(Both()), doubles(2, 3, 3)
     skips = [INTERPRET.skip("resident")]
     (model,) = compare(net, {"x": x}, backend="interpret", skips=skips)
-    assert "one program per row" in model.source() and regimes(model) == {"resident"}
+    assert "one program per row" in model.source() and strategies(model) == {"resident"}
     assert all(k.source.loops == 1 for k in launchers(model))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import graphnn as gn
 from bench.networks import LSTM, TwoSpeeds
 from graphnn.kernels import cache
-from tests.backends.triton.places import Place, both, everywhere, regimes
+from tests.backends.triton.places import Place, both, everywhere, strategies
 
 SIZE = 5
 
@@ -33,8 +33,8 @@ def data(
     return torch.randn(batch, length, SIZE, generator=draw).to(device, dtype)
 
 
-def compiled(net: LSTM, place: Place, regime: str = "resident") -> gn.Compiled:
-    return gn.compile(net, backend=place.backend, skip=place.skip(regime))
+def compiled(net: LSTM, place: Place, strategy: str = "resident") -> gn.Compiled:
+    return gn.compile(net, backend=place.backend, skip=place.skip(strategy))
 
 
 def trained(run: gn.Compiled, model: gn.Compiled, x: Tensor, **options) -> list[Tensor]:
@@ -51,11 +51,11 @@ def near(got: list[Tensor], wanted: list[Tensor]) -> None:
 @everywhere
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_same_bits_every_time(dtype: torch.dtype, regime: str, place: Place) -> None:
+def test_the_same_bits_every_time(dtype: torch.dtype, strategy: str, place: Place) -> None:
     net, x = made(LSTM, dtype, place.device), data(17, 6, dtype, place.device)
-    model, other = (compiled(net, place, regime) for _ in range(2))
+    model, other = (compiled(net, place, strategy) for _ in range(2))
     first = trained(model, model, x)
-    assert regimes(model) == {regime}
+    assert strategies(model) == {strategy}
     for again in (trained(model, model, x), trained(other, other, x)):
         assert all(map(torch.equal, first, again))
 
@@ -63,10 +63,10 @@ def test_the_same_bits_every_time(dtype: torch.dtype, regime: str, place: Place)
 @everywhere
 @both
 def test_another_length_or_batch_writes_nothing_new(
-    regime: str, place: Place, monkeypatch: pytest.MonkeyPatch
+    strategy: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = made(device=place.device)
-    model = compiled(net, place, regime)
+    model = compiled(net, place, strategy)
     trained(model, model, data(3, 50, device=place.device))
     modules, programs = dict(cache._MODULES), model.programs
     monkeypatch.setattr(cache, "_run", lambda *args: pytest.fail("a kernel was written"))
@@ -80,9 +80,9 @@ def test_another_length_or_batch_writes_nothing_new(
 @everywhere
 @both
 @pytest.mark.parametrize("kind", [LSTM, TwoSpeeds])
-def test_torch_compile_takes_it_whole(kind: type, regime: str, place: Place) -> None:
+def test_torch_compile_takes_it_whole(kind: type, strategy: str, place: Place) -> None:
     torch._dynamo.reset()
-    model = compiled(made(kind, device=place.device), place, regime)
+    model = compiled(made(kind, device=place.device), place, strategy)
     whole = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = data(device=place.device)
     near(trained(whole, model, x), trained(model, model, x))
@@ -92,10 +92,10 @@ def test_torch_compile_takes_it_whole(kind: type, regime: str, place: Place) -> 
 
 @everywhere
 @both
-def test_autocast_runs_kernels_in_low_precision(regime: str, place: Place) -> None:
+def test_autocast_runs_kernels_in_low_precision(strategy: str, place: Place) -> None:
     net, x = made(device=place.device), data(device=place.device)
     exact = gn.compile(net, backend="torch")(x=x)
-    model = compiled(net, place, regime)
+    model = compiled(net, place, strategy)
     with torch.autocast(place.device, dtype=torch.bfloat16):
         found = trained(model, model, x)
     assert found[0].dtype == torch.bfloat16
@@ -107,17 +107,17 @@ def test_autocast_runs_kernels_in_low_precision(regime: str, place: Place) -> No
 @everywhere
 @both
 @pytest.mark.parametrize("batch, length", [(0, 4), (1, 1), (2, 1)])
-def test_small_calls(batch: int, length: int, regime: str, place: Place) -> None:
+def test_small_calls(batch: int, length: int, strategy: str, place: Place) -> None:
     net, x = made(device=place.device), data(batch, length, device=place.device)
-    model, torch_model = compiled(net, place, regime), gn.compile(net, backend="torch")
+    model, torch_model = compiled(net, place, strategy), gn.compile(net, backend="torch")
     near(trained(model, model, x), trained(torch_model, torch_model, x))
 
 
 @everywhere
 @both
-def test_streams_step_by_step_from_any_state(regime: str, place: Place) -> None:
+def test_streams_step_by_step_from_any_state(strategy: str, place: Place) -> None:
     net, x = made(device=place.device), data(device=place.device)
-    model = compiled(net, place, regime)
+    model = compiled(net, place, strategy)
     whole, final = model(x=x, return_state=True)
     begun, state = model(x=x[:, :4], return_state=True)
     rest, last = model(x=x[:, 4:], state=state, return_state=True)
@@ -131,9 +131,9 @@ def test_streams_step_by_step_from_any_state(regime: str, place: Place) -> None:
 
 @everywhere
 @both
-def test_states_are_recorded_and_their_gradients_measured(regime: str, place: Place) -> None:
+def test_states_are_recorded_and_their_gradients_measured(strategy: str, place: Place) -> None:
     net, x = made(device=place.device), data(device=place.device)
-    model, torch_model = compiled(net, place, regime), gn.compile(net, backend="torch")
+    model, torch_model = compiled(net, place, strategy), gn.compile(net, backend="torch")
     (y, states), (wanted, others) = (m(x=x, record=True) for m in (model, torch_model))
     assert states.keys() == others.keys()
     near([y, *states.values()], [wanted, *others.values()])
@@ -148,7 +148,7 @@ def test_it_is_copied_pickled_and_loaded_as_any_module(place: Place) -> None:
     wanted = model(x=x)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(x=x), wanted)
-        assert regimes(twin) == {"resident"}
+        assert strategies(twin) == {"resident"}
     torch.manual_seed(1)
     other = compiled(LSTM(SIZE).to(place.device), place)
     assert not torch.equal(other(x=x), wanted)

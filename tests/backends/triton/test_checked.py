@@ -15,7 +15,7 @@ import graphnn as gn
 from graphnn.kernels import simulate
 from graphnn.kernels.runtime.launch import Launcher
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
-from tests.backends.triton.places import INTERPRET, REGIMES, both, lowerings
+from tests.backends.triton.places import INTERPRET, STRATEGIES, both, lowerings
 
 TWO_TILES = Sizes(17, 2, 20)
 # many loops, options that change no kernel, and scans, whose kernels have tests of their own
@@ -40,8 +40,8 @@ def outputs(launcher: Launcher) -> list[str]:
 @pytest.mark.parametrize(
     "name", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CELLS]
 )
-def test_no_kernel_has_a_fault(name: str, regime: str) -> None:
-    net, skip = network(name, TWO_TILES.hidden), skipped(name, INTERPRET, regime)
+def test_no_kernel_has_a_fault(name: str, strategy: str) -> None:
+    net, skip = network(name, TWO_TILES.hidden), skipped(name, INTERPRET, strategy)
     given = inputs(net, TWO_TILES, torch.float64, "cpu")
     lengths = ragged(TWO_TILES, "cpu")
     wanted, model = run(net, INTERPRET, skip, given, lengths)
@@ -55,11 +55,11 @@ def test_no_kernel_has_a_fault(name: str, regime: str) -> None:
     assert any("backward" in r.kernel for r in reports)
 
 
-def lstm(regime: str) -> Launcher:
+def lstm(strategy: str) -> Launcher:
     """The forward kernel of an LSTM that saves for its backward."""
     net = network("lstm", TWO_TILES.hidden)
     given = inputs(net, TWO_TILES, torch.float64, "cpu")
-    _, model = run(net, INTERPRET, INTERPRET.skip(regime), given, {})
+    _, model = run(net, INTERPRET, INTERPRET.skip(strategy), given, {})
     return next(k for k in launchers(model) if "saving" in k.source.name)
 
 
@@ -103,10 +103,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_emitted_text_is_named(fault: str, regime: str) -> None:
-    sound = lstm(regime)
+def test_a_fault_in_emitted_text_is_named(fault: str, strategy: str) -> None:
+    sound = lstm(strategy)
     checked(sound)
     change, kind = FAULTS[fault]
     text = change(sound.source.text)

@@ -69,7 +69,7 @@ def check(name: str, sizes: Sizes) -> gn.Compiled:
 @pytest.mark.parametrize("name", SOME)
 def test_equals_the_reference(name: str) -> None:
     model = check(name, SOME[name])
-    assert {c.regime for c in choices(model)} == {"cooperative"}
+    assert {c.strategy for c in choices(model)} == {"cooperative"}
 
 
 @pytest.mark.slow
@@ -79,8 +79,8 @@ def test_every_cell_equals_the_reference(name: str, sizes: Sizes) -> None:
     model = check(name, sizes)
     if not UNSHARED.search(name) and "everything" not in name:
         # one block has four units or more, and one alone shares with nobody
-        regime = "cooperative" if sizes.hidden > LEAST else "stepwise"
-        assert {c.regime for c in choices(model)} == {regime}, choices(model)
+        strategy = "cooperative" if sizes.hidden > LEAST else "stepwise"
+        assert {c.strategy for c in choices(model)} == {strategy}, choices(model)
 
 
 def test_an_empty_batch_is_no_launch() -> None:
@@ -312,27 +312,27 @@ def planned(size: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
     net = network("lstm", size).bfloat16()
     model = gn.compile(net, backend="interpret")
     model.program()
-    return [(c.regime, c.reason) for c in choices(model)]
+    return [(c.strategy, c.reason) for c in choices(model)]
 
 
 def test_wider_loops_take_more_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = {}
     for size in (256, 1024):
-        for regime, reason in planned(size, monkeypatch):
-            assert regime == "cooperative"
+        for strategy, reason in planned(size, monkeypatch):
+            assert strategy == "cooperative"
             blocks[size] = int(re.match(r"one kernel on (\d+) of 132 multi", reason)[1])  # type: ignore[index]
             assert re.search(r"1 barrier per step; predicted \d\.\d µs per step", reason)
             assert re.search(r"others: .*stepwise \d+\.\d", reason)
             assert "do not fit the 227 KB of one multiprocessor" in reason
     assert 1 < blocks[256] < blocks[1024] <= 132
-    assert {regime for regime, _ in planned(64, monkeypatch)} == {"resident"}
-    for regime, reason in planned(4096, monkeypatch):
-        assert regime == "stepwise"
+    assert {strategy for strategy, _ in planned(64, monkeypatch)} == {"resident"}
+    for strategy, reason in planned(4096, monkeypatch):
+        assert strategy == "stepwise"
         assert re.search(r"predicted \d+\.\d µs per step, stepwise \d+\.\d", reason)
 
 
 def test_switched_off_a_wide_loop_goes_step_by_step() -> None:
     model = gn.compile(network("lstm", 256).bfloat16(), backend="interpret", skip=("cooperative",))
     model.program()
-    assert {c.regime for c in choices(model)} == {"stepwise"}
+    assert {c.strategy for c in choices(model)} == {"stepwise"}
     assert all("skip 'cooperative'" in c.reason for c in choices(model))

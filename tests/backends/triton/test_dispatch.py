@@ -15,7 +15,7 @@ import torch
 
 import graphnn as gn
 from graphnn.backends.torch.runtime import torch_layers
-from graphnn.backends.triton.loops.dispatch import Several
+from graphnn.backends.triton.loops.dispatch import StrategyDispatcher
 from graphnn.backends.triton.loops.torch_layers import CUDNN, KERNELS
 from graphnn.kernels import cache
 from graphnn.kernels.select import autotune, strategy_timing
@@ -60,13 +60,13 @@ def time(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Timer]
     return use
 
 
-def several(model: gn.Compiled) -> Iterator[Several]:
-    found = {id(s): s for w in lowerings(model) for s in w.several_of.values()}
+def dispatchers(model: gn.Compiled) -> Iterator[StrategyDispatcher]:
+    found = {id(s): s for w in lowerings(model) for s in w.dispatchers.values()}
     return iter(found.values())
 
 
 def taken(model: gn.Compiled) -> set[str]:
-    return {x.strategy for s in several(model) for x in s.chooser.choices.values()}
+    return {x.strategy for s in dispatchers(model) for x in s.tuner.choices.values()}
 
 
 # kernels of one loop
@@ -96,7 +96,7 @@ def test_each_way_equals_the_reference(name: str, way: str, time: Callable[..., 
     assert taken(model) == {way}
     # forward and backward, each of all the ways there are
     assert timer.ran == [RESIDENT, COOPERATIVE, STEPWISE] * 2
-    assert {c.regime for c in choices(model)} == {RESIDENT}, "what was planned stays what it was"
+    assert {c.strategy for c in choices(model)} == {RESIDENT}, "what was planned stays what it was"
 
 
 def test_a_second_call_of_the_form_times_nothing(time: Callable[..., Timer]) -> None:
@@ -110,7 +110,7 @@ def test_a_second_call_of_the_form_times_nothing(time: Callable[..., Timer]) -> 
     assert len(timer.ran) == ran == 3
     call(5)
     assert len(timer.ran) == 2 * ran
-    (forward,) = (s for s in several(model) if s.chooser.choices)
+    (forward,) = (s for s in dispatchers(model) if s.tuner.choices)
     assert set(forward.calls) == {RESIDENT, COOPERATIVE}, "what lost is forgotten"
 
 
@@ -139,20 +139,20 @@ def test_a_model_that_is_not_tuned_times_nothing(time: Callable[..., Timer]) -> 
     assert launchers and not any(x.tuner.enabled for x in launchers)
 
 
-def planned(size: int) -> list[Several]:
+def planned(size: int) -> list[StrategyDispatcher]:
     """An LSTM in bfloat16, planned for an H200."""
     model = gn.compile(network("lstm", size).bfloat16(), backend="interpret")
     model.program()
-    return list(several(model))
+    return list(dispatchers(model))
 
 
 def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
     for one in planned(256):
-        assert one.foretold({"time": 64, "batch": 64}) == COOPERATIVE
-        assert one.foretold({"time": 64, "batch": 1024}) == STEPWISE
+        assert one.predicted_best({"time": 64, "batch": 64}) == COOPERATIVE
+        assert one.predicted_best({"time": 64, "batch": 1024}) == STEPWISE
         assert any("stepwise is faster above batch " in line for line in one.report())
     for one in planned(64):
-        assert one.foretold({"time": 64, "batch": 1024}) == RESIDENT
+        assert one.predicted_best({"time": 64, "batch": 1024}) == RESIDENT
 
 
 def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None:
@@ -165,8 +165,8 @@ def test_what_is_switched_off_is_no_candidate() -> None:
     net = network("lstm", 64).bfloat16()
     model = gn.compile(net, backend="interpret", skip=("cooperative",))
     model.program()
-    for one in several(model):
-        assert list(one.choices[0].expected(16)) == [RESIDENT, STEPWISE]
+    for one in dispatchers(model):
+        assert list(one.choices[0].predicted(16)) == [RESIDENT, STEPWISE]
 
 
 def test_untimed_a_large_batch_goes_as_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_untimed_a_large_batch_goes_as_foretold(monkeypatch: pytest.MonkeyPatch)
     skip = ("resident",)
     got, model = run(net, INTERPRET, skip, inputs(net, sizes, torch.float64, "cpu"), {})
     close(got, wanted, TOLERANCE)
-    assert {c.regime for c in choices(model)} == {COOPERATIVE}
+    assert {c.strategy for c in choices(model)} == {COOPERATIVE}
     assert taken(model) == {COOPERATIVE, STEPWISE}, "the backward alone has too much to publish"
 
 
@@ -259,7 +259,7 @@ def test_torchs_layer_and_kernels_give_the_same(
     (program,) = model.programs
     assert program.layers and timer.ran.count(CUDNN) == timer.ran.count(KERNELS)
     for layer in program.layers:
-        (found,) = layer.chooser.choices.values()
+        (found,) = layer.tuner.choices.values()
         assert (found.strategy, found.direction) == (way, "training")
 
 
@@ -303,16 +303,19 @@ def test_under_autocast_a_layer_is_timed_anew(time: Callable[..., Timer], torchs
         model(x=x)
     assert timer.ran.count(CUDNN) == 2
     (program,) = model.programs
-    directions = {x.direction for x in program.layers[0].chooser.choices.values()}
+    directions = {x.direction for x in program.layers[0].tuner.choices.values()}
     assert directions == {"training", "training in torch.bfloat16"}
 
 
 def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], torchs: None) -> None:
     time(kernels=0.5)
     model = gn.compile(Layers(gn.nn.LSTM(4, 6)).double(), backend="interpret")
-    assert "candidate cuDNN: not modelled, taken where nothing is timed" in model.explain()
+    assert (
+        "candidate cuDNN: used if nothing is timed (the cost model does not cover it)"
+        in model.explain()
+    )
     called(model, {})
-    program = next(p for p in model.programs if p.layers[0].chooser.choices)
+    program = next(p for p in model.programs if p.layers[0].tuner.choices)
     (said,) = (x for x in program.layers[0].report() if x.startswith("timed"))
     assert said.endswith(
         "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
@@ -361,7 +364,7 @@ def test_on_a_gpu_all_ways_are_timed_and_give_what_cudnn_does() -> None:
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
     (program,) = model.programs
-    (chosen,) = program.layers[0].chooser.choices.values()
+    (chosen,) = program.layers[0].tuner.choices.values()
     assert set(chosen.times) == {CUDNN, KERNELS} and chosen.strategy in chosen.times
-    kernels = [x for s in several(model) for x in s.chooser.choices.values()]
+    kernels = [x for s in dispatchers(model) for x in s.tuner.choices.values()]
     assert kernels and all(RESIDENT in x.times and x.strategy in x.times for x in kernels)

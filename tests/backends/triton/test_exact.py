@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
-from tests.backends.triton.places import INTERPRET, REGIMES, Place, both, choices, everywhere
+from tests.backends.triton.places import INTERPRET, STRATEGIES, Place, both, choices, everywhere
 from tests.nn.common import close
 
 TOLERANCE = 1e-12
@@ -26,13 +26,13 @@ BRIEF = [Sizes(1, 2, 20), Sizes(17, 1, 1), Sizes(3, 2, 8)]
 
 
 def covering() -> list[Any]:
-    """Every cell in both regimes at one size each, the small ones at a third among the slow."""
+    """Every cell in both strategies at one size each, the small ones at a third among the slow."""
     found = []
     for k, name in enumerate(CELLS):
-        sizes, wanted = (BRIEF, REGIMES) if name in LARGE else (SOME, (*REGIMES, "resident"))
-        for j, regime in enumerate(wanted):
+        sizes, wanted = (BRIEF, STRATEGIES) if name in LARGE else (SOME, (*STRATEGIES, "resident"))
+        for j, strategy in enumerate(wanted):
             size = sizes[(len(wanted) * k + j) % len(sizes)]
-            found.append(pytest.param(name, size, regime, marks=[pytest.mark.slow] * (j > 1)))
+            found.append(pytest.param(name, size, strategy, marks=[pytest.mark.slow] * (j > 1)))
     return found
 
 
@@ -41,8 +41,8 @@ def covering() -> list[Any]:
 CANCELLED = 1e-2
 
 
-def check(name: str, sizes: Sizes, regime: str, place: Place, short: bool) -> None:
-    """Hold one regime against the reference."""
+def check(name: str, sizes: Sizes, strategy: str, place: Place, short: bool) -> None:
+    """Hold one strategy against the reference."""
     net = network(name, sizes.hidden)
     given = inputs(net, sizes, torch.float64, "cpu")
     lengths = ragged(sizes, "cpu") if short else {}
@@ -50,17 +50,17 @@ def check(name: str, sizes: Sizes, regime: str, place: Place, short: bool) -> No
     net = net.to(place.device)
     given = inputs(net, sizes, torch.float64, place.device)
     lengths = {k: v.to(place.device) for k, v in lengths.items()}
-    got, model = run(net, place, skipped(name, place, regime), given, lengths)
+    got, model = run(net, place, skipped(name, place, strategy), given, lengths)
     least = {"least": CANCELLED} if sizes.hidden == 1 and "layer_norm" in name else {}
     close({k: v.cpu() for k, v in got.items()}, wanted, TOLERANCE, **least)
-    regime = place.carries(regime, torch.float64)
-    assert all(c.regime == regime for c in choices(model)), choices(model)
+    strategy = place.carries(strategy, torch.float64)
+    assert all(c.strategy == strategy for c in choices(model)), choices(model)
 
 
 @everywhere
-@pytest.mark.parametrize("name, sizes, regime", covering(), ids=str)
-def test_equals_the_reference(name: str, sizes: Sizes, regime: str, place: Place) -> None:
-    check(name, sizes, regime, place, short=sizes.batch == 3)
+@pytest.mark.parametrize("name, sizes, strategy", covering(), ids=str)
+def test_equals_the_reference(name: str, sizes: Sizes, strategy: str, place: Place) -> None:
+    check(name, sizes, strategy, place, short=sizes.batch == 3)
 
 
 @pytest.mark.slow
@@ -69,6 +69,6 @@ def test_equals_the_reference(name: str, sizes: Sizes, regime: str, place: Place
 @pytest.mark.parametrize("sizes", PRODUCT, ids=str)
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_the_reference_at_all_sizes(
-    name: str, sizes: Sizes, regime: str, short: bool
+    name: str, sizes: Sizes, strategy: str, short: bool
 ) -> None:
-    check(name, sizes, regime, INTERPRET, short)
+    check(name, sizes, strategy, INTERPRET, short)

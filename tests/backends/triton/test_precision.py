@@ -19,7 +19,7 @@ from torch import Tensor
 
 import graphnn as gn
 from tests.backends.triton.cells import INPUT, Sizes, inputs, run
-from tests.backends.triton.places import Place, both, everywhere, regimes
+from tests.backends.triton.places import Place, both, everywhere, strategies
 from tests.networks.graphs import numbers
 from tests.nn.common import Over
 
@@ -82,7 +82,7 @@ def too_wrong(
     "name", [pytest.param(c, marks=pytest.mark.slow) if c in RARE else c for c in CELLS]
 )
 def test_errs_at_most_twice_as_much_as_torch(
-    name: str, dtype: torch.dtype, regime: str, place: Place
+    name: str, dtype: torch.dtype, strategy: str, place: Place
 ) -> None:
     low = network(name).to(dtype)
     given = inputs(low, SIZES, dtype, "cpu")
@@ -91,8 +91,8 @@ def test_errs_at_most_twice_as_much_as_torch(
     given = inputs(low, SIZES, dtype, place.device)
     low = low.to(place.device)
     eager, _ = run(low, Place("torch", place.device), (), given, {})
-    got, model = run(low, place, place.skip(regime), given, {})
+    got, model = run(low, place, place.skip(strategy), given, {})
     assert all(got[k].dtype == eager[k].dtype for k in exact)
     wrong = too_wrong(got, eager, exact, torch.finfo(dtype).eps)
     assert not wrong, "\n" + "\n".join(wrong)
-    assert regimes(model) <= {regime}
+    assert strategies(model) <= {strategy}

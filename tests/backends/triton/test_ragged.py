@@ -15,7 +15,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.torch.runtime import packed
 from graphnn.backends.torch.runtime.active_rows import ActiveRows
-from graphnn.backends.triton.strategy import Lowering
+from graphnn.backends.triton.strategy import KernelLowering
 from graphnn.kernels import simulate
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.planner.loops.sink import WIDE
@@ -39,7 +39,7 @@ CASES = [
 MOST = 6
 
 
-def check(name: str, lengths: list[int], regime: str) -> None:
+def check(name: str, lengths: list[int], strategy: str) -> None:
     """Hold a cell against the reference, its tensors longer than any example."""
     sizes = Sizes(len(lengths), MOST, 20)
     net = network(name, sizes.hidden)
@@ -48,9 +48,9 @@ def check(name: str, lengths: list[int], regime: str) -> None:
     given = inputs(net, sizes, torch.float64, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty", poisoned)
-        got, model = run(net, INTERPRET, skipped(name, INTERPRET, regime), given, ends)
+        got, model = run(net, INTERPRET, skipped(name, INTERPRET, strategy), given, ends)
     close(got, wanted, TOLERANCE)
-    assert {c.regime for c in choices(model)} == {regime}
+    assert {c.strategy for c in choices(model)} == {strategy}
     assert all("the longest of its rows" in c.reason for c in choices(model))
 
 
@@ -96,36 +96,36 @@ def test_more_that_many_blocks_share(name: str, lengths: list[int]) -> None:
 def test_where_rows_in_order_do_not_fit_they_come_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    best = Lowering._best
+    best = KernelLowering._best
 
-    def tight(self: Lowering, program: LoopProgram, floating: torch.dtype) -> Any:
+    def tight(self: KernelLowering, program: LoopProgram, floating: torch.dtype) -> Any:
         if program.order is not None:
             raise Unsupported("a few registers too many")
         return best(self, program, floating)
 
-    monkeypatch.setattr(Lowering, "_best", tight)
+    monkeypatch.setattr(KernelLowering, "_best", tight)
     check("gru_before", MANY, "resident")
     model = gn.compile(network("lstm", 8), backend="interpret")
     text = model.explain(lengths=("time",))
     assert "the longest of its rows" in text and "sorted" not in text
 
 
-def loads(lengths: list[int] | None, regime: str) -> list[int]:
+def loads(lengths: list[int] | None, strategy: str) -> list[int]:
     """What each kernel of a call loads, under the checker."""
     sizes = Sizes(19, MOST, 8)
     net = network("lstm", sizes.hidden)
     ends = {} if lengths is None else {"time": torch.tensor(lengths)}
     given = inputs(net, sizes, torch.float64, "cpu")
     with simulate.checking() as reports:
-        run(net, INTERPRET, INTERPRET.skip(regime), given, ends)
+        run(net, INTERPRET, INTERPRET.skip(strategy), given, ends)
     return [r.loads for r in reports]
 
 
-@pytest.mark.parametrize("regime", KERNELS)
-def test_steps_that_no_row_has_are_not_taken(regime: str) -> None:
+@pytest.mark.parametrize("strategy", KERNELS)
+def test_steps_that_no_row_has_are_not_taken(strategy: str) -> None:
     """Sixteen rows of one tile have a single step, the three longest are in the other."""
-    full, cut = loads([MOST] * 19, regime), loads([1] * 8 + [MOST] * 3 + [1] * 8, regime)
-    one = loads([1] * 19, regime)
+    full, cut = loads([MOST] * 19, strategy), loads([1] * 8 + [MOST] * 3 + [1] * 8, strategy)
+    one = loads([1] * 19, strategy)
     assert len(full) == len(cut) == len(one) == 2
     for most, some, least in zip(full, cut, one, strict=True):
         assert least < 0.7 * most

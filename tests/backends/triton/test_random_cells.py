@@ -1,16 +1,16 @@
-"""Backend "interpret" equals "reference" on cells and graphs nobody wrote, in both regimes."""
+"""Backend "interpret" equals "reference" on cells and graphs nobody wrote, in both strategies."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 
-from tests.backends.triton.places import INTERPRET, REGIMES
+from tests.backends.triton.places import INTERPRET, STRATEGIES
 from tests.networks import graphs, random_cells
 from tests.networks.graphs import Drawn, Recipe, compare, recipes
 from tests.networks.random_cells import CellRecipe, RandomCell, cells
 
-SKIPS = [INTERPRET.skip(regime) for regime in REGIMES]
+SKIPS = [INTERPRET.skip(strategy) for strategy in STRATEGIES]
 
 
 def check_graph(recipe: Recipe) -> None:

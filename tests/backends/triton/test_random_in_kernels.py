@@ -19,14 +19,14 @@ SIZES = (Sizes(3, 4, 20), Sizes(17, 2, 8), Sizes(1, 1, 33))
 @everywhere
 @both
 @pytest.mark.parametrize("name, sizes", [(n, SIZES[k % 3]) for k, n in enumerate(NOISY)], ids=str)
-def test_equals_the_reference(name: str, sizes: Sizes, regime: str, place: Place) -> None:
+def test_equals_the_reference(name: str, sizes: Sizes, strategy: str, place: Place) -> None:
     net = network(name, sizes.hidden)
     found = []
     for at in (place, Place("reference", "cpu")):
         net = net.to(at.device)
         given = inputs(net, sizes, torch.float64, at.device)
         lengths = ragged(sizes, at.device) if sizes.batch == 3 else {}
-        model = gn.compile(net, backend=at.backend, skip=at.skip(regime), recompute=True)
+        model = gn.compile(net, backend=at.backend, skip=at.skip(strategy), recompute=True)
         torch.manual_seed(5)
         with by_counter():
             found.append({k: v.cpu() for k, v in results(model, given, lengths)[0].items()})

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from graphnn.backends.triton import strategy
+from graphnn.backends.triton import strategy as kernel_strategy
 from graphnn.kernels import simulate
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan import sharding
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.fit import Verdict
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
-from tests.backends.triton.places import INTERPRET, choices, regimes
+from tests.backends.triton.places import INTERPRET, choices, strategies
 from tests.backends.triton.test_block_axis import DECODERS, Decoder, Machine
 from tests.backends.triton.test_cooperative import ATTEMPTS, changed, launchers, stores
 from tests.networks.graphs import compare
@@ -49,7 +49,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
     given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
     (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=[SKIP])
-    assert regimes(model) == {"cooperative"}
+    assert strategies(model) == {"cooperative"}
 
 
 @pytest.mark.parametrize("name", [pytest.param("additive", marks=SLOW), "odd"])
@@ -60,7 +60,7 @@ def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     given = {"x": doubles(3, 3, 3), "source": doubles(3, 7, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([7, 1, 5])}
     (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=[SKIP])
-    assert "group of" in model.source() and regimes(model) == {"cooperative"}
+    assert "group of" in model.source() and strategies(model) == {"cooperative"}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
     x = doubles(3, 2, 3)
     lengths = {"time": torch.tensor([2, 1, 2])}
     (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=[SKIP])
-    assert regimes(model) == {"cooperative"}
+    assert strategies(model) == {"cooperative"}
 
 
 class Best(nn.Module):
@@ -98,10 +98,10 @@ class Best(nn.Module):
 
 def test_the_best_slots_of_a_memory_are_found_in_a_step() -> None:
     given, lengths = {"x": doubles(3, 4, 3)}, {"time": torch.tensor([4, 1, 3])}
-    for regime in ("resident", "cooperative"):
-        skips = [INTERPRET.skip(regime)]
+    for strategy in ("resident", "cooperative"):
+        skips = [INTERPRET.skip(strategy)]
         (model,) = compare(shuffled(Best()), given, lengths, backend="interpret", skips=skips)
-        assert regimes(model) == {regime}
+        assert strategies(model) == {strategy}
 
 
 def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,14 +111,14 @@ def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.M
         source, verdict = fit.choose_kernel(*given, **options)
         return source, replace(verdict, reason=f"it fits; {spilled}", tolerated=(spilled,))
 
-    monkeypatch.setattr(strategy, "choose_kernel", best)
-    for skip, regime in ((), "cooperative"), (("cooperative",), "resident"):
+    monkeypatch.setattr(kernel_strategy, "choose_kernel", best)
+    for skip, strategy in ((), "cooperative"), (("cooperative",), "resident"):
         net = Machine(hidden=32).to(torch.bfloat16)
         model = gn.compile(net, backend="interpret", skip=("beside", *skip))
         model.program()
         for choice in choices(model):
-            assert choice.regime == regime
-            by_one = "not by one: " if regime == "cooperative" else ""
+            assert choice.strategy == strategy
+            by_one = "not by one block: " if strategy == "cooperative" else ""
             assert f"{by_one}it fits; {spilled}" in choice.reason
 
 

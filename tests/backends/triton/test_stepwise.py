@@ -103,7 +103,7 @@ def test_what_cannot_be_written_goes_step_by_step(kind: type) -> None:
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model(x=doubles(3, 4, 3))
     forward = choices(model)[0]
-    assert forward.regime == "stepwise"
+    assert forward.strategy == "stepwise"
     assert re.search(REASONS[kind], forward.reason), forward.reason
 
 
@@ -113,7 +113,7 @@ def planned(
     """How the loops of an LSTM are run and why, forward and backward; nothing is launched."""
     model = gn.compile(LSTM(size).to(dtype), backend=backend, skip=skip)
     model.program()
-    return {(c.regime, c.reason) for c in choices(model)}
+    return {(c.strategy, c.reason) for c in choices(model)}
 
 
 @pytest.mark.parametrize("backend", ["interpret", "triton"])
@@ -123,22 +123,22 @@ def test_weights_that_do_not_fit_are_shared_or_go_step_by_step(
 ) -> None:
     monkeypatch.setattr(target, "current", lambda: "sm_90")
     why = r"weights of 5\d\d KB do not fit the 227 KB of one multiprocessor \(sm_90, (bf16|fp32)\)"
-    for regime, reason in planned(size, dtype, backend):
-        assert regime == "cooperative"
+    for strategy, reason in planned(size, dtype, backend):
+        assert strategy == "cooperative"
         assert re.search(why + "$", reason)
-    for regime, reason in planned(size, dtype, backend, ("cooperative",)):
-        assert regime == "stepwise"
+    for strategy, reason in planned(size, dtype, backend, ("cooperative",)):
+        assert strategy == "stepwise"
         assert re.search(why + r"; .* \(skip 'cooperative'\)$", reason)
 
 
 @pytest.mark.parametrize("dtype, size", [(torch.bfloat16, 128), (torch.float32, 64)], ids=str)
 def test_weights_that_fit_stay(dtype: torch.dtype, size: int) -> None:
-    for regime, reason in planned(size, dtype, "interpret"):
-        assert regime == "resident"
+    for strategy, reason in planned(size, dtype, "interpret"):
+        assert strategy == "resident"
         assert re.search(r"weights and operands need about 1\d\d of 227 KB", reason)
 
 
 def test_float64_goes_step_by_step_on_a_gpu_alone() -> None:
-    ((regime, reason),) = planned(8, torch.float64, "triton")
-    assert regime == "stepwise" and reason.endswith("no matrix unit multiplies torch.float64")
-    assert {regime for regime, _ in planned(8, torch.float64, "interpret")} == {"resident"}
+    ((strategy, reason),) = planned(8, torch.float64, "triton")
+    assert strategy == "stepwise" and reason.endswith("no matrix unit multiplies torch.float64")
+    assert {strategy for strategy, _ in planned(8, torch.float64, "interpret")} == {"resident"}

@@ -58,11 +58,11 @@ def test_variables_that_change_places_and_began_as_one_are_found():
     assert aliased(SWAPPED.format("start * 1")) == []
 
 
-@pytest.mark.parametrize("regime", ["resident", "cooperative"])
+@pytest.mark.parametrize("strategy", ["resident", "cooperative"])
 @pytest.mark.parametrize("net", [Late, Shifted])
-def test_states_that_begin_as_one_are_values_of_their_own(net, regime):
+def test_states_that_begin_as_one_are_values_of_their_own(net, strategy):
     torch.manual_seed(0)
-    model = gn.compile(net().double(), backend="interpret", skip=INTERPRET.skip(regime))
+    model = gn.compile(net().double(), backend="interpret", skip=INTERPRET.skip(strategy))
     width = 5 if net is Late else 20
     given = {"x": torch.randn(3, 5, width).double(), "u0": torch.randn(3, 20).double()}
     given = {k: v.requires_grad_() for k, v in given.items()}

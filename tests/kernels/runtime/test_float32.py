@@ -80,7 +80,7 @@ def test_a_loop_that_is_refused_says_so() -> None:
     model = gn.compile(network(64), backend="interpret", float32="ieee", skip=("cooperative",))
     text = model.explain()
     assert "stepwise" in text and "float32 multiply-adds need" in text
-    assert "torch multiplies float32 by its own setting, whatever float32='ieee'" in text
+    assert "torch's setting applies to its products, not float32='ieee'" in text
 
 
 def test_only_the_launch_that_was_compiled_is_tried_on_a_gpu() -> None:

@@ -59,9 +59,9 @@ class Lowering(Protocol):
     choices: dict[str, Any]
     unwritten: dict[str, str]
     unwritten_phases: dict[str, dict[str, str]]
-    several_of: dict[str, Any]
+    dispatchers: dict[str, Any]
 
-    def several(self, write: Callable[[Any], Function], direction: str) -> Function:
+    def dispatched(self, write: Callable[[Any], Function], direction: str) -> Function:
         """The function that `write` returns for this lowering, or a dispatcher over variants.
 
         The variants run the loops by other strategies; a call takes the best for its sizes.

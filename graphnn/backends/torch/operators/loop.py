@@ -134,7 +134,7 @@ class LoopOperator:
             ir, name, reads, results, title = form
             return write(ir, name, reads, results, title, self.passes, lowering, ends)
 
-        return make(None) if self.lowering is None else self.lowering.several(make, direction)
+        return make(None) if self.lowering is None else self.lowering.dispatched(make, direction)
 
     def _ends(self, held: bool) -> Ends | None:
         """Where the examples of a ragged axis end; values beyond are `held` or zero."""
@@ -250,17 +250,17 @@ class LoopOperator:
 
     def candidates(self, backward: bool = False) -> list[str]:
         """The strategies that a direction may run by, with predictions and timings, as text."""
-        several = self.lowering.several_of if self.lowering is not None else {}
-        found = several.get(self._names()[backward])
+        dispatchers = self.lowering.dispatchers if self.lowering is not None else {}
+        found = dispatchers.get(self._names()[backward])
         lines = found.report() if found is not None else []
-        if not backward and self._infer is not None and self._infer.name in several:
-            lines += several[self._infer.name].chooser.descriptions()
+        if not backward and self._infer is not None and self._infer.name in dispatchers:
+            lines += dispatchers[self._infer.name].tuner.descriptions()
         return lines
 
     def made_of(self) -> list[str]:
         """Texts that identify its code, kernels included."""
-        several = self.lowering.several_of if self.lowering is not None else {}
-        return [self.text, *(several[n].chooser.what for n in self._names() if n in several)]
+        dispatchers = self.lowering.dispatchers if self.lowering is not None else {}
+        return [self.text, *(dispatchers[n].tuner.what for n in self._names() if n in dispatchers)]
 
     def unwritten_phases(self) -> list[str]:
         """Why phases of its steps have no kernel."""

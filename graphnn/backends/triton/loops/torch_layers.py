@@ -1,6 +1,6 @@
-"""A loop that is exactly one of torch's layers: that layer, or kernels of our own, by time.
+"""A loop that is exactly one of torch's layers: run by that layer or by our kernels, by timing.
 
-Forward and backward of a call are the same way's: each is recorded by autograd as it is run.
+Forward and backward of a call use the same strategy: autograd records the one that ran.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ Operands = Sequence[Any]
 CUDNN, KERNELS = "cuDNN", "kernels"
 
 
-class Layer:
-    """Runs an `aten` node, on its operands, a number or a tensor each, as `recurrent` does.
+class TimedLayer:
+    """Runs an `aten` node on its operands, numbers or tensors, as `recurrent` does.
 
-    `own` is its definition as a program, an output for each of the `wanted` results. Where nothing
-    is timed it is torch's, as no GPU has said otherwise.
+    `own` is the layer's definition as a program, with one output for each of the `wanted` results.
+    If nothing is timed, torch's layer is used: no timing on a GPU has shown otherwise yet.
     """
 
     def __init__(self, node: Node, own: Program, wanted: Sequence[int], tune: bool):
         self.node, self.own, self.wanted = node, own, sorted(wanted)
         self.axes = (str(node.attrs["axis"]), BATCH)
-        self.ways: dict[str, Callable[[Operands, Sequence[int]], list[Any]]] = {
+        self.strategies: dict[str, Callable[[Operands, Sequence[int]], list[Any]]] = {
             CUDNN: self._torch,
             KERNELS: self._kernels,
         }
         parts = [own.source, *(text for loop in own.loops for text in loop.made_of())]
-        self.chooser = StrategyTuner("\n".join(parts), tune)
+        self.tuner = StrategyTuner("\n".join(parts), tune)
 
     def __call__(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         tensors = [x for x in operands if isinstance(x, Tensor)]
         train = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         known = dict(zip(self.axes, sizes, strict=True))
-        ways = lambda: Strategies(
-            list(self.ways),
-            lambda about: CUDNN,
-            lambda way: True,
-            lambda way: self._once(way, operands, sizes, train),
+        strategies = lambda: Strategies(
+            list(self.strategies),
+            lambda lengths: CUDNN,
+            lambda name: True,
+            lambda name: self._run_once(name, operands, sizes, train),
         )
         direction = "training" if train else "inference"
         if torch.is_autocast_enabled(operands[0].device.type):
             direction += f" in {torch.get_autocast_dtype(operands[0].device.type)}"
-        way = self.chooser.choose(operands[0], known, ways, direction)
-        return self.ways[way](operands, sizes)
+        name = self.tuner.choose(operands[0], known, strategies, direction)
+        return self.strategies[name](operands, sizes)
 
-    def _once(self, way: str, operands: Operands, sizes: Sequence[int], train: bool) -> None:
-        """A way forward, in training backward too, apart from the graph of the call."""
+    def _run_once(self, name: str, operands: Operands, sizes: Sequence[int], train: bool) -> None:
+        """Run a strategy forward, in training backward too, outside the call's autograd graph."""
         given = [
             x.detach().requires_grad_(train and x.requires_grad) if isinstance(x, Tensor) else x
             for x in operands
         ]
-        outs = [y for y in self.ways[way](given, sizes) if y is not None and y.requires_grad]
+        outs = [y for y in self.strategies[name](given, sizes) if y is not None and y.requires_grad]
         leaves = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
         if outs:
             torch.autograd.grad(outs, leaves, [torch.ones_like(y) for y in outs], allow_unused=True)
@@ -69,9 +69,9 @@ class Layer:
     def _torch(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         x, *rest = operands
         length = rest.pop().reshape(-1, 1) if self.node.attrs["ragged"] else None
-        form = self.node.attrs["kind"], x, rest[:-4], rest[-4:]
+        signature = self.node.attrs["kind"], x, rest[:-4], rest[-4:]
         stated = self.node.dtype if self.node.attrs["stated"] else None
-        return list(recurrent(*form, self.node.attrs["reverse"], length, stated=stated))
+        return list(recurrent(*signature, self.node.attrs["reverse"], length, stated=stated))
 
     def _kernels(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         axis, given = self.axes[0], list(operands)
@@ -83,21 +83,20 @@ class Layer:
 
     @property
     def called(self) -> tuple[str, str]:
-        """The states of the loop, and its axis: what a plan knows it by."""
+        """The names of the loop's states and its axis, by which a plan identifies it."""
         return ", ".join(dict.fromkeys(self.node.attrs["states"])), self.axes[0]
 
     @property
     def loop(self) -> LoopOperator:
-        """The loop that kernels run."""
+        """The loop that our kernels run."""
         return self.own.loops[0]
 
     def report(self) -> list[str]:
-        """The candidates and what was measured of them, in words for users."""
-        lines = [f"candidate {CUDNN}: not modelled, taken where nothing is timed"]
+        """Return the candidates and their timings as text."""
+        lines = [f"candidate {CUDNN}: used if nothing is timed (the cost model does not cover it)"]
         for choice, backward in zip(self.loop.choices(), (False, True), strict=False):
-            word = "backward" if backward else "forward"
-            lines.append(
-                f"candidate {KERNELS}, {word}: {strategy_name(choice.regime)}: {choice.reason}"
-            )
+            direction = "backward" if backward else "forward"
+            name = strategy_name(choice.strategy)
+            lines.append(f"candidate {KERNELS}, {direction}: {name}: {choice.reason}")
             lines += [f"  {text}" for text in self.loop.candidates(backward)]
-        return [*lines, *self.chooser.descriptions()]
+        return [*lines, *self.tuner.descriptions()]
