@@ -109,7 +109,7 @@ def test_a_layer_gives_out_its_last_c(backend):
     if backend == "torch":
         assert model.explain().count(": aten") == 2
         ragged = model.explain(lengths=("time",))
-        assert "does not give out all of lstm.c" in ragged and ": aten" not in ragged
+        assert "does not return all of lstm.c" in ragged and ": aten" not in ragged
 
     def right():
         y, (_, c) = theirs(x)
