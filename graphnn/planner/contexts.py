@@ -15,6 +15,9 @@ from torch import nn
 
 from graphnn.ir.graph import IR
 from graphnn.planner.attention.attend import Note
+from graphnn.planner.attention.hops import Hops
+from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.autodiff.hops import Backward
 from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.boundary.invariants import InvariantSplit
 from graphnn.planner.boundary.step_graph import Cache
@@ -125,6 +128,21 @@ class BackwardContext(Context):
     """A derived graph. `further`: it will be differentiated in turn."""
 
     further: bool = False
+
+
+@dataclass(kw_only=True)
+class AttentionContext(Context):
+    """The gradients of one attention, or of hops, with respect to the reads `wanted`.
+
+    `results` are the results that have a gradient; `derived` is found of an attention, `hops` of
+    hops.
+    """
+
+    part: Contraction | Hops
+    wanted: Sequence[int]
+    results: Sequence[int]
+    derived: Derived | None = None
+    hops: Backward | None = None
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ every pass, and every pass can be seen: see `graphnn.planner.observe`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -19,8 +19,12 @@ from graphnn.ir.graph import IR
 from graphnn.ir.verify import verify
 from graphnn.planner import steps
 from graphnn.planner.attention.attend import Note
+from graphnn.planner.attention.hops import Hops
+from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.autodiff.hops import Backward
+from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.boundary.check import check_axes, check_states
-from graphnn.planner.contexts import CallContext, Context
+from graphnn.planner.contexts import AttentionContext, CallContext, Context
 from graphnn.planner.core.regions import Region, partition
 from graphnn.planner.loops.choose import Decision, Target
 from graphnn.planner.observe import observe
@@ -39,6 +43,7 @@ class Stage(Enum):
     LOOP = "one loop, cut out"
     DERIVED = "the derivative of one loop"
     BACKWARD = "the derived backward of one loop"
+    ATTENTION = "the derived backward of one attention"
     FUNCTION = "one generated function"
     INVARIANTS = "what is the same at every step"
     STEP = "one step of a stream"
@@ -120,6 +125,9 @@ PASSES: tuple[Pass, ...] = (
     Pass("horizontal", Stage.BACKWARD, steps.horizontal_backward, skip="merge"),
     Pass("multiply_add", Stage.BACKWARD, steps.multiply_add_in_loops, skip="contract"),
     Pass("outside_views", Stage.BACKWARD, steps.outside_views),
+    #
+    Pass("softmax_backward", Stage.ATTENTION, steps.softmax_gradients, when=steps.is_attention),
+    Pass("hops_backward", Stage.ATTENTION, steps.hops_gradients, when=steps.is_hops),
     #
     Pass("multiply_add", Stage.FUNCTION, steps.multiply_add, skip="contract"),
     Pass("add_matmul", Stage.FUNCTION, steps.add_matmul),
@@ -203,6 +211,22 @@ def checked(ir: IR) -> IR:
 def requested(ir: IR, variant: Variant) -> IR:
     """The graph with what a call asks for in addition: sequences and probes of states."""
     return run(Stage.REQUESTED, ir, CallContext(variant=variant))
+
+
+def attention_backward(part: Contraction, wanted: Sequence[int], results: Sequence[int]) -> Derived:
+    """The gradients of an attention with respect to the reads `wanted`, from those of `results`."""
+    context = AttentionContext(title=part.name, part=part, wanted=wanted, results=results)
+    run(Stage.ATTENTION, part.ir, context)
+    assert context.derived is not None
+    return context.derived
+
+
+def hops_backward(part: Hops, wanted: Sequence[int], results: Sequence[int]) -> Backward:
+    """The gradients of hops with respect to the reads `wanted`, from those of `results`."""
+    context = AttentionContext(title=part.name, part=part, wanted=wanted, results=results)
+    run(Stage.ATTENTION, part.ir, context)
+    assert context.hops is not None
+    return context.hops
 
 
 def finished(ir: IR, passes: frozenset[str]) -> IR:

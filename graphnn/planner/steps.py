@@ -15,9 +15,11 @@ from graphnn.planner.algebra.multiply_add import fuse_multiply_add
 from graphnn.planner.algebra.simplify import simplify
 from graphnn.planner.algebra.split_linear import split_linear_maps
 from graphnn.planner.attention.attend import attend
-from graphnn.planner.attention.hops import hops
+from graphnn.planner.attention.hops import Hops, hops
+from graphnn.planner.autodiff.hops import backward as hops_backward
 from graphnn.planner.autodiff.loops import differentiate
 from graphnn.planner.autodiff.rematerialize import rematerialize
+from graphnn.planner.autodiff.softmax import softmax_backward
 from graphnn.planner.boundary.check import without_wires
 from graphnn.planner.boundary.complex_as_real import as_real
 from graphnn.planner.boundary.dtype_promotion import promote
@@ -28,6 +30,7 @@ from graphnn.planner.boundary.retype import in_dtype
 from graphnn.planner.boundary.states import add_finals, probe, record, resume
 from graphnn.planner.boundary.step_graph import step_along
 from graphnn.planner.contexts import (
+    AttentionContext,
     BackwardContext,
     CallContext,
     Context,
@@ -282,6 +285,30 @@ def unsaved(ir: IR, context: DeriveContext) -> IR:
         options = bool(context.recompute), context.again
         context.derived = differentiate(context.loop, context.wanted, *options)
     return context.gradients.ir
+
+
+def is_hops(context: AttentionContext) -> bool:
+    """Whether a part consists of several attentions in a chain."""
+    return isinstance(context.part, Hops)
+
+
+def is_attention(context: AttentionContext) -> bool:
+    """Whether a part is one attention."""
+    return not isinstance(context.part, Hops)
+
+
+def softmax_gradients(ir: IR, context: AttentionContext) -> IR:
+    """The gradient graph of one attention, all values recomputed."""
+    assert not isinstance(context.part, Hops)
+    context.derived = softmax_backward(context.part, context.wanted, context.results)
+    return context.derived.ir
+
+
+def hops_gradients(ir: IR, context: AttentionContext) -> IR:
+    """The gradient graph of hops; values that vary over the axis are recomputed."""
+    assert isinstance(context.part, Hops)
+    context.hops = hops_backward(context.part, context.wanted, context.results)
+    return context.hops.ir
 
 
 def invariants(ir: IR, context: StepContext) -> IR:

@@ -157,6 +157,8 @@ CHANGED: dict[tuple[Stage, str], Callable[[], None]] = {
     (S.BACKWARD, "simplify"): fired(Fires(lambda: Net(gated))),
     (S.BACKWARD, "horizontal"): fired(SWITCHES["merge"]),
     (S.BACKWARD, "multiply_add"): fired(Fires(lambda: Net(lambda n, x, z: elman(n, x, z) * z))),
+    (S.ATTENTION, "softmax_backward"): fired(SWITCHES["attend"]),
+    (S.ATTENTION, "hops_backward"): fired(SWITCHES["hops"]),
     (S.FUNCTION, "multiply_add"): fired(
         Fires(lambda: Net(elman, WIDE, before=lambda v: v * v.sin() + v.cos()), wide)
     ),

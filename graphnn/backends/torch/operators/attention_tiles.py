@@ -18,7 +18,8 @@ from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.autodiff.softmax import gradients, positions, softmax_backward, tiled
+from graphnn.planner.autodiff.softmax import gradients, positions, tiled
+from graphnn.planner.pipeline import attention_backward
 
 Tensor = torch.Tensor
 Tile = dict[str, tuple[int, int]]
@@ -244,7 +245,7 @@ class TiledAttention:
             part = self.part
             reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
             results = [i for i, p in zip(part.ends, present, strict=True) if p]
-            derived = softmax_backward(part, reads, results)
+            derived = attention_backward(part, reads, results)
             given = [*part.reads, *self.kept()]
             given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
             ir, outs = gradients(derived.ir, reads)

@@ -24,8 +24,9 @@ from graphnn.kernels.attention.launch import MIN_PART, TARGET_PROGRAMS, Attentio
 from graphnn.kernels.ir.contraction import AttentionProgram, Store
 from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.autodiff.hops import Backward, backward, forward
+from graphnn.planner.autodiff.hops import Backward, forward
 from graphnn.planner.autodiff.softmax import gradients
+from graphnn.planner.pipeline import hops_backward
 
 # sums over the axis, and what a kernel calls them
 SUMS = {"axis_sum": "total", "axis_logsumexp": "lse"}
@@ -134,7 +135,7 @@ class HopKernels:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
         results = [i for i, p in zip(part.results, present, strict=True) if p]
-        code = backward(part, reads, results)
+        code = hops_backward(part, reads, results)
         ends = self._exits(code.ir)
         wide = frozenset((*part.sums, *code.peaks.values()))
         kernel = self._kernel(code.ir, list(ends), f"{self.name}_backward", wide=wide)

@@ -29,7 +29,8 @@ from graphnn.kernels.attention.launch import AttentionLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.attention.topk import Picked
-from graphnn.planner.autodiff.softmax import gradients, softmax_backward
+from graphnn.planner.autodiff.softmax import gradients
+from graphnn.planner.pipeline import attention_backward
 
 Tensor = torch.Tensor
 
@@ -95,7 +96,7 @@ class Kernels:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
         results = [i for i, p in zip(part.ends, present, strict=True) if p]
-        derived = softmax_backward(part, reads, results)
+        derived = attention_backward(part, reads, results)
         exits = Exits(derived.ir, part, self.role).found
         name = f"{self.name}_backward"
         stages = [self._stage(k) for k in back(part, self.role, derived.ir, exits.values(), name)]
