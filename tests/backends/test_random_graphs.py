@@ -1,4 +1,4 @@
-"""Backend "torch" against "reference" on graphs nobody wrote, with passes on and off."""
+"""Random graphs: backend "torch" equals "reference", with passes on and off."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_many_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
 
 ONE = ((0, ("time",)),)
 
-# what hypothesis found before, by its cause
+# failures that hypothesis found before, by their cause
 FOUND: dict[str, Recipe] = {
     "an empty example, looking ahead: its final state is its first": Recipe(
         ONE, (Section(ahead=True, states=(Memory(0),)),), sizes=(2, 1), ragged=("time",)
@@ -144,5 +144,5 @@ FOUND: dict[str, Recipe] = {
     "skip", [(), ("simplify",), tuple(SWITCHABLE)], ids=["passes", "unsimplified", "none"]
 )
 @pytest.mark.parametrize("name", FOUND)
-def test_found(name: str, skip: tuple[str, ...]) -> None:
+def test_graphs_that_failed_before(name: str, skip: tuple[str, ...]) -> None:
     check(FOUND[name], skip)

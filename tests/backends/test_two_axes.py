@@ -1,4 +1,4 @@
-"""Loops over two axes: random ones, and kinds that were wrong, beside a plain loop in torch."""
+"""Loops over two axes equal a plain loop in torch: random ones, and some that failed before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BACKENDS = ["torch", "interpret", "reference"]
 
 
 def agree(seed: int, backend: str) -> None:
-    """Outputs and gradients of a random cell are those of the loop."""
+    """Outputs and gradients of a random cell equal those of the plain loop."""
     cell = two_axes.drawn(seed)
     made = two_axes.parameters(cell, seed)
     torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def test_an_outer_product_cut_within_a_row(opaque, backend):
 
 
 class Narrow(nn.Module):
-    """A cell of so many units, none among them."""
+    """A cell with a given number of units, which may be zero."""
 
     def __init__(self, units: int) -> None:
         super().__init__()
@@ -181,14 +181,14 @@ class Narrow(nn.Module):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_a_cell_of_no_units(backend):
+def test_a_cell_without_units(backend):
     net, x = Narrow(0), torch.randn(2, 3, 6, requires_grad=True)
     y = gn.compile(net, backend=backend)(x=x)
     (flow,) = torch.autograd.grad(y.sum(), x)
     assert y.shape == (2, 3, 0) and torch.equal(flow, torch.zeros_like(x))
 
 
-def test_a_beam_of_no_examples():
+def test_a_beam_without_examples():
     model = gn.compile(gn.nn.Seq2Seq(30, 12, 16, 32))
     source = torch.zeros(0, 5, dtype=torch.int64)
     found = model.generate(source=source, start=1, stop=2, max_steps=5, beam=3)

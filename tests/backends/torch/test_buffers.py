@@ -1,4 +1,4 @@
-"""Memory is used again only when nothing else holds it."""
+"""The pool of buffers: memory is reused only if nothing else refers to it."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from graphnn.backends.torch.runtime import buffers
 from graphnn.backends.torch.runtime.buffers import buffer
 
 SIZE, CPU = (512, 512), torch.device("cpu")
-HOLDS = {
+REFERENCES = {
     "tensor": lambda t: t,
     "view": lambda t: t[3:5],
     "detached": lambda t: t.detach(),
@@ -22,7 +22,7 @@ HOLDS = {
 }
 
 
-def test_held_memory_is_left_alone():
+def test_referenced_memory_is_not_reused():
     first = buffer(SIZE, torch.float32, CPU).fill_(1)
     place, row, array = first.data_ptr(), first[3], first.numpy()
     del first
@@ -32,7 +32,7 @@ def test_held_memory_is_left_alone():
     assert (array == 1).all()
 
 
-def test_free_memory_is_used_again():
+def test_free_memory_is_reused():
     first = buffer(SIZE, torch.float32, CPU)
     place = first.data_ptr()
     del first
@@ -40,14 +40,14 @@ def test_free_memory_is_used_again():
     assert place in again or len(again) == 1
 
 
-def test_shared_memory_is_not_used_again():
+def test_shared_memory_is_not_reused():
     first = buffer(SIZE, torch.float32, CPU).share_memory_()
     place = first.data_ptr()
     del first
     assert buffer(SIZE, torch.float32, CPU).data_ptr() != place
 
 
-def test_no_more_is_kept_than_said(monkeypatch):
+def test_the_pool_has_a_maximal_size(monkeypatch):
     monkeypatch.setattr(buffers, "MOST", 3 << 20)
     monkeypatch.setattr(buffers, "_POOL", {})
     held = [buffer(SIZE, torch.float32, CPU) for _ in range(8)]
@@ -71,10 +71,10 @@ def test_results_of_a_call_outlive_the_next_calls():
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("hold", HOLDS, ids=str)
-def test_memory_is_left_alone_however_it_is_held(hold):
+@pytest.mark.parametrize("kind", REFERENCES, ids=str)
+def test_every_kind_of_reference_prevents_reuse(kind):
     first = buffer(SIZE, torch.float32, CPU).fill_(1)
-    place, held = first.data_ptr(), HOLDS[hold](first)
+    place, held = first.data_ptr(), REFERENCES[kind](first)
     del first
     for _ in range(3):
         assert buffer(SIZE, torch.float32, CPU).fill_(2).data_ptr() != place

@@ -1,4 +1,4 @@
-"""Final states lie in memory of their own: who resets one in place changes nothing else."""
+"""Final states share no memory: resetting one in place changes nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 3
 
 
 class Shared(nn.Module):
-    """States closed by one value, by an input, by outputs, two steps ago, from one parameter."""
+    """States that share their next value, an input, outputs or an initial parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 
 def apart(states: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
-    """Each state is overwritten in turn; nothing else may change."""
+    """Overwrite each state in turn; nothing else may change."""
     everything = {**{f"state {k}": v for k, v in states.items()}, **rest}
     for name, state in states.items():
         others = {k: v for k, v in everything.items() if k != f"state {name}"}
@@ -66,7 +66,7 @@ def apart(states: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NETS)
 @torch.no_grad()
-def test_of_a_call(name: str, backend: str, steps: int) -> None:
+def test_final_states_of_a_call(name: str, backend: str, steps: int) -> None:
     model = gn.compile(NETS[name](), backend=backend)
     x = torch.randn(2, steps, WIDTH)
     for given in ({}, {"lengths": {"time": torch.tensor([steps, 1])}}):
@@ -79,7 +79,7 @@ def test_of_a_call(name: str, backend: str, steps: int) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", [name for name in NETS if name != "both ways"])
 @torch.no_grad()
-def test_of_steps(name: str, backend: str) -> None:
+def test_states_of_steps(name: str, backend: str) -> None:
     model = gn.compile(NETS[name](), backend=backend)
     first = model.initial_state(batch=2)
     apart(first, dict(model.named_parameters()))

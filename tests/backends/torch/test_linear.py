@@ -1,4 +1,4 @@
-"""Products on a CPU against torch's own: each layout of a weight, results in memory used again."""
+"""Matmuls on a CPU equal torch's own: each layout of a weight, results in pooled memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphnn.backends.torch.runtime.recurrent_linear import (
     recurrent_linear,
 )
 
-# (rows, in, out): small, few rows, a thread its own rows, MKL's own layout
+# (rows, in, out): small, few rows, blocks of rows per thread, MKL's own layout
 SHAPES = [(3, 5, 7), (2, 512, 1024), (64, 256, 512), (64, 70, 30), (16, 512, 1024), (16, 1024, 512)]
 
 
@@ -31,7 +31,7 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
     for method, extra in (("matmul", 0), ("addmm", c), ("add_matmul", before)):
         out = before.clone()
         getattr(made, method)(*((out, c, x) if method == "addmm" else (out, x)))
-        # torch's own product sums in another order for each layout of the weight
+        # torch's own matmul sums in another order for each layout of the weight
         layouts = (w.t(), w.t().contiguous())
         own = max((x @ wt + extra - (exact + extra)).abs().max() for wt in layouts)
         assert (out - (exact + extra)).abs().max() <= 2 * own
@@ -39,7 +39,7 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL")
 @pytest.mark.parametrize("strided", [False, True])
-def test_a_thread_multiplies_its_own_rows(monkeypatch, strided):
+def test_each_thread_multiplies_its_own_rows(monkeypatch, strided):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     w, x = torch.randn(40, 30), torch.randn(51, 30)
     made = recurrent_linear(w, 100, 51)
@@ -68,7 +68,7 @@ def test_a_large_linear_map_and_its_derivatives(bias, order):
     torch.testing.assert_close(*second, rtol=1e-10, atol=1e-10)
 
 
-def test_a_result_that_is_held_is_not_written_again():
+def test_a_referenced_result_is_not_overwritten():
     x, w = torch.randn(2000, 64), torch.randn(64, 64)
     first = linear(x, w)
     kept = first.clone()
@@ -77,7 +77,7 @@ def test_a_result_that_is_held_is_not_written_again():
     torch.testing.assert_close(second, -kept)
 
 
-def test_under_torch_func_and_autocast():
+def test_linear_under_torch_func_and_autocast():
     x, w = torch.randn(2000, 64), torch.randn(64, 64)
     torch.testing.assert_close(torch.vmap(lambda r: linear(r, w))(x[None])[0], F.linear(x, w))
     slope = torch.func.grad(lambda v: linear(x, v).sum())(w)

@@ -1,4 +1,4 @@
-"""Ragged batches by torch's layers on all positions, judged by torch on packed sequences."""
+"""Torch layers run on all positions of a ragged batch equal torch on packed sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def flipped(x: Tensor, n: Tensor) -> Tensor:
 
 
 def packed(layer: nn.RNNBase, x: Tensor, n: Tensor, h: Tensor, reverse: bool) -> dict[str, Tensor]:
-    """Torch's own, an example at a time without padding."""
+    """Torch's own layer, one example at a time, without padding."""
     x = flipped(x, n) if reverse else x
     rows, ends = [], []
     for k, length in enumerate(n.tolist()):
@@ -45,7 +45,7 @@ def packed(layer: nn.RNNBase, x: Tensor, n: Tensor, h: Tensor, reverse: bool) ->
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("n", [MANY, FEW, MANY.roll(2) * 0 + 9], ids=["many", "few", "all"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_all_positions_give_what_packed_ones_do(kind, n, reverse):
+def test_all_positions_equal_packed_ones(kind, n, reverse):
     layer = LAYERS[kind]().double()
     x = torch.randn(TIME, BATCH, INPUT, dtype=torch.float64)
     x[torch.arange(TIME)[:, None] >= n] = float("nan")  # nothing beyond the end is read
@@ -62,7 +62,7 @@ def test_all_positions_give_what_packed_ones_do(kind, n, reverse):
     close(run(ours, wanted), run(lambda: packed(layer, x, n, h, reverse), wanted), 1e-12)
 
 
-def test_all_positions_are_run_where_most_are_there(monkeypatch):
+def test_all_positions_are_run_if_most_are_valid(monkeypatch):
     calls = []
     for name in ("_padded", "_ragged"):
         whole = getattr(torch_layers, name)
@@ -87,7 +87,7 @@ def test_all_positions_are_run_where_most_are_there(monkeypatch):
 
 
 class Ends(nn.Module):
-    """The last c of one direction and the first of the other, as an encoder hands them on."""
+    """The last c of one direction and the first of the other, as an encoder returns them."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ class Ends(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["torch", "interpret", "reference"])
-def test_a_layer_gives_out_its_last_c(backend):
+def test_a_layer_returns_its_last_c(backend):
     net = Ends()
     theirs = net.lstm.to_torch()
     model = gn.compile(net, backend=backend)

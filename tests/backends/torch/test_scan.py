@@ -1,4 +1,4 @@
-"""The scan over an axis: both ways of running it, and its first and second derivatives."""
+"""The scan over an axis: both algorithms, and its first and second derivatives."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_first_and_second_derivatives(reverse):
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def test_a_count_of_whole_numbers_stays_whole():
+def test_a_sum_of_integers_is_an_integer():
     g = gn.Graph("count")
     x, n = g.input("x", (), over="time"), g.state("n", (), init=0, dtype=torch.int64)
     n.next = n + (x > 0).to(torch.int64)

@@ -1,5 +1,7 @@
-"""What a loss does not depend on has None for a gradient, as in torch: weight decay and momentum
-would move what has zeros."""
+"""Parameters that a loss does not depend on have the gradient None, as in torch.
+
+With zeros instead, weight decay and momentum would change them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ Outputs = Mapping[str, Tensor]
 
 
 class TwoLoops(nn.Module):
-    """A state that the other reads, and that reads nothing of it."""
+    """Two states: the second reads the first, which does not read the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +49,7 @@ class TwoLoops(nn.Module):
 
 
 class OneLoop(nn.Module):
-    """Two results of one loop, each by weights and an initial value of its own."""
+    """Two results of one loop, each with its own weights and initial value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class OneLoop(nn.Module):
 
 
 class Heads(nn.Module):
-    """Maps of one value over whole axes, and activations beside each other."""
+    """Linear maps of one value over whole axes, and parallel activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class Heads(nn.Module):
 
 
 class Reads(nn.Module):
-    """Two sums by the same weights: the values of one are nothing to the other."""
+    """Two weighted sums by the same weights: neither depends on the values of the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ def gradients(outputs: Outputs, names: tuple[str, ...], moving: list[Tensor]) ->
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("make", NETS)
-def test_gradients_are_none_where_torch_has_none(
+def test_gradients_are_none_as_in_torch(
     make: Callable[[], Any], backend: str, training: bool
 ) -> None:
     torch.manual_seed(0)
@@ -147,8 +149,8 @@ def test_gradients_are_none_where_torch_has_none(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_final_state_alone(backend: str) -> None:
-    """A loss on the state of one loop leaves the other loop's weights alone."""
+def test_a_loss_on_a_final_state_alone(backend: str) -> None:
+    """A loss on the state of one loop does not change the weights of the other."""
     net = TwoLoops().double()
     x = torch.randn(2, 3, WIDTH, dtype=torch.float64)
     _, state = gn.compile(net, backend=backend)(x=x, return_state=True)
@@ -157,7 +159,7 @@ def test_a_final_state_alone(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_weight_decay_leaves_what_is_not_used(backend: str) -> None:
+def test_weight_decay_leaves_unused_weights_alone(backend: str) -> None:
     net = TwoLoops()
     before = net.b.weight.detach().clone()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
