@@ -1,4 +1,4 @@
-"""explain: a plan in words: what runs before, in and after each loop, how, and why."""
+"""A plan as text: what runs before, in and after each loop, how, and why."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import Tally
 from graphnn.planner.attention.tiles import Contraction
 from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.choose import Decision, fallbacks, loop_name, strategy_name
+from graphnn.planner.loops.choose import Decision, Fallback, fallbacks, loop_name, strategy_name
 from graphnn.planner.pipeline import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
 
 
 def explain(plan: Plan, program: Program | None, backend: str) -> str:
-    """The text of `model.explain()`."""
+    """The text of `model.explain()`, one row per operation.
+
+    `program` is None for the reference backend, which generates none.
+    """
     ir = plan.ir
     loops = [r for r in plan.regions if isinstance(r, Loop)]
     lines = [
@@ -29,8 +32,8 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
         f"planned in {plan.seconds * 1e3:.1f} ms, for every length and batch; backend {backend}"
     ]
     if backend == "reference":
-        lines.append("  the reference runs the unplanned definition, one position at a time;")
-        lines.append("  below is what backend='torch' would run")
+        lines.append("  the reference evaluates the unplanned definition, one position at a time;")
+        lines.append("  the rows below are those of backend='torch'")
     numbered = {id(loop): n for n, loop in enumerate(loops)}
     for k, region in enumerate(plan.regions):
         if isinstance(region, Whole):
@@ -41,15 +44,19 @@ def explain(plan: Plan, program: Program | None, backend: str) -> str:
     lines += _direct(plan, program)
     lines += _attention(plan, program)
     outside = [ir[i] for r in plan.regions if isinstance(r, Whole) for i in r.nodes]
-    lines += [f"falls back, outside loops: {_outside(text)}" for text in fallbacks(outside)]
+    lines += [
+        f"falls back, outside loops: {_without_row(f)}: torch runs it over the whole axis by vmap"
+        for f in fallbacks(outside)
+    ]
     if not any(d.fallbacks for d in plan.decisions) and not fallbacks(outside):
         lines.append("nothing falls back")
     return "\n".join(map(visible, lines))
 
 
-def _outside(text: str) -> str:
-    what, row, _ = text.rpartition(" has no row in the operations table")
-    return f"{what}{row}: torch runs it over the whole axis by vmap"
+def _without_row(fallback: Fallback) -> str:
+    """The call and the reason of a fallback."""
+    site = fallback.site or "?"
+    return f"'{fallback.called}' at {site} has no row in the operations table"
 
 
 def _count(n: int, word: str) -> str:
@@ -77,33 +84,33 @@ def _whole(ir: IR, region: Whole, when: str) -> list[str]:
 
 
 def _row(ir: IR, node: Node) -> str:
-    """name, what it does with which sizes, over which axes, where it was written."""
+    """A row: name, operation with sizes, axes, and the user's line."""
     axes = " x ".join(a for a in ir.layout(node.axes)) or "once"
     site = f"  {node.site}" if node.site else ""
-    return f"{node.label:<18} {_what(ir, node):<34} {axes:<18}{site}".rstrip()
+    return f"{node.label:<18} {_operation(ir, node):<34} {axes:<18}{site}".rstrip()
 
 
-def _what(ir: IR, node: Node) -> str:
+def _operation(ir: IR, node: Node) -> str:
     if node.op in ("product", "affine"):
-        return _product(ir, node)
+        return _matmul(ir, node)
     if node.op == "opaque":
         return f"torch.{node.attrs['called']} (opaque)"
     if node.op == "aten":
         return f"torch's {node.attrs['kind']} {tuple(node.shape)}"
     if node.op == "attend":
         part = node.attrs["part"]
-        word = f"{part.count} hops" if isinstance(part, Hops) else "contraction"
+        word = f"{part.count} hops" if isinstance(part, Hops) else "in tiles"
         return f"{word} over {part.axis} {tuple(node.shape)}"
     detail = f" over {node.attrs['axis']}" if OPS[node.op].family == "axis" else ""
     return f"{node.op}{detail} {tuple(node.shape)}"
 
 
-def _product(ir: IR, node: Node) -> str:
+def _matmul(ir: IR, node: Node) -> str:
     a, b = (ir[i] for i in node.inputs[-2:])
     left, right, _ = split_sub(node.attrs["sub"])
     summed = f", summed over {', '.join(ir.layout(node.attrs['contract']))}"
     text = f"{_sizes(a)} by {_sizes(b)} -> {_sizes(node)}"
-    word = "linear map" if not b.axes and len(right) == 2 and left else "product"
+    word = "linear map" if not b.axes and len(right) == 2 and left else "matmul"
     return f"{word} {text}{summed if node.attrs['contract'] else ''}"
 
 
@@ -123,7 +130,11 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
         lines.append(f"  state {_state(ir, ir[i])}")
     lines.append("  each step:")
     lines += [f"    {row}" for row in _body(ir, loop, plan)]
-    lines += [f"  falls back: {text}" for text in decision.fallbacks]
+    lines += [
+        f"  falls back: {_without_row(f)}: torch runs it one step at a time; write it with the "
+        "functions of the table to have it fused"
+        for f in decision.fallbacks
+    ]
     lines += [f"  falls back: {text}" for text in _unwritten(program)]
     if program is not None:
         lines += _backward(program)
@@ -131,7 +142,7 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
 
 
 def _chosen(program: LoopOperator | None, decision: Decision) -> tuple[str, str]:
-    """The strategy of a loop and its reason: a kernel's where there are kernels."""
+    """The execution strategy of a loop and the reason for it: the kernel's, if it has one."""
     choices = program.choices() if program is not None else []
     if not choices:
         return decision.strategy, decision.reason
@@ -139,17 +150,17 @@ def _chosen(program: LoopOperator | None, decision: Decision) -> tuple[str, str]
 
 
 def _ragged(program: LoopOperator | None, strategy: str) -> list[str]:
-    """What a loop over examples of different lengths costs."""
+    """How a loop over examples of different lengths treats those that have ended."""
     if program is None or program.loop.ends is None or strategy in ("resident", "cooperative"):
         return []
     if program.ordered:
-        return ["  ragged: a step takes the examples that still run, sorted by length"]
-    why = "" if program.lowering else ": sorted along another axis, if at all"
-    return [f"  ragged: every step takes all examples, masked{why}"]
+        return ["  ragged: each step computes the examples that still run, sorted by length"]
+    why = "" if program.lowering else ": examples are not sorted along this axis"
+    return [f"  ragged: every step computes all examples, masked{why}"]
 
 
 def _unwritten(program: LoopOperator | None) -> list[str]:
-    """Phases of a step that no kernel could be written for."""
+    """The phases of a step for which no kernel could be written."""
     reasons = program.unwritten_phases() if program is not None else []
     return [f"{reason}: torch runs that phase, one call per operation" for reason in reasons]
 
@@ -186,7 +197,7 @@ def _backward(program: LoopOperator) -> list[str]:
         return ["  backward: none, nothing that the loop reads has a gradient"]
     saved = [forward[i] for i in derived.saved]
     kept = ", ".join(f"{n.label} {tuple(n.shape)}" for n in saved) or "nothing"
-    width = sum(_numbers(n) for n in saved)
+    width = sum(_elements(n) for n in saved)
     lines = [f"  saved for backward: {kept}: {width} elements per example and position"]
     again = [
         forward[i].label for i in derived.recomputed if forward[i].op not in ("delay", "slice")
@@ -209,9 +220,9 @@ def _backward(program: LoopOperator) -> list[str]:
 
 
 def _attention(plan: Plan, program: Program | None) -> list[str]:
-    """Softmaxes over an axis outside loops: how each is computed with its sums, or why it is not.
+    """Softmaxes outside loops: how each is fused with its weighted sums, or why it is not.
 
-    Where weights are read besides, or sums wait for others, a softmax has several notes.
+    A softmax has several notes if its weights are also read otherwise, or if sums depend on others.
     """
     lines = []
     programs = {a.part.origin: a for a in program.attends} if program is not None else {}
@@ -221,34 +232,34 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
             lines.append(f"{note.name}{where}: {note.reason}")
             continue
         if note.part is None:
-            lines.append(f"softmax over {note.axis}{where}: on its own, {note.reason}")
+            lines.append(f"softmax over {note.axis}{where}: computed by itself, {note.reason}")
             continue
-        what = "reductions" if isinstance(note.part, Tally) else "contraction"
+        what = "reductions in tiles" if isinstance(note.part, Tally) else "in tiles"
         lines.append(f"{note.name}{where}" + (":" if note.hops else f": {what}"))
         made = programs.get(note.part.origin)
         lines += [f"  {text}" for text in (made.report() if made is not None else ())]
         lines += [f"  {note.reason}"] * bool(note.reason)
         part = note.part if made is None else made.part
-        lines += [f"  {text}" for text in ([] if isinstance(part, Hops) else _read(part))]
+        lines += [f"  {text}" for text in ([] if isinstance(part, Hops) else _stored(part))]
     return lines
 
 
-def _read(part: Contraction) -> list[str]:
-    """What tiles read that is as large as the weights, or would be."""
+def _stored(part: Contraction) -> list[str]:
+    """Tensors as large as the weights that tiles read: stored ones, and random ones drawn again."""
     drawn = ", ".join(part.ir[i].label for i in part.reads if part.drawn(i))
     stored = ", ".join(part.stored)
     return [
         *[f"as large as the weights, and stored: {stored}"] * bool(stored),
-        *[f"drawn anew from a seed wherever it is read: {drawn}"] * bool(drawn),
+        *[f"drawn again from a seed at each read: {drawn}"] * bool(drawn),
     ]
 
 
-def _numbers(node: Node) -> int:
+def _elements(node: Node) -> int:
     return math.prod(node.shape)
 
 
 def _direct(plan: Plan, program: Program | None) -> list[str]:
-    """Loops that are no loops any more: scans, and layers that torch has, with their rivals."""
+    """Loops replaced by scans and by layers of torch, with the alternatives of each."""
     lines = []
     layers = {x.called: x for x in program.layers} if program is not None else {}
     for d in plan.decisions:

@@ -41,7 +41,7 @@ def test_off_equals_on(name):
 
 def test_explain_says_how():
     text = gn.compile(Additive(), backend="interpret").explain()
-    assert "attention over source at networks.py:" in text and ": contraction" in text
+    assert "attention over source at networks.py:" in text and ": in tiles" in text
     assert "forward: one kernel, rows batch x target, columns source" in text
     assert "backward: 2 kernels: by queries, by keys" in text
     assert "saved for backward: the results and one number for each of batch x target" in text
@@ -49,7 +49,7 @@ def test_explain_says_how():
     assert "equal to torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
     assert "read besides by 'sum over source' at" in text and "attention over source, 2" in text
-    assert "weights over source at networks.py:" in text and ": reductions" in text
+    assert "weights over source at networks.py:" in text and ": reductions in tiles" in text
 
 
 class Decoder(nn.Module):

@@ -61,7 +61,7 @@ def test_equals_the_definition(name, backend, tile, monkeypatch):
                 found.append(results(model, given, lengths)[0])
         assert_same(*found, 1e-12)
     text = models[1].explain()
-    assert "drawn anew from a seed wherever it is read: " in text and "stored: " not in text
+    assert "drawn again from a seed at each read: " in text and "stored: " not in text
 
 
 def test_torch_draws_what_kernels_draw():

@@ -368,12 +368,12 @@ REFUSED = {
 def test_what_is_left_to_a_launch_a_hop_says_why(make):
     text = gn.compile(make(), backend="interpret").explain()
     assert "2 hops over slot at test_hops.py" in text and "one launch a hop: " in text
-    assert REFUSED[make] in text and text.count("contraction\n") == 2
+    assert REFUSED[make] in text and text.count(": in tiles\n") == 2
 
 
 def test_on_a_cpu_torch_computes_each_hop():
     text = gn.compile(Rectified()).explain()
-    assert "hops over" not in text and text.count("contraction\n") == 3
+    assert "hops over" not in text and text.count(": in tiles\n") == 3
 
 
 def fitting(net: nn.Module, target: str, dtype: str = "bf16") -> None:

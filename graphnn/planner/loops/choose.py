@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from graphnn.ir.graph import IR, Node
+from graphnn.ir.source_location import Site
 from graphnn.planner.core.regions import Loop, loops, partition
 from graphnn.planner.loops.scan import scan, scannable
 from graphnn.planner.loops.torch_layers import Match, find, replace_loops
@@ -28,6 +29,14 @@ class Target:
     traced: bool = False
 
 
+@dataclass(frozen=True)
+class Fallback:
+    """A call of torch without a row in the operations table, and the user's line."""
+
+    called: str
+    site: Site | None
+
+
 @dataclass
 class Decision:
     """The strategy of one loop, the reason for it, and what falls back to torch."""
@@ -36,7 +45,7 @@ class Decision:
     axis: str
     strategy: str
     reason: str
-    fallbacks: list[str]
+    fallbacks: list[Fallback]
 
 
 # The layers of torch that run instead of a generated loop. CPU (Xeon, 2 cores), float32, forward
@@ -138,11 +147,6 @@ def _why_not(ir: IR, match: Match, target: Target) -> str:
     return f"slower on {target.device.upper()}" if measured else f"not measured in {ir.floating}"
 
 
-def fallbacks(nodes: list[Node]) -> list[str]:
-    """A text for each function without a row in the operations table, with its line and remedy."""
-    return [
-        f"'{n.attrs['called']}' at {n.site or '?'} has no row in the operations table: torch runs "
-        "it one step at a time; write it with the functions of the table to have it fused"
-        for n in nodes
-        if n.op == "opaque"
-    ]
+def fallbacks(nodes: list[Node]) -> list[Fallback]:
+    """The calls among nodes that have no row in the operations table."""
+    return [Fallback(n.attrs["called"], n.site) for n in nodes if n.op == "opaque"]

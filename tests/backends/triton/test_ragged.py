@@ -162,9 +162,9 @@ def test_what_is_made_of_values_beyond_the_end_stays_finite(backend: str) -> Non
 
 def test_explain_says_what_steps_take() -> None:
     text = gn.compile(network("gru_before", 8)).explain(lengths=("time",))
-    assert "ragged: a step takes the examples that still run, sorted by length" in text
+    assert "ragged: each step computes the examples that still run, sorted by length" in text
     model = gn.compile(network("lstm", 8), backend="interpret", skip=("resident", "cooperative"))
-    assert "ragged: every step takes all examples, masked" in model.explain(lengths=("time",))
+    assert "ragged: every step computes all examples, masked" in model.explain(lengths=("time",))
     assert "ragged" not in model.explain()
 
 
