@@ -78,13 +78,6 @@ graphnn.__main__
 PENDING = {
     "graphnn/timing/provenance.py imports graphnn",
     "graphnn/tools/doctor.py imports graphnn",
-    "kernels/analysis/barrier_schedule.py imports graphnn.kernels.codegen.loop_builder",
-    "kernels/analysis/reload_wide.py imports graphnn.kernels.codegen.loop_builder",
-    "kernels/cooperative/plan/outline.py imports graphnn.kernels.cooperative.codegen.exchange",
-    "kernels/cooperative/plan/outline.py imports graphnn.kernels.cooperative.codegen.matmul",
-    "kernels/cooperative/plan/phases.py imports graphnn.kernels.cooperative.codegen.exchange",
-    "kernels/cooperative/plan/reductions.py imports graphnn.kernels.cooperative.codegen.exchange",
-    "kernels/cooperative/plan/sharding.py imports graphnn.kernels.cooperative.codegen.exchange",
 }
 PLACE = {folder: n for n, folder in enumerate(ORDER)}
 
