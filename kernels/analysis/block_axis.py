@@ -20,7 +20,7 @@ KEPT = frozenset({"softmax", "moved", "turned", "best"})
 
 def wide(program: LoopProgram) -> frozenset[str]:
     """The values that fill a tile's rows: all, or those that vary over the lanes."""
-    if not program.lanes:
+    if not program.block_axis:
         return frozenset(op.name for op in program.ops)
     found: set[str] = set()
     while True:
@@ -33,13 +33,13 @@ def wide(program: LoopProgram) -> frozenset[str]:
 def _varies(program: LoopProgram, op: Op, found: set[str]) -> bool:
     """Whether a value varies over the lanes, as far as `found` has it."""
     if op.kind in ("read", "draw"):
-        return program.lanes in op.attrs["tensor"].axes or bool(found & set(op.args))
+        return program.block_axis in op.attrs["tensor"].axes or bool(found & set(op.args))
     if op.kind == "state":
         state = program.state(op.name)
         return bool(found & {state.next, *state.inits})
-    if op.kind == "lanes":
+    if op.kind == "over_positions":
         return op.attrs["law"] in KEPT
-    return op.kind == "lane" or bool(found & set(op.args))
+    return op.kind == "position" or bool(found & set(op.args))
 
 
 def starts(program: LoopProgram) -> frozenset[str]:
@@ -59,11 +59,11 @@ def heavy(program: LoopProgram, op: Op) -> bool:
     would be too many for registers, or as many of a block's own row. What states start from is not.
     """
     size = math.prod(op.shape)
-    many = size > 1 and program.lanes in op.attrs["tensor"].axes
+    many = size > 1 and program.block_axis in op.attrs["tensor"].axes
     many |= size > PIECE and op.attrs.get("own", False)
-    return bool(program.lanes) and many and op.name not in starts(program)
+    return bool(program.block_axis) and many and op.name not in starts(program)
 
 
-def padded_length(lanes: int) -> int:
+def padded_length(positions: int) -> int:
     """The rows of a tile that holds so many lanes."""
-    return max(EQUAL, 1 << (lanes - 1).bit_length())
+    return max(EQUAL, 1 << (positions - 1).bit_length())

@@ -119,13 +119,13 @@ class Layout:
 
     def _links(self, op: Op) -> Iterator[Link]:
         """Where each operand's numbers go, for operations that keep them in place."""
-        if op.kind in ("point", "read", "lanes", "selected"):
+        if op.kind in ("point", "read", "over_positions", "own_row"):
             yield from ((op.name, x, broadcast(self.ops[x].shape, op.shape)) for x in op.args)
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
         elif op.kind in ("sum", "max"):
             yield from self._reduction(op)
-        elif op.kind == "merged":  # its parts, of all blocks, are added number by number
+        elif op.kind == "all_reduce":  # its parts, of all blocks, are added number by number
             self._cut(op.name, range(self.size[op.name] + 1))
         elif op.kind == "product":
             yield from self._product(op, self.products[op.name])

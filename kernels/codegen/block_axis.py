@@ -22,7 +22,7 @@ def over_positions(b: PersistentBuilder, op: Op) -> None:
     if law == "moved" and op.attrs["shift"] == 0:
         b.tiles[op.name] = tuple(b.operand(op.name, x, s) for s in b.layout.spans[op.name])
         return
-    many: Code = b.length(b.program.lanes)
+    many: Code = b.length(b.program.block_axis)
     if len(op.args) > 1:
         many = b.tiles[op.args[1]][0].value
     more = [str(op.attrs[k]) for k in ("shift", "position", "k") if k in op.attrs]

@@ -67,10 +67,10 @@ class PersistentBuilder(KernelBuilder):
         tensors = (*program.tensors, *stored)
         super().__init__(program.name, program.sizes, tensors, program.ops)
         self.program, self.layout = program, layout or Layout(program)
-        self.frame = Frame(block_axis=program.lanes)
+        self.frame = Frame(block_axis=program.block_axis)
         self.ahead = ahead
         reduces = any(op.kind in ("sum", "max") for op in program.ops)
-        self.join = join and (bool(program.lanes) or not reduces)
+        self.join = join and (bool(program.block_axis) or not reduces)
         self.readers: dict[str, list[str]] = {op.name: [] for op in program.ops}
         for op in program.ops:
             for arg in dict.fromkeys(op.args):

@@ -52,7 +52,7 @@ def singles(
     """The single elements among `spans` of a vector, if it is the same at all positions of a block
     axis and has several of them."""
     starts = tuple(span.start for span in spans if span.width == 1)
-    row = bool(b.program.lanes) and op.name not in b.wide
+    row = bool(b.program.block_axis) and op.name not in b.wide
     if not row or len(starts) < FEWEST or len(letters) > 1:
         return None
     width = max(least, 1 << (len(starts) - 1).bit_length())

@@ -100,7 +100,7 @@ def uses_matmul(b: PersistentBuilder) -> bool:
 
 def _ordered(b: PersistentBuilder) -> list[Statement]:
     """The statements of a step in the order that needs the fewest registers."""
-    if not b.program.lanes:
+    if not b.program.block_axis:
         return sunk(b.step)
     nexts = {b.program.state(state).next for state, _ in b.slots}
     kept = {name for n in nexts for tile in b.tiles.get(n, ()) for name in tile.value.names}
@@ -208,8 +208,8 @@ WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
     "const": _const,
     "index": _index,
     "size": _size,
-    "lane": block_axis.position,
-    "lanes": block_axis.over_positions,
+    "position": block_axis.position,
+    "over_positions": block_axis.over_positions,
     "state": _state,
     "point": pointwise.point,
     "view": pointwise.view,
@@ -221,7 +221,7 @@ WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
 
 def _title(program: LoopProgram) -> str:
     over = f"a loop over {program.axis}" if program.axis else "one phase of a step"
-    of = f"row, all of {program.lanes} in it" if program.lanes else "tile of rows"
+    of = f"row, all of {program.block_axis} in it" if program.block_axis else "tile of rows"
     return f"{program.name}: {over}, one program per {of}."
 
 
@@ -253,7 +253,7 @@ def _rows(b: PersistentBuilder) -> list[Statement]:
 
 def _positions(b: PersistentBuilder) -> list[Statement]:
     """The row of a program, and its positions as the rows of tiles."""
-    many = b.length(b.program.lanes)
+    many = b.length(b.program.block_axis)
     return [
         assign(V.rows, code("tl.program_id(0)")),
         assign(V.lane, code("tl.arange(0, ROWS)[:, None]")),
@@ -264,7 +264,7 @@ def _positions(b: PersistentBuilder) -> list[Statement]:
 
 
 def _body(b: PersistentBuilder) -> list[str]:
-    start = [*(_positions(b) if b.program.lanes else _rows(b)), *b.ranges()]
+    start = [*(_positions(b) if b.program.block_axis else _rows(b)), *b.ranges()]
     if not b.program.axis:
         return printed(start, INDENT) + printed(b.before, INDENT)
     return [
@@ -286,7 +286,7 @@ def loop_head(b: PersistentBuilder, more: tuple[Statement, ...] = ()) -> list[st
     program, count = b.program, ragged.count(b)
     last = code("{} - 1", count)
     position = code("{} - {}", last, V.step) if program.reverse else expr(V.step)
-    if program.lanes and b.hoists:  # see loads._address
+    if program.block_axis and b.hoists:  # see loads._address
         position = code("({}) ^ ({} >> 30)", position, b.length(program.axis))
     inside = "" if b.hoists else ", disable_licm=True"
     head = code("for {} in tl.range(0, {}, num_stages=1{}):", V.step, count, inside)

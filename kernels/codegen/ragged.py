@@ -31,7 +31,7 @@ def sorted_rows(b: PersistentBuilder) -> list[Statement]:
         assign(V.place, found.to("tl.int32")),
         assign(V.rows, where(exists, V.place, V.n_rows)),
     ]
-    if b.program.lanes and not b.frame.block_axis:  # a block's own row
+    if b.program.block_axis and not b.frame.block_axis:  # a block's own row
         made.append(assign(V.row, load(code("{} + {}", pointer, V.row)).to("tl.int32")))
     return made
 

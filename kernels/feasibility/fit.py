@@ -123,7 +123,7 @@ def choose_kernel(
     Unsupported if no kernel can be written.
     """
     budget = CompileBudget() if may_compile else None
-    if program.lanes:
+    if program.block_axis:
         return _choose_block_axis_kernel(program, launch, target, budget)
     tried: list[tuple[LoopSource, Verdict]] = []
     for join, ahead in ((True, True), (False, True), (True, False), (False, False)):
@@ -205,7 +205,7 @@ def launch_candidates(source: LoopSource, launch: Launch, target: str, rows: int
     that spills in vain costs less than missing one that does not (of 188 kernels of 32 and 64 rows
     18 spill and are timed; 22 that do not spill count more than LIKELY).
     """
-    if source.program.lanes:
+    if source.program.block_axis:
         return [launch]
     if not source.uses_matmul:
         return _phase_launches(source, launch)
@@ -263,7 +263,7 @@ def shared_memory(source: LoopSource, launch: Launch, target: str) -> int:
     widest = max(source.staged, default=0)
     # what is equal for all positions of the block axis is multiplied in few rows; the compiler
     # accounts for the rest
-    rows = EQUAL if source.program.lanes else launch.rows
+    rows = EQUAL if source.program.block_axis else launch.rows
     # Operands pass one after another, but in Triton before 3.9 side by side, together with a value
     # that is being stored (an LSTM of 128 units, backward: 4 KB and 20 KB).
     side_by_side = OPERANDS_SIDE_BY_SIDE and parts == 1
@@ -281,7 +281,7 @@ def estimate_registers(source: LoopSource, launch: Launch) -> int:
     A step with many joined matmuls needs more than is seen here (a HyperLSTM of 64 units has six,
     counts 168 without the extra term for them, and spills).
     """
-    elements = _block_axis_elements if source.program.lanes else _tile_elements
+    elements = _block_axis_elements if source.program.block_axis else _tile_elements
     live = sum(elements(width, launch) for width in source.live)
     fixed = 40 + (68 if len(source.staged) > 1 else 0)
     fixed += 15 * max(0, len(source.joined) - 2)
@@ -368,7 +368,7 @@ def is_tolerated(source: LoopSource, fault: str) -> bool:
     in addition to what shared memory leaves of L1: the cost of that was not timed.
     """
     found = re.match(r"spills: \d+ instructions, (\d+) bytes", fault)
-    return bool(source.program.lanes and found and int(found[1]) <= TOLERATED_SPILL)
+    return bool(source.program.block_axis and found and int(found[1]) <= TOLERATED_SPILL)
 
 
 def serious_faults(row: Row) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A loop as the emitter takes it: tensors read and written, states, and the operations of a step.
+"""A loop as emitters take it: tensors read and written, states, and the operations of a step.
 
 All values are of one row at one position: a row is an example, or a combination of the axes that
 `rows` names. Nothing here knows of graphs, modules or torch.
@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .ops import check
+
 
 class Unsupported(Exception):
-    """A program that no kernel of this kind can carry: the message says why, in words for users."""
+    """No kernel of this kind can run the program: the message tells users why."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """An argument of a kernel: a contiguous tensor of dimensions `axes`, then `shape`.
 
-    `kind` is "float" (of the launch's dtype), "acc" (of the dtype in which sums are taken), "int"
-    (int64), "bool", or "seed": one int64, of which the numbers of such a tensor are drawn where
-    they are used.
+    `kind` is "float" (the launch's dtype), "acc" (the dtype of sums), "int" (int64), "bool", or
+    "seed": one int64, from which the elements of such a tensor are drawn when they are used.
     """
 
     name: str
@@ -32,12 +33,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Part(Tensor):
-    """A tensor of which each thread block has to do with its own numbers alone.
+    """A tensor of which each thread block handles its own elements only: its shard.
 
-    Of every `period` numbers a block has up to `units`; with a period of 0 all are the first
-    block's. `place` is the variable that holds where a block's own begin; where they are not
-    `even`, the last blocks have less. The value is part of what the tensor holds, from its `first`
-    number on.
+    Of every `period` elements a block has up to `units`; with a period of 0 the first block has
+    all. `place` is the variable that holds where a block's own elements begin. If they are not
+    `even`, the last blocks have fewer. The value is part of what the tensor holds, from its element
+    `first` on.
     """
 
     period: int = 0
@@ -49,27 +50,13 @@ class Part(Tensor):
 
 @dataclass(frozen=True)
 class Op:
-    """One value of a step.
+    """One value of a step: an operation of a `kind` of `ops.OP_KINDS`, which tells what it computes
+    and which attributes it has.
 
-    kind      args                 attrs
-    read      what the first       tensor, shift: how many positions ago (0 unless given)
-              `shift` steps read
-    draw      -                    tensor: of kind "seed", law: "dropout", "uniform", "normal", p
-    const     -                    value
-    index     -                    (the position along the loop's axis)
-    size      -                    axis: its length
-    lane      -                    (the position along the lanes)
-    lanes     x[, how many count]  law: "total", "largest", "softmax", "logsumexp", "moved" by
-                                   `shift`, "turned" or "picked" at `position`: of all lanes
-    state     -                    (see State)
-    point     its operands         template: Triton text with {0}, {1} …; linear_in: if it is a sum
-                                   of products, for each its sign and the operands multiplied
-    view      what it is made of   maps: for each operand, where each number of the value is taken
-                                   from (flat index; -1: not from this one)
-    product   a, b                 sub: as einsum, "k,nk->n"
-    sum, max  x                    dims
-
-    Where a value is shared out, `units` says how many numbers of each of its parts are here.
+    `args` are the names of other values. `dtype` is "float", "int" or "bool". `note` names the
+    user's node that it comes from. In a sharded program the attribute `units` tells how many
+    elements of each part of the value a block has, and `own` that the value is of a block's own
+    row. Raises ValueError if arguments or attributes are not those of the kind.
     """
 
     name: str
@@ -80,12 +67,15 @@ class Op:
     attrs: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
+    def __post_init__(self) -> None:
+        check(self.name, self.kind, len(self.args), self.attrs.keys())
+
 
 @dataclass(frozen=True)
 class LoopState:
-    """The value `delay` steps ago of `next`; `inits` are read by the first steps, in their order.
+    """The value that `next` had `delay` steps ago. The first steps read `inits`, in their order.
 
-    One init serves all slots, or there are `delay` of them.
+    There is one initial value for all of the first steps, or one for each of the `delay` steps.
     """
 
     name: str
@@ -96,14 +86,17 @@ class LoopState:
 
 @dataclass(frozen=True)
 class LoopProgram:
-    """A loop over `axis`; `stores` are the values written at each step, and where.
+    """A loop over `axis`; `stores` are the values that each step writes, and where.
 
-    Without an axis ("") it is one step, or a part of one: a phase. `lanes` is an axis of which a
-    step takes all: a thread block then has one row, and of it every lane, `most` at most (where the
-    axis is `open`, so many are what the kernel was found to fit, and there may be more). Of a
-    ragged one `ends` has the lengths of the rows and `order` their numbers, the longest first: no
-    step is taken where none of a program's rows is. What is stored beyond repeats the last position
-    that they have (`held`), or is zero.
+    Without an axis ("") it is one step, or a part of one: a phase.
+
+    `block_axis` is an axis that every step reads in full. A thread block then has one row and all
+    of its positions, at most `most`. If the axis is `open` its length is not known: the kernel fits
+    `most` positions, and there may be more.
+
+    For a ragged loop axis, `ends` has the lengths of the rows and `order` their numbers, the
+    longest first. A program takes no step that none of its rows has. What is stored beyond a row's
+    last position repeats it (`held`), or is zero.
     """
 
     name: str
@@ -114,7 +107,7 @@ class LoopProgram:
     ops: tuple[Op, ...]
     states: tuple[LoopState, ...]
     stores: tuple[tuple[str, Tensor], ...]
-    lanes: str = ""
+    block_axis: str = ""
     most: int = 0
     open: bool = False
     ends: Tensor | None = None
@@ -131,8 +124,8 @@ class LoopProgram:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The axes whose lengths a launch gives: the loop's own first, then the rows'."""
+        """The axes whose lengths a launch gives: the loop's own first, then those of the rows."""
         used = {a for t in (*self.tensors, *(t for _, t in self.stores)) for a in t.axes}
         used |= {op.attrs["axis"] for op in self.ops if op.kind == "size"}
-        own, lanes = [(a,) if a else () for a in (self.axis, self.lanes)]
-        return tuple(dict.fromkeys((*own, *self.rows, *lanes, *sorted(used))))
+        own, block = [(a,) if a else () for a in (self.axis, self.block_axis)]
+        return tuple(dict.fromkeys((*own, *self.rows, *block, *sorted(used))))

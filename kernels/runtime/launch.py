@@ -59,7 +59,7 @@ class Launcher:
         self.tuner = Autotuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
-        lanes = program.lanes
+        lanes = program.block_axis
         self._lanes = len(source.pointers) + source.sizes.index(lanes) if lanes else -1
         self._stores = [(t.axes, t.shape, t.kind) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
@@ -177,7 +177,7 @@ class Launcher:
 
     def _grid(self, count: int, rows: int) -> tuple[int, int]:
         """Return the grid: one program per tile of rows, or per row if there is a block axis."""
-        tiles = count if self.source.program.lanes else -(-count // rows)
+        tiles = count if self.source.program.block_axis else -(-count // rows)
         return tiles, self.source.loops
 
     def _options(self, launch: Launch, dtype: torch.dtype) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class CostEstimates:
 
         The result is empty if the cost model does not cover the loop.
         """
-        if self.program.lanes or not self._matmul_weights:
+        if self.program.block_axis or not self._matmul_weights:
             return {}
         found = {STEPWISE: self._stepwise(rows)}
         if self.cooperative is not None:

@@ -274,7 +274,7 @@ def step_work(source: CooperativeSource | Resources, launch: Launch, tiles: int)
         gathered * launch.rows,
         _bytes_per_weight(source.tiling, launch),
         SPLIT_PRODUCTS if _is_split(source.tiling, launch) else 1,
-        block_axis=(source.lanes[0] * itemsize, source.lanes[1]),
+        block_axis=(source.positions[0] * itemsize, source.positions[1]),
     )
 
 
@@ -286,7 +286,7 @@ def predicted_step(source: CooperativeSource, launch: Launch, target: str) -> fl
 def _stepwise_time(source: Resources, launch: Launch, gpu: GpuModel) -> float:
     weights = source.blocks * (sum(source.weights.values()) + source.streamed)
     # attention, or another operation over all of an axis, is at least one phase more
-    matmuls = source.products + bool(any(source.lanes))
+    matmuls = source.products + bool(any(source.positions))
     return stepwise_time(matmuls, weights * ITEMSIZE[launch.dtype], gpu)
 
 

@@ -60,7 +60,7 @@ class LoopKernel:
 
     def same_launch(self, other: LoopKernel) -> bool:
         """Return whether two can be one launch: equal warps, rows and blocks, and no block axis."""
-        if self.source.program.lanes or other.source.program.lanes:
+        if self.source.program.block_axis or other.source.program.block_axis:
             return False
         blocks = [getattr(x.source, "blocks", 1) for x in (self, other)]
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
@@ -180,7 +180,7 @@ class KernelLowering:
         choice: LoopStrategy,
     ) -> list[Line]:
         """Return lines that run one kernel if the block axis is short enough, else its steps."""
-        most, axis = made.source.program.most, made.source.program.lanes
+        most, axis = made.source.program.most, made.source.program.block_axis
         call = self._call(scope, made.source, made.verdict, made.reads, made.kept)
         names = {i: scope.names[i] for i in made.kept}
         steps = StepWriter(scope, loop, keep, name, self).write()

@@ -60,19 +60,19 @@ class CooperativeBuilder(PersistentBuilder):
 
     def __init__(self, sharded: ShardedProgram, ahead: bool, layout: Layout):
         program = sharded.program
-        varying = wide(program) if program.lanes else frozenset()
+        varying = wide(program) if program.block_axis else frozenset()
         super().__init__(program, ahead=ahead, layout=layout)
         self.sharded = sharded
         # with a block axis, addresses of each tensor, and those in shared memory of each change of
         # layout, are more than there are registers (a Neural Turing Machine of 128 slots, backward,
         # sm_80, bf16, 8 warps, Triton 3.6: 80 bytes spilled if they are computed before the loop,
         # none if they are not)
-        self.hoists = not program.lanes
+        self.hoists = not program.block_axis
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
         leads = V.mine if sharded.groups == 1 else V.leads
         height = str(padded_length(program.most))
-        self.own = Frame(V.row, V.living, height, program.lanes, V.mine, leads)
+        self.own = Frame(V.row, V.living, height, program.block_axis, V.mine, leads)
         self.exchanged = {e.name: self.fresh(f"{e.name}_ptr") for e in sharded.exchanges}
         self.deep_ranges: dict[tuple[str, int, int], Statement] = {}
         self.streamed = 0

@@ -34,7 +34,7 @@ from ...ir.statement import Statement, assign, do, printed
 from ...ir.symbols import remark
 from ...ir.tile import Tile
 from ..plan.exchange import SLOTS, Exchange
-from ..plan.outline import Outline, lanes, outline
+from ..plan.outline import Outline, outline, positions
 from ..plan.phases import Event
 from ..plan.tiling import Tiling
 from . import exchange as exchanges
@@ -46,17 +46,17 @@ APART = 32
 IMPORT = f"from graphnn.kernels.cooperative.codegen.barrier import {', '.join(BARRIER)}"
 # what reads an exchange, and what else only sharded programs have
 FETCHING = {
-    "joined": exchanges.joined,
-    "merged": exchanges.merged,
-    "fetched": exchanges.fetched,
-    "portion": exchanges.portion,
-    "gathered": exchanges.gathered,
+    "all_gather": exchanges.all_gather,
+    "all_reduce": exchanges.all_reduce,
+    "fetch_row": exchanges.fetch_row,
+    "fetch_shard": exchanges.fetch_shard,
+    "row_reduce": exchanges.row_reduce,
 }
 WRITING: dict[str, Callable[..., None]] = {
     **WRITERS,
-    "inside": exchanges.inside,
-    "owned": exchanges.owned,
-    "selected": exchanges.selected,
+    "in_shard": exchanges.in_shard,
+    "shard_size": exchanges.shard_size,
+    "own_row": exchanges.own_row,
 }
 
 
@@ -66,9 +66,9 @@ class CooperativeSource(LoopSource):
 
     Its `exchanges` have `slots` slots. `tiling` is how it is cut; each block loads `streamed`
     elements of its weights at each step. A step has `products` products by a weight. With a block
-    axis a tile has `each` rows, else as many as the launch says, and `lanes` are the elements of
-    all positions that are moved and made. `others` are kernels of the same loop that should be
-    nearly as fast.
+    axis a tile has `each` rows, else as many as the launch says; `positions` has the elements of
+    all positions that are moved, and those that are made. `others` are kernels of the same loop
+    that should be nearly as fast.
     """
 
     blocks: int = 1
@@ -79,7 +79,7 @@ class CooperativeSource(LoopSource):
     streamed: int = 0
     products: int = 0
     each: int = 0
-    lanes: tuple[int, int] = (0, 0)
+    positions: tuple[int, int] = (0, 0)
     others: tuple[CooperativeSource, ...] = ()
 
 
@@ -118,9 +118,9 @@ def emit_outlined(found: Outline, tiling: Tiling) -> CooperativeSource:
         exchanges=writer.sharded.exchanges,
         tiling=tiling,
         streamed=b.streamed,
-        each=writer.sharded.each if program.lanes else 0,
-        lanes=lanes(found),
-        products=sum(op.kind == "across" for op in b.program.ops),
+        each=writer.sharded.each if program.block_axis else 0,
+        positions=positions(found),
+        products=sum(op.kind == "sharded_matmul" for op in b.program.ops),
     )
 
 
@@ -131,7 +131,7 @@ class _Writer:
         sharded = found.shared
         self.sharded, self.phases, self.tiling = sharded, found.phases, tiling
         # if states are exchanged a step begins by waiting, and loads meanwhile
-        ahead = not (self.phases.carries or sharded.program.lanes)
+        ahead = not (self.phases.carries or sharded.program.block_axis)
         self.b = CooperativeBuilder(sharded, ahead, found.layout)
         self.b.moving |= found.moving
         self.exchanges = {e.name: e for e in sharded.exchanges}
@@ -156,7 +156,7 @@ class _Writer:
                 loads.write(b, name, tensor)
         advance(b)
         prune(b)
-        if b.program.lanes:
+        if b.program.block_axis:
             b.step = scheduled(b.step, b.after, b.registers, b.fresh)
 
     def _begin(self) -> None:
@@ -208,9 +208,9 @@ class _Writer:
 
     def _written(self, op: Op) -> None:
         """Writes an operation of the sharded program."""
-        if op.kind == "across":
+        if op.kind == "sharded_matmul":
             ShardedMatmul(self.b, op, self._operand(op), self.tiling).write()
-        elif op.kind == "merged" and op.attrs["join"] == "spread":
+        elif op.kind == "all_reduce" and op.attrs["join"] == "spread":
             exchanges.spread(self.b, op, *self._named(op, "exchange"), self._named(op, "sums"))
         elif op.kind in FETCHING:
             FETCHING[op.kind](self.b, op, *self._named(op, "exchange"))
@@ -283,7 +283,7 @@ class _Writer:
 
     def more(self) -> str:
         """Which blocks have a row, if there is a block axis."""
-        axis, groups = self.b.program.lanes, self.sharded.groups
+        axis, groups = self.b.program.block_axis, self.sharded.groups
         who = "one block has" if groups == 1 else f"a group of {groups} blocks has"
         return f"\n\nFor each row, {who} all of {remark(axis)}.\n" if axis else ""
 
@@ -316,7 +316,7 @@ class _Writer:
 
     def _rows(self) -> list[Statement]:
         """The rows of a tile, and with a block axis a block's own row and positions."""
-        b, axis = self.b, self.b.program.lanes
+        b, axis = self.b, self.b.program.block_axis
         number = code("tl.arange(0, ROWS)[:, None]")
         live = assign(V.live, code("{} < {}", V.rows, V.n_rows))
         if not axis:

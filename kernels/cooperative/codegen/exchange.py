@@ -78,7 +78,7 @@ def _checked(value: Expr) -> Expr:
     return made.as_load() if value.is_load else made
 
 
-def joined(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
+def all_gather(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
     """All elements of a sharded value."""
     tiles = []
     for span, name in b.named(op):
@@ -89,7 +89,7 @@ def joined(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> N
     b.tiles[op.name] = tuple(tiles)
 
 
-def fetched(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
+def fetch_row(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
     """The elements of a value, of a block's own row: all, or its own part of them."""
     part: Part = op.attrs["part"]
     assert b.frame.mine is not None
@@ -120,7 +120,7 @@ def _member(b: PersistentBuilder, tile: Tile, member: Code) -> Expr:
     return code("tl.full([1, 1], {}, tl.int32)", member)
 
 
-def gathered(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
+def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
     """The sum, or the maximum, of the parts of the blocks of one row."""
     ((span, name),) = b.named(op)
     (tile,) = b.tiles[exchange.value]
@@ -142,7 +142,7 @@ def _along(b: PersistentBuilder, span: Span) -> Expr:
     return total([span.start, b.cols(span.width)])
 
 
-def portion(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
+def fetch_shard(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
     """A block's own elements of a value that each row's block has published in full."""
     part: Part = op.attrs["part"]
     tiles = []
@@ -161,7 +161,7 @@ SELECTED = {
 }
 
 
-def selected(b: PersistentBuilder, op: Op) -> None:
+def own_row(b: PersistentBuilder, op: Op) -> None:
     """A block's own row of what it has of all rows."""
     tiles = []
     for span, name in b.named(op):
@@ -172,7 +172,7 @@ def selected(b: PersistentBuilder, op: Op) -> None:
     b.tiles[op.name] = tuple(tiles)
 
 
-def merged(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
+def all_reduce(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
     """The sum, or the maximum, of the parts of all blocks: an all-reduce."""
     kind = op.attrs["join"]
     tiles = []
@@ -218,7 +218,7 @@ def _parts(
     return received(exchange, pointer, column, both(masks), f"float('{neutral}')")
 
 
-def owned(b: PersistentBuilder, op: Op) -> None:
+def shard_size(b: PersistentBuilder, op: Op) -> None:
     """The number of elements of a value that a block has."""
     part, ((span, name),) = op.attrs["part"], b.named(op)
     value = "tl.full([1, 1], tl.minimum(tl.maximum({} - {}, 0), {}) * {}, tl.int32).to(ACC)"
@@ -227,7 +227,7 @@ def owned(b: PersistentBuilder, op: Op) -> None:
     b.tiles[op.name] = (Tile(expr(name), span=span),)
 
 
-def inside(b: PersistentBuilder, op: Op) -> None:
+def in_shard(b: PersistentBuilder, op: Op) -> None:
     """Which of a block's own elements are within the period."""
     tiles = []
     for span, name in b.named(op):

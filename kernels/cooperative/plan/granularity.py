@@ -18,7 +18,7 @@ from .early_sums import last
 from .row_owners import OWN, drawn, rowwise
 from .split_products import parted
 
-SOURCES = frozenset({"read", "draw", "const", "index", "size", "lane"})
+SOURCES = frozenset({"read", "draw", "const", "index", "size", "position"})
 
 
 def granularities(program: LoopProgram) -> dict[str, int]:
@@ -149,7 +149,7 @@ class _Periods:
             if not broadcasts(op, self.ops[arg]) and self.ops[arg].kind != "const":
                 self._join(op.name, arg)
 
-    _lanes = _point
+    _over_positions = _point
 
     def _view(self, op: Op) -> None:
         for arg, places in zip(op.args, op.attrs["maps"]):

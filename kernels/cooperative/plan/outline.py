@@ -43,7 +43,7 @@ class Resources:
     staged: tuple[int, ...]
     streamed: int
     products: int
-    lanes: tuple[int, int] = (0, 0)
+    positions: tuple[int, int] = (0, 0)
 
 
 def outline(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> Outline:
@@ -56,7 +56,7 @@ def outline(program: LoopProgram, units: int, known: dict[str, int] | None = Non
     shared = shard(program, units, known)
     moving = frozenset(_moving(shared.program))
     events = phases(shared, moving)
-    varying = wide(shared.program) if program.lanes else ()
+    varying = wide(shared.program) if program.block_axis else ()
     layout = Layout(shared.program, LEAST, varying)
     return Outline(program, shared, layout, moving, events)
 
@@ -77,14 +77,14 @@ def resources(found: Outline, tiling: Tiling) -> Resources:
                 streamed += count
     shared, barriers = found.shared, found.phases.barriers
     count = len(products)
-    sizes = (held, staged, streamed, count, lanes(found))
+    sizes = (held, staged, streamed, count, positions(found))
     return Resources(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
 
 
-def lanes(found: Outline) -> tuple[int, int]:
+def positions(found: Outline) -> tuple[int, int]:
     """Numbers of all lanes that a block loads and stores at a step, and those that it makes."""
     program = found.shared.program
-    if not program.lanes:
+    if not program.block_axis:
         return 0, 0
     varying, many = wide(program), program.most
     moved = sum(
@@ -93,7 +93,7 @@ def lanes(found: Outline) -> tuple[int, int]:
         if op.kind == "read" and op.name in varying and op.name in found.moving
     )
     ops = {op.name: op for op in program.ops}
-    stored = (ops[name] for name, tensor in program.stores if program.lanes in tensor.axes)
+    stored = (ops[name] for name, tensor in program.stores if program.block_axis in tensor.axes)
     moved += sum(many * math.prod(op.shape) for op in stored)
     made = (op for op in program.ops if op.name in varying and op.kind not in ("read", "view"))
     return moved, sum(padded_length(many) * math.prod(op.shape) for op in made)
@@ -101,7 +101,7 @@ def lanes(found: Outline) -> tuple[int, int]:
 
 def _products(found: Outline) -> Iterator[Op]:
     """Products by a weight in the order in which they are written: weights are kept by it."""
-    ops = {op.name: op for op in found.shared.program.ops if op.kind == "across"}
+    ops = {op.name: op for op in found.shared.program.ops if op.kind == "sharded_matmul"}
     yield from (op for op in ops.values() if op.name not in found.moving)
     for event in found.phases.events:
         if event.what == "op" and event.name in ops:

@@ -48,7 +48,7 @@ def phases(shared: ShardedProgram, moving: Iterable[str]) -> Phases:
 class _Schedule:
     def __init__(self, shared: ShardedProgram, moving: set[str]):
         program = shared.program
-        self.varying = wide(program) if program.lanes else frozenset[str]()
+        self.varying = wide(program) if program.block_axis else frozenset[str]()
         self.ops = {op.name: op for op in program.ops if op.name in moving}
         self.exchanges = {e.name: e for e in shared.exchanges}
         self.sources = {
@@ -132,7 +132,7 @@ class _Schedule:
         """
         size, own = math.prod(op.shape), op.attrs.get("own", False)
         many = (op.name in self.varying and size > 1) or (own and op.kind == "read")
-        many |= own and op.kind == "fetched" and size > PIECE
+        many |= own and op.kind == "fetch_row" and size > PIECE
         return many and op.kind != "state"
 
     def _late(self) -> None:

@@ -45,14 +45,14 @@ class Sums:
             raise Unsupported(f"'{op.note or op.name}' are several sums over what is shared out")
         exchange = self._parts(x.name, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "join": op.kind, **self.sharing.form(OWN)}
-        return replace(made, kind="gathered", args=(exchange.value,), attrs=attrs)
+        return replace(made, kind="row_reduce", args=(exchange.value,), attrs=attrs)
 
     def _joined(self, made: Op, op: Op) -> Op:
         """A sum over numbers that are shared out: of each block's part of it."""
         x = self.sharing.ops[op.args[0]]
         exchange = self._parts(x.name, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": op.kind}
-        return replace(made, kind="merged", args=(exchange.value,), attrs=attrs)
+        return replace(made, kind="all_reduce", args=(exchange.value,), attrs=attrs)
 
     def _parts(self, x: str, home: int, op: Op) -> Exchange:
         """The exchange of each block's part of a sum over a value."""
@@ -64,11 +64,11 @@ class Sums:
             form = self.sharing.form(OWN if home < 0 else WHOLE)
             made = replace(op, name=f"{x}_{op.kind}_here", args=(name,), attrs={**op.attrs, **form})
             part = self.sharing.put(made)
-            lanes = padded_length(self.sharing.program.most) if x in self.sharing.varying else 1
+            length = padded_length(self.sharing.program.most) if x in self.sharing.varying else 1
             size = (
                 math.prod(op.shape) * self.sharing.blocks
                 if home > 0
-                else self.sharing.groups * lanes
+                else self.sharing.groups * length
             )
             self.sharing.exchanges[key] = Exchange(
                 "_".join(key), part, size, True, False, None, op.note
@@ -94,7 +94,9 @@ class Sums:
         """The sum over a value that is shared out as `x` is."""
         exchange = self._parts(base, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": "sum"}
-        made = replace(op, name=f"{base}_sum", kind="merged", args=(exchange.value,), attrs=attrs)
+        made = replace(
+            op, name=f"{base}_sum", kind="all_reduce", args=(exchange.value,), attrs=attrs
+        )
         return self.sharing.put(made)
 
     def _number(self, name: str, op: Op) -> str:
@@ -138,11 +140,11 @@ class Sums:
             **owned,
         }
         args = (squares, self._number(found[1], op))
-        return replace(made, kind="merged", args=args, attrs={**attrs, "join": "spread"})
+        return replace(made, kind="all_reduce", args=args, attrs={**attrs, "join": "spread"})
 
     def _squares(self, mine: str, whole: Op, sums: Exchange, owned: dict[str, Any], op: Op) -> str:
         """The sum of squares of a block's own numbers about their mean."""
-        count = self.sharing.put(Op(f"{mine}_count", "owned", (), (), "float", owned, op.note))
+        count = self.sharing.put(Op(f"{mine}_count", "shard_size", (), (), "float", owned, op.note))
         mean = {"template": "({0} / tl.maximum({1}, 1.0))"}
         centre = self.sharing.put(
             Op(f"{mine}_mean_here", "point", (sums.value, count), (), "float", mean, op.note)
@@ -163,7 +165,7 @@ class Sums:
         shape = self.sharing.made[name].shape
         form = self.sharing.form(home)
         inside = self.sharing.put(
-            Op(f"{name}_inside", "inside", (), shape, "bool", {"part": place, **form}, value.note)
+            Op(f"{name}_inside", "in_shard", (), shape, "bool", {"part": place, **form}, value.note)
         )
         template = f"tl.where({{1}}, {{0}}, float('{beyond}'))"
         return self.sharing.put(

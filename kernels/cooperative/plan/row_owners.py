@@ -27,14 +27,14 @@ def rowwise(
     They vary over the lanes, are made of all of them, or hang on such without a product by a
     weight between; `dots` are those products.
     """
-    if not program.lanes:
+    if not program.block_axis:
         return frozenset()
     varying = wide(replace(program, ops=tuple(ops.values())))
-    found = {op.name for op in ops.values() if op.name in varying or op.kind == "lanes"}
+    found = {op.name for op in ops.values() if op.name in varying or op.kind == "over_positions"}
     for name, dot in dots.items():
         if dot.value in varying:
             raise Unsupported(
-                f"'{ops[name].note or name}' multiplies each of {program.lanes} by a weight"
+                f"'{ops[name].note or name}' multiplies each of {program.block_axis} by a weight"
             )
     while True:
         before = len(found)

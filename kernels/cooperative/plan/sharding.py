@@ -63,7 +63,7 @@ def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None)
     try:
         return Sharder(program, blocks, known, groups).run()
     except Unsupported:
-        if groups == 1 or not program.lanes:
+        if groups == 1 or not program.block_axis:
             raise
     return Sharder(program, blocks, known, 1).run()
 
@@ -86,7 +86,7 @@ class Sharder:
         self.known: dict[tuple[str, int], str] = {}
         self.exchanges: dict[tuple[str, str], Exchange] = {}
         plain = replace(program, ops=tuple(self.ops.values()))
-        self.varying = wide(plain) if program.lanes else frozenset[str]()
+        self.varying = wide(plain) if program.block_axis else frozenset[str]()
         self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
 
     def _used(self, period: int) -> int:
@@ -203,15 +203,15 @@ class Sharder:
         home = self.home(op.name)
         if wanted == OWN and home == WHOLE:
             made = replace(op, name=f"{op.name}_mine", attrs=self.form(OWN))
-            return self.put(replace(made, kind="selected", args=(self.make(op.name, WHOLE),)))
+            return self.put(replace(made, kind="own_row", args=(self.make(op.name, WHOLE),)))
         # between blocks' parts and their rows, or to all blocks; not from register to register
         apart = home != WHOLE and (home < 0) != (wanted < 0)
         between = apart or wanted == WHOLE or (wanted == OWN and home < OWN)
         if not between or op.dtype != "float" or op.name in self.varying:
             raise Unsupported(f"'{op.note or op.name}' would have to change hands within a step")
         exchange = self._exchange(op, wide=True)
-        kind, name = ("fetched", "mine") if wanted < 0 else ("portion", "here")
-        kind, name = ("joined", "all") if wanted == WHOLE else (kind, name)
+        kind, name = ("fetch_row", "mine") if wanted < 0 else ("fetch_shard", "here")
+        kind, name = ("all_gather", "all") if wanted == WHOLE else (kind, name)
         part = self.part(Tensor(op.name, op.shape, ()), wanted)
         attrs = {"exchange": exchange.name, "part": part, **self.form(wanted)}
         made = replace(op, name=f"{op.name}_{name}", kind=kind, args=(exchange.value,), attrs=attrs)
@@ -250,12 +250,12 @@ class Sharder:
     def _as_const(self, made: Op, op: Op, wanted: int) -> Op:
         return made
 
-    _as_index = _as_size = _as_state = _as_lane = _as_const
+    _as_index = _as_size = _as_state = _as_position = _as_const
 
     def _as_point(self, made: Op, op: Op, wanted: int) -> Op:
         return replace(made, args=tuple(self._like(op, a, wanted) for a in op.args))
 
-    _as_lanes = _as_point
+    _as_over_positions = _as_point
 
     def _as_view(self, made: Op, op: Op, wanted: int) -> Op:
         if not split(wanted):
@@ -310,7 +310,7 @@ class Sharder:
         else:
             exchange = self._exchange(value, wide=False)
             args, attrs["exchange"] = (exchange.value,), exchange.name
-        return replace(made, kind="across", args=args, attrs=attrs)
+        return replace(made, kind="sharded_matmul", args=args, attrs=attrs)
 
     def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
         return Sums(self).total(made, op, wanted)

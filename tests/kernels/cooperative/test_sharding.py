@@ -52,7 +52,7 @@ def test_gates_and_states_have_the_period_of_the_units() -> None:
 def test_a_block_has_its_units_of_each_gate() -> None:
     found = shared("lstm")
     assert found.blocks == 3 and found.units == {48: 16}
-    (product,) = of("across", found)
+    (product,) = of("sharded_matmul", found)
     assert product.shape == (64,) and product.attrs["weight"].shape == (192, 48)
     assert all(op.shape == (16,) for op in of("state", found))
     assert all(t.period == 48 and t.units == 16 for _, t in found.program.stores)  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def test_sums_over_units_are_added_up_from_parts() -> None:
     found = shared("norm")
     sums = [e for e in found.exchanges if e.part is None]
     assert len(sums) == 4 and all(e.wide and e.size == found.blocks for e in sums)
-    assert [op.attrs["join"] for op in of("merged", found)] == ["sum", "spread"] * 2
+    assert [op.attrs["join"] for op in of("all_reduce", found)] == ["sum", "spread"] * 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_others_need_comes_before_all_else() -> None:
 def test_levels_count_the_barriers_before_an_operation() -> None:
     found = shared("gru")
     at = levels({op.name: op for op in found.program.ops}, {e.name: e for e in found.exchanges})
-    first, second = of("across", found)
+    first, second = of("sharded_matmul", found)
     assert (at[first.name], at[second.name]) == (0, 1)
 
 

@@ -128,7 +128,9 @@ def test_the_heads_of_such_a_machine_are_one_product(units: int) -> None:
     made = outline(forward.program, units)
     assert made.phases.barriers == 3
     shared = [
-        op for op in made.shared.program.ops if op.kind == "across" and op.name in made.moving
+        op
+        for op in made.shared.program.ops
+        if op.kind == "sharded_matmul" and op.name in made.moving
     ]
     assert len(shared) == 3  # of what was read, of the state, and of all heads
 

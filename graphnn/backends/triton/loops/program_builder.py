@@ -32,7 +32,7 @@ class ProgramBuilder:
 
     `nodes` are those of a step. A phase has no `loop`, but the `scope` of the step's variables.
     `named` maps nodes to the operations that compute them, `reads` are the nodes that become
-    arguments. A step may read all positions of one axis, the block axis (`lanes`).
+    arguments. A step may read all positions of one axis, the block axis (`block_axis`).
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class ProgramBuilder:
         self.states = loop.states if loop else []
         self.reverse = loop.reverse if loop else False
         axes = frozenset().union(*(ir[i].axes for i in nodes)) - {self.axis}
-        self.lanes, self.most, self.open = self._block_axis() if loop else ("", 0, False)
-        self.rows = self._layout(axes - {self.lanes})
+        self.block_axis, self.most, self.open = self._whole_axis() if loop else ("", 0, False)
+        self.rows = self._layout(axes - {self.block_axis})
         self.ops: dict[str, Op] = {}
         self.op_names: dict[str, int] = {}
         self.arguments: dict[str, int] = {}
@@ -70,12 +70,12 @@ class ProgramBuilder:
             tuple(self.ops.values()),
             tuple(self._state(self.ir[d]) for d in self.states),
             tuple((self.named[i], self._stored(self.ir[i])) for i in kept),
-            self.lanes,
+            self.block_axis,
             self.most,
             self.open,
         )
 
-    def _block_axis(self) -> tuple[str, int, bool]:
+    def _whole_axis(self) -> tuple[str, int, bool]:
         """Return the block axis, its largest length, and whether calls may have a longer one."""
         over: set[str] = set()
         for node in (self.ir[i] for i in self.nodes):

@@ -18,7 +18,7 @@ def ending(program: LoopProgram, reads: list[int], ends: Ends) -> tuple[LoopProg
     names = {t.name for t in program.tensors}
     lengths = Tensor(_free("lengths", names), (), axes, "int")
     order = Tensor(_free("order", names), (), program.rows, "int")
-    if program.lanes:  # a program has one row
+    if program.block_axis:  # a program has one row
         program = replace(program, tensors=(*program.tensors, lengths), ends=lengths)
         return replace(program, held=ends.held), [*reads, ends.node.id]
     made = (*program.tensors, lengths, order)

@@ -140,17 +140,17 @@ class _StepTranslator(ProgramBuilder):
     # positions, and operations over the block axis
 
     def _index(self, node: Node) -> None:
-        if node.attrs["axis"] not in (self.axis, self.lanes):
+        if node.attrs["axis"] not in (self.axis, self.block_axis):
             raise Unsupported(f"{located(node)} is the position along another axis")
-        self.add(node, "lane" if node.attrs["axis"] == self.lanes else "index", ())
+        self.add(node, "position" if node.attrs["axis"] == self.block_axis else "index", ())
 
     def _over_block_axis(self, node: Node) -> None:
         is_float = element_kind(self.ir[node.inputs[0]]) == "float"
-        if node.attrs["axis"] != self.lanes or not is_float:
+        if node.attrs["axis"] != self.block_axis or not is_float:
             self._refuse(node)
         more = {k: node.attrs[k] for k in ("shift", "position", "k") if k in node.attrs}
         args = [self.named[i] for i in node.inputs]
-        self.add(node, "lanes", args, law=OPS[node.op].prelude, **more)
+        self.add(node, "over_positions", args, law=OPS[node.op].prelude, **more)
 
     # matrix products
 
@@ -162,7 +162,7 @@ class _StepTranslator(ProgramBuilder):
             return
         label = node.name or "product"
         made = self.make(label, "product", args, node.shape, sub=node.attrs["sub"])
-        self.add(node, "lanes", [made], law="total")
+        self.add(node, "over_positions", [made], law="total")
 
     def _affine(self, node: Node) -> None:
         self._check_weights(node)
@@ -170,7 +170,7 @@ class _StepTranslator(ProgramBuilder):
         label = node.name or "product"
         made = self.make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
         if self._sums_over_block_axis(node):
-            made = self.make(label, "lanes", [made], node.shape, law="total")
+            made = self.make(label, "over_positions", [made], node.shape, law="total")
         add = OPS["add"]
         self.add(node, "point", [made, c], template=add.triton_text, linear_in=add.linear_in)
 
@@ -185,7 +185,7 @@ class _StepTranslator(ProgramBuilder):
 
     def _sums_over_block_axis(self, node: Node) -> bool:
         over = node.attrs["contract"] - set(self.dropped)
-        if over - {self.lanes}:
+        if over - {self.block_axis}:
             raise Unsupported(f"{located(node)} sums over {', '.join(sorted(over))} within a step")
         return bool(over)
 
