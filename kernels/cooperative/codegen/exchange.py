@@ -131,7 +131,8 @@ def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name)
         column = _member(b, tile, member)
         part = received(exchange, pointer, column, mask, rows=b.frame.rows)
         value = part if value is None else code(JOINS[op.attrs["join"]], value, part)
-    b.add(op, name, _checked(value or expr("")))
+    # parts that are combined as they are loaded are one load to the scheduler
+    b.add(op, name, _checked((value or expr("")).as_load()))
     b.tiles[op.name] = (b.tile(span, name, 1, tile.columns),)
 
 

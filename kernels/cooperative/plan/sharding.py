@@ -202,8 +202,8 @@ class Sharder:
         """A value in another form than the one it is computed in."""
         home = self.home(op.name)
         if wanted == OWN and home == WHOLE:
-            made = replace(op, name=f"{op.name}_mine", attrs=self.form(OWN))
-            return self.put(replace(made, kind="own_row", args=(self.make(op.name, WHOLE),)))
+            name, args = f"{op.name}_mine", (self.make(op.name, WHOLE),)
+            return self.put(replace(op, name=name, kind="own_row", args=args, attrs=self.form(OWN)))
         # between blocks' parts and their rows, or to all blocks; not from register to register
         apart = home != WHOLE and (home < 0) != (wanted < 0)
         between = apart or wanted == WHOLE or (wanted == OWN and home < OWN)
