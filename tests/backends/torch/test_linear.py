@@ -28,9 +28,9 @@ def test_a_weight_used_at_every_step(rows, inputs, outputs, steps, strided):
     c, before = torch.randn(rows, outputs), torch.randn(rows, outputs)
     exact = x.double() @ w.double().t()
     made = recurrent_linear(w, steps, rows)
-    for method, extra in (("matmul", 0), ("addmm", c), ("add_matmul", before)):
+    for method, extra in (("multiply", 0), ("multiply_add", c), ("accumulate", before)):
         out = before.clone()
-        getattr(made, method)(*((out, c, x) if method == "addmm" else (out, x)))
+        getattr(made, method)(*((out, c, x) if method == "multiply_add" else (out, x)))
         # torch's own matmul sums in another order for each layout of the weight
         layouts = (w.t(), w.t().contiguous())
         own = max((x @ wt + extra - (exact + extra)).abs().max() for wt in layouts)
@@ -45,8 +45,8 @@ def test_each_thread_multiplies_its_own_rows(monkeypatch, strided):
     made = recurrent_linear(w, 100, 51)
     assert type(made) is RowBlocks and type(recurrent_linear(w, 100, 50)) is RecurrentLinear
     out = torch.zeros(51, 80)[:, ::2] if strided else torch.zeros(51, 40)
-    made.matmul(out, x)
-    made.add_matmul(out, x)
+    made.multiply(out, x)
+    made.accumulate(out, x)
     torch.testing.assert_close(out, 2 * x @ w.t())
 
 

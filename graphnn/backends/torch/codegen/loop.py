@@ -289,11 +289,11 @@ class LoopWriter:
         made = code("runtime.recurrent_linear({}{}, {}, {})", weight, turned, steps, count)
         self.before.append(assign(times, made))
         if node.op == "product":
-            return code("{}.matmul({}, {})", times, out, x)
+            return code("{}.multiply({}, {})", times, out, x)
         if node.inputs[0] in self.plan.sum_of:
-            return code("{}.add_matmul({}, {})", times, out, x)
+            return code("{}.accumulate({}, {})", times, out, x)
         c = self.s.aligned(node.inputs[0], self.s.axes(node), len(node.shape))
-        return code("{}.addmm({}, {}, {})", times, out, c, x)
+        return code("{}.multiply_add({}, {}, {})", times, out, c, x)
 
     def _inner(self, loop: Loop) -> None:
         """A loop within the step."""

@@ -49,17 +49,17 @@ class RecurrentLinear:
     def __init__(self, w: Tensor):
         self.w = w
 
-    def matmul(self, out: Tensor, x: Tensor) -> None:
+    def multiply(self, out: Tensor, x: Tensor) -> None:
         """`out = x w`."""
         torch.mm(x, self.w, out=out)
 
-    def add_matmul(self, out: Tensor, x: Tensor) -> None:
+    def accumulate(self, out: Tensor, x: Tensor) -> None:
         """`out += x w`."""
         out.addmm_(x, self.w)
 
-    def addmm(self, out: Tensor, c: Tensor, x: Tensor) -> None:
+    def multiply_add(self, out: Tensor, c: Tensor, x: Tensor) -> None:
         """`out = c + x w`: two calls take 9.3 µs; addmm, which first copies `c`, takes 13.1 µs."""
-        self.matmul(out, x)
+        self.multiply(out, x)
         torch.add(c, out, out=out)
 
 
@@ -70,17 +70,17 @@ class RowBlocks(RecurrentLinear):
         super().__init__(w)
         self.threads, self.each = threads, w.expand(threads, *w.shape)
 
-    def matmul(self, out: Tensor, x: Tensor) -> None:
+    def multiply(self, out: Tensor, x: Tensor) -> None:
         if out.is_contiguous():
             torch.bmm(self._split(x), self.each, out=self._split(out))
         else:
-            super().matmul(out, x)
+            super().multiply(out, x)
 
-    def add_matmul(self, out: Tensor, x: Tensor) -> None:
+    def accumulate(self, out: Tensor, x: Tensor) -> None:
         if out.is_contiguous():
             self._split(out).baddbmm_(self._split(x), self.each)
         else:
-            super().add_matmul(out, x)
+            super().accumulate(out, x)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(self.threads, -1, x.shape[-1])
@@ -93,17 +93,17 @@ class PackedWeight(RecurrentLinear):
         self.given, self.rows = w.contiguous(), rows
         self.packed = _pack(self.given, rows)
 
-    def product(self, x: Tensor) -> Tensor:
+    def matmul(self, x: Tensor) -> Tensor:
         return _by_packed(x, self.packed, self.given, self.rows)
 
-    def matmul(self, out: Tensor, x: Tensor) -> None:
-        out.copy_(self.product(x))
+    def multiply(self, out: Tensor, x: Tensor) -> None:
+        out.copy_(self.matmul(x))
 
-    def add_matmul(self, out: Tensor, x: Tensor) -> None:
-        out.add_(self.product(x))
+    def accumulate(self, out: Tensor, x: Tensor) -> None:
+        out.add_(self.matmul(x))
 
-    def addmm(self, out: Tensor, c: Tensor, x: Tensor) -> None:
-        torch.add(c, self.product(x), out=out)
+    def multiply_add(self, out: Tensor, c: Tensor, x: Tensor) -> None:
+        torch.add(c, self.matmul(x), out=out)
 
 
 def _packs(w: Tensor) -> bool:
