@@ -11,8 +11,8 @@ from graphnn.kernels.ir.symbols import visible
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.statistics import Tally
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.statistics import StatisticsRegion
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.regions import Loop, Whole, partition
 from graphnn.planner.loops.choose import Decision, Fallback, fallbacks, loop_name, strategy_name
 from graphnn.planner.pipeline import Plan
@@ -234,7 +234,7 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
         if note.part is None:
             lines.append(f"softmax over {note.axis}{where}: computed by itself, {note.reason}")
             continue
-        what = "reductions in tiles" if isinstance(note.part, Tally) else "in tiles"
+        what = "reductions in tiles" if isinstance(note.part, StatisticsRegion) else "in tiles"
         lines.append(f"{note.name}{where}" + (":" if note.hops else f": {what}"))
         made = programs.get(note.part.origin)
         lines += [f"  {text}" for text in (made.report() if made is not None else ())]
@@ -244,7 +244,7 @@ def _attention(plan: Plan, program: Program | None) -> list[str]:
     return lines
 
 
-def _stored(part: Contraction) -> list[str]:
+def _stored(part: AttentionRegion) -> list[str]:
     """Tensors as large as the weights that tiles read: stored ones, and random ones drawn again."""
     drawn = ", ".join(part.ir[i].label for i in part.reads if part.drawn(i))
     stored = ", ".join(part.stored)

@@ -237,5 +237,5 @@ def _given(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozens
 row("scan", "scan", axes=lambda operands, attrs: attrs["axes"])
 # torch's own LSTM, GRU or RNN over a whole axis
 row("aten", "aten", axes=_given)
-# softmax over an axis and sums weighted by it, in tiles; its attribute `part` is the Contraction
+# softmax over an axis and the sums it weights, in tiles; `part` is the AttentionRegion
 row("attend", "attend", axes=lambda operands, attrs: attrs["axes"])

@@ -16,7 +16,7 @@ from torch import nn
 from graphnn.ir.graph import IR
 from graphnn.planner.attention.attend import Note
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.hops import Backward
 from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.boundary.invariants import InvariantSplit
@@ -138,7 +138,7 @@ class AttentionContext(Context):
     hops.
     """
 
-    part: Contraction | Hops
+    part: AttentionRegion | Hops
     wanted: Sequence[int]
     results: Sequence[int]
     derived: Derived | None = None

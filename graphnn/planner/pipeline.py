@@ -20,7 +20,7 @@ from graphnn.ir.verify import verify
 from graphnn.planner import steps
 from graphnn.planner.attention.attend import Note
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.hops import Backward
 from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.boundary.check import check_axes, check_states
@@ -213,7 +213,9 @@ def requested(ir: IR, variant: Variant) -> IR:
     return run(Stage.REQUESTED, ir, CallContext(variant=variant))
 
 
-def attention_backward(part: Contraction, wanted: Sequence[int], results: Sequence[int]) -> Derived:
+def attention_backward(
+    part: AttentionRegion, wanted: Sequence[int], results: Sequence[int]
+) -> Derived:
     """The gradients of an attention with respect to the reads `wanted`, from those of `results`."""
     context = AttentionContext(title=part.name, part=part, wanted=wanted, results=results)
     run(Stage.ATTENTION, part.ir, context)

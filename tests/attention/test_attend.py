@@ -27,7 +27,7 @@ def test_all_are_recognised(name):
     # looked up for each query and key, and what reads the weights besides has them stored
     if name not in ("grouped", "spread"):
         for note in plan.notes:
-            spread = [n for n in plan.ir if note.part.spread(n.axes) and n.op != "input"]
+            spread = [n for n in plan.ir if note.part.in_tiles(n.axes) and n.op != "input"]
             assert name == "story" or not spread
 
 
@@ -48,7 +48,7 @@ def test_explain_says_how():
     assert "tiles of target and source" in gn.compile(Additive()).explain()
     assert "equal to torch's scaled_dot_product_attention (causal)" in gn.compile(Heads()).explain()
     text = gn.compile(Spread()).explain()
-    assert "read besides by 'sum over source' at" in text and "attention over source, 2" in text
+    assert "also read by 'sum over source' at" in text and "attention over source, 2" in text
     assert "weights over source at networks.py:" in text and ": reductions in tiles" in text
 
 
@@ -97,8 +97,8 @@ class Entangled(nn.Module):
     "net, reason",
     [
         (Decoder(), None),
-        (Given(), "its scores are given whole"),
-        (Alone(), "no sum over 'source' of what it weights"),
+        (Given(), "its scores are an input"),
+        (Alone(), "no sum over 'source' of values that it weights"),
         (Entangled(), "no sum over 'source'"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_is_not_recognised_runs_and_says_why(net, reason):
         assert "softmax over source at test_attend.py:" in model.explain()
         assert reason in model.explain()
     else:
-        assert "it is taken at each step of a loop" in model.explain()
+        assert "it is computed at each step of a loop" in model.explain()
     net = copy.deepcopy(net).double()
     made = torch.Generator().manual_seed(0)
     given = {}

@@ -359,15 +359,15 @@ class Weighted(Story):
 
 REFUSED = {
     Shared: "is shared by several queries",
-    Watched: "are read besides, by output 'weights0'",
-    Weighted: "has weights of its own at each position",
+    Watched: "are also read by output 'weights0'",
+    Weighted: "has different weights at each position",
 }
 
 
 @pytest.mark.parametrize("make", REFUSED)
 def test_what_is_left_to_a_launch_a_hop_says_why(make):
     text = gn.compile(make(), backend="interpret").explain()
-    assert "2 hops over slot at test_hops.py" in text and "one launch a hop: " in text
+    assert "2 hops over slot at test_hops.py" in text and "one launch per hop: " in text
     assert REFUSED[make] in text and text.count(": in tiles\n") == 2
 
 

@@ -76,7 +76,7 @@ def test_nothing_as_large_as_the_weights_is_left(name):
         assert "stored" not in note.reason
         assert note.part is None or not note.part.stored
         if note.part is None:
-            assert name == "rows" and "for the one query that 'axis_at" in note.reason
+            assert name == "rows" and "for the one query of 'axis_at" in note.reason
             continue
         every = {*note.part.axes, note.part.axis} - {*note.part.parts}
         wide = [n for n in plan.ir if every <= n.axes and n.op not in ("input", "attend")]
@@ -89,7 +89,7 @@ def test_stored_where_something_reads_them_whole():
             return {"w": w, "entropy": gn.entropy(w, over="source")}
 
     text = gn.compile(Whole()).explain()
-    assert "the weights are stored besides, for output 'w'" in text and "reductions" not in text
+    assert "the weights are stored too, for output 'w'" in text and "reductions" not in text
 
     class Some(Added):
         """Weights that stay in tiles, of scores that do not."""
@@ -98,7 +98,7 @@ def test_stored_where_something_reads_them_whole():
             return {"s": s, "entropy": gn.entropy(w, over="source")}
 
     text = gn.compile(Some()).explain()
-    assert "read besides by 'sum over source' at" in text and "weights over source" in text
+    assert "also read by 'sum over source' at" in text and "weights over source" in text
 
 
 @pytest.mark.parametrize("tile", [1, 2**20])

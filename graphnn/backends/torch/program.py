@@ -24,9 +24,9 @@ from graphnn.backends.torch.operators.statistics import StatisticsOperator
 from graphnn.ir.debug import show
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import NameTable
-from graphnn.planner.attention.hops import Hops, apart
+from graphnn.planner.attention.hops import Hops, as_graph
 from graphnn.planner.attention.hops import in_memory_order as hops_in_memory_order
-from graphnn.planner.attention.statistics import Tally
+from graphnn.planner.attention.statistics import StatisticsRegion
 from graphnn.planner.autodiff.softmax import in_memory_order
 from graphnn.planner.contexts import LoopContext, ProgramContext
 from graphnn.planner.core.loop_graph import LoopIR, ends_of, signature_of
@@ -228,10 +228,10 @@ def _attend(
         part = hops_in_memory_order(part, ir.axes)
         engine = lowering.hops(part, passes) if lowering is not None else None
         why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-        single = build(apart(part), list(part.ir.axes), passes, None, lowering)
+        single = build(as_graph(part), list(part.ir.axes), passes, None, lowering)
         return HopsOperator(part, passes, single.main, engine, why)
     part = in_memory_order(part, ir.axes)
     engine = lowering.attend(part, passes) if lowering is not None else None
     why = lowering.unwritten.get(part.name, "") if lowering is not None else ""
-    kind: Any = StatisticsOperator if isinstance(part, Tally) else AttentionOperator
+    kind: Any = StatisticsOperator if isinstance(part, StatisticsRegion) else AttentionOperator
     return kind(part, passes, engine, why if engine is None else "")  # type: ignore[no-any-return]

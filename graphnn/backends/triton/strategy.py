@@ -39,8 +39,8 @@ from graphnn.kernels.runtime.random import random_tensor
 from graphnn.kernels.select.estimates import STEPWISE, CostEstimates
 from graphnn.kernels.select.search import choose_cooperative
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.statistics import Tally
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.statistics import StatisticsRegion
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.regions import Loop, Whole
 
 # parts of the reason for ragged loops
@@ -327,9 +327,11 @@ class KernelLowering:
         """Return the source of every kernel."""
         return [launcher.source.text for launcher in self.launchers.values()]
 
-    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
+    def attend(self, part: AttentionRegion, passes: frozenset[str]) -> Any:
         """Return the kernels of a contraction; None if torch has to compute it."""
-        kind: Any = Best if part.top else Reductions if isinstance(part, Tally) else Kernels
+        kind: Any = (
+            Best if part.top else Reductions if isinstance(part, StatisticsRegion) else Kernels
+        )
         try:
             return kind(part, passes, self.interpret, self.float32)
         except Unsupported as reason:

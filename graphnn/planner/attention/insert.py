@@ -1,4 +1,4 @@
-"""Putting the operation that tiles compute into a graph, in the place of what it computes."""
+"""Inserts an `attend` node into a graph in place of the nodes that it computes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from graphnn.ir.graph import IR
 from graphnn.ir.source_location import Site
 from graphnn.ops.builder import Expr
 from graphnn.ops.registry import build
-from graphnn.planner.attention.tiles import Contraction, Dims, Pattern
+from graphnn.planner.attention.tiles import AttentionRegion, Dims, Pattern
 from graphnn.planner.core.loop_graph import merge_orders
 from graphnn.planner.core.rewrite import keep, reachable
 
 
-def named(base: str, used: Sequence[str]) -> str:
-    """A name that is not used yet, by number."""
+def unused_name(base: str, used: Sequence[str]) -> str:
+    """The name, with a number if it is used already."""
     name, count = base, 2
     while name in used:
         name, count = f"{base}, {count}", count + 1
     return name
 
 
-def placed(
-    new: IR, pattern: Pattern, part: Contraction, dims: Dims, site: Site | None
+def insert_region(
+    new: IR, pattern: Pattern, part: AttentionRegion, dims: Dims, site: Site | None
 ) -> tuple[int, dict[int, int]]:
-    """Add an `attend` node for a pattern; also gives the nodes to be read in place of its exits."""
+    """Add an `attend` node for a pattern. Also returns the replacements of its exits."""
     given = [dims.given(Expr(new, i), i) for i in pattern.reads]
     made = [part.ir[i] for i in part.results]
     axes = frozenset().union(*(n.axes for n in made)) or part.axes
@@ -53,8 +53,8 @@ def placed(
     return node, swap
 
 
-def rewired(ir: IR, swap: dict[int, int]) -> IR:
-    """The graph with nodes read in place of others; what nothing reads any more goes."""
+def rewire(ir: IR, swap: dict[int, int]) -> IR:
+    """The graph with nodes replaced as in `swap`, and without nodes that nothing reads."""
     nodes = {
         i: replace(n, inputs=tuple(swap.get(j, j) for j in n.inputs))
         if any(j in swap for j in n.inputs)

@@ -1,4 +1,4 @@
-"""What of a graph goes into tiles of queries and keys."""
+"""Selects the nodes of a graph that are computed in tiles of queries and keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphnn.planner.core.rewrite import reachable
 
 
 def independent(ir: IR, sums: list[int]) -> list[int]:
-    """The sums that wait for none of the others."""
+    """The sums that do not depend on others."""
     if len(sums) == 1:
         return sums
     found: list[int] = []
@@ -20,8 +20,8 @@ def independent(ir: IR, sums: list[int]) -> list[int]:
     return found
 
 
-class Inside:
-    """Which nodes belong into tiles: those larger than any of what they are made of."""
+class TileMembers:
+    """Decides which nodes belong into tiles: those that are larger than their operands."""
 
     def __init__(self, ir: IR, axis: str, home: dict[int, int]):
         self.ir, self.axis, self.home = ir, axis, home
@@ -29,17 +29,17 @@ class Inside:
 
     def __call__(self, i: int) -> bool:
         if i not in self.known:
-            self.known[i] = self._ask(self.ir[i])
+            self.known[i] = self._decide(self.ir[i])
         return self.known[i]
 
-    def _ask(self, node: Node) -> bool:
+    def _decide(self, node: Node) -> bool:
         if node.id in self.home or node.op in OWN or not supported(node):
             return False
         parts = self.ir.operands(node)
         if self._positional(node):
             return True
         if not node.dtype.is_floating_point:
-            # a mask is compared anew in each tile, unless it is as large as what it compares
+            # a mask is recomputed in each tile, unless it is as large as its operands
             return all(p.axes != node.axes or p.op in OWN or self(p.id) for p in parts)
         if self.axis not in node.axes:
             return False
@@ -51,7 +51,7 @@ class Inside:
         return self._matched(node, numbers)
 
     def _positional(self, node: Node) -> bool:
-        """What positions and lengths alone are made into: cheaper made anew than read."""
+        """Whether a value depends on positions and lengths alone; recomputing it is cheaper."""
         if node.op in OWN or node.op == "length":
             return True
         return OPS[node.op].family == "pointwise" and all(
@@ -59,7 +59,7 @@ class Inside:
         )
 
     def _matched(self, node: Node, numbers: list[Node]) -> bool:
-        """A key matched with a query of its own: read once, in tiles."""
+        """Whether a node is a dot product of a key with its own query; each is then read once."""
         if node.op != "product" or len(numbers) != 2:
             return False
         left, right, out = split_sub(node.attrs["sub"])
@@ -67,7 +67,7 @@ class Inside:
         return alone and bool((set(left) & set(right)) - set(out))
 
     def all(self, roots: list[int]) -> set[int]:
-        """All nodes inside that the roots are made of."""
+        """All nodes in tiles that the roots depend on."""
         found: set[int] = set()
         stack = [i for i in roots if self(i)]
         while stack:

@@ -1,19 +1,19 @@
-"""Which contractions are plain dot-product attention, for which torch has kernels of its own."""
+"""Recognises plain dot-product attention, for which torch has its own kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from graphnn.ir.graph import IR, Node
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 
 
 @dataclass(frozen=True)
 class DotProduct:
-    """softmax(scale q·k) v: the reads that are q, k and v, and what may be attended to.
+    """softmax(scale q·k) v, with the reads that are q, k and v, and the mask.
 
-    `causal`: keys up to the query's own position. `length`: the read that says how many keys an
-    example has; -1 where all.
+    If `causal`, a query attends to keys up to its own position. `length` is the read that holds the
+    number of keys per example, or -1 if all keys count.
     """
 
     query: int
@@ -24,8 +24,8 @@ class DotProduct:
     length: int
 
 
-def dot_product(part: Contraction) -> DotProduct | None:
-    """The contraction as plain attention, if it is nothing else."""
+def dot_product(part: AttentionRegion) -> DotProduct | None:
+    """The region as plain attention, or None if it is something else."""
     ir = part.ir
     rows = [a for a in ir.layout(part.axes) if a in part.queries]
     if len(part.results) != 1 or not rows:
@@ -56,8 +56,8 @@ def dot_product(part: Contraction) -> DotProduct | None:
     return DotProduct(*pair, value, scale, causal, length)
 
 
-def _value(part: Contraction) -> int | None:
-    """The read that is weighted, if that is all there is to the result."""
+def _value(part: AttentionRegion) -> int | None:
+    """The read that is weighted, if the result is nothing but the weighted sum of it."""
     ir = part.ir
     node = ir[part.results[0]]
     if node.op != "product" or node.attrs["sub"] != ",z->z" or node.inputs[0] != part.weight:
@@ -69,8 +69,8 @@ def _value(part: Contraction) -> int | None:
     return value.id if fits else None
 
 
-def _pair(part: Contraction, node: Node) -> tuple[int, int] | None:
-    """The reads whose dot product a node is: a query's and a key's."""
+def _pair(part: AttentionRegion, node: Node) -> tuple[int, int] | None:
+    """The query and the key if a node is the dot product of two reads."""
     if node.op != "product" or node.attrs["sub"] not in ("z,z->", "y,y->"):
         return None
     a, b = part.ir.operands(node)
@@ -88,7 +88,7 @@ def _scaled(ir: IR, node: Node) -> tuple[Node | None, float]:
 
 
 def _limit(ir: IR, mask: Node, axis: str) -> int | None:
-    """The read of lengths, where a mask says that a key is within its example."""
+    """The read of lengths if a mask selects the keys within each example."""
     if mask.op != "lt":
         return None
     place, length = ir.operands(mask)
@@ -97,7 +97,7 @@ def _limit(ir: IR, mask: Node, axis: str) -> int | None:
 
 
 def _ahead(ir: IR, mask: Node, key: str, query: str) -> bool:
-    """Whether a mask allows keys up to the query's own position."""
+    """Whether a mask selects keys up to the position of the query."""
     if mask.op not in ("le", "ge"):
         return False
     a, b = ir.operands(mask) if mask.op == "le" else ir.operands(mask)[::-1]

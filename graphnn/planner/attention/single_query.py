@@ -1,7 +1,7 @@
-"""rows: of weights that are read at one query alone, only those of this query are computed.
+"""Weights that are read at one query only are computed for that query only.
 
-`gn.last(weights, over="target")` of a softmax over `source` becomes the softmax of that query's
-scores: reading one position along an axis, and doing anything else than along it, may be swapped.
+`gn.last(weights, over="target")` of a softmax over `source` becomes the softmax of the scores of
+that query. Reading one position along an axis commutes with operations that do not act along it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from graphnn.planner.core.rewrite import rewrite
 SWAPPED = frozenset({"axis_softmax", "product", *REDUCED, *RESHAPED})
 
 
-def rows(ir: IR) -> tuple[IR, dict[int, str]]:
-    """The graph with positions of weights read before the weights are computed; and the softmaxes
-    of one query alone, with who reads them."""
+def pick_queries(ir: IR) -> tuple[IR, dict[int, str]]:
+    """The graph in which single queries are picked before their weights are computed.
+
+    Also returns the softmaxes of one query with the label of their reader.
+    """
     home = loop_numbers(ir)
     picked = {n.id for n in ir if n.op == "axis_at" and n.id not in home and _of_weights(ir, n)}
     single: dict[int, str] = {}
@@ -38,11 +40,11 @@ def rows(ir: IR) -> tuple[IR, dict[int, str]]:
 
 
 def _of_weights(ir: IR, node: Node) -> bool:
-    """Whether a position is read, along the axis of queries, of what is made of weights."""
+    """Whether a node reads one query of a value that is computed from weights."""
     axis, seen, stack = node.attrs["axis"], set[int](), [node.inputs[0]]
     while stack:
         x = ir[stack.pop()]
-        if x.id in seen or axis not in x.axes or not _swaps(x, axis):
+        if x.id in seen or axis not in x.axes or not _commutes(x, axis):
             continue
         seen.add(x.id)
         if x.op == "axis_softmax" and x.attrs["axis"] in ir[node.inputs[0]].axes:
@@ -51,13 +53,13 @@ def _of_weights(ir: IR, node: Node) -> bool:
     return False
 
 
-def _swaps(node: Node, axis: str) -> bool:
+def _commutes(node: Node, axis: str) -> bool:
     plain = OPS[node.op].family == "pointwise" or node.op in SWAPPED
     return plain and axis not in (node.attrs.get("axis"), *node.attrs.get("contract", ()))
 
 
 class _Picked:
-    """What nodes are at one position along an axis."""
+    """The values of nodes at one position along an axis."""
 
     def __init__(self, new: IR, at: Node, looped: set[int]):
         self.new, self.at, self.looped = new, at, looped
@@ -74,7 +76,7 @@ class _Picked:
     def _make(self, node: Node) -> int:
         before = self.new.here
         self.new.here = (node.name, node.site)
-        if _swaps(node, self.axis) and node.id not in self.looped:
+        if _commutes(node, self.axis) and node.id not in self.looped:
             inputs = [Expr(self.new, self(j)) for j in node.inputs]
             made = make(node.op, *inputs, **node.attrs)
         else:

@@ -1,7 +1,8 @@
-"""tally: what else than weighted sums is read of a softmax's weights becomes reductions in tiles.
+"""Attention statistics: other reductions of softmax weights are computed tile by tile.
 
-Sums, largest values and their positions, over keys or over queries, of whatever is made of weights
-one by one: entropy, coverage. A weight is made anew from its score and the scores' logsumexp.
+These are sums, maxima and their positions, over keys or over queries, of elementwise functions of
+the weights, for example entropy and coverage. A weight is recomputed from its score and the
+logsumexp of the scores.
 """
 
 from __future__ import annotations
@@ -13,53 +14,54 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make, reshape
 from graphnn.ops.registry import OPS, build
 from graphnn.ops.sources import index_of
-from graphnn.planner.attention.insert import named, placed, rewired
-from graphnn.planner.attention.region import Inside, independent
+from graphnn.planner.attention.insert import insert_region, rewire, unused_name
+from graphnn.planner.attention.region import TileMembers, independent
 from graphnn.planner.attention.tiles import (
-    Contraction,
+    AttentionRegion,
     Dims,
+    NotFusable,
     Pattern,
-    Unfit,
     Writer,
     operands,
-    strange,
+    other_dtype,
     supported,
 )
 from graphnn.planner.core.regions import loop_numbers, users_of
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 REDUCERS = frozenset({"axis_sum", "axis_max", "axis_argmax", "axis_logsumexp"})
-# what a sum may be taken before as well as behind
+# operations that commute with a sum
 LINEAR = frozenset({"sum", "reshape", "permute", "neg", "mul", "div"})
 INF = float("inf")
 
 
 @dataclass(eq=False)
-class Tally(Contraction):
-    """Reductions over queries or keys of what is computed for each of both, as a graph.
+class StatisticsRegion(AttentionRegion):
+    """Reductions over queries or keys of values that vary over both, as a graph.
 
-    `results` are sums, `axis_max` and `axis_argmax` nodes; gradients come from the sums alone.
-    `asking` are the axes that its softmax has queries over. Reads that are `wide` are in float32 at
-    least.
+    `results` are sums, `axis_max` and `axis_argmax` nodes; only sums pass gradients on. `asking`
+    are the axes of the queries of its softmax. Reads marked `wide` are at least float32.
     """
 
     asking: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def axes(self) -> frozenset[str]:
-        """The axes of scores but that of keys."""
+        """The axes of the scores except the axis of keys."""
         return self.ir[self.score].axes - {self.axis}
 
     @property
     def queries(self) -> frozenset[str]:
-        """The axes of queries: none that a result has along with that of keys, as all of these are
-        reduced over one axis."""
+        """The axes of queries, except those that a result has together with the axis of keys.
+
+        All results are reduced over one axis.
+        """
         kept = (self.ir[i].axes for i in self.results)
         return self.asking - frozenset().union(*(a for a in kept if self.axis in a))
 
     @property
     def ends(self) -> list[int]:
-        """The nodes that gradients come from."""
+        """The nodes whose gradients are passed on."""
         return [i for i in self.results if self.sums(i)]
 
     def sums(self, i: int) -> bool:
@@ -73,11 +75,14 @@ class Tally(Contraction):
         return str(axis)
 
 
-class Reach:
-    """Where some values go: the nodes made of them one by one, the reductions these end in, and
-    what reads them otherwise, in words for users."""
+class Uses:
+    """The uses of some values.
 
-    def __init__(self, ir: IR, starts: Iterable[int], part: Contraction, home: dict[int, int]):
+    `through` are elementwise functions of the values, `exits` the reductions of these, and `whole`
+    the labels of all other readers, which need the values in memory.
+    """
+
+    def __init__(self, ir: IR, starts: Iterable[int], part: AttentionRegion, home: dict[int, int]):
         self.ir, self.part, self.home = ir, part, home
         self.outputs = {i: k for k, i in ir.outputs.items()}
         self.through = set(starts)
@@ -94,31 +99,31 @@ class Reach:
                     stack.append(j)
 
     def _into(self, node: Node) -> bool:
-        """Whether a reader makes numbers for each query and key that may stay in tiles."""
+        """Whether a reader is elementwise over queries and keys and can stay in tiles."""
         outside = node.id not in self.home
-        outside = outside and strange(self.ir, [node, *self.ir.operands(node)]) is None
+        outside = outside and other_dtype(self.ir, [node, *self.ir.operands(node)]) is None
         if outside and node.op in REDUCERS and self._smaller(node):
             self.exits += [node.id] * (node.id not in self.exits)
             return False
         if outside and supported(node) and not node.attrs.get("contract"):
             return True
-        self.whole.append(_said(node))
+        self.whole.append(_label(node))
         return False
 
     def _smaller(self, node: Node) -> bool:
-        """Whether a reduction is one over keys or over an axis of queries."""
+        """Whether a reduction runs over keys or over an axis of queries."""
         return node.attrs["axis"] in {self.part.axis, *self.part.queries}
 
-    def at_once(self) -> list[int]:
-        """The reductions that wait for no other, of those over queries the ones over one axis."""
-        ready = independent(self.ir, self.exits)
-        axes = [self.ir[i].attrs["axis"] for i in ready]
+    def ready(self) -> list[int]:
+        """The reductions that depend on no other; among those over queries, one axis only."""
+        first = independent(self.ir, self.exits)
+        axes = [self.ir[i].attrs["axis"] for i in first]
         asked = [a for a in axes if a != self.part.axis][:1]
-        return [i for i, a in zip(ready, axes, strict=True) if a in (self.part.axis, *asked)]
+        return [i for i, a in zip(first, axes, strict=True) if a in (self.part.axis, *asked)]
 
 
-def _said(node: Node) -> str:
-    """A reader, in words for users."""
+def _label(node: Node) -> str:
+    """The label of a reader for users."""
     over = f" over {node.attrs['axis']}" if node.op in REDUCERS else ""
     what = f"'{node.name or node.op.removeprefix('axis_') + over}'"
     return f"{what} at {node.site}" if node.site else what
@@ -126,17 +131,19 @@ def _said(node: Node) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The `attend` node that gives a softmax's logsumexp, and what it computes."""
+    """The `attend` node that provides the logsumexp of a softmax, and its region."""
 
     node: int
-    part: Contraction
+    part: AttentionRegion
     dims: Dims
     softmax: Node
 
 
 def peak_of(new: IR, softmax: Node, source: Source, narrow: bool = False) -> Expr:
-    """The logsumexp of a softmax's scores, which has the softmax's shape; in float32 at least,
-    unless `narrow`."""
+    """The logsumexp of the scores of a softmax, in the shape of the softmax.
+
+    It is at least float32, unless `narrow`.
+    """
     part = source.part
     sizes = tuple(part.ir.axes[a].length or 0 for a in part.parts)
     attrs = {"which": len(part.results), "axes": softmax.axes - {part.axis}, "narrow": narrow}
@@ -144,11 +151,11 @@ def peak_of(new: IR, softmax: Node, source: Source, narrow: bool = False) -> Exp
     return source.dims.taken(Expr(new, pick), softmax.id)
 
 
-def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
-    """The weights, made from scores and their logsumexp; zero beyond the axis's length.
+def recompute_weights(new: IR, softmax: Node, peak: Expr) -> Expr:
+    """The weights, recomputed from scores and their logsumexp; zero beyond the length of the axis.
 
-    Scores there are left out twice: neither they nor what is made of a zero weight are read, and
-    their gradients are zero whatever flows to them.
+    Scores beyond the length are masked before and after, so that neither their values nor their
+    gradients matter.
     """
     score, rest = Expr(new, softmax.inputs[0]), softmax.inputs[1:]
     if not rest:
@@ -157,9 +164,11 @@ def weighed(new: IR, softmax: Node, peak: Expr) -> Expr:
     return make("where", valid, make("weigh", make("where", valid, score, -INF), peak), 0.0)
 
 
-def settled(ir: IR, through: set[int], starts: Sequence[int]) -> IR:
-    """The graph with weights reshaped after what is made of them one by one, and after their
-    reductions, not before: dimensions such as heads then stay apart in tiles. `starts` stay."""
+def delay_reshapes(ir: IR, through: set[int], starts: Sequence[int]) -> IR:
+    """The graph with reshapes of weights moved behind elementwise functions and reductions.
+
+    Dimensions such as heads then stay separate in tiles. Nodes in `starts` stay as they are.
+    """
     if all(ir[i].op != "reshape" for i in through):
         return ir
 
@@ -181,8 +190,8 @@ def settled(ir: IR, through: set[int], starts: Sequence[int]) -> IR:
     return rewrite(ir, rule)
 
 
-def first(new: IR, node: Node) -> Expr | None:
-    """A sum along an axis taken before sums over other dimensions, such as heads, that it is of."""
+def sum_axis_first(new: IR, node: Node) -> Expr | None:
+    """Take the sum along an axis before the sums over other dimensions, such as heads."""
     x, *rest = (Expr(new, i) for i in node.inputs)
     steps: list[Node] = []
     while x.node.op in LINEAR and sum(new[i].op != "const" for i in x.node.inputs) == 1:
@@ -199,10 +208,10 @@ def first(new: IR, node: Node) -> Expr | None:
     return made
 
 
-def spelled(new: IR, node: Node) -> Expr | None:
-    """A largest value, or a logsumexp, by sums, which tiles have the derivatives of."""
+def as_sums(new: IR, node: Node) -> Expr | None:
+    """A maximum or a logsumexp written with sums, whose derivatives tiles support."""
     if node.op == "axis_sum":
-        return first(new, node)
+        return sum_axis_first(new, node)
     if node.op == "axis_argmax":
         return None
     x, *rest = (Expr(new, i) for i in node.inputs)
@@ -219,15 +228,15 @@ def spelled(new: IR, node: Node) -> Expr | None:
     return make("where", make("gt", count, 0), total / make("maximum", count, 1.0), none)
 
 
-class TallyWriter(Writer):
-    """Writes the graph of reductions; `wide` are nodes that are read in float32 at least."""
+class StatisticsWriter(Writer):
+    """Writes the graph of reductions. Nodes in `wide` are read as float32 or wider."""
 
     def __init__(self, ir: IR, pattern: Pattern, wide: frozenset[int]):
         super().__init__(ir, pattern)
         self.wide = wide
 
-    def tally(self, asking: frozenset[str]) -> Tally:
-        """The reductions; raises Unfit where shapes are too involved."""
+    def write_statistics(self, asking: frozenset[str]) -> StatisticsRegion:
+        """The region of reductions. Raises NotFusable if shapes are too complicated."""
         p = self.pattern
         reads = [self._read(self.ir[i]) for i in p.reads]
         for i in p.inside:
@@ -239,7 +248,7 @@ class TallyWriter(Writer):
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
         self.new = keep(self.new, reachable(self.new, [*results, score, *reads]))
         rest = score, -1, results, self.parts
-        return Tally(p.name, self.axis, self.new, reads, *rest, asking=asking)
+        return StatisticsRegion(p.name, self.axis, self.new, reads, *rest, asking=asking)
 
     def _read(self, node: Node) -> int:
         i = super()._read(node)
@@ -264,120 +273,125 @@ class TallyWriter(Writer):
 
 
 @dataclass
-class Tallied:
-    """A graph with reductions in tiles: `starts` are values that they begin with, `parts` the
-    reductions, `reads` what these were called."""
+class StatisticsRewrite:
+    """A graph in which reductions become tiles.
+
+    `starts` are the values that the reductions start from, `parts` the regions made so far, `reads`
+    the labels of the reductions.
+    """
 
     ir: IR
     softmax: Node
     source: Source
     starts: list[int]
-    parts: list[Tally]
+    parts: list[StatisticsRegion]
     reads: list[str]
 
-    def reach(self) -> Reach:
-        """Where those values go that nothing reads whole."""
+    def uses(self) -> Uses:
+        """The uses of the values that nothing needs in memory."""
         home, part = loop_numbers(self.ir), self.source.part
         mine = [i for i in self.starts if i in self.ir.nodes]
-        fit = [i for i in mine if not Reach(self.ir, [i], part, home).whole]
-        return Reach(self.ir, fit, part, home)
+        fit = [i for i in mine if not Uses(self.ir, [i], part, home).whole]
+        return Uses(self.ir, fit, part, home)
 
 
-def tallied(ir: IR, softmax: Node, source: Source, used: Sequence[str]) -> Tallied | None:
-    """Reductions of a softmax's weights and scores in tiles; None where there are none.
+def tile_statistics(
+    ir: IR, softmax: Node, source: Source, used: Sequence[str]
+) -> StatisticsRewrite | None:
+    """Compute reductions of the weights and scores of a softmax in tiles.
 
-    Raises Unfit where something reads its weights whole.
+    Returns None if there are none. Raises NotFusable if something needs the weights in memory.
     """
     part = source.part
     if softmax.id in ir.nodes:
-        _check(Reach(ir, [softmax.id], part, loop_numbers(ir)), part)
+        _check(Uses(ir, [softmax.id], part, loop_numbers(ir)), part)
     elif part.top or not part.queries:
         return None
-    made = Tallied(ir, softmax, source, scores(ir, softmax), [], [])
+    made = StatisticsRewrite(ir, softmax, source, scores(ir, softmax), [], [])
     if softmax.id in ir.nodes:
-        _open(made)
-    made.ir = settled(made.ir, made.reach().through, made.starts)
-    reach = made.reach()
+        _replace_softmax(made)
+    made.ir = delay_reshapes(made.ir, made.uses().through, made.starts)
+    reach = made.uses()
     if not reach.exits and made.ir is ir:
         return None
-    made.reads = [_said(made.ir[i]) for i in reach.exits]
-    _spell(made, reach)
-    while (reach := made.reach()).exits:
+    made.reads = [_label(made.ir[i]) for i in reach.exits]
+    _write_as_sums(made, reach)
+    while (reach := made.uses()).exits:
         names = [*used, *(p.name for p in made.parts)]
-        _step(made, reach, named(f"weights over {part.axis}", names))
+        _step(made, reach, unused_name(f"weights over {part.axis}", names))
     if wide_of(made.ir, source, narrow=True):
         part.read_peak()
     return made if made.reads else None
 
 
-def _check(reach: Reach, part: Contraction) -> None:
+def _check(reach: Uses, part: AttentionRegion) -> None:
     if reach.whole:
-        raise Unfit(f"for {', '.join(dict.fromkeys(reach.whole))}")
-    names = ", ".join(_said(reach.ir[i]) for i in reach.exits)
+        raise NotFusable(f"for {', '.join(dict.fromkeys(reach.whole))}")
+    names = ", ".join(_label(reach.ir[i]) for i in reach.exits)
     if part.top:
-        raise Unfit(f"for {names}, as only the {part.top} best scores take part")
+        raise NotFusable(f"for {names}, as only the {part.top} largest scores take part")
     if not part.queries:
-        raise Unfit(f"for {names}: they are no more than the keys")
+        raise NotFusable(f"for {names}: the weights are as many as the keys")
 
 
 def scores(ir: IR, softmax: Node) -> list[int]:
-    """What a softmax takes, and what that is made of one by one."""
+    """The scores of a softmax, and the values that they are elementwise functions of."""
     top = ir[softmax.inputs[0]] if softmax.inputs[0] in ir.nodes else None
     found = [top] if top is not None else []
     for node in found:
         for x in ir.operands(node):
-            alike = x.axes == softmax.axes and x.shape == softmax.shape and x not in found
-            if alike and x.dtype.is_floating_point and supported(x):
+            same = x.axes == softmax.axes and x.shape == softmax.shape and x not in found
+            if same and x.dtype.is_floating_point and supported(x):
                 found.append(x)
     return [n.id for n in found]
 
 
-def _open(made: Tallied) -> None:
-    """Put weights made from scores in the place of the softmax."""
+def _replace_softmax(made: StatisticsRewrite) -> None:
+    """Replace the softmax by weights that are recomputed from scores."""
     new, softmax = made.ir.copy(), made.softmax
     new.here = (softmax.name, softmax.site)
-    weight = weighed(new, softmax, peak_of(new, softmax, made.source)).id
+    weight = recompute_weights(new, softmax, peak_of(new, softmax, made.source)).id
     new.here = ("", None)
     made.starts.append(weight)
-    made.ir = rewired(new, {softmax.id: weight})
+    made.ir = rewire(new, {softmax.id: weight})
 
 
-def _spell(made: Tallied, reach: Reach) -> None:
-    """Spell reductions by sums; the logsumexp of the scores is there already."""
+def _write_as_sums(made: StatisticsRewrite, reach: Uses) -> None:
+    """Write reductions as sums; the logsumexp of the scores is available already."""
     new, swap = made.ir.copy(), dict[int, int]()
     for node in (new[i] for i in reach.exits):
         new.here = (node.name, node.site)
         axis = node.attrs["axis"] == made.softmax.attrs["axis"]
         if node.op == "axis_logsumexp" and axis and node.inputs == made.softmax.inputs:
             swap[node.id] = peak_of(new, made.softmax, made.source, narrow=True).id
-        elif (found := spelled(new, node)) is not None:
+        elif (found := as_sums(new, node)) is not None:
             swap[node.id] = found.id
     new.here = ("", None)
-    made.ir = rewired(new, swap)
+    made.ir = rewire(new, swap)
 
 
-def _step(made: Tallied, reach: Reach, name: str) -> None:
-    """Put the reductions that wait for no other into tiles."""
+def _step(made: StatisticsRewrite, reach: Uses, name: str) -> None:
+    """Put the reductions that depend on no other into tiles."""
     ir, axis = made.ir, reach.part.axis
-    ready = reach.at_once()
-    inner = Inside(ir, axis, reach.home)
+    ready = reach.ready()
+    inner = TileMembers(ir, axis, reach.home)
     wanted = {*ready, *reach.through} & reachable(ir, ready)
     roots = [j for i in sorted(wanted) for j in ir[i].inputs if j not in wanted]
-    # a score may be one of those that reductions begin with, and is computed in tiles as well
+    # a score may be a start of reductions; it is computed in tiles as well
     inside = wanted | inner.all([*(i for i in wanted if inner(i)), *roots])
     order = [i for i in ir.nodes if i in inside]
     score = made.softmax.inputs[0]
     pattern = Pattern(name, axis, -1, ready, order, operands(ir, order, {}), score)
-    writer = TallyWriter(ir, pattern, wide_of(ir, made.source))
-    part = writer.tally(reach.part.queries)
+    writer = StatisticsWriter(ir, pattern, wide_of(ir, made.source))
+    part = writer.write_statistics(reach.part.queries)
     new = ir.copy()
-    _, swap = placed(new, pattern, part, writer.dims, made.softmax.site)
-    made.ir = rewired(new, swap)
+    _, swap = insert_region(new, pattern, part, writer.dims, made.softmax.site)
+    made.ir = rewire(new, swap)
     made.parts.append(part)
 
 
 def wide_of(ir: IR, source: Source, narrow: bool = False) -> frozenset[int]:
-    """The nodes that are a softmax's logsumexp, in whatever form; with the `narrow` ones or not."""
+    """The nodes that hold the logsumexp of a softmax; with `narrow` ones if asked."""
     found: set[int] = set()
     for node in ir:
         peak = node.op == "pick" and node.inputs[0] == source.node

@@ -1,7 +1,7 @@
 """A softmax and the sums it weights, as a graph of its own over tiles of queries and keys.
 
-Dimensions of a value's own shape that run through all of it, such as heads, become axes here; those
-of size one are left out. What remains of a shape is what a score adds up over, or a value's width.
+Dimensions that all values share, such as heads, become axes here; dimensions of size one are left
+out. The remaining dimensions are those that a score sums over, or the width of a value.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from graphnn.ops.registry import OPS, build
 from graphnn.ops.sources import index_of
 from graphnn.planner.core.rewrite import keep, reachable
 
-Place = tuple[int, int]
+Dim = tuple[int, int]
 REDUCED = frozenset({"sum", "amax", "logsumexp", "softmax"})
 RESHAPED = frozenset({"reshape", "permute", "expand"})
 OWN = frozenset({"const", "index", "size"})
 
 
-class Unfit(Exception):
-    """A softmax that is left as it is: the message says why, in words for users."""
+class NotFusable(Exception):
+    """A softmax cannot be fused; the message gives the reason for users."""
 
 
 @dataclass(eq=False)
-class Contraction:
+class AttentionRegion:
     """Σ_axis softmax_axis(score) · value, as a graph.
 
-    `ir` has a `given` node for each value in `reads`; `score` is what softmax takes, `weight` its
-    value, a `soft` node of the score and two `given` nodes that are no reads: `peak`, the score's
-    logsumexp over the axis, and `delta`. `results` are sums over the axis. `parts` are the axes
-    that dimensions became; `origin` is the same in all forms of one contraction. With `top`, only
-    so many of the best scores take part. Where `peak` is read besides, `total` is the sum of the
-    weights: as the derivative of a score's logsumexp is its weight, what flows to `peak` is taken
-    as flowing to it.
+    `ir` has a `given` node for each value in `reads`. `score` is the operand of softmax, and
+    `weight` its value: a `soft` node of the score and of two `given` nodes that are no reads.
+    These are `peak`, the logsumexp of the scores over the axis, and `delta`. `results` are sums
+    over the axis. `parts` are the axes that dimensions became. All variants of one region have the
+    same `origin`. If `top` is positive, only that many of the largest scores take part.
+
+    If `peak` is read too, `total` is the sum of the weights. The derivative of the logsumexp by a
+    score is the weight, so a gradient of `peak` is treated as a gradient of `total`.
     """
 
     name: str
@@ -53,31 +54,31 @@ class Contraction:
 
     @property
     def ends(self) -> list[int]:
-        """The nodes that gradients come from."""
+        """The nodes whose gradients are passed on."""
         return [*self.results, *[self.total] * (self.total >= 0)]
 
     def read_peak(self) -> None:
-        """From now on `peak` is a result too, behind the others."""
+        """Make `peak` a result too, after the others."""
         if self.total < 0:
             self.total = make("axis_sum", Expr(self.ir, self.weight), axis=self.axis).id
 
     def drawn(self, i: int) -> bool:
-        """Whether a read is given as a seed, of which its numbers are drawn where they are used."""
+        """Whether a read is a seed, from which noise is drawn in the tiles."""
         return "places" in self.ir[i].attrs
 
     @property
     def moving(self) -> tuple[bool, ...]:
-        """Which reads may have a gradient: numbers, but no noise."""
+        """For each read, whether it can have a gradient: it is floating and not noise."""
         return tuple(self.ir[i].dtype.is_floating_point and not self.drawn(i) for i in self.reads)
 
     @property
     def peak(self) -> int:
-        """The score's logsumexp."""
+        """The logsumexp of the scores."""
         return self.ir[self.weight].inputs[1]
 
     @property
     def delta(self) -> int:
-        """The sum of weights times what flows to them."""
+        """The sum of weights times their gradients."""
         return self.ir[self.weight].inputs[2]
 
     @property
@@ -87,27 +88,27 @@ class Contraction:
 
     @property
     def queries(self) -> frozenset[str]:
-        """The axes that no value of several numbers has along with the axis: those of queries."""
+        """The axes of queries: those that no vector-valued read has together with `axis`."""
         shared: set[str] = set()
         for node in (self.ir[i] for i in self.reads):
             if self.axis in node.axes and node.shape and node.dtype.is_floating_point:
                 shared |= node.axes
         return self.axes - shared
 
-    def spread(self, axes: frozenset[str]) -> bool:
-        """Whether a value of these axes has a number for each query and key."""
+    def in_tiles(self, axes: frozenset[str]) -> bool:
+        """Whether a value with these axes has an element per query and key."""
         return self.axis in axes and (not self.queries or bool(axes & self.queries))
 
     @property
     def stored(self) -> list[str]:
-        """Reads as large as the weights themselves; what is drawn from a seed is none."""
+        """The labels of reads that are as large as the weights, except seeds."""
         found = (self.ir[i] for i in self.reads if not self.drawn(i))
         return [n.label for n in found if self.axis in n.axes and n.axes & self.queries]
 
 
 @dataclass
 class Pattern:
-    """What was found in a graph: `inside` are the nodes to be computed in tiles, in order."""
+    """A pattern found in a graph. `inside` lists the nodes to compute in tiles, in order."""
 
     name: str
     axis: str
@@ -120,10 +121,10 @@ class Pattern:
 
 
 class Dims:
-    """Which dimensions of the nodes of a pattern are one, and which of them become axes."""
+    """Finds which dimensions of the nodes of a pattern correspond, and which become axes."""
 
     def __init__(self, ir: IR, pattern: Pattern):
-        self.ir, self.root, self.fixed = ir, dict[Place, Place](), set[Place]()
+        self.ir, self.root, self.fixed = ir, dict[Dim, Dim](), set[Dim]()
         for i in pattern.inside:
             self._node(ir[i])
         score = ir[pattern.score]
@@ -133,16 +134,16 @@ class Dims:
         self.lifted = list(dict.fromkeys(self.find(place) for place in wide))
         fixed = {self.find(place) for place in self.fixed}
         if any(place in fixed for place in self.lifted):
-            raise Unfit(f"dimensions {tuple(score.shape)} of its scores are summed over as well")
+            raise NotFusable(f"dimensions {tuple(score.shape)} of its scores are also summed over")
         self.sizes = [ir[i].shape[d] for i, d in self.lifted]
 
-    def find(self, place: Place) -> Place:
-        """The dimension that stands for all that are one with this."""
+    def find(self, place: Dim) -> Dim:
+        """The representative of all dimensions that correspond to this one."""
         while (up := self.root.get(place, place)) != place:
             place = up
         return place
 
-    def _join(self, a: Place, b: Place) -> None:
+    def _join(self, a: Dim, b: Dim) -> None:
         self.root[self.find(a)] = self.find(b)
 
     def _node(self, node: Node) -> None:
@@ -168,7 +169,7 @@ class Dims:
 
     def _letters(self, node: Node) -> None:
         left, right, out = split_sub(node.attrs["sub"])
-        first: dict[str, Place] = {}
+        first: dict[str, Dim] = {}
         for i, letters in zip((*node.inputs, node.id), (left, right, out), strict=True):
             for d, letter in enumerate(letters):
                 self._join((i, d), first.setdefault(letter, (i, d)))
@@ -194,32 +195,32 @@ class Dims:
             self._join((x.id, source), (node.id, d))
 
     def parts(self, i: int) -> list[tuple[int, int]]:
-        """The dimensions of a node that become axes: (which axis, dimension), by axis."""
+        """The dimensions of a node that become axes: pairs (axis number, dimension), sorted."""
         found = [(self.find((i, d)), d) for d, n in enumerate(self.ir[i].shape) if n != 1]
         return sorted((self.lifted.index(p), d) for p, d in found if p in self.lifted)
 
     def rest(self, i: int) -> list[int]:
-        """The dimensions of a node that are left."""
+        """The remaining dimensions of a node."""
         shape = self.ir[i].shape
         taken = {d for _, d in self.parts(i)}
         return [d for d, n in enumerate(shape) if n != 1 and d not in taken]
 
-    def kinds(self, i: int) -> list[Place]:
-        """What the dimensions that are left are one with."""
+    def kinds(self, i: int) -> list[Dim]:
+        """The representatives of the remaining dimensions."""
         return [self.find((i, d)) for d in self.rest(i)]
 
     def order(self, i: int) -> tuple[int, ...]:
-        """The dimensions of a node as they are wanted: those that become axes, the rest, ones."""
+        """The dimensions of a node in canonical order: axes first, then the rest, then ones."""
         first = [d for _, d in self.parts(i)] + self.rest(i)
         ones = [d for d in range(len(self.ir[i].shape)) if d not in first]
         return (*first, *ones)
 
     def shape(self, i: int) -> tuple[int, ...]:
-        """A node's shape in that order, without ones."""
+        """The shape of a node in canonical order, without ones."""
         return tuple(self.ir[i].shape[d] for d in self.order(i) if self.ir[i].shape[d] != 1)
 
     def given(self, x: Expr, i: int) -> Expr:
-        """`x`, the value of node `i`, in that order and shape."""
+        """`x`, the value of node `i`, in canonical order and shape."""
         order = self.order(i)
         wide = [d for d in order if self.ir[i].shape[d] != 1]
         if wide != sorted(wide):
@@ -227,7 +228,7 @@ class Dims:
         return reshape(x, self.shape(i))
 
     def taken(self, x: Expr, i: int) -> Expr:
-        """The value of node `i` again, from one in that order and shape."""
+        """The value of node `i` in its own shape, from `x` in canonical order and shape."""
         order, shape = self.order(i), self.ir[i].shape
         wide = [d for d in order if shape[d] != 1]
         if wide == sorted(wide):
@@ -258,8 +259,8 @@ class Writer:
             number += 1
         return names
 
-    def write(self) -> Contraction:
-        """The contraction; raises Unfit where its shapes are too involved."""
+    def write(self) -> AttentionRegion:
+        """The region. Raises NotFusable if its shapes are too complicated."""
         p = self.pattern
         reads = [self._read(self.ir[i]) for i in p.reads]
         score = weight = -1
@@ -277,11 +278,11 @@ class Writer:
         self.new.here = ("", None)
         results = [self.made[i].id for i in p.exits]
         if any(self.new[i].axes != self.new[score].axes - {self.axis} for i in results):
-            raise Unfit("the values it weights vary over axes that its scores lack")
+            raise NotFusable("the values that it weights vary over axes that its scores lack")
         self.new.outputs = {f"r{k}": i for k, i in enumerate(results)}
         self.new = keep(self.new, reachable(self.new, [*results, weight, *reads]))
         rest = results, self.parts, p.top
-        return Contraction(p.name, self.axis, self.new, reads, score, weight, *rest)
+        return AttentionRegion(p.name, self.axis, self.new, reads, score, weight, *rest)
 
     def __getitem__(self, i: int) -> Expr:
         if i not in self.made:
@@ -329,7 +330,7 @@ class Writer:
         )
 
     def _sum(self, node: Node) -> Expr:
-        """A sum over the axis: of a weight and a value, one product."""
+        """A sum over the axis; for a weight times a value it is one matmul."""
         x, valid = self[node.inputs[0]], None
         if len(node.inputs) > 1:
             valid = make("lt", index_of(self.new, self.axis), self[node.inputs[1]])
@@ -357,7 +358,7 @@ class Writer:
         mine = self.dims.kinds(node.id)
         for i in node.inputs:
             if self.dims.kinds(i) not in (mine, []):
-                raise self._involved(node)
+                raise self._complicated(node)
         return make(node.op, *(self[i] for i in node.inputs), **node.attrs)
 
     def _reshaped(self, node: Node) -> Expr:
@@ -367,7 +368,7 @@ class Writer:
             return self[i]
         if node.op == "expand" and not before:
             return make("expand", self[i], shape=self._rest(node.id))
-        raise self._involved(node)
+        raise self._complicated(node)
 
     def _reduced(self, node: Node) -> Expr:
         (i,) = node.inputs
@@ -379,13 +380,13 @@ class Writer:
         if node.op == "softmax" and len(rest) == len(gone) == 1:
             return make("softmax", self[i], dim=0)
         if node.op == "softmax" or gone != rest:
-            raise self._involved(node)
+            raise self._complicated(node)
         if node.op == "sum" and (product := self._dot(self[i])) is not None:
             return product
         return make(node.op, self[i], dims=tuple(range(len(rest))))
 
     def _dot(self, x: Expr) -> Expr | None:
-        """The sum of a product of two values, where it is one operation."""
+        """A dot product, if `x` is the product of two vectors."""
         parts = [Expr(self.new, i) for i in x.node.inputs]
         if x.node.op != "mul" or any(len(p.shape) != 1 or p.node.op == "const" for p in parts):
             return None
@@ -401,8 +402,10 @@ class Writer:
         sub = f"{kept[0]},{kept[1]}->{kept[2]}"
         return make("product", *(self[i] for i in node.inputs), sub=sub, contract=frozenset())
 
-    def _involved(self, node: Node) -> Unfit:
-        return Unfit(f"'{node.label}' at {node.site} takes dimensions apart in a way of its own")
+    def _complicated(self, node: Node) -> NotFusable:
+        return NotFusable(
+            f"'{node.label}' at {node.site} splits dimensions in a way that tiles do not support"
+        )
 
 
 def _letters(rank: int) -> str:
@@ -416,8 +419,8 @@ def supported(node: Node) -> bool:
     return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch_text)
 
 
-def strange(ir: IR, nodes: Iterable[Node]) -> Node | None:
-    """The first that is of numbers of another dtype than the graph's: tiles have one."""
+def other_dtype(ir: IR, nodes: Iterable[Node]) -> Node | None:
+    """The first node whose dtype differs from that of the graph, as tiles have one dtype."""
     for node in nodes:
         if (node.dtype.is_floating_point or node.dtype.is_complex) and node.dtype != ir.floating:
             return node
@@ -425,13 +428,16 @@ def strange(ir: IR, nodes: Iterable[Node]) -> Node | None:
 
 
 def of_one_dtype(ir: IR, ids: Iterable[int]) -> None:
-    """Raise Unfit where a value is of another dtype than the graph's."""
-    if found := strange(ir, (ir[i] for i in ids)):
-        raise Unfit(f"'{found.label}' is {found.dtype} in a graph of {ir.floating}")
+    """Raise NotFusable if the dtype of a value differs from that of the graph."""
+    if found := other_dtype(ir, (ir[i] for i in ids)):
+        raise NotFusable(f"'{found.label}' is {found.dtype} in a graph of {ir.floating}")
 
 
 def operands(ir: IR, inside: Iterable[int], instead: Mapping[int, Sequence[int]]) -> list[int]:
-    """What the nodes of a pattern read from outside, in order; some read others `instead`."""
+    """The values that a pattern reads from outside, in order.
+
+    `instead` replaces the operands of some nodes.
+    """
     inside = list(inside)
     found = dict.fromkeys(j for i in inside for j in instead.get(i, ir[i].inputs))
     return [j for j in found if j not in inside and ir[j].op not in OWN]

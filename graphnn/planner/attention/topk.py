@@ -1,7 +1,7 @@
-"""A contraction over positions that were chosen for each query, as its kernels compute it.
+"""Attention over the top-k positions of each query, as its kernels compute it.
 
-The chosen are an axis of their own. Values over the axis they were chosen from stay where they lie,
-and are read through their positions.
+The k positions form an axis of their own. Values over the original axis stay where they are in
+memory, and are read through the positions.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import torch
 from graphnn.ir.graph import IR, Axis, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.registry import build
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
 @dataclass(frozen=True)
-class Picked:
-    """A contraction over chosen positions alone, which its last read gives: (axes of the results,
-    its axis), int64. `source` is the axis they were chosen from; `lies` says which axes the reads
-    over it have in memory."""
+class TopkRegion:
+    """An attention region over selected positions only.
 
-    part: Contraction
+    Its last read holds the positions: int64, of shape (axes of the results, its axis). `source` is
+    the original axis; `lies` gives the axes in memory of each read over it.
+    """
+
+    part: AttentionRegion
     source: str
     lies: dict[int, tuple[str, ...]]
 
@@ -33,8 +35,8 @@ class Picked:
         return self.part.reads[-1]
 
 
-def picked(part: Contraction) -> Picked:
-    """The contraction over chosen positions, which differ from query to query."""
+def topk_region(part: AttentionRegion) -> TopkRegion:
+    """The region over selected positions, which differ from query to query."""
     old = part.ir.copy()
     axis = _fresh(part)
     old.axes[axis] = Axis(axis)
@@ -60,10 +62,10 @@ def picked(part: Contraction) -> Picked:
     new = rewrite(old, rule)
     reads = [*part.reads, places]
     new = keep(new, reachable(new, [*new.outputs.values(), *reads]))
-    return Picked(replace(part, axis=axis, ir=new, reads=reads), part.axis, lies)
+    return TopkRegion(replace(part, axis=axis, ir=new, reads=reads), part.axis, lies)
 
 
-def _fresh(part: Contraction) -> str:
+def _fresh(part: AttentionRegion) -> str:
     name = f"best of {part.axis}"
     while name in part.ir.axes:
         name += "_"
@@ -71,7 +73,7 @@ def _fresh(part: Contraction) -> str:
 
 
 def _again(new: IR, node: Node, **attrs: object) -> int:
-    """A sum over the axis, of the chosen alone: with the number it had."""
+    """A sum over the selected positions only, with the id of the original sum."""
     made = make(node.op, *(Expr(new, i) for i in node.inputs), **{**node.attrs, **attrs}).node
     del new.nodes[made.id]
     return new.insert(replace(made, id=node.id))

@@ -9,14 +9,16 @@ from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, const, make
 from graphnn.ops.registry import build
 from graphnn.planner.algebra.simplify import simplify
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.loops import Derived, differentiate
 from graphnn.planner.core.loop_graph import LoopIR, merge_orders
 from graphnn.planner.core.regions import Loop
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
-def softmax_backward(part: Contraction, wanted: Iterable[int], results: Iterable[int]) -> Derived:
+def softmax_backward(
+    part: AttentionRegion, wanted: Iterable[int], results: Iterable[int]
+) -> Derived:
     """The gradients of the reads `wanted` from those of `results`; all values are recomputed.
 
     Let p = exp(s - peak), and g the gradient of p. The gradient of a score is p (g - Σ p g). The
@@ -41,14 +43,14 @@ def gradients(ir: IR, reads: Iterable[int]) -> tuple[IR, list[int]]:
     return ir, [ir.outputs.get(f"d{i}", zero) for i in reads]
 
 
-def in_memory_order(part: Contraction, axes: Iterable[str]) -> Contraction:
+def in_memory_order(part: AttentionRegion, axes: Iterable[str]) -> AttentionRegion:
     """The region with its axes in memory order: those of its graph first, its own last."""
     known = part.ir.axes
     order = [*(a for a in axes if a in known), *part.parts]
     return replace(part, ir=replace(part.ir.copy(), axes={a: known[a] for a in order}))
 
 
-def definition(part: Contraction) -> IR:
+def definition(part: AttentionRegion) -> IR:
     """The reference graph: softmax over the whole axis, and `peak` if it is read."""
     if part.weight < 0:
         return part.ir
@@ -61,7 +63,7 @@ def definition(part: Contraction) -> IR:
     return _with_weight(part, weight)
 
 
-def tiled(part: Contraction) -> IR:
+def tiled(part: AttentionRegion) -> IR:
     """Softmax over a part of the axis: the outputs are results and `peak` of that part alone."""
 
     def weight(s: Expr) -> Expr:
@@ -72,7 +74,7 @@ def tiled(part: Contraction) -> IR:
     return _with_weight(part, weight)
 
 
-def _with_weight(part: Contraction, weight: object) -> IR:
+def _with_weight(part: AttentionRegion, weight: object) -> IR:
     found: dict[str, int] = {}
 
     def rule(new: IR, node: Node) -> Expr | None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from graphnn.ir.graph import IR, Node
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.rewrite import keep, reachable
 
 
@@ -69,14 +69,14 @@ def _can_draw(node: Node, forms: Sequence[int]) -> bool:
     """Whether a node can draw the mask: one element per query and key, and no top-k."""
     if node.op != "attend" or node.attrs["part"].top:
         return False
-    part: Contraction = node.attrs["part"]
+    part: AttentionRegion = node.attrs["part"]
     reads = [r for r, i in zip(part.reads, node.inputs, strict=True) if i in forms]
     return all(part.ir[r].shape == () for r in reads)
 
 
 def _reading_seed(reader: Node, node: Node, forms: Sequence[int], axes: tuple[str, ...]) -> Node:
     """An attention that draws the mask of `node` by itself."""
-    part: Contraction = reader.attrs["part"]
+    part: AttentionRegion = reader.attrs["part"]
     ir = part.ir.copy()
     for read, i in zip(part.reads, reader.inputs, strict=True):
         if i in forms:

@@ -13,7 +13,7 @@ from graphnn.backends.torch.codegen.scope import Scope
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import NameTable
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.regions import Loop
 
 Tensor = torch.Tensor
@@ -93,7 +93,7 @@ class Lowering(Protocol):
         """A callable that runs one of torch's layers, or `own`, the program of its definition."""
         ...
 
-    def attend(self, part: Contraction, passes: frozenset[str]) -> Any:
+    def attend(self, part: AttentionRegion, passes: frozenset[str]) -> Any:
         """Kernels for a contraction."""
         ...
 

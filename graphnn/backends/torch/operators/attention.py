@@ -22,7 +22,7 @@ from graphnn.backends.torch.runtime import registry
 from graphnn.backends.torch.runtime.active_transforms import outside_transforms, under_transform
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.sdpa import dot_product
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.softmax import definition
 
 
@@ -61,7 +61,7 @@ class AttentionOperator:
 
     def __init__(
         self,
-        part: Contraction,
+        part: AttentionRegion,
         passes: frozenset[str],
         engine: Engine | None = None,
         why: str = "",
@@ -159,7 +159,7 @@ def call(program: AttentionOperator, tensors: list[Tensor], sizes: list[int]) ->
     return results[: len(program.part.ends)]  # type: ignore[no-any-return]
 
 
-def in_common_dtype(part: Contraction | Hops, tensors: list[Tensor]) -> list[Tensor]:
+def in_common_dtype(part: AttentionRegion | Hops, tensors: list[Tensor]) -> list[Tensor]:
     """The floating tensors in their widest dtype; those that the graph marks as wide stay."""
     narrow = [
         t.is_floating_point() and not part.ir[i].attrs.get("wide")

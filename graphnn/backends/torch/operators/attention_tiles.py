@@ -17,7 +17,7 @@ from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ir.graph import BATCH, IR, Node
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.softmax import gradients, positions, tiled
 from graphnn.planner.pipeline import attention_backward
 
@@ -80,10 +80,10 @@ def _position(
 class TiledAttention:
     """Computes a contraction forward and backward by generated torch code on tiles."""
 
-    def __init__(self, part: Contraction, passes: frozenset[str]):
+    def __init__(self, part: AttentionRegion, passes: frozenset[str]):
         self.part, self.passes = part, passes
         self.row_axes = part.ir.layout(part.axes)
-        self.width = max(math.prod(n.shape) for n in part.ir if part.spread(n.axes))
+        self.width = max(math.prod(n.shape) for n in part.ir if part.in_tiles(n.axes))
         ir = tiled(part)
         results = [*part.results, ir.outputs["peak"]]
         self._results = [ir[i] for i in results]
@@ -274,7 +274,7 @@ class TiledAttention:
         return [self.forward_code.function.source, back.function.source]
 
 
-def saved_text(part: Contraction) -> str:
+def saved_text(part: AttentionRegion) -> str:
     """What is saved for the backward, as text for users."""
     rows = " x ".join(part.ir.layout(part.axes))
     return (
@@ -283,7 +283,7 @@ def saved_text(part: Contraction) -> str:
     )
 
 
-def _kind(part: Contraction, tensors: Sequence[Tensor]) -> torch.dtype:
+def _kind(part: AttentionRegion, tensors: Sequence[Tensor]) -> torch.dtype:
     """The floating dtype of a call, given its tensors."""
     return call_dtype(zip(tensors, (part.ir[i] for i in part.reads), strict=False))
 

@@ -16,7 +16,7 @@ from graphnn.backends.torch.runtime import registry
 from graphnn.backends.torch.runtime.active_transforms import legacy_batched
 from graphnn.errors import DoubleBackwardError
 from graphnn.planner.attention.hops import Hops
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.gradient_paths import between
 
 
@@ -24,7 +24,7 @@ class Program(Protocol):
     """What an operator runs; `floating` tells which of its tensors may have a gradient."""
 
     key: str
-    part: Contraction | Hops
+    part: AttentionRegion | Hops
     floating: list[bool]
 
     def definition(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.planner.attention.sdpa import DotProduct
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 
 Tensor = torch.Tensor
 
@@ -24,7 +24,7 @@ Tensor = torch.Tensor
 class TorchAttention:
     """Computes a contraction that is plain attention by `scaled_dot_product_attention`."""
 
-    def __init__(self, part: Contraction, form: DotProduct):
+    def __init__(self, part: AttentionRegion, form: DotProduct):
         self.part, self.form = part, form
         ir = part.ir
         axes = ir.layout(part.axes)

@@ -19,7 +19,7 @@ from graphnn.backends.torch.operators.autograd import derive, empty_gradients
 from graphnn.backends.torch.operators.statistics_tiles import TiledStatistics
 from graphnn.backends.torch.runtime import registry
 from graphnn.backends.torch.runtime.active_transforms import under_transform
-from graphnn.planner.attention.statistics import Tally
+from graphnn.planner.attention.statistics import StatisticsRegion
 
 
 class Engine(Protocol):
@@ -48,10 +48,14 @@ class StatisticsOperator(AttentionOperator):
     `engine` computes them; by default tiles of torch code do.
     """
 
-    part: Tally
+    part: StatisticsRegion
 
     def __init__(
-        self, part: Tally, passes: frozenset[str], engine: Engine | None = None, why: str = ""
+        self,
+        part: StatisticsRegion,
+        passes: frozenset[str],
+        engine: Engine | None = None,
+        why: str = "",
     ):
         self.statistics_engine: Engine = TiledStatistics(part, passes) if engine is None else engine
         super().__init__(part, passes, self.statistics_engine, why)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 
 from graphnn.backends.torch.operators.attention_tiles import TILE, Tile, TiledAttention, call_dtype
 from graphnn.ops.builder import Expr, make
-from graphnn.planner.attention.statistics import Tally
+from graphnn.planner.attention.statistics import StatisticsRegion
 
 Tensor = torch.Tensor
 
@@ -20,12 +20,12 @@ Tensor = torch.Tensor
 class TiledStatistics(TiledAttention):
     """Computes statistics forward and backward by generated torch code on tiles."""
 
-    part: Tally
+    part: StatisticsRegion
 
-    def __init__(self, part: Tally, passes: frozenset[str]):
+    def __init__(self, part: StatisticsRegion, passes: frozenset[str]):
         self.part, self.passes = part, passes
         self.row_axes = part.ir.layout(part.axes)
-        self.width = max(math.prod(n.shape) for n in part.ir if part.spread(n.axes))
+        self.width = max(math.prod(n.shape) for n in part.ir if part.in_tiles(n.axes))
         self._backwards = {}
         ir = part.ir.copy()
         # the position of a maximum is tracked together with the maximum

@@ -20,7 +20,7 @@ from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.ir.graph import IR, Node
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.registry import build
-from graphnn.planner.attention.tiles import Contraction
+from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.loop_graph import merge_orders
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
@@ -31,7 +31,7 @@ Key = tuple[str, str]
 class TopK:
     """Computes a contraction over the positions of the `top` best scores."""
 
-    def __init__(self, part: Contraction, passes: frozenset[str]):
+    def __init__(self, part: AttentionRegion, passes: frozenset[str]):
         self.part = part
         self.tiles = TiledAttention(part, passes)
         self.scores = self.tiles.code(part.ir, part.reads, [part.score], "scores")
@@ -152,7 +152,7 @@ def top_positions(x: Tensor, k: int) -> Tensor:
     return x.shape[-1] - torch.topk(torch.where(chosen, back, 0), k).values
 
 
-def chosen_graph(part: Contraction) -> tuple[IR, dict[Key, int]]:
+def chosen_graph(part: AttentionRegion) -> tuple[IR, dict[Key, int]]:
     """The contraction over chosen positions, which differ from query to query.
 
     Returns the graph, and its arguments that are positions and sizes. The axis is the last one in

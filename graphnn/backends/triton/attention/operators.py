@@ -27,8 +27,8 @@ from graphnn.ir.graph import IR
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.launch import AttentionLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS
-from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.attention.topk import Picked
+from graphnn.planner.attention.tiles import AttentionRegion
+from graphnn.planner.attention.topk import TopkRegion
 from graphnn.planner.autodiff.softmax import gradients
 from graphnn.planner.pipeline import attention_backward
 
@@ -66,11 +66,11 @@ class Kernels:
 
     def __init__(
         self,
-        part: Contraction,
+        part: AttentionRegion,
         passes: frozenset[str],
         interpret: bool,
         float32: str | None = None,
-        picked: Picked | None = None,
+        picked: TopkRegion | None = None,
     ):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32

@@ -13,7 +13,7 @@ from graphnn.backends.torch.operators.statistics_tiles import SAVED_TEXT
 from graphnn.backends.triton.attention.operators import Backward, Kernels, Stage
 from graphnn.backends.triton.attention.to_kernel import Exit, Exits, Kernel, Roles, back, roles
 from graphnn.kernels.ir.program import Unsupported
-from graphnn.planner.attention.statistics import Tally
+from graphnn.planner.attention.statistics import StatisticsRegion
 
 Tensor = torch.Tensor
 # a position is found along with the number that is there
@@ -23,10 +23,14 @@ ORDER = ("total", "place", "most")
 class Reductions(Kernels):
     """Runs reductions by generated kernels. Raises Unsupported where there can be none."""
 
-    part: Tally  # type: ignore[assignment]
+    part: StatisticsRegion  # type: ignore[assignment]
 
     def __init__(
-        self, part: Tally, passes: frozenset[str], interpret: bool, float32: str | None = None
+        self,
+        part: StatisticsRegion,
+        passes: frozenset[str],
+        interpret: bool,
+        float32: str | None = None,
     ):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
@@ -104,7 +108,7 @@ def _how(kernel: Kernel, k: int) -> str:
     return kind
 
 
-def exits(part: Tally, role: Roles) -> list[Exit]:
+def exits(part: StatisticsRegion, role: Roles) -> list[Exit]:
     """Where results leave the tiles."""
     sums = Exits(part.ir, part, role).found
     found = []

@@ -21,8 +21,8 @@ from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.ops.builder import Expr, make
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS, build
-from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.attention.topk import Picked
+from graphnn.planner.attention.tiles import AttentionRegion
+from graphnn.planner.attention.topk import TopkRegion
 from graphnn.planner.core.rewrite import keep, reachable, rewrite
 
 
@@ -36,10 +36,10 @@ class Roles:
     blocks: tuple[str, ...]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    picked: Picked | None = None
+    picked: TopkRegion | None = None
 
 
-def roles(part: Contraction, picked: Picked | None = None) -> Roles:
+def roles(part: AttentionRegion, picked: TopkRegion | None = None) -> Roles:
     """What is a row, what a column, and which axes both have."""
     axes = part.ir.layout(part.axes)
     if picked is not None:
@@ -68,7 +68,7 @@ class Exit:
 class Exits:
     """Finds where a derived graph leaves the tiles."""
 
-    def __init__(self, ir: IR, part: Contraction, role: Roles):
+    def __init__(self, ir: IR, part: AttentionRegion, role: Roles):
         self.ir, self.axis, self.role = ir, part.axis, role
         self.users = ir.users()
         self.found: dict[int, Exit] = {}
@@ -171,7 +171,7 @@ def finish(ir: IR, exits: dict[int, Exit], places: dict[int, int]) -> IR:
 class Ops:
     """Nodes of a graph as operations of a kernel."""
 
-    def __init__(self, ir: IR, picked: Picked | None = None):
+    def __init__(self, ir: IR, picked: TopkRegion | None = None):
         """`picked` says where the columns are positions, and of which reads."""
         self.ir, self.ops = ir, dict[str, Op]()
         self.named: dict[int, str] = {}
@@ -320,7 +320,7 @@ class Kernel:
     stores: list[int]
 
 
-def ahead(part: Contraction, role: Roles, name: str) -> Kernel:
+def ahead(part: AttentionRegion, role: Roles, name: str) -> Kernel:
     """The forward kernel."""
     ops = Ops(part.ir, role.picked)
     score = ops.need(part.score)
@@ -381,7 +381,7 @@ def _summed(ops: Ops, args: Sequence[str], sub: str) -> tuple[int, ...]:
 
 
 def back(
-    part: Contraction,
+    part: AttentionRegion,
     role: Roles,
     ir: IR,
     exits: Iterable[Exit],

@@ -21,8 +21,8 @@ from graphnn.kernels.attention.topk import MAX_K, TopKLauncher
 from graphnn.kernels.ir.contraction import AttentionProgram, Top
 from graphnn.kernels.ir.program import Tensor as Argument
 from graphnn.kernels.ir.program import Unsupported
-from graphnn.planner.attention.tiles import Contraction
-from graphnn.planner.attention.topk import picked
+from graphnn.planner.attention.tiles import AttentionRegion
+from graphnn.planner.attention.topk import topk_region
 
 Tensor = torch.Tensor
 
@@ -33,14 +33,14 @@ class Best:
 
     def __init__(
         self,
-        part: Contraction,
+        part: AttentionRegion,
         passes: frozenset[str],
         interpret: bool,
         float32: str | None = None,
     ):
         if part.top > MAX_K:
             raise Unsupported(f"lists of more than {MAX_K} best do not stay in registers")
-        self.part, self.picked = part, picked(part)
+        self.part, self.picked = part, topk_region(part)
         self.kernel = finding(part, function_name(f"best {part.name}"))
         self.finder = TopKLauncher(emit(self.kernel.program), interpret, float32)
         self.inner: Kernels | None = None
@@ -122,7 +122,7 @@ class Best:
         return [self.finder.run.source, *more]
 
 
-def finding(part: Contraction, name: str) -> Kernel:
+def finding(part: AttentionRegion, name: str) -> Kernel:
     """The kernel that finds the columns of the best scores."""
     ops, role = Ops(part.ir), roles(part)
     score, layout = ops.need(part.score), part.ir.layout(part.axes)
