@@ -180,7 +180,8 @@ def rows(
                         f"{source.blocks} blocks, {predicted_step(source, launch, target):.1f} us"
                     )
                 row = made.judge(target)
-                faults = tuple(f for f in row.faults if not is_tolerated(source, f))
+                tolerated = [f.text for f in serious_faults(row) if is_tolerated(source, f)]
+                faults = tuple(f for f in row.faults if f not in tolerated)
                 yield replace(row, name=title, step=step, faults=faults)
         for target in targets:
             yield from _attention(planned, name, how, target)

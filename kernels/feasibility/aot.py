@@ -69,16 +69,24 @@ class Resources:
         """The most shared memory per block on this target."""
         return SHARED_MEMORY[self.target]
 
+    @property
+    def spill_fault(self) -> str:
+        """The fault that registers are spilled, or an empty text."""
+        text = f"spills: {self.spills} instructions, {self.stack} bytes per thread"
+        return text if self.spills or self.stack else ""
+
+    @property
+    def register_fault(self) -> str:
+        """The fault that all registers are used, or an empty text."""
+        text = f"all {self.registers} registers of a thread are used"
+        return text if self.registers >= register_cap(self.threads) else ""
+
     def faults(self, loaded_once: Sequence[str] = ()) -> list[str]:
         """Return what keeps the kernel from fitting, as text.
 
         `loaded_once` names arguments that must be loaded only before the loop.
         """
-        found = []
-        if self.spills or self.stack:
-            found.append(f"spills: {self.spills} instructions, {self.stack} bytes per thread")
-        if self.registers >= register_cap(self.threads):
-            found.append(f"all {self.registers} registers of a thread are used")
+        found = [*filter(None, (self.spill_fault, self.register_fault))]
         if self.shared > self.shared_limit:
             found.append(f"shared memory: {self.shared:,} bytes of {self.shared_limit:,}")
         if self.tensor_memory > TENSOR_MEMORY:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import triton
 
@@ -75,6 +75,13 @@ class Launch:
     precision: str
     rows: int = 16
     warps: int = 8
+
+
+class Fault(NamedTuple):
+    """Why a compiled kernel does not fit. `spilled` are the bytes per thread, if it spills."""
+
+    text: str
+    spilled: int = 0
 
 
 class CompileBudget:
@@ -328,8 +335,9 @@ def _judge_launch(
         return Verdict(False, launch, text)
     faults = compile_faults(source, launch, target)
     if fatal := [fault for fault in faults if not is_tolerated(source, fault)]:
-        return Verdict(False, launch, f"compiled for {target}, {fatal[0]}")
-    return Verdict(True, launch, "; ".join([_fits_text(need, have, launch), *faults]), faults)
+        return Verdict(False, launch, f"compiled for {target}, {fatal[0].text}")
+    texts = tuple(fault.text for fault in faults)
+    return Verdict(True, launch, "; ".join([_fits_text(need, have, launch), *texts]), texts)
 
 
 NOT_COMPILED = f"not compiled to check this: it is too long (limit: {COMPILED_LINES} lines in all)"
@@ -343,10 +351,10 @@ def _fits_text(need: int, have: int, launch: Launch) -> str:
     )
 
 
-def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
+def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[Fault, ...]:
     """Return the serious faults of a kernel compiled for `target`, from the cache if known."""
     key = {
-        "what": "faults",
+        "what": "serious faults",
         "kernel": hashlib.sha256(source.text.encode()).hexdigest(),
         "capped": source.capped,
         "launch": repr(launch),
@@ -358,19 +366,22 @@ def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[str
         case = loop_case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
         known = {"faults": list(serious_faults(case.judge(target)))}
         cache.remember(key, known)
-    return tuple(known["faults"])
+    return tuple(Fault(*fault) for fault in known["faults"])
 
 
-def is_tolerated(source: LoopSource, fault: str) -> bool:
+def is_tolerated(source: LoopSource, fault: Fault) -> bool:
     """Return whether a kernel is used despite a fault: with a block axis it may spill a little.
 
     The alternative is dozens of launches per step. Up to 256 KB per block pass through the caches,
     in addition to what shared memory leaves of L1: the cost of that was not timed.
     """
-    found = re.match(r"spills: \d+ instructions, (\d+) bytes", fault)
-    return bool(source.program.block_axis and found and int(found[1]) <= TOLERATED_SPILL)
+    return bool(source.program.block_axis) and 0 < fault.spilled <= TOLERATED_SPILL
 
 
-def serious_faults(row: Row) -> tuple[str, ...]:
+def serious_faults(row: Row) -> tuple[Fault, ...]:
     """Return the faults of a compiled kernel, except that it uses all registers without a spill."""
-    return tuple(fault for fault in row.faults if not fault.startswith("all "))
+    if (found := row.resources) is None:
+        return tuple(Fault(text) for text in row.faults)
+    spilled = {found.spill_fault: found.stack}
+    serious = (text for text in row.faults if text != found.register_fault)
+    return tuple(Fault(text, spilled.get(text, 0)) for text in serious)

@@ -162,7 +162,7 @@ def _first_sound(ranked: list[Candidate], launch: Launch, target: str) -> tuple[
         faults = compile_faults(candidate.source, launch, target)
         if not faults:
             return candidate, first
-        first = first or f"; {candidate.description}, compiled, {faults[0]}"
+        first = first or f"; {candidate.description}, compiled, {faults[0].text}"
     raise Unsupported(f"no cooperative kernel compiles for {target} without faults{first}")
 
 

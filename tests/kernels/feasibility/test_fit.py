@@ -8,7 +8,7 @@ import pytest
 
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import fit
-from graphnn.kernels.feasibility.fit import Launch, estimate_registers, judge, shared_memory
+from graphnn.kernels.feasibility.fit import Fault, Launch, estimate_registers, judge, shared_memory
 from graphnn.kernels.ir.program import LoopProgram
 
 KB = 1024
@@ -28,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     """The launches of which the compiler was asked; it finds nothing wrong."""
     launches: list[Launch] = []
 
-    def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[str, ...]:
+    def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[Fault, ...]:
         launches.append(launch)
         return ()
 
@@ -73,12 +73,12 @@ def test_between_the_two_the_compiler_is_asked_or_half_of_them_believed(
 def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spills = {8: ("spills: 8",), 16: (), 4: ("spills: 4",)}
+    spills = {8: (Fault("spills: 8", 8),), 16: (), 4: (Fault("spills: 4", 8),)}
     monkeypatch.setattr(fit, "compile_faults", lambda s, launch, t: spills[launch.warps])
     monkeypatch.setattr(fit, "SAFE", 0)
     source = made(live=(64,) * 4)
     assert judge(source, HALF, "sm_90").launch == replace(HALF, warps=16)
-    spills[16] = ("spills: 16",)
+    spills[16] = (Fault("spills: 16", 8),)
     assert judge(source, HALF, "sm_90").reason == "compiled for sm_90, spills: 8"
 
 
@@ -133,7 +133,7 @@ def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monk
 
     def spills(source, launch, target):
         asked.append((source.text, launch.warps))
-        return ("spills: 8",)
+        return (Fault("spills: 8", 8),)
 
     monkeypatch.setattr(fit, "compile_faults", spills)
     single = replace(made(live=(1,) * 130), text="\n" * 500)

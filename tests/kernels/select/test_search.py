@@ -12,7 +12,7 @@ from graphnn.kernels.cooperative.plan.outline import outline, resources
 from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import loop_case
-from graphnn.kernels.feasibility.fit import Launch, serious_faults
+from graphnn.kernels.feasibility.fit import Fault, Launch, serious_faults
 from graphnn.kernels.feasibility.limits import SHARED_MEMORY
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.select import search
@@ -92,13 +92,13 @@ def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None
 
     def compiled(source: search.Cooperative, launch: Launch, target: str) -> tuple[str, ...]:
         asked.append(source.blocks)
-        return ("spills: 8",) if len(asked) == 1 else ()
+        return (Fault("spills: 8", 8),) if len(asked) == 1 else ()
 
     monkeypatch.setattr(search, "compile_faults", compiled)
     source, verdict = search.choose_cooperative(program("lstm", size=256), HALF, "sm_90")
     assert asked == [32, source.blocks] and source.blocks != 32
     assert verdict.reason.endswith("32 blocks of 8 units, compiled, spills: 8")
-    monkeypatch.setattr(search, "compile_faults", lambda *_: ("spills: 8",))
+    monkeypatch.setattr(search, "compile_faults", lambda *_: (Fault("spills: 8", 8),))
     with pytest.raises(
         Unsupported, match="no cooperative kernel compiles for sm_90 without faults"
     ):
