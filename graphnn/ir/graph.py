@@ -124,7 +124,7 @@ class IR:
 
     def network(self) -> nx.MultiDiGraph:
         """The graph in networkx; edges to delays have `delay`, the steps that they cross."""
-        import networkx as nx  # imported late: it takes 0.2 s
+        import networkx as nx  # imported late: importing it needs 0.2 s
 
         net = nx.MultiDiGraph(name=self.name)
         for node in self:

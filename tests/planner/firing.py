@@ -1,4 +1,4 @@
-"""A small network for each pass, of which the pass changes the code."""
+"""For each pass a small network whose generated code the pass changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 class Two(nn.Module):
-    """Layers of the library: both ways, or one on another."""
+    """Layers of the library, bidirectional or stacked."""
 
     def __init__(self, width: int = WIDTH, **options: Any) -> None:
         super().__init__()
@@ -89,8 +89,10 @@ def story() -> Given:
 
 @dataclass(frozen=True)
 class Fires:
-    """A network, what it is given, and how it is compiled; other passes than the one asked for
-    may have to be left out."""
+    """A network, its inputs, and how it is compiled.
+
+    `skip` are passes to skip in addition, because they have the same effect.
+    """
 
     make: Callable[[], nn.Module]
     given: Callable[[], Given] = lambda: {"x": torch.randn(2, 5, WIDTH)}
@@ -122,7 +124,7 @@ def wide() -> Given:
 
 
 def text(model: gn.Compiled) -> str:
-    """All code of the calls that a model has had, and why each loop runs as it does."""
+    """All code generated for a model so far, and the reason for the strategy of each loop."""
     programs = model.programs
     reasons = [c.reason for p in programs for loop in p.loops for c in loop.choices()]
     return "\n".join([*(p.sources() for p in programs), *reasons])
@@ -130,7 +132,7 @@ def text(model: gn.Compiled) -> str:
 
 KERNEL = {"backend": "interpret"}
 SWITCHES: dict[str, Fires] = {
-    # others simplify what they have made
+    # other passes simplify their results
     "simplify": Fires(
         lambda: Net(elman, after=lambda v: torch.neg(-v)), skip=("merge", "contract")
     ),
@@ -145,7 +147,7 @@ SWITCHES: dict[str, Fires] = {
     "scan": Fires(lambda: Net(lambda n, x, z: z + torch.sigmoid(x) * (x - z))),
     "sink": Fires(lambda: Net(elman, WIDE, after=torch.sin), wide),
     "beside": Fires(lambda: Two(bidirectional=True), **KERNEL),
-    # shared by two blocks, one barrier a step for both layers: the cost model prefers that
+    # sharded over two blocks; the cost model predicts one barrier per step for both layers to win
     "stacked": Fires(
         lambda: Two(20, num_layers=2, kind=gn.nn.LSTM),
         lambda: {"x": torch.randn(2, 3, 20)},

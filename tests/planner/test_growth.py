@@ -1,4 +1,4 @@
-"""The work of planning grows with the graph: lines of ours that run, counted, never seconds."""
+"""The work of planning is linear in the size of the graph, counted in lines that run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 import graphnn as gn
 
-# twice as many operations may take so many times the lines, of any one function
+# a graph twice as large may run this many times the lines of any one function
 MOST = 2.6
-# functions of fewer lines are too few to tell
+# functions that run fewer lines are not judged
 FEW = 2000
 
 
@@ -32,7 +32,7 @@ def loop(g: gn.Graph, count: int) -> None:
 
 
 def products(g: gn.Graph, count: int) -> None:
-    """One loop of many products, whose sum starts outside."""
+    """One loop of many matmuls, whose sum starts outside."""
     x, z = g.input("x", (4,), over="time"), g.state("z", (4,))
     total = x
     for k in range(count):
@@ -52,7 +52,7 @@ def layers(g: gn.Graph, count: int) -> None:
 
 
 def line(g: gn.Graph, count: int) -> None:
-    """One loop of many states that hand a value on."""
+    """One loop of many states that pass a value on."""
     x = g.input("x", (4,), over="time")
     states = [g.state(f"z{k}", (4,)) for k in range(count)]
     for a, b in pairwise(states):
@@ -62,14 +62,14 @@ def line(g: gn.Graph, count: int) -> None:
 
 
 def parts(g: gn.Graph, count: int) -> None:
-    """One loop over single numbers."""
+    """One loop over scalars."""
     x, z = g.input("x", (4,), over="time"), g.state("z", (count,))
     z.next = torch.stack([torch.tanh(z[k] + x[k % 4]) for k in range(count)])
     g.output("y", z.next)
 
 
 def planned(draw: Callable[[gn.Graph, int], None], count: int, device: str) -> Counter[CodeType]:
-    """How many lines of each function run until a first gradient is there, or a plan is told."""
+    """The lines of each function that run until the first gradient, or until the explanation."""
     g = gn.Graph("growing")
     draw(g, count)
     lines = Counter[CodeType]()
@@ -97,7 +97,7 @@ def planned(draw: Callable[[gn.Graph, int], None], count: int, device: str) -> C
 
 
 ON_CPU = [(draw, "cpu", 24) for draw in (loop, products, layers, line, parts)]
-# as many as one kernel has of: where another way is taken, others do the work
+# no more operations than one kernel can have: other strategies run other functions
 ON_CUDA = [(loop, "cuda", 24), (line, "cuda", 24)]
 
 

@@ -1,4 +1,4 @@
-"""What the passes do to a graph, seen in the plan and in the generated code."""
+"""The effects of passes, as seen in plans and in generated code."""
 
 import networkx as nx
 import pytest
@@ -11,7 +11,7 @@ from graphnn.planner.core.regions import Loop, Whole
 
 
 class SeparateGates(nn.Module):
-    """An LSTM written with eight linear maps, gates in an order of its own, sums the other way."""
+    """An LSTM of eight linear maps, its gates in another order and its sums reversed."""
 
     def __init__(self, inputs: int, size: int):
         super().__init__()
@@ -162,7 +162,7 @@ def test_recompute_saves_less():
 
 
 def test_equal_loops_share_their_code():
-    """Six loops of three layers and two directions: one forward, one backward a direction."""
+    """Six loops of three layers and two directions: one forward and one backward per direction."""
     source = gn.compile(Deep(3)).source()
     assert source.count("def ") == 1 + 2 * 2
 

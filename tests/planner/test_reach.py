@@ -1,4 +1,4 @@
-"""What is said of a mask's reach is true of it: random masks, evaluated at every pair of places."""
+"""The reach inferred from a mask is correct: random masks, evaluated at every pair of positions."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _masks: st.SearchStrategy[Any] = st.recursive(
 
 
 def mask_of(recipe: Any, some: Any) -> Any:
-    """The mask of a recipe; `some` is true where numbers say so."""
+    """The mask of a recipe; `some` is an arbitrary condition."""
     past, time = gn.index("past"), gn.index("time")
     if recipe == "any":
         return some
     op, *rest = recipe
     if op in COMPARE:
-        shift, apart, turned = rest
-        a, b = (past - time, shift) if apart else (past + shift, time)
-        return COMPARE[op](0 - a if turned and apart else a, b)
+        shift, distance, turned = rest
+        a, b = (past - time, shift) if distance else (past + shift, time)
+        return COMPARE[op](0 - a if turned and distance else a, b)
     first, *others = (mask_of(r, some) for r in rest)
     if op == "not":
         return ~first
@@ -54,8 +54,8 @@ def mask_of(recipe: Any, some: Any) -> Any:
 def holds(value: torch.Tensor, fill: Any, low: float, high: float) -> bool:
     """Whether a (time, past) value is `fill` wherever past - time is outside of low to high."""
     places = torch.arange(SIZE)
-    apart = places[None, :] - places[:, None]
-    outside = (apart < low) | (apart > high)
+    distance = places[None, :] - places[:, None]
+    outside = (distance < low) | (distance > high)
     return bool((value[outside] == torch.tensor(fill).to(value.dtype)).all())
 
 

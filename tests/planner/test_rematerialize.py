@@ -1,4 +1,4 @@
-"""What a kernel's backward computes again, rather than have it saved."""
+"""Rematerialisation: the values that a kernel's backward recomputes instead of loading."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import graphnn as gn
 
 
 class Gate(nn.Module):
-    """A state whose backward reads a sum, a product and a sigmoid of the forward."""
+    """A state whose backward reads a sum, a product and a sigmoid of the forward pass."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -23,7 +23,7 @@ class Gate(nn.Module):
         g.output("z", z.next)
 
 
-def told(recompute, backend="interpret"):
+def saved_and_recomputed(recompute, backend="interpret"):
     text = gn.compile(Gate(), backend=backend, recompute=recompute).explain()
     lines = [line.strip() for line in text.splitlines()]
     saved, again = (
@@ -32,19 +32,19 @@ def told(recompute, backend="interpret"):
     return saved.split(": ", 1)[1], again.split(": ", 1)[1]
 
 
-def test_sums_and_products_are_computed_again_and_exponentials_saved():
-    saved, again = told(None)
+def test_sums_and_products_are_recomputed_and_exponentials_saved():
+    saved, again = saved_and_recomputed(None)
     assert "sigmoid" in saved and "tanh" in saved and "add" not in saved
     assert "add" in again and "sigmoid" not in again and "tanh" not in again
 
 
 def test_the_switch_saves_all_or_recomputes_all():
-    assert told(False)[1] == "nothing" and "add" in told(False)[0]
-    assert "tanh" in told(True)[1]
+    assert saved_and_recomputed(False)[1] == "nothing" and "add" in saved_and_recomputed(False)[0]
+    assert "tanh" in saved_and_recomputed(True)[1]
 
 
-def test_torch_saves_all_unless_told():
-    assert told(None, "torch") == told(False, "torch")
+def test_torch_saves_all_by_default():
+    assert saved_and_recomputed(None, "torch") == saved_and_recomputed(False, "torch")
 
 
 @pytest.mark.parametrize("recompute", [None, False, True])

@@ -1,5 +1,7 @@
-"""Every pass off, and recomputing on, means the same: outputs and gradients in float64. And every
-pass does something: without it the code of some network is another."""
+"""Outputs and gradients do not depend on switches, in float64.
+
+Every switch has an effect: without it the generated code of some network differs.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from graphnn.planner.pipeline import SWITCHABLE
 from tests.planner.firing import FIXED, SWITCHES, text, without
 
 LSTMS = ("LSTM", "GRU", "the same, gate by gate", "peepholes, gate by gate")
-# the networks whose code a pass changes
+# the networks whose generated code a switch changes
 FIRES = {
     "simplify": ("two speeds",),
     "split": ("reset-before GRU", "peepholes, gate by gate", "two speeds"),
@@ -76,7 +78,7 @@ def test_a_pass_changes_the_code(stage, name, monkeypatch):
 @pytest.mark.parametrize("narrowest", [1, 4])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_work_moved_into_loops(name, narrowest, monkeypatch):
-    """However wide a value must be to be computed in a loop's steps, it is the same value."""
+    """Results do not depend on the width from which work moves into a loop's steps."""
     torch.manual_seed(0)
     net = NETWORKS[name](3).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)

@@ -56,7 +56,7 @@ def _check_lengths(ir: IR) -> None:
 
 def without_wires(ir: IR) -> IR:
     """Replace states of delay 0 by the values that close them. Raises CycleError."""
-    import networkx as nx  # imported late: it takes 0.2 s
+    import networkx as nx  # imported late: importing it needs 0.2 s
 
     wires = {n.id for n in ir if n.op == "delay" and n.attrs["steps"] == 0}
     target = {w: ir.closings[w] for w in wires}

@@ -124,11 +124,11 @@ class _Rewriter:
         """The operation itself, on complex values assembled for it."""
         operands = self.ir.operands(old)
         tensors = [x for x in operands if x.op != "const"]
-        numbers = {k: x.attrs["value"] for k, x in enumerate(operands) if x.op == "const"}
+        constants = {k: x.attrs["value"] for k, x in enumerate(operands) if x.op == "const"}
         kinds = [x.dtype.is_complex for x in tensors]
         attrs = {k: v for k, v in old.attrs.items() if k not in OPS[old.op].private}
         attrs = {k: v for k, v in attrs.items() if k not in ("called", "outs")}
-        function = _OnComplex(OPS[old.op].run, attrs, kinds, numbers)
+        function = _OnComplex(OPS[old.op].run, attrs, kinds, constants)
         inputs = [self._operand(new, x.id) for x in tensors]
         return _opaque(new, function, inputs, old, old.op == "opaque")
 
@@ -156,20 +156,20 @@ def _as_given(tensors: Any) -> Any:
 class _OnComplex:
     """An operation on complex values, called on their parts.
 
-    `numbers` are its constant operands, by position.
+    `constants` are constant operands, by position.
     """
 
     run: Any
     attrs: dict[str, Any]
     kinds: list[bool]
-    numbers: dict[int, Any]
+    constants: dict[int, Any]
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         args: list[Any] = [
             torch.view_as_complex(x.contiguous()) if kind else x
             for x, kind in zip(tensors, self.kinds, strict=True)
         ]
-        for place, number in self.numbers.items():
+        for place, number in self.constants.items():
             args.insert(place, number)
         result = self.run(*args, **self.attrs)
         results = [result] if isinstance(result, torch.Tensor) else list(result)

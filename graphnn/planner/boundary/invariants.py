@@ -66,8 +66,8 @@ def _part(ir: IR, roots: Iterable[int]) -> IR:
 
 def _invariant(ir: IR, axis: str) -> set[int]:
     """The nodes that do not depend on anything that varies over the axis."""
-    own = {a for a, x in ir.axes.items() if axis in (a, x.copy_of)}
-    moving = {n.id for n in ir if n.axes & own or n.attrs.get("axis") in own}
+    copies = {a for a, x in ir.axes.items() if axis in (a, x.copy_of)}
+    moving = {n.id for n in ir if n.axes & copies or n.attrs.get("axis") in copies}
     count = -1
     while count != len(moving):
         count = len(moving)

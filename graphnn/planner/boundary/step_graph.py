@@ -182,9 +182,9 @@ class _Streamer:
         if test is None or self.given_out:
             return None
         branch = 1 if test else 2
-        kept = self.old[node.inputs[branch]]
-        same = kept.axes == node.axes and kept.shape == node.shape and kept.dtype == node.dtype
-        return branch if same else None
+        selected = self.old[node.inputs[branch]]
+        forms = [(x.axes, x.shape, x.dtype) for x in (selected, node)]
+        return branch if forms[0] == forms[1] else None
 
     def _known_test(self, node: Node) -> bool | None:
         """The value of a test at every cached position, from the window's first to this one."""
@@ -204,8 +204,8 @@ class _Streamer:
     def _position(self, node: Node) -> Expr:
         """The cached positions, this one last: t - (size - 1) + k."""
         copy = node.attrs["axis"]
-        own = make("axis_at", index_of(self.new, self.axis), axis=self.axis, position=0)
-        first = own - (size_of(self.new, copy) - 1)
+        index = make("axis_at", index_of(self.new, self.axis), axis=self.axis, position=0)
+        first = index - (size_of(self.new, copy) - 1)
         return Expr(self.new, self.new.insert(node)) + first
 
     def _read(self, i: int) -> int:

@@ -81,7 +81,7 @@ def components(net: nx.DiGraph) -> list[set[int]]:
 
     Most nodes are on no cycle: these are found first, by removing nodes without predecessors.
     """
-    import networkx as nx  # imported late: it takes 0.2 s
+    import networkx as nx  # imported late: importing it needs 0.2 s
 
     waits = dict(net.in_degree())
     free = [i for i, count in waits.items() if not count]
@@ -135,8 +135,8 @@ def _regions(ir: IR, ids: list[int], cut: frozenset[int]) -> list[Region]:
             groups[place[i]].remove(i)
             groups[home].append(i)
             place[i] = home
-    kept = [n for n, g in enumerate(groups) if g]
-    groups, looped = [groups[n] for n in kept], [looped[n] for n in kept]
+    nonempty = [n for n, g in enumerate(groups) if g]
+    groups, looped = [groups[n] for n in nonempty], [looped[n] for n in nonempty]
     place = {i: n for n, group in enumerate(groups) for i in group}
     order = {i: n for n, i in enumerate(ids)}
     return _schedule(ir, net, groups, place, looped, order)
@@ -147,7 +147,7 @@ def dependencies(ir: IR, ids: Iterable[int], cut: frozenset[int] = frozenset()) 
 
     Edges to the delays in `cut` are left out.
     """
-    import networkx as nx  # imported late: it takes 0.2 s
+    import networkx as nx  # imported late: importing it needs 0.2 s
 
     chosen = set(ids)
     net = nx.DiGraph()

@@ -19,8 +19,8 @@ def remake(ir: IR, node: Node, inputs: tuple[int, ...]) -> Node:
     if op.family not in ("source", "delay"):
         axes = op.axes([ir[i].axes for i in inputs], node.attrs)
     # field by field: faster than `replace` for the thousands of nodes that passes copy
-    kept = (node.dtype, node.name, node.site)
-    return Node(node.id, node.op, inputs, node.attrs, node.shape, axes, *kept)
+    unchanged = (node.dtype, node.name, node.site)
+    return Node(node.id, node.op, inputs, node.attrs, node.shape, axes, *unchanged)
 
 
 def rewrite(ir: IR, rule: Rule, moved: dict[int, int] | None = None) -> IR:

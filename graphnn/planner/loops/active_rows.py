@@ -13,7 +13,7 @@ from graphnn.planner.core.loop_graph import LoopIR
 
 
 def drop_masks(cut: LoopIR, whole: IR) -> LoopIR:
-    """The loop without the `where` nodes by which `lengths.mask` holds its states.
+    """The loop without the `where` nodes by which `lengths.mask` masks its states.
 
     `whole` is the graph that the loop was cut out of.
     """

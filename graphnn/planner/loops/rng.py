@@ -80,9 +80,9 @@ def _reading_seed(reader: Node, node: Node, forms: Sequence[int], axes: tuple[st
     ir = part.ir.copy()
     for read, i in zip(part.reads, reader.inputs, strict=True):
         if i in forms:
-            own = tuple(a for a in part.parts if a in ir[read].axes)
+            along = tuple(a for a in part.parts if a in ir[read].axes)
             law = {k: node.attrs[k] for k in ("kind", "p")}
-            attrs = {**ir[read].attrs, **law, "places": (*axes, *own)}
+            attrs = {**ir[read].attrs, **law, "places": (*axes, *along)}
             ir.nodes[read] = replace(ir[read], attrs=attrs)
     inputs = tuple(node.id if i in forms else i for i in reader.inputs)
     return replace(reader, inputs=inputs, attrs={**reader.attrs, "part": replace(part, ir=ir)})

@@ -34,7 +34,7 @@ class Stack:
 
 
 def stack_loops(ir: IR, parts: Sequence[Part], weigh: Weigh) -> list[Part]:
-    """The parts with loops joined where that is possible and, by `weigh`, faster."""
+    """The parts with loops joined if that is possible and, by `weigh`, faster."""
     left, done = list(parts), list[Part]()
     while left:
         part = left.pop(0)

@@ -32,8 +32,8 @@ def definition(ir: IR, node: Node, wanted: Iterable[int]) -> IR:
     states = [_state(own, node, *pair) for pair in zip(node.attrs["states"], inits, strict=True)]
     after = STEPS[node.attrs["kind"]](x, weights, states)
     for state, value in zip(states, after, strict=True):
-        held = make("where", valid(own, axis), value, state) if ragged else value
-        own.closings[state.id] = held.id
+        masked = make("where", valid(own, axis), value, state) if ragged else value
+        own.closings[state.id] = masked.id
     own.here = ("", None)
     own.outputs = {"0": after[0].id}
     last = {k: state.id for k, state in enumerate(states, 1) if k in wanted}

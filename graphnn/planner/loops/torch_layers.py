@@ -186,11 +186,11 @@ def _gru(ir: IR, loop: Loop) -> Match | None:
     if total is None:
         return None
     for keep_, new in (total.inputs, total.inputs[::-1]):
-        kept = read.product(keep_, _only(h))
+        past = read.product(keep_, _only(h))
         candidate = read.product(new, lambda i: i if read.is_(i, "tanh") else None)
-        if kept is None or candidate is None:
+        if past is None or candidate is None:
             continue
-        z, rest, n = kept[1], read.is_(candidate[1], "sub"), candidate[0]
+        z, rest, n = past[1], read.is_(candidate[1], "sub"), candidate[0]
         if rest is None or rest.inputs[1] != z or not _is_one(ir[rest.inputs[0]]):
             continue
         gate_z, parts = read.gate_of("sigmoid")(z), _candidate(read, ir[n].inputs[0], h)  # type: ignore[index]
@@ -274,7 +274,7 @@ def _withheld(ir: IR, match: Match, users: dict[int, list[int]]) -> str:
 
 def _with_finals(ir: IR, matches: list[Match]) -> IR:
     """The graph with `lasts` as final states of the layers."""
-    import networkx as nx  # imported late: it takes 0.2 s
+    import networkx as nx  # imported late: importing it needs 0.2 s
 
     lasts = {u: (m, d) for m in matches for u, d in m.lasts.items()}
     if not lasts:
@@ -382,8 +382,8 @@ def _aten(new: IR, match: Match, ir: IR, moved: dict[int, int]) -> Expr:
     operands.append(_bias(new, moved, [g.biases for g in match.gates], size))
     operands.append(_bias(new, moved, [g.recurrent_biases for g in match.gates], size))
     if match.ragged:
-        held = ir[ir.closings[match.states[0]]]
-        operands.append(Expr(new, moved[ir[held.inputs[0]].inputs[1]]))
+        masked = ir[ir.closings[match.states[0]]]
+        operands.append(Expr(new, moved[ir[masked.inputs[0]].inputs[1]]))
     axis = match.loop.axis
     node = build(
         new,
