@@ -12,7 +12,7 @@ from torch import nn
 
 import graphnn as gn
 from tests.fuzz.check import check
-from tests.fuzz.recipe import Block, Memory, Op, Recipe, Section
+from tests.fuzz.recipe import Block, Memory, Op, Over, Recipe, Section
 from tests.tracing.eager import BACKENDS, Cell, agree
 
 # --- work in place under no_grad: new numbers, the old history
@@ -439,6 +439,21 @@ FOUND: dict[str, Recipe] = {
         batch=0,
         sizes=(4, 2),
         ragged=("time",),
+        given=True,
+    ),
+    "a parameter that is a weight and an initial value": Recipe(
+        inputs=(("float", (), ("time",)),),
+        sections=(
+            Section(
+                states=(
+                    Memory((1, 1), along=("slot",), inits=("parameter",), close=2),
+                    Memory(delay=3, along=("slot",), inits=("tensor",)),
+                ),
+                steps=(Over("reverse", a=10, k=2),),
+            ),
+        ),
+        outputs=(8, 1, 1),
+        sizes=(2, 2),
         given=True,
     ),
 }

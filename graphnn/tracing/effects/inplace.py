@@ -207,7 +207,8 @@ def _scattered(base: Any, indices: torch.Tensor, part: Any) -> Any:
         return base
     source = torch.arange(n)
     source[flat] = torch.arange(n, n + flat.numel())
-    pieces = [base.reshape(-1), part.expand(indices.shape).reshape(-1)]
+    elements = part.expand(indices.shape).reshape(-1)
+    pieces = [base.reshape(-1), elements]
     runs, start = [], 0
     order = source.tolist()
     for i in range(1, n + 1):
