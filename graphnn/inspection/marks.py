@@ -1,5 +1,8 @@
-"""Where the time of a call goes: marks between the parts of a model's generated code, clocks around
-its loops' backwards and its kernels. The code that runs is the model's own, line for line."""
+"""Times the parts of a call, by marks between the parts of a program's generated code.
+
+Clocks run around the backward of each loop and around each kernel. The code that runs is that of
+the program, line for line, with the marks.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ from graphnn.backends.torch.program import Program
 
 
 class Clock:
-    """Moments on a CPU; `between` two of them are seconds."""
+    """The clock of a CPU: moments, and the seconds between two of them."""
 
     def now(self) -> Any:
-        """This moment."""
+        """The present moment."""
         return time.perf_counter()
 
     def between(self, start: Any, end: Any) -> float:
-        """Seconds from one to another."""
+        """Seconds from one moment to another."""
         return float(end - start)
 
     def wait(self) -> None:
-        """Until all that was begun has ended."""
+        """Wait until all work that was started has ended."""
 
 
 class CudaClock(Clock):
-    """Moments on the current GPU's stream. Not run on a GPU yet."""
+    """The clock of the current GPU's stream. It has not been run on a GPU yet."""
 
     def now(self) -> Any:
         """An event in the stream."""
@@ -46,13 +49,13 @@ class CudaClock(Clock):
         return float(start.elapsed_time(end)) * 1e-3
 
     def wait(self) -> None:
-        """Until the GPU is idle."""
+        """Wait until the GPU is idle."""
         torch.cuda.synchronize()
 
 
 @dataclass
 class Trail:
-    """What a call left: moments of marks, and spans of backwards and kernels by name."""
+    """The record of a call: moments of marks, and spans of backwards and kernels by name."""
 
     clock: Clock
     begin: Any = None
@@ -63,11 +66,11 @@ class Trail:
     kernels: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def parts(self) -> list[float]:
-        """Seconds of each part of the forward, the lines that take arguments apart first."""
+        """Seconds of each part of the forward. The first part reads the arguments."""
         return [self.clock.between(a, b) for a, b in pairwise(self.marks)]
 
     def spans(self, which: list[tuple[str, Any, Any]]) -> dict[str, float]:
-        """Seconds by name, of all its spans together."""
+        """Seconds by name, summed over its spans."""
         found: dict[str, float] = {}
         for name, start, end in which:
             found[name] = found.get(name, 0.0) + self.clock.between(start, end)
@@ -81,7 +84,7 @@ def marked(program: Program, mark: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def watched(program: Program, trail: Trail) -> Iterator[None]:
-    """While the block runs, calls of a program leave their trail."""
+    """Record calls of a program in a trail while the block runs."""
     main, clock = program.main, trail.clock
     backwards = [(loop, f) for loop in program.loops for f in loop._backwards.values()]
     calls = [f.call for _, f in backwards]
@@ -99,7 +102,7 @@ def watched(program: Program, trail: Trail) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _launches(trail: Trail) -> Iterator[None]:
-    """While the block runs, launches of kernels leave their spans."""
+    """Record launches of kernels in a trail while the block runs."""
     module = sys.modules.get(
         "graphnn.kernels.runtime.launch"
     )  # imported where a program has kernels

@@ -1,4 +1,4 @@
-"""Seconds of runs: in turn, after warming up, by the clock or by a GPU's events; and summaries."""
+"""Times runs in turns after warming up, by the clock or by a GPU's events; and summaries."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 
 Run = Callable[[], Any]
 Timer = Callable[[Run], float]
-# bytes that are overwritten before a run on a GPU, at least: more than any L2 cache has
+# least bytes overwritten before a run on a GPU: more than the L2 cache of any GPU
 FLUSH = 256 << 20
 
 
 def clocked(run: Run) -> float:
-    """Seconds of a run by the clock: for the CPU."""
+    """Seconds of a run by the clock, for a CPU."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 class Events:
-    """Seconds of a run on the current GPU, between events; before each its L2 cache is overwritten.
+    """Seconds of a run on the current GPU, between two events. Overwrites the L2 cache before it.
 
-    While the GPU overwrites it, some 100 us, the run is being launched: of Python's own time only
-    what goes beyond that is counted. Not run on a GPU yet.
+    The GPU needs about 100 µs to overwrite the cache, and Python launches the run meanwhile: only
+    the launch time beyond that is counted. This has not been run on a GPU yet.
     """
 
     def __init__(self) -> None:
@@ -46,22 +46,22 @@ class Events:
 
 
 class Seconds(float):
-    """Seconds of a run, and whether the machine was taken away meanwhile."""
+    """Seconds of a run, and whether the system interrupted the process meanwhile."""
 
     interrupted: bool
 
     def __new__(cls, value: float, interrupted: bool) -> Seconds:
-        """A number that remembers it."""
+        """A float with that attribute."""
         made = super().__new__(cls, value)
         made.interrupted = interrupted
         return made
 
 
 def interruptions() -> int:
-    """How often the system has taken the processor from this process, where it counts that."""
+    """How often the system has interrupted this process; zero if it does not count that."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # on Windows
         return 0
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
 
@@ -74,7 +74,7 @@ def timer_for(device: str) -> Timer:
 def rounds(
     runs: Mapping[str, Run], count: int, timer: Timer = clocked, warm: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each run, in turn (A B A B), `count` times after `warm` rounds of warming up."""
+    """Seconds of each run. Runs take turns (A B A B) for `count` rounds, after `warm` rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(count + warm):
         for name, run in runs.items():
@@ -87,8 +87,11 @@ def rounds(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Garbage is collected before and after: else whoever comes next pays for another's. That takes
-    a tenth of a second, so it is done once for many rounds."""
+    """Collect garbage before the block and none inside it.
+
+    Otherwise one run pays for the garbage of another. A collection takes 0.1 s, so it is done once
+    for many rounds.
+    """
     gc.collect()
     gc.disable()
     try:
@@ -98,7 +101,7 @@ def quiet() -> Iterator[None]:
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """The best, median and quartiles in milliseconds; of a single time, that time."""
+    """The best, median and quartiles in milliseconds. For a single time, all are that time."""
     one = [seconds[0]] * 3 if len(seconds) == 1 else None
     low, mid, high = one or statistics.quantiles(seconds, n=4, method="inclusive")
     found = {"best": min(seconds), "low": low, "median": mid, "high": high}
@@ -106,7 +109,7 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def peak(run: Run) -> float:
-    """Bytes that a run on a GPU allocates at once, beside what was there."""
+    """The peak of the bytes that a run allocates on a GPU, without those allocated before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -116,6 +119,6 @@ def peak(run: Run) -> float:
 
 
 def without_gradients(run: Run) -> None:
-    """Run as in inference."""
+    """Run without recording gradients, as in inference."""
     with torch.no_grad():
         run()

@@ -1,4 +1,4 @@
-"""The weights that a contender is differentiated by: those of what it calls, wherever that lies."""
+"""Finds the weights to differentiate a contender by, in everyvalue that it can call."""
 
 from __future__ import annotations
 
@@ -13,36 +13,43 @@ from graphnn.ir.source_location import is_users
 
 
 def weights(contenders: Iterable[Callable[..., Any]]) -> list[Tensor]:
-    """The tensors that require gradients in modules, and in what functions name of their closures
-    and globals; each once."""
+    """The leaf tensors that require gradients, each once.
+
+    They are found in modules, and in the closures, defaults and globals that functions refer to.
+    """
     seen: dict[int, Any] = {}
-    found = (t for thing in contenders for t in _within(thing, seen))
+    found = (t for value in contenders for t in _tensors_in(value, seen))
     return list({id(t): t for t in found if t.requires_grad and t.is_leaf}.values())
 
 
-def _within(thing: Any, seen: dict[int, Any]) -> Iterator[Tensor]:
-    """The tensors that can be reached from a thing."""
-    if id(thing) in seen:
+def _tensors_in(value: Any, seen: dict[int, Any]) -> Iterator[Tensor]:
+    """The tensors that can be reached from an object."""
+    if id(value) in seen:
         return
-    seen[id(thing)] = thing
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, nn.Module):
-        yield from thing.parameters()
+    seen[id(value)] = value
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
     else:
         for kind, parts in PARTS:
-            if isinstance(thing, kind):
-                for part in parts(thing):
-                    yield from _within(part, seen)
+            if isinstance(value, kind):
+                for part in parts(value):
+                    yield from _tensors_in(part, seen)
 
 
-def _named(function: types.FunctionType) -> Iterable[Any]:
-    """What the code of a user's function names: of its closure, defaults and globals."""
+def _referred(function: types.FunctionType) -> Iterable[Any]:
+    """The objects that a user's function refers to: in its closure, defaults and globals."""
     if not is_users(function.__code__.co_filename) and not hasattr(function, "__wrapped__"):
         return []
     cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
-    named = [function.__globals__.get(name) for name in _names(function.__code__)]
-    return [*cells, *(function.__defaults__ or ()), *named, getattr(function, "__wrapped__", None)]
+    referred = [function.__globals__.get(name) for name in _names(function.__code__)]
+    return [
+        *cells,
+        *(function.__defaults__ or ()),
+        *referred,
+        getattr(function, "__wrapped__", None),
+    ]
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -60,9 +67,9 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
-# what holds other things, and what it holds
+# for each type of container, its parts
 PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
-    (types.FunctionType, _named),
+    (types.FunctionType, _referred),
     (types.MethodType, lambda m: (m.__self__, m.__func__)),
     (functools.partial, lambda p: (p.func, *p.args, *p.keywords.values())),
     (dict, lambda d: d.values()),

@@ -1,6 +1,6 @@
-"""A contest: several implementations of one thing, checked against what is right, then timed.
+"""Contests: several implementations of one function, checked against a reference, then timed.
 
-A contender whose results or gradients are wrong, or that fails, is reported and not timed.
+A contender that fails, or whose results or gradients are wrong, is reported and not timed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from torch import Tensor
 
 from graphnn.timing.clock import Run, Timer, rounds, summary, without_gradients
 
-# the error that a right result may have, or twice that of the baseline in the same dtype
+# largest relative error of a correct result; or twice the baseline's error in the same dtype
 ALLOWED = {"float64": 1e-9, "float32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
 FORWARD, BOTH = "forward", "forward and backward"
-LONGEST = 300  # letters of a reason
+LONGEST = 300  # characters of a reason
 
 
 @dataclass
 class Contest:
-    """Contenders by name, each a function of nothing that returns tensors of the same values.
+    """Contenders by name, each a function without arguments that returns tensors of equal values.
 
-    `wanted` are the leaves whose gradients are checked and computed when the backward is timed;
-    `own` leaves of single contenders, computed but not compared. `right()` returns what is right,
-    results and gradients of `wanted`; without it the first contender says what is right. The
-    `baseline` (the eager loop, say) sets how far off a result of its dtype may be. `slow` need
-    compiling: they get `patience` seconds for it. `before` is called before each is checked.
-    `absent` are those not here, with the reason, `still` those whose backward is not timed.
+    `wanted` are the leaves whose gradients are checked, and computed when the backward is timed.
+    `own` are leaves of single contenders, whose gradients are computed but not compared. `right()`
+    returns the correct results and gradients of `wanted`; without it those of the first contender
+    are correct. The error of the `baseline` (the eager loop, say) is the precision of the dtype.
+    Contenders in `slow` must compile, and have `patience` seconds for it. `before` is called before
+    each check. `absent` are missing contenders with the reason, `still` those whose backward is not
+    timed, with the reason.
     """
 
     name: str
@@ -54,9 +55,9 @@ class Contest:
     first: dict[str, float] = field(default_factory=dict)
 
     def check(self, timer: Timer) -> None:
-        """Drop the contenders that fail or compute something else, and say so.
+        """Drop the contenders that fail or whose results are wrong, and record the reasons.
 
-        What each one's first call took, forward and backward, is kept in `first`.
+        The seconds of each first call, forward and backward, are stored in `first`.
         """
         right = self.right() if self.right is not None else None
         lead = self.baseline or next(iter(self.runs), None)
@@ -65,13 +66,13 @@ class Contest:
                 self.before()
                 found = self._first(name, timer)
                 right = found if right is None else right
-                # who has no gradients is compared by results alone
+                # without gradients only results are compared
                 both = min(len(found), len(right)) if {name, lead} & {*self.still} else None
                 self.errors[name] = error(found[:both], right[:both])
             except Patience:
                 self.absent[name] = f"not compiled within {self.patience:.3g} s"
                 continue
-            except Exception as problem:  # one contender's failure is a result
+            except Exception as problem:  # a failure is a result of the contest
                 self.failed[name] = f"{type(problem).__name__}: {problem}"[:LONGEST]
                 continue
             limit = self._limit(name, lead)
@@ -81,14 +82,14 @@ class Contest:
         self.runs = {k: v for k, v in self.runs.items() if k not in gone}
 
     def _limit(self, name: str, lead: str | None) -> float:
-        """The error that a contender may have. The baseline's own counts only if it is right."""
+        """The largest error that a contender may have. A wrong baseline is disregarded."""
         allowed = ALLOWED.get(self.dtype, 5e-2)
         if name == lead or lead in self.failed:
             return allowed
         return max(allowed, 2 * self.errors.get(lead or "", 0.0))
 
     def _first(self, name: str, timer: Timer) -> list[Tensor]:
-        """The results of a contender's first call; those that compile do it here, both ways."""
+        """The results of a contender's first call, in which it compiles forward and backward."""
         kept: list[list[Tensor]] = []
         run = self.runs[name]
 
@@ -102,7 +103,7 @@ class Contest:
         return kept[0]
 
     def _results(self, name: str, run: Run) -> list[Tensor]:
-        """Results and the gradients that are compared; a contender's own must exist as well."""
+        """The results and gradients to compare; a contender's own leaves must have gradients."""
         own = list(self.own.get(name, ()))
         found, flows = computed(run, [*self.wanted, *own])
         if flows is None and (self.wanted or own):
@@ -110,7 +111,7 @@ class Contest:
         return found + (flows or [])[: len(self.wanted)]
 
     def passes(self) -> dict[str, dict[str, Run]]:
-        """Forward as in inference; and, where gradients are wanted, forward with backward."""
+        """The passes to time: forward as in inference; with leaves, also forward and backward."""
 
         def forward(run: Run) -> Run:
             return lambda: without_gradients(run)
@@ -126,13 +127,12 @@ class Contest:
 
 
 class Patience(BaseException):
-    """The time allowed is over. No Exception, so that what is interrupted does not swallow it."""
+    """The time is over. It is no Exception, so that interrupted code does not catch it."""
 
 
 @contextlib.contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Raise Patience where the block takes longer; only in the main thread can it be interrupted,
-    elsewhere the block just runs."""
+    """Raise Patience if the block takes longer. Only in the main thread can it be interrupted."""
     able = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
     if not able or not math.isfinite(seconds):
         yield
@@ -151,7 +151,7 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """The tensors in what a contender returned, in order."""
+    """The tensors in a returned value, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
@@ -162,8 +162,7 @@ def leaves(value: Any) -> list[Tensor]:
 
 
 def cotangents(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """What flows back into outputs: the same numbers for all contenders, neither all alike nor
-    drawn at random."""
+    """Gradients for outputs: the same for all contenders, neither constant nor random."""
     made = []
     for y in outputs:
         wave = torch.arange(y.numel(), device=y.device, dtype=torch.float64) * 0.7
@@ -183,7 +182,7 @@ def gradients(run: Run, wanted: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _flow(y: Tensor) -> Tensor:
-    """`cotangents` of one output, made once a form: making them is not timed."""
+    """`cotangents` of one output, made once per shape, dtype and device, so as not to time it."""
     key = tuple(y.shape), y.dtype, y.device
     if key not in _FLOWS:
         if len(_FLOWS) >= 8:
@@ -193,13 +192,13 @@ def _flow(y: Tensor) -> Tensor:
 
 
 def results(run: Run, wanted: Sequence[Tensor]) -> list[Tensor]:
-    """What a run computes: its results, and the gradients of `wanted` (zero where unused)."""
+    """The results of a run, and the gradients of `wanted`, zero if they are unused."""
     found, flows = computed(run, wanted)
     return found + ([torch.zeros_like(w) for w in wanted] if flows is None else flows)
 
 
 def computed(run: Run, wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None]:
-    """A run's results, and the gradients of `wanted`; None where no result has any."""
+    """The results of a run, and the gradients of `wanted`; None if no result requires one."""
     outputs = leaves(run())
     found = [y.detach().clone() for y in outputs]
     flowing = [y for y in outputs if y.requires_grad]
@@ -210,8 +209,10 @@ def computed(run: Run, wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Ten
 
 
 def error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest |found - wanted| / |wanted| of any of the results, in Euclidean norm; NaN where
-    one is NaN. Raises ValueError where numbers or shapes of results differ."""
+    """The largest |found - wanted| / |wanted| of all results, in Euclidean norm; NaN if one is NaN.
+
+    Raises ValueError if the number of results or their shapes differ.
+    """
     if [tuple(x.shape) for x in found] != [tuple(x.shape) for x in wanted]:
         shapes = [[tuple(x.shape) for x in xs] for xs in (found, wanted)]
         raise ValueError(f"results of shapes {shapes[0]}, wanted {shapes[1]}")
@@ -227,7 +228,7 @@ def time_runs(
 ) -> dict[str, list[float]]:
     """Seconds of each run over interleaved rounds: as many as `spend` seconds allow, 3 to `most`.
 
-    `warm` rounds come first, and one that tells how long a round takes.
+    Before them come `warm` rounds, and one that measures the length of a round.
     """
     pilot = rounds(runs, 1, timer, warm=warm)
     count = max(3, min(most, int(spend / max(1e-9, sum(s[0] for s in pilot.values())))))
@@ -235,9 +236,11 @@ def time_runs(
 
 
 def standing(sweeps: Sequence[Mapping[str, Sequence[float]]], lead: str) -> dict[str, Any]:
-    """Each contender's best, median and quartiles over all sweeps, the best of each sweep, how many
-    rounds the system did not interrupt, and how many times the time of `lead` it took, by the
-    median of the rounds' ratios."""
+    """The summary of each contender over all sweeps.
+
+    It has the best, median and quartiles in ms, the best of each sweep, the number of rounds that
+    the system did not interrupt, and the median of the rounds' ratios to `lead`.
+    """
     found: dict[str, Any] = {}
     for name in sweeps[0]:
         together = [s for sweep in sweeps for s in sweep[name]]

@@ -1,4 +1,4 @@
-"""What a figure is worth nothing without: device, versions, date, commit."""
+"""Provenance of a measurement: device, versions, date, commit."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import datetime
 import pathlib
 import platform
 import subprocess
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 
 def about(device: str = "cpu", dtype: str = "float32") -> dict[str, Any]:
-    """Where and with what something was measured. `commit` is that of the working directory's
-    graphnn checkout, "" elsewhere."""
-    import graphnn
+    """The provenance of a measurement on a device, as JSON data.
 
+    `commit` is that of the checkout that graphnn runs from, or "" if it is no checkout.
+    """
     on_cpu = f"CPU, {torch.get_num_threads()} threads, {processor()}"
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else on_cpu,
         "torch": torch.__version__,
         "triton": triton_version(),
         "python": platform.python_version(),
-        "graphnn": graphnn.__version__,
+        "graphnn": version("graphnn"),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "dtype": dtype,
@@ -33,7 +34,7 @@ def about(device: str = "cpu", dtype: str = "float32") -> dict[str, Any]:
 
 
 def triton_version() -> str:
-    """Triton's version, "" where it is not installed."""
+    """The version of Triton, or "" if it is not installed."""
     try:
         import triton
     except ImportError:
@@ -42,7 +43,7 @@ def triton_version() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout that graphnn runs from, with a + where files differ; else ""."""
+    """The commit of the checkout that graphnn runs from, or "". A "+" marks modified files."""
     place = pathlib.Path(__file__).parent
 
     def git(*args: str) -> str:
@@ -57,7 +58,7 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]

@@ -1,7 +1,7 @@
-"""Results as files: what a run of timings found, with what it takes to believe it.
+"""Files of results: timings with their provenance.
 
-`about` says where and with what, `limits` what the device reached in the same run, `rows` one case
-and pass each, `not_reached` what there was no time for.
+`about` is the provenance, `limits` are the device's limits measured in the same run, `rows` has one
+entry per case and pass, and `not_reached` lists the cases for which there was no time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def empty(about: dict[str, Any], limits: dict[str, Any] | None = None) -> Found:
 
 
 def save(found: Found, path: str | os.PathLike[str]) -> None:
-    """Write results as JSON, whole: a run that is cut short leaves the file before."""
+    """Write results as JSON, atomically: an interrupted run leaves the previous file.
+
+    Raises TimingError if the file cannot be written.
+    """
     place = pathlib.Path(path)
     part = place.with_name(f".{place.name}.part")
     try:
@@ -33,12 +36,12 @@ def save(found: Found, path: str | os.PathLike[str]) -> None:
         raise TimingError(
             "results cannot be written",
             got=f"'{place}': {problem.strerror}",
-            wanted="a file in a folder that exists and may be written",
+            wanted="a file in a folder that exists and is writable",
         ) from None
 
 
 def load(path: str | os.PathLike[str]) -> Found:
-    """Read results. Raises TimingError where the file is no file of results."""
+    """Read results. Raises TimingError if the file has none."""
     try:
         found = json.loads(pathlib.Path(path).read_text())
     except OSError as problem:
@@ -48,7 +51,7 @@ def load(path: str | os.PathLike[str]) -> Found:
             wanted="a JSON file that `graphnn bench --save` wrote",
         ) from None
     except ValueError as problem:
-        raise _no_results(path, f"no JSON: {problem}") from None
+        raise _no_results(path, f"not JSON: {problem}") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         version = found.get("schema") if isinstance(found, dict) else None
         raise _no_results(path, f"schema {version}, not {SCHEMA}")
@@ -59,18 +62,18 @@ def load(path: str | os.PathLike[str]) -> Found:
 
 def _no_results(path: Any, why: str) -> TimingError:
     return TimingError(
-        "this is no file of results",
+        "this file has no results",
         got=f"'{path}': {why}",
         wanted="a JSON file that `graphnn bench --save` wrote",
     )
 
 
 def title(case: dict[str, Any]) -> str:
-    """A case in one line: its network, sizes and dtype."""
+    """A case in one line: network, sizes and dtype."""
     sizes = " ".join(f"{k}{v}" for k, v in case["sizes"].items())
     return f"{case['network']} {sizes} {case['dtype']}".replace("  ", " ")
 
 
 def label(row: dict[str, Any]) -> tuple[str, str]:
-    """What tells a row from others: its case and pass."""
+    """The case and the pass of a row, which identify it."""
     return title(row["case"]), row["pass"]

@@ -1,7 +1,7 @@
-"""Running contests over cases: set up, check, time in sweeps, within a budget of seconds.
+"""Runs contests over cases: sets them up, checks them, and times them in sweeps within a budget.
 
-Several sweeps over all the cases spread each one's rounds over the whole run, so that their
-spread shows what a machine does from minute to minute.
+Several sweeps over all cases distribute the rounds of a case over the whole run. Their spread then
+shows how the machine varies from minute to minute.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ OURS = "graphnn"
 
 
 class Case(Protocol):
-    """What is timed, as data."""
+    """A case to time, as data."""
 
     def record(self) -> dict[str, Any]:
-        """Network, sizes by letter, dtype: as JSON has them."""
+        """Network, sizes by letter, and dtype, as JSON data."""
         ...
 
 
 @dataclass
 class Prepared:
-    """A case set up: its contest, the least work of each pass, and what else is known of it.
+    """A case that is set up: its contest, and the least work of each pass.
 
-    `passes` are timed besides forward and backward, `settle` calls of ours made before timing.
-    With `first` the first calls are told too. `expected` are seconds that the cost model says of
-    ours, by pass.
+    `passes` are timed in addition to forward and backward. graphnn is called `settle` times before
+    it is timed. With `first` the times of first calls are reported too. `expected` are the cost
+    model's seconds for graphnn, by pass.
     """
 
     contest: Contest
@@ -52,7 +52,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to time: rounds at most a sweep, seconds a pass and sweep, sweeps, seconds in all."""
+    """How to time: most rounds per sweep, seconds per pass and sweep, sweeps, seconds in total."""
 
     rounds: int = 15
     spend: float = 1.0
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass
 class _Entry:
-    """A case under way: what was found in each sweep, by pass and contender."""
+    """A case that is being timed: the times of each sweep, by pass and contender."""
 
     prepared: Prepared
     device: str
@@ -91,9 +91,9 @@ def run(
     saved: Callable[[Found], None] = lambda found: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Found:
-    """Time every case that the budget reaches; rows and `not_reached` are put into `found`.
+    """Time every case that the budget allows; add its rows, or `not_reached`, to `found`.
 
-    Between cases results are handed to `saved`: a run that is cut short has what it found.
+    Results are passed to `saved` after each case, so that an interrupted run keeps them.
     """
     begun, entries = now(), {}
     over = lambda: now() - begun > plan.budget
@@ -112,14 +112,14 @@ def run(
                     _record(found, case, entry, limits)
                     saved(found)
                 if plan.sweeps == 1:
-                    entries.pop(number, None)  # its memory is wanted for the next
+                    entries.pop(number, None)  # the next case needs its memory
                 progress.advance(task)
     saved(found)
     return found
 
 
 def _progress() -> Progress:
-    """On the error stream, so that what is printed can go into a pipe."""
+    """A progress bar on stderr, so that stdout can go into a pipe."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, transient=True, console=Console(stderr=True))
 
@@ -154,12 +154,12 @@ def _row(case: dict[str, Any], what: str, failed: dict[str, str]) -> dict[str, A
 
 
 def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
-    """The rows of a case, in the place of those of the sweep before."""
+    """Replace the rows of a case by those of all sweeps so far."""
     record, contest = case.record(), entry.prepared.contest
     others = [r for r in found["rows"] if r["case"] != record]
     rows = []
     for what, sweeps in entry.sweeps.items():
-        contested = what in contest.passes()  # who was refused is so there, not elsewhere
+        contested = what in contest.passes()  # contenders were checked in these passes only
         row = _row(record, what, contest.failed if contested else {})
         row["absent"] = {**contest.absent, **(contest.still if what == BOTH else {})}
         row["absent"] = row["absent"] if contested else {}
@@ -177,17 +177,17 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
 
 
 def lead(found: Found) -> str:
-    """Whom the others are compared with: graphnn, or the first of a user's own contenders."""
+    """The contender that others are compared with: graphnn, or a user's first contender."""
     return str(found["about"].get("lead", OURS))
 
 
 def _first_calls(record: dict[str, Any], contest: Contest, ahead: str) -> dict[str, Any]:
-    """What the first call of each contender took, forward and backward: once, so no quantiles."""
+    """The time of each contender's first call, forward and backward; once, so without quantiles."""
     row = {**_row(record, "first call", {}), "contenders": {}}
     ours = contest.first.get(ahead)
     for name, seconds in contest.first.items():
         if name not in contest.runs:
-            continue  # refused
+            continue  # it failed the check
         row["contenders"][name] = {**summary([seconds]), "rounds": 1, "sweeps": [seconds * 1e3]}
         if ours:
             row["contenders"][name]["ratio"] = seconds / ours
@@ -195,7 +195,7 @@ def _first_calls(record: dict[str, Any], contest: Contest, ahead: str) -> dict[s
 
 
 def _judge(row: dict[str, Any], entry: _Entry, what: str, limits: Device) -> None:
-    """How far each contender is from the limit, and ours from what was expected."""
+    """Add to a row how far each contender is from the limit, and the expected time of graphnn."""
     work, runs = entry.prepared.work.get(what), entry.prepared.contest.passes().get(what, {})
     dtype = getattr(torch, row["case"]["dtype"], torch.float32)
     if work is not None:
@@ -216,8 +216,11 @@ def _judge(row: dict[str, Any], entry: _Entry, what: str, limits: Device) -> Non
 
 
 def model_error(found: Found) -> tuple[float, float, str] | None:
-    """How wrong the cost model is: the median and the largest factor between what it expected and
-    what was measured, either way, and the case of the largest; None where nothing was expected."""
+    """The error of the cost model, or None if nothing was expected.
+
+    Returns the median and the largest factor between expected and measured times, in either
+    direction, and the case of the largest.
+    """
     off = []
     for row in found["rows"]:
         ours = row["contenders"].get(OURS)

@@ -1,4 +1,4 @@
-"""Results as tables: on a terminal, and as the lines of a README."""
+"""Results as tables, on a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.text import Text
 from graphnn.timing.results import Found, title
 from graphnn.timing.suite import OURS, lead, model_error
 
-# who is named first beside ours; others follow in the order they come
+# the contenders that come first; others follow in the order of the results
 ORDER = (OURS, "torch.nn", "eager", "torch.compile")
 WIDE = 180
 
 
 def console() -> Console:
-    """Standard output; in a pipe nothing is cut off."""
+    """Standard output; wide in a pipe, so that nothing is cut off."""
     out = Console(highlight=False)
     return out if out.is_terminal else Console(width=WIDE, highlight=False)
 
@@ -32,7 +32,7 @@ def printed(made: Table) -> str:
 
 
 def show(found: Found, out: Console | None = None) -> None:
-    """A line for each case and pass; below, who was absent, failed or not reached, and why."""
+    """Print a line per case and pass; below it, the reasons for what was not timed."""
     out = out or console()
     out.print(table(found))
     for note in notes(found):
@@ -40,17 +40,17 @@ def show(found: Found, out: Console | None = None) -> None:
 
 
 def contenders(rows: Iterable[dict[str, Any]], first: str = OURS) -> list[str]:
-    """All who were timed, ours first."""
+    """All contenders that were timed, `first` before the others."""
     order = (first, *(n for n in ORDER if n != first))
     names = list(dict.fromkeys(n for row in rows for n in row["contenders"]))
     return sorted(names, key=lambda n: order.index(n) if n in order else len(order))
 
 
 def table(found: Found) -> Table:
-    """Medians in ms, quartiles of ours, the share of the limit; of others, times ours."""
+    """Medians in ms; for the lead its quartiles and share of the limit, for others their ratio."""
     ahead = lead(found)
     names = [n for n in contenders(found["rows"], ahead) if n != ahead]
-    heading = f"{head(found['about'])}: median ms, quartiles; of others, how many times {ahead}'s"
+    heading = f"{head(found['about'])}: median ms and quartiles; for others, the ratio to {ahead}"
     made = Table(title=heading, title_justify="left")
     made.add_column("case")
     made.add_column("pass")
@@ -67,7 +67,7 @@ def table(found: Found) -> Table:
 
 
 def head(about: dict[str, Any]) -> str:
-    """The device, versions and date of results in a line."""
+    """The device, versions and date of results, in one line."""
     parts = [about["device"], f"torch {about['torch']}"]
     parts += [f"Triton {about['triton']}"] if about.get("triton") else []
     commit = f"commit {about['commit'][:9]}" if about.get("commit") else ""
@@ -97,12 +97,12 @@ def _other(row: dict[str, Any], name: str) -> str:
 
 
 def ms(value: float) -> str:
-    """Milliseconds with three figures or so."""
+    """Milliseconds with about three digits."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value < 1 else f"{value:.2f}"
 
 
 def notes(found: Found) -> list[str]:
-    """The limits, the cost model's error, and each reason once with the cases that it holds for."""
+    """The limits, the cost model's error, and each reason once with its cases."""
     lines = []
     if limits := found.get("limits"):
         lines.append(f"limits measured in this run: {limits_text(limits)}")
@@ -119,21 +119,21 @@ def notes(found: Found) -> list[str]:
                 reasons.setdefault(f"{kind}: {name}: {why}", {})[title(row["case"])] = None
     lines += [f"{why} ({_some(list(cases))})" for why, cases in reasons.items()]
     if found["not_reached"]:
-        lines.append(f"not reached in the time given: {', '.join(found['not_reached'])}")
+        lines.append(f"not reached within the budget: {', '.join(found['not_reached'])}")
     return lines
 
 
 def limits_text(limits: dict[str, Any]) -> str:
-    """The constants of a device in a line."""
+    """The limits of a device, in one line."""
     rates = [
-        f"{dtype} products {max(r for _, r in pairs) / 1e9:.0f} GFLOP/s"
+        f"{dtype} matmul {max(r for _, r in pairs) / 1e9:.0f} GFLOP/s"
         for dtype, pairs in limits["products"].items()
     ]
     copies = [f"{rate / 1e9:.1f} GB/s at {size / 2**20:.3g} MB" for size, rate in limits["copies"]]
     parts = [f"copy {', '.join(copies)}", *rates]
     parts += [f"pointwise {limits['pointwise'] / 1e9:.0f} Gop/s"]
-    parts += [f"launch {limits['launch'] * 1e6:.2f} us"]
-    parts += [f"grid barrier {limits['barrier'] * 1e6:.2f} us"] if limits["barrier"] else []
+    parts += [f"launch {limits['launch'] * 1e6:.2f} µs"]
+    parts += [f"grid barrier {limits['barrier'] * 1e6:.2f} µs"] if limits["barrier"] else []
     return ", ".join(parts)
 
 
@@ -142,7 +142,7 @@ def _some(cases: list[str]) -> str:
 
 
 def markdown(found: Found) -> str:
-    """The table of a README: ours / the other (how many times faster ours is), a line a case."""
+    """A Markdown table with a line per case: ours / the other (how many times faster ours is)."""
     passes = ("forward", "forward and backward")
     lines = [
         "| network | sizes | against | forward | forward and backward |",

@@ -1,4 +1,4 @@
-"""`gn.compare`: a user's own implementations of one thing, checked and timed beside each other."""
+"""`gn.compare`: checks and times a user's implementations of one function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Inputs = Mapping[str, Tensor] | Sequence[Tensor]
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Timings of contenders. Printed, it is a table; `found` has the figures, as files do."""
+    """Timings of contenders. Printed, it is a table; `found` has the figures as JSON data."""
 
     found: results.Found
 
@@ -43,7 +43,7 @@ class Comparison:
         return printed(table(self.found)) + "\n".join(notes(self.found))
 
     def median(self, contender: str, what: str = FORWARD) -> float:
-        """A contender's median in ms. Raises TimingError where it was not timed."""
+        """The median of a contender in ms. Raises TimingError if it was not timed."""
         for row in self.found["rows"]:
             if row["pass"] == what and contender in row["contenders"]:
                 return float(row["contenders"][contender]["median"])
@@ -56,7 +56,7 @@ class Comparison:
         )
 
     def save(self, path: Any) -> None:
-        """Write a file of results, for `graphnn bench compare`, `table` and `plot`."""
+        """Write a file of results for `graphnn bench compare`, `table` and `plot`."""
         results.save(self.found, path)
 
 
@@ -81,15 +81,18 @@ def compare(
     limits: Device | None = None,
     timer: Timer | None = None,
 ) -> Comparison:
-    """Time callables on the same inputs, forward, and with backward where gradients are wanted.
+    """Time callables on the same inputs, forward, and with backward if gradients are required.
 
-    `inputs` are given by name (a mapping) or in order. The first contender says what is right;
-    another whose results, or gradients of inputs that require them, differ beyond what its dtype
-    allows is refused and not timed. All are differentiated by the same leaves: inputs that require
-    gradients, the parameters of all modules, and those of what functions name of their closures and
-    globals. Rounds are interleaved, `rounds` at most, as many as `seconds` a pass allow. `slow`
-    contenders have to compile and get `patience` seconds for it. `limits` are measured unless
-    given. Raises TimingError where there is nothing to compare.
+    `inputs` are given by name (a mapping) or in order. The results of the first contender are
+    correct by definition. A contender whose results, or gradients of inputs, differ by more than
+    its dtype allows is reported and not timed. All are differentiated by the same leaves: inputs
+    that require gradients, the parameters of all modules, and those that functions refer to in
+    their closures and globals. Rounds are interleaved: as many as fit in `seconds` per pass, at
+    most `rounds`. Contenders in `slow` compile at their first call, within `patience` seconds.
+    `limits` are the device's constants, measured if they are not given. Raises TimingError if there
+    is nothing to compare, or if `slow` names no contender.
+
+        print(gn.compare({"graphnn": model, "eager": loop}, {"x": x}))
     """
     if not contenders:
         raise TimingError("there is nothing to compare", got="no contenders", wanted="one or more")
@@ -125,13 +128,13 @@ def _called(function: Callable[..., Any], inputs: Inputs) -> Run:
 
 
 def _dtype(tensors: Sequence[Any]) -> torch.dtype:
-    """That of the first floating input."""
+    """The dtype of the first floating input."""
     floating = (t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point())
     return next(floating, torch.float32)
 
 
 def _work(contenders: Mapping[str, Callable[..., Any]], inputs: Inputs) -> dict[str, Any]:
-    """The least work, where one of the contenders is a graph that says what it computes."""
+    """The least work of each pass, if one of the contenders is a compiled model."""
     model = next((f for f in contenders.values() if isinstance(f, Compiled)), None)
     if model is None:
         return {}

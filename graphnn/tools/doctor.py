@@ -1,4 +1,4 @@
-"""`graphnn doctor`: versions, GPU, cache; what will be used here, and why."""
+"""`graphnn doctor`: versions, GPU and cache, and what graphnn will use on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,20 +16,20 @@ from graphnn.kernels import cache
 from graphnn.planner.core.device import here
 from graphnn.timing.provenance import processor, triton_version
 
-# what the optional parts of graphnn need, and the libraries that benchmarks compare with
+# packages of optional parts of graphnn, and libraries that benchmarks compare with
 OPTIONAL = {
     "matplotlib": "pictures, plots and reports",
     "igraph": "pictures and reports",
-    "flashrnn": "a peer in benchmarks",
-    "haste_pytorch": "a peer in benchmarks",
-    "fla": "a peer in benchmarks",
-    "flash_attn": "a peer in benchmarks",
+    "flashrnn": "compared with in benchmarks",
+    "haste_pytorch": "compared with in benchmarks",
+    "fla": "compared with in benchmarks",
+    "flash_attn": "compared with in benchmarks",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what it is, what was found, and whether it is sound."""
+    """One finding: its topic, its text, and whether it is sound."""
 
     topic: str
     text: str
@@ -36,26 +37,24 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order in which they are told."""
+    """All findings, in the order in which they are printed."""
     return [*_versions(), *_device(), *_cache(), *_switches(), *_optional(), *_used()]
 
 
 def record(found: list[Finding]) -> dict[str, Any]:
-    """As JSON has it."""
+    """Findings as JSON data."""
     return {"sound": all(f.sound for f in found), "findings": [asdict(f) for f in found]}
 
 
 def lines(found: list[Finding]) -> list[str]:
-    """As words: a line a finding, a mark where something is wrong."""
+    """Findings as text, one line each; problems are marked with "!"."""
     shown = [f"{'  ' if f.sound else '! '}{f.topic:<12} {f.text}" for f in found]
     bad = sum(not f.sound for f in found)
-    return [*shown, f"{bad} problem{'s' * (bad != 1)}" if bad else "all is well"]
+    return [*shown, f"{bad} problem{'s' * (bad != 1)}" if bad else "no problems"]
 
 
 def _versions() -> list[Finding]:
-    import graphnn
-
-    found = [Finding("graphnn", graphnn.__version__), Finding("python", platform.python_version())]
+    found = [Finding("graphnn", version("graphnn")), Finding("python", platform.python_version())]
     text = f"{torch.__version__}, built for CUDA {torch.version.cuda or '-'}"
     found.append(Finding("torch", text))
     triton = triton_version()
@@ -68,7 +67,7 @@ def _device() -> list[Finding]:
     found = [Finding("cpu", cpu)]
     if not torch.cuda.is_available():
         built = torch.version.cuda is not None
-        why = "torch sees none" if built else "this torch is built without CUDA"
+        why = "torch finds none" if built else "this torch is built without CUDA"
         return [*found, Finding("gpu", f"none: {why}")]
     for k in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(k)
@@ -81,21 +80,22 @@ def _cache() -> list[Finding]:
     folder = cache.folder()
     files = [f for kind in ("kernels", "tuned") for f in (folder / kind).glob("*") if f.is_file()]
     size = sum(f.stat().st_size for f in files)
-    kept = folder == cache._home()
+    permanent = folder == cache._home()
     text = f"{folder}: {len(files)} files, {size / 2**20:.1f} MiB"
-    if not kept:
-        text += "; temporary, as $XDG_CACHE_HOME/graphnn cannot be used"
+    if not permanent:
+        text += "; temporary, because $XDG_CACHE_HOME/graphnn cannot be written"
     free = shutil.disk_usage(folder).free
     text += f"; {free / 2**30:.1f} GiB free" if free < 2**30 else ""
-    return [Finding("cache", text, kept)]
+    return [Finding("cache", text, permanent)]
 
 
 def _switches() -> list[Finding]:
-    """Environment variables that change what is run, where they are set."""
+    """The environment variables that are set and change what runs."""
     meanings = {
         "GRAPHNN_TUNE": "0: launches of kernels are not timed",
         "GRAPHNN_CUDA_GRAPHS": "0: stepwise loops are not replayed as CUDA graphs",
-        "TRITON_INTERPRET": "1: Triton's kernels are interpreted on the CPU",
+        "GRAPHNN_DEBUG": "prints plans, graphs, code or kernels to stderr",
+        "TRITON_INTERPRET": "1: Triton interprets kernels on the CPU",
     }
     return [
         Finding("environment", f"{name}={os.environ[name]} ({text})")
@@ -112,14 +112,14 @@ def _optional() -> list[Finding]:
 
 
 def _used() -> list[Finding]:
-    """What backend="auto" will do here, and with which constants costs are estimated."""
+    """The backend that "auto" uses on this machine, and the constants of the cost model."""
     gpu = torch.cuda.is_available()
     if gpu and triton_version():
-        text = "on CUDA tensors generated Triton kernels, elsewhere PyTorch"
+        text = "generated Triton kernels for CUDA tensors, PyTorch elsewhere"
     elif gpu:
-        text = "PyTorch everywhere, as Triton is not installed"
+        text = "PyTorch everywhere, because Triton is not installed"
     else:
-        text = "PyTorch on the CPU, as there is no GPU; backend='interpret' interprets the kernels"
+        text = "PyTorch on the CPU, because there is no GPU; backend='interpret' interprets kernels"
     constants = here("cuda" if gpu else "cpu")
     model = f"{constants.source}"
     if "measured on 2" not in constants.source:

@@ -1,4 +1,4 @@
-"""Gradient flow: how much of a loss's gradient reaches each state at each step."""
+"""Gradient flow: the norm of a loss's gradient at each state and each step."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ def gradient_flow(
 ) -> dict[str, Tensor]:
     """Norms ‖∂L/∂z(t)‖ over the batch, for each state z and each position t of its axis.
 
-    `loss` maps what the model returns to a scalar. The gradient at t is the whole one: what z(t)
-    changes at t and, through the loop, later. Vanishing and exploding gradients show as a slope
-    (Pascanu, Mikolov and Bengio 2013, eq. 3). Returns (positions,) tensors by state name; states of
-    inner loops are normed over the outer positions too.
+    `loss` maps the outputs of the model to a scalar L. The gradient at t is the total derivative:
+    it includes the effect of z(t) on later positions through the loop. Vanishing and exploding
+    gradients show as a slope (Pascanu, Mikolov and Bengio 2013, eq. 3). `states` names the states,
+    by default all. Returns (positions,) float64 tensors by state name; for states of inner loops
+    the norm is taken over the outer positions too. Raises StateError for an unknown state,
+    CallError if an input does not fit.
+
+        flow = gn.gradient_flow(model, lambda y: y[:, -1].square().sum(), {"x": x})
+        gn.pictures.gradient_flow(flow).save("flow.svg")
     """
     ir, network = model.ir, network_of(model)
     names = read.states(ir, states)
     call = read.read(ir, inputs, lengths, None, network.device)
     delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"] in names}
     probes = {}
-    # states that one value closes have one gradient; it is read once
+    # states closed by the same value have the same gradient, which is computed once
     first: dict[int, str] = {}
     for name, node in delays.items():
         if node.dtype.is_floating_point and first.setdefault(ir.closings[node.id], name) == name:
@@ -58,7 +63,7 @@ def gradient_flow(
 
 def _norms(g: Tensor, dim: int, absent: bool) -> Tensor:
     rows = g.detach().movedim(dim, 0).flatten(1)
-    # in float64: squares of float32 vanish below 1e-22, the gradients themselves below 1e-38
+    # in float64: float32 squares underflow below 1e-22, float32 gradients below 1e-38
     wide = torch.promote_types(rows.dtype, torch.float64)
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
     return torch.zeros_like(norms) if absent else norms

@@ -1,4 +1,4 @@
-"""One self-contained page of HTML: sections, pictures inside it, code in colors, tables."""
+"""Builds a self-contained HTML page: sections, embedded pictures, highlighted code, tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ summary { cursor: pointer; font-weight: 600; }
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: an id for links, a heading, and HTML."""
+    """A section of a page: an id for links, a heading, and a body of HTML."""
 
     id: str
     heading: str
@@ -47,7 +47,7 @@ class Section:
 
 
 def page(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The whole page; nothing in it is loaded from elsewhere."""
+    """The whole page. It loads nothing from elsewhere."""
     links = "".join(f'<a href="#{s.id}">{escape(s.heading)}</a>' for s in sections)
     parts = "".join(
         f'<section id="{s.id}"><h2>{escape(s.heading)}</h2>{s.body}</section>\n' for s in sections
@@ -62,7 +62,7 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
 
 
 def image(svg: bytes, caption: str) -> str:
-    """An SVG picture with its caption."""
+    """An embedded SVG picture with its caption."""
     data = base64.b64encode(svg).decode()
     return (
         f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{data}">'
@@ -71,7 +71,7 @@ def image(svg: bytes, caption: str) -> str:
 
 
 def code(text: str) -> str:
-    """Python, its comments and words in colors."""
+    """Python code with highlighting."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
@@ -81,17 +81,17 @@ def code(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text as it stands."""
+    """Preformatted text."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def folded(summary: str, body: str, opened: bool = False) -> str:
-    """Something that opens when it is clicked."""
+    """A body that opens when its summary is clicked."""
     return f"<details{' open' * opened}><summary>{escape(summary)}</summary>{body}</details>"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table of cells that are HTML already; the first `left` columns are words."""
+    """A table of HTML cells. The first `left` columns are aligned left."""
     kinds = [' class="left"' if n < left else "" for n in range(len(heads))]
     top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kinds, heads))
     body = "".join(f"<tr>{''.join(_cell(k, c) for k, c in zip(kinds, row))}</tr>" for row in rows)
@@ -100,5 +100,5 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 
 def _cell(kind: str, content: str) -> str:
-    """A cell; one that is given whole is left as it is."""
+    """A cell. Content that is a whole cell already is returned as it is."""
     return content if content.startswith("<td") else f"<td{kind}>{content}</td>"

@@ -1,4 +1,4 @@
-"""`graphnn report`: a network on one page: pictures, plan, code, timings, gradient flow."""
+"""`graphnn report`: one page about a network: pictures, plan, code, timings, gradient flow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from graphnn.tools.example_inputs import random_inputs
 from graphnn.tools.gradient_flow import gradient_flow
 from graphnn.tools.html import Section, code, folded, image, page, plain, table
 
-# boxes beyond which three copies side by side are no help
+# largest number of boxes for which three copies side by side are readable
 MANY = 40
 
 
@@ -34,11 +34,12 @@ def report(
     rounds: int = 15,
     **timing: Any,
 ) -> str:
-    """The page as HTML that needs nothing else.
+    """A self-contained HTML page about a model.
 
-    Timings and gradients are on `inputs`, or on made-up ones of `sizes`. What cannot be shown of a
-    network is said in its place. `timing` goes to `profile`. Raises AxisError for sizes of axes
-    that there are not, PictureError where matplotlib or igraph is missing.
+    Timings and gradients are taken on `inputs`, or on random inputs of `sizes`. A section that
+    cannot be made shows the reason. `timing` are further arguments of
+    `graphnn.runtime.profiling.profile`. Raises AxisError for sizes of axes that do not exist,
+    PictureError if matplotlib or igraph is missing.
     """
     given = dict(inputs) if inputs is not None else random_inputs(model, sizes)
     kind = next((t.device.type for t in given.values()), "cpu")
@@ -62,14 +63,14 @@ def _network(model: Compiled) -> str:
     axes = [a for a in model.ir.axes if a != BATCH]
     states = any(n.op == "delay" for n in model.ir)
     if states and axes and len(picture.scene.boxes) <= MANY:
-        text = "The same, three steps side by side; weights of one colour are shared"
+        text = "Three steps side by side; weights of the same colour are shared"
         parts.append(image(draw(model, unroll=3).svg().encode(), text))
     return "".join(parts)
 
 
 def _plan(model: Compiled) -> str:
     picture = image(draw(model, plan=True).svg().encode(), "What runs before, in and after loops")
-    return picture + folded("In words, node by node", plain(model.explain()))
+    return picture + folded("As text, node by node", plain(model.explain()))
 
 
 def _times(
@@ -81,7 +82,7 @@ def _times(
         return plain(f"not timed: {error}")
     limits = escape(limits_text(found.limits.record()))
     note = f"Median of {found.rounds} rounds; limits of this device: {limits}."
-    return f"<p>{ms(found.total)} ms a call. {note}</p>{_profile_table(found)}"
+    return f"<p>{ms(found.total)} ms per call. {note}</p>{_profile_table(found)}"
 
 
 def _profile_table(found: Profile) -> str:
@@ -104,9 +105,9 @@ def _profile_cells(row: Row) -> list[str]:
 
 
 def _flow(model: Compiled, given: Mapping[str, torch.Tensor]) -> str:
-    """Norms of the gradient at each state and step, for a loss on the outputs' last positions."""
+    """Gradient norms at each state and step, for a loss on the outputs' last positions."""
     if not any(n.op == "delay" and n.dtype.is_floating_point for n in model.ir):
-        return "<p>There is no state: nothing flows through time.</p>"
+        return "<p>The network has no state.</p>"
     training = model.backend if model.backend != "reference" else "torch"
     source = model if training == model.backend else compile(network_of(model).source, training)
     try:
@@ -114,12 +115,14 @@ def _flow(model: Compiled, given: Mapping[str, torch.Tensor]) -> str:
         plot = plots.gradient_flow(flow)
     except (GraphnnError, RuntimeError) as error:
         return plain(f"not shown: {error}")
-    text = "‖∂L/∂z(t)‖ for L = ½ Σ y² over each output's last position; a fall to the left vanishes"
+    text = (
+        "‖∂L/∂z(t)‖ for L = ½ Σ y² over each output's last position; a fall to the left: vanishing"
+    )
     return image(encode(plot.figure, "svg"), text)
 
 
 def _loss(model: Compiled, returned: Any) -> torch.Tensor:
-    """Half the sum of squares of each floating output, at the last position of its first axis."""
+    """Half the sum of squares of all floating outputs, at the last position of their first axis."""
     total = None
     for (_, i), y in zip(model.ir.outputs.items(), leaves(returned), strict=True):
         if y.is_floating_point():
@@ -131,11 +134,11 @@ def _loss(model: Compiled, returned: Any) -> torch.Tensor:
 
 
 def _code(model: Compiled) -> str:
-    """The model's own code; and its kernels, where it has none on this backend."""
+    """The generated code of a model, and its Triton kernels if this backend has none."""
     if model.backend == "reference":
         model = compile(network_of(model).source)
     parts = [folded(f"{name}", code(text)) for name, text in _functions(model.source())]
-    here = "<p>What runs on this backend; comments name your lines and values.</p>"
+    here = "<p>This code runs on this backend; comments name your lines and values.</p>"
     own = here + "".join(parts)
     if model.backend in ("triton", "interpret"):
         return own
@@ -149,14 +152,12 @@ def _code(model: Compiled) -> str:
         return own + plain(f"no Triton kernels: {error}")
     if not kernels:
         return own + "<p>No loop of this network becomes a Triton kernel.</p>"
-    note = (
-        "<p>The Triton kernels of its loops, planned for sm_90; not what runs on this backend.</p>"
-    )
+    note = "<p>Triton kernels of its loops, planned for sm_90. They do not run on this backend.</p>"
     return own + note + "".join(folded(name, code(text)) for name, text in kernels)
 
 
 def _functions(source: str) -> list[tuple[str, str]]:
-    """The parts of generated source, each under the name of what it defines last."""
+    """The parts of generated source, each with the name of its last function."""
     found = []
     for part in re.split(r"\n{3,}(?=def |import |from |\"\"\"|#)", source):
         names = re.findall(r"^def (\w+)", part, flags=re.M)

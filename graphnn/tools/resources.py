@@ -1,8 +1,8 @@
-"""What the kernels of a network take of GPUs that are not there: compiled ahead of time, and read.
+"""The resources that a network's kernels need, compiled ahead of time: no GPU is needed.
 
-A row for each kernel that the planner would choose, with how many thread blocks share a tile of
-rows and how long a step should take them, by a model that no GPU has confirmed; loops for which it
-would choose none are listed with the reason.
+There is a row for each kernel that the planner chooses, with the number of thread blocks per tile
+of rows and the predicted time per step (cost model, not measured). Loops without a kernel are
+listed with the reason.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 
 
 def kernels(model: Compiled, dtype: torch.dtype) -> list[LoopSource]:
-    """Each loop of a model as one kernel, forward and backward, whether it fits or not."""
+    """Each loop of a model as one kernel, forward and backward, whether or not it fits."""
     return _loops(_planned(model, dtype))
 
 
@@ -159,7 +159,7 @@ def rows(
     targets: Sequence[str],
     float32: str = PRECISION["fp32"],
 ) -> Iterator[Row | tuple[str, str, str]]:
-    """For each kernel and target a row, or (kernel, target, reason) where it is not chosen."""
+    """A row for each kernel and target, or (kernel, target, reason) if it is not chosen."""
     how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
     for name, model in models.items():
         planned = _planned(model, DTYPES[dtype])
@@ -177,7 +177,7 @@ def rows(
                 step = ""
                 if isinstance(source, CooperativeSource):
                     step = (
-                        f"{source.blocks} blocks, {predicted_step(source, launch, target):.1f} us"
+                        f"{source.blocks} blocks, {predicted_step(source, launch, target):.1f} µs"
                     )
                 row = made.judge(target)
                 tolerated = [f.text for f in serious_faults(row) if is_tolerated(source, f)]
@@ -188,9 +188,10 @@ def rows(
 
 
 def _chosen(program: LoopProgram, how: Launch, target: str) -> tuple[LoopSource, Verdict]:
-    """The kernel of a loop: of one block a tile of rows, or shared by many. Raises Unsupported.
+    """The kernel of a loop, with one thread block per tile of rows or with many.
 
-    One of one block that spills a little gives way to one of many that does not.
+    If the kernel of one block spills a little and one of many blocks does not, it is the latter.
+    Raises Unsupported if neither fits.
     """
     source, verdict = choose_kernel(program, how, target)
     if verdict.fits and not verdict.tolerated:
@@ -210,7 +211,7 @@ def show(
     as_json: bool,
     float32: str = PRECISION["fp32"],
 ) -> int:
-    """Print the table, of the library where no models are given; 1 where a kernel has a fault."""
+    """Print the table, by default of the library's modules. Returns 1 if a kernel has a fault."""
     if models is None:
         models = {name: compile(make()) for name, make in LIBRARY.items()}
     found = list(rows(models, dtype, targets, float32))
@@ -222,9 +223,9 @@ def show(
         return int(bad)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # in a pipe nothing is cut off
+        console = Console(width=140)  # wide in a pipe, so that nothing is cut off
     console.print(render(fit))
     for title, target, reason in refused:
-        text = f"{title}, {target}: goes step by step: {reason}"
+        text = f"{title}, {target}: runs step by step: {reason}"
         console.print(text, highlight=False, markup=False)
     return int(bad)

@@ -1,4 +1,4 @@
-"""Unrolling: the acyclic graph of n copies of a loop's body that share their weights."""
+"""Unrolling: the acyclic graph of n copies of a loop's body, with shared weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ Key = tuple[int, int | None]
 
 
 def unroll(source: nn.Module | Graph, **steps: int) -> Graph:
-    """`unroll(g, time=3)`: the same network with `time` written out as three copies.
+    """The same network with `time` written out as three copies: `unroll(g, time=3)`.
 
-    The result is a graph without that axis, over the same parameters. It takes the same tensors:
-    what varied over the axis has it as the first dimension of its shape. Lengths are not kept.
-    Raises AxisError for an axis the graph does not have, UnsupportedError where the axis is
-    renamed (self-attention).
+    Returns a graph without that axis, on the same parameters. It takes the same tensors: the axis
+    of an input becomes the first dimension of its shape, (batch, *axes, 3, *shape). It has no
+    lengths for that axis. Raises AxisError for an axis that the graph does not have,
+    UnsupportedError if the axis is renamed (self-attention) or is not the last of an input.
+
+        flat = gn.unroll(Net(), time=3)
+        y = gn.compile(flat)(x=torch.randn(8, 3, 16))
     """
     traced = trace(source)
     ir = checked(traced.ir)
@@ -54,15 +57,15 @@ class _Unroller:
 
     def run(self) -> IR:
         for name, i in self.old.outputs.items():
-            self.new.outputs[name] = self._gathered(self.old[i]).id
+            self.new.outputs[name] = self._stacked(self.old[i]).id
         for delay, source in self.old.closings.items():
             if (delay, None) in self.made:
                 after = self._value((source, None))
                 self.new.closings[self.made[delay, None].id] = after.id
         return checked(self.new)
 
-    def _gathered(self, node: Node) -> Expr:
-        """All copies of a value, side by side in a new first dimension."""
+    def _stacked(self, node: Node) -> Expr:
+        """All copies of a value, concatenated along a new first dimension."""
         if self.axis not in node.axes:
             return self._value((node.id, None))
         parts = [self._value((node.id, p)) for p in range(self.count)]
@@ -73,7 +76,7 @@ class _Unroller:
         stack = [goal]
         while stack:
             key = stack[-1]
-            missing = [k for k in self._needs(key) if k not in self.made]
+            missing = [k for k in self._operands(key) if k not in self.made]
             if key in self.made or not missing:
                 stack.pop()
                 if key not in self.made:
@@ -82,20 +85,20 @@ class _Unroller:
                 stack.extend(missing)
         return self.made[goal]
 
-    def _place(self, i: int, p: int | None) -> Key:
+    def _key(self, i: int, p: int | None) -> Key:
         return (i, p if self.axis in self.old[i].axes else None)
 
-    def _needs(self, key: Key) -> list[Key]:
+    def _operands(self, key: Key) -> list[Key]:
         node, p = self.old[key[0]], key[1]
         if node.op == "delay" and node.attrs["axis"] == self.axis:
             assert p is not None
             source = p - node.attrs["steps"]
             if 0 <= source < self.count:
-                return [self._place(self.old.closings[node.id], source)]
-            return [self._place(self._init(node, p), None)]
+                return [self._key(self.old.closings[node.id], source)]
+            return [self._key(self._init(node, p), None)]
         if OPS[node.op].family == "axis" and node.attrs["axis"] == self.axis:
-            return [self._place(node.inputs[0], q) for q in range(self.count)]
-        return [self._place(i, p) for i in node.inputs]
+            return [self._key(node.inputs[0], q) for q in range(self.count)]
+        return [self._key(i, p) for i in node.inputs]
 
     def _init(self, node: Node, p: int) -> int:
         slot = p if node.attrs["steps"] > 0 else self.count - 1 - p
@@ -108,7 +111,7 @@ class _Unroller:
             node.site,
         )
         if node.op == "delay" and node.attrs["axis"] == self.axis:
-            return self._filled(self.made[self._needs((i, p))[0]], node)
+            return self._initial_value(self.made[self._operands((i, p))[0]], node)
         if OPS[node.op].family == "axis" and node.attrs["axis"] == self.axis:
             return self._over_axis(node, p)
         if node.op == "input" and self.axis in node.attrs["over"]:
@@ -122,20 +125,20 @@ class _Unroller:
                 site=node.site,
                 fix="unroll an axis that a loop runs over",
             )
-        inputs = tuple(self.made[k].id for k in self._needs((i, p)))
+        inputs = tuple(self.made[k].id for k in self._operands((i, p)))
         axes = node.axes - {self.axis}
         name = self.new.here[0]
         made = replace(node, id=self.new.fresh(), inputs=inputs, axes=axes, name=name)
         return Expr(self.new, self.new.insert(made))
 
-    def _filled(self, x: Expr, node: Node) -> Expr:
-        """An initial value in the state's shape and dtype."""
+    def _initial_value(self, x: Expr, node: Node) -> Expr:
+        """An initial value, cast and expanded to the state's dtype and shape."""
         if x.dtype != node.dtype:
             x = make("cast", x, dtype=node.dtype)
         return x if x.shape == node.shape else make("expand", x, shape=node.shape)
 
     def _input(self, node: Node, p: int | None) -> Expr:
-        """One input for all copies, whose first dimension is the axis; each copy takes its row."""
+        """A row of the input: one input serves all copies, with the axis as its first dimension."""
         key: Key = (node.id, -1)
         if key not in self.made:
             rest = tuple(a for a in node.attrs["over"] if a != self.axis)
@@ -163,7 +166,7 @@ class _Unroller:
         return reshape(row, node.shape)
 
     def _over_axis(self, node: Node, p: int | None) -> Expr:
-        rows = [self.made[k] for k in self._needs((node.id, p))]
+        rows = [self.made[k] for k in self._operands((node.id, p))]
         if node.op in ROW_OF:
             return rows[ROW_OF[node.op](node.attrs, p, self.count)]
         wide = [reshape(x, (1, *x.shape)) for x in rows]

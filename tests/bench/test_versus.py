@@ -170,7 +170,7 @@ def test_the_command_and_its_exit_codes(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "No such file"), ("{", "no JSON"), ("[]", "schema"), ('{"schema": 1}', "no 'about'")],
+    [(None, "No such file"), ("{", "not JSON"), ("[]", "schema"), ('{"schema": 1}', "no 'about'")],
 )
 def test_a_file_that_has_no_results_is_refused_in_one_line(tmp_path, capsys, content, word):
     good = files(tmp_path, made.run())[0]

@@ -121,7 +121,7 @@ def test_the_table_names_the_absent_the_failed_and_the_model_error():
     assert "2.50 (2.50x)" in text and "absent: haste: not installed" in text
     assert "failed: torch.nn: wrong by 1 (LSTM T8 B4 H16 float32)" in text
     assert "off by 4.00x in the median, 4.00x at most" in text
-    assert "not reached in the time given: GRU H1" in text
+    assert "not reached within the budget: GRU H1" in text
     assert "limits measured in this run: copy" in text
 
 

@@ -82,7 +82,7 @@ def test_the_commands(capsys, monkeypatch):
     assert "cached in" in out and "copy" in out
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "measured on 2" in text and "calibrate" not in text and text.endswith("all is well\n")
+    assert "measured on 2" in text and "calibrate" not in text and text.endswith("no problems\n")
 
 
 def test_doctor_says_what_will_be_used_and_why(capsys):
@@ -92,7 +92,7 @@ def test_doctor_says_what_will_be_used_and_why(capsys):
     assert found["sound"] and topics["torch"].startswith(torch.__version__)
     assert {"graphnn", "python", "triton", "cpu", "gpu", "cache", "auto"} <= set(topics)
     assert "`graphnn calibrate` measures this machine" in topics["cost model"]
-    assert "flashrnn (a peer in benchmarks)" in topics["missing"]
+    assert "flashrnn (compared with in benchmarks)" in topics["missing"]
 
 
 def test_doctor_tells_a_switch_and_a_cache_that_cannot_be_used(capsys, home, monkeypatch):
@@ -116,7 +116,7 @@ def test_doctor_with_a_gpu_that_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     found = {f.topic: f.text for f in doctor.examine()}
     assert found["gpu"] == "NVIDIA Made-up, sm_90, 132 multiprocessors, 80 GiB"
-    assert found["auto"].startswith("on CUDA tensors generated Triton kernels")
+    assert found["auto"].startswith("generated Triton kernels for CUDA tensors")
     assert "not measured by us" in found["cost model"]
 
 

@@ -105,7 +105,7 @@ def test_a_network_without_states_says_so():
 
     text = report(gn.compile(Attend()), rounds=1, limits=CPU, clock=Still())
     Tags(text)
-    assert "There is no state: nothing flows through time." in text
+    assert "The network has no state." in text
     assert "No loop of this network becomes a Triton kernel." in text
 
 

@@ -58,7 +58,7 @@ def test_what_many_blocks_share_is_in_the_table(
     assert found["refused"] == [] and len(found["fit"]) == 2
     for row in found["fit"]:
         assert row["faults"] == [] and row["weights"] == "resident"
-        assert re.fullmatch(r"32 blocks, 1\.\d us", row["step"])
+        assert re.fullmatch(r"32 blocks, 1\.\d µs", row["step"])
 
 
 def test_kernels_of_attention_are_in_the_table(
