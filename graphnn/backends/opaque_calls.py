@@ -26,7 +26,7 @@ def opaque_run(node: Node) -> Callable[..., Any]:
     return functools.partial(run, **attrs)
 
 
-class Called:
+class OpaqueCall:
     """The function of a node, for one example at one position."""
 
     def __init__(self, node: Node, run: Callable[..., Any]):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.opaque_calls import Called, empty_batch, opaque_run
+from graphnn.backends.opaque_calls import OpaqueCall, empty_batch, opaque_run
 from graphnn.backends.random import draw, random_nodes
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.ops.registry import OPS, numbers_stay
@@ -130,7 +130,7 @@ class Reference:
         if op.name == "pick":
             return operands[0][0][attrs["which"]]
         if op.family == "opaque":
-            called = Called(node, opaque_run(node))
+            called = OpaqueCall(node, opaque_run(node))
             return called.all(lambda: _batched(called, operands))
         return _batched(lambda *xs: op.run(*xs, **attrs), operands)  # type: ignore[misc]
 

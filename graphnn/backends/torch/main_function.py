@@ -8,8 +8,8 @@ from typing import Any
 
 from graphnn.backends.random import random_nodes
 from graphnn.backends.torch.codegen.code import (
-    Code,
     Definition,
+    Expression,
     Line,
     Statement,
     assign,
@@ -105,7 +105,7 @@ class MainWriter:
         self.loops = list(dict.fromkeys(program for _, program in calls))
         self.s = Scope(ir)
         groups = (("loop", self.loops), ("attend", attends.values()), ("layer", layers.values()))
-        self.called: dict[Any, Code] = {
+        self.called: dict[Any, Expression] = {
             program: self.s.object(program, f"{word}_{k}")
             for word, group in groups
             for k, program in enumerate(group)
@@ -150,9 +150,9 @@ class MainWriter:
         self.pieces.append(Piece(nodes, cut, program, len(self.lines)))
 
     def _sources(self) -> None:
-        """The statements that take the arguments apart and draw random numbers."""
+        """The statements that unpack the arguments and draw random numbers."""
         s, add = self.s, self.lines.append
-        add(assign(DTYPE, Code(str(self.ir.floating))))
+        add(assign(DTYPE, Expression(str(self.ir.floating))))
         for axis in self.ir.axes:
             add(assign(s.size(axis), code("sizes[{}]", quoted(axis))))
         if self.parameters:
@@ -184,7 +184,7 @@ class MainWriter:
         if node.id == self.along:
             self.lines.append(valid_positions(self.s, node, (axis, BATCH), True))
 
-    def _draw(self, node: Node) -> Code:
+    def _draw(self, node: Node) -> Expression:
         """Random numbers, drawn in the user's order of axes and then put into memory order.
 
         The order is the same for every backend. Loops that draw noise themselves get a seed.
@@ -199,17 +199,17 @@ class MainWriter:
             drawn = self._sorted(drawn, canonical.index(BATCH))
         return self.s.permuted(drawn, canonical, node)
 
-    def _sorted(self, x: Code, dim: int) -> Code:
+    def _sorted(self, x: Expression, dim: int) -> Expression:
         """A value whose examples lie along `dim`, with these sorted by length."""
         return x if self.along is None else code("{}.index_select({}, {})", x, dim, self.positions)
 
-    def _input(self, node: Node) -> Code:
+    def _input(self, node: Node) -> Expression:
         batched = [BATCH] if node.attrs.get("batched", True) else []
         x = code("inputs[{}]", quoted(node.attrs["key"]))
         x = self._sorted(x, 0) if batched else x
         return self.s.permuted(x, [*batched, *node.attrs["over"]], node)
 
-    def _outs(self) -> list[Code]:
+    def _outs(self) -> list[Expression]:
         """The results. Callers may change states in place, so that these share no memory."""
         outs, seen = [], set()
         for name, i in self.ir.outputs.items():
@@ -219,7 +219,7 @@ class MainWriter:
             seen.add(i)
         return outs
 
-    def _returned(self, node: Node) -> Code:
+    def _returned(self, node: Node) -> Expression:
         """An output, its examples in the order of the inputs."""
         value = self._output(node)
         equal = BATCH not in node.axes  # all examples have the same value
@@ -240,21 +240,21 @@ class MainWriter:
             value = writer(node) if writer else express(self.s, node)
             self.lines.append(assign(self.s.declare(node), value, origin(node)))
 
-    def _attend(self, node: Node) -> Code:
+    def _attend(self, node: Node) -> Expression:
         program = self.attends[node.id]
         function = "hops" if isinstance(program, HopsOperator) else "attend"
         return self._operator(function, program, node.inputs, program.axes)
 
     def _operator(
         self, function: str, program: Any, reads: Sequence[int], axes: Sequence[str]
-    ) -> Code:
+    ) -> Expression:
         """The call of an operator on the values it reads and the lengths of axes."""
         tensors, sizes = joined(self.s.var(i) for i in reads), joined(self.s.sizes(axes))
         if not reads:
             tensors = code("torch.empty((0,), dtype={}, device={})", DTYPE, DEVICE)
         return code("{}({}, [{}], [{}])", function, self.called[program], tensors, sizes)
 
-    def _layer(self, node: Node) -> Code:
+    def _layer(self, node: Node) -> Expression:
         if node.id not in self.layers:
             return express(self.s, node)
         operands = joined(self.s.var(i) for i in node.inputs)
@@ -274,7 +274,7 @@ class MainWriter:
         names = [self.s.declare(self.ir[i]) for i in cut.results]
         return unpack(names, self._operator("call", program, cut.reads, program.train.axes))
 
-    def _output(self, node: Node) -> Code:
+    def _output(self, node: Node) -> Expression:
         """An output as (batch, *axes in the user's order, *shape), always with the batch."""
         present = {*node.axes, BATCH}
         wanted = [a for a in self.order if a in present]

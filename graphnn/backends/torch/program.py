@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from graphnn.backends.random import draw, new_seed
-from graphnn.backends.torch.codegen.code import Code, Definition, Line, do
+from graphnn.backends.torch.codegen.code import Definition, Expression, Line, do
 from graphnn.backends.torch.codegen.loading import called, load
 from graphnn.backends.torch.codegen.lowering import Lowering
 from graphnn.backends.torch.codegen.ragged_loop import narrows
@@ -77,7 +77,7 @@ class Program:
         """The source of `main` with a call of `mark` before each of its pieces and at its end."""
         body: list[Line] = []
         starts = [0, *(piece.end for piece in self.pieces)]
-        call = do(Code(f"{mark}()"))
+        call = do(Expression(f"{mark}()"))
         for start, end in pairwise(starts):
             body += [call, *self.definition.body[start:end]]
         return replace(self.definition, body=[*body, call]).source()

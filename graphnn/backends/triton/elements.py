@@ -7,7 +7,7 @@ from collections.abc import Container
 
 import torch
 
-from graphnn.backends.torch.codegen.code import Code, code
+from graphnn.backends.torch.codegen.code import Expression, code
 from graphnn.backends.torch.codegen.scope import Scope
 from graphnn.ir.graph import Node
 from graphnn.kernels.ir.program import Unsupported
@@ -47,7 +47,7 @@ def storage_kind(node: Node, floating: torch.dtype) -> str:
     raise Unsupported(f"{located(node)} is {node.dtype} in a graph of {floating}")
 
 
-def kernel_argument(scope: Scope, i: int) -> Code:
+def kernel_argument(scope: Scope, i: int) -> Expression:
     """Return the argument of a kernel for a value: narrow integers are converted to int64."""
     node = scope.ir[i]
     if node.dtype in NARROW_INTEGERS:

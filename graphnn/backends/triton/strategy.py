@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.codegen.code import Code, If, Line, assign, code, joined, unpack
+from graphnn.backends.torch.codegen.code import Expression, If, Line, assign, code, joined, unpack
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import DTYPE, RESERVED, Scope
 from graphnn.backends.triton.attention.hops import HopKernels
@@ -66,7 +66,7 @@ class LoopKernel:
         return self.verdict.launch == other.verdict.launch and blocks[0] == blocks[1]
 
 
-def _sorted(scope: Scope, rows: Sequence[str]) -> Code:
+def _sorted(scope: Scope, rows: Sequence[str]) -> Expression:
     """Return the code that sorts the rows of a loop by length, the longest first."""
     assert scope.ends is not None
     lengths = scope.aligned(scope.ends.node.id, rows, 0)
@@ -316,7 +316,7 @@ class KernelLowering:
         dtype = floating if floating in DTYPES else torch.bfloat16
         return Launch(DTYPES[dtype], input_precision(dtype, self.float32))
 
-    def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> Code:
+    def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> Expression:
         kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
         launcher = kind(source, self.interpret, warps, self.float32)
         launcher.tuner.enabled = self.tune

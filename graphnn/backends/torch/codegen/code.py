@@ -10,14 +10,13 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from graphnn.kernels.ir.printer import closing
 from graphnn.kernels.ir.symbols import remark
 
 COLUMNS, INDENT = 100, "    "
 
 
 @dataclass(frozen=True)
-class Code:
+class Expression:
     """An expression, or a part of one: its text and the names of the variables in it."""
 
     text: str
@@ -26,55 +25,49 @@ class Code:
     def __str__(self) -> str:
         raise TypeError("an expression inside a plain string would lose its variables: use code()")
 
-    def bare(self) -> Code:
-        """The expression without a pair of parentheses around all of it."""
-        text = self.text
-        around = text.startswith("(") and closing(text, 0) == len(text) - 1
-        return Code(text[1:-1], self.uses) if around else self
-
 
 # in place of a variable that nothing reads
-UNUSED = Code("_")
+UNUSED = Expression("_")
 
 
-def variable(name: str) -> Code:
+def variable(name: str) -> Expression:
     """The expression that reads a variable."""
-    return Code(name, frozenset({name}))
+    return Expression(name, frozenset({name}))
 
 
-def code(template: str, *parts: object, **named: object) -> Code:
+def code(template: str, *parts: object, **named: object) -> Expression:
     """Fill in a template of `str.format`; parts that are not expressions are inserted as text.
 
     >>> code("{}.sum({})", variable("x"), 1)
-    Code(text='x.sum(1)', uses=frozenset({'x'}))
+    Expression(text='x.sum(1)', uses=frozenset({'x'}))
     """
     filled = template.format(*map(_text, parts), **{k: _text(v) for k, v in named.items()})
-    return Code(filled, _uses((*parts, *named.values())))
+    return Expression(filled, _uses((*parts, *named.values())))
 
 
-def joined(parts: Iterable[object], between: str = ", ") -> Code:
+def joined(parts: Iterable[object], between: str = ", ") -> Expression:
     """Expressions one after another."""
     parts = list(parts)
-    return Code(between.join(str(_text(x)) for x in parts), _uses(parts))
+    return Expression(between.join(str(_text(x)) for x in parts), _uses(parts))
 
 
-def sequence(parts: Sequence[object]) -> Code:
+def sequence(parts: Sequence[object]) -> Expression:
     """The elements of a Python tuple, with the comma that a single one needs."""
     return code("{},", parts[0]) if len(parts) == 1 else joined(parts)
 
 
 def _text(part: object) -> object:
-    return part.text if isinstance(part, Code) else part
+    return part.text if isinstance(part, Expression) else part
 
 
 def _uses(parts: Iterable[object]) -> frozenset[str]:
-    return frozenset().union(*(x.uses for x in parts if isinstance(x, Code)))
+    return frozenset().union(*(x.uses for x in parts if isinstance(x, Expression)))
 
 
 class Effect(enum.Enum):
-    """What a statement does apart from assigning its targets."""
+    """The effect of a statement, in addition to assigning its targets."""
 
-    NONE = "nothing"
+    NONE = "none"
     STORE = "writes memory or changes the order of execution"
 
 
@@ -85,7 +78,7 @@ class Statement:
     `unpacks`: the value is a sequence of as many elements as there are targets.
     """
 
-    value: Code
+    value: Expression
     targets: tuple[str, ...] = ()
     effect: Effect = Effect.NONE
     note: str = ""
@@ -107,7 +100,7 @@ class Statement:
 class For:
     """A loop over several sequences at once; `sources` are these by the variables of a step."""
 
-    sources: dict[str, Code]
+    sources: dict[str, Expression]
     body: Sequence[Line]
     effect: Effect = Effect.STORE
 
@@ -133,7 +126,7 @@ class For:
 class If:
     """A condition and the statements of its branches."""
 
-    test: Code
+    test: Expression
     body: Sequence[Line]
     otherwise: Sequence[Line] = ()
     targets: tuple[str, ...] = ()
@@ -153,17 +146,17 @@ class If:
 Line = Statement | For | If
 
 
-def assign(target: Code, value: Code, note: str = "") -> Statement:
+def assign(target: Expression, value: Expression, note: str = "") -> Statement:
     """`target = value`."""
     return Statement(value, (target.text,), note=note)
 
 
-def unpack(targets: Iterable[Code], value: Code) -> Statement:
+def unpack(targets: Iterable[Expression], value: Expression) -> Statement:
     """`a, b = value`."""
     return Statement(value, tuple(x.text for x in targets), unpacks=True)
 
 
-def do(value: Code, note: str = "") -> Statement:
+def do(value: Expression, note: str = "") -> Statement:
     """`value`, for its effect."""
     return Statement(value, (), Effect.STORE, note)
 
@@ -173,7 +166,7 @@ def used(body: Iterable[Line]) -> frozenset[str]:
     return frozenset().union(*(line.uses for line in body))
 
 
-def needed(body: Sequence[Line], returned: Iterable[Code]) -> list[Line]:
+def needed(body: Sequence[Line], returned: Iterable[Expression]) -> list[Line]:
     """The statements without those whose targets nothing reads.
 
     In a sequence that is unpacked, each variable that nothing reads becomes `_`.
@@ -206,7 +199,7 @@ class Definition:
     arguments: str
     title: str
     body: Sequence[Line]
-    returned: Sequence[Code]
+    returned: Sequence[Expression]
     header: Sequence[Sequence[str]] = field(default_factory=list)
 
     def source(self) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from graphnn.backends.torch.codegen.buffer_plan import part_spans
 from graphnn.backends.torch.codegen.code import (
     UNUSED,
-    Code,
     Definition,
+    Expression,
     Line,
     Statement,
     assign,
@@ -106,14 +106,14 @@ def write(
     return Function(name, source, loaded, axes, floating, forms, user_code)
 
 
-def _arguments(scope: Scope, names: Sequence[Code], floating: int | None) -> list[Line]:
-    """The statements that take a function's arguments apart."""
+def _arguments(scope: Scope, names: Sequence[Expression], floating: int | None) -> list[Line]:
+    """The statements that unpack a function's arguments."""
     tensors, ir = variable("tensors"), scope.ir
     body: list[Line] = [assign(DEVICE, code("{}[0].device", tensors))]
     if names:
         body.append(unpack(names, tensors))
     body.append(unpack(scope.sizes(ir.axes), variable("sizes")))
-    kind = Code(str(ir.floating)) if floating is None else code("{}.dtype", names[floating])
+    kind = Expression(str(ir.floating)) if floating is None else code("{}.dtype", names[floating])
     body.append(assign(DTYPE, kind))
     return body + [_noise(scope, ir[i]) for i in scope.seeds]
 
@@ -124,10 +124,10 @@ def valid_positions(scope: Scope, lengths: Node, axes: tuple[str, ...], held: bo
     return assign(scope.valid.name, code("runtime.valid_positions({})", scope.var(lengths.id)))
 
 
-def _unaliased(returned: list[Returned], names: Sequence[Code]) -> list[Code]:
+def _unaliased(returned: list[Returned], names: Sequence[Expression]) -> list[Expression]:
     """The results; what would be returned twice, or is an argument, is copied."""
     given = {x.text for x in names}
-    made: list[Code] = []
+    made: list[Expression] = []
     for k, x in enumerate(returned):
         twice = any(x == other for other in returned[:k])
         copied = x.copied or twice or x.value.text in given
@@ -136,7 +136,7 @@ def _unaliased(returned: list[Returned], names: Sequence[Code]) -> list[Code]:
     return made
 
 
-def _read(scope: Scope, node: Node) -> Code:
+def _read(scope: Scope, node: Node) -> Expression:
     """The variable of an argument; noise is given as its seed."""
     if "places" not in node.attrs:
         return scope.declare(node)
@@ -168,7 +168,7 @@ def _first_floating(ir: IR, reads: Sequence[int]) -> int | None:
 class Returned:
     """A result; `fresh`: nothing else refers to its memory, `copied`: something else may."""
 
-    value: Code
+    value: Expression
     fresh: bool = False
     copied: bool = False
 

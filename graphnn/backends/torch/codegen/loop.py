@@ -17,7 +17,17 @@ from graphnn.backends.torch.codegen.buffer_plan import (
     part_spans,
     writes_out,
 )
-from graphnn.backends.torch.codegen.code import Code, For, If, Line, assign, code, do, joined, used
+from graphnn.backends.torch.codegen.code import (
+    Expression,
+    For,
+    If,
+    Line,
+    assign,
+    code,
+    do,
+    joined,
+    used,
+)
 from graphnn.backends.torch.codegen.operations import express, is_linear, pointwise
 from graphnn.backends.torch.codegen.ragged_loop import ActiveRows, rows_of
 from graphnn.backends.torch.codegen.scope import (
@@ -50,13 +60,13 @@ class LoopWriter:
         self.before: list[Line] = []
         self.step: list[Line] = []
         # the step variables, and the lists that they run over
-        self.sources: dict[str, Code] = {}
+        self.sources: dict[str, Expression] = {}
         # values over the whole axis, and values that stay at one place in memory
-        self.whole: dict[int, Code] = {}
+        self.whole: dict[int, Expression] = {}
         self.fixed: set[int] = set()
-        self.buffers: list[Code] = []
+        self.buffers: list[Expression] = []
         # of a concatenation, the parts that have to be copied into it
-        self.copies: dict[int, list[tuple[Code, int]]] = {}
+        self.copies: dict[int, list[tuple[Expression, int]]] = {}
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
         keep = keep | set(self.next_of.values())
         self.plan: BufferPlan = buffer_plan(outer, self.s, loop, keep, set(results))
@@ -100,13 +110,13 @@ class LoopWriter:
             self.before.append(assign(name, whole))
             self.s.names[node.id] = self.rows.invariant(name, node)
 
-    def _step_of(self, wanted: str, whole: Code, node: Node) -> Code:
+    def _step_of(self, wanted: str, whole: Expression, node: Node) -> Expression:
         """A variable that holds a whole value at one step."""
         step = self.s.fresh(wanted)
         self.sources[step.text] = self.rows.steps(whole, node)
         return step
 
-    def _allocate(self, scope: Scope, node: Node, name: Code) -> None:
+    def _allocate(self, scope: Scope, node: Node, name: Expression) -> None:
         if scope is self.s:
             self.rows.invariant(name, node)
         kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(scope, node)
@@ -117,7 +127,7 @@ class LoopWriter:
             made = empty(sizes, kind)
         self.before.append(assign(name, made))
 
-    def _sequence(self, node: Node) -> Code:
+    def _sequence(self, node: Node) -> Expression:
         """Allocate a buffer over the whole axis for a node; returns the variable of its step."""
         if node.id in self.plan.joined_later:
             return self._sequence_in(node, self._part_of_join(node))
@@ -126,12 +136,12 @@ class LoopWriter:
         self.buffers.append(whole)
         return self._sequence_in(node, whole)
 
-    def _sequence_in(self, node: Node, whole: Code) -> Code:
+    def _sequence_in(self, node: Node, whole: Expression) -> Expression:
         self.outer.names[node.id] = self.whole[node.id] = whole
         self.rows.writes(whole, node)
         return self._step_of(node.name or node.op, whole, node)
 
-    def _storage(self, node: Node) -> Code:
+    def _storage(self, node: Node) -> Expression:
         """The buffer that a node's result is written into at each step."""
         if node.id in self.plan.sum_of:
             name = self._place_of(self.ir[self.plan.sum_of[node.id]])
@@ -144,7 +154,7 @@ class LoopWriter:
         self.s.names[node.id] = name
         return name
 
-    def _place_of(self, node: Node) -> Code:
+    def _place_of(self, node: Node) -> Expression:
         """The buffer of a node, allocated now if it has none yet."""
         shared = node.id in self.plan.placed or node.id in self.plan.sum_of.values()
         if shared and node.id in self.s.names:
@@ -173,7 +183,7 @@ class LoopWriter:
             else:
                 self.copies[node.id].append((name, part.id))
 
-    def _part_of_join(self, node: Node) -> Code:
+    def _part_of_join(self, node: Node) -> Expression:
         """The place of a node's sequence in the concatenation that it becomes a part of."""
         join = self.plan.joined_later[node.id]
         if join.id not in self.outer.names:
@@ -232,7 +242,7 @@ class LoopWriter:
         function = "addcmul" if fused else "add"
         self._run(node, code("torch.{}({}, {}, out={})", function, total, joined(parts), total))
 
-    def _run(self, node: Node, call: Code) -> None:
+    def _run(self, node: Node, call: Expression) -> None:
         self.step.append(do(call, origin(node)))
 
     def _finish_cat(self, node: Node) -> None:
@@ -257,14 +267,14 @@ class LoopWriter:
         self.fixed.add(node.id)
         return True
 
-    def _out(self, node: Node, out: Code) -> Code:
+    def _out(self, node: Node, out: Expression) -> Expression:
         if node.op in ("product", "affine"):
             return self._product_out(node, out)
         if any(self.ir[i].op == "const" for i in node.inputs):
             return self._with_scalars(node, out)
         return pointwise(self.s, node, OPS[node.op].out_text, out)
 
-    def _with_scalars(self, node: Node, out: Code) -> Code:
+    def _with_scalars(self, node: Node, out: Expression) -> Expression:
         """Numbers that torch requires as tensors are created once, before the loop."""
         operands = []
         for k, i in enumerate(node.inputs):
@@ -278,7 +288,7 @@ class LoopWriter:
                 operands.append(self.s.aligned(i, self.s.axes(node), len(node.shape)))
         return code(OPS[node.op].out_text, *operands, out=out)
 
-    def _product_out(self, node: Node, out: Code) -> Code:
+    def _product_out(self, node: Node, out: Expression) -> Expression:
         a, b = (self.ir[i] for i in node.inputs[-2:])
         weight, x = self.s.var(b.id), self.s.var(a.id)
         times = self.s.fresh(f"by_{weight.text}")
@@ -325,13 +335,13 @@ class LoopWriter:
         if stop is None:
             return [*before, For(sources, self.step), *after]
         done, running = self.s.fresh("done"), self.s.names[self.ir.closings[stop]]
-        last = If(code("not {}.any()", running), [do(Code("break"))])
+        last = If(code("not {}.any()", running), [do(Expression("break"))])
         step = [*self.step, do(code("{} += 1", done)), last]
         held = do(code("runtime.repeat_last([{}], {})", joined(self.buffers), done))
-        return [*before, assign(done, Code("0")), For(sources, step), held, *after]
+        return [*before, assign(done, Expression("0")), For(sources, step), held, *after]
 
 
-def initial(outer: Scope, step: Scope, node: Node, init: int) -> Code:
+def initial(outer: Scope, step: Scope, node: Node, init: int) -> Expression:
     """The initial value of a state in the form that steps read it."""
     sizes, kind = sizes_text(step, node), dtype_text(step.ir, node.dtype)
     if step.ir[init].op == "const":
@@ -340,7 +350,7 @@ def initial(outer: Scope, step: Scope, node: Node, init: int) -> Code:
     return code("{}.expand({})", x, sizes)
 
 
-def read_sources(sources: dict[str, Code], step: list[Line]) -> dict[str, Code]:
+def read_sources(sources: dict[str, Expression], step: list[Line]) -> dict[str, Expression]:
     """The lists whose variables a step reads; all if it reads none."""
     read = used(step)
     return {k: v for k, v in sources.items() if k in read} or sources

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Callable
 
 import torch
 
-from graphnn.backends.opaque_calls import Called, opaque_run
-from graphnn.backends.torch.codegen.code import Code, code, joined
+from graphnn.backends.opaque_calls import OpaqueCall, opaque_run
+from graphnn.backends.torch.codegen.code import Expression, code, joined
 from graphnn.backends.torch.codegen.scope import (
     DEVICE,
     DTYPE,
@@ -23,12 +24,13 @@ from graphnn.backends.torch.codegen.scope import (
     shape_text,
 )
 from graphnn.ir.graph import IR, Node
+from graphnn.kernels.ir.printer import closing
 from graphnn.ops.custom_gradient import own
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS, numbers_stay
 
 
-def express(s: Scope, node: Node) -> Code:
+def express(s: Scope, node: Node) -> Expression:
     """The expression that computes `node` from variables in scope."""
     writer = WRITERS.get(node.op)
     if writer is not None:
@@ -41,7 +43,7 @@ def express(s: Scope, node: Node) -> Code:
     raise AssertionError(f"operation '{node.op}' has no torch code")
 
 
-def pointwise(s: Scope, node: Node, template: str, out: Code | None = None) -> Code:
+def pointwise(s: Scope, node: Node, template: str, out: Expression | None = None) -> Expression:
     """A pointwise operation from its template, which writes into `out` if given."""
     axes, rank = s.axes(node), len(node.shape)
     operands = [s.aligned(i, axes, rank) for i in node.inputs]
@@ -60,11 +62,19 @@ def pointwise(s: Scope, node: Node, template: str, out: Code | None = None) -> C
     }
     if "dtype" in node.attrs:
         attrs["dtype"] = dtype_text(s.ir, node.attrs["dtype"])
-    text = code(template, *operands, out="" if out is None else out, **attrs)
-    return text if out is not None else text.bare()
+    if out is not None:
+        return code(template, *operands, out=out, **attrs)
+    return code(_bare(template), *operands, **attrs)
 
 
-def _axis(s: Scope, node: Node) -> Code:
+@functools.cache
+def _bare(template: str) -> str:
+    """A template without a pair of parentheses around all of it."""
+    around = template.startswith("(") and closing(template, 0) == len(template) - 1
+    return template[1:-1] if around else template
+
+
+def _axis(s: Scope, node: Node) -> Expression:
     axis = node.attrs["axis"]
     first, *rest = [s.ir[i] for i in node.inputs]
     axes = tuple(
@@ -113,26 +123,26 @@ def _masked(ir: IR, node: Node) -> bool:
     return False
 
 
-def _cast(s: Scope, node: Node) -> Code:
+def _cast(s: Scope, node: Node) -> Expression:
     """Another dtype; the cast of a number is a tensor."""
     if s.ir[node.inputs[0]].op != "const":
         return pointwise(s, node, OPS["cast"].torch_text)
     return filled("()", s.var(node.inputs[0]), dtype_text(s.ir, node.dtype))
 
 
-def _reshape(s: Scope, node: Node) -> Code:
+def _reshape(s: Scope, node: Node) -> Expression:
     x, k = s.tensor(node.inputs[0]), len(s.axes(node))
     lead = [code("*{}.shape[:{}]", x, k)] * bool(k)
     sizes = [*lead, *node.shape]
     return code("{}.reshape({})", x, joined(sizes) if sizes else "()")
 
 
-def _permute(s: Scope, node: Node) -> Code:
+def _permute(s: Scope, node: Node) -> Expression:
     k = len(s.axes(node))
     return permute(s.tensor(node.inputs[0]), [*range(k), *(k + d for d in node.attrs["dims"])])
 
 
-def _expand(s: Scope, node: Node) -> Code:
+def _expand(s: Scope, node: Node) -> Expression:
     axes = s.axes(node)
     x = s.aligned(node.inputs[0], axes, len(node.shape))
     if s.ir[node.inputs[0]].op in ("const", "size"):
@@ -141,7 +151,7 @@ def _expand(s: Scope, node: Node) -> Code:
     return expand(x, sizes) if sizes else x
 
 
-def _slice(s: Scope, node: Node) -> Code:
+def _slice(s: Scope, node: Node) -> Expression:
     a, rank = node.attrs, len(node.shape)
     step = f":{a['step']}" if a["step"] != 1 else ""
     index = [f"{a['start']}:{a['stop']}{step}", *[":"] * (rank - a["dim"] - 1)]
@@ -149,22 +159,22 @@ def _slice(s: Scope, node: Node) -> Code:
     return code("{}[{}]", s.var(node.inputs[0]), ", ".join(lead + index))
 
 
-def _flip(s: Scope, node: Node) -> Code:
+def _flip(s: Scope, node: Node) -> Expression:
     return code("{}.flip({})", s.var(node.inputs[0]), node.attrs["dim"] - len(node.shape))
 
 
-def _pad(s: Scope, node: Node) -> Code:
+def _pad(s: Scope, node: Node) -> Expression:
     a = node.attrs
     where = (a["dim"] - len(node.shape), a["start"], a["step"], a["size"])
     return code("runtime.pad({}, {}, {}, {}, {})", s.var(node.inputs[0]), *where)
 
 
-def _cat(s: Scope, node: Node) -> Code:
+def _cat(s: Scope, node: Node) -> Expression:
     parts = joined(s.full(i, node) for i in node.inputs)
     return code("torch.cat(({}), {})", parts, node.attrs["dim"] - len(node.shape))
 
 
-def _take(s: Scope, node: Node) -> Code:
+def _take(s: Scope, node: Node) -> Expression:
     table, index = node.inputs
     padding, axes = node.attrs["padding_idx"], s.axes(node)
     if s.axes(s.ir[table]):
@@ -175,7 +185,7 @@ def _take(s: Scope, node: Node) -> Code:
     return code("F.embedding({}, {}{})", s.var(index), s.var(table), more)
 
 
-def _put_rows(s: Scope, node: Node) -> Code:
+def _put_rows(s: Scope, node: Node) -> Expression:
     g, index = (s.ir[i] for i in node.inputs)
     wide = Node(-1, "", (), {}, (), g.axes | index.axes, g.dtype)
     kept = [s.axes(wide).index(a) for a in s.axes(node)]
@@ -185,23 +195,23 @@ def _put_rows(s: Scope, node: Node) -> Code:
     return code("runtime.{}({})", "put_each" if kept else "put_rows", joined(parts))
 
 
-def _reduce(s: Scope, node: Node) -> Code:
+def _reduce(s: Scope, node: Node) -> Expression:
     x = s.ir[node.inputs[0]]
     dims = ", ".join(str(d - len(x.shape)) for d in node.attrs["dims"])
     return code("{}.{}(({},))", s.tensor(x.id), node.op, dims)
 
 
-def _along_dim(s: Scope, node: Node) -> Code:
+def _along_dim(s: Scope, node: Node) -> Expression:
     x = s.ir[node.inputs[0]]
     return code("{}.{}({})", s.tensor(x.id), node.op, node.attrs["dim"] - len(x.shape))
 
 
-def _rename(s: Scope, node: Node) -> Code:
+def _rename(s: Scope, node: Node) -> Expression:
     x = s.ir[node.inputs[0]]
     return s.permuted(s.var(x.id), [node.attrs["axes"].get(a, a) for a in s.axes(x)], node)
 
 
-def _delay(s: Scope, node: Node) -> Code:
+def _delay(s: Scope, node: Node) -> Expression:
     """A delay outside any loop: the whole sequence shifted."""
     axes, rank = s.axes(node), len(node.shape)
     source = s.full(s.ir.closings[node.id], node)
@@ -210,7 +220,7 @@ def _delay(s: Scope, node: Node) -> Code:
     return code("runtime.shift({}, {}, {}, [{}])", source, *where, inits)
 
 
-def _final(s: Scope, node: Node) -> Code:
+def _final(s: Scope, node: Node) -> Expression:
     """A final state, read from the whole sequence of the node that closes the delay."""
     a = node.attrs
     like = Node(-1, "", (), {}, a["state_shape"], a["state_axes"], node.dtype)
@@ -223,25 +233,25 @@ def _final(s: Scope, node: Node) -> Code:
     return code("runtime.final({})", joined(parts))
 
 
-def _index(s: Scope, node: Node) -> Code:
+def _index(s: Scope, node: Node) -> Expression:
     return code("torch.arange({}, device={})", s.size(node.attrs["axis"]), DEVICE)
 
 
-def _custom(s: Scope, node: Node) -> Code:
+def _custom(s: Scope, node: Node) -> Expression:
     """A value with a user-defined derivative, computed per example as opaque calls are."""
     rule = node.attrs["rule"]
 
     def call(*tensors: torch.Tensor) -> list[torch.Tensor]:
         return [own(*tensors, rule=rule)]
 
-    return code("{}[0]", _by_vmap(s, node, Called(node, call)))
+    return code("{}[0]", _by_vmap(s, node, OpaqueCall(node, call)))
 
 
-def _opaque(s: Scope, node: Node) -> Code:
-    return _by_vmap(s, node, Called(node, opaque_run(node)))
+def _opaque(s: Scope, node: Node) -> Expression:
+    return _by_vmap(s, node, OpaqueCall(node, opaque_run(node)))
 
 
-def _by_vmap(s: Scope, node: Node, call: Called) -> Code:
+def _by_vmap(s: Scope, node: Node, call: OpaqueCall) -> Expression:
     axes = s.axes(node)
     operands = []
     for i in node.inputs:
@@ -254,7 +264,7 @@ def _by_vmap(s: Scope, node: Node, call: Called) -> Code:
     return code("runtime.opaque({}, [{}], {})", name, joined(operands), shape_text(s.sizes(axes)))
 
 
-def _scan(s: Scope, node: Node) -> Code:
+def _scan(s: Scope, node: Node) -> Expression:
     axes, rank = s.axes(node), len(node.shape)
     a, b, start = node.inputs
     rest = tuple(x for x in axes if x != node.attrs["axis"])
@@ -264,7 +274,7 @@ def _scan(s: Scope, node: Node) -> Code:
     return code("runtime.scan({})", joined([*parts, *where, *more]))
 
 
-def _spread(s: Scope, i: int, node: Node) -> Code:
+def _spread(s: Scope, i: int, node: Node) -> Expression:
     """A value in all the dimensions of `node`, axes and shape."""
     sizes = [*s.sizes(s.axes(node)), *node.shape]
     if s.ir[i].op in ("const", "size"):
@@ -274,7 +284,7 @@ def _spread(s: Scope, i: int, node: Node) -> Code:
     return expand(s.aligned(i, s.axes(node), len(node.shape)), sizes)
 
 
-def _aten(s: Scope, node: Node) -> Code:
+def _aten(s: Scope, node: Node) -> Expression:
     a = node.attrs
     x, *rest = node.inputs
     length: object = None
@@ -289,7 +299,7 @@ def _aten(s: Scope, node: Node) -> Code:
     return code("runtime.recurrent({})", joined(parts))
 
 
-def _pick(s: Scope, node: Node) -> Code:
+def _pick(s: Scope, node: Node) -> Expression:
     x = code("{}[{}]", s.var(node.inputs[0]), node.attrs["which"])
     return code("{}.to({})", x, DTYPE) if node.attrs.get("narrow") else x
 
@@ -308,7 +318,7 @@ def is_transposed(s: Scope, a: Node, b: Node, sub: str) -> bool:
     return plain and not s.axes(b) and bool(s.rank(a))
 
 
-def _product(s: Scope, node: Node) -> Code:
+def _product(s: Scope, node: Node) -> Expression:
     a, b = (s.ir[i] for i in node.inputs[-2:])
     sub, contract = node.attrs["sub"], node.attrs["contract"] - set(s.dropped)
     if not contract and is_linear(s, a, b, sub):
@@ -330,7 +340,7 @@ def _packed(s: Scope, x: Node) -> bool:
     return s.valid is not None and s.axes(x) == s.valid.axes and len(x.shape) == 1
 
 
-def _linear(s: Scope, x: Node, *weights: Code) -> Code:
+def _linear(s: Scope, x: Node, *weights: Expression) -> Expression:
     """A linear map by a weight and perhaps a bias.
 
     Matmuls over whole axes are large: there `runtime` chooses the library and skips padding.
@@ -352,7 +362,7 @@ def _is_outer(s: Scope, a: Node, b: Node, sub: str, contract: frozenset[str]) ->
     return same and plain and out == left[-1] + right[-1] and left[-1] != right[-1]
 
 
-def _einsum(s: Scope, node: Node, a: Node, b: Node) -> Code:
+def _einsum(s: Scope, node: Node, a: Node, b: Node) -> Expression:
     left, right, out = split_sub(node.attrs["sub"])
     free = iter(c for c in string.ascii_letters if c not in left + right + out)
     axes = sorted({*s.axes(a), *s.axes(b)}, key=list(s.ir.axes).index)
@@ -365,14 +375,14 @@ def _einsum(s: Scope, node: Node, a: Node, b: Node) -> Code:
     return code("torch.einsum('{}', {}, {})", equation, s.tensor(a.id), s.tensor(b.id))
 
 
-def _affine(s: Scope, node: Node) -> Code:
+def _affine(s: Scope, node: Node) -> Expression:
     c, a, b = (s.ir[i] for i in node.inputs)
     if is_linear(s, a, b, node.attrs["sub"]) and not s.axes(c) and c.shape == b.shape[:1]:
         return _linear(s, a, s.var(b.id), s.var(c.id))
     return code("{} + {}", s.aligned(c.id, s.axes(node), len(node.shape)), _product(s, node))
 
 
-WRITERS: dict[str, Callable[[Scope, Node], Code]] = {
+WRITERS: dict[str, Callable[[Scope, Node], Expression]] = {
     "cast": _cast,
     "reshape": _reshape,
     "permute": _permute,

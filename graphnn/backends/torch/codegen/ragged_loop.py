@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphnn.backends.torch.codegen.code import Code, Statement, assign, code, do, joined
+from graphnn.backends.torch.codegen.code import Expression, Statement, assign, code, do, joined
 from graphnn.backends.torch.codegen.scope import Scope, steps_text
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.planner.core.regions import Loop, Whole
@@ -37,22 +37,22 @@ class AllRows:
     def __init__(self, outer: Scope, step: Scope, loop: Loop):
         self.outer, self.step, self.loop = outer, step, loop
 
-    def invariant(self, name: Code, node: Node) -> Code:
+    def invariant(self, name: Expression, node: Node) -> Expression:
         """Note a variable that is created before the loop and read in its steps."""
         return name
 
-    def writes(self, whole: Code, node: Node) -> None:
+    def writes(self, whole: Expression, node: Node) -> None:
         """Note a whole value that the steps write."""
 
-    def steps(self, whole: Code, node: Node) -> Code:
+    def steps(self, whole: Expression, node: Node) -> Expression:
         """The list of a whole value's steps."""
         return steps_text(self.outer, self.loop, whole, node)
 
-    def states(self, first: list[Code], whole: Code, node: Node) -> Code:
+    def states(self, first: list[Expression], whole: Expression, node: Node) -> Expression:
         """The list of a state's values at each step: its slots, then what steps have written."""
         return code("[{}, *{}]", joined(first), self.steps(whole, node))
 
-    def sources(self) -> dict[str, Code]:
+    def sources(self) -> dict[str, Expression]:
         """The lists of the variables that were created before the loop."""
         return {}
 
@@ -76,25 +76,25 @@ class ActiveRows(AllRows):
         super().__init__(outer, step, loop)
         assert outer.ends is not None
         self.ends, self.name = outer.ends, step.fresh("active")
-        self._invariant: dict[str, tuple[Code, Node]] = {}
-        self._written: list[tuple[Code, Node]] = []
+        self._invariant: dict[str, tuple[Expression, Node]] = {}
+        self._written: list[tuple[Expression, Node]] = []
         self._begins: list[Statement] = []
 
-    def invariant(self, name: Code, node: Node) -> Code:
+    def invariant(self, name: Expression, node: Node) -> Expression:
         """Note a variable that is created before the loop, of which steps read the active rows."""
         if BATCH in node.axes:
             self._invariant[name.text] = name, node
         return name
 
-    def writes(self, whole: Code, node: Node) -> None:
+    def writes(self, whole: Expression, node: Node) -> None:
         """Note a whole value whose positions beyond the examples' ends have to be filled."""
         self._written.append((whole, node))
 
-    def steps(self, whole: Code, node: Node) -> Code:
+    def steps(self, whole: Expression, node: Node) -> Expression:
         """The list of the active rows of a whole value at each step."""
         return self._call("steps", whole, node)
 
-    def states(self, first: list[Code], whole: Code, node: Node) -> Code:
+    def states(self, first: list[Expression], whole: Expression, node: Node) -> Expression:
         """The list of a state's values at each step: its slots, then what steps have written.
 
         In a reversed loop, rows that start later read their initial state from the positions
@@ -108,7 +108,7 @@ class ActiveRows(AllRows):
         steps = code("[{}, *{}]", joined(first), written)
         return code("{}.narrow({}, {})", self.name, steps, self.step.axes(node).index(BATCH))
 
-    def sources(self) -> dict[str, Code]:
+    def sources(self) -> dict[str, Expression]:
         """The lists of what was created before the loop, and of the number of active rows."""
         found = {
             key: code("{}.repeat({}, {})", self.name, name, self.step.axes(node).index(BATCH))
@@ -139,6 +139,6 @@ class ActiveRows(AllRows):
         axes = self.outer.axes(node)
         return axes.index(self.loop.axis), axes.index(BATCH) if BATCH in axes else None
 
-    def _call(self, method: str, whole: Code, node: Node) -> Code:
+    def _call(self, method: str, whole: Expression, node: Node) -> Expression:
         time, rows = self._dims(node)
         return code("{}.{}({}, {}, {})", self.name, method, whole, time, rows)

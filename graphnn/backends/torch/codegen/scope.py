@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.torch.codegen.code import Code, code, joined, sequence, variable
+from graphnn.backends.torch.codegen.code import Expression, code, joined, sequence, variable
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import NameTable, entry, remark
 from graphnn.planner.core.regions import Loop
@@ -46,7 +46,7 @@ class Ends:
 class Valid:
     """The variable that knows the valid positions of a ragged batch, its axes, and `Ends.held`."""
 
-    name: Code
+    name: Expression
     axes: tuple[str, ...]
     held: bool
 
@@ -59,11 +59,11 @@ class Scope:
 
     def __init__(self, ir: IR, dropped: tuple[str, ...] = (), outer: Scope | None = None):
         self.ir, self.dropped = ir, dropped
-        self.names: dict[int, Code] = {} if outer is None else dict(outer.names)
+        self.names: dict[int, Expression] = {} if outer is None else dict(outer.names)
         # concatenations that are assembled in place, with the parts written so far
         self.started: dict[int, set[int]] = {}
         # the seeds of noise that kernels draw
-        self.seeds: dict[int, Code] = {}
+        self.seeds: dict[int, Expression] = {}
         # the name of the function
         self.function: str = "" if outer is None else outer.function
         self.ends: Ends | None = None
@@ -84,24 +84,24 @@ class Scope:
         """The number of dimensions that a value has here."""
         return len(self.axes(node)) + len(node.shape)
 
-    def fresh(self, wanted: str) -> Code:
+    def fresh(self, wanted: str) -> Expression:
         """A new variable, named as close to the wanted name as Python allows."""
         return variable(self.table.fresh(wanted))
 
-    def size(self, axis: str) -> Code:
+    def size(self, axis: str) -> Expression:
         """The variable that holds the length of an axis."""
         return variable(self.table.length(axis))
 
-    def sizes(self, axes: Iterable[str]) -> list[Code]:
+    def sizes(self, axes: Iterable[str]) -> list[Expression]:
         """The variables that hold the lengths of axes."""
         return [self.size(axis) for axis in axes]
 
-    def declare(self, node: Node) -> Code:
+    def declare(self, node: Node) -> Expression:
         """A new variable for a node's value."""
         self.names[node.id] = self.fresh(node.name or node.attrs.get("was", node.op))
         return self.names[node.id]
 
-    def object(self, value: Any, wanted: str) -> Code:
+    def object(self, value: Any, wanted: str) -> Expression:
         """The name under which the source finds a Python object."""
         found = next((name for name, known in self.objects.items() if known is value), None)
         if found is None:
@@ -109,20 +109,20 @@ class Scope:
             self.objects[found] = value
         return variable(found)
 
-    def var(self, i: int) -> Code:
+    def var(self, i: int) -> Expression:
         """The variable of a node, or its literal."""
         node = self.ir[i]
         if i not in self.names and node.op == "const":
-            return Code(literal(node.attrs["value"]))
+            return Expression(literal(node.attrs["value"]))
         if i not in self.names and node.op == "size":
             return code("torch.full((), {}, device={})", self.size(node.attrs["axis"]), DEVICE)
         return self.names[i]
 
-    def tensor(self, i: int) -> Code:
+    def tensor(self, i: int) -> Expression:
         """The variable of a node; a number becomes a tensor."""
         return as_tensor(self, self.ir[i]) if self.ir[i].op == "const" else self.var(i)
 
-    def aligned(self, i: int, axes: Sequence[str], rank: int) -> Code:
+    def aligned(self, i: int, axes: Sequence[str], rank: int) -> Expression:
         """A value as it broadcasts against dimensions `axes` followed by a shape of `rank`."""
         node = self.ir[i]
         if node.op in ("const", "size"):
@@ -136,7 +136,7 @@ class Scope:
             index.pop()
         return code("{}[{}]", self.var(i), ", ".join(index)) if index else self.var(i)
 
-    def permuted(self, x: Code, order: Sequence[str], node: Node) -> Code:
+    def permuted(self, x: Expression, order: Sequence[str], node: Node) -> Expression:
         """The value `x` of a node, whose axes come in the given order, in memory order."""
         wanted = self.axes(node)
         if tuple(order) == wanted:
@@ -145,7 +145,7 @@ class Scope:
         dims += [len(order) + d for d in range(len(node.shape))]
         return permute(x, dims)
 
-    def full(self, i: int, node: Node) -> Code:
+    def full(self, i: int, node: Node) -> Expression:
         """A value expanded to all axes of `node`; it keeps its own shape."""
         source, axes = self.ir[i], self.axes(node)
         if source.op in ("const", "size"):
@@ -167,37 +167,37 @@ def origin(node: Node) -> str:
     return remark(str(node.site)) if node.site else ""
 
 
-def expand(x: Code, sizes: Sequence[object]) -> Code:
+def expand(x: Expression, sizes: Sequence[object]) -> Expression:
     """`x.expand(sizes)`."""
     return code("{}.expand({})", x, joined(sizes))
 
 
-def permute(x: Code, dims: Sequence[int]) -> Code:
+def permute(x: Expression, dims: Sequence[int]) -> Expression:
     """`x.permute(dims)`."""
     return code("{}.permute({})", x, joined(dims))
 
 
-def sizes_text(s: Scope, node: Node) -> Code:
+def sizes_text(s: Scope, node: Node) -> Expression:
     """The tuple of a value's sizes in a scope."""
     return shape_text([*s.sizes(s.axes(node)), *node.shape])
 
 
-def shape_text(sizes: Sequence[object]) -> Code:
+def shape_text(sizes: Sequence[object]) -> Expression:
     """A tuple of sizes."""
     return code("({})", sequence(sizes) if sizes else "")
 
 
-def filled(sizes: Code | str, value: Code, dtype: Code) -> Code:
+def filled(sizes: Expression | str, value: Expression, dtype: Expression) -> Expression:
     """`torch.full(sizes, value)`."""
     return code("torch.full({}, {}, dtype={}, device={})", sizes, value, dtype, DEVICE)
 
 
-def empty(sizes: Code, dtype: Code) -> Code:
+def empty(sizes: Expression, dtype: Expression) -> Expression:
     """`torch.empty(sizes)`."""
     return code("torch.empty({}, dtype={}, device={})", sizes, dtype, DEVICE)
 
 
-def steps_text(outer: Scope, loop: Loop, whole: Code, node: Node) -> Code:
+def steps_text(outer: Scope, loop: Loop, whole: Expression, node: Node) -> Expression:
     """The list of a whole value's steps, in the order in which a loop visits them."""
     dim = outer.axes(node).index(loop.axis)
     return code("{}.unbind({}){}", whole, dim, "[::-1]" if loop.reverse else "")
@@ -222,12 +222,12 @@ def literal(value: Any) -> str:
     return repr(value)
 
 
-def dtype_text(ir: IR, dtype: torch.dtype) -> Code:
+def dtype_text(ir: IR, dtype: torch.dtype) -> Expression:
     """A dtype. The graph's floating dtype is a variable: autocast runs the same code in another."""
-    return DTYPE if dtype == ir.floating else Code(str(dtype))
+    return DTYPE if dtype == ir.floating else Expression(str(dtype))
 
 
-def as_tensor(s: Scope, node: Node) -> Code:
+def as_tensor(s: Scope, node: Node) -> Expression:
     """A number as a tensor."""
     if node.op == "size":
         return s.var(node.id)

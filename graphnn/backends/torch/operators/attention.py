@@ -26,7 +26,7 @@ from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.autodiff.softmax import definition
 
 
-class Engine(Protocol):
+class AttentionEngine(Protocol):
     """Computes a contraction: attention over one axis."""
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
@@ -63,7 +63,7 @@ class AttentionOperator:
         self,
         part: AttentionRegion,
         passes: frozenset[str],
-        engine: Engine | None = None,
+        engine: AttentionEngine | None = None,
         why: str = "",
     ):
         """`why` is the reason why there are no kernels, if kernels were asked for."""

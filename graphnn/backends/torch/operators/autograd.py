@@ -20,7 +20,7 @@ from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.gradient_paths import between
 
 
-class Program(Protocol):
+class Differentiable(Protocol):
     """What an operator runs; `floating` tells which of its tensors may have a gradient."""
 
     key: str
@@ -99,7 +99,7 @@ def empty_gradients(
     return [torch.empty_like(t) for t, w in zip(tensors, wanted, strict=False) if w]
 
 
-def reached(program: Program, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+def reached(program: Differentiable, wanted: Sequence[bool], present: Sequence[bool]) -> list[bool]:
     """Whether each read is wanted and the results `present` depend on it.
 
     The gradients of the other reads are None, not zeros.

@@ -21,7 +21,7 @@ from graphnn.ir.graph import Node
 from graphnn.planner.attention.hops import Hops
 
 
-class Engine(Protocol):
+class HopsEngine(Protocol):
     """Computes hops; `kept` are nodes with the shapes of what is saved for the backward."""
 
     kept: list[Node]
@@ -55,7 +55,7 @@ class HopsOperator:
         part: Hops,
         passes: frozenset[str],
         single: Callable[..., list[Tensor]],
-        engine: Engine | None = None,
+        engine: HopsEngine | None = None,
         why: str = "",
     ):
         """`why` is the reason why there are no kernels."""

@@ -167,7 +167,7 @@ class LoopOperator:
     def _presence(self, present: Sequence[bool]) -> tuple[bool, ...]:
         """Whether each value that the saving forward returns has a gradient.
 
-        `present` tells it of the first of them.
+        `present` are the flags of the first values; the others have none.
         """
         return (*present, *[False] * (len(self._kept()) - len(present)))
 

@@ -22,7 +22,7 @@ from graphnn.backends.torch.runtime.active_transforms import under_transform
 from graphnn.planner.attention.statistics import StatisticsRegion
 
 
-class Engine(Protocol):
+class StatisticsEngine(Protocol):
     """Computes attention statistics."""
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]: ...
@@ -54,10 +54,10 @@ class StatisticsOperator(AttentionOperator):
         self,
         part: StatisticsRegion,
         passes: frozenset[str],
-        engine: Engine | None = None,
+        engine: StatisticsEngine | None = None,
         why: str = "",
     ):
-        self.statistics_engine: Engine = TiledStatistics(part, passes) if engine is None else engine
+        self.statistics_engine: StatisticsEngine = engine or TiledStatistics(part, passes)
         super().__init__(part, passes, self.statistics_engine, why)  # type: ignore[arg-type]
         self._plain = self._written()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphnn.backends.opaque_calls import Called, empty_batch
+from graphnn.backends.opaque_calls import OpaqueCall, empty_batch
 from graphnn.backends.torch.runtime.buffers import bare, buffer
 from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.ops.axis import lowest
@@ -201,7 +201,7 @@ def final(
 
 
 def opaque(
-    call: Called, operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
+    call: OpaqueCall, operands: Sequence[tuple[Tensor, bool]], sizes: Sequence[int]
 ) -> list[Tensor]:
     """Run `call`, a function of one example at one position, over all of them by vmap.
 

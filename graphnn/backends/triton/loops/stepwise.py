@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from graphnn.backends.torch.codegen.code import Code, For, Line, assign, code, do, joined
+from graphnn.backends.torch.codegen.code import Expression, For, Line, assign, code, do, joined
 from graphnn.backends.torch.codegen.loop import initial, read_sources
 from graphnn.backends.torch.codegen.operations import express, is_linear, is_transposed
 from graphnn.backends.torch.codegen.scope import (
@@ -30,7 +30,7 @@ class Phases(Protocol):
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None: ...
 
 
-Called = tuple[Code, list[int], tuple[str, ...]]
+Called = tuple[Expression, list[int], tuple[str, ...]]
 
 
 class StepWriter:
@@ -45,7 +45,7 @@ class StepWriter:
         self.entered: set[int] = set()
         self.before: list[Line] = []
         self.step: list[Line] = []
-        self.sources: dict[str, Code] = {}
+        self.sources: dict[str, Expression] = {}
         self.nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
 
     def write(self) -> list[Line]:
@@ -83,14 +83,14 @@ class StepWriter:
             self.s.names[i] = self.s.fresh(f"{whole.text}_t")
             self.sources[self.s.names[i].text] = self._steps(whole, node)
 
-    def _steps(self, whole: Code, node: Node) -> Code:
+    def _steps(self, whole: Expression, node: Node) -> Expression:
         return steps_text(self.outer, self.loop, whole, node)
 
-    def _buffer(self, scope: Scope, node: Node, name: Code) -> None:
+    def _buffer(self, scope: Scope, node: Node, name: Expression) -> None:
         kind, sizes = dtype_text(self.ir, node.dtype), sizes_text(scope, node)
         self.before.append(assign(name, empty(sizes, kind)))
 
-    def _sequence(self, node: Node) -> Code:
+    def _sequence(self, node: Node) -> Expression:
         """A whole-axis buffer for a node; returns the variable of its step."""
         whole = self.s.fresh(f"{node.name or node.op}_all")
         self._buffer(self.outer, node, whole)
@@ -111,7 +111,7 @@ class StepWriter:
         if node.id in self.keep:
             self._kept(node)
 
-    def _product(self, node: Node) -> Code | None:
+    def _product(self, node: Node) -> Expression | None:
         """The operands of a product of rows by a weight, as torch.mm takes them."""
         a, b = (self.ir[i] for i in node.inputs)
         plain = len(self.s.axes(a)) == 1 and len(a.shape) == 1 and len(b.shape) == 2
@@ -149,7 +149,7 @@ class StepWriter:
             do(code("{}.into([{}], [{}], {}, {})", kernel, tensors, outs, sizes, DTYPE))
         )
 
-    def _one(self, i: int) -> Code:
+    def _one(self, i: int) -> Expression:
         """A buffer of one step."""
         node = self.ir[i]
         name = self.s.fresh(node.name or node.op)
@@ -173,6 +173,6 @@ class StepWriter:
         return [*self.before, For(read_sources(self.sources, self.step), self.step)]
 
 
-def lengths_text(s: Scope, axes: Iterable[str]) -> Code:
+def lengths_text(s: Scope, axes: Iterable[str]) -> Expression:
     """The lengths of axes by name."""
     return code("{{{}}}", joined(code("{}: {}", quoted(a), s.size(a)) for a in axes))
