@@ -1,1 +1,1 @@
-"""Launching kernels, and the device functions that generated code calls."""
+"""Launching kernels on tensors, and the kernels of random numbers and linear scans."""

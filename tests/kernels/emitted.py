@@ -1,4 +1,4 @@
-"""Emitted kernels for tests: those of a network's loops, by what they are for."""
+"""Emitted kernels for tests: the kernels of a network's loops, by their purpose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = ("saving", "backward")
 
 
 class Over(nn.Module):
-    """A module over time, as wide as it is given."""
+    """A module over time with a given width."""
 
     def __init__(self, module: nn.Module, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The cache of sources and choices: what it runs, what it refuses, what it survives."""
+"""The cache of sources and choices: what it runs, what it rejects, which failures it survives."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ def mode(path):
 
 
 def again(source):
-    """Load as a new process would."""
+    """Load a source as a new process would."""
     cache._MODULES.clear()
     return cache.load_module(source, "m")
 
@@ -119,7 +119,7 @@ def refuse(home, tmp_path, how):
 
 
 @pytest.mark.parametrize("how", ["link", "open", "file", "readonly"])
-def test_without_a_usable_home_it_goes_on_and_says_so_once(home, tmp_path, how, caplog):
+def test_without_a_usable_home_it_works_and_warns_once(home, tmp_path, how, caplog):
     if how == "readonly" and os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     refuse(home, tmp_path, how)
@@ -154,7 +154,7 @@ def test_threads_get_one_module():
     assert found[0] is found[1]
 
 
-# the module alone: importing the package would take seconds
+# imports this module alone: importing the package would take seconds
 RACE = """
 import sys
 sys.path.insert(0, sys.argv[1])

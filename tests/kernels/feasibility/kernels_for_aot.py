@@ -1,4 +1,4 @@
-"""Source of resident recurrent kernels, as an emitter would write it: flat, a name for each piece.
+"""Sources of persistent recurrent kernels as an emitter writes them: flat, one name per piece.
 
 A state of H units is held in pieces whose sizes are powers of two: 160 as (128, 32). Weights are
 [into, out] for each gate; inputs and outputs are [time, batch, unit], one input for each gate.
@@ -40,7 +40,7 @@ def kernel({pointers}, T, B, ROWS: tl.constexpr, HOW: tl.constexpr):
 
 
 def source(cell: str, pieces: tuple[int, ...], reload: bool = False) -> str:
-    """A kernel of `cell`; with `reload`, one that loads its weights again at every step."""
+    """A kernel of `cell`; with `reload` it loads its weights again at every step."""
     state = "hc" if cell == "lstm" else "h"
     lines = [HEAD.format(pointers=", ".join(pointers(cell)))]
     for i, size in enumerate(pieces):
@@ -69,12 +69,12 @@ def _weights(gate: str, pieces: tuple[int, ...]) -> list[str]:
 
 
 def _operands(name: str, gate: str, pieces: tuple[int, ...]) -> list[str]:
-    """The pieces of a value as operands of products with a gate's weights."""
+    """The pieces of a value as operands of matmuls with a gate's weights."""
     return [f"{name}{k}_ = {name}{k}.to(w_{gate}_ptr.dtype.element_ty)" for k in range(len(pieces))]
 
 
 def _gate(gate: str, act: str, of: str, pieces: tuple[int, ...]) -> list[str]:
-    """A gate's every piece: its activation of an input and products with the pieces of `of`."""
+    """All pieces of a gate: the activation of an input plus matmuls with the pieces of `of`."""
     lines = []
     for n in range(len(pieces)):
         load = f"tl.load(x_{gate}_ptr + p{n}, mask=live, other=0.0).to(tl.float32)"
@@ -136,7 +136,7 @@ def case(
     how: str = "ieee",
     reload: bool = False,
 ) -> Case:
-    """The kernel as a case whose weights should stay."""
+    """The kernel as a case whose weights must be loaded once."""
     return Case(
         name=f"{cell} {'+'.join(map(str, pieces))}, {rows} rows, {warps} warps",
         function=kernel(cell, pieces, reload),
@@ -149,7 +149,7 @@ def case(
 
 @triton.jit
 def carried(x_ptr, w_ptr, idle_ptr, y_ptr, T, N: tl.constexpr):
-    """Both pointers are carried by the loop and moved on; `idle_ptr` is carried, never loaded."""
+    """The loop carries and advances both pointers; `idle_ptr` is carried but never loaded."""
     at = tl.arange(0, N)
     x, w, idle = x_ptr + at, w_ptr + at, idle_ptr + at
     total = tl.load(y_ptr + at)
@@ -162,7 +162,7 @@ def carried(x_ptr, w_ptr, idle_ptr, y_ptr, T, N: tl.constexpr):
 
 @triton.jit
 def chosen(a_ptr, b_ptr, c_ptr, y_ptr, T, B, N: tl.constexpr):
-    """A branch chooses the pointer, its offset is itself loaded; a second loop loads nothing."""
+    """A branch chooses the pointer, and its offset is loaded; a second loop loads nothing."""
     at = tl.arange(0, N)
     offset = tl.load(c_ptr)
     total = tl.zeros([N], tl.float32)
@@ -179,7 +179,7 @@ def chosen(a_ptr, b_ptr, c_ptr, y_ptr, T, B, N: tl.constexpr):
 
 @triton.jit
 def spun(flag_ptr, w_ptr, y_ptr, N: tl.constexpr):
-    """A `while` whose condition loads one pointer and whose body another, carried by it."""
+    """The condition of a `while` loads from one pointer, its body from another that it carries."""
     at = tl.arange(0, N)
     w = w_ptr + at
     total = tl.zeros([N], tl.float32)

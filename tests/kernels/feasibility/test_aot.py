@@ -1,4 +1,4 @@
-"""Kernels good and bad, each with the verdict that it deserves; nothing here needs a GPU."""
+"""Good and bad kernels get the right verdict; nothing here needs a GPU."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ FIT = Resources(
 )
 
 
-def resources(chosen: Case, target: str = "sm_90") -> Resources:
-    return inspect(chosen.function, chosen.signature, chosen.constants, target, chosen.warps)
+def resources(tested: Case, target: str = "sm_90") -> Resources:
+    return inspect(tested.function, tested.signature, tested.constants, target, tested.warps)
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_weights_loaded_before_the_loop_stay(target):
+def test_weights_loaded_before_the_loop_are_loaded_once(target):
     chosen = case("lstm", (64,))
     found = resources(chosen, target)
     assert found.faults(chosen.loaded_once) == []
@@ -68,7 +68,7 @@ def test_weights_loaded_in_the_loop_are_named():
     assert found.faults() == []
 
 
-def test_a_spill_is_seen():
+def test_a_spill_is_found():
     found = resources(case("lstm", (32,), rows=64, warps=1))
     assert found.stack > 0 and found.spills > 0
     assert (
@@ -76,7 +76,7 @@ def test_a_spill_is_seen():
     )
 
 
-def test_shared_memory_is_held_against_the_target():
+def test_shared_memory_is_compared_with_the_target():
     chosen = case("elman", (256, 64), warps=8)
     assert resources(chosen, "sm_90").faults() == []
     (fault,) = resources(chosen, "sm_80").faults()
@@ -94,7 +94,7 @@ def test_shared_memory_is_held_against_the_target():
         (64, "bf16", "ieee", "sm_100", "tcgen05"),
     ],
 )
-def test_products_by_kind(rows, weights, how, target, kind):
+def test_matmuls_are_counted_by_kind(rows, weights, how, target, kind):
     found = resources(case("elman", (32,), rows=rows, weights=weights, how=how), target)
     assert list(found.matmuls) == [kind]
 
@@ -165,12 +165,12 @@ def test_too_much_tensor_memory_is_a_kernel_that_traps():
 
 
 @pytest.mark.slow
-def test_more_registers_cure_a_little_spill():
+def test_more_registers_avoid_a_small_spill():
     chosen = replace(case("gru", (128,), rows=64, warps=8), maxnreg=register_cap(256))
     assert chosen.judge("sm_100").faults == ()
 
 
-def test_a_cooperative_kernel_is_inspected_alike():
+def test_a_cooperative_kernel_is_inspected_in_the_same_way():
     chosen = case("elman", (32,))
     found = inspect(chosen.function, chosen.signature, chosen.constants, cooperative=True)
     assert found == resources(chosen)
@@ -188,7 +188,7 @@ def test_a_cooperative_kernel_is_inspected_alike():
         ({"staged_inside": ("w_ptr",)}, "w_ptr is copied to shared memory inside the loop"),
     ],
 )
-def test_faults_are_sentences(change, sentence):
+def test_faults_are_described(change, sentence):
     assert FIT.faults(["w_ptr"]) == []
     assert replace(FIT, **change).faults(["w_ptr"]) == [sentence]
 
@@ -226,7 +226,7 @@ def test_a_missing_tool_is_named(monkeypatch):
         sass.read_cubin("kernel.cubin")
 
 
-def test_wrong_calls_say_what_is_wrong():
+def test_errors_of_wrong_calls_name_the_mistake():
     chosen = case("elman", (32,))
     with pytest.raises(ValueError, match="'sm_70' is none of sm_80, sm_90, sm_100"):
         resources(chosen, "sm_70")

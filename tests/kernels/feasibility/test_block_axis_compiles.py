@@ -1,4 +1,4 @@
-"""Functions over lanes compile for GPUs, whatever the lanes hold: interpreters mind no types."""
+"""Functions over a block axis compile for GPUs, for every dtype: the interpreter ignores types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphnn.kernels.feasibility.aot import inspect
 
 
 @triton.jit
-def over_lanes(x, y, many, F: tl.constexpr, AXIS: tl.constexpr, WIDTH: tl.constexpr):
+def over_block_axis(x, y, many, F: tl.constexpr, AXIS: tl.constexpr, WIDTH: tl.constexpr):
     lane, across = tl.arange(0, 16), tl.arange(0, WIDTH)
     if AXIS == 0:
         place, where = lane[:, None], lane[:, None] * WIDTH + across[None, :]
@@ -55,14 +55,14 @@ def spread(x, y, ROWS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr):
 @pytest.mark.parametrize(
     "name", ["moved", "turned", "total", "largest", "softmax", "logsumexp", "picked"]
 )
-def test_functions_over_lanes_compile_along_rows_and_columns(name, axis):
+def test_functions_over_a_block_axis_compile_along_rows_and_columns(name, axis):
     types = {"x": "*fp32", "y": "*fp32", "many": "i32"}
     types |= dict.fromkeys(("F", "AXIS", "WIDTH"), "constexpr")
-    assert not inspect(over_lanes, types, {"F": name, "AXIS": axis, "WIDTH": 8}).spills
+    assert not inspect(over_block_axis, types, {"F": name, "AXIS": axis, "WIDTH": 8}).spills
 
 
 @pytest.mark.parametrize("kind", ["fp32", "i64"])
-def test_numbers_of_all_lanes_stay_what_they_are(kind):
+def test_values_without_the_block_axis_keep_their_dtype(kind):
     types = {"x": f"*{kind}", "y": f"*{kind}"}
     types |= dict.fromkeys(("ROWS", "WIDTH", "ACC"), "constexpr")
     assert not inspect(spread, types, {"ROWS": 16, "WIDTH": 8, "ACC": tl.float32}).spills

@@ -1,4 +1,4 @@
-"""What the README says fits one multiprocessor of sm_90: compiled ahead of time, and read.
+"""What the README claims to fit one multiprocessor of sm_90, compiled ahead of time and inspected.
 
 Of each network the widest of the usual sizes stays resident, forward and backward, without a spill
 or a reload; of the next size every refusal has the reason that is expected.
@@ -35,7 +35,7 @@ HALF = Launch("bf16", "ieee")
 
 @functools.cache
 def sources(name: str, size: int) -> list[LoopSource]:
-    """The kernels of a network, forward and backward, as they are first tried."""
+    """The kernels of a network, forward and backward, in the first variant that is tried."""
     net = NETWORKS[name](size).to(torch.bfloat16)
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model.source()
@@ -49,7 +49,7 @@ def chosen(name: str, size: int, target: str = "sm_90") -> list[tuple[LoopSource
 
 
 @pytest.mark.parametrize("name, size", [("LSTM", 160), ("RNN", 320), ("GRU", 160)])
-def test_the_widest_that_fit(name: str, size: int) -> None:
+def test_the_widest_networks_that_fit(name: str, size: int) -> None:
     for source, verdict in chosen(name, size):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
         made = loop_case(source, "bf16", verdict.launch.rows, verdict.launch.warps)
@@ -65,17 +65,17 @@ def test_the_widest_that_fit(name: str, size: int) -> None:
     [
         ("LSTM", 192, "do not fit the 227 KB"),
         ("RNN", 384, "do not fit the 227 KB"),
-        # Triton before 3.9 has operands side by side: there it is the shared memory that is short
+        # Triton before 3.9 places operands side by side: there the shared memory is too small
         ("GRU", 192, "do not fit the 227 KB" if OPERANDS_SIDE_BY_SIDE else "spills"),
     ],
 )
-def test_the_next_are_refused(name: str, size: int, why: str) -> None:
+def test_the_next_wider_networks_do_not_fit(name: str, size: int, why: str) -> None:
     reasons = [verdict.reason for _, verdict in chosen(name, size) if not verdict.fits]
     assert reasons and all(why in reason for reason in reasons)
 
 
 class Decoder(nn.Module):
-    """Additive attention inside a loop, all as wide."""
+    """Additive attention inside a loop, with one width for all values."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         g.output("y", self.decoder(x, source))
 
 
-def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
+def test_a_decoder_of_64_units_fits_with_a_source_of_128_positions() -> None:
     for source in kernels(gn.compile(Decoder(64)), torch.bfloat16):
         made, verdict = choose_kernel(source.program, HALF, "sm_90")
         assert verdict.fits and made.program.most == verdict.launch.rows == 128, verdict.reason
@@ -97,7 +97,7 @@ def test_a_decoder_of_64_units_fits_with_128_places_of_the_source() -> None:
 @pytest.mark.parametrize(
     "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in ("sm_80", "sm_100"))]
 )
-def test_a_decoder_of_512_units_is_shared_by_blocks_that_keep_its_weights(target: str) -> None:
+def test_a_decoder_of_512_units_is_sharded_and_blocks_keep_its_weights(target: str) -> None:
     for source in kernels(gn.compile(Decoder(512)), torch.bfloat16):
         made, verdict = choose_cooperative(source.program, HALF, target)
         assert made.blocks == 64 and made.barriers == 5 and not made.streamed
@@ -116,14 +116,14 @@ def test_a_neural_turing_machine_of_128_slots_fits(target: str) -> None:
         assert isinstance(row, Row), row
         assert serious_faults(row) == () and row.weights == "resident"
         # sm_80 has no room for the weights on one multiprocessor; before Triton 3.9, which has the
-        # operands of a product side by side, a forward kernel of one block spills
+        # operands of a matmul side by side, a forward kernel of one block spills
         assert bool(row.step) == (
             target == "sm_80" or (OPERANDS_SIDE_BY_SIDE and "forward" in row.name)
         )
 
 
 @pytest.mark.parametrize("units", [8, 16])
-def test_the_heads_of_such_a_machine_are_one_product(units: int) -> None:
+def test_the_heads_of_such_a_machine_are_one_matmul(units: int) -> None:
     forward, _ = kernels(gn.compile(Layer(gn.nn.NTM(8, 100, 128, 20), 8)), torch.bfloat16)
     made = outline(forward.program, units)
     assert made.phases.barriers == 3
@@ -135,7 +135,7 @@ def test_the_heads_of_such_a_machine_are_one_product(units: int) -> None:
     assert len(shared) == 3  # of what was read, of the state, and of all heads
 
 
-def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
+def test_a_network_far_too_wide_is_rejected_without_compiling() -> None:
     for source in sources("LSTM", 256):
         _, verdict = choose_kernel(source.program, HALF, "sm_90", may_compile=False)
         assert not verdict.fits and "do not fit the 227 KB" in verdict.reason
@@ -144,7 +144,7 @@ def test_far_too_wide_is_refused_without_asking_the_compiler() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_that_is_timed(name: str, target: str) -> None:
+def test_every_network_of_the_benchmarks_fits(name: str, target: str) -> None:
     for source, verdict in chosen(name, 64, target):
         assert verdict.fits, f"{source.name}: {verdict.reason}"
         assert loop_case(source, "bf16", 16, verdict.launch.warps).judge(target).faults == ()
@@ -152,8 +152,8 @@ def test_every_network_that_is_timed(name: str, target: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(OPERANDS_SIDE_BY_SIDE, reason="Triton before 3.9 compiles no clusters")
-def test_in_a_cluster_the_state_is_read_before_all_have_stored_it() -> None:
-    """Why no kernel is launched as one: were this mended, it would be worth another look."""
+def test_in_a_cluster_the_state_is_read_before_all_blocks_have_stored_it() -> None:
+    """The reason why no kernel uses clusters. If Triton fixes this, clusters are worth a try."""
     (source,) = (x for x in sources("LSTM", 256) if "saving" in x.name)
     made = loop_case(source, "bf16", 16, 8)
     options = {"num_warps": 8, "num_stages": 1, "maxnreg": made.maxnreg, "num_ctas": 4}

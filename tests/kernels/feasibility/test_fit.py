@@ -1,4 +1,4 @@
-"""Whether kernels fit, foretold of made-up sources; the compiler is asked only where it must be."""
+"""Predictions of whether kernels fit, for made-up sources; kernels are compiled only if needed."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ EMPTY = LoopProgram("made", "time", ("batch",), False, (), (), (), ())
 def made(
     weights: int = 0, live: tuple[int, ...] = (), staged: tuple[int, ...] = (64,)
 ) -> LoopSource:
-    """A kernel with so many resident numbers, and tiles of these widths."""
+    """A kernel with this many weights, and tiles of these widths."""
     return LoopSource("made", "", EMPTY, (), (), {"w": weights}, live, staged)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """The launches of which the compiler was asked; it finds nothing wrong."""
+    """The launches that were compiled; none has a fault."""
     launches: list[Launch] = []
 
-    def compiled(source: LoopSource, launch: Launch, target: str) -> tuple[Fault, ...]:
+    def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[Fault, ...]:
         launches.append(launch)
         return ()
 
-    monkeypatch.setattr(fit, "compile_faults", compiled)
+    monkeypatch.setattr(fit, "compile_faults", compile_faults)
     return launches
 
 
-def test_what_is_small_fits_without_asking(asked: list[Launch]) -> None:
+def test_a_small_kernel_fits_without_compiling(asked: list[Launch]) -> None:
     verdict = judge(made(64 * 64, (64, 64)), HALF, "sm_90")
     assert verdict.fits and verdict.launch == HALF and not asked
     assert "about 16 of 227 KB of shared memory, with 16 rows and 8 warps" in verdict.reason
 
 
-def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launch]) -> None:
+def test_too_large_weights_are_rejected_without_compiling(asked: list[Launch]) -> None:
     verdict = judge(made(120 * KB), HALF, "sm_90")
     assert not verdict.fits and not asked
     wanted = "weights of 248 KB do not fit the 227 KB of one multiprocessor (sm_90, bf16)"
@@ -51,13 +51,13 @@ def test_weights_that_are_too_large_are_refused_without_asking(asked: list[Launc
     assert "163 KB" in judge(made(90 * KB), HALF, "sm_80").reason
 
 
-def test_a_step_that_holds_too_much_is_refused_without_asking(asked: list[Launch]) -> None:
+def test_a_step_with_too_many_registers_is_rejected_without_compiling(asked: list[Launch]) -> None:
     verdict = judge(made(live=(128,) * 100), HALF, "sm_90")
     assert not verdict.fits and not asked
     assert verdict.reason == "a step needs about 840 registers per thread, 255 exist (sm_90)"
 
 
-def test_between_the_two_the_compiler_is_asked_or_half_of_them_believed(
+def test_doubtful_kernels_are_compiled_or_accepted_up_to_a_limit(
     asked: list[Launch],
 ) -> None:
     near, far = made(live=(128,) * 28), made(live=(128,) * 34)
@@ -70,7 +70,7 @@ def test_between_the_two_the_compiler_is_asked_or_half_of_them_believed(
     assert len(asked) == 2
 
 
-def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_given(
+def test_other_numbers_of_warps_are_tried_and_the_first_reason_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spills = {8: (Fault("spills: 8", 8),), 16: (), 4: (Fault("spills: 4", 8),)}
@@ -108,27 +108,27 @@ def test_wide_operands_pass_through_shared_memory(
     assert shared_memory(source, Launch("fp32", "tf32x3"), "sm_90") == 16 * 256 * 2 * 4
 
 
-def test_so_do_joined_products_all_at_once_or_in_rounds() -> None:
+def test_joined_matmuls_pass_through_shared_memory_at_once_or_in_rounds() -> None:
     source = replace(made(0), joined=(512, 256))
     assert shared_memory(source, HALF, "sm_90") == 16 * 512 * 2
     assert shared_memory(source, replace(HALF, rows=64), "sm_90") == 64 * 256
     assert shared_memory(source, HALF, "sm_80") == 16 * 512 * 4
 
 
-def test_more_warps_hold_fewer_numbers_a_thread() -> None:
+def test_more_warps_need_fewer_registers_per_thread() -> None:
     source = made(live=(256, 1))
     held = [estimate_registers(source, replace(HALF, warps=w)) - 40 for w in (4, 8, 16)]
     assert held == [34, 18, 10]
     assert estimate_registers(made(live=(64,), staged=(128, 32)), HALF) == 40 + 68 + 4
 
 
-def test_many_joined_products_hold_more() -> None:
+def test_many_joined_matmuls_need_more_registers() -> None:
     source = made(live=(64,))
     assert estimate_registers(replace(source, joined=(256,) * 2), HALF) == 40 + 4
     assert estimate_registers(replace(source, joined=(256,) * 6), HALF) == 40 + 4 + 4 * 15
 
 
-def test_the_compiler_is_asked_about_so_many_lines_and_never_twice_the_same(monkeypatch):
+def test_a_budget_of_lines_is_compiled_and_no_kernel_twice(monkeypatch):
     asked: list[tuple[str, int]] = []
 
     def spills(source, launch, target):

@@ -1,4 +1,4 @@
-"""What a GPU gives a thread, and which known GPU stands for one that is not known."""
+"""Registers per thread, and the known GPU whose limits an unknown GPU gets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from graphnn.kernels.feasibility.limits import nearest_target, register_cap
 
 
 @pytest.mark.parametrize(("threads", "cap"), [(128, 255), (256, 255), (512, 128), (1024, 64)])
-def test_registers_are_shared_among_threads(threads, cap):
+def test_registers_are_divided_among_threads(threads, cap):
     assert register_cap(threads) == cap
 
 

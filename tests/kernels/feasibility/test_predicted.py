@@ -1,4 +1,4 @@
-"""What is foretold of emitted kernels, held to what Triton makes of them."""
+"""Predictions for emitted kernels, compared with what Triton compiles."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ MANY = [
 ]
 
 
-def held(net: str, units: int, kind: str, launch: Launch, target: str) -> Resources:
-    """Compiles a kernel, and holds to it what was foretold."""
+def check_prediction(net: str, units: int, kind: str, launch: Launch, target: str) -> Resources:
+    """Compile a kernel and compare its resources with the prediction."""
     source = sources(NETS[net](units))[kind]
     made = loop_case(source, launch.dtype, launch.rows, launch.warps, launch.precision)
     found = made.judge(target).resources
@@ -62,17 +62,17 @@ def held(net: str, units: int, kind: str, launch: Launch, target: str) -> Resour
 
 
 @pytest.mark.parametrize(("net", "units", "kind", "launch", "target"), SOME)
-def test_what_is_foretold(net: str, units: int, kind: str, launch: Launch, target: str) -> None:
-    assert not held(net, units, kind, launch, target).spills
+def test_predictions(net: str, units: int, kind: str, launch: Launch, target: str) -> None:
+    assert not check_prediction(net, units, kind, launch, target).spills
 
 
 @pytest.mark.slow
-def test_what_is_foretold_of_many() -> None:
+def test_predictions_of_many_kernels() -> None:
     for chosen in MANY:
-        held(*chosen)
+        check_prediction(*chosen)
 
 
-def test_apart_where_joined_does_not_fit() -> None:
+def test_matmuls_stay_separate_if_joined_ones_do_not_fit() -> None:
     """Three gates of 192 units are 216 KB of weights, with a fourth of zeros 288 KB."""
     program = sources(GRU(192))["saving"].program
     source, verdict = fit.choose_kernel(program, BF16, "sm_90", may_compile=False)
@@ -83,17 +83,17 @@ def test_apart_where_joined_does_not_fit() -> None:
     assert verdict.fits and source.joined
 
 
-def test_where_neither_fits_the_reason_is_that_of_apart() -> None:
+def test_if_neither_fits_the_reason_is_that_of_separate_matmuls() -> None:
     source, verdict = fit.choose_kernel(
         sources(LSTM(256))["saving"].program, BF16, "sm_90", may_compile=False
     )
     assert not verdict.fits and not source.joined
-    # 520 KB, or 528 where operands lie side by side
+    # 520 KB, or 528 if operands lie side by side
     assert re.match(r"weights of 52\d KB do not fit the 227 KB of one", verdict.reason)
 
 
-def test_loads_as_they_are_used_where_loads_ahead_do_not_fit() -> None:
-    """All tiles of a HyperLSTM of 16 units are as wide as the least, and there are many of them."""
+def test_loads_are_late_if_loads_one_step_ahead_do_not_fit() -> None:
+    """A HyperLSTM of 16 units has many tiles, all of the least width."""
     net = Over(gn.nn.HyperLSTM(16, 16, hyper_size=8, embedding_size=4), 16)
     program = sources(net)["backward"].program
     assert "_next = tl.load(" in emit(program).text
@@ -105,11 +105,11 @@ def test_loads_as_they_are_used_where_loads_ahead_do_not_fit() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("units", [4, 16, 24, 32, 64])
-def test_what_is_chosen_for_many_small_products_fits(units: int) -> None:
+def test_the_kernel_chosen_for_many_small_matmuls_fits(units: int) -> None:
     hyper = gn.nn.HyperLSTM(units, units, hyper_size=max(3, units // 2), embedding_size=units // 4)
     for source in sources(Over(hyper, units)).values():
         chosen, verdict = fit.choose_kernel(source.program, BF16, "sm_90")
-        # of 64 units with embeddings of 16 it spills a little in every form, and is refused
+        # with 64 units and embeddings of 16 every variant spills a little, and is rejected
         assert verdict.fits or units == 64
         faults = fit.serious_faults(
             loop_case(chosen, "bf16", 16, verdict.launch.warps).judge("sm_90")
@@ -118,7 +118,7 @@ def test_what_is_chosen_for_many_small_products_fits(units: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_chosen_for_a_hyperlstm_of_the_library_fits() -> None:
+def test_the_kernel_chosen_for_the_librarys_hyperlstm_fits() -> None:
     for source in sources(Over(gn.nn.HyperLSTM(64, 64), 64)).values():
         chosen, verdict = fit.choose_kernel(source.program, BF16, "sm_90")
         made = loop_case(chosen, "bf16", 16, verdict.launch.warps)

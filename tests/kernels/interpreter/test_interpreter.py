@@ -1,4 +1,4 @@
-"""What the interpreter is made to do as a GPU does it."""
+"""Where the interpreter is changed so that it behaves like a GPU."""
 
 from contextlib import nullcontext
 
@@ -25,7 +25,7 @@ def test_numbers_are_rounded_to_the_nearest(dtype):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1024, generator=draw) * 10.0 ** torch.randint(-40, 39, (1024,), generator=draw)
     x[: len(SPECIAL)] = torch.tensor(SPECIAL)
-    x[100:200] = 1 + torch.arange(100) / 256  # halves between two numbers of bfloat16
+    x[100:200] = 1 + torch.arange(100) / 256  # halfway between two bfloat16 values
     out = torch.empty(1024, dtype=dtype)
     interpreter.launch(copied, (1,), x, out, SIZE=1024)
     torch.testing.assert_close(out, x.to(dtype), rtol=0, atol=0, equal_nan=True)
@@ -43,8 +43,8 @@ def counted(out, SIZE: tl.constexpr, WRONG: tl.constexpr):
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_the_language_is_after_a_launch_what_it_was_before(wrong):
-    """Of a kernel that calls the library, of one that fails, and at each of several launches."""
+def test_a_launch_leaves_the_language_unchanged(wrong):
+    """This holds if a kernel calls the library, if it fails, and for several launches."""
     places = (tl, tl.core, tl.math, tl.tensor, tl.dtype)
     before = [{name: getattr(place, name) for name in dir(place)} for place in places]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Launching cooperative kernels: which are timed, how many blocks run at once, the watchdog.
+"""Launches of cooperative kernels: what is timed, how many blocks run at once, the watchdog.
 
 The GPU is made up: nothing is compiled.
 """
@@ -28,13 +28,13 @@ HALF = Launch("bf16", "ieee")
 
 
 def source(size: int = 256) -> CooperativeSource:
-    """A kernel that was chosen, with those that should be nearly as fast."""
+    """A kernel that was chosen, with alternatives predicted to be nearly as fast."""
     return search.choose_cooperative(program("lstm", size=size), HALF, "sm_90", may_compile=False)[
         0
     ]
 
 
-def test_others_and_more_rows_are_timed_beside_what_was_judged() -> None:
+def test_alternatives_and_more_rows_are_candidates_too() -> None:
     chosen = source()
     judged = CooperativeLaunch("bf16", "ieee", 16, 8, chosen.tiling.units)
     few = CooperativeTuner(chosen).candidates(judged, "sm_90", 16)
@@ -46,7 +46,7 @@ def test_others_and_more_rows_are_timed_beside_what_was_judged() -> None:
 
 
 class Function:
-    """In place of a jitted function: notes its launches."""
+    """Replaces a jitted function and records its launches."""
 
     def __init__(self) -> None:
         self.launches: list[tuple[Any, ...]] = []
@@ -57,7 +57,7 @@ class Function:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[CooperativeLauncher, list[torch.Tensor]]:
-    """A launcher for a GPU of 132 multiprocessors that is not there, and 40 rows for it."""
+    """A launcher for a fake GPU of 132 multiprocessors, and 40 rows for it."""
     props = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
@@ -91,7 +91,7 @@ def test_all_blocks_of_a_launch_run_at_the_same_time(
     assert arrived.shape == (3 * 32,) and not arrived.any() and not stuck.any()
 
 
-def test_a_gpu_with_too_few_multiprocessors_is_refused_before_a_launch(
+def test_a_gpu_with_too_few_multiprocessors_is_an_error_before_any_launch(
     made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, tensors = made_up
@@ -102,7 +102,7 @@ def test_a_gpu_with_too_few_multiprocessors_is_refused_before_a_launch(
     assert not launcher.function.launches
 
 
-def test_more_rows_a_program_where_that_saves_a_launch(
+def test_more_rows_per_program_are_used_if_that_saves_a_launch(
     made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, _ = made_up
@@ -118,7 +118,7 @@ def test_more_rows_a_program_where_that_saves_a_launch(
 
 
 class Event:
-    """In place of a CUDA event: whether what was recorded before it is done."""
+    """Replaces a CUDA event: knows whether the work recorded before it is done."""
 
     def __init__(self, done: bool):
         self.done = done
@@ -127,7 +127,7 @@ class Event:
         return self.done
 
 
-def test_a_watchdog_waits_for_no_launch() -> None:
+def test_a_watchdog_does_not_wait_for_launches() -> None:
     dog, late = Watchdog("kernel"), Event(False)
     dog._pending.extend([(Event(True), torch.tensor([0])), (late, torch.tensor([3]))])
     dog.check()

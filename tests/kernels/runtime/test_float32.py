@@ -1,4 +1,4 @@
-"""How float32 is multiplied: as asked, said in words, and refused before it harms the process."""
+"""How float32 is multiplied: as requested, as explained, and rejected if that is not safe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def network(size: int) -> Any:
 
 
 @pytest.mark.parametrize("float32", [*PRECISIONS, None])
-def test_kernels_multiply_as_asked(float32: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_multiply_as_requested(
+    float32: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, used = network(8), []
     constants = Launcher._constants
 
@@ -60,14 +62,14 @@ def test_half_precision_and_attention() -> None:
     assert "float32 is multiplied by plain multiply-adds (ieee)" in model.explain()
 
 
-def test_an_unknown_word_is_refused() -> None:
+def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(BackendError, match="float32 is not multiplied as 'fp32'") as found:
         gn.compile(network(8), float32="fp32")
     assert "'ieee', 'tf32x3', 'tf32', or None" in str(found.value)
 
 
-def test_many_weights_are_refused_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An LSTM of 64 units holds 64 a thread and spills (sm_90, Triton 3.9); of 32 it does not."""
+def test_many_weights_are_rejected_without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LSTM of 64 units has 64 weights per thread and spills (sm_90, Triton 3.9); not of 32."""
     asked: list[LoopSource] = []
     monkeypatch.setattr(fit, "compile_faults", lambda source, *_: asked.append(source) or ())
     for size, fits in ((32, True), (64, False)):
@@ -76,7 +78,7 @@ def test_many_weights_are_refused_without_asking(monkeypatch: pytest.MonkeyPatch
     assert all("need 64 weights per thread" in v.reason for v in verdicts)
 
 
-def test_a_loop_that_is_refused_says_so() -> None:
+def test_explain_says_why_a_loop_has_no_kernel() -> None:
     model = gn.compile(network(64), backend="interpret", float32="ieee", skip=("cooperative",))
     text = model.explain()
     assert "stepwise" in text and "float32 multiply-adds need" in text
@@ -90,11 +92,11 @@ def test_only_the_launch_that_was_compiled_is_tried_on_a_gpu() -> None:
 
 
 def made() -> Case:
-    """A kernel of plain multiply-adds."""
+    """A kernel that multiplies by multiply-adds."""
     return loop_case(sources(network(8))["saving"], "fp32", 16, 8, "ieee")
 
 
-def test_a_case_goes_to_another_process_and_back() -> None:
+def test_a_case_is_judged_in_another_process() -> None:
     given, answers = made(), []
     assert (
         given.own_process
@@ -108,7 +110,7 @@ def test_a_case_goes_to_another_process_and_back() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiler_that_dies_is_a_fault(tmp_path: Path) -> None:
+def test_a_compiler_crash_is_a_fault(tmp_path: Path) -> None:
     given = made()
     assert given.judge("sm_90").faults == ()
     text = Path(given.function.fn.__code__.co_filename).read_text()

@@ -1,4 +1,4 @@
-"""How launches multiply, and into which tensors they store."""
+"""How launches multiply float32, and which tensors they store to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def chosen():
 @pytest.mark.parametrize(
     "asked, wanted", [("highest", "tf32x3"), ("high", "tf32"), ("medium", "tf32")]
 )
-def test_products_of_float32_are_computed_as_torch_was_told(chosen, asked, wanted) -> None:
+def test_float32_matmuls_follow_torchs_setting(chosen, asked, wanted) -> None:
     chosen(asked)
     assert input_precision(torch.float32) == wanted
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
@@ -29,7 +29,7 @@ def test_products_of_float32_are_computed_as_torch_was_told(chosen, asked, wante
 
 
 def doubled() -> Launcher:
-    """y(t) = 2 x(t), for rows of 3 numbers."""
+    """y(t) = 2 x(t), for rows of 3 elements."""
     x = Tensor("x", (3,), ("time", "batch"))
     ops = (
         Op("x", "read", shape=(3,), attrs={"tensor": x}),
@@ -41,7 +41,7 @@ def doubled() -> Launcher:
 
 
 @pytest.mark.parametrize("time, batch", [(2, 3), (1, 1), (3, 17), (0, 2), (2, 0)])
-def test_a_launch_returns_what_is_stored(time: int, batch: int) -> None:
+def test_a_launch_returns_what_the_kernel_stores(time: int, batch: int) -> None:
     x = torch.randn(time, batch, 3)
     (y,) = doubled()([x], {"time": time, "batch": batch}, torch.float32)
     assert torch.equal(y, 2 * x)
@@ -53,7 +53,7 @@ def test_strided_tensors_are_read_and_written() -> None:
     assert torch.equal(out, 2 * x)
 
 
-def test_more_numbers_than_32_bits_reach_are_an_error_not_a_wrong_number(monkeypatch) -> None:
+def test_more_elements_than_32_bits_can_address_are_an_error(monkeypatch) -> None:
     x = torch.randn(2, 4, 3)
     sizes = {"time": 2, "batch": 4}
     monkeypatch.setattr(launch, "MAX_OFFSET", 4 * 3 + 1)

@@ -1,4 +1,4 @@
-"""Noise by counter: known answers, independence of the launch, the laws."""
+"""Counter-based random numbers: known answers, independence of the launch, distributions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_philox_gives_its_known_answer() -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_a_number_depends_on_its_place_alone(law: str) -> None:
+def test_a_number_depends_on_its_position_alone(law: str) -> None:
     assert torch.equal(numbers(law, 7), numbers(law, 3, 1000).flatten()[:7])
     assert not torch.equal(numbers(law, 64), numbers(law, 64, seed=SEED + 1))
     assert numbers(law, 0, 4).shape == (0, 4)
@@ -32,7 +32,7 @@ def test_a_number_depends_on_its_place_alone(law: str) -> None:
     [("uniform", 1 / 2, 1 / 12), ("normal", 0, 1), ("dropout", 1, 0.3 / 0.7)],
 )
 def test_moments(law: str, mean: float, variance: float) -> None:
-    """Of 40,000 numbers: a mean is off by 5 of its standard deviations once in a million."""
+    """A mean of 40,000 numbers is off by 5 standard errors less than once in a million."""
     found = numbers(law, 40_000)
     assert abs(found.mean() - mean) < 5 * (variance / 40_000) ** 0.5
     assert abs(found.var() - variance) < 0.03 * max(variance, 0.1)

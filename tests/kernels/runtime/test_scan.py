@@ -1,4 +1,4 @@
-"""The scan kernels against the plain loop: values, gradients, precision; cuts; machine code."""
+"""Scan kernels compared with the plain loop: values, gradients, precision; tiling; machine code."""
 
 import os
 import re
@@ -21,7 +21,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def loop(a, b, start, reverse):
-    """The definition, one step at a time."""
+    """The reference semantics, one step at a time."""
     steps, z = [], start
     for t in reversed(range(len(b))) if reverse else range(len(b)):
         z = a[t] * z + b[t]
@@ -101,7 +101,7 @@ def test_empty(sizes):
 
 
 def test_nothing_is_read_or_written_outside():
-    """Guards of NaN around every operand: none is seen in a result, none is overwritten."""
+    """NaN guards around every operand do not reach a result and are not overwritten."""
     buffers = []
 
     def guarded(x):
@@ -118,15 +118,15 @@ def test_nothing_is_read_or_written_outside():
 @pytest.mark.parametrize("time", [1, 31, 64, 1000, 100_000])
 @pytest.mark.parametrize("channels", [1, 17, 512, 4096, 16384, 1 << 20])
 @pytest.mark.parametrize("operands", [2, 3])
-def test_cuts_cover_time_and_fill_the_machine(time, channels, operands):
-    cut = scan.scan_tiling(time, channels, 4, operands)
-    assert cut.segments * cut.length >= time > (cut.segments - 1) * cut.length
-    assert cut.length % cut.rows == 0 and channels % cut.align == 0
-    assert cut.columns & (cut.columns - 1) == 0
+def test_segments_cover_time_and_saturate_the_gpu(time, channels, operands):
+    tiling = scan.scan_tiling(time, channels, 4, operands)
+    assert tiling.segments * tiling.length >= time > (tiling.segments - 1) * tiling.length
+    assert tiling.length % tiling.rows == 0 and channels % tiling.align == 0
+    assert tiling.columns & (tiling.columns - 1) == 0
     if channels >= 16384:
-        assert cut.segments == 1
+        assert tiling.segments == 1
     if (channels, time) == (512, 100_000):
-        assert cut.segments * channels * cut.rows * operands * 4 > scan.SATURATION // 2
+        assert tiling.segments * channels * tiling.rows * operands * 4 > scan.SATURATION // 2
 
 
 TENSORS = ["a", "b", "start", "z", "g", "da", "db", "dstart"]
@@ -134,7 +134,7 @@ TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin")
 
 
 def sass(kernel, dtype, **constants):
-    """The machine code for sm_90 of a kernel on numbers of 32 bits or fewer."""
+    """The machine code for sm_90 of a kernel on elements of at most 32 bits."""
     types = dict.fromkeys(scan.LENGTHS, "i32") | dict.fromkeys(TENSORS, f"*{dtype}")
     types |= {"summaries": "*fp32"} | dict.fromkeys(constants, "constexpr")
     types = {n: types[n] for n in kernel.arg_names}
@@ -154,12 +154,12 @@ def sass(kernel, dtype, **constants):
     "kernel, operands, dtype", [("forward", 2, "fp32"), ("backward", 3, "bf16")]
 )
 def test_compiles_to_wide_loads_without_spills_or_shuffles(kernel, operands, dtype):
-    cut = scan.scan_tiling(1024, 1 << 20, int(dtype[-2:]) // 8, operands)
+    tiling = scan.scan_tiling(1024, 1 << 20, int(dtype[-2:]) // 8, operands)
     function = getattr(scan, f"{kernel}_kernel")
-    text = sass(function, dtype, ROWS=cut.rows, COLUMNS=cut.columns, ALIGN=cut.align)
+    text = sass(function, dtype, ROWS=tiling.rows, COLUMNS=tiling.columns, ALIGN=tiling.align)
     assert not re.search(r"\b(STL|LDL|SHFL|LDS|STS|ATOM|RED)\b", text)
     loads, stores = re.findall(r"\bLDG\S*", text), re.findall(r"\bSTG\S*", text)
-    assert len(loads) >= operands * cut.rows and len(stores) >= (operands - 1) * cut.rows
+    assert len(loads) >= operands * tiling.rows and len(stores) >= (operands - 1) * tiling.rows
     assert all(".128" in x for x in loads + stores)
 
 

@@ -1,4 +1,4 @@
-"""Three products of TF32, as the kernels multiply float32, err as float32 does: simulated.
+"""Simulated: three products of TF32, as used for float32, have the error of float32.
 
 TF32 keeps 10 bits of a number's fraction; tensor cores multiply exactly and add eight products up
 before they round. No GPU is needed to see what that does to a recurrent network.
@@ -60,7 +60,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_three_products_err_as_float32(size: int) -> None:
+def test_three_products_have_the_error_of_float32(size: int) -> None:
     exact = lstm(np.matmul, np.float64, size, 100)
     errors = {
         name: np.abs(lstm(product, np.float32, size, 100) - exact).max()

@@ -1,4 +1,4 @@
-"""Tuned launches: candidates, the race, what is remembered; with a made-up timer and GPU."""
+"""Autotuned launches: candidates, timing, what is remembered; with a fake timer and GPU."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def phase():
 
 
 class Timer:
-    """Takes as long as a table says; notes what it timed."""
+    """Returns times from a table, and records what it timed."""
 
     def __init__(self, times, failing=()):
         self.times, self.failing, self.ran = times, failing, []
@@ -71,7 +71,7 @@ def test_buckets():
     assert [bucket(n) for n in (1, 16, 17, 64, 256, 257, 10_000)] == [16, 16, 64, 64, 256, 512, 512]
 
 
-def test_candidates_of_a_loop_begin_with_the_one_that_was_judged(resident):
+def test_the_first_candidate_of_a_loop_is_the_launch_that_was_judged(resident):
     for rows, most in ((16, 16), (64, 64), (256, 64)):
         able = launch_candidates(resident, JUDGED, "sm_90", rows)
         assert able[0] == JUDGED and len(set(able)) == len(able)
@@ -80,7 +80,7 @@ def test_candidates_of_a_loop_begin_with_the_one_that_was_judged(resident):
     assert {x.warps for x in launch_candidates(resident, JUDGED, "sm_90", 16)} == {4, 8, 16}
 
 
-def test_candidates_are_foretold_not_compiled(resident, monkeypatch):
+def test_candidates_are_predicted_not_compiled(resident, monkeypatch):
     monkeypatch.setattr(fit, "compile_faults", lambda *args: pytest.fail("compiled"))
     launch_candidates(resident, JUDGED, "sm_90", 256)
 
@@ -97,7 +97,7 @@ def test_a_wide_phase_is_not_given_16_rows_which_would_spill(phase, target):
     assert loop_case(phase, "bf16", 16, 4).judge(target).resources.spills > 100 > found[0].registers
 
 
-def test_a_narrow_phase_shares_a_program_among_rows():
+def test_a_narrow_phase_puts_several_rows_into_a_program():
     source = launchers("LSTM", 64, ("resident", "cooperative"))["h_c_saving_phase_1"].source
     assert launch_candidates(source, replace(JUDGED, warps=4), "sm_90", 64)[0].rows == 4
 
@@ -110,7 +110,7 @@ def test_the_fastest_wins_and_is_recalled_in_a_later_process(resident):
     assert choose(resident, later, rows=17) == best and later.ran == []
 
 
-def test_another_bucket_dtype_device_or_version_is_timed_anew(resident, monkeypatch):
+def test_another_bucket_dtype_device_or_version_is_timed_again(resident, monkeypatch):
     choose(resident, Timer({}))
     changes = [
         lambda: choose(resident, timer, rows=65),
@@ -128,7 +128,7 @@ def test_another_bucket_dtype_device_or_version_is_timed_anew(resident, monkeypa
         assert timer.ran
 
 
-def test_in_one_process_it_is_timed_once(resident):
+def test_a_choice_is_timed_once_per_process(resident):
     timer = Timer({})
     tuner = Autotuner(resident, timer)
     for rows in (20, 40, 64):
@@ -136,17 +136,17 @@ def test_in_one_process_it_is_timed_once(resident):
     assert len(timer.ran) == len(set(timer.ran))
 
 
-def test_a_small_gain_is_taken_for_noise(resident):
+def test_a_small_gain_does_not_change_the_choice(resident):
     other = launch_candidates(resident, JUDGED, "sm_90", 64)[1]
     assert choose(resident, Timer({other: 0.98})) == JUDGED
 
 
-def test_what_does_not_run_is_passed_over(resident):
+def test_candidates_that_fail_are_skipped(resident):
     able = launch_candidates(resident, JUDGED, "sm_90", 64)
     assert choose(resident, Timer({able[1]: 0.5}, failing=[JUDGED, able[2]])) == able[1]
 
 
-def test_where_nothing_runs_the_first_is_left_to_fail_in_its_launch(resident):
+def test_if_nothing_runs_the_first_candidate_fails_in_its_launch(resident):
     able = launch_candidates(resident, JUDGED, "sm_90", 256)
     assert choose(resident, Timer({}, failing=able), rows=256) == JUDGED
 
@@ -158,7 +158,7 @@ def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
     assert tuner.choose(JUDGED, 64, 0, lambda launch: None) == JUDGED and tuner.timer.ran
 
 
-def test_switched_off_the_first_is_taken(resident, monkeypatch):
+def test_without_tuning_the_first_candidate_is_used(resident, monkeypatch):
     timer = Timer(dict.fromkeys(launch_candidates(resident, JUDGED, "sm_90", 64)[1:], 0.1))
     monkeypatch.setenv("GRAPHNN_TUNE", "0")
     assert choose(resident, timer) == JUDGED
@@ -177,7 +177,7 @@ def test_nothing_is_timed_while_a_graph_is_captured(resident, monkeypatch):
 
 
 class Function:
-    """In place of a jitted function: notes its launches."""
+    """Replaces a jitted function and records its launches."""
 
     def __init__(self):
         self.launches = []
@@ -187,7 +187,7 @@ class Function:
 
 
 def made_up(source, monkeypatch, timer):
-    """A launcher that compiles for a GPU that is not there, given tensors of the CPU."""
+    """A launcher for a fake GPU, with tensors on the CPU."""
     launcher = Launcher(source, interpret=False)
     launcher.function, launcher.tuner = Function(), Autotuner(source, timer)
     program = source.program
@@ -195,7 +195,7 @@ def made_up(source, monkeypatch, timer):
     return launcher, tensors, dict.fromkeys(source.sizes, 20)
 
 
-def test_a_launch_has_the_rows_and_warps_that_werechosen(resident, monkeypatch):
+def test_a_launch_has_the_rows_and_warps_that_were_chosen(resident, monkeypatch):
     judged = Launch("fp32", "tf32x3", 16, 8)
     best = launch_candidates(resident, judged, "sm_90", 64)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
@@ -217,7 +217,7 @@ def test_timing_runs_the_kernel_with_each_candidate(resident, monkeypatch):
     assert ran == [*((x.rows, x.warps) for x in able), (16, 8)]
 
 
-def test_determinism_is_asked_at_every_call(resident, monkeypatch):
+def test_determinism_is_checked_at_every_call(resident, monkeypatch):
     best = launch_candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
     ran = lambda: launcher(tensors, sizes, torch.float32) and launcher.function.launches[-1][2]
@@ -230,7 +230,7 @@ def test_determinism_is_asked_at_every_call(resident, monkeypatch):
     assert ran()["num_warps"] == best.warps
 
 
-def test_interpreted_nothing_is_tuned(resident, monkeypatch):
+def test_nothing_is_tuned_if_interpreted(resident, monkeypatch):
     launcher = Launcher(resident, interpret=True)
     launcher.tuner = None
     seen = []
@@ -243,7 +243,7 @@ def test_interpreted_nothing_is_tuned(resident, monkeypatch):
 
 
 class Elsewhere:
-    """A tensor on a GPU that is not there."""
+    """A tensor on a fake GPU."""
 
     device = torch.device("cuda:1")
     is_contiguous = contiguous = lambda self: self
@@ -260,8 +260,8 @@ def test_tensors_on_two_devices_are_named(resident, monkeypatch, interpret):
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_phases_give_the_same_with_fewer_rows_a_program(monkeypatch, rows):
-    """Interpreted: what a GPU runs by default for phases."""
+def test_phases_give_the_same_with_fewer_rows_per_program(monkeypatch, rows):
+    """Interpreted, with the rows that a GPU uses by default for phases."""
     torch.manual_seed(0)
     model = gn.compile(
         NETWORKS["LSTM"](20).double(), backend="interpret", skip=("resident", "cooperative")

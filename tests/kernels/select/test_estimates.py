@@ -1,4 +1,4 @@
-"""What the model expects of each way to run a loop, for few rows and for many."""
+"""Cost estimates of each strategy to run a loop, for few rows and for many."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def cooperative(size: int = 256, loops: int = 1) -> CostEstimates:
     return CostEstimates(loop, source, verdict.launch, "sm_90", loops)
 
 
-def test_of_a_loop_that_fits_a_multiprocessor_all_three_ways_are_told() -> None:
+def test_a_loop_that_fits_a_multiprocessor_has_three_estimates() -> None:
     found = resident().per_step(16)
     assert list(found) == [RESIDENT, COOPERATIVE, STEPWISE]
     assert found[RESIDENT] < found[STEPWISE] and found[COOPERATIVE] < found[STEPWISE]
     assert "4 blocks of 16 units" in resident().descriptions()[COOPERATIVE]
 
 
-def test_of_one_tile_they_are_what_spread_says() -> None:
+def test_estimates_of_one_tile_are_those_of_the_search() -> None:
     figures = cooperative()
     source, verdict = search.choose_cooperative(
         program("lstm", size=256), HALF, "sm_90", may_compile=False
@@ -51,20 +51,20 @@ def test_of_one_tile_they_are_what_spread_says() -> None:
 
 
 @pytest.mark.parametrize("made", [resident, cooperative])
-def test_more_rows_never_take_less(made: Callable[[], CostEstimates]) -> None:
+def test_more_rows_never_take_less_time(made: Callable[[], CostEstimates]) -> None:
     found = list(map(made().per_step, ROWS))
     for fewer, more in itertools.pairwise(found):
         assert all(fewer[way] <= more[way] for way in fewer)
 
 
-def test_tiles_that_do_not_run_at_once_take_their_turns() -> None:
+def test_tiles_that_do_not_run_at_once_run_in_waves() -> None:
     figures = cooperative(1024)
     at_once = 32 * (H200.processors // figures.source.blocks)  # type: ignore[union-attr]
     once, twice = (figures.per_step(n)[COOPERATIVE] for n in (at_once, 2 * at_once))
     assert twice == pytest.approx(2 * once)
 
 
-def test_a_large_batch_goes_step_by_step() -> None:
+def test_a_large_batch_is_faster_stepwise() -> None:
     for size in (256, 512, 1024):
         found = [x[STEPWISE] < x[COOPERATIVE] for x in map(cooperative(size).per_step, ROWS)]
         assert not found[0] and found[-1]
@@ -73,18 +73,18 @@ def test_a_large_batch_goes_step_by_step() -> None:
     assert not any(found[:8]), "one multiprocessor a tile is enough for long"
 
 
-def test_side_by_side_loops_have_half_of_the_gpu_each() -> None:
+def test_parallel_loops_have_half_of_the_gpu_each() -> None:
     alone, beside = cooperative(1024), cooperative(1024, loops=2)
     assert beside.per_step(64)[COOPERATIVE] > alone.per_step(64)[COOPERATIVE]
     assert beside.per_step(64)[STEPWISE] == alone.per_step(64)[STEPWISE]
 
 
-def test_of_a_loop_that_goes_step_by_step_both_ways_are_told() -> None:
+def test_a_stepwise_loop_has_two_estimates() -> None:
     found = CostEstimates(program("lstm", size=4096), None, HALF, "sm_90").per_step(16)
     assert list(found) == [COOPERATIVE, STEPWISE] and found[STEPWISE] < found[COOPERATIVE]
 
 
-def test_products_in_turn_take_longer_and_so_do_weights() -> None:
+def test_more_matmuls_in_sequence_and_more_weights_take_longer() -> None:
     moved = StepWork(1, 1, 16, 0, 32 << 10, 0, 0, 2)
     assert cost_model.persistent_time(moved, 2, H200) - cost_model.persistent_time(
         moved, 1, H200

@@ -1,4 +1,4 @@
-"""Which cooperative kernel a loop gets, by which model, and what a compiled one takes."""
+"""Which cooperative kernel a loop gets from the cost model, and the resources of compiled ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
+from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
 from graphnn.kernels.cooperative.plan.outline import outline, resources
 from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
@@ -25,20 +25,20 @@ H200 = GPUS["sm_90"]
 MOVED = StepWork(64, 1, 16, 1, 128 << 10, 0, 32 << 10, 2)
 
 
-def test_more_blocks_meet_later_and_multiply_sooner() -> None:
+def test_more_blocks_need_longer_barriers_and_less_time_to_multiply() -> None:
     more = replace(MOVED, blocks=128, kept=64 << 10)
     few, many = cooperative_parts(MOVED, H200), cooperative_parts(more, H200)
     assert few["barriers"] < many["barriers"] and few["weights"] > many["weights"]
     assert few["streaming"] == many["streaming"] == 0
 
 
-def test_what_does_not_stay_is_read_from_the_cache_or_from_memory() -> None:
+def test_streamed_weights_are_read_from_the_cache_or_from_memory() -> None:
     cached = cooperative_parts(replace(MOVED, streamed=64 << 10), H200)["streaming"]
     far = cooperative_parts(replace(MOVED, streamed=640 << 10), H200)["streaming"]
     assert cached > 0 and far > 10 * cached
 
 
-def test_step_by_step_takes_two_launches_a_product() -> None:
+def test_stepwise_execution_takes_two_launches_per_matmul() -> None:
     assert stepwise_time(2, 0, H200) == 2 * stepwise_time(1, 0, H200)
     assert (
         stepwise_time(1, 64 << 20, H200)
@@ -65,7 +65,7 @@ def test_candidates_fit_and_run_at_once() -> None:
     )
 
 
-def test_the_fastest_by_the_model_is_taken_and_says_so() -> None:
+def test_the_kernel_predicted_to_be_fastest_is_chosen_with_the_reason() -> None:
     source, verdict = search.choose_cooperative(
         program("lstm", size=256), HALF, "sm_90", may_compile=False
     )
@@ -76,7 +76,7 @@ def test_the_fastest_by_the_model_is_taken_and_says_so() -> None:
     assert re.search(r"32 blocks of 8 units, \d+ of 227 KB .* 1 barrier per step", verdict.reason)
 
 
-def test_two_loops_have_half_of_the_gpu_each() -> None:
+def test_two_parallel_loops_have_half_of_the_gpu_each() -> None:
     alone, _ = search.choose_cooperative(
         program("lstm", size=2048), HALF, "sm_90", may_compile=False
     )
@@ -87,10 +87,10 @@ def test_two_loops_have_half_of_the_gpu_each() -> None:
     assert 2 * beside.blocks <= H200.processors
 
 
-def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_spills_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def compiled(source: search.Cooperative, launch: Launch, target: str) -> tuple[str, ...]:
+    def compiled(source: CooperativeSource, launch: Launch, target: str) -> tuple[Fault, ...]:
         asked.append(source.blocks)
         return (Fault("spills: 8", 8),) if len(asked) == 1 else ()
 
@@ -105,19 +105,21 @@ def test_one_that_spills_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None
         search.choose_cooperative(program("lstm", size=256), HALF, "sm_90")
 
 
-def test_where_step_by_step_should_be_faster_that_is_said() -> None:
+def test_the_reason_says_if_stepwise_execution_should_be_faster() -> None:
     with pytest.raises(Unsupported, match=r"predicted \d+\.\d µs per step, stepwise \d+\.\d"):
         search.choose_cooperative(program("lstm", size=4096), HALF, "sm_90", may_compile=False)
 
 
-def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_has_no_more_blocks_than_the_gpu_has_multiprocessors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     small = replace(H200, name="a slice of a GPU", processors=2)
     monkeypatch.setattr(search, "device_at_hand", lambda target: small)
     with pytest.raises(Unsupported, match="fits one of the 2 multiprocessors"):
         search.choose_cooperative(program("lstm", size=1024), HALF, "sm_80", may_compile=False)
 
 
-# compiled ahead of time, and read
+# compiled ahead of time and inspected
 
 
 @pytest.mark.parametrize("target", ["sm_90", "sm_80"])
@@ -131,10 +133,12 @@ def test_a_gpu_of_few_multiprocessors_gets_no_more_blocks(monkeypatch: pytest.Mo
         pytest.param("norm", 512, marks=pytest.mark.slow),
     ],
 )
-def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target: str) -> None:
+def test_weights_stay_in_shared_memory_and_nothing_spills(
+    name: str, size: int, kind: str, target: str
+) -> None:
     source = emit_cooperative(program(name, kind, size), Tiling(16, 8, 256, 4))
     found = loop_case(source, "bf16", 16, 8).judge(target)
-    # to take all registers and spill none is no fault, as for resident kernels
+    # to use all registers without a spill is no fault, as for persistent kernels
     assert serious_faults(found) == () and found.weights == "resident"
     assert found.resources is not None and set(found.resources.matmuls) == {"mma"}
     foretold = search.shared_memory(source, HALF)
@@ -143,8 +147,8 @@ def test_weights_stay_and_nothing_spills(name: str, size: int, kind: str, target
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size, kind", [(512, "saving"), (512, "backward"), (1024, "saving")])
-def test_float32_stays_and_nothing_spills(size: int, kind: str) -> None:
-    """In parts of bfloat16: twice in TF32, 1024 units would not fit, and 512 spill backward."""
+def test_float32_weights_stay_in_shared_memory_and_nothing_spills(size: int, kind: str) -> None:
+    """Split into bfloat16 parts. As two TF32 matrices, 1024 units do not fit, and 512 spill."""
     full = Launch("fp32", "tf32x3")
     source, _ = search.choose_cooperative(
         program("lstm", kind, size), full, "sm_90", may_compile=False
@@ -156,18 +160,18 @@ def test_float32_stays_and_nothing_spills(size: int, kind: str) -> None:
     assert found.resources.shared == pytest.approx(search.shared_memory(source, full), abs=1 << 10)
 
 
-def test_float32_in_parts_takes_six_bytes_a_number() -> None:
+def test_split_float32_weights_take_six_bytes_each() -> None:
     full = Launch("fp32", "tf32x3")
     (found, *_) = cooperative_candidates(program("lstm", size=1024), full, "sm_90", H200)
     assert found.resources.blocks == 128 and found.shared_memory == 32 * 1024 * 6 + 16 * 256 * 4
-    # another precision may be asked of the same kernel: that is then held as TF32 is
+    # the same kernel may run with another precision, and then keeps weights as for TF32
     assert (
         search.shared_memory(found.resources, Launch("fp32", "tf32"))
         == 32 * 1024 * 4 + 2 * 16 * 256 * 4
     )
 
 
-def test_no_kernel_is_written_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kernel_is_written_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "emit_outlined", lambda *_: pytest.fail("written"))
     for c in cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200):
         assert c.shared_memory <= SHARED_MEMORY["sm_90"] and c.microseconds > 0
@@ -183,7 +187,7 @@ def test_no_kernel_is_written_to_be_weighed(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     "name, kind", [("lstm", "backward"), ("gru", "saving"), ("norm", "saving")]
 )
-def test_what_is_taken_is_foretold(name: str, kind: str, room: int, parted: bool) -> None:
+def test_resources_are_predicted(name: str, kind: str, room: int, parted: bool) -> None:
     tiling = Tiling(16, 4, 32, 2, room, parted)
     source = emit_cooperative(program(name, kind, 50), tiling)
     found = resources(outline(program(name, kind, 50), 16), tiling)

@@ -1,4 +1,4 @@
-"""Ways to compute the same: which is timed when, what is remembered. Timer and GPU are made up."""
+"""Strategy timing: what is timed when, and what is remembered; with a fake timer and GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = {"time": 20, "batch": 5}
 
 
 class Timer:
-    """Takes as long as a table says; notes which ways it timed."""
+    """Returns times from a table, and records which strategies it timed."""
 
     def __init__(self, times: Mapping[str, float], failing: Sequence[str] = ()):
         self.times, self.failing, self.ran = times, failing, list[str]()
@@ -51,8 +51,8 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return use
 
 
-def ways(able: Callable[[str], bool] = lambda way: True) -> Strategies:
-    return Strategies(["one", "two", "three"], lambda about: "one", able, lambda way: None)
+def strategies(available: Callable[[str], bool] = lambda name: True) -> Strategies:
+    return Strategies(["one", "two", "three"], lambda sizes: "one", available, lambda name: None)
 
 
 def choose(
@@ -63,7 +63,7 @@ def choose(
     among: Strategies | None = None,
 ) -> str:
     return (chooser or StrategyTuner("a loop")).choose(
-        like, sizes, lambda: among or ways(), direction
+        like, sizes, lambda: among or strategies(), direction
     )
 
 
@@ -84,14 +84,14 @@ def test_the_fastest_wins_and_is_recalled_in_a_later_process(time: Time) -> None
     )
 
 
-def test_in_one_process_a_form_is_timed_once(time: Time) -> None:
+def test_a_signature_is_timed_once_per_process(time: Time) -> None:
     timer, chooser = time(), StrategyTuner("a loop")
     for batch in (5, 6, 8):
         choose(chooser, {"time": 20, "batch": batch})
     assert len(timer.ran) == 3
 
 
-def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_anew(
+def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_again(
     time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time()
@@ -114,35 +114,35 @@ def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_anew(
         assert len(timer.ran) == 3
 
 
-def test_a_small_gain_is_taken_for_noise(time: Time) -> None:
+def test_a_small_gain_does_not_change_the_choice(time: Time) -> None:
     time({"two": 0.98})
     assert choose() == "one"
 
 
-def test_what_does_not_run_is_passed_over(time: Time) -> None:
+def test_strategies_that_fail_are_skipped(time: Time) -> None:
     time({"three": 0.5, "two": 2.0}, failing=["one", "three"])
     assert choose() == "two"
 
 
-def test_where_nothing_runs_the_first_is_left_to_fail(time: Time) -> None:
+def test_if_nothing_runs_the_default_is_used_and_fails(time: Time) -> None:
     time({}, failing=["one", "two", "three"])
     assert choose() == "one"
 
 
-def test_a_way_that_is_not_there_is_not_timed_and_one_alone_is_not_either(time: Time) -> None:
+def test_unavailable_strategies_and_single_ones_are_not_timed(time: Time) -> None:
     timer = time({"three": 0.1})
-    assert choose(among=ways(lambda way: way != "three")) == "one"
+    assert choose(among=strategies(lambda way: way != "three")) == "one"
     assert timer.ran == ["one", "two"]
     alone = time({"three": 0.1})
-    assert choose(StrategyTuner("another"), among=ways(lambda way: way == "one")) == "one"
+    assert choose(StrategyTuner("another"), among=strategies(lambda way: way == "one")) == "one"
     assert alone.ran == []
 
 
-def test_a_remembered_way_that_is_not_there_any_more_is_not_taken(time: Time) -> None:
+def test_a_remembered_strategy_that_is_no_longer_available_is_not_used(time: Time) -> None:
     time({"two": 0.5})
     assert choose() == "two"
     again = time({"three": 0.5})
-    assert choose(among=ways(lambda way: way != "two")) == "three"
+    assert choose(among=strategies(lambda way: way != "two")) == "three"
     assert again.ran == ["one", "three"]
 
 
@@ -190,7 +190,7 @@ def test_nothing_is_timed(
     assert choose() == "two", "and nothing was remembered"
 
 
-def test_the_way_of_a_call_that_cannot_be_timed_does_not_stay(
+def test_the_strategy_of_a_call_that_cannot_be_timed_is_not_remembered(
     time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time({"two": 0.5})

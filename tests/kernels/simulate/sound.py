@@ -1,4 +1,4 @@
-"""Kernels without faults; the tests of the checker change one line of this file at a time."""
+"""Kernels without faults. Tests of the checker change one line of this file at a time."""
 
 import triton
 import triton.language as tl
@@ -39,7 +39,7 @@ def wait(count, target):
 def together(
     x, out, slots, count, T, PROGRAMS: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr
 ):
-    """y(t) is x(t) less the largest y(t-1) of all programs."""
+    """y(t) is x(t) minus the largest y(t-1) of all programs."""
     mine = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     every = tl.arange(0, PROGRAMS * SIZE)
     y = tl.load(x + mine).to(WIDE)
@@ -56,7 +56,7 @@ def together(
 
 @triton.jit
 def total(x, sums, SIZE: tl.constexpr):
-    """Adds every program's piece of x to sums."""
+    """Add every program's part of x to sums."""
     i = tl.arange(0, SIZE)
     value = tl.load(x + tl.program_id(0) * SIZE + i)
     tl.atomic_add(sums + i, value, sem="relaxed")
@@ -64,7 +64,7 @@ def total(x, sums, SIZE: tl.constexpr):
 
 @triton.jit
 def locked(x, best, lock, SIZE: tl.constexpr):
-    """best is the largest of x, in turns that a lock gives."""
+    """best is the maximum of x, updated under a lock."""
     value = tl.max(tl.load(x + tl.program_id(0) * SIZE + tl.arange(0, SIZE)), 0)
     while tl.atomic_cas(lock, 0, 1) == 1:
         pass

@@ -1,4 +1,4 @@
-"""The checker passes kernels without faults, and names each fault put into one line of them."""
+"""The checker accepts kernels without faults, and names each fault put into one line of them."""
 
 import importlib.util
 import re
@@ -17,7 +17,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.int32]
 
 
 def numbers(*shape, dtype=torch.float32):
-    """Small whole numbers, exact in every dtype."""
+    """Small integers, which are exact in every dtype."""
     return torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
@@ -100,7 +100,7 @@ class TestSound:
         assert torch.equal(out, torch.stack(y))
         assert report.turns > report.programs, "programs took turns"
 
-    def test_a_seed_decides_the_turns(self):
+    def test_the_seed_decides_the_order(self):
         turns = [together(seed=seed)[0].turns for seed in SEEDS]
         assert turns == [together(seed=seed)[0].turns for seed in SEEDS]
         assert len(set(turns)) > 1
@@ -295,7 +295,7 @@ class TestRaces:
         with pytest.raises(simulate.Race, match=RACE):
             together(changed(old, new), seed=seed)
 
-    def test_waiting_for_too_few_shows_in_some_order(self, changed):
+    def test_waiting_for_too_few_programs_is_found_in_some_order(self, changed):
         kernels = changed("wait(count, t * PROGRAMS)", "wait(count, t * PROGRAMS - 1)")
         caught = 0
         for seed in SEEDS:
@@ -306,7 +306,7 @@ class TestRaces:
         assert caught >= 3
 
     def test_reads_before_the_store_that_came_first(self, changed):
-        """The exchange as an output: a read too early finds nothing there, or races."""
+        """The exchange buffer is an output: a read too early finds it unset, or races."""
         kernels = changed("wait(count, t * PROGRAMS)", "pass")
         for seed in SEEDS:
             with pytest.raises((simulate.Uninitialised, simulate.Race), match=r"slots\[0?1?, "):
@@ -319,7 +319,7 @@ class TestDeadlocks:
         "old, new, value",
         [("arrive(count)", "pass", 0), ("wait(count, t * PROGRAMS)", "wait(count, t * 9)", 4)],
     )
-    def test_no_program_can_go_on(self, changed, old, new, value, seed):
+    def test_no_program_can_continue(self, changed, old, new, value, seed):
         kernels = changed("        " + old, "        " + new)
         with raises(simulate.Deadlock, "together: no program can go on\n  program 0 ") as caught:
             together(kernels, seed=seed)
@@ -334,7 +334,7 @@ class TestDeadlocks:
         with raises(simulate.Deadlock, "  program 2 has finished\n  program 3 waits at count[0]"):
             together(kernels)
 
-    def test_a_lock_that_is_never_given_back(self, changed):
+    def test_a_lock_that_is_never_released(self, changed):
         with raises(simulate.Deadlock, "program 0 waits at lock[0] = 1, faulty.py:69: while"):
             locked(changed("tl.atomic_xchg(lock, 0)"))
 
@@ -343,7 +343,7 @@ class TestDeadlocks:
             together(threads=False)
         assert "  program 1 has not begun\n" in str(caught.value)
 
-    def test_waiting_again_for_what_has_come_is_no_deadlock(self, changed):
+    def test_waiting_for_a_value_that_is_already_there_is_no_deadlock(self, changed):
         again = "for _ in range(20): wait(count, t * PROGRAMS)"
         together(changed("wait(count, t * PROGRAMS)", again))
 
@@ -361,14 +361,14 @@ class TestChecking:
         with raises(simulate.Unwritten, "2 of 12"), simulate.checking(["out", "saved"]):
             interpreter.launch(sound.double, (3,), numbers(10), torch.empty(12), 10, SIZE=4)
 
-    def test_afterwards_launches_are_plain(self, changed):
+    def test_later_launches_are_not_checked(self, changed):
         narrow = changed(STORE, STORE.replace("i < n", "i < n - 1"))
         with pytest.raises(simulate.Unwritten), simulate.checking(["out"]):
             interpreter.launch(narrow.double, (3,), numbers(10), torch.empty(10), 10, SIZE=4)
         interpreter.launch(narrow.double, (3,), numbers(10), torch.empty(10), 10, SIZE=4)
 
     @pytest.mark.parametrize("threads", [False, True])
-    def test_errors_of_other_kinds_are_left_alone(self, changed, threads):
+    def test_other_errors_are_raised_unchanged(self, changed, threads):
         kernels = changed(STORE, "1 / 0")
         with pytest.raises(ZeroDivisionError):
             double(kernels, threads=threads)
