@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from ..ir.expression import Code, Name, code
 from ..ir.program import Op, Tensor, Unsupported
@@ -25,14 +24,6 @@ MOST = 1500
 # Triton's names for the kinds of elements, and what masked loads give instead of them
 KINDS = {"float": "ACC", "int": "tl.int64", "bool": "tl.int1"}
 NOTHING = {"float": "0.0", "acc": "0.0", "int": "0", "bool": "0"}
-
-
-@dataclass
-class Line:
-    """A line of code and a note, of a builder that has no statements yet."""
-
-    text: str
-    note: str = ""
 
 
 def declared(*holders: type) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The text of generated code: numbers, sums, and lines of at most 100 columns."""
+"""The text of generated code: numbers, and lines of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BRACKET, _MARK = re.compile(r"[()]"), re.compile(r"[][(),]")
 
 
 def literal(value: Any, kind: str) -> str:
-    """A number as source, in the kind of the operation it belongs to."""
+    """A number as source code, of the kind of the operation that it belongs to."""
     if kind == "float":
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -26,27 +26,8 @@ def exact(value: Any) -> bool:
     return math.isfinite(value) and value * 2**20 == int(value * 2**20) and abs(value) < 2**20
 
 
-def bare(text: str) -> str:
-    """Text without a pair of brackets around all of it."""
-    if text.startswith("(") and closing(text, 0) == len(text) - 1:
-        return text[1:-1]
-    return text
-
-
-def total(parts: list[str]) -> str:
-    """A sum of addresses; zeros and ones that say nothing are left out."""
-    kept = [p for p in parts if p not in ("", "0")]
-    return " + ".join(kept) or "0"
-
-
-def times(*factors: str | int) -> str:
-    """A product, its ones left out."""
-    kept = [str(f) for f in factors if str(f) != "1"]
-    return "0" if "0" in kept else " * ".join(kept) or "1"
-
-
 def wrapped(line: str, indent: str, after: int = 0) -> list[str]:
-    """A line, its last call opened over several where it, and `after` more, are too long."""
+    """A line; if it and `after` more columns are too long, its last call takes several lines."""
     if len(indent) + len(line) + after <= COLUMNS:
         return [indent + line]
     start = _opening(line)
@@ -65,7 +46,7 @@ def wrapped(line: str, indent: str, after: int = 0) -> list[str]:
 
 
 def _opening(line: str) -> int | None:
-    """Where the bracket opens that the line's end closes."""
+    """The index of the bracket that the end of the line closes."""
     if not line.endswith(")"):
         return None
     depth = 0
@@ -77,6 +58,7 @@ def _opening(line: str) -> int | None:
 
 
 def closing(text: str, start: int) -> int:
+    """The index of the bracket that closes the one at `start`, or -1."""
     depth = 0
     for found in _BRACKET.finditer(text, start):
         depth += 1 if found[0] == "(" else -1

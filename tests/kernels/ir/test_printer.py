@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from graphnn.kernels.ir.printer import COLUMNS, bare, exact, literal, times, total, wrapped
+from graphnn.kernels.ir.printer import COLUMNS, exact, literal, wrapped
 
 CALL = "tl.load(pointer + (" + " + ".join(f"some_offset_{k}" for k in range(9)) + "), mask=live)"
 LINES = [
@@ -61,10 +61,3 @@ def test_numbers_as_source(value: object, kind: str, text: str) -> None:
 def test_which_numbers_float32_has_exactly() -> None:
     assert all(map(exact, (1, True, 0.5, -3.25, 2.0**-20)))
     assert not any(map(exact, (0.1, 2.0**-21, float("inf"), float("nan"), 2.0**21)))
-
-
-def test_sums_and_products_of_addresses_say_no_zeros_and_ones() -> None:
-    assert total(["", "0", "rows", "4"]) == "rows + 4" and total(["0"]) == "0"
-    assert times("rows", 1, 4) == "rows * 4"
-    assert (times(1, 1), times("rows", 0)) == ("1", "0")
-    assert (bare("(a + b)"), bare("(a) + (b)"), bare("a")) == ("a + b", "(a) + (b)", "a")
