@@ -1,7 +1,8 @@
-"""An axis of which a step takes all: its positions lie as the rows of tiles within one block.
+"""The block axis: an axis that every step reads in full. Its positions are the tile rows of one
+thread block.
 
-A block then has one example; what does not vary over the lanes is one row, and is multiplied by
-weights as sixteen equal ones, the least that a matrix product takes.
+A block then has one example. A value that does not vary over the positions is one row, and is
+multiplied by weights as sixteen equal rows, the least of a matrix product.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import math
 
 from ..ir.program import LoopProgram, Op
 
-# rows of a product of what is one row
+# rows of a matrix product of a value that is one row
 EQUAL = 16
-# numbers of a lane in one tile, where a step takes all of an axis beside shared products
+# elements of a position in one tile, in a sharded program
 PIECE = 64
-# laws whose result differs from lane to lane
+# functions of the prelude whose result differs from position to position
 KEPT = frozenset({"softmax", "moved", "turned", "best"})
 
 
 def wide(program: LoopProgram) -> frozenset[str]:
-    """The values that fill a tile's rows: all, or those that vary over the lanes."""
+    """The values that fill the rows of tiles: all, or those that vary over a block axis."""
     if not program.block_axis:
         return frozenset(op.name for op in program.ops)
     found: set[str] = set()
@@ -31,7 +32,7 @@ def wide(program: LoopProgram) -> frozenset[str]:
 
 
 def _varies(program: LoopProgram, op: Op, found: set[str]) -> bool:
-    """Whether a value varies over the lanes, as far as `found` has it."""
+    """Whether a value varies over the block axis, given that those of `found` do."""
     if op.kind in ("read", "draw"):
         return program.block_axis in op.attrs["tensor"].axes or bool(found & set(op.args))
     if op.kind == "state":
@@ -43,7 +44,7 @@ def _varies(program: LoopProgram, op: Op, found: set[str]) -> bool:
 
 
 def starts(program: LoopProgram) -> frozenset[str]:
-    """The values that states start from, and what those are made of."""
+    """The initial values of states, and all values that they are computed from."""
     made = {op.name: op.args for op in program.ops}
     found, stack = set[str](), [i for s in program.states for i in s.inits]
     while stack:
@@ -55,8 +56,10 @@ def starts(program: LoopProgram) -> frozenset[str]:
 
 
 def heavy(program: LoopProgram, op: Op) -> bool:
-    """Whether a value that all steps read is loaded at each: numbers of each lane, of which there
-    would be too many for registers, or as many of a block's own row. What states start from is not.
+    """Whether a loop-invariant value is loaded at each step, because it needs too many registers.
+
+    It has several elements per position, or many of a block's own row. Initial values of states are
+    not loaded again.
     """
     size = math.prod(op.shape)
     many = size > 1 and program.block_axis in op.attrs["tensor"].axes
@@ -65,5 +68,5 @@ def heavy(program: LoopProgram, op: Op) -> bool:
 
 
 def padded_length(positions: int) -> int:
-    """The rows of a tile that holds so many lanes."""
+    """The rows of a tile that holds `positions` positions: a power of two, and at least 16."""
     return max(EQUAL, 1 << (positions - 1).bit_length())

@@ -1,6 +1,7 @@
-"""How the numbers of each value lie in tiles: powers of two, cut where slices and joins cut.
+"""Layout: how the elements of each value lie in tiles, whose widths are powers of two.
 
-A value is a flat vector. Slices, joins and reshapes then only rename tiles: no number moves.
+A value is a flat vector. Tiles are cut at the boundaries of slices and joins, so that slices, joins
+and reshapes only rename tiles and move no element.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from ..ir.tile import Span
 from .block_axis import PIECE
 from .matmul_form import ValueMatmul, WeightMatmul, matmul_form
 
-# a value in more tiles than this would fill pages of source and all registers
+# more tiles of one value would fill pages of source and all registers
 MOST_TILES = 64
-# the least width of a tile that is no single number: what a matrix product takes
+# the least width of a tile of several elements: that of a matrix product
 LEAST = 16
-# pieces instead of one padded tile where they save at least this share of it
+# pieces are used instead of one padded tile if they save at least this share of it
 SAVING = 0.2
 
 
 @dataclass(frozen=True)
 class Run:
-    """Numbers `out, out + 1, …` of a value are those at `arg, arg + step, …` of an operand."""
+    """Elements `out, out + 1, …` of a value are those at `arg, arg + step, …` of an operand."""
 
     out: int
     size: int
@@ -40,10 +41,10 @@ Link = tuple[str, str, tuple[Run, ...]]
 
 
 def runs(places: np.ndarray) -> tuple[Run, ...]:
-    """The runs of a flat index map; -1 marks numbers that do not come from this operand."""
+    """The runs of a flat index map; -1 marks elements that do not come from this operand."""
     n = len(places)
     moves = np.diff(places)
-    # where the step from one number to the next is another than before, and where they end
+    # where the step from one element to the next changes, and the last element
     turns = [*(np.flatnonzero(moves[1:] != moves[:-1]) + 1).tolist(), n - 1]
     found: list[Run] = []
     k = at = 0
@@ -55,7 +56,7 @@ def runs(places: np.ndarray) -> tuple[Run, ...]:
         first = int(places[k])
         if first >= 0:
             found.append(Run(k, end - k, first, step if end - k > 1 else 1))
-        # before the first number that comes from here, each step may be another
+        # before the first element of this operand, each step may differ
         k = end if first >= 0 or step == 0 else k + 1
     return tuple(found)
 
@@ -68,7 +69,7 @@ def broadcast(shape: tuple[int, ...], to: tuple[int, ...]) -> tuple[Run, ...]:
 
 
 def cover(size: int, least: int = LEAST) -> list[tuple[int, int]]:
-    """Tiles (valid, width) of a stretch of `size` numbers: pieces where they save enough."""
+    """Tiles (valid, width) of `size` elements in a row: pieces if they save enough."""
     if size == 1:
         return [(1, 1)]
     whole = max(least, 1 << (size - 1).bit_length())
@@ -86,7 +87,8 @@ def cover(size: int, least: int = LEAST) -> list[tuple[int, int]]:
 class Layout:
     """The spans of every value of a program, and how its products are computed.
 
-    `pieces` are values that are cut into pieces of PIECE numbers.
+    `pieces` are values that are cut into pieces of PIECE elements. Raises Unsupported if a value
+    would need too many tiles.
     """
 
     def __init__(self, program: LoopProgram, least: int = LEAST, pieces: Iterable[str] = ()):
@@ -97,7 +99,7 @@ class Layout:
         self.products = {
             op.name: matmul_form(op, self.ops) for op in program.ops if op.kind == "product"
         }
-        for op in program.ops:  # a block's numbers of each part lie apart from those of the next
+        for op in program.ops:  # a block's elements of each part have tiles of their own
             if units := op.attrs.get("units"):
                 self._cut(op.name, range(0, self.size[op.name], units))
         for name in pieces:
@@ -114,24 +116,25 @@ class Layout:
             self._between.setdefault((out, arg), []).append(found)
 
     def between(self, out: str, arg: str) -> list[tuple[Run, ...]]:
-        """The runs by which a value takes its numbers from an operand."""
+        """The runs by which the elements of a value come from an operand."""
         return self._between.get((out, arg), [])
 
     def _links(self, op: Op) -> Iterator[Link]:
-        """Where each operand's numbers go, for operations that keep them in place."""
+        """Where the elements of each operand go, for operations that keep them in place."""
         if op.kind in ("point", "read", "over_positions", "own_row"):
             yield from ((op.name, x, broadcast(self.ops[x].shape, op.shape)) for x in op.args)
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
         elif op.kind in ("sum", "max"):
             yield from self._reduction(op)
-        elif op.kind == "all_reduce":  # its parts, of all blocks, are added number by number
+        elif op.kind == "all_reduce":  # the parts of all blocks are added element by element
             self._cut(op.name, range(self.size[op.name] + 1))
         elif op.kind == "product":
             yield from self._product(op, self.products[op.name])
 
     def _reduction(self, op: Op) -> Iterator[Link]:
-        """Taking away the last dimension gives single numbers; others are added tile by tile."""
+        """Reducing the last dimension gives single elements; other dimensions are added tile by
+        tile."""
         x, dims = self.ops[op.args[0]], sorted(op.attrs["dims"])
         self._by_last(x.name)
         if len(x.shape) - 1 in dims:
@@ -159,7 +162,7 @@ class Layout:
                     yield op.args[0], op.args[1], (Run(term.a, how.size, term.b, 1),)
 
     def _by_last(self, name: str) -> None:
-        """Cut at each change of a leading index."""
+        """Cuts a value at each change of a leading index."""
         shape = self.ops[name].shape
         if len(shape) > 1:
             self._cut(name, range(0, self.size[name] + 1, shape[-1]))
@@ -172,12 +175,12 @@ class Layout:
         if len(self.cuts[name]) > MOST_TILES + 1:
             op = self.ops[name]
             raise Unsupported(
-                f"'{op.note or name}', {op.shape} numbers an example, falls into more than "
-                f"{MOST_TILES} pieces"
+                f"'{op.note or name}', {op.shape} elements per example, needs more than "
+                f"{MOST_TILES} tiles"
             )
 
     def _settle(self) -> None:
-        """Cuts of operands and results agree: passed on until nothing changes."""
+        """Makes the cuts of operands and results agree: passes them on until nothing changes."""
         settled = [(0, 0)] * len(self.links)
         changed = True
         while changed:
@@ -185,12 +188,15 @@ class Layout:
             for k, (out, arg, found) in enumerate(self.links):
                 a, b = self.cuts[out], self.cuts[arg]
                 before = len(a), len(b)
-                if before == settled[k]:  # neither has had a cut since
+                if before == settled[k]:  # neither has a new cut
                     continue
                 settled[k] = before
                 for run in found:
                     self._pass(a, b, run)
-                if before != (len(a), len(b)):  # a run may have cut what an earlier one passed on
+                if before != (
+                    len(a),
+                    len(b),
+                ):  # a run may have cut what an earlier one passed on
                     changed = True
                     self._check(out)
                     self._check(arg)
@@ -215,7 +221,7 @@ class Layout:
 
 
 def source(found: Iterable[Run], start: int) -> int | None:
-    """Where in the operand the number `start` of the value is, or None."""
+    """The index in the operand of element `start` of the value, or None."""
     for run in found:
         if run.out <= start < run.out + run.size:
             return run.arg + run.step * (start - run.out)

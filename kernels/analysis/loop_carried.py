@@ -1,5 +1,5 @@
-"""What a loop of a kernel carries: variables that begin as one value and are put in each other's
-place, which Triton (3.6 to 3.9) takes for variables that stay as they are."""
+"""Checks what loops of kernels carry: if two variables begin as one value and a loop assigns one to
+the other, Triton (3.6 to 3.9) takes them for loop-invariant."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ..cache import load_module
 
 
 def loaded(text: str, name: str) -> ModuleType:
-    """The module of a kernel's source, from the cache, if its loops carry what they say.
+    """The module of a kernel's source, from the cache.
 
-    Another would be wrong when compiled, and right when interpreted: a defect of the emitter.
+    Raises AssertionError if Triton would take a variable of its loops for constant: such a kernel
+    is right when interpreted and wrong when compiled, which is a defect of the emitter.
     """
     if wrong := aliased(text):
         raise AssertionError(f"{name}: its compiled loop would take {wrong} for constant")
@@ -21,7 +22,7 @@ def loaded(text: str, name: str) -> ModuleType:
 
 
 def aliased(text: str) -> list[str]:
-    """The variables of a kernel's source that a loop assigns others which began as they did."""
+    """The variables to which a loop assigns others that began with the same value."""
     functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef))
     return [name for f in functions for name in _of_block(f.body, {})]
 
@@ -33,14 +34,14 @@ def _of_block(body: Iterable[ast.stmt], known: dict[str, str]) -> Iterator[str]:
             after = known | {n: carried for carried, n in held.items()}
             _follow(line.body, after)
             taken = ((n, held.get(after[n], n)) for n in held.values())
-            # a variable that takes its own place does stay as it is
+            # a variable that is assigned to itself does stay as it is
             yield from (n for n, other in taken if n != other and known[n] == known[other])
             yield from _of_block(line.body, dict(known))
         _follow([line], known)
 
 
 def _follow(body: Iterable[ast.stmt], known: dict[str, str]) -> None:
-    """What each variable is bound to: the value of another, or one of its own."""
+    """Binds each variable to the value of another one, or to a value of its own."""
     for line in body:
         if isinstance(line, ast.For | ast.While | ast.If):
             _follow(line.body, known)

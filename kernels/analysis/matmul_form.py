@@ -1,7 +1,7 @@
-"""How a product of two values is computed: by tiles of a resident weight, or number by number.
+"""How an einsum of two values is computed: by tiles of a weight, or element by element.
 
-`a` by a weight is a matrix product on tensor cores where its last dimension is summed over.
-Products of two values of rows are pointwise along one dimension, and sums over the others.
+A value times a weight is a matrix product on tensor cores if the value's last dimension is summed
+over. A product of two values of rows is pointwise along one dimension, and a sum over the others.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from ..ir.program import Op, Unsupported
 
-# a product of two row values spelled out in more terms than this would fill pages
+# a product of two values of rows in more terms than this would fill pages of source
 MOST_TERMS = 256
 
 
 @dataclass(frozen=True)
 class Term:
-    """One multiplication of stretches: flat starts in the result and in both operands."""
+    """One multiplication of stretches: where they start in the result and both operands."""
 
     out: int
     a: int
@@ -28,9 +28,9 @@ class Term:
 
 @dataclass(frozen=True)
 class ValueMatmul:
-    """A product number by number: `terms`, each `size` long along one letter.
+    """A product of two values of rows: `terms`, each `size` long along one letter.
 
-    `moves` says which of result, a and b vary along it.
+    `moves` tells which of the result, a and b vary along it.
     """
 
     size: int
@@ -40,7 +40,7 @@ class ValueMatmul:
 
 @dataclass(frozen=True)
 class WeightMatmul:
-    """A product by a weight: `value` and `weight` are operand names, letters as in `sub`."""
+    """A product by a weight: `value` and `weight` are operands, `letters` those of the einsum."""
 
     value: str
     weight: str
@@ -61,7 +61,7 @@ class WeightMatmul:
         return strides[self.letters[0][-1]], strides[self.letters[2][-1]]
 
     def meet(self, value: int, out: int) -> int | None:
-        """Where in the weight the numbers `value` and `out` meet; None where they do not."""
+        """The index in the weight at which the elements `value` and `out` meet, or None."""
         place: dict[str, int] = {}
         for spelled, flat in ((self.letters[0], value), (self.letters[2], out)):
             for letter in reversed(spelled):
@@ -74,7 +74,7 @@ class WeightMatmul:
 
 
 def letters(op: Op) -> tuple[str, str, str]:
-    """The three parts of `sub`."""
+    """The letters of both operands and of the result of an einsum."""
     left, out = op.attrs["sub"].split("->")
     a, b = left.split(",")
     return a, b, out
@@ -94,7 +94,7 @@ def is_weight(op: Op) -> bool:
 
 
 def matmul_form(op: Op, ops: Mapping[str, Op]) -> WeightMatmul | ValueMatmul:
-    """How a product is computed. Raises Unsupported."""
+    """How a product is computed. Raises Unsupported if kernels cannot compute it."""
     a, b, out = letters(op)
     for spelled, weight, k in (
         ((a, b, out), ops[op.args[1]], 0),
@@ -106,7 +106,7 @@ def matmul_form(op: Op, ops: Mapping[str, Op]) -> WeightMatmul | ValueMatmul:
 
 
 def _suits(value: str, weight: str, out: str) -> bool:
-    """Whether the value's last letter is summed over and the result's last is the weight's own."""
+    """Whether the value's last letter is summed over and the result's last is only the weight's."""
     if not value or not out:
         return False
     summed = (set(value) | set(weight)) - set(out)
@@ -120,13 +120,13 @@ def _rows(op: Op, ops: Mapping[str, Op]) -> ValueMatmul:
     length = sizes(op, ops)
     if along is None:
         raise Unsupported(
-            f"'{op.note or op.name}', a product {op.attrs['sub']}, has no common tile"
+            f"'{op.note or op.name}', an einsum '{op.attrs['sub']}', has no letter to tile"
         )
     rest = [x for x in dict.fromkeys(out + a + b) if x != along]
     if math.prod(length[x] for x in rest) > MOST_TERMS:
         raise Unsupported(
-            f"'{op.note or op.name}', a product {op.attrs['sub']} of values of each example, "
-            f"would be more than {MOST_TERMS} terms"
+            f"'{op.note or op.name}', an einsum '{op.attrs['sub']}' of values of each example, "
+            f"would have more than {MOST_TERMS} terms"
         )
     terms = [
         Term(*(_flat(s, length, dict(zip(rest, place))) for s in (out, a, b)))
@@ -137,7 +137,7 @@ def _rows(op: Op, ops: Mapping[str, Op]) -> ValueMatmul:
 
 
 def _along(a: str, b: str, out: str) -> str | None:
-    """The letter tiles lie along: the last of whichever has it; "" where nothing has letters."""
+    """The letter that tiles lie along, the last one of all that have it; "" without letters."""
     if not (a or b):
         return ""
     for letter in dict.fromkeys([*out[-1:], *a[-1:], *b[-1:]]):

@@ -1,7 +1,8 @@
-"""A contraction as its emitter takes it: values over tiles of rows and columns, and their sums.
+"""Attention as its emitter takes it: values over tiles of rows and columns, and their sums.
 
 A row is a query and a column a key, or the other way round; `blocks` are axes of both. Values have
-one dimension at most besides (matrices without axes two). Nothing here knows of graphs or torch.
+at most one dimension of their own (matrices without axes two). Nothing here knows of graphs or
+torch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from .program import Op, Tensor, Unsupported
 from .tile import SCALAR, Span
 
-# numbers of a value's own that are computed at a time; where values over both rows and columns are
-# wide, columns are taken one by one, and there is room for more of each
+# elements of a value's own dimension that are computed at a time. If values over both rows and
+# columns are wide, columns are processed one by one, and there is room for more elements of each
 CHUNK, LONG = 64, 256
 SUMMED = ("total", "lse")
 # the least side of a matrix product
@@ -22,8 +23,8 @@ LEAST = 16
 
 @dataclass(frozen=True)
 class Store:
-    """A value that is kept, by `kind`: "row", summed over columns, one for each row; "tile", summed
-    over rows too, one for each program; "each", one for each row and column."""
+    """A value that is stored. `kind` is "row" (summed over columns, one per row), "tile" (summed
+    over rows too, one per program) or "each" (one per row and column)."""
 
     op: str
     tensor: Tensor
@@ -32,8 +33,8 @@ class Store:
 
 @dataclass(frozen=True)
 class Top:
-    """The `count` best columns of each row: `op` is their score. The scores go to `best`, where
-    they are to `places`, in no order; where there are too few columns, the first of each list."""
+    """The `count` best columns of each row by the score `op`. Their scores go to `best` and their
+    positions to `places`, in no order; with too few columns, to the first of each list."""
 
     op: str
     count: int
@@ -42,14 +43,14 @@ class Top:
 
     @property
     def kept(self) -> Span:
-        """The list as it lies in a tile."""
+        """The span of the list in a tile."""
         return Span(0, self.count, 1 << (self.count - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Picks:
-    """Columns that are positions along an `axis`, which an operation `op` reads: tensors over the
-    axis are read there."""
+    """Columns that are positions along an `axis`, as an operation `op` reads them: tensors over the
+    axis are read at these positions."""
 
     axis: str
     op: str
@@ -57,20 +58,12 @@ class Picks:
 
 @dataclass(frozen=True)
 class AttentionProgram:
-    """One kernel. Operations are those of `program.Op`, and besides
+    """One attention kernel; `ops.OP_KINDS` tells which operations it has.
 
-    kind      args     attrs
-    soft      score    -: exp(score - largest so far), the weights of an online softmax
-    expand    x        -: a number for each column of its own
-    total     x | a, b sub: summed over columns, of one value, or of a product of two
-    most      x        -: the largest over columns
-    place     x        -: its position there
-    lse       score    -: the logsumexp over columns
-
-    Where there is one walk, `total`, `most` and `place` are only stored, and there is no `lse`; see
-    `hops` for kernels of several. With `soft`, totals are divided by the sum of weights, and the
-    scores' log-sum-exp is stored to `peak`. With `top`, the best columns are found; with `picks`,
-    columns are what was found.
+    A kernel with one loop over columns only stores `total`, `most` and `place`, and has no `lse`;
+    see `attention.hops` for kernels with several loops. With a `soft`, totals are divided by the
+    sum of weights, and the log-sum-exp of the scores is stored to `peak`. With `top`, the kernel
+    finds the best columns; with `picks`, its columns are those that were found.
     """
 
     name: str
@@ -94,14 +87,14 @@ class AttentionProgram:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """What is written, in the order of the arguments."""
+        """The tensors that are written, in the order of the arguments."""
         peak = () if self.peak is None else (self.peak,)
         top = () if self.top is None else (self.top.best, self.top.places)
         return (*(s.tensor for s in self.stores), *peak, *top)
 
 
 def spans(count: int, chunk: int) -> tuple[Span, ...]:
-    """`count` numbers in chunks; the last one is a power of two as well, and may be too wide."""
+    """`count` elements in chunks. The last chunk is a power of two as well, and may be too wide."""
     if count == 1:
         return (SCALAR,)
     found = []
@@ -125,7 +118,7 @@ def sides(program: AttentionProgram) -> dict[str, tuple[bool, bool]]:
             axes = {op.attrs["axis"]}
         else:
             axes = set()
-        # what is summed over columns varies over them no more, for those who read it
+        # a sum over columns does not vary over them
         parts = [(found[a][0], found[a][1] and kinds[a] not in SUMMED) for a in op.args]
         found[op.name] = _union([(bool(axes & rows), bool(axes & columns)), *parts])
     return found
@@ -137,18 +130,24 @@ def _union(parts: Iterable[tuple[bool, bool]]) -> tuple[bool, bool]:
 
 
 def letters(op: Op) -> tuple[str, str, str]:
-    """The dimensions of a product's operands and of itself."""
+    """The letters of both operands and of the result of an einsum."""
     left, out = op.attrs["sub"].split("->")
     a, b = left.split(",")
     return a, b, out
 
 
 def matrix(op: Op) -> int | None:
-    """Which operand of a product is a matrix that the other, a vector, is multiplied by."""
+    """The index of the operand that is a matrix, if the other one is a vector; else None.
+
+    Raises Unsupported if the matrix is not multiplied by the vector as a matrix is.
+    """
     a, b, out = letters(op)
     for k, (vector, square) in enumerate(((b, a), (a, b))):
         if len(vector) == 1 and len(square) == 2 and vector in square:
             if out != square.replace(vector, ""):
-                raise Unsupported(f"'{op.name}' is a product of a kind that tiles do not have")
+                raise Unsupported(
+                    f"tiled attention kernels do not support the einsum '{op.attrs['sub']}' of "
+                    f"'{op.name}'"
+                )
             return k
     return None

@@ -1,7 +1,7 @@
-"""The barrier between the thread blocks of one tile of rows: a counter that each adds one to.
+"""The barrier between the thread blocks of one tile of rows: a counter that each block increments.
 
-All of a launch must run at the same time. Should some never arrive, the others wait only so long:
-they say at which step, and what they compute from then on is NaN.
+All blocks of a launch must run at the same time. If some never arrive, the others stop waiting
+after a while: they record the step, and compute NaN from then on.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -13,16 +13,17 @@ import triton.language as tl
 
 @triton.jit
 def arrive(arrived):
-    """What all warps of this block have stored is there for those who see the counter raised."""
+    """Increments the counter: blocks that read it then see all stores of this block's warps."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def wait(arrived, target, patience, stuck, step):
-    """Until the counter is at `target`, or has been looked at `patience` times; what is left of it.
+    """Waits until the counter is at `target`, for at most `patience` reads of it.
 
-    `stuck` is given the number of the step, from 1, at which patience ended, the first of any.
+    Returns `patience`, or 0 if the wait expired. `stuck` then receives the number of the step, from
+    1, unless another block has set it.
     """
     left = patience
     while (tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < target) & (left > 0):

@@ -1,4 +1,4 @@
-"""What becomes of a barrier that was never passed: an error that names the kernel and the step."""
+"""Reports a barrier that was never passed: an error that names the kernel and the step."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 
 class StuckBarrier(RuntimeError):
-    """Thread blocks of a cooperative kernel waited in vain; what it stored is NaN from there on."""
+    """Thread blocks of a cooperative kernel waited in vain; all that it stored after is NaN."""
 
 
 class Watchdog:
-    """Follows launches of one kernel. On a GPU a fault is raised by a later call: none waits."""
+    """Follows launches of one kernel. On a GPU a later call raises the error: no call waits."""
 
     def __init__(self, name: str):
         self.name = name
         self._pending: deque[tuple[Any, torch.Tensor]] = deque()
 
     def follow(self, stuck: torch.Tensor) -> None:
-        """A launch was made that may set `stuck` to the number of a step."""
+        """Notes a launch that may set `stuck` to the number of a step."""
         if not stuck.is_cuda:
             self._judge(int(stuck))
         elif not torch.cuda.is_current_stream_capturing():
@@ -31,7 +31,7 @@ class Watchdog:
             self._pending.append((event, host))
 
     def check(self) -> None:
-        """Raise StuckBarrier if a launch that has ended was stuck."""
+        """Raises StuckBarrier if a launch that has ended was stuck."""
         while self._pending and self._pending[0][0].query():
             self._judge(int(self._pending.popleft()[1]))
 

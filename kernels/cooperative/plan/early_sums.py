@@ -1,8 +1,8 @@
-"""Sums over units that need not wait for one another: what they add up is known before.
+"""Reduction splitting: sums that depend on other sums, computed from sums of values known earlier.
 
-A norm takes a mean, and then a sum of numbers that the mean has changed. Where the first sum enters
-as a factor, those of the rest are taken beside it, and multiplied after: sum(s * a + b) is
-s * sum(a) + sum(b). One barrier serves both.
+A norm computes a mean, and then a sum of values that depend on the mean. If the first sum enters as
+a factor, the sums of the other factors are computed along with it, and multiplied afterwards:
+sum(s * a + b) is s * sum(a) + sum(b). One barrier serves both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIFFERENCE = ((1, (0,)), (-1, (1,)))
 
 @dataclass(frozen=True)
 class Term:
-    """`sign` times the product of `factors`, numbers of a row, times the sum over `base`."""
+    """`sign` times the product of `factors`, scalars of a row, times the sum of `base`."""
 
     sign: int
     factors: tuple[str, ...]
@@ -34,7 +34,7 @@ def last(op: Op) -> int:
 
 
 def waits(ops: Mapping[str, Op], shared: Mapping[str, int]) -> dict[str, int]:
-    """For how many sums over numbers that are `shared` out, one after another, each value waits."""
+    """For how many sums of sharded values (`shared`), one after another, each value waits."""
     found: dict[str, int] = {}
     for op in ops.values():
         over = op.kind in ("sum", "max") and shared.get(op.args[0], 0) and not shared.get(op.name)
@@ -45,9 +45,9 @@ def waits(ops: Mapping[str, Op], shared: Mapping[str, int]) -> dict[str, int]:
 def terms(
     ops: Mapping[str, Op], name: str, waiting: Mapping[str, int], most: int
 ) -> list[Term] | None:
-    """The sum over a value as terms whose bases wait for fewer sums than `most`.
+    """The sum of a value as terms whose bases wait for fewer sums than `most`.
 
-    None where it is no linear combination of such.
+    None if it is no linear combination of such terms.
     """
     op = ops[name]
     if waiting[name] < most:
@@ -69,7 +69,7 @@ def terms(
 
 
 def uniform(ops: Mapping[str, Op], op: Op, arg: str) -> str | None:
-    """The number that an operand is along the result's last dimension, if it is one."""
+    """The scalar that an operand equals along the result's last dimension, or None."""
     value = ops[arg]
     if value.kind == "const" or (last(value) == 1 and last(op) > 1):
         return arg
@@ -81,7 +81,7 @@ def uniform(ops: Mapping[str, Op], op: Op, arg: str) -> str | None:
 
 
 def deviation(ops: Mapping[str, Op], name: str) -> tuple[str, str] | None:
-    """x and m of a value that is (x - m) * (x - m), m the same along x."""
+    """x and m of a value (x - m) * (x - m) with the same m along x, or None."""
     square = ops[name]
     if square.attrs.get("linear_in") != SQUARE:
         return None

@@ -1,7 +1,7 @@
-"""Of how many numbers each value of a loop may be shared out among thread blocks.
+"""Shard granularity: into groups of how many elements each value of a loop may be sharded.
 
-Values whose numbers lie in the same places share a period: the greatest that divides the lengths of
-them all, and where slices and joins cut them.
+Values whose elements lie at the same indices have one granularity: the greatest number that divides
+the lengths of all of them, and the indices at which slices and joins cut them.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from ...analysis.matmul_form import WeightMatmul, is_weight, letters, matmul_for
 from ...ir.program import LoopProgram, LoopState, Op, Unsupported
 from ...ir.symbols import NameTable
 from .early_sums import last
-from .row_owners import OWN, drawn, rowwise
-from .split_products import parted
+from .row_owners import OWN, row_owned, with_sources
+from .split_products import split_products
 
 SOURCES = frozenset({"read", "draw", "const", "index", "size", "position"})
 
 
 def granularities(program: LoopProgram) -> dict[str, int]:
-    """For each value that depends on a state or a product, of how many numbers it may be shared.
+    """The shard granularity of each value that depends on a state or a product.
 
-    1: its numbers change places, or are needed together. Of values of one row a negative period;
-    OWN: a block has all.
+    1: the value cannot be sharded, as its elements are permuted or needed together. Negative: it is
+    sharded among the blocks of one row. OWN: one block has all of it.
     """
     ops = {op.name: op for op in plainer(program)}
     dots = {
         name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), WeightMatmul)
     }
-    own = rowwise(program, ops, dots)
-    found = _Periods(ops, program.states, own).found()
+    own = row_owned(program, ops, dots)
+    found = _Granularities(ops, program.states, own).found()
     if not own:
         return found
     free = frozenset(name for name, p in found.items() if p < 2)
-    own = drawn(ops, own, free)
-    # without what has gone to the rows: a product whose parts serve them alone is one again
-    found = _Periods(ops, program.states, own).found()
-    within = _Periods(ops, program.states, frozenset(ops) - own).found()
+    own = with_sources(ops, own, free)
+    # without the values of rows: a product whose parts only they use is one again
+    found = _Granularities(ops, program.states, own).found()
+    within = _Granularities(ops, program.states, frozenset(ops) - own).found()
     return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}
 
 
@@ -47,17 +47,17 @@ def widest(program: LoopProgram, known: dict[str, int] | None = None) -> int:
     """The largest granularity of a value. Raises Unsupported if nothing can be sharded."""
     ops = {op.name: op for op in program.ops}
     if not any(isinstance(dot_of(op, ops), WeightMatmul) for op in program.ops):
-        raise Unsupported("there is no product by a weight to share out")
+        raise Unsupported("there is no product by a weight to shard")
     found = max((known or granularities(program)).values(), default=1)
     if found < 2:
-        raise Unsupported("no value of a step can be shared out: its numbers change places")
+        raise Unsupported("no value of a step can be sharded: its elements are permuted")
     return found
 
 
 def plainer(program: LoopProgram) -> list[Op]:
-    """Operations, those products that are a pointwise one, or the sum of one, written so.
+    """The operations, with pointwise products, and sums of them, written as such.
 
-    Those by a weight are in parts where these are shared out differently.
+    Products by a weight are split if their parts have different granularities.
     """
     ops = {op.name: op for op in program.ops}
     names = NameTable(ops)
@@ -69,11 +69,11 @@ def plainer(program: LoopProgram) -> list[Op]:
             found.append(op)
     kept = {name for state in program.states for name in (*state.inits, state.next)}
     dots = {op.name: dot for op in found if isinstance(dot := dot_of(op, ops), WeightMatmul)}
-    return parted(found, dots, frozenset(kept))
+    return split_products(found, dots, frozenset(kept))
 
 
 def dot_of(op: Op, ops: dict[str, Op]) -> Any:
-    """How a product is computed; None for what is no product by a weight."""
+    """How a product is computed; None if it is no product by a weight."""
     if op.kind != "product" or not any(is_weight(ops[a]) for a in op.args):
         return None
     return matmul_form(op, ops)
@@ -102,8 +102,8 @@ def broadcasts(op: Op, arg: Op) -> bool:
     return last(arg) == 1 and last(op) > 1
 
 
-class _Periods:
-    """Values joined to those whose numbers lie in the same places, and what they must divide."""
+class _Granularities:
+    """Groups of values whose elements lie at the same indices, and the divisors of each group."""
 
     def __init__(self, ops: dict[str, Op], states: tuple[LoopState, ...], others: frozenset[str]):
         self.ops, self.states, self.others = ops, states, others
@@ -124,7 +124,7 @@ class _Periods:
 
     def _root(self, name: str) -> str:
         while (up := self.parent[name]) != name:
-            self.parent[name] = name = self.parent[up]  # halves the way for those who ask next
+            self.parent[name] = name = self.parent[up]  # path halving
         return name
 
     def _must(self, name: str, number: int) -> None:
@@ -132,7 +132,7 @@ class _Periods:
         self.divides[root] = math.gcd(self.divides[root], number)
 
     def _join(self, a: str, b: str) -> None:
-        """Two values lie alike; what can be read in any form takes that of the other."""
+        """Puts two values into one group. A value that has any form follows the other one."""
         if b in self.loose or b in self.others:
             self._must(a, last(self.ops[b]))
             return
@@ -142,7 +142,7 @@ class _Periods:
             self._must(first, self.divides[second])
 
     def _state(self, op: Op) -> None:
-        """Joined to its next value."""
+        """A state is joined to its next value beforehand."""
 
     def _point(self, op: Op) -> None:
         for arg in op.args:
@@ -180,7 +180,7 @@ class _Periods:
 
 
 def loose(ops: dict[str, Op]) -> set[str]:
-    """Values made of what is read alone: each block can make those numbers that it wants."""
+    """Values that are computed from tensors alone: each block can compute any part of them."""
     found: set[str] = set()
     for op in ops.values():
         mine = op.kind in ("point", "view") and all(a in found for a in op.args)

@@ -1,7 +1,7 @@
-"""What a cooperative kernel will be, before a line of it is written: who has what, and when.
+"""The outline of a cooperative kernel, before any of it is written: shards, layout and phases.
 
-The shared memory that it takes, and the time that a step should, follow from that for any tiling:
-of many that are weighed only what is chosen is written.
+From it follow, for any tiling, the shared memory that the kernel needs and the predicted time of a
+step. So many tilings can be compared, and only the best one is written.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .tiling import Tiling, cut
 
 @dataclass(frozen=True)
 class Outline:
-    """The loop of a `program` as its blocks share it: where numbers lie, what is `moving` from step
-    to step, and the events of a step."""
+    """The loop of a `program` as it is sharded: its layout, the values that vary from step to step
+    (`moving`), and the events of a step."""
 
     program: LoopProgram
     shared: ShardedProgram
@@ -33,7 +33,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a kernel takes, as `Cooperative` says it of one that is written."""
+    """What a kernel needs; the fields are those of `CooperativeSource`."""
 
     blocks: int
     barriers: int
@@ -47,12 +47,13 @@ class Resources:
 
 
 def outline(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> Outline:
-    """The loop for blocks of so many units. Raises Unsupported where it cannot be shared.
+    """The outline of a loop for blocks of `units` units.
 
-    `known` are its periods, where they have been found before.
+    `known` are its granularities, if they have been found before. Raises Unsupported if the loop
+    cannot be sharded.
     """
     if not program.axis:
-        raise Unsupported("a phase of a step is no loop")
+        raise Unsupported("a phase of a step is not a loop")
     shared = shard(program, units, known)
     moving = frozenset(_moving(shared.program))
     events = phases(shared, moving)
@@ -62,7 +63,7 @@ def outline(program: LoopProgram, units: int, known: dict[str, int] | None = Non
 
 
 def resources(found: Outline, tiling: Tiling) -> Resources:
-    """What the kernel takes that is cut as `tiling` says."""
+    """What the kernel needs that is cut as `tiling` says."""
     held: dict[str, int] = {}
     staged: tuple[int, ...] = ()
     streamed, products = 0, list(_products(found))
@@ -82,7 +83,7 @@ def resources(found: Outline, tiling: Tiling) -> Resources:
 
 
 def positions(found: Outline) -> tuple[int, int]:
-    """Numbers of all lanes that a block loads and stores at a step, and those that it makes."""
+    """The elements of all positions that a block moves per step, and those that it computes."""
     program = found.shared.program
     if not program.block_axis:
         return 0, 0
@@ -100,7 +101,7 @@ def positions(found: Outline) -> tuple[int, int]:
 
 
 def _products(found: Outline) -> Iterator[Op]:
-    """Products by a weight in the order in which they are written: weights are kept by it."""
+    """Products by a weight in the order in which they are written, and their weights kept."""
     ops = {op.name: op for op in found.shared.program.ops if op.kind == "sharded_matmul"}
     yield from (op for op in ops.values() if op.name not in found.moving)
     for event in found.phases.events:

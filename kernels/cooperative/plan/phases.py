@@ -1,7 +1,7 @@
-"""The order of a step that thread blocks share: what others wait for first, the rest while waiting.
+"""The phases of a sharded step: what other blocks wait for comes first, the rest while waiting.
 
-A barrier is an arrival, when a block has published, and a wait, before it reads what others have.
-Between the two it does what hangs on neither: it stores, and loads what comes next.
+A barrier is an arrival, after a block has published, and a wait, before it reads what others have
+published. Between the two it does what depends on neither: stores, and loads for the next step.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .sharding import ShardedProgram
 
 @dataclass(frozen=True)
 class Event:
-    """`what` a step does next: an "op" or the "publish" of an exchange, by name; or, at a barrier,
-    "arrive" or "wait", by its number."""
+    """`what` a step does next: "op" or "publish", with the `name` of an operation or exchange; at a
+    barrier "arrive" or "wait", with its number."""
 
     what: str
     name: str = ""
@@ -28,10 +28,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Phases:
-    """The events of a step, how many barriers it has, and whether states are exchanged.
+    """The events of a step, its number of barriers, and whether states are exchanged (`carries`).
 
-    If they are, the first step waits for what they start from: one more arrival, before the loop.
-    Exchanges have `slots` that steps take in turn.
+    If they are, the first step waits for their initial values: there is one more arrival, before
+    the loop. Exchanges have `slots` slots that steps use in turn.
     """
 
     events: tuple[Event, ...]
@@ -41,7 +41,7 @@ class Phases:
 
 
 def phases(shared: ShardedProgram, moving: Iterable[str]) -> Phases:
-    """The phases of a shared program; `moving` are the operations that a step computes."""
+    """The phases of a sharded program; `moving` are the operations that a step computes."""
     return _Schedule(shared, set(moving)).run()
 
 
@@ -55,8 +55,8 @@ class _Schedule:
             e.name: _published(e, program.states) if e.state else e.value for e in shared.exchanges
         }
         self.levels = levels(self.ops, self.exchanges)
-        self._put_off()
-        self._late()
+        self._delay_reads()
+        self._delay_heavy()
         self.events: list[Event] = []
         self.done: set[str] = set()
 
@@ -85,16 +85,17 @@ class _Schedule:
         return Phases(tuple(self.events), count, carries, EARLY if self._arrives_early() else SLOTS)
 
     def _arrives_early(self) -> bool:
-        """Whether a state is read behind the last arrival of a step: others may then have gone on
-        to publish the state after next."""
+        """Whether a state is read after the last arrival of a step: other blocks may then already
+        publish the state after the next one."""
         last = max((k for k, e in enumerate(self.events) if e.what == "arrive"), default=-1)
         behind = (self.ops[e.name] for e in self.events[last + 1 :] if e.what == "op")
         read = {op.attrs.get(what) for op in behind for what in ("exchange", "sums")}
         return any(e.state and e.name in read for e in self.exchanges.values())
 
-    def _put_off(self) -> None:
-        """What a step needs of a state only behind its first barrier is read there: that blocks
-        publish the state before they come to this barrier is then enough, without one of its own.
+    def _delay_reads(self) -> None:
+        """Delays reads of a state until after the first barrier, if nothing needs it earlier.
+
+        That barrier then also covers the exchange of the state.
         """
         inner = max(self.levels.values(), default=0)
         for op in reversed(self.ops.values()):
@@ -115,7 +116,7 @@ class _Schedule:
         return self.levels.get(source, 0)
 
     def _reads(self, level: int) -> None:
-        """Loads hang on nothing: they are under way while a block waits."""
+        """Loads depend on nothing: they are under way while a block waits."""
         for op in self.ops.values():
             if self._early(op) and self._needed_at(op.name) == level:
                 self._do(op.name)
@@ -125,20 +126,20 @@ class _Schedule:
         return op.kind == "read" and not self._heavy(op)
 
     def _heavy(self, op: Op) -> bool:
-        """Whether a value has several numbers of each lane, or many of a block's own row.
+        """Whether a value has several elements per position, or many of a block's own row.
 
-        Whatever is loaded for that row counts: there may be a hundred of them (the weightings of a
-        Neural Turing Machine's heads, backward).
+        All loads for that row count: there may be a hundred of them (the weightings of a Neural
+        Turing Machine's heads, backward).
         """
         size, own = math.prod(op.shape), op.attrs.get("own", False)
         many = (op.name in self.varying and size > 1) or (own and op.kind == "read")
         many |= own and op.kind == "fetch_row" and size > PIECE
         return many and op.kind != "state"
 
-    def _late(self) -> None:
-        """What is too much to hold from phase to phase is made where it is first used.
+    def _delay_heavy(self) -> None:
+        """Delays values that are too large to hold from phase to phase until their first use.
 
-        So are views: they are nothing but what they show.
+        Views are delayed as well: they only rename tiles.
         """
         published = set(self.sources.values())
         for op in reversed(self.ops.values()):
@@ -152,7 +153,7 @@ class _Schedule:
         return min(users, default=0)
 
     def _critical(self, due: list[str], level: int) -> None:
-        """What is published at this level, and what that is made of."""
+        """The values that are published at this level, with all that they depend on."""
         for name in due:
             self._with(self.sources[name])
 
@@ -179,7 +180,7 @@ class _Schedule:
 
 
 def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str, int]:
-    """After how many barriers of its step each operation can be done."""
+    """The number of barriers in its step after which each operation can be computed."""
     found: dict[str, int] = {}
     for op in ops.values():
         exchange = exchanges.get(op.attrs.get("exchange", ""))
@@ -192,6 +193,6 @@ def levels(ops: Mapping[str, Op], exchanges: Mapping[str, Exchange]) -> dict[str
 
 
 def _published(exchange: Exchange, states: Iterable[LoopState]) -> str:
-    """What a state is at the next step: its next value, or where it looks further back, a slot."""
+    """The value of a state at the next step: its next value, or with a longer delay a slot."""
     state = next(s for s in states if s.name == exchange.value)
     return state.next if state.delay == 1 else state.name

@@ -1,6 +1,6 @@
-"""Sums and largest of numbers that thread blocks share out: of each block's part of them.
+"""Sums and maxima of sharded values: partial ones of each block, combined by an all-reduce.
 
-Where one sum hangs on another it is taken apart, so that both need one barrier.
+If one sum depends on another it is split, so that both need one barrier.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Sums:
-    """The sums of a program as one block has them."""
+    """Makes the sums of a program as one block computes them."""
 
     def __init__(self, sharing: Sharder):
         self.sharing = sharing
 
     def total(self, made: Op, op: Op, wanted: int) -> Op:
-        """The sum in a form."""
+        """The sum, in a form."""
         x = self.sharing.ops[op.args[0]]
         home, over = self.sharing.home(x.name), len(x.shape) - 1 in op.attrs["dims"]
         if over and home < OWN:
@@ -40,22 +40,22 @@ class Sums:
         return self._joined(made, op)
 
     def _gathered(self, made: Op, op: Op, x: Op) -> Op:
-        """A sum over numbers that the blocks of a row share out: of each block's part of it."""
+        """A sum of a value that is sharded among the blocks of a row: of their partial sums."""
         if math.prod(op.shape) > 1:
-            raise Unsupported(f"'{op.note or op.name}' are several sums over what is shared out")
+            raise Unsupported(f"'{op.note or op.name}' are several sums over a sharded value")
         exchange = self._parts(x.name, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "join": op.kind, **self.sharing.form(OWN)}
         return replace(made, kind="row_reduce", args=(exchange.value,), attrs=attrs)
 
     def _joined(self, made: Op, op: Op) -> Op:
-        """A sum over numbers that are shared out: of each block's part of it."""
+        """A sum of a sharded value: of each block's partial sum."""
         x = self.sharing.ops[op.args[0]]
         exchange = self._parts(x.name, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": op.kind}
         return replace(made, kind="all_reduce", args=(exchange.value,), attrs=attrs)
 
     def _parts(self, x: str, home: int, op: Op) -> Exchange:
-        """The exchange of each block's part of a sum over a value."""
+        """The exchange of each block's partial sum of a value."""
         key = x, f"{op.kind}s"
         if key not in self.sharing.exchanges:
             name = self._within(
@@ -76,7 +76,7 @@ class Sums:
         return self.sharing.exchanges[key]
 
     def _early(self, made: Op, op: Op, x: Op) -> Op | None:
-        """A sum that is one of values known before, times numbers that are not: see `early`."""
+        """A sum that is computed from sums of values known earlier: see `early_sums`."""
         found = terms(self.sharing.ops, x.name, self.sharing.waiting, self.sharing.waiting[x.name])
         if found is None:
             return None
@@ -91,7 +91,7 @@ class Sums:
         return replace(made, kind="point", args=tuple(args), attrs={"template": template})
 
     def _sum_of(self, base: str, x: Op, op: Op) -> str:
-        """The sum over a value that is shared out as `x` is."""
+        """The sum of a value that is sharded as `x` is."""
         exchange = self._parts(base, self.sharing.home(x.name), op)
         attrs = {"exchange": exchange.name, "blocks": self.sharing.blocks, "join": "sum"}
         made = replace(
@@ -100,7 +100,7 @@ class Sums:
         return self.sharing.put(made)
 
     def _number(self, name: str, op: Op) -> str:
-        """A number of a row in the shape of a sum over all of a value."""
+        """A scalar of a row, in the shape of a sum of all of a value."""
         value = self.sharing.ops[name]
         made = self.sharing.make(name, WHOLE)
         if value.kind == "const" or not value.shape:
@@ -111,9 +111,9 @@ class Sums:
         )
 
     def _spread(self, made: Op, op: Op, x: Op) -> Op | None:
-        """A sum of (x - m)^2: of each block about its own mean, and of these about m.
+        """A sum of (x - m)²: of each block about its own mean, and of these means about m.
 
-        Chan, Golub and LeVeque 1979, for many parts at once; as exact as two sums in turn.
+        Chan, Golub and LeVeque 1979, for many parts at once. It is as exact as two sums in turn.
         """
         found = deviation(self.sharing.ops, x.name)
         home = self.sharing.home(x.name)
@@ -143,7 +143,7 @@ class Sums:
         return replace(made, kind="all_reduce", args=args, attrs={**attrs, "join": "spread"})
 
     def _squares(self, mine: str, whole: Op, sums: Exchange, owned: dict[str, Any], op: Op) -> str:
-        """The sum of squares of a block's own numbers about their mean."""
+        """The sum of squares of a block's own elements about their mean."""
         count = self.sharing.put(Op(f"{mine}_count", "shard_size", (), (), "float", owned, op.note))
         mean = {"template": "({0} / tl.maximum({1}, 1.0))"}
         centre = self.sharing.put(
@@ -157,7 +157,7 @@ class Sums:
         return self.sharing.put(replace(op, name=f"{mine}_squares_here", args=(within,)))
 
     def _within(self, x: str, home: int, name: str, beyond: float) -> str:
-        """A value whose numbers beyond the period, in the last blocks, are those of no effect."""
+        """A value whose elements beyond the period, in the last blocks, are `beyond`."""
         value = self.sharing.ops[x]
         place = self.sharing.part(Tensor(name, value.shape, ()), home)
         if place.even:

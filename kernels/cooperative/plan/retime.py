@@ -1,8 +1,8 @@
-"""Products put off to the next step, where that spares a barrier.
+"""Retiming: products are delayed to the next step if that saves a barrier.
 
-What flows back to a state is often one product of what a step has found last: blocks would have to
-meet once more before the step ends. Made by the step that uses it, it reads what was published a
-step ago, and any barrier since then will do (Leiserson and Saxe 1991, retiming).
+The gradient of a state is often one product of what a step computes last: blocks would need one
+more barrier before the step ends. If the step that uses the product computes it, it reads what was
+published a step ago, and any barrier since then is enough (Leiserson and Saxe 1991, retiming).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from .outline import outline
 
 
 def retimed(program: LoopProgram, units: int) -> LoopProgram:
-    """The program with those products put off that make for fewer barriers a step: the same one
-    where none does. Raises Unsupported where blocks of so many units cannot share it."""
-    able = list(put_off(program))
+    """The program with those products delayed that save a barrier per step, or the same program.
+
+    Raises Unsupported if it cannot be sharded among blocks of `units` units.
+    """
+    able = list(delayed(program))
     if not able:
         return program
     best = min((program, *able), key=lambda p: barriers(p, units))
@@ -31,28 +33,28 @@ def barriers(program: LoopProgram, units: int) -> int:
     return outline(program, units).phases.barriers
 
 
-def put_off(program: LoopProgram) -> Iterator[LoopProgram]:
-    """The program with one product put off, for each state that is nothing else."""
+def delayed(program: LoopProgram) -> Iterator[LoopProgram]:
+    """For each state that is a product alone: the program with this product delayed."""
     ops = {op.name: op for op in program.ops}
     for state in program.states:
         how = dot_of(ops[state.next], ops)
         zeros = all(ops[i].kind == "const" and not ops[i].attrs["value"] for i in state.inits)
         if isinstance(how, WeightMatmul) and zeros and state.delay == 1 and _alone(program, state):
-            yield _put_off(program, ops, state, how)
+            yield _delayed(program, ops, state, how)
 
 
 def _alone(program: LoopProgram, state: LoopState) -> bool:
-    """Whether nothing but the state takes its next value."""
+    """Whether only the state reads its next value."""
     taken = [a for op in program.ops for a in op.args]
     taken += [name for name, _ in program.stores]
     taken += [name for s in program.states for name in (*s.inits, s.next) if s is not state]
     return state.next not in taken
 
 
-def _put_off(
+def _delayed(
     program: LoopProgram, ops: dict[str, Op], state: LoopState, how: WeightMatmul
 ) -> LoopProgram:
-    """The operand becomes the state, the state its product, first of all that moves."""
+    """The operand becomes the state, and the state its product, before all else that varies."""
     value, product = ops[how.value], ops[state.next]
     name = f"{value.name}_before"
     while name in ops:

@@ -1,8 +1,8 @@
-"""Which values of a step a thread block computes for a row of its own, where blocks share a loop.
+"""Which values of a sharded loop a thread block computes for a row of its own.
 
-What takes all of an axis (attention, a memory's reads and writes) needs every number of one row
-together: of a tile of rows each block then has one, its lanes as the rows of tiles. Products by
-weights stay shared out by units; the two meet by exchanges.
+An operation over a block axis (attention, reads and writes of a memory) needs every element of a
+row together. Each block of a tile of rows then has one row, whose positions are the rows of its
+tiles. Products by weights stay sharded by units; the two communicate by exchanges.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from ...analysis.block_axis import wide
 from ...analysis.matmul_form import WeightMatmul
 from ...ir.program import LoopProgram, Op, Unsupported
 
-# forms of a value: in every block, not shared out; of one row in its block. Others are periods by
-# which it is shared out: among all blocks, or, below zero, among those of one row
+# forms of a value: WHOLE in every block, or of a block's OWN row. Other forms are granularities by
+# which it is sharded: among all blocks, or if negative among those of one row
 WHOLE, OWN = 0, -1
 
 
-def rowwise(
+def row_owned(
     program: LoopProgram, ops: Mapping[str, Op], dots: Mapping[str, WeightMatmul]
 ) -> frozenset[str]:
-    """The values of which a block has its own row. Raises Unsupported where a weight meets lanes.
+    """The values of which a block has its own row.
 
-    They vary over the lanes, are made of all of them, or hang on such without a product by a
-    weight between; `dots` are those products.
+    They vary over the block axis, are computed from all of its positions, or depend on such values
+    without a product by a weight (`dots`) in between. Raises Unsupported if a weight multiplies a
+    value that varies over the block axis.
     """
     if not program.block_axis:
         return frozenset()
@@ -48,8 +49,10 @@ def rowwise(
             return frozenset(found)
 
 
-def drawn(ops: Mapping[str, Op], own: frozenset[str], free: frozenset[str]) -> frozenset[str]:
-    """`own`, and what of the `free` serves those alone: so many fewer numbers a block."""
+def with_sources(
+    ops: Mapping[str, Op], own: frozenset[str], free: frozenset[str]
+) -> frozenset[str]:
+    """`own`, and those values of `free` that only they use: a block has fewer elements of them."""
     found = set(own)
     users: dict[str, set[str]] = {name: set() for name in ops}
     for op in ops.values():

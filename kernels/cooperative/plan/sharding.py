@@ -1,9 +1,10 @@
-"""A loop's program as one thread block of many runs it: its own numbers of each value.
+"""Sharding: a loop's program as one of many thread blocks runs it, with its part of each value.
 
-A value is shared out where its numbers keep their places from operation to operation: of every
-`period` of them (the units of a cell, in each of its gates) a block has `units`. Products take all
-of their operand, sums over units all parts of a sum: both come by an exchange. What takes all of
-an axis a block computes for one row; what cannot be shared out every block computes for itself.
+A value is sharded if its elements keep their indices from operation to operation: of every `period`
+elements (the units of a cell, in each of its gates) a block has `units`. Products read all of their
+operand, and sums over units all parts of a sum: both come through an exchange. Operations over a
+block axis are computed for one row per block. A value that cannot be sharded is computed by every
+block.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from .granularity import broadcasts, dot_of, granularities, loose, plainer, wide
 from .reductions import Sums
 from .row_owners import OWN, WHOLE
 
-# the fewest units of a block: four gates of as many make an operand of a matrix product
+# the fewest units of a block: four gates of them make an operand of a matrix product
 LEAST = 4
-# the fewest numbers of a row's value that are worth a block of their own
+# the fewest elements of a row's value that are worth a block of their own
 NARROWEST = 16
-# rows of a tile, where a step takes all of an axis: the least that a matrix product takes
+# rows of a tile with a block axis: the least of a matrix product
 EACH = 16
 
 
 @dataclass(frozen=True)
 class ShardedProgram:
-    """A program for each of `blocks`; `units` has how many of every period a block holds.
+    """A program that each of `blocks` blocks runs; of every period a block holds so many `units`.
 
-    Where a step takes all of an axis `groups` blocks share a row of a tile.
+    With a block axis, `groups` blocks have one row of a tile together.
     """
 
     program: LoopProgram
@@ -48,14 +49,15 @@ class ShardedProgram:
 
     @property
     def each(self) -> int:
-        """The rows of a tile that are given out, where a step takes all of an axis."""
+        """The rows of a tile that blocks own, with a block axis."""
         return min(EACH, self.blocks)
 
 
 def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> ShardedProgram:
-    """The program of one block that holds `units` of the largest period. Raises Unsupported.
+    """The program of one block that holds `units` units of the largest granularity.
 
-    `units` is a power of two, 4 or more; `known` are the periods, where they were found before.
+    `units` is a power of two, 4 or more; `known` are the granularities, if they were found before.
+    Raises Unsupported if the program cannot be sharded.
     """
     known = known or granularities(program)
     blocks = -(-widest(program, known) // units)
@@ -69,12 +71,12 @@ def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None)
 
 
 def split(form: int) -> bool:
-    """Whether blocks have parts of a value that is in this form."""
+    """Whether blocks have parts of a value in this form."""
     return form not in (WHOLE, OWN)
 
 
 class Sharder:
-    """Writes the operations of a block, each as a whole or as the block's own part of it."""
+    """Makes the operations of a block, each as a whole or as the block's part of it."""
 
     def __init__(self, program: LoopProgram, blocks: int, known: dict[str, int], groups: int):
         self.program, self.blocks, self.groups = program, blocks, groups
@@ -90,18 +92,18 @@ class Sharder:
         self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
 
     def _used(self, period: int) -> int:
-        """A period by which it is of use to share out."""
+        """The form of a value of this granularity: sharded if that pays."""
         if period < 0:
             return period if self.groups > 1 and -period >= NARROWEST * self.groups else OWN
         return period if period >= max(self.blocks, 2) else WHOLE
 
     def _units(self, period: int) -> int:
-        """A block's share of a period: a power of two, as tiles are; the last blocks have less."""
+        """A block's part of a period: a power of two, as tiles are. The last blocks have less."""
         blocks = self.blocks if period > 0 else self.groups
         return max(LEAST, 1 << (-(-abs(period) // blocks) - 1).bit_length())
 
     def run(self) -> ShardedProgram:
-        for name in self.ops:  # in their order, so that none is made from deep within another
+        for name in self.ops:  # in their order, so that recursion stays shallow
             if name not in self.loose:
                 self.make(name, self.home(name))
         states = [self._state(s) for s in self.program.states]
@@ -117,7 +119,7 @@ class Sharder:
         return ShardedProgram(program, self.blocks, self.units, exchanges, self.groups)
 
     def _ordered(self) -> Iterator[Op]:
-        """The operations, each after what it is made of."""
+        """The operations, each after its arguments."""
         done: set[str] = set()
 
         def visit(name: str) -> Iterator[Op]:
@@ -158,12 +160,12 @@ class Sharder:
         return Part(*like, abs(period), units, place, units * blocks == abs(period))
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
-        """An operand in the form of the result, or whole where it is the same along it."""
+        """An operand in the form of the result, or whole if it is the same along it."""
         alike = not split(wanted) or not broadcasts(op, self.ops[arg])
         return self.make(arg, wanted if alike else OWN if wanted < 0 else WHOLE)
 
     def make(self, name: str, wanted: int) -> str:
-        """The value in a form: a period, or whole."""
+        """The value in a form."""
         op = self.ops[name]
         if op.kind == "const":
             wanted = WHOLE
@@ -181,7 +183,7 @@ class Sharder:
         return self.known[name, wanted]
 
     def form(self, wanted: int) -> dict[str, Any]:
-        """What tells the writer in which form a value is."""
+        """The attributes that tell in which form a value is."""
         own = {"own": True} if wanted < 0 else {}
         return {**own, "units": self.units[wanted]} if split(wanted) else own
 
@@ -195,20 +197,24 @@ class Sharder:
         if not split(wanted):
             return op.shape
         if last(op) % wanted:
-            raise Unsupported(f"'{op.note or op.name}' is not shared out as what it meets is")
+            raise Unsupported(
+                f"'{op.note or op.name}' is sharded differently from its other operand"
+            )
         return (*op.shape[:-1], last(op) // abs(wanted) * self.units[wanted])
 
     def _moved(self, op: Op, wanted: int) -> str:
-        """A value in another form than the one it is computed in."""
+        """A value in another form than the one that it is computed in."""
         home = self.home(op.name)
         if wanted == OWN and home == WHOLE:
             name, args = f"{op.name}_mine", (self.make(op.name, WHOLE),)
             return self.put(replace(op, name=name, kind="own_row", args=args, attrs=self.form(OWN)))
-        # between blocks' parts and their rows, or to all blocks; not from register to register
+        # between shards and rows, or to all blocks; not from register to register
         apart = home != WHOLE and (home < 0) != (wanted < 0)
         between = apart or wanted == WHOLE or (wanted == OWN and home < OWN)
         if not between or op.dtype != "float" or op.name in self.varying:
-            raise Unsupported(f"'{op.note or op.name}' would have to change hands within a step")
+            raise Unsupported(
+                f"'{op.note or op.name}' would need communication between blocks inside a step"
+            )
         exchange = self._exchange(op, wide=True)
         kind, name = ("fetch_row", "mine") if wanted < 0 else ("fetch_shard", "here")
         kind, name = ("all_gather", "all") if wanted == WHOLE else (kind, name)
@@ -218,7 +224,7 @@ class Sharder:
         return self.put(replace(made, shape=self._shape(op, wanted)))
 
     def put(self, op: Op) -> str:
-        """One more operation, under a name that is free."""
+        """Adds an operation under a free name."""
         name = self._fresh(op.name)
         self.made[name] = replace(op, name=name)
         return name
@@ -269,7 +275,7 @@ class Sharder:
     def _view_part(
         self, found: dict[str, np.ndarray], arg: str, places: np.ndarray, part: int, wanted: int
     ) -> None:
-        """The places of one part of a view, among the block's own numbers of its operand."""
+        """The indices of one part of a view, among the block's own elements of its operand."""
         units, period = self.units[wanted], abs(wanted)
         mine = places[part * period : (part + 1) * period]
         if (mine < 0).all():
@@ -280,7 +286,7 @@ class Sharder:
         elif (mine == first).all():
             form, new = OWN if wanted < 0 else WHOLE, np.full(units, first)
         else:
-            raise Unsupported(f"'{self.ops[arg].note or arg}' is taken apart within a unit")
+            raise Unsupported(f"'{self.ops[arg].note or arg}' is split within a unit")
         name = self.make(arg, form)
         size = len(places) // period * units
         line = found.setdefault(name, np.full(size, -1))
@@ -292,7 +298,7 @@ class Sharder:
             return replace(made, args=tuple(self.make(a, min(wanted, WHOLE)) for a in op.args))
         if tuple(map(len, how.letters)) != (1, 2, 1):
             raise Unsupported(
-                f"'{op.note or op.name}', a product {op.attrs['sub']}, is not shared out"
+                f"'{op.note or op.name}', an einsum '{op.attrs['sub']}', is not sharded"
             )
         value, tensor = self.ops[how.value], self.ops[how.weight].attrs["tensor"]
         attrs: dict[str, Any] = {

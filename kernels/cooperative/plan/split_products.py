@@ -1,7 +1,7 @@
-"""Products that were merged, taken apart again where their parts are shared out differently.
+"""Splits products whose parts have different shard granularities.
 
-A decoder's gates and its query are one product of the same state; 40 columns and 33 have no common
-period to share them out by. Each is then a product by its own columns of the weight.
+A decoder's gates and its query are one product of the same state (horizontal fusion); 40 columns
+and 33 have no common granularity. Each then becomes a product by its own columns of the weight.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from ...analysis.matmul_form import WeightMatmul
 from ...ir.program import Op, Tensor
 from ...ir.symbols import NameTable
 
-# a stretch of a product's columns: where it begins and ends
+# columns of a product in a row: the first, and the one after the last
 Stretch = tuple[int, int]
 Store = tuple[str, Tensor, int]
-# the parts of each product: what they are called
+# the names of the parts of each product
 Parts = dict[str, dict[Stretch, str]]
 
 
-def parted(ops: Sequence[Op], dots: dict[str, WeightMatmul], kept: frozenset[str]) -> list[Op]:
-    """The operations, products in parts where that is of use; those `kept` are needed whole."""
+def split_products(
+    ops: Sequence[Op], dots: dict[str, WeightMatmul], kept: frozenset[str]
+) -> list[Op]:
+    """The operations, with products split if that pays; the products `kept` are needed whole."""
     users: dict[str, list[Op]] = {}
     for op in ops:
         for arg in op.args:
@@ -43,7 +45,7 @@ def parted(ops: Sequence[Op], dots: dict[str, WeightMatmul], kept: frozenset[str
 
 
 def stores(ops: Iterable[Op], wanted: Iterable[tuple[str, Tensor]]) -> Iterator[Store]:
-    """What is stored, of products in parts each part: its name, the tensor, where it begins."""
+    """The values that are stored, each part of a split product: name, tensor, first column."""
     parts: dict[str, list[Op]] = {}
     for op in ops:
         parts.setdefault(op.attrs.get("of", op.name), []).append(op)
@@ -52,7 +54,7 @@ def stores(ops: Iterable[Op], wanted: Iterable[tuple[str, Tensor]]) -> Iterator[
 
 
 def _stretches(op: Op, users: Sequence[Op]) -> list[Stretch]:
-    """The columns that go together: those of parts whose lengths have one of them in common."""
+    """The columns that stay together: those of parts whose shortest length divides the others."""
     taken: set[Stretch] = set()
     for user in users:
         found = _taken(op, user)
@@ -66,7 +68,7 @@ def _stretches(op: Op, users: Sequence[Op]) -> list[Stretch]:
 
 
 def _taken(op: Op, user: Op) -> Stretch | None:
-    """The one stretch of a value that a view takes."""
+    """The columns of a value that a view reads, if they are in a row; else None."""
     if user.kind != "view" or user.args.count(op.name) != 1:
         return None
     found = [r for r in runs(user.attrs["maps"][user.args.index(op.name)]) if r.arg >= 0]
@@ -76,7 +78,7 @@ def _taken(op: Op, user: Op) -> Stretch | None:
 
 
 def _groups(ordered: Sequence[Stretch]) -> Iterator[Stretch]:
-    """Neighbours joined while the shortest of them divides all."""
+    """Joins neighbours while the shortest of them divides the others."""
     first, last, sizes = *ordered[0], [ordered[0][1] - ordered[0][0]]
     for start, end in ordered[1:]:
         more = [*sizes, end - start]
@@ -100,7 +102,7 @@ def _rewritten(op: Op, cut: Parts) -> Iterator[Op]:
 
 
 def _of_parts(op: Op, cut: Parts) -> Op:
-    """A view of the parts that it takes."""
+    """A view of the parts that it reads."""
     args, maps = list(op.args), list[Any](op.attrs["maps"])
     for k, arg in enumerate(op.args):
         if arg in cut:

@@ -92,7 +92,7 @@ REASONS = {
     Opaque: r"torch\.cumsum at test_stepwise\.py:\d+ has no row in the table",
     Squared: r"a product \w+,\w+->\w+ of values of each example, would be more than 256 terms",
     Slots: r"a step needs all positions of head and of slot",
-    Pieces: r"\(70,\) numbers an example, falls into more than 64 pieces",
+    Pieces: r"\(70,\) elements per example, needs more than 64 tiles",
 }
 
 

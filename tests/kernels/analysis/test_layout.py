@@ -157,7 +157,7 @@ def test_reductions_cut_rows_and_give_single_numbers() -> None:
 
 def test_a_value_in_too_many_pieces_is_refused() -> None:
     count = MOST_TILES + 1
-    with pytest.raises(Unsupported, match=f"more than {MOST_TILES} pieces"):
+    with pytest.raises(Unsupported, match=f"more than {MOST_TILES} tiles"):
         layout(read("x", count), view("y", (count,), x=[*reversed(range(count))]))
 
 

@@ -59,7 +59,7 @@ def test_number_by_number(sub: str, weight: str) -> None:
 
 
 def test_where_there_is_no_common_tile_or_too_much_to_spell_out_it_is_refused() -> None:
-    with pytest.raises(Unsupported, match="no common tile"):
+    with pytest.raises(Unsupported, match="no letter to tile"):
         of("ik,kj->ji")
     wide = {"a": Op("a", "state", shape=(17, 17)), "b": Op("b", "state", shape=(17, 17))}
     with pytest.raises(Unsupported, match=f"more than {MOST_TERMS} terms"):

@@ -10,7 +10,7 @@ import torch
 from graphnn.kernels.cooperative.codegen.emit import emit_cooperative
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.cooperative.plan.phases import levels
-from graphnn.kernels.cooperative.plan.retime import barriers, put_off, retimed
+from graphnn.kernels.cooperative.plan.retime import barriers, delayed, retimed
 from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
@@ -66,7 +66,7 @@ def test_a_barrier_is_spared_and_the_bits_are_the_same() -> None:
         assert torch.equal(got, want)
 
 
-def test_what_is_put_off_is_read_behind_the_barrier() -> None:
+def test_what_is_delayed_is_read_after_the_barrier() -> None:
     found = outline(retimed(layers(), 16), 16)
     ops = {op.name: op for op in found.shared.program.ops if op.name in found.moving}
     at = levels(ops, {e.name: e for e in found.shared.exchanges})
@@ -83,15 +83,15 @@ def test_where_no_barrier_is_spared_nothing_changes(name: str, kind: str) -> Non
     assert retimed(first, 16) is first
 
 
-def test_a_value_that_something_else_takes_is_not_put_off() -> None:
+def test_a_value_that_something_else_reads_is_not_delayed() -> None:
     first = layers()
-    assert len(list(put_off(first))) == 2
+    assert len(list(delayed(first))) == 2
     kept = ("next_a", Tensor("kept", (SIZE,), ("time", *ROWS)))
-    assert len(list(put_off(replace(first, stores=(*first.stores, kept))))) == 1
+    assert len(list(delayed(replace(first, stores=(*first.stores, kept))))) == 1
 
 
-def test_a_state_that_starts_elsewhere_is_not_put_off() -> None:
+def test_a_state_with_another_initial_value_is_not_delayed() -> None:
     first = layers()
     one = Op("one", "const", (), (), "float", {"value": 1.0})
     states = (first.states[0], replace(first.states[1], inits=("one",)))
-    assert len(list(put_off(replace(first, ops=(one, *first.ops), states=states)))) == 1
+    assert len(list(delayed(replace(first, ops=(one, *first.ops), states=states)))) == 1

@@ -149,13 +149,13 @@ def times(name: str, value: str) -> Op:
 
 def test_numbers_that_change_places_are_refused() -> None:
     back = Op("back", "view", ("p",), (48,), "float", {"maps": [np.arange(48)[::-1]]})
-    with pytest.raises(Unsupported, match="its numbers change places"):
+    with pytest.raises(Unsupported, match="its elements are permuted"):
         shard(made(times("p", "h"), back, after="back"), 16)
 
 
 def test_a_loop_without_a_product_is_refused() -> None:
     twice = Op("twice", "point", ("h", "h"), (48,), "float", {"template": "({0} + {1})"})
-    with pytest.raises(Unsupported, match="no product by a weight to share out"):
+    with pytest.raises(Unsupported, match="no product by a weight to shard"):
         shard(made(twice, after="twice"), 16)
 
 
