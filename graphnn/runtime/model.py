@@ -36,6 +36,10 @@ class Compiled(nn.Module):
 
     It has the parameters, buffers and submodules of its source under the same names, so
     `state_dict`, optimizers, `to`, `train` and the wrappers of torch work as on any module.
+
+        model = gn.compile(Net())
+        optimizer = torch.optim.Adam(model.parameters())
+        y = model(x=torch.randn(8, 5, 16))                # (batch, time, features)
     """
 
     _network: Network
@@ -72,7 +76,12 @@ class Compiled(nn.Module):
             self._network.owner.training = mode
 
     def train(self, mode: bool = True) -> Compiled:
-        """Set training or evaluation mode, also of the source's modules."""
+        """Set training or evaluation mode, also of the source's modules.
+
+        Returns the model.
+
+            y = model.train(False)(x=x)
+        """
         super().train(mode)
         self._network.current()
         return self
@@ -199,6 +208,11 @@ class Compiled(nn.Module):
         them. States are never changed in place, so a step can be repeated from an older state.
 
         Raises StepError if the graph reads later positions, CallError if an argument does not fit.
+
+            state = model.initial_state(batch=8)
+            with torch.no_grad():
+                for t in range(5):
+                    y, state = model.step(state, x=x[:, t])   # y (batch, features)
         """
         return self._streaming.step(state, over, lengths, inputs)
 
@@ -338,7 +352,12 @@ class Compiled(nn.Module):
         return Variant(frozenset(lengths), **{"target": target, **rest})
 
     def source(self) -> str:
-        """The code generated for a call without lengths, forward and backward."""
+        """The code generated for a call without lengths, forward and backward.
+
+        Raises BackendError for the reference backend, which generates none.
+
+            print(model.source())
+        """
         return self.program().sources()
 
     def explain(self, measure: Mapping[str, Tensor] | None = None, **variant: Any) -> str:
@@ -365,7 +384,12 @@ class Compiled(nn.Module):
         backward: bool | None = None,
         **inputs: Tensor,
     ) -> Profile:
-        """Time each part of a call on these inputs: see `graphnn.runtime.profiling.profile`."""
+        """Time each part of a call on these inputs: see `graphnn.runtime.profiling.profile`.
+
+        Printed, the result is a table; its `rows` are the figures.
+
+            print(model.profile(x=x, backward=False))
+        """
         return self._profile(inputs, lengths, backward)
 
     def _profile(self, inputs: Mapping[str, Tensor], *options: Any) -> Profile:
@@ -374,7 +398,12 @@ class Compiled(nn.Module):
         return profile(self, inputs, *options)
 
     def draw(self, path: Any = None, unroll: Any = None, plan: bool = False) -> Picture:
-        """A picture of the network: see `graphnn.pictures.draw`. Saved if `path` is given."""
+        """A picture of the network: see `graphnn.pictures.draw`. Saved if `path` is given.
+
+        Raises PictureError if matplotlib or igraph is missing, AxisError for an unknown axis.
+
+            picture = model.draw(plan=True)               # shows itself in a notebook
+        """
         from graphnn.pictures import draw
 
         return draw(self, path, unroll, plan)

@@ -92,7 +92,9 @@ def compare(
     `limits` are the device's constants, measured if they are not given. Raises TimingError if there
     is nothing to compare, or if `slow` names no contender.
 
-        print(gn.compare({"graphnn": model, "eager": loop}, {"x": x}))
+        net, x = gn.nn.LSTM(16, 16), torch.randn(8, 20, 16)
+        compiled = {"torch": gn.compile(net, "torch"), "unplanned": gn.compile(net, "reference")}
+        print(gn.compare(compiled, [x], seconds=0.1))
     """
     if not contenders:
         raise TimingError("there is nothing to compare", got="no contenders", wanted="one or more")

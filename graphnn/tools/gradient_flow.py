@@ -31,7 +31,7 @@ def gradient_flow(
     CallError if an input does not fit.
 
         flow = gn.gradient_flow(model, lambda y: y[:, -1].square().sum(), {"x": x})
-        gn.pictures.gradient_flow(flow).save("flow.svg")
+        flow["h"]                                         # (positions,) float64
     """
     ir, network = model.ir, network_of(model)
     names = read.states(ir, states)
