@@ -15,7 +15,7 @@ from ..ir.tile import Span, Tile
 
 
 class Variables:
-    """The variables that attention kernels have besides those named after the user's nodes."""
+    """The variables of attention kernels that are not named after the user's nodes."""
 
     # what one program computes: a tile of rows of one block, over one part of the columns
     PROGRAM, TILE, TILES = Name("program"), Name("tile"), Name("tiles")

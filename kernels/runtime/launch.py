@@ -59,8 +59,8 @@ class Launcher:
         self.tuner = Autotuner(source)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
-        lanes = program.block_axis
-        self._lanes = len(source.pointers) + source.sizes.index(lanes) if lanes else -1
+        axis = program.block_axis
+        self._axis_argument = len(source.pointers) + source.sizes.index(axis) if axis else -1
         self._stores = [(t.axes, t.shape, t.kind) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
@@ -173,7 +173,7 @@ class Launcher:
 
     def _least(self, args: Sequence[Any]) -> int:
         """Return the fewest rows of a tile: those of a matmul, or the padded block axis."""
-        return padded_length(args[self._lanes]) if self._lanes >= 0 else MIN_ROWS
+        return padded_length(args[self._axis_argument]) if self._axis_argument >= 0 else MIN_ROWS
 
     def _grid(self, count: int, rows: int) -> tuple[int, int]:
         """Return the grid: one program per tile of rows, or per row if there is a block axis."""

@@ -90,7 +90,7 @@ class CostEstimates:
 
     def _persistent(self, source: LoopSource, rows: int) -> float:
         tiles = -(-rows // self.launch.rows)
-        # for tf32x3, what TF32 rounds away is held as a second matrix
+        # for tf32x3, what TF32 rounds away is a second matrix
         itemsize = ITEMSIZE[self.launch.dtype] * (2 if self.launch.precision == "tf32x3" else 1)
         kept = sum(source.weights.values()) * itemsize
         work = StepWork(1, tiles, self.launch.rows, 0, kept, 0, 0, itemsize)

@@ -1,4 +1,4 @@
-"""Softmaxes over an axis and the sums they weight, in all the ways a person may write them."""
+"""Softmaxes over an axis and the sums that they weight, in all ways a user may write them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH = 8
 
 
 class Net(nn.Module):
-    """A query over `target` and a key over `source`, mapped, scored, and the keys mixed."""
+    """Maps a query over `target` and a key over `source`, scores them, and mixes the keys."""
 
     def __init__(self, width: int = WIDTH, inner: int = WIDTH):
         super().__init__()
@@ -51,7 +51,7 @@ class Distance(Net):
 
 
 class Cosine(Net):
-    """With a sharpness of the query's own."""
+    """Scores with a sharpness per query."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Perceptron(Net):
 
 
 class Capped(Net):
-    """A soft cap, a slope by distance (ALiBi) and a window: some queries have nothing in it."""
+    """A soft cap, a slope by distance (ALiBi) and a window, which is empty for some queries."""
 
     def score(self, q: gn.Value, k: gn.Value) -> gn.Value:
         ahead = gn.index("target") - gn.index("source")
@@ -93,7 +93,7 @@ class Capped(Net):
 
 
 class Masked(Net):
-    """A mask given by the caller, for each query and key."""
+    """A mask from the caller, for each query and key."""
 
     def graph(self, g: gn.Graph) -> None:
         q = g.input("q", (self.width,), over="target")
@@ -106,7 +106,7 @@ class Masked(Net):
 
 
 class Spread(Net):
-    """One softmax, three sums, the last of which waits for the first; weights read besides."""
+    """One softmax, three sums, the last of which needs the first; weights are an output too."""
 
     def mixed(self, q: gn.Value, k: gn.Value) -> gn.Value:
         weights = gn.softmax(self.score(self.query(q), self.key(k)), over="source")
@@ -130,7 +130,7 @@ class Heads(nn.Module):
 
 
 class Grouped(nn.Module):
-    """Two queries to a key (Ainslie et al. 2023), with learned biases by distance."""
+    """Two queries per key (Ainslie et al. 2023), with learned biases by distance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Slots(nn.Module):
 
 
 class Story(nn.Module):
-    """Hops over a memory that each example has of its own."""
+    """Hops over a memory, one per example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 def inputs(
     model: gn.Compiled, batch: int, queries: int, keys: int, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """Random inputs for a network of this module, numbers with gradients."""
+    """Random inputs for a network of this module, floats with gradients."""
     made = torch.Generator().manual_seed(3)
     sizes = {"target": queries, "source": keys, "time": max(queries, keys)}
     found = {}
@@ -216,7 +216,7 @@ def inputs(
 
 
 def ragged(model: gn.Compiled, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Lengths for every axis of the inputs, none and all among them."""
+    """Lengths for every axis of the inputs, including zero and the full length."""
     made = torch.Generator().manual_seed(4)
     lengths = {}
     for node in model.ir:

@@ -1,4 +1,4 @@
-"""Softmaxes whose weights are read by more than weighted sums, in ways a person may write it."""
+"""Softmaxes whose weights are read by more than weighted sums, as a user may write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.attention.networks import WIDTH, Additive, Net
 
 
 class Read(Net):
-    """Attention, and what `read` makes of its weights."""
+    """Attention, and what `read` computes from its weights."""
 
     def graph(self, g: gn.Graph) -> None:
         q = g.input("q", (self.width,), over="target")
@@ -28,7 +28,7 @@ class Read(Net):
 
 
 class Added(Read, Additive):
-    """The same of additive attention."""
+    """The same for additive attention."""
 
 
 class Coverage(Added):
@@ -67,14 +67,14 @@ class Masked(Added):
 
 
 class Naive(Added):
-    """Σ w log w as it stands."""
+    """Σ w log w, written literally."""
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
         return {"entropy": -gn.sum(w * torch.log(w), over="source")}
 
 
 class Forms(Added):
-    """Entropy by the scores and their logsumexp; another logsumexp; sums of vectors."""
+    """Entropy from the scores and their logsumexp; another logsumexp; sums of vectors."""
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
         return {
@@ -86,7 +86,7 @@ class Forms(Added):
 
 
 class Scores(Added):
-    """What is read of the scores alone: their logsumexp, the best of them."""
+    """Reductions of the scores alone: their logsumexp and maximum."""
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
         return {
@@ -98,7 +98,7 @@ class Scores(Added):
 
 
 class Waiting(Added):
-    """A reduction that waits for another: how far weights are from being spread evenly."""
+    """A reduction that needs another one: how far weights are from uniform."""
 
     def read(self, w: gn.Value, s: gn.Value, k: gn.Value) -> dict[str, gn.Value]:
         squares = gn.sum(w * w, over="source")
@@ -109,7 +109,7 @@ class Waiting(Added):
 
 
 class Alone(Added):
-    """Weights that weigh nothing."""
+    """Weights that no sum uses."""
 
     def graph(self, g: gn.Graph) -> None:
         q = g.input("q", (self.width,), over="target")
@@ -130,7 +130,7 @@ class Rows(Added):
 
 
 class Beams(Added):
-    """Queries over two axes: what is reduced over one of them still varies over the other."""
+    """Queries over two axes: a reduction over one of them still varies over the other."""
 
     def graph(self, g: gn.Graph) -> None:
         q = g.input("q", (self.width,), over=("target", "time"))
@@ -143,7 +143,7 @@ class Beams(Added):
 
 
 class Memory(nn.Module):
-    """Slots that all examples share, and how much each example asks them for."""
+    """Slots that all examples share, and how much weight each example gives them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Memory(nn.Module):
 
 
 class Heads(nn.Module):
-    """Causal self-attention of two heads: entropy, what each position got, a mean of heads."""
+    """Causal self-attention of two heads: entropy, weight per position, a mean over heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Heads(nn.Module):
 
 
 class Grouped(nn.Module):
-    """Two queries to a key: weights that are reshaped before they are read."""
+    """Two queries per key: weights that are reshaped before they are read."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is recognised as attention, what is said of what is not, and how it behaves in torch."""
+"""What is recognised as attention, the reasons if something is not, and its behaviour in torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_off_equals_on(name):
     assert_same(off, on, 1e-12)
 
 
-def test_explain_says_how():
+def test_explain_describes_the_attention():
     text = gn.compile(Additive(), backend="interpret").explain()
     assert "attention over source at networks.py:" in text and ": in tiles" in text
     assert "forward: one kernel, rows batch x target, columns source" in text
@@ -77,7 +77,7 @@ class Given(nn.Module):
 
 
 class Alone(nn.Module):
-    """Weights that nothing is weighted by."""
+    """Weights that no sum uses."""
 
     def graph(self, g):
         q, k = g.input("q", (8,), over="target"), g.input("k", (8,), over="source")
@@ -85,7 +85,7 @@ class Alone(nn.Module):
 
 
 class Entangled(nn.Module):
-    """A score per head, and then one of all heads."""
+    """A score per head, then one over all heads."""
 
     def graph(self, g):
         q, k = g.input("q", (2, 4), over="target"), g.input("k", (2, 4), over="source")
@@ -102,7 +102,7 @@ class Entangled(nn.Module):
         (Entangled(), "no sum over 'source'"),
     ],
 )
-def test_what_is_not_recognised_runs_and_says_why(net, reason):
+def test_what_is_not_recognised_runs_and_has_a_reason(net, reason):
     model = gn.compile(net)
     if reason is not None:
         assert "softmax over source at test_attend.py:" in model.explain()
@@ -125,14 +125,14 @@ def test_what_is_not_recognised_runs_and_says_why(net, reason):
 
 
 def _double(kind: type[nn.Module]) -> nn.Module:
-    """A network without weights, whose dtype a weight decides."""
+    """A network without weights of its own, to which a weight gives the dtype."""
     net = kind()
     net.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     return net
 
 
 class Made(Net):
-    """Keys that are made of the values."""
+    """Keys that are computed from the values."""
 
     def mixed(self, q, k):
         value = self.value(k)

@@ -1,5 +1,5 @@
-"""Dropout of weights that is drawn in tiles, where a model recomputes: the definition, given the
-same numbers, and nothing as large as the weights in memory."""
+"""Dropout of weights, drawn in tiles if a model recomputes: equal to the reference with the same
+random numbers, and without a tensor as large as the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.networks.graphs import assert_same, results
 
 
 class Dropped(Additive):
-    """Weights of which half are dropped, and the entropy of what is left."""
+    """Weights of which half are dropped, and the entropy of the rest."""
 
     def graph(self, g: gn.Graph) -> None:
         q = g.input("q", (self.width,), over="target")
@@ -48,7 +48,7 @@ WAYS = [("torch", 40), ("torch", 2**20), ("interpret", 2**20)]
 
 @pytest.mark.parametrize("backend, tile", WAYS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_equals_the_definition(name, backend, tile, monkeypatch):
+def test_equals_the_reference(name, backend, tile, monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", tile)
     net = NETWORKS[name]().double()
     models = [gn.compile(net, backend=b, recompute=True) for b in ("reference", backend)]
@@ -72,7 +72,7 @@ def test_torch_draws_what_kernels_draw():
         assert torch.equal(dropout(seed, 0.3, at, torch.float64), whole[1:, 2:5, 10:])
 
 
-def test_one_seed_gives_one_result(monkeypatch):
+def test_the_same_seed_gives_the_same_result(monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", 64)
     model = gn.compile(Dropped(), recompute=True)
     given = inputs(model, 2, 3, 9, torch.float32)
@@ -87,7 +87,7 @@ def test_one_seed_gives_one_result(monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_grows_as_queries_and_keys(monkeypatch):
+def test_memory_grows_with_queries_plus_keys(monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more = (peak(Dropped(), n, n, recompute=True) for n in (128, 256))
     assert more < 2.2 * few and more < 256 * 256 * 4

@@ -1,4 +1,4 @@
-"""Hops over one memory: all in one kernel forward and one backward, equal to their definition."""
+"""Hops over one memory: one kernel forward and one backward, equal to the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 6
 
 
 class Story(nn.Module):
-    """Hops by a module over a question and a memory of each example's own."""
+    """Hops by a module over a question and a memory per example."""
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
@@ -36,7 +36,7 @@ class Story(nn.Module):
 
 
 class Rectified(Story):
-    """A perceptron between hops, a scale, and slots that hold nothing."""
+    """A perceptron between hops, a scale, and empty slots."""
 
     def __init__(self, width: int = WIDTH, hops: int = 3):
         super().__init__(width)
@@ -104,7 +104,7 @@ def some(*quick: str) -> list:
 
 
 def given(net: nn.Module, batch: int = 3, slots: int = 5, dtype=torch.float64):
-    """Inputs, and lengths that have all slots, none and some."""
+    """Inputs, and lengths with all slots, none and some."""
     made = torch.Generator().manual_seed(0)
     lengths = {"slot": torch.tensor([slots, 0, 2])}
     if isinstance(net, Questions):
@@ -116,7 +116,7 @@ def given(net: nn.Module, batch: int = 3, slots: int = 5, dtype=torch.float64):
 
 
 def engines(model: gn.Compiled) -> list[HopKernels]:
-    """What runs a model's hops, which must be kernels."""
+    """The engines of a model's hops, which must be kernels."""
     if not model.programs:
         model.source()
     found = [a for p in model.programs for a in p.attends]
@@ -140,7 +140,7 @@ def test_equals_the_reference(name):
 
 @pytest.mark.parametrize(("batch", "slots"), [(0, 5), (1, 1), (2, 37)])
 def test_empty_single_and_many(batch, slots):
-    """More slots than a tile has columns are walked over."""
+    """The loop covers more slots than a tile has columns."""
     net = Rectified(5, 2).double()
     x, _ = given(net, batch, slots)
     models = [gn.compile(net, backend=b) for b in ("reference", "interpret")]
@@ -148,8 +148,8 @@ def test_empty_single_and_many(batch, slots):
 
 
 @pytest.mark.parametrize("name", ["rectified", "distance"])
-def test_one_launch_each_way_without_a_fault(name):
-    """Every address within its tensor, every result written once, nothing read before."""
+def test_one_launch_per_direction_without_a_fault(name):
+    """Addresses are within tensors, results are written once, and nothing is read before."""
     torch.manual_seed(0)
     net = NETS[name]().double()
     model = gn.compile(net, backend="interpret")
@@ -165,8 +165,8 @@ def test_one_launch_each_way_without_a_fault(name):
     assert [r.kernel for r in reports] == list(stores)
 
 
-def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
-    """Its walks are cut into parts then, which one launch of all hops cannot do."""
+def test_a_long_memory_of_few_examples_takes_one_launch_per_hop(monkeypatch):
+    """Its loops are then split into parts, which is not possible in one launch for all hops."""
     net = Rectified(3, 2).double()
     model = gn.compile(net, backend="interpret")
     x, _ = given(net, 1, 40)
@@ -181,7 +181,7 @@ def test_a_long_memory_of_few_examples_takes_a_launch_a_hop(monkeypatch):
     assert_same(results(gn.compile(net, backend="reference"), x, {})[0], got, 1e-12)
 
 
-def test_where_there_is_no_kernel_one_contraction_follows_another(monkeypatch):
+def test_without_a_kernel_each_hop_is_an_attention_of_its_own(monkeypatch):
     def refuse(*args):
         raise Unsupported("no such kernel")
 
@@ -195,7 +195,7 @@ def test_where_there_is_no_kernel_one_contraction_follows_another(monkeypatch):
 
 
 def test_some_gradients_alone():
-    """Of the keys alone, from the first of two results."""
+    """Gradients of the keys alone, from the first of two results."""
 
     class Both(Rectified):
         def graph(self, g: gn.Graph) -> None:
@@ -261,7 +261,7 @@ def test_as_precise_as_torch(dtype):
 
 
 class Drawn(Story):
-    """Two to four hops of random scores, values, and steps between them."""
+    """Two to four hops with random scores, values, and steps between them."""
 
     def __init__(self, seed: int):
         super().__init__(4)
@@ -365,7 +365,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("make", REFUSED)
-def test_what_is_left_to_a_launch_a_hop_says_why(make):
+def test_hops_that_need_one_launch_each_have_a_reason(make):
     text = gn.compile(make(), backend="interpret").explain()
     assert "2 hops over slot at test_hops.py" in text and "one launch per hop: " in text
     assert REFUSED[make] in text and text.count(": in tiles\n") == 2
@@ -399,8 +399,8 @@ def test_compiles_for_every_target(name, target):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETS)
-def test_equals_the_definition_on_a_gpu(name):
-    """In float32, against the definition in float64; the same bits twice."""
+def test_equals_the_reference_on_a_gpu(name):
+    """In float32, compared with the reference in float64; the same bits twice."""
     torch.manual_seed(0)
     net = NETS[name]()
     x, lengths = given(net, slots=50)

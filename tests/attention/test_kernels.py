@@ -1,4 +1,4 @@
-"""The kernels themselves: what they take of GPUs, under the checker, and cut into parts."""
+"""Attention kernels: the resources they need, their faults under the checker, split loops."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def of(program: Program) -> list[Stage]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_kernel_forward_and_two_backward(name):
-    """Of rows of queries and of keys; where a query has keys of its own, one."""
+    """Backward: rows of queries, and rows of keys; only one if each query has its own keys."""
     names = [s.kernel.program.name for s in stages(NETWORKS[name]())]
-    if name == "spread":  # what reads its weights besides has kernels of its own
+    if name == "spread":  # other readers of the weights have kernels of their own
         assert [n for n in names if n.startswith("weights")] == [
             "weights_over_source_queries",
             "weights_over_source_backward_queries",
@@ -64,7 +64,7 @@ CHECKED = ["additive", "capped", "perceptron", "grouped", "slots", "story", "rea
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_no_kernel_has_a_fault(name):
-    """Every address within its tensor, every result written once, nothing read before."""
+    """Addresses are within tensors, results are written once, and nothing is read before."""
     net = ALL[name]().double()
     model = gn.compile(net, backend="interpret", skip=("hops",))
     given = inputs(model, 2, 3, 17)
@@ -85,8 +85,8 @@ CUT = ["additive", "capped", "slots", "story", "perceptron"]
 
 
 @pytest.mark.parametrize("name", [*CUT, pytest.param("read, masked", marks=pytest.mark.slow)])
-def test_a_walk_cut_into_parts(name, monkeypatch):
-    """Parts of the columns, each a program of its own, merged by their log-sum-exp."""
+def test_a_loop_split_into_parts(name, monkeypatch):
+    """Each part of the columns is a program of its own; parts are merged by their log-sum-exp."""
     net = ALL[name]().double()
     given = inputs(gn.compile(net), 2, 3, 150)
     wanted = results(gn.compile(net, backend="reference"), given, {})[0]
@@ -105,7 +105,7 @@ def test_a_walk_cut_into_parts(name, monkeypatch):
     assert max(seen) > 1
 
 
-def test_parts_fill_a_machine_and_are_long():
+def test_parts_fill_a_gpu_and_are_long():
     run = stages(Slots())[0].run
     assert run.parts(1, 10**6) == (261, 3840)
     assert run.parts(1, 1500) == (1, 1500) and run.parts(500, 10**6) == (1, 10**6)
@@ -130,7 +130,7 @@ def results_of(model, given):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("make", [Additive, Net])
 def test_as_precise_as_torch(make, dtype):
-    """At most twice the error of torch's own operations; what vanishes, held to the largest."""
+    """At most twice the error of torch; values near zero are compared to the largest."""
     torch.manual_seed(0)
     net = make(16, 16).to(dtype)
     exact = gn.compile(make(16, 16).double())
@@ -176,8 +176,8 @@ def test_compiles_for_every_target(name, target):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ALL)
-def test_equals_the_definition_on_a_gpu(name):
-    """In float32, against the definition in float64; the same bits twice."""
+def test_equals_the_reference_on_a_gpu(name):
+    """In float32, compared with the reference in float64; the same bits twice."""
     torch.manual_seed(0)
     net = ALL[name]()
     exact = gn.compile(copy.deepcopy(net).double(), backend="reference")

@@ -1,4 +1,4 @@
-"""What attention takes of memory grows as queries and keys, not as their product.
+"""The memory of attention grows with queries plus keys, not with their product.
 
 Every allocation and release of torch's CPU allocator is counted, forward and backward.
 """
@@ -23,7 +23,7 @@ def peak(
     batch: int = 1,
     recompute: bool | None = None,
 ) -> int:
-    """The most bytes held at once by a forward and a backward."""
+    """Peak bytes of a forward and a backward."""
     model = gn.compile(net, skip=skip, recompute=recompute)
     given = inputs(model, batch, queries, keys, torch.float32)
 
@@ -47,30 +47,30 @@ def peak(
 
 
 @pytest.mark.parametrize("make", [lambda: Additive(16, 16), lambda: Net(16, 16)])
-def test_grows_as_queries_and_keys(make, monkeypatch):
+def test_memory_grows_with_queries_plus_keys(make, monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more, most = (peak(make(), n, n) for n in (128, 256, 512))
-    # twice as long takes twice as much; four times if queries by keys were held
+    # twice the length needs twice the memory, but four times if queries x keys were stored
     assert more < 2.2 * few and most < 2.2 * more
     assert peak(make(), 512, 128) < most and peak(make(), 128, 512) < most
 
 
 @pytest.mark.parametrize("name", ["masked", "rows"])
-def test_what_reads_weights_besides_grows_as_queries_and_keys(name, monkeypatch):
+def test_memory_of_other_readers_of_weights_grows_with_queries_plus_keys(name, monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", 2**12)
     few, more = (peak(READERS[name](), n, n) for n in (128, 256))
     assert more < 2.2 * few
-    # the matrix alone, which is held twice and more where it is stored
+    # the matrix alone; if it is stored, it exists at least twice
     assert more < 256 * 256 * 4
 
 
-def test_would_grow_as_their_product():
+def test_without_tiles_memory_grows_with_their_product():
     few, more = (peak(Additive(16, 16), n, n, ("attend",)) for n in (128, 256))
     assert more > 3 * few
 
 
 def test_many_slots(monkeypatch):
-    """The scores of 64 queries would take four times what keys and values take."""
+    """The scores of 64 queries would need four times the memory of keys and values."""
     monkeypatch.setattr(attention_tiles, "TILE", 2**14)
     net = Slots(2**15)
     size = sum(p.numel() * p.element_size() for p in net.parameters())

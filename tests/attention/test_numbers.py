@@ -1,4 +1,4 @@
-"""Attention in tiles equals the definition in float64: outputs and all gradients."""
+"""Attention in tiles equals the reference in float64: outputs and all gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def made(name: str) -> torch.nn.Module:
 
 @functools.cache
 def defined(name: str, sizes: tuple[int, int, int], short: bool) -> tuple[Values, Values, Values]:
-    """Inputs, lengths, and what the reference gives; several backends are held against it."""
+    """Inputs, lengths, and results of the reference; several backends are compared with it."""
     reference = gn.compile(made(name), backend="reference")
     given = inputs(reference, *sizes)
     lengths = ragged(reference, given) if short else {}
@@ -41,7 +41,7 @@ def compare(
     short: bool,
     skip: tuple[str, ...] = (),
 ) -> gn.Compiled:
-    """Hold a backend against the reference."""
+    """Compare a backend with the reference."""
     given, lengths, wanted = defined(name, sizes, short)
     if short and not lengths:
         pytest.skip("no input of this network has an axis that could be ragged")
@@ -63,7 +63,7 @@ def test_torch_in_one_tile(name, short):
 def test_torch_in_many_tiles(name, tile, monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", tile)
     for short in (False, True):
-        # plain attention too, which torch else has kernels for
+        # including plain attention, which otherwise uses torch's kernels
         compare(name, "torch", (2, 3, 7), short and name != "slots", ("match",))
 
 

@@ -1,4 +1,4 @@
-"""Scores that hypothesis makes up, in tiles of torch and in kernels, against the definition."""
+"""Random scores from hypothesis, in tiles of torch and in kernels, compared with the reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ BENT: list[Callable[..., gn.Value]] = [
 
 
 class Score(Net):
-    """A score by recipe: mix a query and a key, shape what comes of it, sum it up, bend the sum."""
+    """A score: mix a query and a key, apply functions, sum, and apply functions to the sum."""
 
     def __init__(self, mix: int, shapes: list[int], total: int, bends: list[int]):
         super().__init__(WIDTH, WIDTH)

@@ -1,4 +1,4 @@
-"""Weights of a softmax times a number made of them all, as an attention sink: by torch itself."""
+"""Softmax weights times a value computed from all of them (attention sinks): left to torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[Callable[..., gn.Value], Callable[[Tensor, Tensor], Tenso
 
 
 class Weighted(nn.Module):
-    """A sum weighted by a softmax and by something made of it, or with that added."""
+    """A sum weighted by a softmax and by a function of it, or with that added."""
 
     def __init__(self, made: Callable[..., gn.Value], times: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_sums_that_read_their_own_weights(kind, times, backend):
     torch.testing.assert_close(torch.autograd.grad(got.square().sum(), given), flows)
 
 
-def test_a_node_made_of_itself_is_an_error_not_a_hang():
+def test_a_node_that_depends_on_itself_is_an_error_not_a_hang():
     form = {"attrs": {}, "shape": (), "axes": frozenset[str](), "dtype": torch.float32}
     nodes = {0: Node(0, "neg", (1,), **form), 1: Node(1, "neg", (0,), **form)}  # type: ignore[arg-type]
     with pytest.raises(GraphnnError, match="of itself"):

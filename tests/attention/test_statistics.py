@@ -1,4 +1,4 @@
-"""Weights that are read by more than weighted sums: equal to the definition, and not stored."""
+"""Weights that are read by more than weighted sums: equal to the reference, and not stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = [(2, 3, 7), (1, 1, 1), (3, 1, 9), (2, 9, 1), (0, 3, 5)]
 
 
 def compare(name: str, backend: str, sizes: tuple[int, int, int], short: bool) -> gn.Compiled:
-    """Hold a backend against the reference."""
+    """Compare a backend with the reference."""
     torch.manual_seed(0)
     net = READERS[name]().double()
     reference = gn.compile(net, backend="reference")
@@ -26,7 +26,7 @@ def compare(name: str, backend: str, sizes: tuple[int, int, int], short: bool) -
     given = inputs(model, *sizes)
     lengths = ragged(model, given) if short else {}
     if name in LOGARITHMS:
-        # the logarithm of nothing at all is no number
+        # the logarithm of an empty sum is not finite
         lengths = {k: n.clamp(min=1) for k, n in lengths.items()}
     wanted, got = (results(m, given, lengths)[0] for m in (reference, model))
     assert all(v.isfinite().all() for v in wanted.values())
@@ -42,7 +42,7 @@ def test_torch_in_one_tile(name):
 
 @pytest.mark.parametrize("name", [n for n in READERS if n != "naive"])
 def test_torch_of_ragged_batches(name):
-    """By the definition log 0 has no gradient: Σ w log w as it stands is left out."""
+    """In the reference log 0 has no gradient: the literal Σ w log w is left out."""
     for sizes in SIZES[:3]:
         compare(name, "torch", sizes, True)
 
@@ -70,7 +70,7 @@ def test_all_kernels(name, short):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_nothing_as_large_as_the_weights_is_left(name):
+def test_no_tensor_as_large_as_the_weights_remains(name):
     plan = gn.compile(READERS[name]()).plan
     for note in plan.notes:
         assert "stored" not in note.reason
@@ -83,7 +83,7 @@ def test_nothing_as_large_as_the_weights_is_left(name):
         assert not wide
 
 
-def test_stored_where_something_reads_them_whole():
+def test_weights_are_stored_if_something_needs_them_whole():
     class Whole(Added):
         def read(self, w, s, k):
             return {"w": w, "entropy": gn.entropy(w, over="source")}
@@ -92,7 +92,7 @@ def test_stored_where_something_reads_them_whole():
     assert "the weights are stored too, for output 'w'" in text and "reductions" not in text
 
     class Some(Added):
-        """Weights that stay in tiles, of scores that do not."""
+        """Weights that stay in tiles, although their scores do not."""
 
         def read(self, w, s, k):
             return {"s": s, "entropy": gn.entropy(w, over="source")}
@@ -102,7 +102,7 @@ def test_stored_where_something_reads_them_whole():
 
 
 @pytest.mark.parametrize("tile", [1, 2**20])
-def test_the_largest_of_equals_share_a_gradient(tile, monkeypatch):
+def test_equal_maxima_share_a_gradient(tile, monkeypatch):
     monkeypatch.setattr(attention_tiles, "TILE", tile)
     net = READERS["largest"]().double()
     models = [gn.compile(net, backend=b) for b in ("reference", "torch")]
@@ -133,7 +133,7 @@ def test_second_derivatives(name, monkeypatch):
 
 @pytest.mark.parametrize("tile, name", [(64, "masked"), (2**20, "forms")])
 def test_in_low_precision_as_precise_as_torch(tile, name, monkeypatch):
-    """At most twice the error of torch's own operations; what vanishes, held to the largest."""
+    """At most twice the error of torch; values near zero are compared to the largest."""
     monkeypatch.setattr(attention_tiles, "TILE", tile)
     torch.manual_seed(0)
     net = READERS[name]().to(torch.bfloat16).double()

@@ -1,4 +1,4 @@
-"""Look-ups of the k best slots: chosen exactly, tile by tile, with gradients to these alone."""
+"""Look-ups of the k best slots: exact top-k in tiles, with gradients for these slots alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.networks.graphs import assert_same, results
 
 
 class Slots(nn.Module):
-    """Keys of small whole numbers, so that many match equally well."""
+    """Keys of small integers, so that many match equally well."""
 
     def __init__(self, slots: int, top: int):
         super().__init__()
@@ -38,7 +38,7 @@ class Slots(nn.Module):
 
 
 class Heard(nn.Module):
-    """A memory of each example's own, of its own length."""
+    """A memory per example, with a length per example."""
 
     def __init__(self, top: int):
         super().__init__()
@@ -50,7 +50,7 @@ class Heard(nn.Module):
 
 
 class Once(Heard):
-    """One query an example, and slots that hold nothing: fewer than are asked for, or none."""
+    """One query per example, and empty slots: fewer than k slots remain, or none."""
 
     def graph(self, g: gn.Graph) -> None:
         q, m = g.input("q", (8,), over="time"), g.input("m", (8,), over="source")
@@ -77,7 +77,7 @@ class Perceptron(Heard):
 
 
 class Heads(Heard):
-    """Two heads, each with a choice of its own."""
+    """Two heads, each with its own top-k."""
 
     def graph(self, g: gn.Graph) -> None:
         q, m = g.input("q", (8,), over="time"), g.input("m", (8,), over="source")
@@ -118,7 +118,7 @@ def given(net: nn.Module, batch: int = 3, queries: int = 4, sources: int = 9, dt
 
 
 def engines(model: gn.Compiled) -> list[Best]:
-    """What computes a model's look-ups by kernels."""
+    """The engines that compute a model's look-ups by kernels."""
     if not model.programs:
         model.source()
     found = [a.engine for p in model.programs for a in p.attends]
@@ -127,7 +127,7 @@ def engines(model: gn.Compiled) -> list[Best]:
 
 
 def stages(engine: Best) -> list[AttentionLauncher]:
-    """All kernels of a look-up but the merging of parts."""
+    """All kernels of a look-up except the one that merges parts."""
     inner: Kernels | None = engine.inner
     more: list[Stage] = []
     if inner is not None:
@@ -161,13 +161,13 @@ def test_empty_and_single(sizes):
 
 
 def cut(self: AttentionLauncher, programs: int, columns: int) -> tuple[int, int]:
-    """Parts of 16 columns, in place of those that fill a GPU."""
+    """Parts of 16 columns, instead of parts that fill a GPU."""
     return max(1, -(-columns // 16)), 16
 
 
 @pytest.mark.parametrize("name", ["5 of 40", "16 of 17", "heard", "once"])
 def test_parts_of_the_axis_are_merged(name, monkeypatch):
-    """Parts with fewer slots than are asked for, and equals in several parts."""
+    """Parts with fewer than k slots, and equal scores in several parts."""
     torch.manual_seed(0)
     net = NETS[name]().double()
     x, _ = given(net, sources=37)
@@ -181,7 +181,7 @@ def test_parts_of_the_axis_are_merged(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["5 of 3", "once", "heads"])
 def test_no_kernel_has_a_fault(name):
-    """Every address within its tensor, every result written once, nothing read before."""
+    """Addresses are within tensors, results are written once, and nothing is read before."""
     torch.manual_seed(0)
     net = NETS[name]().double()
     model = gn.compile(net, backend="interpret")
@@ -198,7 +198,7 @@ def test_no_kernel_has_a_fault(name):
     assert {r.kernel for r in reports} == stores.keys()
 
 
-def test_gradients_go_to_what_was_chosen_alone():
+def test_only_chosen_slots_get_gradients():
     net = Slots(40, 5)
     q = torch.randn(1, 1, 8)
     for backend in ("torch", "interpret"):
@@ -209,7 +209,7 @@ def test_gradients_go_to_what_was_chosen_alone():
 
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
 def test_the_same_bits_every_time(backend):
-    """Where many queries choose the same slots, and several threads add up."""
+    """This holds if many queries choose the same slots, and several threads sum."""
     torch.manual_seed(0)
     net = Slots(4, 2)
     queries = 4000 if backend == "torch" else 8
@@ -247,12 +247,12 @@ def results_of(model, q):
     return [y, *torch.autograd.grad(y.square().sum(), [q])]
 
 
-def test_a_list_that_is_too_long_is_left_to_torch():
+def test_a_k_that_is_too_large_is_left_to_torch():
     text = gn.compile(Slots(300, top.MAX_K + 1), backend="interpret").explain()
     assert f"falls back: lists of more than {top.MAX_K}" in text and "torch computes it" in text
 
 
-def test_of_equals_the_first_are_chosen():
+def test_the_first_of_equal_scores_are_chosen():
     x = torch.tensor([[1.0, 3.0, 2.0, 3.0, 2.0, 2.0], [0.0] * 6, [float("-inf")] * 6])
     assert top_positions(x, 3).tolist() == [[1, 2, 3], [0, 1, 2], [0, 1, 2]]
     made = torch.Generator().manual_seed(0)
@@ -285,8 +285,8 @@ def test_compiles_for_every_target(name, target):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("slots", [40, 200_000])
-def test_equals_the_definition_on_a_gpu(slots):
-    """In float32, against the definition in float64; the same bits twice."""
+def test_equals_the_reference_on_a_gpu(slots):
+    """In float32, compared with the reference in float64; the same bits twice."""
     torch.manual_seed(0)
     net = Slots(slots, 32)
     x, _ = given(net)
