@@ -105,7 +105,7 @@ def _launches(trail: Trail) -> Iterator[None]:
     """Record launches of kernels in a trail while the block runs."""
     module = sys.modules.get(
         "graphnn.kernels.runtime.launch"
-    )  # imported where a program has kernels
+    )  # imported only if a program has kernels
     if module is None:
         yield
         return

@@ -186,9 +186,9 @@ def _backward(
     """A row for the backward of each loop, and one for the rest: autograd over whole axes."""
     spans = [t.spans(t.backwards) for t in trails]
     rows, dtype = [], program.ir.floating
-    rivals = {id(loop) for layer in program.layers for loop in layer.own.loops}
+    alternatives = {id(loop) for layer in program.layers for loop in layer.own.loops}
     for loop in program.loops:
-        if id(loop) in rivals and not any(loop.key in s for s in spans):
+        if id(loop) in alternatives and not any(loop.key in s for s in spans):
             continue  # torch's own layer ran instead
         seconds = [s.get(loop.key, 0.0) for s in spans]
         ir = loop.derived.ir

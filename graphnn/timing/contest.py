@@ -30,18 +30,18 @@ class Contest:
     """Contenders by name, each a function without arguments that returns tensors of equal values.
 
     `wanted` are the leaves whose gradients are checked, and computed when the backward is timed.
-    `own` are leaves of single contenders, whose gradients are computed but not compared. `right()`
-    returns the correct results and gradients of `wanted`; without it those of the first contender
-    are correct. The error of the `baseline` (the eager loop, say) is the precision of the dtype.
-    Contenders in `slow` must compile, and have `patience` seconds for it. `before` is called before
-    each check. `absent` are missing contenders with the reason, `still` those whose backward is not
-    timed, with the reason.
+    `extra_leaves` belong to single contenders; their gradients are computed but not compared.
+    `right()` returns the correct results and gradients of `wanted`; without it those of the first
+    contender are correct. The error of the `baseline` (the eager loop, say) is the precision of the
+    dtype. Contenders in `slow` must compile, and have `patience` seconds for it. `before` is called
+    before each check. `absent` are missing contenders, and `forward_only` those whose backward is
+    not timed, each with the reason.
     """
 
     name: str
     runs: dict[str, Run]
     wanted: Sequence[Tensor] = ()
-    own: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    extra_leaves: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     right: Callable[[], list[Tensor]] | None = None
     baseline: str | None = None
     dtype: str = "float32"
@@ -50,7 +50,7 @@ class Contest:
     before: Callable[[], None] = lambda: None
     absent: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    still: dict[str, str] = field(default_factory=dict)
+    forward_only: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Contest:
                 found = self._first(name, timer)
                 right = found if right is None else right
                 # without gradients only results are compared
-                both = min(len(found), len(right)) if {name, lead} & {*self.still} else None
+                both = min(len(found), len(right)) if {name, lead} & {*self.forward_only} else None
                 self.errors[name] = error(found[:both], right[:both])
             except Patience:
                 self.absent[name] = f"not compiled within {self.patience:.3g} s"
@@ -104,10 +104,10 @@ class Contest:
 
     def _results(self, name: str, run: Run) -> list[Tensor]:
         """The results and gradients to compare; a contender's own leaves must have gradients."""
-        own = list(self.own.get(name, ()))
+        own = list(self.extra_leaves.get(name, ()))
         found, flows = computed(run, [*self.wanted, *own])
         if flows is None and (self.wanted or own):
-            self.still[name] = "its results depend on nothing that requires a gradient"
+            self.forward_only[name] = "its results depend on nothing that requires a gradient"
         return found + (flows or [])[: len(self.wanted)]
 
     def passes(self) -> dict[str, dict[str, Run]]:
@@ -117,12 +117,14 @@ class Contest:
             return lambda: without_gradients(run)
 
         def both(name: str, run: Run) -> Run:
-            wanted = [*self.wanted, *self.own.get(name, ())]
+            wanted = [*self.wanted, *self.extra_leaves.get(name, ())]
             return lambda: gradients(run, wanted)
 
         found = {FORWARD: {k: forward(r) for k, r in self.runs.items()}}
-        if self.wanted or self.own:
-            found[BOTH] = {k: both(k, r) for k, r in self.runs.items() if k not in self.still}
+        if self.wanted or self.extra_leaves:
+            found[BOTH] = {
+                k: both(k, r) for k, r in self.runs.items() if k not in self.forward_only
+            }
         return found
 
 

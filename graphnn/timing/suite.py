@@ -161,7 +161,7 @@ def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
     for what, sweeps in entry.sweeps.items():
         contested = what in contest.passes()  # contenders were checked in these passes only
         row = _row(record, what, contest.failed if contested else {})
-        row["absent"] = {**contest.absent, **(contest.still if what == BOTH else {})}
+        row["absent"] = {**contest.absent, **(contest.forward_only if what == BOTH else {})}
         row["absent"] = row["absent"] if contested else {}
         row["contenders"] = standing(sweeps, lead(found))
         _judge(row, entry, what, limits)

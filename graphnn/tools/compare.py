@@ -108,7 +108,7 @@ def compare(
         name,
         {k: _called(f, inputs) for k, f in contenders.items()},
         wanted=[t for t in tensors if isinstance(t, Tensor) and t.requires_grad],
-        own=dict.fromkeys(contenders, shared) if shared else {},
+        extra_leaves=dict.fromkeys(contenders, shared) if shared else {},
         dtype=str(dtype).removeprefix("torch."),
         slow=frozenset(slow),
         patience=patience,

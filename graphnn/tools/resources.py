@@ -88,7 +88,7 @@ class Decoding(nn.Module):
         g.output("y", self.decoder(x, source))
 
 
-# the widest that is said to fit sm_90 in half precision, and the options at a common width
+# the largest widths that fit sm_90 in half precision, and the options at a common width
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "RNN 320": lambda: Layer(RNN(320, 320), 320),
     "LSTM 160": lambda: Layer(LSTM(160, 160), 160),

@@ -999,7 +999,7 @@ def test_an_unknown_state(model):
         'elman' has no state 'h'
           got:    h
           wanted: states among ['z']
-          fix:    pass what return_state=True or initial_state() gave
+          fix:    pass what return_state=True or initial_state() returned
         """,
     ):
         model(x=X, state={"h": torch.zeros(4, 2)})
@@ -1068,7 +1068,7 @@ def test_a_state_without_a_name(model):
         `state` does not name a state
           got:    Tensor
           wanted: a dict from the names of states to tensors
-          fix:    pass what return_state=True or initial_state() gave
+          fix:    pass what return_state=True or initial_state() returned
         """,
     ):
         model(x=X, state=torch.zeros(4, 2))

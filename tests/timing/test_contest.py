@@ -188,7 +188,7 @@ def test_patience_does_nothing_in_another_thread():
 def test_own_parameters_are_differentiated_and_not_compared():
     a, b = torch.ones(6, requires_grad=True), torch.full((6,), 2.0, requires_grad=True)
     runs = {"a": lambda: X * a * 2, "b": lambda: X * b}
-    made = contest(runs, own={"a": [a], "b": [b]})
+    made = contest(runs, extra_leaves={"a": [a], "b": [b]})
     made.check(one_second)
     assert made.failed == {}
     assert [len(run()) for run in made.passes()[BOTH].values()] == [2, 2]

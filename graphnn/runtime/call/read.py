@@ -151,7 +151,8 @@ def _signature(ir: IR, node: Node) -> str:
 def _input(
     ir: IR, node: Node, tensor: Any, sizes: dict[str, int], device: torch.device | None
 ) -> torch.device:
-    name, axes = node.attrs["key"], (BATCH, *node.attrs["over"])
+    """Check one input, and add the lengths of its axes to `sizes`. Returns its device."""
+    name = node.attrs["key"]
     if not is_tensor(tensor):
         raise InputShapeError(
             f"input '{name}' is not a tensor",
@@ -162,35 +163,9 @@ def _input(
             fix=tensor_of(tensor, name, (*node.attrs["over"], "time")[0], node.dtype),
         )
     check_dense(tensor, name, (*node.attrs["over"], "time")[0], node=name, site=node.site)
-    shape = tuple(tensor.shape)
-    if len(shape) != len(axes) + len(node.shape) or shape[len(axes) :] != node.shape:
-        raise InputShapeError(
-            f"input '{name}' has the wrong shape",
-            node=name,
-            site=node.site,
-            got=shape,
-            wanted=_signature(ir, node),
-            fix="the batch comes first, then the named axes, then the declared shape",
-        )
-    for axis, size in zip(axes, shape, strict=False):
-        if sizes.setdefault(axis, size) != size:
-            raise InputShapeError(
-                f"input '{name}' disagrees about the length of '{axis}'",
-                node=name,
-                site=node.site,
-                got=f"{axis} = {size} in {shape}",
-                wanted=f"{axis} = {sizes[axis]}, as declared or as in other inputs",
-                fix="give tensors of equal batch and axes; pad them, with lengths={...}",
-            )
-        if size == 0 and axis != BATCH:
-            raise InputShapeError(
-                f"axis '{axis}' of input '{name}' is empty",
-                node=name,
-                site=node.site,
-                got=shape,
-                wanted=f"{axis} of 1 or more",
-                fix="pad to one position, and give lengths={...}",
-            )
+    _check_shape(ir, node, tensor)
+    for axis, size in zip((BATCH, *node.attrs["over"]), tensor.shape, strict=False):
+        _check_length(node, tensor, axis, size, sizes)
     if tensor.dtype != node.dtype and not _autocast_reads(tensor, node):
         raise InputDtypeError(
             f"input '{name}' has the wrong dtype",
@@ -202,6 +177,50 @@ def _input(
             if node.dtype.is_floating_point and tensor.dtype.is_floating_point
             else f"{name}.to({node.dtype})",
         )
+    _check_device(node, tensor, device)
+    return tensor.device
+
+
+def _check_shape(ir: IR, node: Node, tensor: Tensor) -> None:
+    """Raise InputShapeError unless a tensor has the axes and the shape of its input."""
+    shape, axes = tuple(tensor.shape), 1 + len(node.attrs["over"])
+    if len(shape) != axes + len(node.shape) or shape[axes:] != node.shape:
+        raise InputShapeError(
+            f"input '{node.attrs['key']}' has the wrong shape",
+            node=node.attrs["key"],
+            site=node.site,
+            got=shape,
+            wanted=_signature(ir, node),
+            fix="the batch comes first, then the named axes, then the declared shape",
+        )
+
+
+def _check_length(node: Node, tensor: Tensor, axis: str, size: int, sizes: dict[str, int]) -> None:
+    """Raise InputShapeError if the length of an axis differs from other inputs, or is zero."""
+    name, shape = node.attrs["key"], tuple(tensor.shape)
+    if sizes.setdefault(axis, size) != size:
+        raise InputShapeError(
+            f"input '{name}' disagrees about the length of '{axis}'",
+            node=name,
+            site=node.site,
+            got=f"{axis} = {size} in {shape}",
+            wanted=f"{axis} = {sizes[axis]}, as declared or as in other inputs",
+            fix="give tensors of equal batch and axes; pad them, with lengths={...}",
+        )
+    if size == 0 and axis != BATCH:
+        raise InputShapeError(
+            f"axis '{axis}' of input '{name}' is empty",
+            node=name,
+            site=node.site,
+            got=shape,
+            wanted=f"{axis} of 1 or more",
+            fix="pad to one position, and give lengths={...}",
+        )
+
+
+def _check_device(node: Node, tensor: Tensor, device: torch.device | None) -> None:
+    """Raise InputDeviceError if a tensor is on another device than the model."""
+    name = node.attrs["key"]
     if device is not None and tensor.device != device:
         raise InputDeviceError(
             f"input '{name}' is on another device than the model",
@@ -213,7 +232,6 @@ def _input(
             if tensor.device.type != "meta"
             else "give a tensor that has elements",
         )
-    return tensor.device
 
 
 def _autocast_reads(tensor: Tensor, node: Node) -> bool:
@@ -255,13 +273,14 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
 
 
 def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> dict[str, Tensor]:
+    """The checked initial states. Names with "@" are positions and lengths of a stream."""
     state = {} if state is None else state
     if not isinstance(state, Mapping):
         raise StateError(
             "`state` does not name a state",
             got=type(state).__name__,
             wanted="a dict from the names of states to tensors",
-            fix="pass what return_state=True or initial_state() gave",
+            fix="pass what return_state=True or initial_state() returned",
         )
     delays = {n.attrs["key"]: n for n in ir if n.op == "delay" and n.attrs["key"]}
     for name, tensor in state.items():
@@ -272,39 +291,46 @@ def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> d
                 f"'{ir.name}' has no state '{name}'",
                 got=name,
                 wanted=f"states among {list(delays)}",
-                fix="pass what return_state=True or initial_state() gave",
+                fix="pass what return_state=True or initial_state() returned",
             )
-        node = delays[name]
-        shape = state_shape(ir, node, sizes)
-        if not isinstance(tensor, Tensor):
-            raise StateError(
-                f"state '{name}' is not a tensor",
-                node=name,
-                site=node.site,
-                got=type(tensor).__name__,
-                wanted=f"{shape} of {node.dtype}",
-                fix="wrap it with torch.as_tensor(...), or give the start as g.state(…, init=…)",
-            )
-        if tuple(tensor.shape) != shape:
-            raise StateError(
-                f"state '{name}' has the wrong shape",
-                node=name,
-                site=node.site,
-                got=tuple(tensor.shape),
-                wanted=shape,
-                fix="shape is (batch, *axes, [delay slots,] *shape)",
-            )
-        fits = tensor.dtype == node.dtype or _autocast_reads(tensor, node)
-        if not fits or tensor.device != device:
-            raise StateError(
-                f"state '{name}' has the wrong {'device' if fits else 'dtype'}",
-                node=name,
-                site=node.site,
-                got=tensor.device if fits else tensor.dtype,
-                wanted=device if fits else node.dtype,
-                fix=f"state['{name}'].to({repr(str(device)) if fits else node.dtype})",
-            )
+        _check_state(ir, delays[name], tensor, sizes, device)
     return dict(state)
+
+
+def _check_state(
+    ir: IR, node: Node, tensor: Any, sizes: dict[str, int], device: torch.device
+) -> None:
+    """Raise StateError if a state has the wrong type, shape, dtype or device."""
+    name = node.attrs["key"]
+    shape = state_shape(ir, node, sizes)
+    if not isinstance(tensor, Tensor):
+        raise StateError(
+            f"state '{name}' is not a tensor",
+            node=name,
+            site=node.site,
+            got=type(tensor).__name__,
+            wanted=f"{shape} of {node.dtype}",
+            fix="wrap it with torch.as_tensor(...), or give the start as g.state(…, init=…)",
+        )
+    if tuple(tensor.shape) != shape:
+        raise StateError(
+            f"state '{name}' has the wrong shape",
+            node=name,
+            site=node.site,
+            got=tuple(tensor.shape),
+            wanted=shape,
+            fix="shape is (batch, *axes, [delay slots,] *shape)",
+        )
+    fits = tensor.dtype == node.dtype or _autocast_reads(tensor, node)
+    if not fits or tensor.device != device:
+        raise StateError(
+            f"state '{name}' has the wrong {'device' if fits else 'dtype'}",
+            node=name,
+            site=node.site,
+            got=tensor.device if fits else tensor.dtype,
+            wanted=device if fits else node.dtype,
+            fix=f"state['{name}'].to({repr(str(device)) if fits else node.dtype})",
+        )
 
 
 def state_shape(ir: IR, node: Node, sizes: Mapping[str, int]) -> tuple[int, ...]:
