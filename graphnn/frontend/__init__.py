@@ -1,1 +1,1 @@
-"""What a user draws a graph with."""
+"""The user interface: graphs, values, functions over axes, and the trace of a module."""

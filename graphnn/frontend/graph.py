@@ -80,7 +80,7 @@ class Graph(Names):
         self.made_nodes: set[int] = set()
         self.tracer: Tracer | None = None
         self.guards = Guards(nn.Module())
-        self.context = Context(bare=not self.owner_is_users)
+        self.context = Context(bare=not self.has_user_module)
         self._taken: set[str] = set()
         self.sources: dict[Any, int] = {}
         self.lengths: dict[str, int] = {}
@@ -326,7 +326,7 @@ class Graph(Names):
         torch.Size([2])
         """
         present = getattr(self.owner, name, None)
-        if isinstance(present, nn.Module) and (present is module or self.owner_is_users):
+        if isinstance(present, nn.Module) and (present is module or self.has_user_module):
             return present
         if present is not None:
             raise NameTakenError(
@@ -341,7 +341,7 @@ class Graph(Names):
         return module
 
     @property
-    def owner_is_users(self) -> bool:
+    def has_user_module(self) -> bool:
         """Whether the parameters belong to a user's module, which is traced again for each mode."""
         return type(self.owner) is not nn.Module
 

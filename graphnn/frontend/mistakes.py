@@ -137,7 +137,7 @@ def check_compilable(source: Any) -> None:
                 f"{name} cannot be compiled: it {problem}",
                 site=user_site(),
                 got=name,
-                wanted="a graphnn.Graph, or a module whose graph(self, g) draws one",
+                wanted="a graphnn.Graph, or a module whose graph(self, g) declares one",
                 fix=fix.format(name),
             )
     for path, module in source.named_modules() if isinstance(source, nn.Module) else ():
@@ -158,7 +158,7 @@ def check_has_graph(source: Any) -> None:
         raise GraphError(
             f"{name} cannot be compiled",
             got=f"{name}, without a graph(self, g) method",
-            wanted="a graphnn.Graph, or a module whose graph(self, g) draws one",
+            wanted="a graphnn.Graph, or a module whose graph(self, g) declares one",
             fix=instead_of(source)
             or "add `def graph(self, g): …` with g.input(...) and g.output(...)",
         )

@@ -174,7 +174,7 @@ class Heads(nn.Module):
         g.output("y", y)
         g.output("entropy", gn.entropy(w, over="time_key"))
         g.output("got", gn.sum(w, over="time"))
-        g.output("alike", gn.sum(w.square().mean(0), over="time_key"))
+        g.output("equal", gn.sum(w.square().mean(0), over="time_key"))
 
 
 class Grouped(nn.Module):

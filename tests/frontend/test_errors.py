@@ -1,7 +1,7 @@
-"""What graphnn says of a wrong graph and of a wrong call: each mistake beside its whole message.
+"""The whole message of each error of a wrong graph or a wrong call.
 
-Line breaks within a message are not compared, nor line numbers of this file (`N`); `…` stands
-for words of torch's own, which change between its versions, and for the `…` of our own.
+Line breaks and line numbers of this file (`N`) are not compared. `…` stands for torch's own text,
+which changes between its versions, or for a literal `…`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from graphnn import errors
 
 @contextlib.contextmanager
 def says(kind, text):
-    """What runs inside raises exactly this error, with exactly this text."""
+    """The block raises exactly this error with exactly this text."""
     with pytest.raises(errors.GraphnnError) as caught:
         yield
     said = re.sub(r"test_errors\.py:\d+", "test_errors.py:N", str(caught.value))
@@ -717,7 +717,7 @@ def test_a_module_that_draws_no_graph():
         """
         Linear cannot be compiled
           got:    Linear, without a graph(self, g) method
-          wanted: a graphnn.Graph, or a module whose graph(self, g) draws one
+          wanted: a graphnn.Graph, or a module whose graph(self, g) declares one
           fix:    add `def graph(self, g): …` with g.input(...) and g.output(...)
         """,
     ):

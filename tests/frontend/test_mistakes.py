@@ -1,4 +1,4 @@
-"""What newcomers write first: each slip beside its whole message, as in `test_errors`."""
+"""Common mistakes of new users, each with its whole message, as in `test_errors`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.frontend.test_errors import Elman, X
 
 
 def net(draw, shape=(3,), **modules):
-    """A module whose graph is what `draw(self, x)` makes of x (3,) over time."""
+    """A module whose output is `draw(self, x)` for an input x (3,) over time."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -56,7 +56,7 @@ RUNS = """torch.nn.{0} runs along a dimension of its input, but values have name
     wanted: a module that runs along a named axis
     fix: use gn.nn.{2}"""
 FORMS = "wanted: shapes of one example at one position that the function accepts"
-SOURCE = "wanted: a graphnn.Graph, or a module whose graph(self, g) draws one"
+SOURCE = "wanted: a graphnn.Graph, or a module whose graph(self, g) declares one"
 VALUE = "wanted: a Value, a tensor, a parameter or a number"
 
 
@@ -421,7 +421,7 @@ def same(error, kind, text):
 
 
 @pytest.mark.parametrize("slip", GRAPHS)
-def test_a_slip_in_a_graph(slip):
+def test_a_mistake_in_a_graph(slip):
     run, kind, text = GRAPHS[slip]
     with warnings.catch_warnings(), pytest.raises(errors.GraphnnError) as caught:
         warnings.simplefilter("ignore")
@@ -430,7 +430,7 @@ def test_a_slip_in_a_graph(slip):
 
 
 @pytest.mark.parametrize("slip", CALLS)
-def test_a_slip_in_a_call(slip):
+def test_a_mistake_in_a_call(slip):
     run, kind, text = CALLS[slip]
     model = gn.compile(Elman())
     with warnings.catch_warnings(), pytest.raises(errors.GraphnnError) as caught:

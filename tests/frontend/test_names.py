@@ -1,4 +1,4 @@
-"""Any string names anything: what is computed is the same, and nothing of a name becomes code."""
+"""Any string can be a name: it does not change the results, and no part of it becomes code."""
 
 from __future__ import annotations
 
@@ -80,20 +80,22 @@ NASTY = [
     *ATTACKS,
 ]
 TWINS = [("src-1", "src_1"), ("ﬁ", "fi"), ("a b", "a-b"), ("+", "-"), ("é", "e\u0301")]
-# names that generated code makes of others
+# names that generated code derives from others
 MADE = [
     {"x": "h_out", "u": "h_ptr", "k": "h_next"},
     {"x": "x", "u": "x_ptr", "h": "x_t", "k": "x_out", "a": "x", "b": "u"},
     {"x": "tanh", "u": "softmax", "h": "soft", "k": "total", "a": "rows", "b": "cols"},
     {"x": "peak", "u": "places", "h": "best", "k": "k_all", "a": "arrows", "b": "a, 2"},
 ]
-# arguments of a call, which no value may be called as; and the axis that is always there
+# arguments of a call, which cannot name a value; and the axis of every network
 CALL = {"lengths", "state", "return_state", "record", "self", "batch"}
 
 
 def network(names: Mapping[str, str], kind: str) -> nn.Module:
-    """A loop, or two `beside` each other, over one axis, and attention to another: in the steps
-    (`inside`), after them, of the `best` two scores, or twice in turn (`hops`)."""
+    """A loop over one axis, or two parallel loops (`beside`), and attention over another axis.
+
+    The attention is in the steps (`inside`), after them, over the `best` two scores, or applied
+    twice (`hops`)."""
 
     def build(self: Any) -> None:
         nn.Module.__init__(self)
@@ -127,7 +129,7 @@ def network(names: Mapping[str, str], kind: str) -> nn.Module:
 
 
 def eager(net: Any, x: Tensor, u: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """The same by plain torch."""
+    """The same network in plain torch."""
     first, second = net.maps.values()
     h = k = x.new_zeros(len(x), WIDTH)
     hs, ks = [], []
@@ -160,14 +162,14 @@ def leaves() -> tuple[Tensor, Tensor]:
 
 
 def results(outs: Sequence[Tensor], x: Tensor, u: Tensor, net: nn.Module) -> list[Tensor]:
-    """Outputs, and the gradients of all that they are made of."""
+    """Outputs, and the gradients of all inputs and parameters."""
     total = sum((y * torch.arange(y.numel()).reshape(y.shape).cos()).sum() for y in outs)
     grads = torch.autograd.grad(total, [x, u, *net.parameters()])  # type: ignore[arg-type]
     return [*(y.detach() for y in outs), *grads]
 
 
 def computed(names: Mapping[str, str], kind: str, strategy: str) -> tuple[list[Tensor], str]:
-    """What a network computes under its names, and its source."""
+    """The results of a network with certain names, and its source."""
     net, (x, u) = network(names, kind), leaves()
     model = gn.compile(net, **STRATEGIES[strategy])
     more = {"lengths": {names["a"]: torch.tensor([STEPS, 1])}} if kind == "ragged" else {}
@@ -181,7 +183,7 @@ _KNOWN: dict[tuple[str, str], tuple[list[Tensor], str]] = {}
 
 
 def plainly(kind: str, strategy: str) -> tuple[list[Tensor], str]:
-    """The same under plain names, which plain torch has judged."""
+    """The same with plain names, checked against plain torch."""
     if (kind, strategy) not in _KNOWN:
         found, source = computed(PLAIN, kind, strategy)
         net, (x, u) = network(PLAIN, kind), leaves()
@@ -215,13 +217,13 @@ def identifiers(source: str) -> set[str]:
 
 
 def allowed(key: str) -> bool:
-    """Whether torch lets a module be called so."""
+    """Whether torch accepts the name of a module."""
     taken = hasattr(nn.ModuleDict(), key) if "\ud800" not in key else True
     return key != "" and "." not in key and not taken
 
 
 def spread(words: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The words as names of one network after another: of values, and from the end of axes."""
+    """The words as names of networks: of values from the front, of axes from the end."""
     for start in range(0, len(words), len(VALUES)):
         names = dict(zip(VALUES, words[start : start + len(VALUES)]))
         here = list(names.values())
@@ -282,7 +284,7 @@ def test_two_axes_that_clean_to_one_word(strategy: str) -> None:
 
 
 def given_names(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What name tables give from now on."""
+    """The names that name tables hand out from now on."""
     found: set[str] = set()
     fresh = symbols.NameTable.fresh
 
@@ -296,7 +298,7 @@ def given_names(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def reserved(function: ast.FunctionDef) -> tuple[frozenset[str], frozenset[str]]:
-    """The names, and the families, that the emitter of a function keeps for itself."""
+    """The names and prefixes that the emitter of a function reserves."""
     arguments = {a.arg for a in function.args.args}
     if not function.decorator_list:
         return scope.RESERVED, frozenset()
@@ -312,7 +314,7 @@ def reserved(function: ast.FunctionDef) -> tuple[frozenset[str], frozenset[str]]
 
 
 def unexplained(source: str, given: set[str]) -> set[str]:
-    """The variables of generated code that no table gave and no emitter has reserved."""
+    """The variables of generated code that no name table made and no emitter reserved."""
     found: set[str] = set()
     functions = [f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)]
     for function in functions:

@@ -1,6 +1,6 @@
-"""Functions over a named axis, in two columns: of graphnn's values, and of the tensors they mean.
+"""Functions over a named axis, each for values of graphnn and for plain tensors.
 
-The second column gets the values at all positions that the example has, and its own position.
+The second version gets the values at all positions of an example, and one position.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import graphnn as gn
 
 @dataclass(frozen=True)
 class Along:
-    """`none`: what an example without positions gives; `keeps`: whether the result has the axis."""
+    """`none`: the result for an example without positions; `keeps`: the result has the axis."""
 
     graph: Callable[[gn.Value, str, int], gn.Value]
     eager: Callable[[Tensor, int, int], Tensor]
@@ -25,13 +25,13 @@ class Along:
 
 
 def _soft(x: Tensor) -> Tensor:
-    """Where nothing may be chosen, zeros."""
+    """A softmax that is zero if all scores are -inf."""
     none = (x == float("-inf")).all(0)
     return torch.where(none, 0, torch.where(none, 0, x).softmax(0))
 
 
 def _rank(x: Tensor) -> Tensor:
-    """Each number's place from the largest down, the earlier of equals first."""
+    """The rank of each element, the largest first; of equal ones, the earlier first."""
     return torch.argsort(torch.argsort(x, 0, descending=True, stable=True), 0, stable=True)
 
 
@@ -67,7 +67,7 @@ OVER: dict[str, Along] = {
         lambda x, i, k: (_soft(x) * x).sum(0),
     ),
 }
-# what finite differences can judge
+# functions that finite differences can check
 SMOOTH = ("sum", "mean", "logsumexp", "last", "first", "softmax", "reverse", "roll", "attention")
-# what takes whole numbers and truth values, too
+# functions that also accept integers and booleans
 ANY = ("sum", "max", "argmax", "top", "last", "first", "reverse", "roll")

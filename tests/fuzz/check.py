@@ -1,4 +1,4 @@
-"""A program on a backend, held against the judge: outputs, final states, gradients."""
+"""Compare a program on a backend with the judge: outputs, final states, gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fuzz.recipe import Recipe
 from tests.networks.graphs import assert_same, numbers
 
 Tensors = dict[str, Tensor]
-# what is refused, and rightly: by a part of what the error says
+# parts of the messages of errors that are right
 REFUSED = (
     "cannot be changed in place here",
     "returns results of several dtypes",
@@ -28,7 +28,7 @@ REFUSED = (
 
 
 class Unjudged(Exception):
-    """A program that torch does not run, or whose numbers are none."""
+    """A program that torch does not run, or whose results are not finite."""
 
 
 def given(recipe: Recipe, net: Net) -> tuple[Tensors, Tensors, dict[str, int]]:
@@ -49,8 +49,8 @@ def given(recipe: Recipe, net: Net) -> tuple[Tensors, Tensors, dict[str, int]]:
     return inputs, lengths, {**sizes, "slot": SLOTS}
 
 
-def gathered(outputs: Tensors, finals: Tensors, leaves: Tensors) -> Tensors:
-    """All that a call gives, by name, with the gradient of everything; zeros for none."""
+def all_results(outputs: Tensors, finals: Tensors, leaves: Tensors) -> Tensors:
+    """All results of a call by name, and all gradients; zeros if there is none."""
     values = {**outputs, **{f"final {k}": v for k, v in finals.items() if not k.startswith("@")}}
     moving = [(k, v) for k, v in values.items() if v.requires_grad]
     for name, leaf in leaves.items():
@@ -78,11 +78,11 @@ def leaves_of(net: Net, inputs: Tensors, state: Tensors) -> Tensors:
 
 
 def wanted(net: Net, call: Any, state: Tensors, finals: list[str]) -> Tensors:
-    """What the judge says of a call."""
+    """The results of a call by the judge."""
     inputs, lengths, sizes = call
     try:
         found = judged(net, inputs, sizes, lengths, state, finals)
-        values = gathered(*found, leaves_of(net, inputs, state))
+        values = all_results(*found, leaves_of(net, inputs, state))
     except (RuntimeError, IndexError, ZeroDivisionError) as error:
         raise Unjudged(f"{type(error).__name__}: {error}") from error
     if not all(v.isfinite().all() for v in values.values()):
@@ -95,11 +95,11 @@ def got(model: Any, net: Net, call: Any, state: Tensors | None) -> tuple[Tensors
     outputs, finals = called(model, inputs, lengths, state)
     if "" in outputs:
         outputs = {f"{net.called('y')}0": outputs[""]}
-    return gathered(outputs, finals, leaves_of(net, inputs, state or {})), finals
+    return all_results(outputs, finals, leaves_of(net, inputs, state or {})), finals
 
 
-def resumed(finals: Tensors) -> Tensors:
-    """Other numbers in the form of final states, to start a call from."""
+def other_state(finals: Tensors) -> Tensors:
+    """Other values in the shape of final states, as the initial state of a call."""
     found = {}
     for k, v in finals.items():
         other = numbers(v, 5) * 0.5
@@ -108,7 +108,7 @@ def resumed(finals: Tensors) -> Tensors:
 
 
 def check(recipe: Recipe, backend: str = "torch") -> str:
-    """Raise AssertionError where a backend differs from torch; says how the program went."""
+    """Raise AssertionError if a backend differs from torch; returns the outcome."""
     net = Net(recipe)
     call = given(recipe, net)
     net.train(False)
@@ -123,55 +123,55 @@ def check(recipe: Recipe, backend: str = "torch") -> str:
 
 
 def _compared(recipe: Recipe, net: Net, model: Any, call: Any) -> str:
-    same = _alike if recipe.dtype == "float64" else _about
+    same = _equal if recipe.dtype == "float64" else _close_enough
     values, finals = got(model, net, call, None)
     same(net, call, {}, values, list(finals))
     if recipe.given:
-        state = resumed(finals)
+        state = other_state(finals)
         values, _ = got(model, net, call, state)
         same(net, call, state, values, list(finals))
     if recipe.noise and recipe.dtype == "float64":
         net.train()
-        _slopes(net, model, call)
-    return "alike"
+        _check_slope(net, model, call)
+    return "equal"
 
 
-def _alike(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:
+def _equal(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:
     assert_same(wanted(net, call, state, finals), values, 1e-4 if net.narrow else 1e-9)
 
 
-def _about(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:
-    """In a narrow dtype: at most twice the error of torch in it."""
+def _close_enough(net: Net, call: Any, state: Tensors, values: Tensors, finals: list[str]) -> None:
+    """In a narrow dtype, the error is at most twice that of torch."""
     eager = wanted(net, call, state, finals)
     wide = copy.deepcopy(net).double()
     wide.dtype = torch.float64
     inputs, lengths, sizes = call
-    exact = wanted(wide, (_widened(inputs), lengths, sizes), _widened(state), finals)
+    exact = wanted(wide, (_as_double(inputs), lengths, sizes), _as_double(state), finals)
     wrong = []
     for name, want in exact.items():
         if (values[name].shape, values[name].dtype) != (eager[name].shape, eager[name].dtype):
             wrong.append(f"{name}: {values[name].shape} {values[name].dtype}")
         elif want.numel():
             unit = torch.finfo(net.dtype).eps * max(1.0, float(want.double().abs().max()))
-            mine, theirs = (_apart(v[name], want) for v in (values, eager))
+            mine, theirs = (_largest_difference(v[name], want) for v in (values, eager))
             if not mine <= 2 * theirs + 2 * unit:
                 wrong.append(f"{name}: off by {mine:.3g}, torch by {theirs:.3g}")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def _apart(got: Tensor, want: Tensor) -> float:
+def _largest_difference(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want.double()).abs().max())
 
 
-def _widened(tensors: Tensors) -> Tensors:
+def _as_double(tensors: Tensors) -> Tensors:
     return {
         k: v.detach().double().requires_grad_() if v.is_floating_point() else v
         for k, v in tensors.items()
     }
 
 
-def _slopes(net: Net, model: Any, call: Any) -> None:
-    """The gradient agrees with a finite difference of calls that draw the same noise."""
+def _check_slope(net: Net, model: Any, call: Any) -> None:
+    """The gradient agrees with a finite difference of calls with the same random numbers."""
     inputs, lengths, _ = call
     leaves = leaves_of(net, inputs, {})
     ways = {k: numbers(v, n) for n, (k, v) in enumerate(leaves.items())}

@@ -1,7 +1,7 @@
-"""Ordinary torch code, a line a name: `code(lab, a, b, k)` of two tensors and a small number.
+"""Ordinary torch code, one line per name: `code(lab, a, b, k)` of two tensors and a small number.
 
-`lab` gives parameters, a buffer and numbers. What torch refuses of an operand never gets into a
-program (see `program`), so that a line may say what is not always possible.
+`lab` has parameters, a buffer and numbers. Lines that torch rejects for their operands are left out
+of a program (see `program`), so a line need not be valid for all operands.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def dim(x: Any, k: int) -> int:
 
 
 def dims(x: Any, k: int) -> Any:
-    """What a reduction is over: one dimension, all, or several."""
+    """The dimensions of a reduction: one, all, or several."""
     return (dim(x, k), None, tuple(range(x.ndim)), (dim(x, k),), dim(x, k))[k % 5]
 
 
 def near(x: Any) -> Any:
-    """Away from where rounding, or a tie, decides."""
+    """`x` moved away from kinks and ties, where rounding would decide."""
     return x + 0.37131 if x.is_floating_point() else x
 
 
@@ -39,7 +39,7 @@ def kinds(*ways: Callable[[Any, Any, Any], Any]) -> Code:
 
 
 class Spike(Function):
-    """A step with a smooth derivative of its own."""
+    """A step function with a smooth custom derivative."""
 
     @staticmethod
     def forward(ctx: Any, v: Any) -> Any:
@@ -53,7 +53,7 @@ class Spike(Function):
 
 
 class Turned(Function):
-    """The identity, backwards reversed and scaled."""
+    """The identity, whose gradient is reversed and scaled."""
 
     @staticmethod
     def forward(x: Any, scale: float) -> Any:
@@ -69,7 +69,7 @@ class Turned(Function):
 
 
 class Both(Function):
-    """Two results, whose gradients meet in the backward."""
+    """Two results whose gradients are combined in the backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, y: Any) -> Any:
@@ -83,7 +83,7 @@ class Both(Function):
         return to_s * c - to_c, (to_s + to_c) * s * 0.5
 
 
-# the derivative is that of the value: what finite differences can judge
+# smooth functions, which finite differences can check
 SMOOTH: dict[str, Code] = {
     "tanh": lambda lab, a, b, k: torch.tanh(a),
     "sigmoid": lambda lab, a, b, k: a.sigmoid(),
@@ -161,7 +161,7 @@ SMOOTH: dict[str, Code] = {
     "logcumsumexp": lambda lab, a, b, k: a.logcumsumexp(dim(a, k)),
 }
 
-# what moves numbers about
+# functions that rearrange elements
 SHAPES: dict[str, Code] = {
     "row": lambda lab, a, b, k: a.reshape(-1),
     "view": lambda lab, a, b, k: a.view(1, -1),
@@ -252,7 +252,7 @@ SHAPES: dict[str, Code] = {
     ),
 }
 
-# where the derivative jumps, is cut, or is another's
+# functions whose derivative jumps, is cut, or is a custom one
 KINKED: dict[str, Code] = {
     "relu": lambda lab, a, b, k: torch.relu(near(a)),
     "abs": lambda lab, a, b, k: near(a).abs(),
@@ -309,7 +309,7 @@ KINKED: dict[str, Code] = {
     "function of weight": lambda lab, a, b, k: a * Turned.apply(lab.weight(k), 0.5),
 }
 
-# whole numbers and truth values, made and taken
+# integers and booleans, as results and as operands
 WHOLE: dict[str, Code] = {
     "gt": lambda lab, a, b, k: near(a) > (b, 0.25, 1)[k % 3],
     "le": lambda lab, a, b, k: torch.le(near(a), (b, 0.25, 2)[k % 3]),
@@ -387,7 +387,7 @@ def _mul(a: Any, b: Any) -> Any:
     a *= b
 
 
-# work in place; what it changes is seen through other names and views
+# in-place writes, visible through other names and views
 PLACES: dict[str, Code] = {
     "add_": lambda lab, a, b, k: a.add_(b),
     "mul_": lambda lab, a, b, k: a.mul_((b, 0.5)[k % 2]),
@@ -410,7 +410,7 @@ PLACES: dict[str, Code] = {
     "row part": lambda lab, a, b, k: a.view(-1)[: 1 + k % 2].copy_(b),
 }
 
-# dropout, of programs that are judged in training by finite differences
+# dropout, in programs that are checked in training by finite differences
 NOISE: dict[str, Code] = {
     "dropout": lambda lab, a, b, k: F.dropout(a, 0.4, lab.training),
 }

@@ -1,4 +1,4 @@
-"""What a program means: every example by itself, every position in turn, in plain torch."""
+"""The judge: a program in plain torch, one example and one position at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fuzz.program import Net
 
 
 class Example:
-    """One example of a call; values are computed as they are asked for, and kept."""
+    """One example of a call; values are computed when they are needed, and cached."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Judge:
         ]
 
     def whole(self, axes: list[str], shape: tuple[int, ...], dtype: torch.dtype, at: Any) -> Tensor:
-        """`at(example, place)` at all places, zero where an example has none."""
+        """`at(example, place)` at all positions; zero beyond the length of an example."""
         empty = torch.zeros(shape, dtype=dtype)
         rows = [
             at(x, p) if all(p[a] < x.sizes[a] for a in axes) else empty
@@ -81,7 +81,7 @@ class Judge:
         )
 
     def final(self, state: State) -> Tensor:
-        """What the position after the last would read; of several delays, the next ones too."""
+        """The value that the position after the last one would read; one per delay slot."""
         axes, count = self.net.layout(state.rest), abs(state.delay)
 
         def at(x: Example, place: Place) -> Tensor:
@@ -101,7 +101,7 @@ def judged(
     state: dict[str, Tensor],
     finals: list[str],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The outputs of a call, and those final states that are asked for, by their names."""
+    """The outputs of a call and the requested final states, by their names."""
     judge = Judge(net, inputs, sizes, lengths, state)
     outputs = {f"{net.called('y')}{k}": judge.line(i) for k, i in enumerate(net.outputs)}
     states = {s.key: s for s in net.lines if isinstance(s, State)}

@@ -1,7 +1,7 @@
-"""The lines of a program. Each says twice what it is: in a graph, and of one example's tensors.
+"""The lines of a program. Each has two versions: in a graph, and on one example's tensors.
 
-`draw(net, g, values)` gives a graph's value. `eager(at, place)` gives the tensor of one example at
-one position, `at` giving those of earlier lines: plain torch, the judge of what the code means.
+`draw(net, g, values)` returns a value of the graph. `eager(at, place)` returns the tensor of one
+example at one position in plain torch; `at` returns those of earlier lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Place = dict[str, int]
 
 @dataclass(frozen=True)
 class Form:
-    """What every line knows of its value; `loops` are the open loops whose states it reads."""
+    """The signature of a line's value; `loops` are the open loops whose states it reads."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -32,7 +32,7 @@ class Form:
 
 
 def run(lab: Any, ops: tuple[Op, ...], out: int, tame: bool, args: list[Any]) -> Any:
-    """A block's result: the same code, of values or of tensors."""
+    """The result of a block's code, on values or on tensors."""
     found = list(args)
     for op in ops:
         found.extend(step(lab, op, found))
@@ -41,7 +41,7 @@ def run(lab: Any, ops: tuple[Op, ...], out: int, tame: bool, args: list[Any]) ->
 
 
 def step(lab: Any, op: Op, found: list[Any]) -> list[Any]:
-    """The tensors that a line of code adds to those that are there."""
+    """The tensors that a line of code adds to the existing ones."""
     a, b = found[-1 - op.a % len(found)], found[-1 - op.b % len(found)]
     with MODES[op.mode]():
         made = CODE[op.code](lab, a, b, op.k)
@@ -111,7 +111,7 @@ class Length(Line):
 
 
 def _varied(y: Any, axis: str) -> Any:
-    """`y` over an axis that its operands have and it has not: later lines count on it."""
+    """`y` over an axis of its operands in addition, as later lines expect it."""
     here = gn.index(axis) < 0
     return y ^ here if y.dtype == torch.bool else y + here.to(y.dtype)
 
@@ -149,7 +149,7 @@ def fitted(lab: Any, v: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
 
 @dataclass
 class Fit(Line):
-    """What closes a state where nothing of its form is there: another value and the state."""
+    """The next value of a state if no value has its shape: another value and the state."""
 
     value: int
     state: int
@@ -169,7 +169,7 @@ class Fit(Line):
 
 @dataclass
 class Start(Line):
-    """A value made to be where a state of fewer axes starts."""
+    """A value as the initial value of a state with fewer axes."""
 
     value: int
     over: tuple[str, ...]
@@ -216,7 +216,7 @@ class Along(Line):
 
 @dataclass
 class State(Line):
-    """A state: what `close` was `delay` positions ago; `inits` are its first values, by slot.
+    """A state: the value of `close` `delay` positions before, with initial values by slot.
 
     An initial value is a number, the key of a parameter, a tensor, or the number of a line.
     """
@@ -247,7 +247,7 @@ class State(Line):
         return self.read(at, place, here, n)
 
     def read(self, at: Any, place: Place, here: int, n: int) -> Tensor:
-        """What is read at the position `here`, counted as the loop goes; `n` is past the last."""
+        """The value read at position `here` in the order of the loop; `n` is after the last."""
         back = here - abs(self.delay)
         if back < 0:
             return self.slot(at, place, here)
@@ -255,7 +255,7 @@ class State(Line):
         return at(self.close, {**place, self.over: there}).expand(self.form.shape)
 
     def slot(self, at: Any, place: Place, k: int) -> Tensor:
-        """The value that is read at position `k`, before there is any."""
+        """The initial value that is read at position `k`."""
         if self.key in at.state:
             given = at.state[self.key][(at.example, *(place[a] for a in at.net.layout(self.rest)))]
             return given[k] if abs(self.delay) > 1 else given
@@ -265,7 +265,7 @@ class State(Line):
 
     @property
     def rest(self) -> frozenset[str]:
-        """The axes that it carries."""
+        """Its axes other than that of the loop."""
         return self.form.axes - {self.over}
 
 
@@ -277,7 +277,7 @@ def _initial(kind: str, x: Any, net: Any, line: Any) -> Any:
 
 @dataclass
 class Lag(State):
-    """A delay of a value that is there."""
+    """A delay of an existing value."""
 
     def draw(self, net: Any, g: gn.Graph, values: list[Any]) -> Any:
         v = gn.delay(values[self.close], self.delay, self.over, self.initial(net, values))

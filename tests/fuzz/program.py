@@ -1,7 +1,7 @@
-"""From a recipe to a program: lines that torch accepts, and the module that draws them.
+"""From a recipe to a program: lines that torch accepts, and the module that runs them.
 
-Code is tried on tensors of one example. What torch refuses (shapes, dtypes, a change in place of
-what a gradient needs) is left out, so that every program runs eagerly.
+Code is tried on tensors of one example. Lines that torch rejects (shapes, dtypes, in-place writes
+to tensors that a gradient needs) are left out, so that every program runs eagerly.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ODD = (
 
 
 class Net(nn.Module):
-    """The network of a recipe. To torch code it is what gives parameters and numbers (`lab`)."""
+    """The network of a recipe. Torch code gets parameters and numbers from it, as `lab`."""
 
     slots = SLOTS
 
     def __init__(self, recipe: Recipe):
         super().__init__()
         self.dtype: torch.dtype = getattr(torch, recipe.dtype)
-        # whether anything is rounded to less than float64
+        # whether any value has a narrower dtype than float64
         self.narrow = False
         self.weights = nn.ParameterDict()
         self.register_buffer("buffer", torch.tensor([0.5, -0.25, 1.0], dtype=self.dtype))
@@ -73,7 +73,7 @@ class Net(nn.Module):
         return [a for a in self.axes if a in axes]
 
     def weight(self, k: int, *shape: int) -> Any:
-        """One of two parameters of a shape, made where it is first asked for."""
+        """One of two parameters of a shape, created at its first use."""
         key = f"w{k % 2}_" + "x".join(map(str, shape))
         if key not in self.weights:
             seed = torch.Generator().manual_seed(len(self.weights))
@@ -87,7 +87,7 @@ class Net(nn.Module):
 
 
 class _Drawing:
-    """What gives parameters and numbers to code while a graph is drawn."""
+    """The `lab` of code during a trace."""
 
     def __init__(self, net: Net, g: gn.Graph):
         self.weight, self.dtype, self.training = net.weight, net.dtype, net.training
@@ -134,7 +134,7 @@ class _Builder:
         self.outputs = [self.chosen(k) for k in self.recipe.outputs]
 
     def chosen(self, k: int, since: int = 0) -> int:
-        """A line, the latest for 0."""
+        """The line of a reference; 0 is the latest."""
         return len(self.lines) - 1 - k % (len(self.lines) - since)
 
     def section(self, n: int, section: Section) -> None:
@@ -229,7 +229,7 @@ class _Builder:
     def settled(
         self, ops: tuple[Op, ...], block: Block, args: tuple[int, ...]
     ) -> tuple[tuple[Op, ...], Tensor | None]:
-        """The operations that torch accepts, and what they give."""
+        """The operations that torch accepts, and their result."""
         while ops:
             given = [self.sample(i) for i in args]
             wrong, y = self.tried(ops, block, given)
@@ -241,7 +241,7 @@ class _Builder:
     def tried(
         self, ops: tuple[Op, ...], block: Block, given: list[Tensor]
     ) -> tuple[int | None, Tensor | None]:
-        """Which operation torch does not accept, or the result."""
+        """The number of an operation that torch rejects, or the result."""
         found, kept = list(given), [*given, self.net.buffer]
         versions = [x._version for x in kept]
         for k, op in enumerate(ops):
@@ -268,7 +268,7 @@ class _Builder:
         return x.is_floating_point() and x.dtype != torch.float64
 
     def sample(self, i: int) -> Tensor:
-        """A tensor of a line's form, as the code of a later line may find it."""
+        """A tensor of a line's shape and dtype, as an operand for later lines."""
         form = self.lines[i].form
         seed = torch.Generator().manual_seed(i)
         if form.dtype.is_floating_point:

@@ -1,19 +1,20 @@
-"""Recipes of random networks: plain data, drawn by seed.
+"""Recipes of random networks: plain data, generated from a seed.
 
-Every reference is a number taken modulo how many choices there are, so that any recipe is a
-network and shrinking keeps it one.
+A reference is a number, taken modulo the number of choices. Any recipe is therefore a valid
+network, also after shrinking.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from tests.fuzz.along import OVER
 from tests.fuzz.code import CODE, MODES, NOISE, SMOOTH
 from tests.fuzz.code import SHAPES as SHAPES_CODE
+from tests.networks.recipe_repr import short_repr
 
 AXES = ("time", "source", "slot")
 SLOTS = 3
@@ -45,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Over:
-    """A function of the vocabulary over one of a value's axes."""
+    """A function of graphnn over one of a value's axes."""
 
     code: str
     a: int = 0
@@ -54,7 +55,7 @@ class Over:
 
 @dataclass(frozen=True)
 class Lag:
-    """A delay of a value that is there, over one of its axes."""
+    """A delay of an existing value over one of its axes."""
 
     a: int = 0
     axis: int = 0
@@ -64,7 +65,7 @@ class Lag:
 
 @dataclass(frozen=True)
 class Memory:
-    """A state: `close` chooses its next value, `inits` are one for all slots or one each."""
+    """A state: `close` chooses its next value, `inits` one initial value or one per slot."""
 
     shape: tuple[int, ...] = (1,)
     kind: str = "float"
@@ -100,21 +101,8 @@ class Recipe:
     names: int = 0
 
     def __repr__(self) -> str:
-        """Only what differs from the defaults, so that a falsifying example can be read."""
-        return _short(self)
-
-
-def _short(thing: Any) -> str:
-    if isinstance(thing, tuple):
-        return "(" + ", ".join(map(_short, thing)) + ("," if len(thing) == 1 else "") + ")"
-    if not isinstance(thing, (Op, Block, Over, Lag, Memory, Section, Recipe)):
-        return repr(thing)
-    given = [
-        f"{f.name}={_short(getattr(thing, f.name))}"
-        for f in fields(thing)
-        if getattr(thing, f.name) != f.default
-    ]
-    return f"{type(thing).__name__}({', '.join(given)})"
+        """Only fields that differ from the defaults, so that a falsifying example is readable."""
+        return short_repr(self)
 
 
 INITS = ("zero", "number", "whole", "parameter", "row", "tensor", "computed")
@@ -125,7 +113,7 @@ MOST = 11
 
 
 class Draw(random.Random):
-    """Draws recipes; the same seed gives the same."""
+    """A generator of recipes; a seed always gives the same recipe."""
 
     def number(self) -> int:
         return self.randint(0, MOST)
@@ -137,7 +125,7 @@ class Draw(random.Random):
         return tuple(draw() for _ in range(self.randint(low, high)))
 
     def near(self) -> int:
-        """A reference, more often to what came last."""
+        """A reference, more often to recent values."""
         return self.number() if self.chance(2) else self.randint(0, 2)
 
     def kind(self) -> str:
@@ -192,5 +180,5 @@ class Draw(random.Random):
 
 
 def recipe(seed: int, most: int = 5, names: bool = False) -> Recipe:
-    """The random recipe of a seed, of so many steps in a section at most."""
+    """The random recipe of a seed, with at most `most` steps in a section."""
     return Draw(seed).recipe(most, names)

@@ -1,4 +1,4 @@
-"""Many random networks: how they went, and the simplest recipe of each failure."""
+"""Run many random networks: their outcomes, and the simplest recipe of each kind of failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzz.shrink import shrunk, signature
 
 
 def outcome(r: Recipe, backend: str) -> tuple[str, Exception | None]:
-    """How a network went, in few words, and the failure if it is one."""
+    """The outcome of a network in a few words, and the error if it failed."""
     try:
         return check(r, backend), None
     except Unjudged as error:
@@ -29,7 +29,7 @@ def run(
     say: Callable[[str], None],
     names: bool = False,
 ) -> collections.Counter[str]:
-    """Check the networks of these seeds; `say` is told each failure that looks like no other."""
+    """Check the networks of these seeds; `say` gets a report of the first failure of each kind."""
     found: collections.Counter[str] = collections.Counter()
     start = time.time()
     for seed in seeds:

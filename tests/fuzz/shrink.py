@@ -1,4 +1,4 @@
-"""Smaller recipes that fail alike: a greedy search, simple and fast enough for what goes wrong."""
+"""Shrinking: a greedy search for smaller recipes with the same kind of failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fuzz.recipe import Recipe
 
 
 def signature(error: Exception) -> str:
-    """What two failures have in common: their kind, and where in the library they arose."""
+    """The kind of a failure: the type of the error, and where in the library it arose."""
     if isinstance(error, AssertionError):
         kinds = sorted(set(re.findall(r"gradient|final|off by|, not|slope", str(error))))
         return f"differs: {' '.join(kinds)}"
@@ -24,7 +24,7 @@ def signature(error: Exception) -> str:
 
 
 def smaller(thing: Any) -> Iterator[Any]:
-    """Simpler versions of a recipe or a part of it, the boldest first."""
+    """Simpler versions of a recipe or a part of it, the simplest first."""
     if dataclasses.is_dataclass(thing):
         for field in dataclasses.fields(thing):
             now = getattr(thing, field.name)
@@ -43,7 +43,7 @@ def smaller(thing: Any) -> Iterator[Any]:
 
 
 def shrunk(recipe: Recipe, fails: Callable[[Recipe], bool], most: int = 400) -> Recipe:
-    """The simplest recipe found, within so many attempts, that still fails."""
+    """The simplest recipe that still fails, within `most` attempts."""
     place, tried, before = 0, 0, -1
     while tried < most:
         candidate = next(itertools.islice(smaller(recipe), place, None), None)

@@ -1,4 +1,4 @@
-"""What random networks found, each as the program that shows it."""
+"""Errors that random networks found, each as a small program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz.check import check
 from tests.fuzz.recipe import Block, Memory, Op, Over, Recipe, Section
 from tests.tracing.eager import BACKENDS, Cell, agree
 
-# --- work in place under no_grad: new numbers, the old history
+# --- in-place writes under no_grad: new values, the old history
 
 
 def multiplied_unrecorded(self: Any, x: Any, h: Any) -> Any:
@@ -63,7 +63,7 @@ def a_constant_unrecorded(self: Any, x: Any, h: Any) -> Any:
     return z + y, z
 
 
-# --- what torch gives back as it is
+# --- functions that return their operand
 
 
 def given_back_unrecorded(self: Any, x: Any, h: Any) -> Any:
@@ -129,7 +129,7 @@ def nothing_written(self: Any, x: Any, h: Any) -> Any:
     return z, z
 
 
-# --- a function of one's own whose result has fewer axes than what it differentiates
+# --- a custom function whose result has fewer axes than its inputs
 
 
 class OfWeight(torch.autograd.Function):
@@ -222,7 +222,7 @@ def test_a_number_is_a_tensor_to_what_takes_tensors(name: str, backend: str) -> 
     torch.testing.assert_close(found["made"], made.expand(2, *made.shape))
 
 
-# --- whole numbers and truth values
+# --- integers and booleans
 
 
 class Whole(nn.Module):
@@ -278,7 +278,7 @@ def test_truth_values_add_and_multiply(backend: str) -> None:
 
 
 class Followed(nn.Module):
-    """A state that takes what another one is, as a view of it."""
+    """A state whose next value is a view of another state."""
 
     def __init__(self, view: Callable[[Any], Any]):
         super().__init__()
@@ -314,7 +314,7 @@ def test_states_that_follow_each_other_move_at_once(name: str, backend: str) -> 
 
 
 class Moved(nn.Module):
-    """A loop that computes nothing: its state takes a part of itself."""
+    """A loop without computation: its next state is a part of the state."""
 
     def __init__(self, part: Callable[[Any], Any], width: int, delay: int):
         super().__init__()
@@ -462,4 +462,4 @@ FOUND: dict[str, Recipe] = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", FOUND)
 def test_recipe(name: str, backend: str) -> None:
-    assert check(FOUND[name], backend) == "alike"
+    assert check(FOUND[name], backend) == "equal"

@@ -1,6 +1,6 @@
-"""Random torch code in graphs, judged by the same code run eagerly, example by example.
+"""Random torch code in graphs, compared with the same code run eagerly for each example.
 
-`python -m tests.fuzz` runs more of them, from any seed, and says what became of each.
+`python -m tests.fuzz` runs more of them, from any seed, and prints their outcomes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from tests.fuzz.run import run
 
 
 def hold(count: int, backend: str, most: int) -> None:
-    """Nothing of so many networks differs from torch, and nearly all are judged."""
+    """None of `count` networks differs from torch, and nearly all are judged."""
     said: list[str] = []
     found = run(range(count), backend, most, 200, said.append)
     assert not [name for name in found if name.startswith("FOUND")], "\n".join(said)
-    assert found["alike"] > 0.8 * count, found
+    assert found["equal"] > 0.8 * count, found
 
 
 def test_random_code() -> None:
@@ -37,7 +37,7 @@ def test_much_random_code_in_kernels() -> None:
 
 
 def test_a_wrong_network_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: with one function of the library made wrong, it does."""
+    """The tests above fail if one function of the library is wrong."""
     import torch
 
     from graphnn.frontend.dispatch import TABLE

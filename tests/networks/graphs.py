@@ -1,14 +1,14 @@
-"""Random graphs: recipes that hypothesis draws and shrinks, and the module that builds one.
+"""Random graphs: recipes for hypothesis to draw and shrink, and the module that builds a graph.
 
-A recipe is plain data. Every reference to an earlier value is a number taken modulo how many there
-are, so that any recipe is a valid graph and shrinking keeps it one. All values stay tame (tanh,
-sigmoid, means), so that backends can be compared to rounding.
+A recipe is plain data. A reference to an earlier value is a number, taken modulo the number of
+values. Any recipe is therefore a valid graph, also after shrinking. All values stay small (tanh,
+sigmoid, means), so that backends can be compared up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import graphnn as gn
+from tests.networks.recipe_repr import short_repr
 
 AXES = ("time", "source", "slot")
 SLOTS = 3
@@ -35,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """A state. `width` 0 is shape (); `along` are axes carried; `close` chooses its next value."""
+    """A state. `width` 0: shape (); `along`: further axes; `close` chooses its next value."""
 
     width: int = 1
     delay: int = 1
@@ -67,21 +68,8 @@ class Recipe:
     given: bool = False
 
     def __repr__(self) -> str:
-        """Only what differs from the defaults, so that a falsifying example can be read."""
-        return _short(self)
-
-
-def _short(thing: Any) -> str:
-    if isinstance(thing, tuple):
-        return "(" + ", ".join(map(_short, thing)) + ("," if len(thing) == 1 else "") + ")"
-    if not isinstance(thing, (Step, Memory, Section, Recipe)):
-        return repr(thing)
-    given = [
-        f"{f.name}={_short(getattr(thing, f.name))}"
-        for f in fields(thing)
-        if getattr(thing, f.name) != f.default
-    ]
-    return f"{type(thing).__name__}({', '.join(given)})"
+        """Only fields that differ from the defaults, so that a falsifying example is readable."""
+        return short_repr(self)
 
 
 class Drawn(nn.Module):
@@ -133,7 +121,7 @@ class _Builder:
         return y if width else y.reshape(())
 
     def fit(self, v: gn.Value, like: gn.Value) -> gn.Value:
-        """`v` as it broadcasts against `like`."""
+        """`v` in a shape that broadcasts with `like`."""
         if v.shape == like.shape or not v.shape or not like.shape or v.shape == (1,):
             return v
         return torch.tanh(self.linear(v, like.shape[0]))
@@ -180,7 +168,7 @@ class _Builder:
     def close(self, state: gn.State, memory: Memory, section: Section, before: int) -> None:
         found = [v for v in self.pool[before:] if set(v.axes) <= set(state.axes)]
         v = found[-1 - memory.close % len(found)]
-        # what closes another loop's state over its own axis only is fine: all axes are this state's
+        # a value of another loop is allowed: all its axes are those of this state
         if v.shape != state.shape or v is state:
             v = torch.tanh(self.linear(v, memory.width) + 0.5 * state)
         state.next = v
@@ -198,7 +186,7 @@ class _Builder:
                 pool.append(OVER_AXIS[step.op](self, a, self.fit(b, a), axis, step.k))
             return
         if step.op == "delay":
-            # within a loop a delay over its axis keeps to its direction
+            # within a loop, a delay over its axis has the loop's direction
             axes = list(a.axes)
             if axes:
                 axis = axes[step.k % len(axes)]
@@ -250,7 +238,7 @@ def _bilinear(p: _Builder, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
 
 
 def _rounding_safe(v: gn.Value) -> gn.Value:
-    """Away from the kinks of relu and abs, where rounding would choose the gradient."""
+    """`v` moved away from the kinks of relu and abs, where rounding would decide the gradient."""
     return v + 0.3713
 
 
@@ -327,14 +315,14 @@ def _known(p: _Builder, axis: str) -> bool:
 
 
 def _attend(p: _Builder, a: gn.Value, b: gn.Value, axis: str, k: int) -> gn.Value:
-    """Self-attention along the axis, causal for odd k; tied to a linear query."""
+    """Self-attention along the axis with a linear query, causal for odd k."""
     query = p.linear(a, 2)
     mixed = gn.attend(query, _row(p.linear(a, 2)), over=axis, causal=bool(k % 2))
     return torch.tanh(mixed)
 
 
 def _spread(a: gn.Value, axis: str) -> gn.Value:
-    """`a` with the ties between positions broken, for functions that choose one of them."""
+    """`a` without ties between positions, for functions that select one of them."""
     return a + 0.0717 * gn.index(axis, graph=a.graph).to(a.dtype)
 
 
@@ -410,7 +398,7 @@ def recipes(draw: st.DrawFn, most_steps: int = 6) -> Recipe:
 
 
 def _within(section: Section, known: set[str]) -> Section:
-    """The section, its states carrying only axes that the graph has."""
+    """The section, with states that have only axes of the graph."""
     states = tuple(
         Memory(m.width, m.delay, tuple(a for a in m.along if a in known), m.init, m.close)
         for m in section.states
@@ -419,7 +407,7 @@ def _within(section: Section, known: set[str]) -> Section:
 
 
 def tensors(recipe: Recipe) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inputs and lengths of a call, always the same numbers for a recipe."""
+    """The inputs and lengths of a call, always the same for a recipe."""
     seed = torch.Generator().manual_seed(7)
     sizes = dict(zip(("time", "source"), recipe.sizes))
     inputs = {"words": torch.randint(0, WORDS, (recipe.batch, sizes["time"]), generator=seed)}
@@ -448,7 +436,7 @@ def results(
     lengths: dict[str, Tensor],
     state: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """All that a call gives, by name: outputs, final states, and the gradients of everything."""
+    """All results of a call, by name: outputs, final states, and all gradients."""
     outputs, finals = model(**inputs, lengths=lengths, state=state, return_state=True)
     outputs = outputs if isinstance(outputs, dict) else {"y": outputs}
     values = {**outputs, **{f"final {k}": v for k, v in finals.items()}}
@@ -467,7 +455,7 @@ def results(
 
 
 def given_state(finals: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Other numbers in the shape of final states, to start a call from."""
+    """Other values in the shape of final states, as the initial state of a call."""
     return {
         k: v if k.startswith("@") else (numbers(v, 5) * 0.5).requires_grad_()
         for k, v in finals.items()
@@ -475,7 +463,7 @@ def given_state(finals: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def assert_same(wanted: dict[str, Tensor], got: dict[str, Tensor], tolerance: float) -> None:
-    """The same names, shapes and dtypes, and numbers within tolerance × max(1, largest)."""
+    """Names, shapes and dtypes are equal; values differ by at most tolerance × max(1, largest)."""
     assert wanted.keys() == got.keys()
     wrong = [t for n in wanted if (t := _difference(n, wanted[n], got[n], tolerance))]
     assert not wrong, "\n" + "\n".join(wrong)
@@ -500,7 +488,7 @@ def compare(
     tolerance: float = 1e-12,
     backend: str = "torch",
 ) -> list[gn.Compiled]:
-    """Hold a backend, with each set of passes skipped, against "reference"; returns its models."""
+    """Compare a backend, with each set of skipped passes, with "reference"; returns its models."""
     net = module if isinstance(module, nn.Module) else module()
     reference = gn.compile(net, backend="reference")
     wanted, finals = results(reference, inputs, lengths or {})

@@ -1,7 +1,7 @@
-"""Random cells: one loop over time at odd widths, of the operations that kernels are written for.
+"""Random cells: one loop over time with odd widths, of operations that kernels support.
 
-As in `tests.networks.graphs` a recipe is plain data; its references are taken modulo the number
-of values.
+As in `tests.networks.graphs`, a recipe is plain data, and its references are taken modulo the
+number of values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTHS, BATCHES = (8, 1, 3, 20, 33, 64), (3, 1, 17)
 
 @dataclass(frozen=True)
 class Carried:
-    """A state of full width, or of a third of it; `init` chooses how it starts."""
+    """A state of full width, or of a third of it; `init` chooses its initial value."""
 
     narrow: bool = False
     delay: int = 1
@@ -54,13 +54,13 @@ class RandomCell(nn.Module):
         self.unit = nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def graph(self, g: gn.Graph) -> None:
-        """Draw it."""
+        """Trace the cell."""
         Drawing(self.recipe, g).run()
 
 
 @dataclass
 class Drawing:
-    """A cell being drawn: `pool` are the values made so far, the last first to be used."""
+    """A cell during its trace; `pool` are the values so far, of which the last is used first."""
 
     recipe: CellRecipe
     g: gn.Graph
@@ -104,7 +104,7 @@ class Drawing:
         return F.linear(v, self.weight(width, v.shape[-1]), self.weight(width))
 
     def fit(self, v: gn.Value, like: gn.Value) -> gn.Value:
-        """`v` in the width of another, by a linear map where it has to be."""
+        """`v` with the width of another value, by a linear map if they differ."""
         if v.shape == like.shape or 1 in (v.shape[0], like.shape[0]):
             return v
         return torch.tanh(self.linear(v, like.shape[0]))
@@ -117,7 +117,7 @@ def _gates(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
 
 
 def _swapped(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
-    """Pieces of two values, joined the other way round."""
+    """Pieces of two values, concatenated in reverse order."""
     cut = 1 + k % a.shape[0]
     return torch.cat([a[cut:], b[: 1 + k % 5], a[:cut] * 0.5])[: d.recipe.width]
 
@@ -133,7 +133,7 @@ def _dot(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
 
 
 def _matrix(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
-    """A small matrix of the example's own, times a vector of its own."""
+    """A small matrix times a vector, both different for each example."""
     m, v = d.linear(a, 6).reshape(3, 2), torch.tanh(d.linear(b, 2))
     return torch.tanh((m @ v, v @ m.t(), (m[0] * v), (m * v).sum(k % 2))[k % 4])
 
@@ -145,7 +145,7 @@ def _bilinear(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
 
 
 def _scored(d: Drawing, a: gn.Value, b: gn.Value, k: int) -> gn.Value:
-    """Rows of the example's own, weighted by a softmax."""
+    """Rows that differ by example, weighted by a softmax."""
     rows = torch.stack([a, a * 0.5, a.flip(0)])
     weights = torch.softmax(d.linear(b, 3), -1)
     return (weights[:, None] * rows).sum(0)
@@ -201,7 +201,7 @@ def cells(most_steps: int = 6) -> st.SearchStrategy[CellRecipe]:
 
 
 def tensors(recipe: CellRecipe) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inputs and lengths of a call, always the same numbers for a recipe."""
+    """The inputs and lengths of a call, always the same for a recipe."""
     sizes = recipe.batch, recipe.time, recipe.width
     given = {"x": numbers(torch.empty(sizes), 7), "begin": numbers(torch.empty(sizes[::2]), 8)}
     counts = [recipe.time - k % (recipe.time + 1) for k in range(recipe.batch)]

@@ -1,4 +1,4 @@
-"""Networks beside the same in plain torch, and what torch's transforms make of a model."""
+"""Networks with their plain torch versions, and torch's transforms of a model."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ func = torch.func
 
 
 class Net(nn.Module):
-    """Written once for graphnn, once as an eager loop: `start` and `step`, or all of `eager`."""
+    """A network for graphnn and as an eager loop: `start` and `step`, or a whole `eager`."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Opaque(Net):
 
 
 class Rows(Net):
-    """A row look-up in the loop, of a table with a row that is not learnt."""
+    """A row look-up in the loop, in a table with a row that is not trained."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +142,7 @@ class Within(Net):
 
 
 class Attention(Net):
-    """Additive attention, torch's own, and the best two: all over whole axes."""
+    """Additive attention, torch's attention and the top two, all over whole axes."""
 
     def graph(self, g):
         x = g.input("x", (2,), over="time")
@@ -173,7 +173,7 @@ class Plain(nn.Module):
         self.__dict__["net"] = net
 
     def forward(self, x: Tensor) -> Tensor:
-        # functional_call has put its tensors into this module, and into those it shares
+        # functional_call put its tensors into this module and into those that share them
         kept = dict(self.net._parameters)
         self.net._parameters.update(self._parameters)
         try:
@@ -183,7 +183,7 @@ class Plain(nn.Module):
 
 
 def made(model: nn.Module, x: Tensor, v: Tensor) -> dict[str, Callable[[], object]]:
-    """What each transform makes of a model of x, v being a tangent."""
+    """The results of each transform of a model of x, with the tangent v."""
     p = {k: q.detach() for k, q in model.named_parameters()}
     many = {k: torch.stack([q, q / 2, q * 2]) for k, q in p.items()}
     leaves = list(model.parameters())

@@ -1,7 +1,7 @@
-"""Random loops over two axes, and what they are by a plain loop in torch.
+"""Random loops over two axes, as graphs and as plain torch loops.
 
-A value is held as (example, unit, number); one that does not vary over `unit` has one unit there.
-The same instructions are run on values of a graph (`Graph`) and on tensors (`Eager`).
+A tensor has shape (example, unit, number), with one unit if it does not vary over `unit`. The same
+instructions run on values of a graph (`Graph`) and on tensors (`Eager`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHOLE = frozenset(REDUCE[:5])
 
 @dataclass
 class Cell:
-    """A loop over time: instructions (what, operands, detail), and what states become."""
+    """A loop over time: instructions (operation, operands, detail) and next values of states."""
 
     states: list[tuple[bool, int, int, float | None]] = field(default_factory=list)
     code: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Cell:
 
 
 def drawn(seed: int) -> Cell:
-    """The cell of a seed."""
+    """The random cell of a seed."""
     r, cell = random.Random(seed), Cell()
     cell.kinds = [(True, 2), (False, 3)]  # the inputs: over time and unit, over time
     for _ in range(r.randint(1, 3)):
@@ -100,7 +100,7 @@ def _met(cell: Cell, i: int, j: int) -> Kept:
 
 
 def _close(r: random.Random, cell: Cell, lane: bool, n: int) -> None:
-    """What a state becomes: of its numbers, over no more axes than it."""
+    """The next value of a state: of its width, over no more axes than it has."""
     fit = [k for k in range(len(cell.kinds)) if lane or not cell.kinds[k][0]]
     i = r.choice(fit[-4:])
     i = i if cell.kinds[i][1] == n and r.random() < 0.3 else _linear(cell, i, n)
@@ -198,7 +198,7 @@ def _eagerly(what, v, detail, w):  # type: ignore[no-untyped-def]
 def eager(
     cell: Cell, w: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The outputs of the cell, step by step, in torch."""
+    """The outputs of the cell, computed step by step in torch."""
     batch, steps, units, _ = x.shape
     past = []
     for lane, n, delay, init in cell.states:

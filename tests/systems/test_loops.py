@@ -1,7 +1,6 @@
-"""Loops of the literature, one by one: backend "torch" against the definition, in float64.
+"""Loops of the literature: backend "torch" compared with the reference, in float64.
 
-Each network is held against "reference" in its outputs, its final states, and the gradients of its
-inputs and parameters, to 1e-12 relative.
+Outputs, final states, and the gradients of inputs and parameters are compared, to 1e-12 relative.
 """
 
 import pytest
@@ -22,14 +21,14 @@ def randoms(**shapes):
 
 
 def same(net, lengths=None, **shapes):
-    """Both backends give the same for random inputs of these shapes."""
+    """Both backends give the same results for random inputs of these shapes."""
     torch.manual_seed(3)
     lengths = {axis: torch.tensor(n) for axis, n in (lengths or {}).items()}
     compare(net().double(), randoms(**shapes), lengths)
 
 
 class Ponder(nn.Module):
-    """Adaptive computation time (Graves 2016): at each step of time a loop that ends by itself."""
+    """Adaptive computation time (Graves 2016): each time step is a loop that stops by itself."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +68,7 @@ def test_each_example_ponders_as_long_as_it_needs():
 
 
 class TwoDelays(nn.Module):
-    """A cell that sees itself one and three steps ago; each slot has its own start."""
+    """A cell that reads its values one and three steps before; each slot has an initial value."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +90,7 @@ def test_two_delays(steps):
 
 
 class Grid(nn.Module):
-    """A recurrence over two axes of one input: each cell sees the one above and the one left."""
+    """A recurrence over two axes of an input: each cell reads those above and to the left."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +128,7 @@ def test_a_recurrence_in_two_dimensions_is_the_double_loop():
 
 
 class TuringMachine(nn.Module):
-    """A Neural Turing Machine (Graves et al. 2014) with one head that reads and writes."""
+    """A Neural Turing Machine (Graves et al. 2014) with one head for reads and writes."""
 
     width, slots = 3, 5
 
@@ -172,7 +171,7 @@ def test_a_ragged_neural_turing_machine():
 
 
 class Translate(nn.Module):
-    """Encoder in both directions, decoder with additive attention (Bahdanau et al. 2015)."""
+    """A bidirectional encoder and a decoder with additive attention (Bahdanau et al. 2015)."""
 
     def __init__(self):
         super().__init__()
@@ -216,7 +215,7 @@ def test_padding_of_source_and_target_changes_nothing():
 
 
 class Both(nn.Module):
-    """Both directions, the second by a negative delay; a second layer over the two."""
+    """Both directions, the second by a negative delay, and a second layer over both."""
 
     def __init__(self):
         super().__init__()

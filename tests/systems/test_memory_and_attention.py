@@ -1,7 +1,7 @@
-"""Associative memory, memory network, transformer: each declared, run on every backend, in float64.
+"""Associative memory, memory network and transformer on every backend, in float64.
 
-Held against "reference" in outputs, final states and the gradients of inputs and parameters, to
-1e-12 relative; and each does what it is for.
+Outputs, final states, and the gradients of inputs and parameters are compared with "reference", to
+1e-12 relative. Each network also learns its task.
 """
 
 import math
@@ -27,14 +27,14 @@ def randoms(**shapes):
 
 
 def same(net, inputs, lengths=None, backend="torch"):
-    """The backend gives what the definition does."""
+    """The backend and the reference give the same results."""
     torch.manual_seed(3)
     lengths = {axis: torch.tensor(n) for axis, n in (lengths or {}).items()}
     compare(net().double(), inputs, lengths, backend=backend)
 
 
 class Hetero(nn.Module):
-    """Keys and values trained; an address reads by softmax over the slots."""
+    """Trained keys and values; an address reads by a softmax over the slots."""
 
     slots, width = 7, 4
 
@@ -57,7 +57,7 @@ def test_associative_memory_of_parameters(backend, batch, time):
 
 
 class Notes(nn.Module):
-    """What is seen is written, what resembles it is read: a short-term memory of four slots."""
+    """A short-term memory of four slots: inputs are written, and similar ones are read."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ def test_a_key_that_matches_gives_its_value():
 
 
 class Story(nn.Module):
-    """Three hops over a story, with every part of the paper's network."""
+    """Three hops over a story, with all parts of the paper's network."""
 
     def __init__(self, **options):
         super().__init__()
@@ -123,7 +123,7 @@ def test_memory_network_of_one_sentence_and_of_more_than_it_holds(batch, sentenc
 
 
 def test_a_memory_network_learns_to_look():
-    """Two sentences 'name place'; asked for a name it answers the place: one hop is enough."""
+    """Two sentences 'name place', and a query for the place of a name, which needs one hop."""
     torch.manual_seed(0)
     names, places = torch.arange(1, 5), torch.arange(5, 9)
     model = gn.compile(Story())
@@ -143,7 +143,7 @@ def test_a_memory_network_learns_to_look():
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder of one block each, with positions (Vaswani et al. 2017)."""
+    """An encoder and a decoder of one block each, with positions (Vaswani et al. 2017)."""
 
     width = 8
 
@@ -202,7 +202,7 @@ def test_a_causal_position_sees_nothing_later():
 
 
 class Repeats(nn.Module):
-    """A causal transformer that is to say each symbol again."""
+    """A causal transformer that repeats the symbols of a sequence."""
 
     def __init__(self):
         super().__init__()
@@ -223,7 +223,7 @@ class Repeats(nn.Module):
 
 
 def test_a_transformer_learns_to_repeat():
-    """The second half of a sequence is the first: only attention can say it."""
+    """The second half of a sequence repeats the first, which needs attention."""
     torch.manual_seed(0)
     model = gn.compile(Repeats())
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)

@@ -1,7 +1,7 @@
-"""A network written once, run twice: as a graph, and as the same code over real tensors.
+"""A network that is written once and run twice: as a graph, and eagerly on tensors.
 
-`Eager` stands in for a graph: `input` gives the tensor of one example at one position, `state` a
-tensor that the next step finds. It is plain torch, and the judge of what the code means.
+`Eager` replaces the graph: `input` returns the tensor of one example at one position, `state` a
+tensor for the next step. It is plain torch, and the reference for the code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BACKENDS = ("torch", "interpret", "reference")
 
 
 class _State:
-    """A state at one step, and what the step makes of it."""
+    """A state at one step, and its next value."""
 
     def __init__(self, now: Tensor):
         self.now = now
@@ -46,7 +46,7 @@ class Cell(nn.Module):
         for example in x:
             h, ys = example.new_zeros(self.width), []
             for position in example:
-                # what a step changes in place is its own
+                # a step may change its tensors in place
                 y, h = self.run(self, position.clone(), h)
                 ys.append(y)
             rows.append(torch.stack(ys))
@@ -58,7 +58,7 @@ def leaves(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def results(net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Any]:
-    """An output, and its gradients to the input and every parameter; None where there is none."""
+    """An output, and its gradients to the input and every parameter; None if there is none."""
     y = run(x)
     weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape)
     if not y.requires_grad:
@@ -67,7 +67,7 @@ def results(net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[
 
 
 def agree(net: Cell, backend: str, x: Tensor | None = None) -> None:
-    """The graph computes what the same code computes eagerly, gradients included."""
+    """The graph and the eager code give the same results and gradients."""
     net = net.double()
     if x is None:
         x = torch.randn(
@@ -80,7 +80,7 @@ def agree(net: Cell, backend: str, x: Tensor | None = None) -> None:
     assert len(got) == len(want)
     for g, w in zip(got, want, strict=True):
         if w is None or g is None:
-            # what nothing depends on has no gradient, or zeros
+            # a parameter that no output depends on has no gradient, or zeros
             assert g is None or not g.any(), "a gradient where torch has none"
             assert w is None or not w.any(), "no gradient where torch has one"
         else:

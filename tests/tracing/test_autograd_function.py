@@ -42,7 +42,7 @@ class Reversal(Function):
 
 
 class Mapped(Function):
-    """A linear map whose gradient to its weight is an outer product made half as large."""
+    """A linear map whose weight gradient is half the outer product."""
 
     @staticmethod
     def forward(x: Any, weight: Any) -> Any:
@@ -60,7 +60,7 @@ class Mapped(Function):
 
 
 class Both(Function):
-    """Two results; the backward depends on both gradients at once, and not linearly."""
+    """Two results whose backward is not linear in both gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
@@ -75,7 +75,7 @@ class Both(Function):
 
 
 class Flagged(Function):
-    """A result that says it has no gradient."""
+    """A result that is marked as not differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

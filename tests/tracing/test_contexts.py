@@ -1,4 +1,4 @@
-"""What torch holds in context is part of the code: grad modes, autocast, hooks, transforms."""
+"""Global state of torch during a trace: grad modes, autocast, hooks, transforms."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_hook_on_the_source_belongs_on_the_model() -> None:
         gn.compile(net)
 
 
-# --- what looks for tensors
+# --- code that inspects tensors
 
 
 def scaled(self: Any, x: Any, h: Any) -> Any:
@@ -209,7 +209,7 @@ def test_values_are_tensors_to_whoever_asks(run: Any, backend: str) -> None:
     agree(Cell(run, 4, a=nn.Linear(4, 4)), backend)
 
 
-# --- what is refused, with the user's line
+# --- unsupported code, reported with the user's line
 
 
 def by_func_grad(self: Any, x: Any, h: Any) -> Any:
@@ -257,7 +257,7 @@ def test_refused_with_the_users_line(run: Any) -> None:
     assert f"test_contexts.py:{run.__code__.co_firstlineno + 1}" in str(caught.value)
 
 
-# --- which graph is being drawn
+# --- the current graph
 
 
 class Position(nn.Module):
@@ -293,7 +293,7 @@ def test_graphs_drawn_in_many_threads() -> None:
 
 
 def test_nothing_of_torch_stays_changed() -> None:
-    # torch.compile turns it off for good, if a test before this one has called it
+    # torch.compile turns it off permanently if an earlier test called it
     validated = torch.distributions.Distribution._validate_args
     gn.compile(Position())
     with pytest.raises(errors.UnsupportedError):

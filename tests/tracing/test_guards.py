@@ -1,4 +1,4 @@
-"""What a graph read of its modules is compared at every call; where it differs it is drawn anew."""
+"""Each call compares all that the trace read of its modules, and traces again if it differs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def times(x: Tensor, by: Any) -> Tensor:
 
 
 class Many(nn.Module):
-    """Reads what lies deep, what is no tensor, and what its class defines."""
+    """Reads nested attributes, objects that are not tensors, and attributes of its class."""
 
     gain, table = 1.0, {"k": 1.0}
 
@@ -138,7 +138,7 @@ DEEP = [
 
 
 class Net(nn.Module):
-    """Reads all kinds of things of itself."""
+    """Reads attributes of many kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ def test_a_change_far_away_is_seen(change: Any, monkeypatch: Any) -> None:
 
 
 def test_objects_of_many_kinds_draw_nothing_anew() -> None:
-    """Circles, chains longer than are looked at, and wide lists are alike at every call."""
+    """Reference cycles, chains beyond the maximum depth and wide lists stay equal."""
 
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -395,7 +395,7 @@ def test_what_graph_writes_itself_is_no_reason_to_draw_anew() -> None:
 
 
 def test_numbers_made_of_buffers() -> None:
-    """Numbers computed of buffers and parameters in graph() are part of the graph."""
+    """Python numbers computed from buffers in graph() are part of the graph."""
 
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -475,7 +475,7 @@ def test_what_a_module_keeps_of_a_drawing_to_look_at() -> None:
 
 
 class Stepping(nn.Module):
-    """Changes attributes of its own at every call."""
+    """Changes its own attributes at every call."""
 
     calls = 0
 

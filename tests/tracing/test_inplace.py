@@ -1,4 +1,4 @@
-"""Work in place is seen through every name and view, as torch sees it."""
+"""In-place writes are visible through every name and view, as in torch."""
 
 from __future__ import annotations
 

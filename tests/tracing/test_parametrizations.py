@@ -1,4 +1,4 @@
-"""Parametrized weights are what torch makes of them, once a call, with their gradients."""
+"""Parametrized weights are computed by torch, once per call, with their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise is fresh for every example, position and call, and the backward sees the forward's."""
+"""Random numbers are independent for each example, position and call; the backward reuses them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tracing.eager import BACKENDS, Cell
 N = 2000
 Draw = Callable[[Any], Any]
 
-# each draws a tensor of shape (3,), in a graph from a value and eagerly from a tensor of shape (3,)
+# each draws a tensor of shape (3,), from a value in a graph and from a tensor of shape (3,) eagerly
 DRAWS: dict[str, Draw] = {
     "randn": lambda x: torch.randn(3),
     "randn(size=)": lambda x: torch.randn(size=(3,)),
@@ -75,7 +75,7 @@ def moments(y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_distributions_are_torchs(name: str) -> None:
-    """Moments of many examples, here and eagerly, within five standard errors."""
+    """Moments over many examples agree with eager torch within five standard errors."""
     draw = DRAWS[name]
     torch.manual_seed(0)
     x = torch.tensor([-0.5, 0.25, 1.0])
@@ -83,7 +83,7 @@ def test_distributions_are_torchs(name: str) -> None:
     got = gn.compile(Net(draw))(x=x.expand(N // 4, 4, 3)).reshape(N, 3)
     error = 5 * (want.std(0) + 0.5) * (2 / N) ** 0.5
     assert (moments(got) - moments(want)).abs().amax(0).lt(error * 1.5).all()
-    # nothing is drawn once for all
+    # every call draws again
     flat = got.reshape(N // 4, 4, 3)
     assert not torch.equal(flat[0], flat[1]) or not torch.equal(flat[1], flat[2])
 
@@ -119,7 +119,7 @@ def test_the_same_noise_wherever_it_is_read() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gumbel_softmax", "Normal.rsample", "rrelu", "dropout"])
 def test_the_backward_sees_the_forwards_noise(name: str, backend: str) -> None:
-    """Gradients agree with finite differences of calls that draw the same numbers."""
+    """Gradients agree with finite differences of calls with the same random numbers."""
     draw = DRAWS[name]
 
     def run(self: Any, x: Any, h: Any) -> Any:
@@ -195,7 +195,7 @@ def test_noise_in_the_shape_of_a_constant_is_fresh(name: str) -> None:
 
 
 class Started(nn.Module):
-    """Parameters that start from noise, in each of torch's ways."""
+    """Parameters that start from random numbers, in all ways that torch offers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ def test_a_bare_graph_has_them_too() -> None:
     assert (model(x=x) == 0).any()
 
 
-# --- parameters, and what is refused
+# --- parameters, and unsupported functions
 
 
 def test_a_parameter_that_starts_from_noise() -> None:
