@@ -111,13 +111,12 @@ def build(
     `lowering` turns loops into kernels; without it they become torch code. If `sorts`, torch code
     sorts the examples of ragged batches by length (not on a GPU: counting rows would wait for it).
     """
-    together = lowering.together if lowering is not None else None
     context = ProgramContext(
         passes=passes,
         order=order,
         recompute=bool(recompute),
         kernels=lowering is not None,
-        together=together,
+        together=lowering.together if lowering is not None else None,
     )
     ir = run(Stage.PROGRAM, ir, context)
     loops = context.loops()
@@ -127,24 +126,28 @@ def build(
     layers: dict[int, Any] = {}
     if lowering is not None and "tune" in passes:
         layers = {n.id: _layer(ir, n, passes, recompute, lowering) for n in ir if n.op == "aten"}
-    writer = MainWriter(ir, order, context.parts, calls, attends, layers, along)
-    written = writer.write()
-    objects = {**writer.s.objects, **called(lowering), **CALLED}
-    layered = (loop for layer in layers.values() for loop in layer.own.loops)
-    program = Program(
-        written,
-        load(written.source(), "main", objects),
-        writer.parameters,
-        [*writer.loops, *layered],
-        list(ir.outputs),
-        {i: program for cut, program in calls for i in cut.loop.states},
-        ir,
-        writer.pieces,
-        list(attends.values()),
-        list(layers.values()),
-    )
+    program = _loaded(MainWriter(ir, order, context.parts, calls, attends, layers, along), lowering)
     show("plan", f"kernels of {ir.name}", lambda: _choices(program))
     return program
+
+
+def _loaded(writer: MainWriter, lowering: Lowering | None) -> Program:
+    """The program whose main function a writer writes."""
+    definition = writer.write()
+    objects = {**writer.s.objects, **called(lowering), **CALLED}
+    layered = (loop for layer in writer.layers.values() for loop in layer.own.loops)
+    return Program(
+        definition,
+        load(definition.source(), "main", objects),
+        writer.parameters,
+        [*writer.loops, *layered],
+        list(writer.ir.outputs),
+        {i: program for cut, program in writer.calls for i in cut.loop.states},
+        writer.ir,
+        writer.pieces,
+        list(writer.attends.values()),
+        list(writer.layers.values()),
+    )
 
 
 def _calls(

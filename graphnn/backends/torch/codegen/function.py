@@ -65,45 +65,46 @@ def write(
     the value is to have. Loops are given to `lowering` first; those over the axis of `ends` stop
     where the examples end.
     """
-    likes = [like for _, like in results]
-    ir = _with_outputs(ir, [i for i, _ in results])
     context = PartsContext(
         passes=passes,
         title=name,
         kernels=lowering is not None,
         together=lowering.together if lowering is not None else None,
     )
-    ir = run(Stage.FUNCTION, ir, context)
-    wanted = [ir.outputs[f"r{k}"] for k in range(len(results))]
-    if ends is not None and ends.node.id not in ir.nodes:
-        ir = ir.copy()
-        ir.insert(ends.node)
-    scope = Scope(ir)
-    scope.table.taken.add(name)
-    scope.function = name
-    scope.ends = ends
+    ir = run(Stage.FUNCTION, _with_outputs(ir, [i for i, _ in results]), context)
+    made = [(ir.outputs[f"r{k}"], like) for k, (_, like) in enumerate(results)]
+    scope = _scope(ir, name, ends)
+    ir = scope.ir
     names = [_read(scope, ir[i]) if i in ir.nodes else UNUSED for i in reads]
     floating = _first_floating(ir, reads)
     body: list[Line] = _arguments(scope, names, floating)
     if ends is not None and ends.sorted:
         body.append(valid_positions(scope, ends.node, (ends.axis, BATCH), ends.held))
-    body += regions(scope, context.parts, set(wanted), lowering, name)
-    returned = _unaliased(
-        [_returned(scope, i, like) for i, like in zip(wanted, likes, strict=True)], names
-    )
+    body += regions(scope, context.parts, {i for i, _ in made}, lowering, name)
+    returned = _unaliased([_returned(scope, i, like) for i, like in made], names)
     body = needed(body, returned)
     title += lowering.note(ir) if lowering else ""
-    header = [[f"{ir.name}: {name}"], *reads_and_returns(ir, reads, [*zip(wanted, likes)])]
+    header = [[f"{ir.name}: {name}"], *reads_and_returns(ir, reads, made)]
     source = Definition(name, "tensors, sizes", title, body, returned, header).source()
     forms = [
         (ir.layout(like.axes), like.shape, None if like.dtype == ir.floating else like.dtype)
-        for like in likes
+        for _, like in made
     ]
-    axes = tuple(ir.axes)
     loaded = load(source, name, {**scope.objects, **called(lowering)})
-    loaded = lowering.replayed(ir, loaded, axes) if lowering else loaded
+    loaded = lowering.replayed(ir, loaded, tuple(ir.axes)) if lowering else loaded
     user_code = any(node.op in USER_CODE for node in ir)
-    return Function(name, source, loaded, axes, floating, forms, user_code)
+    return Function(name, source, loaded, tuple(ir.axes), floating, forms, user_code)
+
+
+def _scope(ir: IR, name: str, ends: Ends | None) -> Scope:
+    """The scope of a function, whose graph has the lengths of `ends`."""
+    if ends is not None and ends.node.id not in ir.nodes:
+        ir = ir.copy()
+        ir.insert(ends.node)
+    scope = Scope(ir)
+    scope.table.taken.add(name)
+    scope.function, scope.ends = name, ends
+    return scope
 
 
 def _arguments(scope: Scope, names: Sequence[Expression], floating: int | None) -> list[Line]:

@@ -19,6 +19,7 @@ from graphnn.backends.torch.runtime import registry
 from graphnn.backends.torch.runtime.active_transforms import outside_transforms
 from graphnn.ir.graph import IR
 from graphnn.kernels.ir.symbols import NameTable, entry
+from graphnn.ops.builder import const
 from graphnn.ops.custom_gradient import values_alone
 from graphnn.planner.autodiff.loops import Derived
 from graphnn.planner.autodiff.transforms import (
@@ -276,8 +277,6 @@ class LoopOperator:
     def _gradient_of(self, ir: IR, i: int) -> int:
         if f"d{i}" in ir.outputs:
             return ir.outputs[f"d{i}"]
-        from graphnn.ops.builder import const
-
         return const(ir, 0.0).id
 
     @property

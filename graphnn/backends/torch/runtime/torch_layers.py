@@ -33,11 +33,10 @@ def recurrent(
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = stated or torch.get_autocast_dtype(x.device.type)
+        x, weights = x.to(dtype), [w.to(dtype) for w in weights]
+        states = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
         with torch.autocast(x.device.type, enabled=False):
-            lower = [s.to(dtype) if isinstance(s, Tensor) else s for s in states]
-            return recurrent(
-                kind, x.to(dtype), lower, [w.to(dtype) for w in weights], reverse, length, cell
-            )
+            return recurrent(kind, x, states, weights, reverse, length, cell)
     hidden = weights[1].shape[1]
     start = [_start(s, x, hidden) for s in states]
     if x.shape[1] == 0:
