@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from graphnn.backends.triton.attention.hops import HopKernels
-from graphnn.backends.triton.attention.operators import Kernels
-from graphnn.backends.triton.attention.topk import Best
+from graphnn.backends.triton.attention.operators import AttentionKernels
+from graphnn.backends.triton.attention.topk import TopKKernels
 from graphnn.frontend.graph import Graph
 from graphnn.kernels.attention import tile_size, topk
 from graphnn.kernels.codegen.persistent import LoopSource
@@ -142,13 +142,13 @@ def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterat
     """A row for each kernel of a model's contractions, with the tile that it would have."""
     for program in planned.programs:
         for engine in (a.engine for a in program.attends):
-            if not isinstance(engine, Kernels | Best | HopKernels):
+            if not isinstance(engine, AttentionKernels | TopKKernels | HopKernels):
                 continue
             for source in engine.kernels():
                 shape = tile_size.choose_tile(source, how.dtype, target, how.precision)
                 made = tile_size.attention_case(source, how.dtype, shape, how.precision)
                 yield replace(made.judge(target), name=f"{name}, {source.name.replace('_', ' ')}")
-            if isinstance(engine, Best):
+            if isinstance(engine, TopKKernels):
                 merge = topk.merge_case(engine.part.top)
                 yield replace(merge.judge(target), name=f"{name}, {merge.name}")
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.backends.torch.program import Program
-from graphnn.backends.triton.attention.operators import Kernels, Stage
-from graphnn.backends.triton.attention.statistics import Reductions
+from graphnn.backends.triton.attention.operators import AttentionKernels, KernelStage
+from graphnn.backends.triton.attention.statistics import StatisticsKernels
 from graphnn.kernels import simulate
 from graphnn.kernels.attention.launch import AttentionLauncher
 from graphnn.kernels.attention.tile_size import attention_case, choose_tile
@@ -22,19 +22,19 @@ from tests.attention.readers import READERS
 from tests.networks.graphs import assert_same, results
 
 
-def stages(net: nn.Module) -> list[Stage]:
+def stages(net: nn.Module) -> list[KernelStage]:
     """All kernels of a network's attention, hop by hop."""
     model = gn.compile(net, backend="interpret", skip=("hops",))
     return of(model.program())
 
 
-def of(program: Program) -> list[Stage]:
+def of(program: Program) -> list[KernelStage]:
     """All kernels of a program's attention."""
     found = []
     for attend in program.attends:
         engine = attend.engine
-        assert isinstance(engine, Kernels)
-        found += engine.stages if isinstance(engine, Reductions) else [engine.forward_stage]
+        assert isinstance(engine, AttentionKernels)
+        found += engine.stages if isinstance(engine, StatisticsKernels) else [engine.forward_stage]
         found += engine.backward_of(*engine.full).stages if engine.part.ends else []
     return found
 

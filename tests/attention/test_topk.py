@@ -11,8 +11,8 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
 from graphnn.backends.torch.operators.topk import top_positions
-from graphnn.backends.triton.attention.operators import Kernels, Stage
-from graphnn.backends.triton.attention.topk import Best
+from graphnn.backends.triton.attention.operators import AttentionKernels, KernelStage
+from graphnn.backends.triton.attention.topk import TopKKernels
 from graphnn.kernels import simulate
 from graphnn.kernels.attention import topk as top
 from graphnn.kernels.attention.launch import AttentionLauncher
@@ -117,19 +117,19 @@ def given(net: nn.Module, batch: int = 3, queries: int = 4, sources: int = 9, dt
     return {k: v.requires_grad_() for k, v in found.items()}, lengths
 
 
-def engines(model: gn.Compiled) -> list[Best]:
+def engines(model: gn.Compiled) -> list[TopKKernels]:
     """The engines that compute a model's look-ups by kernels."""
     if not model.programs:
         model.source()
     found = [a.engine for p in model.programs for a in p.attends]
-    assert all(isinstance(e, Best) for e in found)
+    assert all(isinstance(e, TopKKernels) for e in found)
     return found
 
 
-def stages(engine: Best) -> list[AttentionLauncher]:
+def stages(engine: TopKKernels) -> list[AttentionLauncher]:
     """All kernels of a look-up except the one that merges parts."""
-    inner: Kernels | None = engine.inner
-    more: list[Stage] = []
+    inner: AttentionKernels | None = engine.inner
+    more: list[KernelStage] = []
     if inner is not None:
         more = [inner.forward_stage, *inner.backward_of(*inner.full).stages]
     return [engine.finder.run, *(s.run for s in more)]

@@ -13,9 +13,9 @@ from graphnn.backends.torch.codegen.code import Expression, If, Line, assign, co
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import DTYPE, RESERVED, Scope
 from graphnn.backends.triton.attention.hops import HopKernels
-from graphnn.backends.triton.attention.operators import Kernels
-from graphnn.backends.triton.attention.statistics import Reductions
-from graphnn.backends.triton.attention.topk import Best
+from graphnn.backends.triton.attention.operators import AttentionKernels
+from graphnn.backends.triton.attention.statistics import StatisticsKernels
+from graphnn.backends.triton.attention.topk import TopKKernels
 from graphnn.backends.triton.cuda_graphs import Cuda, Replayed
 from graphnn.backends.triton.elements import NARROW_INTEGERS, kernel_argument
 from graphnn.backends.triton.loops.dispatch import StrategyDispatcher
@@ -329,9 +329,8 @@ class KernelLowering:
 
     def attend(self, part: AttentionRegion, passes: frozenset[str]) -> Any:
         """Return the kernels of a contraction; None if torch has to compute it."""
-        kind: Any = (
-            Best if part.top else Reductions if isinstance(part, StatisticsRegion) else Kernels
-        )
+        kind: Any = StatisticsKernels if isinstance(part, StatisticsRegion) else AttentionKernels
+        kind = TopKKernels if part.top else kind
         try:
             return kind(part, passes, self.interpret, self.float32)
         except Unsupported as reason:

@@ -1,7 +1,7 @@
-"""Hops over one memory as kernels: all of them in one launch forward, and in one backward.
+"""Hops over one memory as kernels: one launch runs all hops forward, and one all hops backward.
 
-Backward, the scores are computed anew from what the hops asked with and their logsumexp; gradients
-of weights between hops are left to torch, as products over all examples.
+The backward recomputes the scores from the queries of the hops and their logsumexp. Torch computes
+the gradients of weights between hops, as products over all examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.triton.attention.to_kernel import Exit, Kernel, Ops, finish
+from graphnn.backends.triton.attention.exits import TileExit, remaining_graph
+from graphnn.backends.triton.attention.to_kernel import TileTranslator, TranslatedKernel
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.attention.emit import AttentionSource
 from graphnn.kernels.attention.hops import emit
@@ -28,13 +29,16 @@ from graphnn.planner.autodiff.hops import Backward, forward
 from graphnn.planner.autodiff.softmax import gradients
 from graphnn.planner.pipeline import hops_backward
 
-# sums over the axis, and what a kernel calls them
+# sums over the axis, and their names in kernels
 SUMS = {"axis_sum": "total", "axis_logsumexp": "lse"}
 
 
-class RowOps(Ops):
-    """Nodes of a graph of hops as operations; those in `wide` are kept in full precision, those in
-    `softs` are softmaxes that are taken on a walk."""
+class HopTranslator(TileTranslator):
+    """Translates the nodes of a graph of hops.
+
+    Those in `wide` are read in full precision; those in `softs` are softmaxes that are computed
+    online, in a loop over the axis.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class RowOps(Ops):
         self.axis, self.wide, self.softs = axis, wide, softs
 
     def need(self, i: int) -> str:
-        """The operation that makes a node, and before it those it reads."""
+        """Return the operation that computes a node; it is added after those that it reads."""
         if i in self.softs and i not in self.named:
             node = self.ir[i]
             note = f"softmax over {self.axis}"
@@ -55,12 +59,12 @@ class RowOps(Ops):
             self.named[i] = self.put(Op(self.fresh("soft"), "soft", (score,), note=note))
         return super().need(i)
 
-    def _node(self, node: Node) -> str:
+    def _translate(self, node: Node) -> str:
         over = node.attrs.get("axis") == self.axis or node.attrs.get("contract") == {self.axis}
         if over and (node.op in SUMS or node.op == "product"):
             sub = {"sub": node.attrs["sub"]} if node.op == "product" else {}
             return self._summed(node, SUMS.get(node.op, "total"), sub)
-        return super()._node(node)
+        return super()._translate(node)
 
     def _summed(self, node: Node, kind: str, attrs: dict[str, str]) -> str:
         note = f"{node.label}, {node.site}" if node.site else node.label
@@ -68,16 +72,16 @@ class RowOps(Ops):
         self.put(Op(name, kind, self._args(node), node.shape, "float", attrs, note))
         return self._make(node, "point", [name], node.shape, template="{0}")
 
-    def _kind(self, node: Node) -> str:
-        return "acc" if node.id in self.wide else super()._kind(node)
+    def _storage_kind(self, node: Node) -> str:
+        return "acc" if node.id in self.wide else super()._storage_kind(node)
 
 
 @dataclass
-class Gradients:
-    """The backward kernel, what it is given, and the gradients made of what it stores."""
+class HopBackward:
+    """The backward kernel, its arguments, and the torch code from what it stores to gradients."""
 
     run: AttentionLauncher
-    kernel: Kernel
+    kernel: TranslatedKernel
     code: Backward
     after: Function | None
     places: dict[int, int]
@@ -85,7 +89,7 @@ class Gradients:
 
 
 class HopKernels:
-    """Runs hops by two kernels. Raises Unsupported where there can be none."""
+    """Runs hops by two kernels. Raises Unsupported if there can be none."""
 
     def __init__(
         self, part: Hops, passes: frozenset[str], interpret: bool, float32: str | None = None
@@ -100,38 +104,40 @@ class HopKernels:
         ends += [made.peaks[i] for i in part.softs]
         self.kept = [part.ir[i] for i in stored[len(part.results) :]]
         softs = frozenset(made.softs.values())
-        self.ahead = self._kernel(made.ir, ends, self.name, softs=softs)
+        self.forward_kernel = self._kernel(made.ir, ends, self.name, softs=softs)
         self.run = AttentionLauncher(
-            emit(self.ahead.program), interpret, float32=self.float32, target_programs=0
+            emit(self.forward_kernel.program), interpret, float32=self.float32, target_programs=0
         )
-        self._backwards: dict[Any, Gradients] = {}
+        self._backwards: dict[Any, HopBackward] = {}
         floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
         self.full = floating, (True,) * len(part.results)
         self.backward_of(*self.full)
 
-    def _kernel(self, ir: IR, ends: Sequence[int], name: str, **kinds: frozenset[int]) -> Kernel:
-        """The kernel that stores the values of nodes."""
-        ops = RowOps(ir, self.part.axis, **kinds)
+    def _kernel(
+        self, ir: IR, ends: Sequence[int], name: str, **kinds: frozenset[int]
+    ) -> TranslatedKernel:
+        """Return the kernel that stores the values of nodes."""
+        ops = HopTranslator(ir, self.part.axis, **kinds)
         stores: list[Store] = []
         for i in ends:
             kind = "each" if self.part.axis in ir[i].axes else "row"
             op = ops.need(i)
             tensor = Tensor(ops.argument(f"{op}_out"), ops.ops[op].shape, ir.layout(ir[i].axes))
             stores.append(Store(op, tensor, kind))
-        title = f"{self.part.name}, one program an example."
+        title = f"{self.part.name}, one program per example."
         roles = self.blocks, (), (self.part.axis,)
         tensors, made = tuple(ops.tensors), tuple(ops.ops.values())
-        return Kernel(
+        return TranslatedKernel(
             AttentionProgram(name, title, *roles, tensors, made, tuple(stores)), ops.reads, [*ends]
         )
 
-    def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Gradients:
-        """The backward for the reads that want a gradient, given those of some results."""
+    def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> HopBackward:
+        """Return the backward for the reads that need a gradient, given those of some results."""
         if (wanted, present) not in self._backwards:
             self._backwards[wanted, present] = self._derive(wanted, present)
         return self._backwards[wanted, present]
 
-    def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Gradients:
+    def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> HopBackward:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
         results = [i for i, p in zip(part.results, present, strict=True) if p]
@@ -145,10 +151,10 @@ class HopKernels:
             if out in ends and ends[out].axes == part.ir[i].axes:
                 direct[k] = out
         places: dict[int, int] = {}
-        ir, outs = gradients(finish(code.ir, ends, places), reads)
+        ir, outs = gradients(remaining_graph(code.ir, ends, places), reads)
         rest = [k for k in range(len(reads)) if k not in direct]
         pairs = [(outs[k], part.ir[reads[k]]) for k in rest]
-        title = f"Gradients of {part.name}, from what its kernel stores."
+        title = f"Gradients of {part.name} from what its kernel stores."
         names = [*self._given(code, results), *places.values()]
         after = None
         if rest:
@@ -156,28 +162,28 @@ class HopKernels:
         run = AttentionLauncher(
             emit(kernel.program), self.interpret, float32=self.float32, target_programs=0
         )
-        return Gradients(run, kernel, code, after, places, direct)
+        return HopBackward(run, kernel, code, after, places, direct)
 
     def _given(self, code: Backward, results: Sequence[int]) -> list[int]:
-        """The nodes that a backward is given, in order."""
+        """Return the nodes of the backward's arguments, in order."""
         part = self.part
         peaks = [code.peaks.get(i, -1 - k) for k, i in enumerate(part.softs)]
         flows = [code.cotangents.get(i, -1000 - k) for k, i in enumerate(results)]
         return [*part.reads, *part.sums, *peaks, *flows]
 
-    def _exits(self, ir: IR) -> dict[int, Exit]:
-        """Where a derived graph leaves what one example has: for sums over examples."""
+    def _exits(self, ir: IR) -> dict[int, TileExit]:
+        """Return the values of one example that sums over examples read, in a derived graph."""
         part, after = self.part, set[int]()
-        found: dict[int, Exit] = {}
+        found: dict[int, TileExit] = {}
 
         def leave(i: int) -> None:
             node = ir[i]
             if i in after or i in found or node.op in ("given", "const", "size") or not node.axes:
                 return
             if node.axes - {part.axis} != part.axes:
-                raise Unsupported(f"'{node.label}' varies over some of an example's axes only")
+                raise Unsupported(f"'{node.label}' varies over only some of an example's axes")
             kind = "each" if part.axis in node.axes else "row"
-            found[i] = Exit(i, (i,), "", kind, node.axes, frozenset())
+            found[i] = TileExit(i, (i,), "", kind, node.axes, frozenset())
 
         for node in ir:
             axes = frozenset().union(*(ir[i].axes for i in node.inputs)) - {part.axis}
@@ -190,18 +196,18 @@ class HopKernels:
         return found
 
     def split(self, sizes: Mapping[str, int]) -> bool:
-        """Whether a contraction's walk would be cut into parts, as one of hops cannot be."""
+        """Return whether a contraction's loop over keys would be split; that of hops cannot be."""
         programs = math.prod([sizes[a] for a in self.blocks])
         return min(TARGET_PROGRAMS // max(programs, 1), sizes[self.part.axis] // MIN_PART) > 1
 
     def forward(
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]
     ) -> list[torch.Tensor]:
-        """The results, and what is kept for the backward."""
+        """Return the results, and the values saved for the backward."""
         kind, acc = _kinds(tensors)
         values = dict(zip(self.part.reads, tensors, strict=True))
         kinds = [kind] * len(self.part.results) + [acc] * len(self.kept)
-        outs = self.run([values[i] for i in self.ahead.reads], sizes, kinds)
+        outs = self.run([values[i] for i in self.forward_kernel.reads], sizes, kinds)
         return [x[0] for x in outs]
 
     def backward(
@@ -212,7 +218,7 @@ class HopKernels:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[torch.Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
+        """Return the gradients of the wanted reads, given those of some results."""
         present = tuple(f is not None for f in flows)
         made = self.backward_of(tuple(wanted), present)
         kind, acc = _kinds(tensors)
@@ -222,8 +228,8 @@ class HopKernels:
         whole = set(made.direct.values())
         kinds = [kind if i in whole else acc for i in made.kernel.stores]
         outs = made.run([values[i] for i in made.kernel.reads], sizes, kinds)
-        ways = [s.kind for s in made.kernel.program.stores]
-        parts = [x if way == "each" else x[0] for x, way in zip(outs, ways, strict=True)]
+        kinds_stored = [s.kind for s in made.kernel.program.stores]
+        parts = [x if k == "each" else x[0] for x, k in zip(outs, kinds_stored, strict=True)]
         stored = dict(zip(made.kernel.stores, parts, strict=True))
         found = {k: stored[i] for k, i in made.direct.items()}
         dtypes = [t.dtype for t, w in zip(tensors, wanted, strict=True) if w]
@@ -235,11 +241,11 @@ class HopKernels:
         return [found[k].to(dtype) for k, dtype in enumerate(dtypes)]
 
     def kernels(self) -> list[AttentionSource]:
-        """The kernels, forward and backward."""
+        """Return the kernels, forward and backward."""
         return [self.run.source, self.backward_of(*self.full).run.source]
 
     def sources(self) -> list[str]:
-        """The kernels, and what torch does after them."""
+        """Return the kernels, and the torch code that follows them."""
         after = self.backward_of(*self.full).after
         more = [after.source] if after is not None else []
         return [k.text for k in self.kernels()] + more

@@ -1,4 +1,4 @@
-"""A contraction's kernels, forward and backward, and what torch does after them."""
+"""The kernels of a contraction, forward and backward, and the torch code that follows them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.attention_tiles import backward_delta, call_dtype, saved_text
+from graphnn.backends.triton.attention.exits import (
+    TileAxes,
+    TileExit,
+    find_exits,
+    remaining_graph,
+    tile_axes,
+)
 from graphnn.backends.triton.attention.to_kernel import (
-    Exit,
-    Exits,
-    Kernel,
-    Roles,
-    ahead,
-    back,
-    exit_axes,
-    finish,
-    roles,
+    TranslatedKernel,
+    forward_kernel,
+    kernels_of_exits,
 )
 from graphnn.ir.graph import IR
 from graphnn.kernels.attention.emit import AttentionSource, emit
@@ -36,32 +37,35 @@ Tensor = torch.Tensor
 
 
 @dataclass
-class Stage:
-    """A kernel, the nodes it reads and those whose values it stores."""
+class KernelStage:
+    """A kernel with its launcher."""
 
     run: AttentionLauncher
-    kernel: Kernel
+    kernel: TranslatedKernel
 
 
 @dataclass
-class Backward:
-    """The kernels of a derivative; `after` computes the gradients from what they store, but for
-    those that are stored as they are wanted: `direct`, of these `final` in the dtype of the call.
+class BackwardKernels:
+    """The kernels of a derivative.
+
+    `direct` maps gradients to nodes that a kernel stores in their final form, `final` are those of
+    them in the dtype of the call. `after` computes the other gradients from what kernels store;
+    `places` maps exits to the nodes that `after` is given.
     """
 
-    stages: list[Stage]
+    stages: list[KernelStage]
     after: Function | None
     reads: list[int]
     direct: dict[int, int]
-    exits: dict[int, Exit]
+    exits: dict[int, TileExit]
     places: dict[int, int]
     final: set[int]
 
 
-class Kernels:
-    """Runs a contraction by generated kernels. Raises Unsupported where there can be none.
+class AttentionKernels:
+    """Runs a contraction by generated kernels. Raises Unsupported if there can be none.
 
-    `picked` says that it is one over positions, and what is read through these.
+    With `picked` the columns are chosen positions, through which other values are read.
     """
 
     def __init__(
@@ -74,67 +78,70 @@ class Kernels:
     ):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
-        self.role: Roles = roles(part, picked)
+        self.tiles: TileAxes = tile_axes(part, picked)
         self.name = function_name(part.name)
-        self.forward_stage = self._stage(ahead(part, self.role, self.name))
-        self._backwards: dict[Any, Backward] = {}
+        self.forward_stage = self._stage(forward_kernel(part, self.tiles, self.name))
+        self._backwards: dict[Any, BackwardKernels] = {}
         self.full = part.moving, (True,) * len(part.ends)
         self.backward_of(*self.full)
 
-    def _stage(self, kernel: Kernel) -> Stage:
-        return Stage(
+    def _stage(self, kernel: TranslatedKernel) -> KernelStage:
+        return KernelStage(
             AttentionLauncher(emit(kernel.program), self.interpret, float32=self.float32), kernel
         )
 
-    def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
-        """The backward for the reads that want a gradient, given those of some results."""
+    def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> BackwardKernels:
+        """Return the backward for the reads that need a gradient, given those of some results."""
         if (wanted, present) not in self._backwards:
             self._backwards[wanted, present] = self._derive(wanted, present)
         return self._backwards[wanted, present]
 
-    def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> Backward:
+    def _derive(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> BackwardKernels:
         part = self.part
         reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
         results = [i for i, p in zip(part.ends, present, strict=True) if p]
         derived = attention_backward(part, reads, results)
-        exits = Exits(derived.ir, part, self.role).found
+        exits = find_exits(derived.ir, part, self.tiles)
         name = f"{self.name}_backward"
-        stages = [self._stage(k) for k in back(part, self.role, derived.ir, exits.values(), name)]
+        stages = [
+            self._stage(k)
+            for k in kernels_of_exits(part, self.tiles, derived.ir, exits.values(), name)
+        ]
         given = [*part.reads, *self.kept()]
         given += [derived.cotangents.get(i, -1 - k) for k, i in enumerate(results)]
-        # gradients that a kernel stores as they are wanted
+        # gradients that a kernel stores in their final form
         direct = {}
         for k, i in enumerate(reads):
             out = derived.ir.outputs.get(f"d{i}", -1)
             like = part.ir[i]
-            if out in exits and exits[out].axes == like.axes == exits[out].axes - exits[out].gone:
+            if out in exits and exits[out].axes == like.axes == exits[out].axes - exits[out].summed:
                 direct[k] = out
         places: dict[int, int] = {}
-        ir = finish(derived.ir, exits, places)
+        ir = remaining_graph(derived.ir, exits, places)
         rest = [k for k in range(len(reads)) if k not in direct]
         after = self._after(ir, reads, rest, given, places) if rest else None
         wide = {k for k, i in enumerate(reads) if part.ir[i].attrs.get("wide")}
         final = {i for k, i in direct.items() if k not in wide}
-        return Backward(stages, after, given, direct, exits, places, final)
+        return BackwardKernels(stages, after, given, direct, exits, places, final)
 
     def _after(
         self, ir: IR, reads: list[int], rest: list[int], given: list[int], places: dict[int, int]
     ) -> Function:
         ir, outs = gradients(ir, [reads[k] for k in rest])
         pairs = [(i, self.part.ir[reads[k]]) for i, k in zip(outs, rest, strict=True)]
-        title = f"Gradients of {self.part.name}, from what its kernels store."
+        title = f"Gradients of {self.part.name} from what its kernels store."
         names = [*given, *places.values()]
         return write(ir, f"{self.name}_gradients", names, pairs, title, self.passes)
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
-        """The results, and `peak` in float32 or wider."""
+        """Return the results, and `peak` in float32 or wider."""
         kind, acc = self.kinds(tensors)
         stage = self.forward_stage
-        given = self._picked(stage, dict(zip(self.part.reads, tensors, strict=True)))
+        given = self._arguments(stage, dict(zip(self.part.reads, tensors, strict=True)))
         kinds = [kind] * len(self.part.results)
-        return merged(stage.run(given, sizes, [*kinds, acc]), kind)
+        return merge_parts(stage.run(given, sizes, [*kinds, acc]), kind)
 
-    def _picked(self, stage: Stage, values: Mapping[int, Tensor]) -> list[Tensor]:
+    def _arguments(self, stage: KernelStage, values: Mapping[int, Tensor]) -> list[Tensor]:
         return [values[i] for i in stage.kernel.reads]
 
     def backward(
@@ -146,31 +153,31 @@ class Kernels:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
+        """Return the gradients of the wanted reads, given those of some of `part.ends`."""
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
         delta = backward_delta(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
         return self.gradients(code, given, wanted, sizes)
 
     def kept(self) -> list[int]:
-        """What a backward reads besides: the scores' logsumexp, and `delta`."""
+        """Return what a backward reads in addition: the scores' logsumexp, and `delta`."""
         return [self.part.peak, self.part.delta]
 
     def gradients(
         self,
-        code: Backward,
+        code: BackwardKernels,
         given: Sequence[Tensor],
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """What the kernels of a derivative give: of the first tensors given, those wanted."""
+        """Return the gradients of the wanted ones of the first tensors given, by kernels."""
         kind, acc = self.kinds(given)
         values = dict(zip(code.reads, given, strict=True))
         stored: dict[int, Tensor] = {}
         for stage in code.stages:
-            # what is summed further is kept in full
+            # values that are summed further are stored in full precision
             kinds = [kind if i in code.final else acc for i in stage.kernel.stores]
-            outs = stage.run(self._picked(stage, values), sizes, kinds)
+            outs = stage.run(self._arguments(stage, values), sizes, kinds)
             stores = stage.kernel.program.stores
             for store, i, out in zip(stores, stage.kernel.stores, outs, strict=True):
                 stored[i] = self._stored(out, store.kind, code.exits[i])
@@ -178,13 +185,13 @@ class Kernels:
         return self._gradients(code, given, stored, dtypes, sizes)
 
     def kinds(self, tensors: Sequence[Tensor]) -> tuple[torch.dtype, torch.dtype]:
-        """The dtype of a call's numbers, and the one in which they are added up."""
+        """Return the dtype of a call's elements, and the one in which they are summed."""
         kind = call_dtype(zip(tensors, (self.part.ir[i] for i in self.part.reads), strict=False))
         return kind, torch.promote_types(kind, torch.float32)
 
     def _gradients(
         self,
-        code: Backward,
+        code: BackwardKernels,
         given: Sequence[Tensor],
         stored: Mapping[int, Tensor],
         dtypes: Sequence[torch.dtype],
@@ -198,28 +205,28 @@ class Kernels:
             found.update({k: next(made) for k in range(len(dtypes)) if k not in found})
         return [found[k].to(dtype) for k, dtype in enumerate(dtypes)]
 
-    def _stored(self, out: Tensor, kind: str, found: Exit) -> Tensor:
-        """What a kernel stored, parts and tiles added up, over the axes that it varies over."""
+    def _stored(self, out: Tensor, kind: str, found: TileExit) -> Tensor:
+        """Return what a kernel stored, summed over parts and tiles, over its own axes."""
         if kind == "each":
             return out
         out = out[0] if out.shape[0] == 1 else out.sum(0)
         if kind == "tile":
-            out = out.sum(len(self.role.blocks))
-        axes = self.part.ir.layout(exit_axes(self.role, found))
+            out = out.sum(len(self.tiles.blocks))
+        axes = self.part.ir.layout(found.stored_axes(self.tiles))
         for d in reversed(range(len(axes))):
             if axes[d] not in found.axes:
                 out = out.select(d, 0)
         return out
 
     def too_small(self, sizes: Mapping[str, int]) -> bool:
-        """Kernels leave nothing to torch."""
+        """AttentionKernels leave nothing to torch."""
         return False
 
     def report(self) -> list[str]:
-        """How it computes, in words for users."""
+        """Return how it computes, as text."""
         stages = self.backward_of(*self.full).stages
         words = [s.kernel.program.name.removeprefix(f"{self.name}_backward_") for s in stages]
-        rows = " x ".join((*self.role.blocks, *self.role.rows)) or "one program"
+        rows = " x ".join((*self.tiles.blocks, *self.tiles.rows)) or "one program"
         unit = "plain units, a column at a time" if self.forward_stage.run.source.wide else "tiles"
         return [
             f"forward: one kernel, rows {rows}, columns {self.part.axis}, in {unit}",
@@ -229,19 +236,19 @@ class Kernels:
         ]
 
     def _multiplied(self) -> list[str]:
-        """How float32 is multiplied, where that was asked for."""
+        """Return how float32 is multiplied, if the user chose it."""
         if self.float32 is None or self.part.ir.floating != torch.float32:
             return []
         return [f"float32 is multiplied by {PRECISIONS[self.float32]}"]
 
     def sources(self) -> list[str]:
-        """The kernels, forward and backward, and what torch does after them."""
+        """Return the kernels, forward and backward, and the torch code that follows them."""
         code = self.backward_of(*self.full)
         after = [code.after.source] if code.after is not None else []
         return [source.text for source in self.kernels()] + after
 
     def kernels(self) -> list[AttentionSource]:
-        """The kernels, forward and backward."""
+        """Return the kernels, forward and backward."""
         stages = (self.forward_stage, *self.backward_of(*self.full).stages)
         return [s.run.source for s in stages]
 
@@ -250,8 +257,8 @@ def _count(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
 
 
-def merged(outs: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:
-    """The parts of a walk as one: each weighed by its share of the sum of weights."""
+def merge_parts(outs: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:
+    """Merge the parts of a loop over keys, each weighted by its share of the softmax."""
     *results, peaks = outs
     if peaks.shape[0] == 1:
         return [x[0] for x in outs]

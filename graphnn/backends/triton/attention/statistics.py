@@ -1,5 +1,8 @@
-"""Reductions of what is computed for each query and key, as kernels: one whose rows are the queries
-for what is reduced over keys, one whose rows are the keys for what is reduced over queries."""
+"""Attention statistics as kernels: reductions of values computed for each query and key.
+
+One kernel has the queries as rows and reduces over keys. Another has the keys as rows and reduces
+over queries.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,23 @@ import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.statistics_tiles import SAVED_TEXT
-from graphnn.backends.triton.attention.operators import Backward, Kernels, Stage
-from graphnn.backends.triton.attention.to_kernel import Exit, Exits, Kernel, Roles, back, roles
+from graphnn.backends.triton.attention.exits import TileAxes, TileExit, find_exits, tile_axes
+from graphnn.backends.triton.attention.operators import (
+    AttentionKernels,
+    BackwardKernels,
+    KernelStage,
+)
+from graphnn.backends.triton.attention.to_kernel import TranslatedKernel, kernels_of_exits
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.planner.attention.statistics import StatisticsRegion
 
 Tensor = torch.Tensor
-# a position is found along with the number that is there
+# the position of the largest is stored together with the largest
 ORDER = ("total", "place", "most")
 
 
-class Reductions(Kernels):
-    """Runs reductions by generated kernels. Raises Unsupported where there can be none."""
+class StatisticsKernels(AttentionKernels):
+    """Runs reductions by generated kernels. Raises Unsupported if there can be none."""
 
     part: StatisticsRegion  # type: ignore[assignment]
 
@@ -34,31 +42,31 @@ class Reductions(Kernels):
     ):
         self.part, self.passes, self.interpret = part, passes, interpret
         self.float32 = float32
-        self.role: Roles = roles(part)
+        self.tiles: TileAxes = tile_axes(part)
         self.name = function_name(part.name)
-        self.exits = exits(part, self.role)
-        kernels = back(part, self.role, part.ir, self.exits, self.name, "reductions")
+        self.exits = exits(part, self.tiles)
+        kernels = kernels_of_exits(part, self.tiles, part.ir, self.exits, self.name, "reductions")
         self.stages = [self._stage(k) for k in kernels]
-        self._backwards: dict[Any, Backward] = {}
+        self._backwards: dict[Any, BackwardKernels] = {}
         self.full = part.moving, (True,) * len(part.ends)
         if part.ends:
             self.backward_of(*self.full)
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
-        """The results, in the dtype of the call; positions in int64."""
+        """Return the results, in the dtype of the call; positions in int64."""
         part = self.part
         kind, acc = self.kinds(tensors)
         values = dict(zip(part.reads, tensors, strict=True))
         found: dict[tuple[int, str], Tensor] = {}
         for stage in self.stages:
-            how = [_how(stage.kernel, k) for k in range(len(stage.kernel.stores))]
-            kinds = [torch.int64 if h == "place" else acc for h in how]
-            outs = stage.run(self._picked(stage, values), sizes, kinds)
-            found.update(zip(zip(stage.kernel.stores, how, strict=True), outs, strict=True))
+            reductions = [_reduction(stage.kernel, k) for k in range(len(stage.kernel.stores))]
+            kinds = [torch.int64 if r == "place" else acc for r in reductions]
+            outs = stage.run(self._arguments(stage, values), sizes, kinds)
+            found.update(zip(zip(stage.kernel.stores, reductions, strict=True), outs, strict=True))
         return [self._merged(i, found, kind) for i in part.results]
 
     def _merged(self, i: int, found: Mapping[tuple[int, str], Tensor], kind: torch.dtype) -> Tensor:
-        """The parts of a walk as one."""
+        """Merge the parts of a loop over keys."""
         if self.part.sums(i):
             return found[i, "total"].sum(0).to(kind)
         tops = found[i, "most"]
@@ -73,56 +81,59 @@ class Reductions(Kernels):
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some of `part.ends`."""
+        """Return the gradients of the wanted reads, given those of some of `part.ends`."""
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
         given = [*tensors, *(f for f in flows if f is not None)]
         return self.gradients(code, given, wanted, sizes)
 
     def kept(self) -> list[int]:
-        """A backward reads nothing besides."""
+        """Return what a backward reads in addition: nothing."""
         return []
 
-    def _all(self) -> tuple[list[Stage], list[Stage]]:
+    def _all(self) -> tuple[list[KernelStage], list[KernelStage]]:
         return self.stages, self.backward_of(*self.full).stages if self.part.ends else []
 
     def report(self) -> list[str]:
-        """How it computes, in words for users."""
+        """Return how it computes, as text."""
         texts = []
-        for word, stages in zip(("forward", "backward"), self._all(), strict=True):
-            ways = [s.kernel.program.name.rpartition("_")[2] for s in stages]
-            by = ", ".join(f"by {w}" for w in ways)
-            texts += [f"{word}: {len(ways)} kernel{'s' * (len(ways) > 1)}: {by}"] * bool(ways)
+        for direction, stages in zip(("forward", "backward"), self._all(), strict=True):
+            rows = [s.kernel.program.name.rpartition("_")[2] for s in stages]
+            by = ", ".join(f"by {r}" for r in rows)
+            text = f"{direction}: {len(rows)} kernel{'s' * (len(rows) > 1)}: {by}"
+            texts += [text] * bool(rows)
         return [*texts, SAVED_TEXT]
 
     def sources(self) -> list[str]:
-        """The kernels, forward and backward, and what torch does after them."""
+        """Return the kernels, forward and backward, and the torch code that follows them."""
         forward, backward = self._all()
         after = self.backward_of(*self.full).after if self.part.ends else None
         texts = [s.run.source.text for s in (*forward, *backward)]
         return texts + ([after.source] if after is not None else [])
 
 
-def _how(kernel: Kernel, k: int) -> str:
+def _reduction(kernel: TranslatedKernel, k: int) -> str:
     program = kernel.program
     kind = next(op.kind for op in program.ops if op.name == program.stores[k].op)
     return kind
 
 
-def exits(part: StatisticsRegion, role: Roles) -> list[Exit]:
-    """Where results leave the tiles."""
-    sums = Exits(part.ir, part, role).found
+def exits(part: StatisticsRegion, tiles: TileAxes) -> list[TileExit]:
+    """Return where results leave the tiles."""
+    sums = find_exits(part.ir, part, tiles)
     found = []
     for i in part.results:
-        node, turned = part.ir[i], part.reduced(i) != part.axis
+        node, over_queries = part.ir[i], part.reduced(i) != part.axis
         if part.sums(i):
-            if i not in sums or sums[i].kind != ("column" if turned else "row"):
+            if i not in sums or sums[i].kind != ("column" if over_queries else "row"):
                 raise Unsupported(
-                    f"'{node.label}' at {node.site} is a sum of a kind tiles do not have"
+                    f"tiled kernels do not support the sum '{node.label}' at {node.site}"
                 )
             found.append(sums[i])
             continue
-        axes = {*role.blocks, *(role.columns if turned else role.rows)}
-        kind, gone = "column" if turned else "row", frozenset({part.reduced(i)})
-        more = {"axis_argmax": ["place", "most"]}.get(node.op, ["most"])
-        found += [Exit(i, node.inputs, "", kind, frozenset(axes), gone, how) for how in more]
-    return sorted(found, key=lambda e: ORDER.index(e.how))
+        axes = {*tiles.blocks, *(tiles.columns if over_queries else tiles.rows)}
+        kind, summed = "column" if over_queries else "row", frozenset({part.reduced(i)})
+        reductions = {"axis_argmax": ["place", "most"]}.get(node.op, ["most"])
+        found += [
+            TileExit(i, node.inputs, "", kind, frozenset(axes), summed, r) for r in reductions
+        ]
+    return sorted(found, key=lambda e: ORDER.index(e.reduction))

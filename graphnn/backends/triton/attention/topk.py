@@ -1,8 +1,8 @@
-"""The k best of many by kernels: the best of each part of the axis, the best of these, and softmax
-and sums over them alone.
+"""Attention to the k best positions by kernels: first a top-k, then softmax and sums over those.
 
-Of the scores only the k best of each part are stored. Values over the axis are read where they lie;
-their gradients are stored for what was chosen, and added up place by place.
+One kernel finds the k best scores of each part of the axis, another the best of all parts; other
+scores are not stored. Values over the axis are read at the chosen positions. Their gradients are
+stored per chosen position and then summed per position of the axis.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.torch.operators.topk import flat_positions
-from graphnn.backends.triton.attention.operators import Kernels
-from graphnn.backends.triton.attention.to_kernel import Kernel, Ops, roles
+from graphnn.backends.triton.attention.exits import tile_axes
+from graphnn.backends.triton.attention.operators import AttentionKernels
+from graphnn.backends.triton.attention.to_kernel import TileTranslator, TranslatedKernel
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.topk import MAX_K, TopKLauncher
 from graphnn.kernels.ir.contraction import AttentionProgram, Top
@@ -27,9 +28,12 @@ from graphnn.planner.attention.topk import topk_region
 Tensor = torch.Tensor
 
 
-class Best:
-    """Runs a contraction of which only the `top` best scores take part. Raises Unsupported where no
-    kernel can find them; where none can go on from there, that is left to torch."""
+class TopKKernels:
+    """Runs a contraction over the `top` best scores of each query.
+
+    Raises Unsupported if no kernel can find them. If kernels cannot compute the rest, torch does,
+    and `why` is the reason.
+    """
 
     def __init__(
         self,
@@ -39,19 +43,19 @@ class Best:
         float32: str | None = None,
     ):
         if part.top > MAX_K:
-            raise Unsupported(f"lists of more than {MAX_K} best do not stay in registers")
+            raise Unsupported(f"lists of more than {MAX_K} best do not fit in registers")
         self.part, self.picked = part, topk_region(part)
-        self.kernel = finding(part, function_name(f"best {part.name}"))
+        self.kernel = topk_kernel(part, function_name(f"best {part.name}"))
         self.finder = TopKLauncher(emit(self.kernel.program), interpret, float32)
-        self.inner: Kernels | None = None
+        self.inner: AttentionKernels | None = None
         self.why = ""
         try:
-            self.inner = Kernels(self.picked.part, passes, interpret, float32, self.picked)
+            self.inner = AttentionKernels(self.picked.part, passes, interpret, float32, self.picked)
         except Unsupported as reason:
             self.why = str(reason)
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-        """The positions of the best scores: (axes of the results, k), int64, in no order."""
+        """Return the positions of the best scores: (axes of the results, k), int64, unordered."""
         values = dict(zip(self.part.reads, tensors, strict=True))
         return self.finder([values[i] for i in self.kernel.reads], sizes)
 
@@ -59,7 +63,7 @@ class Best:
         return {**sizes, self.picked.part.axis: places.shape[-1]}
 
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
-        """The results and `peak`; the last of the tensors are the positions."""
+        """Return the results and `peak`; the last of the tensors has the positions."""
         assert self.inner is not None
         return self.inner.forward(tensors, self._sizes(tensors[-1], sizes))
 
@@ -72,7 +76,7 @@ class Best:
         wanted: Sequence[bool],
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
-        """The gradients of the reads that are wanted, given those of some results."""
+        """Return the gradients of the wanted reads, given those of some results."""
         assert self.inner is not None
         places = tensors[-1]
         known = self._sizes(places, sizes)
@@ -86,7 +90,7 @@ class Best:
     def _spread(
         self, grad: Tensor, i: int, like: Tensor, places: Tensor, sizes: Mapping[str, int]
     ) -> Tensor:
-        """The gradient of a value over the axis, from that of what was chosen; no atomics."""
+        """Return a gradient over the axis, from the one per chosen position; without atomics."""
         axes = self.picked.lies[i]
         rows = self.part.ir.layout(self.part.axes)
         at = flat_positions(axes, self.part.axis, rows, places, sizes)
@@ -96,44 +100,43 @@ class Best:
         return total.reshape(like.shape).to(like.dtype)
 
     def too_small(self, sizes: Mapping[str, int]) -> bool:
-        """Whether what follows the choice is left to torch."""
+        """Return whether torch computes what follows the top-k."""
         return self.inner is None
 
     def report(self) -> list[str]:
-        """How it computes, in words for users."""
+        """Return how it computes, as text."""
         axis = self.part.axis
         found = (
-            f"the {self.part.top} best of {axis}, exactly: one kernel finds those of each part of "
-            f"{axis}, and one, where there are several parts, the best of these"
+            f"the {self.part.top} best of {axis}, exactly: one kernel finds the best of each part "
+            f"of {axis}, and another the best of all parts if there are several"
         )
         if self.inner is None:
-            return [found, f"falls back: {self.why}: softmax and sums over the best are torch's"]
-        after = f"gradients go to the chosen alone, added up in the order of {axis}"
+            return [found, f"falls back: {self.why}: torch computes softmax and sums over the best"]
+        after = f"only chosen positions get gradients, summed in the order of {axis}"
         return [found, *self.inner.report(), after]
 
     def sources(self) -> list[str]:
-        """The kernels, and what torch does after them."""
+        """Return the kernels, and the torch code that follows them."""
         more = self.inner.sources() if self.inner is not None else []
         return [self.finder.run.source.text, *more]
 
     def kernels(self) -> list[AttentionSource]:
-        """The kernels, but for the one that merges parts."""
+        """Return the kernels, except the one that merges parts."""
         more = self.inner.kernels() if self.inner is not None else []
         return [self.finder.run.source, *more]
 
 
-def finding(part: AttentionRegion, name: str) -> Kernel:
-    """The kernel that finds the columns of the best scores."""
-    ops, role = Ops(part.ir), roles(part)
+def topk_kernel(part: AttentionRegion, name: str) -> TranslatedKernel:
+    """Return the kernel that finds the columns of the best scores."""
+    ops, tiles = TileTranslator(part.ir), tile_axes(part)
     score, layout = ops.need(part.score), part.ir.layout(part.axes)
     best, places = (
         Argument(ops.argument(word), (part.top,), layout, kind)
         for word, kind in (("best", "acc"), ("places", "int"))
     )
     title = f"{part.name}: the {part.top} best of {part.axis}."
-    axes = role.blocks, role.rows, role.columns
     top = Top(score, part.top, best, places)
     program = AttentionProgram(
-        name, title, *axes, tuple(ops.tensors), tuple(ops.ops.values()), (), top=top
+        name, title, *tiles.ordered(), tuple(ops.tensors), tuple(ops.ops.values()), (), top=top
     )
-    return Kernel(program, ops.reads, [])
+    return TranslatedKernel(program, ops.reads, [])
