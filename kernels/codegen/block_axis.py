@@ -12,7 +12,7 @@ from .variables import V
 def position(b: PersistentBuilder, op: Op) -> None:
     """The position along the block axis."""
     ((span, name),) = b.named(op)
-    b.add(op, name, expr(V.across).to("tl.int64"))
+    b.add(op, name, expr(V.pos_row).to("tl.int64"))
     b.tiles[op.name] = (b.tile(span, name, 1, True),)
 
 
@@ -30,7 +30,7 @@ def over_positions(b: PersistentBuilder, op: Op) -> None:
     for span, name in b.named(op):
         tile = b.operand(op.name, x, span)
         flat = b.flat(span.width)
-        which, live = (V.across, expr(V.there)) if flat else (V.lane, expr(b.frame.live))
+        which, live = (V.pos_row, expr(V.live_pos_row)) if flat else (V.pos, expr(b.frame.live))
         if len(op.args) > 1:
             live = code("{} & ({} < {})", live, which, many)
         value = call(law, b.full(tile, span.width), which, live, many, *more, int(flat))

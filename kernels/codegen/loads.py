@@ -56,9 +56,9 @@ def _read_ahead(b: PersistentBuilder, op: Op, span: Span, name: Name) -> None:
     """A variable for the next step's elements, loaded while this step uses those of its own."""
     tensor, shift = op.attrs["tensor"], op.attrs.get("shift", 0)
     following = b.fresh(f"{name.text}_next")
-    b.begin(following, read_at(b, tensor, span, _shifted(b, V.first, shift)), op.note)
+    b.begin(following, read_at(b, tensor, span, _shifted(b, V.t_first, shift)), op.note)
     b.add(op, name, _initial(b, op, span, _cast(op, following)))
-    b.add(op, following, read_at(b, tensor, span, _shifted(b, V.ahead, shift)))
+    b.add(op, following, read_at(b, tensor, span, _shifted(b, V.t_next, shift)))
     b.tile(span, following, span.width, b.over(tensor))
 
 
@@ -169,7 +169,7 @@ def fill(
         value: Code = code("tl.zeros([{}], {}.dtype.element_ty)", shape, pointer)
         if b.program.held:
             value = b.fresh(f"{name}_last")
-            at = _address(b, tensor, tile.span, V.last)
+            at = _address(b, tensor, tile.span, V.t_last)
             before.append(assign(value, load(at, guard, NOTHING[tensor.kind])))
         inside.append(do(store(_address(b, tensor, tile.span, V.t), value, guard)))
     return before, inside
@@ -184,7 +184,7 @@ def _guard(b: PersistentBuilder, tensor: Tensor, tile: Tile) -> Expr:
 
 def _living(b: PersistentBuilder, span: Span) -> list[Code]:
     """The mask of rows, or of positions that have one element each."""
-    return [V.there if b.flat(span.width) else b.frame.live]
+    return [V.live_pos_row if b.flat(span.width) else b.frame.live]
 
 
 def _stored(b: PersistentBuilder, tensor: Tensor, span: Span, own: bool) -> list[Code]:
@@ -197,11 +197,11 @@ def _stored(b: PersistentBuilder, tensor: Tensor, span: Span, own: bool) -> list
         parts = isinstance(tensor, Part) and tensor.period
         block = frame.mine if parts else frame.leads
         # without a row, no position exists: their mask says enough
-        if block is not None and not (block == V.mine and b.over(tensor)):
+        if block is not None and not (block == V.has_row and b.over(tensor)):
             masks.append(block)
         return masks
     alone = isinstance(tensor, Part) and not tensor.period
-    masks = [V.alone if alone else V.live] * (own or alone)
+    masks = [V.first_block if alone else V.live] * (own or alone)
     if not own:
         masks.append(code("({} == 0)", V.rows))
     return masks
@@ -253,7 +253,7 @@ def _address(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None
 
 def _depending_on_t(b: PersistentBuilder, inside: Expr) -> dict[Name, Code]:
     """For each variable that counts positions or columns: the same number, made of `t`."""
-    counting = {V.across, V.lane, *b.widths.values()}
+    counting = {V.pos_row, V.pos, *b.widths.values()}
     found = (name for name in inside.names if name in counting)
     return {name: code("({} + ({} >> 30) * 16)", name, V.t) for name in found}
 
@@ -269,7 +269,7 @@ def _inside(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
 def _across(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
     """Where a position of the block axis lies in its row."""
     later = tensor.axes[tensor.axes.index(b.frame.block_axis) + 1 :]
-    lane = expr(V.across if span.width == 1 else V.lane)
+    lane = expr(V.pos_row if span.width == 1 else V.pos)
     if not b.hoists:
         # in 64 bits the distance to a thread's other positions is part of the load's instruction
         lane = lane.to("tl.int64")

@@ -256,10 +256,10 @@ def _positions(b: PersistentBuilder) -> list[Statement]:
     many = b.length(b.program.block_axis)
     return [
         assign(V.rows, code("tl.program_id(0)")),
-        assign(V.lane, code("tl.arange(0, ROWS)[:, None]")),
-        assign(V.live, code("{} < {}", V.lane, many)),
-        assign(V.across, code("tl.arange(0, ROWS)[None, :]")),
-        assign(V.there, code("{} < {}", V.across, many)),
+        assign(V.pos, code("tl.arange(0, ROWS)[:, None]")),
+        assign(V.live, code("{} < {}", V.pos, many)),
+        assign(V.pos_row, code("tl.arange(0, ROWS)[None, :]")),
+        assign(V.live_pos_row, code("{} < {}", V.pos_row, many)),
     ]
 
 
@@ -278,7 +278,7 @@ def _body(b: PersistentBuilder) -> list[str]:
 
 def begin(b: PersistentBuilder) -> Statement:
     """The position at which a loop begins."""
-    return assign(V.first, code("{} - 1", ragged.count(b)) if b.program.reverse else "0")
+    return assign(V.t_first, code("{} - 1", ragged.count(b)) if b.program.reverse else "0")
 
 
 def loop_head(b: PersistentBuilder, more: tuple[Statement, ...] = ()) -> list[str]:
@@ -295,5 +295,5 @@ def loop_head(b: PersistentBuilder, more: tuple[Statement, ...] = ()) -> list[st
         following = code("tl.minimum({} + 1, {})", V.t, last)
         if program.reverse:
             following = code("tl.maximum({} - 1, 0)", V.t)
-        made.append(assign(V.ahead, following))
+        made.append(assign(V.t_next, following))
     return [INDENT + head.text, *printed([*made, *more], INDENT * 2)]

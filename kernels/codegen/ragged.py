@@ -17,7 +17,7 @@ from .variables import V
 
 def count(b: PersistentBuilder) -> Expr:
     """The number of steps."""
-    return expr(V.stop if b.program.ends is not None else b.length(b.program.axis))
+    return expr(V.longest if b.program.ends is not None else b.length(b.program.axis))
 
 
 def sorted_rows(b: PersistentBuilder) -> list[Statement]:
@@ -28,8 +28,8 @@ def sorted_rows(b: PersistentBuilder) -> list[Statement]:
     exists = code("{} < {}", V.rows, V.n_rows)
     found = load(code("{} + {}", pointer, V.rows), exists, "0")
     made = [
-        assign(V.place, found.to("tl.int32")),
-        assign(V.rows, where(exists, V.place, V.n_rows)),
+        assign(V.sorted_row, found.to("tl.int32")),
+        assign(V.rows, where(exists, V.sorted_row, V.n_rows)),
     ]
     if b.program.block_axis and not b.frame.block_axis:  # a block's own row
         made.append(assign(V.row, load(code("{} + {}", pointer, V.row)).to("tl.int32")))
@@ -41,10 +41,10 @@ def steps(b: PersistentBuilder) -> list[Statement]:
     ends = b.program.ends
     if ends is None:
         return []
-    longest = code("tl.maximum(tl.max({}), 1)", V.ends)
+    longest, count = code("tl.maximum(tl.max({}), 1)", V.row_lengths), b.length(b.program.axis)
     return [
-        assign(V.ends, loads.read_at(b, ends, SCALAR, None)),
-        assign(V.stop, code("tl.minimum({}, {}).to(tl.int32)", longest, b.length(b.program.axis))),
+        assign(V.row_lengths, loads.read_at(b, ends, SCALAR, None)),
+        assign(V.longest, code("tl.minimum({}, {}).to(tl.int32)", longest, count)),
     ]
 
 
@@ -57,7 +57,7 @@ def beyond(b: PersistentBuilder) -> list[str]:
     lines = [f"{INDENT}# beyond the longest of these rows"]
     if program.held:
         begin = [
-            assign(V.last, code("{} - 1", V.stop)),
+            assign(V.t_last, code("{} - 1", V.longest)),
             do(code("tl.debug_barrier()")),  # other threads have stored what is read
         ]
         lines += printed(begin, INDENT)
@@ -65,6 +65,6 @@ def beyond(b: PersistentBuilder) -> list[str]:
     for name, tensor in stored:
         b.enter(b.ops[name])
         before, inside = loads.fill(b, name, tensor)
-        head = code("for {} in tl.range({}, {}, num_stages=1):", V.t, V.stop, end)
+        head = code("for {} in tl.range({}, {}, num_stages=1):", V.t, V.longest, end)
         lines += [*printed(before, INDENT), INDENT + head.text, *printed(inside, INDENT * 2)]
     return lines

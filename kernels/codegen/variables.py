@@ -12,16 +12,16 @@ class V:
     """Variables of a persistent kernel.
 
     Rows of tiles are the rows of the program: `rows` their numbers, `live` the mask of those that
-    exist, `n_rows` their count. `step` counts steps, `t` is the position of this step, `ahead` of
-    the next one, `first` of the first one and `last` of the last one that any row has; `ends` are
-    the lengths of ragged rows, `stop` the longest of a tile and `place` the number of a row before
-    sorting.
+    exist, `n_rows` their count. `step` counts steps; `t` is the position of this step, `t_next` of
+    the next one, `t_first` of the first one and `t_last` of the last one that any row has.
+    `row_lengths` are the lengths of ragged rows, `longest` the longest of a tile, and `sorted_row`
+    is the number of a row before sorting.
 
-    With a block axis a block has one row, and rows of tiles are positions of that axis: `lane` are
-    the positions down a column and `across` along a row, `live` and `there` their masks. A block of
-    a cooperative kernel that has a row of its own calls it `row` and the mask of its positions
-    `living`; `mine` tells whether there is such a row, `leads` whether this block is the first one
-    that has it, and `number` numbers the rows of a tile.
+    With a block axis a block has one row, and rows of tiles are positions of that axis: `pos` down
+    a column with the mask `live`, and `pos_row` along a row with the mask `live_pos_row`. A block
+    of a cooperative kernel may have a row of its own: `row`, with the mask `live_pos` of its
+    positions. `has_row` tells whether there is such a row, `first_of_row` whether this block is the
+    first one that has it. `row_index` numbers the rows of a tile.
     """
 
     rows = Name("rows")
@@ -29,19 +29,19 @@ class V:
     n_rows = Name("n_rows")
     step = Name("step")
     t = Name("t")
-    ahead = Name("ahead")
-    first = Name("first")
-    last = Name("last")
-    place = Name("place")
-    ends = Name("ends")
-    stop = Name("stop")
-    lane = Name("lane")
-    across = Name("across")
-    there = Name("there")
+    t_next = Name("t_next")
+    t_first = Name("t_first")
+    t_last = Name("t_last")
+    sorted_row = Name("sorted_row")
+    row_lengths = Name("row_lengths")
+    longest = Name("longest")
+    pos = Name("pos")
+    pos_row = Name("pos_row")
+    live_pos_row = Name("live_pos_row")
     row = Name("row")
-    living = Name("living")
-    mine = Name("mine")
-    leads = Name("leads")
-    number = Name("number")
+    live_pos = Name("live_pos")
+    has_row = Name("has_row")
+    first_of_row = Name("first_of_row")
+    row_index = Name("row_index")
     # whether this block is the first one of its tile, by row
-    alone = Name("alone")
+    first_block = Name("first_block")

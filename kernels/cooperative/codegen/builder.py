@@ -22,24 +22,23 @@ VECTOR = 4
 class C(V):
     """Variables of a cooperative kernel besides those of a persistent one.
 
-    `share` is the number of the block within its tile of rows, `tile` the number of that tile, and
-    `begin` the row at which the launch begins. Steps publish into the slot `turn`, states into
-    `soon`, that of the next step. `arrived` points at the tile's barrier counter. `patience` is how
-    often a barrier is looked at before it counts as stuck, and `trust` is 0, or NaN after a stuck
-    barrier. `rows_deep` and `live_deep` are `rows` and `live` for products whose operand warps
-    split.
+    `block` is the number of the block within its tile of rows, `tile` the number of that tile, and
+    `begin` the row at which the launch begins. Steps publish into `slot`, states into `next_slot`,
+    that of the next step. `arrived` points at the tile's barrier counter. `patience` is how often a
+    barrier is read before it counts as stuck, and `poison` is 0, or NaN after a stuck barrier.
+    `rows_deep` and `live_deep` are `rows` and `live` for products whose operand warps split.
     """
 
-    share = Name("share")
+    block = Name("block")
     tile = Name("tile")
     begin = Name("begin")
-    turn = Name("turn")
-    soon = Name("soon")
+    slot = Name("slot")
+    next_slot = Name("next_slot")
     arrived = Name("arrived")
     arrived_ptr = Name("arrived_ptr")
     stuck_ptr = Name("stuck_ptr")
     patience = Name("patience")
-    trust = Name("trust")
+    poison = Name("poison")
     rows_deep = Name("rows_deep")
     live_deep = Name("live_deep")
 
@@ -56,7 +55,7 @@ class CooperativeBuilder(PersistentBuilder):
     """
 
     reserved = PersistentBuilder.reserved | declared(C) | {*BARRIER, PATIENCE}
-    families = FAMILIES | {"unit", "own"}
+    families = FAMILIES | {"shard", "row_shard"}
 
     def __init__(self, sharded: ShardedProgram, ahead: bool, layout: Layout):
         program = sharded.program
@@ -70,9 +69,9 @@ class CooperativeBuilder(PersistentBuilder):
         self.hoists = not program.block_axis
         self.wide = varying | {op.name for op in program.ops if not op.attrs.get("own")}
         self.frame = self.whole = Frame()
-        leads = V.mine if sharded.groups == 1 else V.leads
+        leads = V.has_row if sharded.groups == 1 else V.first_of_row
         height = str(padded_length(program.most))
-        self.own = Frame(V.row, V.living, height, program.block_axis, V.mine, leads)
+        self.own = Frame(V.row, V.live_pos, height, program.block_axis, V.has_row, leads)
         self.exchanged = {e.name: self.fresh(f"{e.name}_ptr") for e in sharded.exchanges}
         self.deep_ranges: dict[tuple[str, int, int], Statement] = {}
         self.streamed = 0

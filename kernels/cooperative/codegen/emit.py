@@ -238,11 +238,11 @@ class _Writer:
     def _publish(self, event: Event) -> None:
         exchange, b = self.exchanges[event.name], self.b
         if not exchange.state:
-            self._publishing(b.step, exchange, list(b.tiles[exchange.value]), C.turn)
+            self._publishing(b.step, exchange, list(b.tiles[exchange.value]), C.slot)
             return
         state = b.program.state(exchange.value)
         tiles = self._slot(exchange, 1) if state.delay > 1 else self._next(exchange, state.next)
-        self._publishing(b.step, exchange, tiles, C.soon)
+        self._publishing(b.step, exchange, tiles, C.next_slot)
 
     def _next(self, exchange: Exchange, after: str) -> list[Tile]:
         b = self.b
@@ -271,7 +271,7 @@ class _Writer:
         note = "all blocks of these rows have published"
         b.append(b.step, assign(C.patience, wait, note, Effect.WAIT))
         trust = code('tl.where({} > 0, 0.0, float("nan")).to(ACC)', C.patience)
-        b.append(b.step, assign(C.trust, trust, "", Effect.CHECK))
+        b.append(b.step, assign(C.poison, trust, "", Effect.CHECK))
 
     # the text
 
@@ -304,8 +304,8 @@ class _Writer:
         b, count = self.b, self.phases.slots
         soon = code("({} + 1) % {}", V.step, count)
         if count == 2:
-            soon = code("1 - {}", C.turn)
-        slots = (assign(C.turn, code("{} % {}", V.step, count)), assign(C.soon, soon))
+            soon = code("1 - {}", C.slot)
+        slots = (assign(C.slot, code("{} % {}", V.step, count)), assign(C.next_slot, soon))
         return [
             *printed(self._start(), INDENT),
             *printed(b.before, INDENT),
@@ -323,49 +323,49 @@ class _Writer:
             rows = code("{} + {} * ROWS + {}", C.begin, C.tile, number)
             return [assign(V.rows, rows), *ragged.sorted_rows(b), live]
         each, height = self.sharded.each, b.own.height
-        rows = code("{} + {} * {} + {}", C.begin, C.tile, each, V.number)
-        length = code("tl.where({}, {}, 0)", V.mine, b.length(axis))
+        rows = code("{} + {} * {} + {}", C.begin, C.tile, each, V.row_index)
+        length = code("tl.where({}, {}, 0)", V.has_row, b.length(axis))
         return [
-            assign(V.number, number),
-            assign(V.rows, code("tl.where({} < {}, {}, {})", V.number, each, rows, V.n_rows)),
+            assign(V.row_index, number),
+            assign(V.rows, code("tl.where({} < {}, {}, {})", V.row_index, each, rows, V.n_rows)),
             *self._members(),
             assign(V.row, code("tl.minimum({}, {} - 1)", V.row, V.n_rows)),
             *ragged.sorted_rows(b),
             live,
-            assign(V.lane, code("tl.arange(0, {})[:, None]", height)),
-            assign(V.living, code("{} < {}", V.lane, length)),
-            assign(V.across, code("tl.arange(0, {})[None, :]", height)),
-            assign(V.there, code("{} < {}", V.across, length)),
+            assign(V.pos, code("tl.arange(0, {})[:, None]", height)),
+            assign(V.live_pos, code("{} < {}", V.pos, length)),
+            assign(V.pos_row, code("tl.arange(0, {})[None, :]", height)),
+            assign(V.live_pos_row, code("{} < {}", V.pos_row, length)),
         ]
 
     def _members(self) -> list[Statement]:
         """The row that a block has, alone or as one of a group."""
         each, groups = self.sharded.each, self.sharded.groups
-        share = expr(C.share) if groups == 1 else code("{} % {}", C.share, each)
+        share = expr(C.block) if groups == 1 else code("{} % {}", C.block, each)
         row = code("{} + {} * {} + {}", C.begin, C.tile, each, share)
-        has = code("tl.where({} < {}, {}, {})", C.share, each * groups, row, V.n_rows)
+        has = code("tl.where({} < {}, {}, {})", C.block, each * groups, row, V.n_rows)
         exists = "tl.full([1, 1], {}, tl.int32) < {}"
-        made = [assign(V.row, has), assign(V.mine, code(exists, V.row, V.n_rows))]
+        made = [assign(V.row, has), assign(V.has_row, code(exists, V.row, V.n_rows))]
         if groups > 1:
-            first = code("tl.where({} < {}, {}, {})", C.share, each, V.row, V.n_rows)
-            made.append(assign(V.leads, code(exists, first, V.n_rows)))
+            first = code("tl.where({} < {}, {}, {})", C.block, each, V.row, V.n_rows)
+            made.append(assign(V.first_of_row, code(exists, first, V.n_rows)))
         return made
 
     def _start(self) -> list[Statement]:
         b, blocks, units = self.b, self.sharded.blocks, self.sharded.units
         each = self.sharded.each
-        first = code("tl.where({} == 0, {}, 0)", C.share, V.n_rows)
+        first = code("tl.where({} == 0, {}, 0)", C.block, V.n_rows)
         made = [
             row_count(b),
-            assign(C.share, code("tl.program_id(0) % {}", blocks)),
+            assign(C.block, code("tl.program_id(0) % {}", blocks)),
             assign(C.tile, code("tl.program_id(0) // {}", blocks)),
             assign(C.arrived, code("{} + {} * {}", C.arrived_ptr, C.tile, APART)),
             *self._rows(),
-            assign(V.alone, code("{} < {}", V.rows, first)),
+            assign(V.first_block, code("{} < {}", V.rows, first)),
         ]
         for period, count in sorted(units.items(), key=lambda item: item[0] < 0):
-            own = expr(C.share) if period > 0 else code("{} // {}", C.share, each)
-            name = Name(f"{'unit' if period > 0 else 'own'}_{abs(period)}")
+            own = expr(C.block) if period > 0 else code("{} // {}", C.block, each)
+            name = Name(f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}")
             made.append(assign(name, code("{} * {}", own, count)))
         made += b.ranges()
         if b.deep_ranges:
@@ -378,5 +378,5 @@ class _Writer:
             *ragged.steps(b),
             begin(b),
             assign(C.patience, code("tl.full([], {}, tl.int32)", PATIENCE)),
-            assign(C.trust, code("tl.full([], 0.0, ACC)")),
+            assign(C.poison, code("tl.full([], 0.0, ACC)")),
         ]

@@ -44,10 +44,10 @@ def publish(
         span, value = tile.span, b.full(tile, tile.span.width, not own or tile.columns)
         masks = [_published(b, exchange, tile), *loads.beyond(b, span)]
         if own and exchange.part is None:
-            column = _member(b, tile, code("{} // {}", C.share, b.sharded.each))
+            column = _member(b, tile, code("{} // {}", C.block, b.sharded.each))
         elif exchange.part is None:
             blocks = exchange.size // len(tiles)
-            column = total([span.start * blocks, C.share])
+            column = total([span.start * blocks, C.block])
         elif own and not exchange.part.period:
             column = _along(b, span)
         else:
@@ -68,13 +68,13 @@ def received(
     rows: Name = V.rows,
 ) -> Expr:
     """A load of what other blocks have published."""
-    at = address(exchange, pointer, C.turn, column, rows)
+    at = address(exchange, pointer, C.slot, column, rows)
     return load(at, mask, other, exchanged=True)
 
 
 def _checked(value: Expr) -> Expr:
     """A value that is NaN after a stuck barrier; a load stays one."""
-    made = code("{} + {}", value, C.trust)
+    made = code("{} + {}", value, C.poison)
     return made.as_load() if value.is_load else made
 
 
@@ -109,14 +109,14 @@ def _published(b: PersistentBuilder, exchange: Exchange, tile: Tile) -> Name:
     if frame.mine is None or frame.leads is None:
         return frame.live
     if tile.columns:
-        return V.there
+        return V.live_pos_row
     return frame.leads if exchange.part is not None and not exchange.part.period else frame.mine
 
 
 def _member(b: PersistentBuilder, tile: Tile, member: Code) -> Expr:
     """Where one block of a row has its part of a sum: of each position, or one element."""
     if tile.columns:
-        return code("({}) * {} + {}", member, b.frame.height, V.across)
+        return code("({}) * {} + {}", member, b.frame.height, V.pos_row)
     return code("tl.full([1, 1], {}, tl.int32)", member)
 
 
@@ -124,7 +124,7 @@ def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name)
     """The sum, or the maximum, of the parts of the blocks of one row."""
     ((span, name),) = b.named(op)
     (tile,) = b.tiles[exchange.value]
-    mask = V.there if tile.columns else b.frame.mine
+    mask = V.live_pos_row if tile.columns else b.frame.mine
     assert mask is not None
     value: Expr | None = None
     for member in range(b.sharded.groups):

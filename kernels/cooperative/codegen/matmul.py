@@ -71,7 +71,7 @@ class ShardedMatmul:
         shape = code("ROWS, {}", n.width)
         if self.deep:
             shape = code("{}, {}", self.tiling.warps, shape)
-        self.b.add(self.op, name, code("tl.full([{}], {}, ACC)", shape, C.trust))
+        self.b.add(self.op, name, code("tl.full([{}], {}, ACC)", shape, C.poison))
         if self._parted(n):
             self.rest[name] = self.b.fresh(f"{name.text}_rest")
             self.b.add(self.op, self.rest[name], code("tl.full([{}], 0.0, ACC)", shape))

@@ -156,7 +156,7 @@ class Sharder:
         if not split(period):
             return Part(*like)
         units, blocks = self.units[period], self.blocks if period > 0 else self.groups
-        place = f"{'unit' if period > 0 else 'own'}_{abs(period)}"
+        place = f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}"
         return Part(*like, abs(period), units, place, units * blocks == abs(period))
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:

@@ -222,4 +222,4 @@ def test_the_source_says_what_lies_where() -> None:
     model = gn.compile(shuffled(Machine()), backend="interpret", skip=("fit",))
     text = model.source()
     assert "one program per row, all of slot in it" in text
-    assert re.search(r"axis_softmax\w* = softmax\(\w+, across, there, n_slot, 1\)", text)
+    assert re.search(r"axis_softmax\w* = softmax\(\w+, pos_row, live_pos_row, n_slot, 1\)", text)

@@ -210,8 +210,8 @@ FAULTS: dict[str, tuple[Callable[[str], str], type]] = {
     ),
     "an arrival too early": (early, simulate.Race),
     "one exchange slot too few": (
-        lambda text: text.replace("soon = 1 - turn", "soon = 0").replace(
-            "turn = step % 2", "turn = 0"
+        lambda text: text.replace("next_slot = 1 - slot", "next_slot = 0").replace(
+            "slot = step % 2", "slot = 0"
         ),
         simulate.Race,
     ),
@@ -234,11 +234,11 @@ FAULTS: dict[str, tuple[Callable[[str], str], type]] = {
         simulate.OutOfBounds,
     ),
     "a missing mask of units": (
-        lambda text: text.replace(" & (unit_20 + cols_16 < 20)", ""),
+        lambda text: text.replace(" & (shard_20 + cols_16 < 20)", ""),
         simulate.KernelFault,
     ),
     "a save of another's units": (
-        lambda text: re.sub(r"(_out_ptr \+ \(.*?)unit_20 \+ ", r"\1", text),
+        lambda text: re.sub(r"(_out_ptr \+ \(.*?)shard_20 \+ ", r"\1", text),
         simulate.KernelFault,
     ),
 }

@@ -188,8 +188,8 @@ FAULTS: dict[str, tuple[Change, type]] = {
         simulate.Deadlock,
     ),
     "one exchange slot too few": (
-        lambda text: text.replace("soon = 1 - turn", "soon = 0").replace(
-            "turn = step % 2", "turn = 0"
+        lambda text: text.replace("next_slot = 1 - slot", "next_slot = 0").replace(
+            "slot = step % 2", "slot = 0"
         ),
         simulate.Race,
     ),
@@ -198,20 +198,20 @@ FAULTS: dict[str, tuple[Change, type]] = {
         simulate.KernelFault,
     ),
     "a row that another block has": (
-        lambda text: re.sub(r"(row = tl.where\(.*) \+ share,", r"\1,", text),
+        lambda text: re.sub(r"(row = tl.where\(.*) \+ block,", r"\1,", text),
         simulate.KernelFault,
     ),
     "a missing mask of rows": (
         lambda text: text.replace(
-            "mine = tl.full([1, 1], row, tl.int32) < n_rows",
-            "mine = tl.full([1, 1], row, tl.int32) >= 0",
+            "has_row = tl.full([1, 1], row, tl.int32) < n_rows",
+            "has_row = tl.full([1, 1], row, tl.int32) >= 0",
         ),
         simulate.KernelFault,
     ),
     "a missing mask of lanes": (
         lambda text: text.replace(
-            "living = lane < tl.where(mine, ", "living = lane < 1 + ("
-        ).replace(", 0)\n    across", ")\n    across"),
+            "live_pos = pos < tl.where(has_row, ", "live_pos = pos < 1 + ("
+        ).replace(", 0)\n    pos_row", ")\n    pos_row"),
         simulate.KernelFault,
     ),
 }
