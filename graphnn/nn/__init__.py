@@ -1,7 +1,8 @@
-"""Library modules: called on values, and plain graph code. Reading one shows how to write one.
+"""Library modules, which are called on values within a graph and are plain graph code themselves.
 
-`RNN`, `LSTM`, `GRU` and the other recurrent modules are each a cell, the mathematics of one step,
-put in layers and directions by `Recurrent`. The planner knows none of them by name.
+Each recurrent module (`RNN`, `LSTM`, `GRU`, …) is a cell, the mathematics of one step, which
+`Recurrent` stacks in layers and directions. The planner does not know any of them by name, so your
+own modules are compiled just as well.
 """
 
 from graphnn.nn.attention.attention import AdditiveAttention, LocationAttention, MultiHeadAttention

@@ -8,14 +8,14 @@ from graphnn.ir.source_location import user_site
 
 
 def sequence_axis(x: Value, over: str | None) -> str:
-    """`over`, or the only axis of `x`. Raises AxisError where there are none or several."""
+    """`over`, or the only axis of `x`. Raises AxisError if `x` has no axis or several."""
     if not isinstance(x, Value):
         raise UnsupportedError(
-            "a module of gn.nn is called on values, while a graph is drawn",
+            "a module of gn.nn was called outside a graph",
             site=user_site(),
             got=type(x).__name__,
-            wanted="a Value, made by g.input(…) and what follows",
-            fix="call it in graph(self, g), and the compiled model on tensors",
+            wanted="a Value, made by g.input(…) or computed from one",
+            fix="call the module in graph(self, g), and call the compiled model on tensors",
         )
     if over is not None:
         if over not in x.graph.ir.axes:
@@ -23,7 +23,7 @@ def sequence_axis(x: Value, over: str | None) -> str:
         return over
     if len(x.axes) != 1:
         raise AxisError(
-            f"which axis of '{x.label}' to run along is not clear",
+            f"the axis of '{x.label}' to run along is ambiguous",
             node=x.label,
             site=user_site(),
             got=f"axes {x.axes}",

@@ -1,4 +1,4 @@
-"""Convolution in time: a sum of delayed linear maps."""
+"""Causal convolution over time: a sum of delayed linear maps."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from typing_extensions import Self
 
 from graphnn.frontend.functions import delay
 from graphnn.nn.axes import sequence_axis
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 
 class TemporalConv(nn.Module):
-    """y(t) = b + Σ_k W_k x(t - k·dilation), over the past alone; x is zero before its start.
+    """A causal convolution: y(t) = b + Σ_k W_k x(t - k·dilation); x is zero before its start.
 
-    Compiled alone it takes `x` (batch, time, input_size).
-    `nn.Conv1d`'s equal on an input padded with (kernel_size - 1)·dilation zeros on the left, and
-    with its weights: (out, in, kernel_size), the last of which is applied to x(t).
+    Compiled alone it takes `x` (batch, time, input_size). It equals `nn.Conv1d` on an input that is
+    padded by (kernel_size - 1)·dilation zeros on the left. The weights have the same layout (out,
+    in, kernel_size); the last one applies to x(t).
+
+        model = gn.compile(gn.nn.TemporalConv(3, 4, kernel_size=2))
+        y = model(x=torch.randn(8, 10, 3))  # (8, 10, 4)
 
     Parameters
     ----------
     input_size, output_size : widths of x and y
-    kernel_size : how many positions, t included, y(t) sees
-    dilation : how far apart these are
-    bias : whether b is added
+    kernel_size : number of positions that y(t) depends on, including t
+    dilation : distance between these positions
+    bias : whether to add b
     """
 
     def __init__(
@@ -49,10 +52,10 @@ class TemporalConv(nn.Module):
 
     def graph(self, g: Any) -> None:
         """Input `x` (input_size,) over time, output `y`."""
-        alone(self, g, ("x", self.weight.shape[1], "time"))
+        standalone_graph(self, g, ("x", self.weight.shape[1], "time"))
 
     def forward(self, x: Value, over: str | None = None) -> Value:
-        """(input,) over an axis -> (output,) over it; `over` names it where x has several."""
+        """(input,) over an axis -> (output,) over it. `over` names the axis if x has several."""
         over = sequence_axis(x, over)
         weights = x.graph.value(self.weight).unbind(-1)
         y: Value = 0.0 if self.bias is None else self.bias
@@ -63,9 +66,9 @@ class TemporalConv(nn.Module):
 
     @classmethod
     def from_torch(cls, module: nn.Conv1d) -> Self:
-        """The same as an `nn.Conv1d` of one group and stride 1, on its input padded on the left."""
+        """A module equal to an `nn.Conv1d` with groups=1 and stride=1 on left-padded input."""
         if module.groups != 1 or module.stride != (1,):
-            raise ValueError(f"only groups=1 and stride=1 can be taken over, not {module}")
+            raise ValueError(f"only groups=1 and stride=1 are supported, not {module}")
         made = cls(
             module.in_channels,
             module.out_channels,
@@ -77,7 +80,7 @@ class TemporalConv(nn.Module):
         return made
 
     def to_torch(self) -> nn.Conv1d:
-        """The `nn.Conv1d` of the same weights, without padding."""
+        """The `nn.Conv1d` with the same weights, without padding."""
         output, input, kernel = self.weight.shape
         made = nn.Conv1d(
             input, output, kernel, dilation=self.dilation, bias=self.bias is not None

@@ -1,4 +1,4 @@
-"""A module whose weights another network computes."""
+"""A module whose weights are computed by another network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from graphnn.nn.types import Value
 
 
 class Hyper(nn.Module):
-    """`module` with weights w(z) = A z + b, a linear function of a value z that a network gives.
+    """`module` with weights w(z) = A z + b, a linear function of a value z.
 
-    Compiled alone, of an `nn.Linear`, it takes `x` (batch, time, in_features) and `z` (batch, time,
-    size). Static or dynamic hypernetworks (Ha et al. 2016, arXiv:1609.09106) are the same code:
-    where z varies along no axis the weights are computed once for each example; where it varies in
-    time, at every step. b starts as the weights that `module` has, A small beside them.
+    If `module` is an `nn.Linear`, compiled alone it takes `x` (batch, time, in_features) and `z`
+    (batch, time, size). Static and dynamic hypernetworks (Ha et al. 2016, arXiv:1609.09106) use the
+    same code. If z does not vary over an axis, the weights are computed once per example; if it
+    varies over time, at every step. b starts as the weights of `module`, and A starts small.
 
         self.map = gn.nn.Hyper(nn.Linear(28, 64), 8)
         y = self.map(x, z=self.net(u))
 
     Parameters
     ----------
-    module : any torch module, called on values; its own parameters serve only as the start
+    module : any torch module; its parameters serve only as initial values
     size : width of z
     """
 
@@ -39,12 +39,12 @@ class Hyper(nn.Module):
         nn.init.normal_(self.weights.weight, std=0.1 / (start.numel() * size) ** 0.5)
         with torch.no_grad():
             self.weights.bias.copy_(start)
-        # a form to be filled: in a tuple, torch does not register it and its parameters
-        self._form = (_without_numbers(copy.deepcopy(module)),)
+        # in a tuple, torch registers neither the module nor its parameters
+        self._template = (_on_meta(copy.deepcopy(module)),)
 
     def graph(self, g: Any) -> None:
-        """Inputs `x`, of the size that the module says, and `z` (size,) over time, output `y`."""
-        module = self._form[0]
+        """Inputs `x` (the input size of the module,) and `z` (size,) over time, output `y`."""
+        module = self._template[0]
         size = getattr(module, "in_features", getattr(module, "input_size", None))
         if size is None:
             no_sizes(self, ("x", "z=z"))
@@ -52,8 +52,8 @@ class Hyper(nn.Module):
         g.output("y", self(x, z=g.input("z", self.weights.in_features, "time")))
 
     def forward(self, *args: Any, z: Value, **kwargs: Any) -> Any:
-        """What `module(*args, **kwargs)` gives with the weights w(z); z is of shape (size,)."""
-        module = self._form[0]
+        """The result of `module(*args, **kwargs)` with the weights w(z); z has shape (size,)."""
+        module = self._template[0]
         places = list(module.parameters())
         parts = self.weights(z).split([p.numel() for p in places])
         values = {id(p): part.reshape(p.shape) for p, part in zip(places, parts)}
@@ -61,12 +61,12 @@ class Hyper(nn.Module):
             return module(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode, of the module whose weights are computed too."""
-        self._form[0].train(mode)
+        """Set training or evaluation mode, also for the module whose weights are computed."""
+        self._template[0].train(mode)
         return super().train(mode)
 
     def extra_repr(self) -> str:
-        return f"{self._form[0]}, {self.weights.in_features}"
+        return f"{self._template[0]}, {self.weights.in_features}"
 
 
 def _put(module: nn.Module, values: Mapping[str, Any]) -> None:
@@ -75,8 +75,8 @@ def _put(module: nn.Module, values: Mapping[str, Any]) -> None:
         module.get_submodule(path)._parameters[last] = value
 
 
-def _without_numbers(module: nn.Module) -> nn.Module:
-    """The module with parameters that are shapes alone; those it uses twice stay one."""
+def _on_meta(module: nn.Module) -> nn.Module:
+    """The module with meta parameters; a parameter that is used twice stays one."""
     named = dict(module.named_parameters(remove_duplicate=False))
     shapes = {id(p): nn.Parameter(p.detach().to("meta")) for p in named.values()}
     _put(module, {name: shapes[id(p)] for name, p in named.items()})
@@ -85,7 +85,7 @@ def _without_numbers(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _filled(module: nn.Module, values: Mapping[int, Any]) -> Iterator[None]:
-    """The module with values in the place of its parameters, by their identity."""
+    """The module with its parameters replaced by values, by the identity of the parameter."""
     before = dict(module.named_parameters(remove_duplicate=False))
     _put(module, {name: values[id(p)] for name, p in before.items()})
     try:

@@ -1,4 +1,4 @@
-"""Options of library modules that are one of a few words."""
+"""Options of library modules that take one of a few values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graphnn.ir.source_location import user_site
 
 
 def one_of(module: str, option: str, given: object, allowed: Collection[object]) -> None:
-    """Raise UnsupportedError unless an option is one of those there are."""
+    """Raise UnsupportedError unless an option has an allowed value."""
     if given not in allowed:
         raise UnsupportedError(
             f"{module} has no {option} {given!r}",

@@ -1,7 +1,7 @@
-"""Values in annotations of library modules.
+"""Types of values in annotations of library modules.
 
-Torch's own annotations ask for tensors where its functions take whatever acts as one, so for a type
-checker a value is anything. At run time it is a `graphnn.Value` or `graphnn.State`.
+Torch's functions accept values, but their annotations ask for tensors. For a type checker a value
+is therefore `Any`. At run time it is a `graphnn.Value` or `graphnn.State`.
 """
 
 from __future__ import annotations

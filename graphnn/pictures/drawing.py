@@ -41,6 +41,9 @@ def draw(
     Raises PictureError if the path has another suffix than .svg, .png or .pdf, if both `unroll`
     and `plan` are given, or if matplotlib or igraph is missing; AxisError if the graph does not
     have the axis to unroll.
+
+        gn.pictures.draw(gn.nn.RNN(3, 4), "rnn.svg")
+        gn.pictures.draw(gn.nn.RNN(3, 4), unroll=3)
     """
     if path is not None:
         format_of(path)

@@ -22,6 +22,8 @@ class Picture:
     """A scene with a layout. A notebook shows it as SVG.
 
     `scene` holds the contents, `layout` the positions. `save` writes a file.
+
+        gn.pictures.draw(gn.nn.RNN(3, 4)).save("rnn.svg")
     """
 
     def __init__(self, scene: Scene):

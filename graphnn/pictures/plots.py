@@ -18,7 +18,12 @@ LABELS = 60
 
 
 class Plot:
-    """A matplotlib figure. `save` writes a file; a notebook shows it as SVG."""
+    """A matplotlib figure.
+
+    `save` writes a file; a notebook shows it as SVG.
+
+    gn.pictures.attention_map(torch.eye(3)).save("weights.png")
+    """
 
     def __init__(self, figure: Figure):
         self.figure = figure

@@ -34,16 +34,6 @@ INTERNAL = {
 # to be written: delete a name when it has an example
 PENDING = set(
     """
-    gn.nn.AdditiveAttention gn.nn.AssociativeMemory gn.nn.AttentionDecoder gn.nn.Cell
-    gn.nn.GRU gn.nn.GRUCell gn.nn.GatedCell gn.nn.HyperLSTM gn.nn.HyperLSTMCell
-    gn.nn.KeyValueMemory gn.nn.LSTM gn.nn.LSTMCell gn.nn.LearnedPositions gn.nn.LocationAttention
-    gn.nn.LockedDropout gn.nn.MemoryNetwork gn.nn.MinGRU gn.nn.MinGRUCell gn.nn.MultiHeadAttention
-    gn.nn.Multiplicative gn.nn.MultiplicativeLSTM gn.nn.MultiplicativeLSTMCell
-    gn.nn.MultiplicativeRNN gn.nn.MultiplicativeRNNCell gn.nn.NTM gn.nn.RNN gn.nn.RNNCell
-    gn.nn.Recurrent gn.nn.RelativePositions gn.nn.RotaryPositions gn.nn.SRU gn.nn.SRUCell
-    gn.nn.Seq2Seq gn.nn.SinusoidalPositions gn.nn.TemporalConv gn.nn.TransformerBlock
-    gn.nn.locked_dropout gn.nn.zoneout
-    gn.pictures.Picture gn.pictures.Plot gn.pictures.draw
     """.split()
 )
 ELMAN = "model, x = gn.compile(Net()), torch.randn(8, 5, 16)"

@@ -174,7 +174,7 @@ def test_starts_as_torch_does() -> None:
         (
             lambda g, net: net.rnn(sequence(g, ("time", "source"))),
             AxisError,
-            "which axis of 'x' to run along is not clear",
+            "the axis of 'x' to run along is ambiguous",
         ),
         (
             lambda g, net: net.rnn(sequence(g), over="tim"),

@@ -120,5 +120,5 @@ def test_a_module_alone_computes_what_torch_does():
 
 @pytest.mark.parametrize("name", [n for n, make in REFUSED.items() if make])
 def test_a_module_without_sizes_says_so(name):
-    with pytest.raises(GraphError, match="does not say the sizes"):
+    with pytest.raises(GraphError, match="does not know the sizes"):
         gn.compile(REFUSED[name]())

@@ -1,4 +1,4 @@
-"""Attention as modules: several heads by dot products, and the additive ones of decoders."""
+"""Attention modules: multi-head dot-product attention, and the additive attention of decoders."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from graphnn.frontend.functions import index, length, roll
 from graphnn.ir.source_location import user_site
 from graphnn.nn.attention.positions import RelativePositions, RotaryPositions
 from graphnn.nn.axes import sequence_axis
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 
 class MultiHeadAttention(nn.Module):
-    """Queries, keys and values by linear maps, attention in each head, and a map of all heads.
+    """Multi-head attention: linear maps to queries, keys and values, attention, an output map.
 
-    Compiled alone it is self-attention of `x` (batch, time, width).
-    Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2; `nn.MultiheadAttention`'s equal, its
-    parameters under the same names. Keys beyond an example's length take no part.
+    Compiled alone it is self-attention of `x` (batch, time, width). It equals
+    `nn.MultiheadAttention`, and its parameters have the same names (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.2.2). Keys beyond the length of an example are ignored.
+
+        model = gn.compile(gn.nn.MultiHeadAttention(8, heads=2))
+        y = model(x=torch.randn(2, 5, 8))  # (2, 5, 8)
 
     Parameters
     ----------
-    width : of queries and of the output; each head has width / heads numbers
-    heads : how many
-    dropout : probability of dropping a weight while training
-    bias : whether the maps have biases
+    width : width of queries and of the output; each head has width / heads elements
+    heads : number of heads
+    dropout : probability of dropping an attention weight while training
+    bias : whether the linear maps have biases
     key_size, value_size : widths of keys and values; `width` by default
-    kv_heads : fewer heads for keys and values, each shared by a group of the queries' (Ainslie et
-        al. 2023, arXiv:2305.13245)
-    positions : `RotaryPositions` of queries and keys, or `RelativePositions` in the score; for
+    kv_heads : number of heads of keys and values, each for a group of query heads (Ainslie et al.
+        2023, arXiv:2305.13245); `heads` by default
+    positions : `RotaryPositions` of queries and keys, or `RelativePositions` in the score; only for
         self-attention
     """
 
@@ -80,15 +83,15 @@ class MultiHeadAttention(nn.Module):
     def _check(self) -> None:
         if self.width % self.heads or self.heads % self.kv_heads:
             raise ShapeError(
-                "the width does not divide into heads, or these into groups",
+                "the width is not divisible by heads, or heads by kv_heads",
                 site=user_site(),
                 got=f"width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}",
-                wanted="heads that divide width, kv_heads that divide heads",
-                fix="choose such numbers",
+                wanted="heads that divides width, kv_heads that divides heads",
+                fix="change one of these numbers",
             )
 
     def reset_parameters(self) -> None:
-        """Glorot's uniform start and zero biases, as `torch.nn` has it."""
+        """Initialise as `torch.nn` does: Glorot uniform weights and zero biases."""
         for name, parameter in self.named_parameters():
             if name.endswith("proj_weight"):
                 nn.init.xavier_uniform_(parameter)
@@ -96,13 +99,16 @@ class MultiHeadAttention(nn.Module):
                 nn.init.zeros_(parameter)
 
     def graph(self, g: Any) -> None:
-        """Self-attention of `x` (width,) over time; where widths of keys and values differ, of a
-        `query` over target to `keys` and `values` over source."""
+        """Self-attention of `x` (width,) over time.
+
+        If keys or values have another width: attention of `query` over target to `keys` and
+        `values` over source.
+        """
         if self.in_proj_weight is not None:
-            alone(self, g, ("x", self.width, "time"))
+            standalone_graph(self, g, ("x", self.width, "time"))
             return
         keys = (("keys", self.key_size, "source"), ("values", self.value_size, "source"))
-        alone(self, g, ("query", self.width, "target"), *keys)
+        standalone_graph(self, g, ("query", self.width, "target"), *keys)
 
     def forward(
         self,
@@ -116,18 +122,18 @@ class MultiHeadAttention(nn.Module):
         window: int | None = None,
         with_weights: bool = False,
     ) -> Any:
-        """(width,) -> (width,), of keys (key_size,) and values (value_size,) over an axis.
+        """Queries (width,), keys (key_size,) and values (value_size,) over an axis -> (width,).
 
-        `keys` are the queries by default (self-attention), `values` the keys; `over` names the axis
-        attended to where the keys have several. `mask`, `causal` and `window` as in `gn.attend`.
-        With `with_weights`, also the weights (heads,) over queries and keys.
+        `keys` default to the queries (self-attention) and `values` to the keys. `over` names the
+        axis of the keys if they have several. `mask`, `causal` and `window` are those of
+        `gn.attend`. If `with_weights`, returns also the weights (heads,) over queries and keys.
         """
         keys = query if keys is None else keys
         values = keys if values is None else values
         over = sequence_axis(keys, over)
         sources = (query, keys, values)
         q, k, v = (self._map(x, part) for part, x in enumerate(sources))
-        q, k, bias = self._placed(q, k, over)
+        q, k, bias = self._with_positions(q, k, over)
         mixed = attend(
             q,
             k,
@@ -147,28 +153,28 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(mixed[0]), mixed[1]
 
     def _map(self, x: Value, part: int) -> Value:
-        """The queries (0), keys (1) or values (2) of all heads."""
+        """The queries (part 0), keys (1) or values (2) of all heads."""
         name = f"{'qkv'[part]}_proj_weight"
         weight = self._rows(x, self.in_proj_weight, part, getattr(self, name))
         return F.linear(x, weight, self._rows(x, self.in_proj_bias, part, None))
 
     def _rows(self, x: Value, whole: nn.Parameter | None, part: int, own: Any) -> Any:
-        # cut as a value of the graph: cut as a tensor, it would be a constant
+        # split as a value of the graph: split as a tensor, it would be a constant
         return own if whole is None else x.graph.value(whole).split(self.sizes)[part]
 
-    def _placed(self, q: Value, k: Value, over: str) -> tuple[Value, Value, Any]:
-        """Queries and keys as their positions turn them, and what positions add to the score."""
+    def _with_positions(self, q: Value, k: Value, over: str) -> tuple[Value, Value, Any]:
+        """Queries and keys with rotary positions, and the bias of relative positions."""
         positions: Any = self.positions
         if positions is None:
             return q, k, None
         if over not in q.axes:
             raise AxisError(
-                f"positions over '{over}' need queries that vary over it",
+                f"positions over '{over}' need queries that vary over '{over}'",
                 node=q.label,
                 site=user_site(),
                 got=f"queries over {q.axes}",
                 wanted="self-attention",
-                fix="make this module without positions=…",
+                fix="construct this module without positions=…",
             )
         if isinstance(positions, RotaryPositions):
             return positions(q, over), positions(k, over), None
@@ -176,16 +182,16 @@ class MultiHeadAttention(nn.Module):
 
     @classmethod
     def from_torch(cls, module: nn.MultiheadAttention) -> Self:
-        """The same as a torch module, with its weights (its batch and sequence are implied here).
+        """A module with the sizes and weights of a torch module.
 
-        Raises UnsupportedError where `add_bias_kv` or `add_zero_attn` are on.
+        Raises UnsupportedError if `add_bias_kv` or `add_zero_attn` is set.
         """
         if module.bias_k is not None or module.add_zero_attn:
             raise UnsupportedError(
-                "keys and values that torch adds to the sequence have no place here",
+                "keys and values that torch adds to the sequence are not supported",
                 got=f"add_bias_kv={module.bias_k is not None}, {module.add_zero_attn=}",
                 wanted="a module without them",
-                fix="make it with add_bias_kv=False and add_zero_attn=False",
+                fix="construct it with add_bias_kv=False and add_zero_attn=False",
             )
         sizes = (module.embed_dim, module.num_heads, module.dropout)
         made = cls(*sizes, module.in_proj_bias is not None, module.kdim, module.vdim)
@@ -193,16 +199,16 @@ class MultiHeadAttention(nn.Module):
         return made.train(module.training)
 
     def to_torch(self) -> nn.MultiheadAttention:
-        """The torch module of the same weights, with batch_first=True.
+        """The torch module with the same weights and batch_first=True.
 
-        Raises UnsupportedError for grouped queries and for positions, which torch lacks.
+        Raises UnsupportedError if `kv_heads` or `positions` is used, which torch lacks.
         """
         if self.kv_heads != self.heads or self.positions is not None:
             raise UnsupportedError(
-                "torch.nn.MultiheadAttention cannot compute what this module does",
+                "torch.nn.MultiheadAttention cannot compute the same as this module",
                 got=f"kv_heads={self.kv_heads}, positions={self.positions}",
                 wanted="as many heads of keys as of queries, and no positions",
-                fix="keep this module: gn.compile makes a torch module of the graph that uses it",
+                fix="keep this module: a compiled graph is a torch module too",
             )
         made = nn.MultiheadAttention(
             self.width,
@@ -222,14 +228,18 @@ class MultiHeadAttention(nn.Module):
 
 
 class AdditiveAttention(nn.Module):
-    """score = v · tanh(W q + U k + b): Bahdanau et al. 2015 (arXiv:1409.0473), appendix A.1.2.
+    """Attention with the score v · tanh(W q + U k + b).
 
-    Compiled alone it takes `query` (batch, target, query_size), `keys` (batch, source, key_size).
+    Bahdanau et al. 2015 (arXiv:1409.0473), appendix A.1.2. Compiled alone it takes `query` (batch,
+    target, query_size) and `keys` (batch, source, key_size).
+
+        model = gn.compile(gn.nn.AdditiveAttention(3, 4, 8))
+        y = model(query=torch.randn(2, 5, 3), keys=torch.randn(2, 6, 4))  # (2, 5, 4)
 
     Parameters
     ----------
     query_size, key_size : widths of queries and keys
-    width : of what lies between them and the score
+    width : width of the hidden layer of the score
     """
 
     def __init__(self, query_size: int, key_size: int, width: int):
@@ -241,7 +251,7 @@ class AdditiveAttention(nn.Module):
     def graph(self, g: Any) -> None:
         """Inputs `query` (query_size,) over target, `keys` (key_size,) over source, output `y`."""
         sizes = self.query.in_features, self.key.in_features
-        alone(self, g, ("query", sizes[0], "target"), ("keys", sizes[1], "source"))
+        standalone_graph(self, g, ("query", sizes[0], "target"), ("keys", sizes[1], "source"))
 
     def forward(
         self,
@@ -252,9 +262,10 @@ class AdditiveAttention(nn.Module):
         mask: Value | None = None,
         with_weights: bool = False,
     ) -> Any:
-        """(query,), keys (key,) and values (any, the keys by default) over an axis -> a value.
+        """A query (query_size,), keys (key_size,) and values over an axis -> the weighted value.
 
-        With `with_weights`, also the weights, a number over queries and keys.
+        `values` may have any shape and default to the keys. If `with_weights`, returns also the
+        weights () over queries and keys.
         """
         return attend(
             self.query(query),
@@ -269,11 +280,14 @@ class AdditiveAttention(nn.Module):
 
 
 class LocationAttention(AdditiveAttention):
-    """Additive attention that sees what it has attended to before, for the loop of a decoder.
+    """Additive attention that depends on earlier weights, for the loop of a decoder.
 
-    The score of a key has besides F c, where c are the weights of all earlier queries, summed, at
-    the key and `reach` places to its sides (coverage: Tu et al. 2016, arXiv:1601.04811; locations
-    by a convolution: Chorowski et al. 2015, arXiv:1506.07503, eq. 8-9).
+    The score has an additional term F c inside the tanh. c is the sum of the weights of all earlier
+    queries, at the key and at `reach` positions to each side (coverage: Tu et al. 2016,
+    arXiv:1601.04811; convolution over locations: Chorowski et al. 2015, arXiv:1506.07503, eq. 8-9).
+
+        model = gn.compile(gn.nn.LocationAttention(3, 4, 8))
+        y = model(query=torch.randn(2, 5, 3), keys=torch.randn(2, 6, 4))  # (2, 5, 4)
     """
 
     def __init__(self, query_size: int, key_size: int, width: int, reach: int = 3):
@@ -291,7 +305,7 @@ class LocationAttention(AdditiveAttention):
         mask: Value | None = None,
         with_weights: bool = False,
     ) -> Any:
-        """As `AdditiveAttention`; `along` names the axis of the queries where they have several."""
+        """As `AdditiveAttention`. `along` names the axis of the queries if they have several."""
         over, along = sequence_axis(keys, over), sequence_axis(query, along)
         g = query.graph
         carried = [a for a in dict.fromkeys((*query.axes, *keys.axes)) if a != along]
@@ -311,7 +325,7 @@ class LocationAttention(AdditiveAttention):
         return (mixed, weights) if with_weights else mixed
 
     def _around(self, covered: Value, over: str) -> Value:
-        """c at each place from `reach` before to `reach` after, zero beyond the ends."""
+        """c at the positions from -`reach` to +`reach` around each key; zero beyond the ends."""
         place, count, parts = index(over, covered.graph), length(over, covered.graph), []
         for step in range(-self.reach, self.reach + 1):
             source = place + step

@@ -1,4 +1,4 @@
-"""A recurrent decoder that looks at a source at every step."""
+"""A recurrent decoder that attends to a source at every step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphnn.nn.axes import sequence_axis
 from graphnn.nn.options import one_of
 from graphnn.nn.recurrent.gru import GRUCell
 from graphnn.nn.recurrent.lstm import LSTMCell
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 CELLS = {"gru": GRUCell, "lstm": LSTMCell}
@@ -22,22 +22,27 @@ SCORES = ("additive", "dot")
 
 
 class AttentionDecoder(nn.Module):
-    """At each step: score every place of a source by the state, softmax, weighted sum, one cell.
+    """A recurrent cell whose input includes attention of its state to a source.
 
-    Compiled alone it takes `x` (batch, target, input_size), `source` (batch, source, source_size).
+    Compiled alone it takes `x` (batch, target, input_size) and `source` (batch, source,
+    source_size).
 
         e_j = v·tanh(W s' + U k_j)    "additive" (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2)
         e_j = (W s')·k_j              "dot" (Luong et al. 2015, arXiv:1508.04025, "general")
         c = Σ_j softmax(e)_j k_j,  s = cell([x, c], s')
 
-    with s' the state of a step ago. Called `y = decoder(x, source)` on a value of shape
-    (input_size,) and one of shape (source_size,) over another axis, it gives s and c joined,
-    (output_size,) = (hidden_size + source_size,). A ragged source is looked at as far as it goes.
+    Here s' is the state of the previous step. `y = decoder(x, source)` takes a value of shape
+    (input_size,) and one of shape (source_size,) over another axis. It returns s and c
+    concatenated, (output_size,) = (hidden_size + source_size,). Positions beyond the length of a
+    ragged source are ignored.
+
+        model = gn.compile(gn.nn.AttentionDecoder(3, 4, 5))
+        y = model(x=torch.randn(2, 6, 3), source=torch.randn(2, 7, 5))  # (2, 6, 9)
 
     Parameters
     ----------
-    input_size, hidden_size, source_size : widths of x, of the state, of what is attended to
-    cell : "gru" (reset before the product, as in the paper) or "lstm"
+    input_size, hidden_size, source_size : widths of x, of the state and of the source
+    cell : "gru" (reset before the matmul, as in the paper) or "lstm"
     score : "additive" or "dot"
     attention_size : width of W s' + U k; `hidden_size` by default
     options : those of the cell
@@ -68,10 +73,9 @@ class AttentionDecoder(nn.Module):
         )
 
     def graph(self, g: Any) -> None:
-        """Inputs `x` (input_size,) over target and `source` (source_size,) over source, output
-        `y`."""
+        """Inputs `x` (input_size,) over target, `source` (source_size,) over source; output `y`."""
         source = ("source", self.source_size, "source")
-        alone(self, g, ("x", self.input_size, "target"), source)
+        standalone_graph(self, g, ("x", self.input_size, "target"), source)
 
     def forward(
         self,
@@ -83,11 +87,12 @@ class AttentionDecoder(nn.Module):
         mask: Value | None = None,
         with_states: bool = False,
     ) -> Any:
-        """(input,) over the target's axis and (source,) over the source's -> (output,).
+        """x (input_size,) over the target and source (source_size,) over the source -> (output,).
 
-        `over` and `along` name the axes of target and source where values have several. `init` are
-        first states by name, "h" and, of an LSTM, "c"; `mask` is true where the source may be
-        looked at. With `with_states` also the states, "context" and "weights" by name.
+        `over` and `along` name the axes of target and source if values have several. `init` gives
+        initial states by name: "h" and, for an LSTM, "c". `mask` is true where a step may attend to
+        a position of the source. If `with_states`, returns also a dict of the states, "context" and
+        "weights".
         """
         over, along = sequence_axis(x, over), sequence_axis(source, along)
         g, init = x.graph, init or {}
@@ -98,14 +103,14 @@ class AttentionDecoder(nn.Module):
             )
             for name, size in self.cell.sizes.items()
         }
-        context, weights = self._look(past["h"], source, along, mask)
+        context, weights = self._attend(past["h"], source, along, mask)
         now = self.cell(torch.cat([x, context]), **past)
         for name, before in past.items():
             before.next = now[name]
         y = torch.cat([now["h"], context])
         return (y, {**now, "context": context, "weights": weights}) if with_states else y
 
-    def _look(self, past: Value, source: Value, along: str, mask: Value | None) -> Any:
+    def _attend(self, past: Value, source: Value, along: str, mask: Value | None) -> Any:
         """The context and its weights."""
         if isinstance(self.attention, AdditiveAttention):
             return self.attention(past, source, over=along, mask=mask, with_weights=True)

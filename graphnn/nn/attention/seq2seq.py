@@ -1,4 +1,4 @@
-"""Sequence to sequence: an encoder's states start a decoder, which may look back at the source."""
+"""Sequence to sequence: an encoder and a decoder, with or without attention."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ ATTENTION = (None, "additive", "dot")
 
 
 class Seq2Seq(nn.Module):
-    """Words of a source in, the logits of each next word of a target out.
+    """Maps the words of a source to the logits of each next word of a target.
 
-    Without attention the encoder's final states are all that the decoder has (Sutskever et al.
-    2014, arXiv:1409.3215; `reverse` reads the source from its end, as they found best). With it the
-    decoder's first layer attends to the encoder's outputs at every step (`AttentionDecoder`;
-    Bahdanau et al. 2015, arXiv:1409.0473) and passes what it read to the layers above it (Wu et al.
-    2016, arXiv:1609.08144, section 3).
+    Without attention, the decoder starts from the final states of the encoder and has no other
+    input from it (Sutskever et al. 2014, arXiv:1409.3215; they found it best to read the source
+    from its end, option `reverse`). With attention, the first decoder layer attends to the outputs
+    of the encoder at every step (`AttentionDecoder`; Bahdanau et al. 2015, arXiv:1409.0473), and
+    passes the context to the layers above (Wu et al. 2016, arXiv:1609.08144, section 3).
 
-    Compiled, it is called on `source` and `target`, int64 (batch, words), with `lengths`; `target`
-    are the words before those to be predicted, the start symbol first (teacher forcing), and the
-    result is (batch, words, target_vocabulary). `model.generate(source=…, start=…)` closes the loop
-    instead.
+    Call the compiled model on `source` and `target`, int64 (batch, words), with `lengths`. `target`
+    holds the words before those to predict, beginning with the start symbol (teacher forcing). The
+    result is (batch, words, target_vocabulary). `model.generate(source=…, start=…)` feeds its own
+    words back instead.
+
+        model = gn.compile(gn.nn.Seq2Seq(20, 30, 8, 16, attention="additive"))
+        source, target = torch.randint(20, (2, 5)), torch.randint(30, (2, 6))
+        logits = model(source=source, target=target)  # (2, 6, 30)
 
     Parameters
     ----------
-    source_vocabulary, target_vocabulary : how many words there are
-    embedding_size, hidden_size : widths of words and of states
-    num_layers : of the encoder and of the decoder
+    source_vocabulary, target_vocabulary : numbers of words
+    embedding_size, hidden_size : widths of word embeddings and of states
+    num_layers : layers of the encoder and of the decoder
     cell : "lstm" or "gru"
     attention : None, "additive" or "dot"
-    bidirectional : an encoder in both directions, whose states go through tanh of a linear map
-    reverse : the encoder reads the source from its end; without `bidirectional`
+    bidirectional : use a bidirectional encoder, whose final states pass through tanh of a linear
+        map
+    reverse : read the source from its end; not with `bidirectional`
     dropout : on embeddings, between layers and before the logits, while training
-    with_weights : give out the weights of attention as well, as an output `weights` over source and
-        target: a call then returns {"logits": …, "weights": …}, and `generate(record=["weights"])`
-        has them of each word that it chose
+    with_weights : also output the attention weights, `weights` over source and target. A call then
+        returns {"logits": …, "weights": …}, and `generate(record=["weights"])` records them
     options : those of the recurrent layers
     """
 
@@ -94,8 +98,10 @@ class Seq2Seq(nn.Module):
         self.out = nn.Linear(hidden_size if self.decoder else seen, target_vocabulary)
 
     def graph(self, g: Any) -> None:
-        """Inputs `source` and `target`, output `logits`, fed back to `target` when generating; and
-        `weights`, where asked for."""
+        """Inputs `source` and `target`; output `logits`, fed back to `target` when generating.
+
+        If `with_weights`, there is also the output `weights`.
+        """
         source = g.input("source", (), over="source", dtype=torch.int64)
         target = g.input("target", (), over="target", dtype=torch.int64)
         logits, weights = self._decoded(source, target)
@@ -105,11 +111,11 @@ class Seq2Seq(nn.Module):
         g.feedback("target", "logits")
 
     def forward(self, source: Value, target: Value) -> Value:
-        """Numbers of words () over two axes -> (target_vocabulary,) over the target's."""
+        """Word indices () over two axes -> (target_vocabulary,) over the axis of the target."""
         return self._decoded(source, target)[0]
 
     def _decoded(self, source: Value, target: Value) -> tuple[Value, Value | None]:
-        """The logits, and the weights of attention where there is one."""
+        """The logits, and the attention weights or None."""
         weights = None
         words, states = self._encoded(source)
         y = self._dropped(self.target_words(target))
@@ -123,7 +129,7 @@ class Seq2Seq(nn.Module):
         return self.out(y), weights
 
     def _encoded(self, source: Value) -> tuple[Value, dict[str, Value]]:
-        """The encoder's outputs, and what each state of the decoder starts from."""
+        """The outputs of the encoder, and the initial states of the decoder."""
         (over,) = source.axes
         x = self._dropped(self.source_words(source))
         outputs, states = self.encoder(reverse(x, over) if self.reverse else x, with_states=True)
@@ -144,11 +150,11 @@ class Seq2Seq(nn.Module):
 
 
 def _reversed(name: str) -> str:
-    """ "c" is the first layer's: its other direction is "c_l0_reverse"."""
+    """The name of the reverse direction: "c_l0_reverse" for "c", "c_l1_reverse" for "c_l1"."""
     return f"{name}_reverse" if "_l" in name else f"{name}_l0_reverse"
 
 
 def _below(name: str) -> str:
-    """The name that a state has one layer further down: "c_l2" -> "c_l1", "c_l1" -> "c"."""
+    """The name of a state in the layer below: "c_l2" -> "c_l1", "c_l1" -> "c"."""
     state, layer = name.rsplit("_l", 1)
     return f"{state}_l{int(layer) - 1}" if int(layer) > 1 else state

@@ -1,4 +1,4 @@
-"""One layer of a transformer: of an encoder, of a decoder, or of a decoder that sees an encoder."""
+"""One layer of a transformer: encoder, decoder, or decoder with cross-attention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphnn.ir.source_location import user_site
 from graphnn.nn.attention.attention import MultiHeadAttention
 from graphnn.nn.attention.positions import RelativePositions, RotaryPositions
 from graphnn.nn.axes import sequence_axis
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -22,28 +22,33 @@ TorchLayer = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to a memory where `cross`, and a network of each position alone.
+    """Self-attention, cross-attention if `cross`, and a feed-forward network, each with a residual.
 
-    Compiled alone it takes `x` (batch, time, width) and, with `cross`, `memory` (batch, source,
+    Compiled alone it takes `x` (batch, time, width) and, if `cross`, `memory` (batch, source,
     width).
 
-    Each is added to what it was given, with a layer norm after the sum (Vaswani et al. 2017,
-    arXiv:1706.03762, section 3.1) or, `norm_first`, before the map (Xiong et al. 2020,
-    arXiv:2002.04745). `nn.TransformerEncoderLayer`'s equal, with `cross` that of
-    `nn.TransformerDecoderLayer`, its parameters under the same names.
+    The layer norm stands after each sum (Vaswani et al. 2017, arXiv:1706.03762, section 3.1) or, if
+    `norm_first`, before each part (Xiong et al. 2020, arXiv:2002.04745). The module equals
+    `nn.TransformerEncoderLayer`, or `nn.TransformerDecoderLayer` if `cross`; its parameters have
+    the same names.
+
+        model = gn.compile(gn.nn.TransformerBlock(8, heads=2, causal=True))
+        y = model(x=torch.randn(2, 5, 8))  # (2, 5, 8)
 
     Parameters
     ----------
     width, heads : as in `MultiHeadAttention`
-    hidden : width inside the network of each position; 4·width by default
-    causal : whether a position attends to itself and earlier ones alone
-    cross : whether it attends to a memory besides
-    norm_first : norms before the maps
-    dropout : probability of dropping a number of each map, and a weight, while training
+    hidden : width inside the feed-forward network; 4·width by default
+    causal : whether a position attends only to itself and to earlier positions
+    cross : whether there is cross-attention to a memory
+    norm_first : whether layer norms stand before the parts
+    dropout : probability of dropping an element of each part, and an attention weight, while
+        training
     activation : "relu", "gelu", "silu", or a function
-    bias : whether maps and norms have biases
+    bias : whether linear maps and norms have biases
     eps : added to the variance in the norms
-    window : how many positions, its own the last, a causal position attends to; None for all
+    window : number of positions, including its own, that a causal position attends to; None for
+        all
     kv_heads, positions : as in `MultiHeadAttention`, for self-attention
     """
 
@@ -79,11 +84,10 @@ class TransformerBlock(nn.Module):
             self.add_module(f"norm{n + 1}", nn.LayerNorm(width, eps, bias=bias))
 
     def graph(self, g: Any) -> None:
-        """Input `x` (width,) over time, with `cross` also `memory` (width,) over source; output
-        `y`."""
+        """Input `x` (width,) over time, if `cross` also `memory` over source; output `y`."""
         width = self.self_attn.width
         memory = [("memory", width, "source")] if self.cross else []
-        alone(self, g, ("x", width, "time"), *memory)
+        standalone_graph(self, g, ("x", width, "time"), *memory)
 
     def forward(
         self,
@@ -93,36 +97,36 @@ class TransformerBlock(nn.Module):
         memory_over: str | None = None,
         mask: Value | None = None,
     ) -> Value:
-        """(width,) over an axis -> (width,) over it; `memory` (width,) over another, with `cross`.
+        """(width,) over an axis -> (width,) over it; if `cross`, with `memory` (width,).
 
-        `over` and `memory_over` name the axes where these have several; `mask` is true where a
-        position may attend to another of its own sequence.
+        `over` and `memory_over` name the axes if x or the memory have several. `mask` is true where
+        a position may attend to another position of its own sequence.
         """
         over = sequence_axis(x, over)
         if (memory is not None) != self.cross:
             raise UnsupportedError(
-                "a block attends to a memory with cross=True, and only then",
+                "a block takes a memory if and only if cross=True",
                 node=x.label,
                 site=user_site(),
                 got=f"cross={self.cross}, {'a' if memory is not None else 'no'} memory",
                 wanted="block(x, memory) with cross=True, block(x) without",
-                fix=f"make it with cross={not self.cross}",
+                fix=f"construct it with cross={not self.cross}",
             )
         sees = {"mask": mask, "causal": self.causal, "window": self.window}
-        x = self._added(1, x, lambda v: self.self_attn(v, over=over, **sees))
+        x = self._residual(1, x, lambda v: self.self_attn(v, over=over, **sees))
         if memory is not None:
-            x = self._added(2, x, lambda v: self.multihead_attn(v, memory, over=memory_over))
-        return self._added(3 if self.cross else 2, x, self._each)
+            x = self._residual(2, x, lambda v: self.multihead_attn(v, memory, over=memory_over))
+        return self._residual(3 if self.cross else 2, x, self._feed_forward)
 
-    def _added(self, number: int, x: Value, map: Callable[[Value], Value]) -> Value:
-        """x + map(x), normalised before or after."""
+    def _residual(self, number: int, x: Value, map: Callable[[Value], Value]) -> Value:
+        """x + map(x), with the layer norm before or after."""
         norm = getattr(self, f"norm{number}")
         if self.norm_first:
             return x + self._dropped(map(norm(x)))
         return norm(x + self._dropped(map(x)))
 
-    def _each(self, x: Value) -> Value:
-        """The network of each position alone."""
+    def _feed_forward(self, x: Value) -> Value:
+        """The feed-forward network."""
         chosen = self.activation
         activation = ACTIVATIONS[chosen] if isinstance(chosen, str) else chosen
         return self.linear2(self._dropped(activation(self.linear1(x))))
@@ -132,7 +136,7 @@ class TransformerBlock(nn.Module):
 
     @classmethod
     def from_torch(cls, layer: TorchLayer, **options: Any) -> Self:
-        """The same as a torch layer, with its weights; `options` (`causal=True` …) may be added."""
+        """A block with the sizes and weights of a torch layer, plus `options` (`causal=True` …)."""
         attention, norm = layer.self_attn, layer.norm1
         made = cls(
             attention.embed_dim,
@@ -152,9 +156,9 @@ class TransformerBlock(nn.Module):
         return made.train(layer.training)
 
     def to_torch(self) -> TorchLayer:
-        """The torch layer of the same weights, with batch_first=True; its masks are its caller's.
+        """The torch layer with the same weights and batch_first=True; masks are passed at calls.
 
-        Raises UnsupportedError for grouped queries and for positions, which torch lacks.
+        Raises UnsupportedError if `kv_heads` or `positions` is used, which torch lacks.
         """
         self.self_attn.to_torch()
         torch_class: Any = nn.TransformerDecoderLayer if self.cross else nn.TransformerEncoderLayer

@@ -1,4 +1,4 @@
-"""An end-to-end memory network: sentences into memory, a question that addresses it in hops."""
+"""An end-to-end memory network: sentences in a memory that a question addresses in hops."""
 
 # mypy: disable-error-code="arg-type"
 from __future__ import annotations
@@ -15,40 +15,46 @@ from graphnn.frontend.functions import sum as axis_sum
 from graphnn.ir.source_location import user_site
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.options import one_of
-from graphnn.nn.standalone import WORDS, alone
+from graphnn.nn.standalone import WORDS, standalone_graph
 from graphnn.nn.types import Value
 
 ENCODINGS, TYINGS = ("bag", "position"), ("adjacent", "layer")
 
 
 class MemoryNetwork(nn.Module):
-    """MemN2N of Sukhbaatar et al. 2015 (arXiv:1503.08895): a question, a story, an answer.
+    """MemN2N of Sukhbaatar et al. 2015 (arXiv:1503.08895): answers a question about a story.
 
-    Compiled alone it takes `story` (batch, sentence, word) and `question` (batch, word), int64.
-    Of each sentence i a hop k has a key m_i = Σ_j l_j ⊙ A_k x_ij + T_k(age of i) and a value c_i
-    of the same form; with the question as u, p = softmax(uᵀ m), o = Σ p_i c_i, and u + o goes on
-    to the next hop (section 2). The answer's scores are W u at the end. Word 0 is the null symbol:
-    it adds nothing.
+    Compiled alone it takes `story` (batch, sentence, word) and `question` (batch, word), int64, and
+    returns the scores of all words (batch, vocabulary).
+
+    In hop k, sentence i has the key m_i = Σ_j l_j ⊙ A_k x_ij + T_k(age of i), and a value c_i of
+    the same form. With the question u, p = softmax(uᵀ m) and o = Σ p_i c_i; the next hop continues
+    with u + o (section 2). The scores of the answer are W u at the end. Word 0 is the null symbol
+    and contributes nothing.
+
+        model = gn.compile(gn.nn.MemoryNetwork(vocabulary=30))
+        story, question = torch.randint(30, (2, 6, 5)), torch.randint(30, (2, 4))
+        scores = model(story=story, question=question)  # (2, 30)
 
     Parameters
     ----------
-    vocabulary : how many words there are, the null symbol among them
-    width : of all embeddings
-    hops : how often the memory is addressed
-    capacity : the slots of the memory, and of ages with an embedding T; older ones share the last
-    spare : slots without a sentence take part in the softmax with a score of 0, and zeros are read
-        from them, so that a hop may read little
-    encoding : "bag" of words, l = 1, or by "position", l_kj = 1 + 4 (j/J - 1/2)(k/d - 1/2), j and
-        k counted to the middle of a place, J the words of the sentence: twice that of section 4.1,
-        with which what the paper reports is not reached
-    temporal : whether keys and values say how old a sentence is (T above)
-    tying : "adjacent", a hop's values are the next one's keys, the question's embedding the first
-        keys', W the last values'; or "layer", all hops have the same, and u goes through a linear
-        map between them (section 2.2)
-    noise : while training, ages grow as if up to this fraction of empty sentences lay between
+    vocabulary : number of words, including the null symbol
+    width : width of all embeddings
+    hops : number of hops
+    capacity : number of slots, and of ages with an embedding T; older sentences share the last
+    spare : slots without a sentence take part in the softmax with score 0 and value 0, so that a
+        hop can read little
+    encoding : "bag" of words, l = 1; or "position", l_kj = 1 + 4 (j/J - 1/2)(k/d - 1/2), where j
+        and k count to the middle of a position, and J is the number of words. This is twice the
+        weight of section 4.1, with which the reported figures are not reached
+    temporal : whether keys and values include the age of a sentence (T above)
+    tying : "adjacent": the values of a hop are the keys of the next, the question uses the first
+        keys, and W the last values. "layer": all hops share their embeddings, and u passes through
+        a linear map between them (section 2.2)
+    noise : while training, ages grow as if up to this fraction of empty sentences stood between
         (section 4.1, random noise)
-    linear : leave the softmaxes out, for the start of training (linear start). May be set at any
-        time: `net.linear = False`
+    linear : leave out the softmaxes, for the start of training (linear start). You can change it at
+        any time: `net.linear = False`
     """
 
     switches: ClassVar[tuple[str, ...]] = ("linear",)
@@ -83,15 +89,14 @@ class MemoryNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, 0.1²) throughout, as in the paper (section 4.2)."""
+        """Initialise all parameters as N(0, 0.1²), as in the paper (section 4.2)."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
 
     def graph(self, g: Any) -> None:
-        """Inputs `story` () over sentences and their words, `question` () over its own; output
-        `y`."""
+        """Inputs `story` () over sentences and words, `question` () over words; output `y`."""
         story = ("story", (), ("sentence", "word"), WORDS)
-        alone(self, g, story, ("question", (), "question_word", WORDS))
+        standalone_graph(self, g, story, ("question", (), "question_word", WORDS))
 
     def forward(
         self,
@@ -100,11 +105,12 @@ class MemoryNetwork(nn.Module):
         over: str = "sentence",
         with_weights: bool = False,
     ) -> Any:
-        """Scores of all words as the answer, (vocabulary,).
+        """The scores of all words as the answer, (vocabulary,).
 
-        `story` has a word's number, int64 of shape (), over sentences (the axis `over`, the oldest
-        first) and the words of each; `question` over its words. With `with_weights`, also what each
-        hop attended to: a list of numbers over sentences. Raises AxisError, ShapeError.
+        `story` holds word indices, int64 of shape (), over sentences (the axis `over`, oldest
+        first) and over the words of each. `question` holds word indices over its words. If
+        `with_weights`, returns also a list with the weights () over sentences of each hop. Raises
+        AxisError or ShapeError if an input varies over other axes or is not int64.
         """
         word = self._words(story, question, over)
         g, adjacent = story.graph, self.tying == "adjacent"
@@ -127,7 +133,7 @@ class MemoryNetwork(nn.Module):
         return (scores, weights) if with_weights else scores
 
     def _words(self, story: Value, question: Value, over: str) -> str:
-        """The axis of the words of a sentence."""
+        """The axis of words within a sentence."""
         if over not in story.axes or len(story.axes) != 2 or len(question.axes) != 1:
             raise AxisError(
                 "a story varies over sentences and their words, a question over its words",
@@ -139,7 +145,7 @@ class MemoryNetwork(nn.Module):
             )
         if story.shape or question.shape or story.dtype.is_floating_point:
             raise ShapeError(
-                "words are numbers",
+                "words are given by their indices",
                 node=story.label,
                 site=user_site(),
                 got=f"{story.dtype} of shape {tuple(story.shape)} and {tuple(question.shape)}",
@@ -149,7 +155,7 @@ class MemoryNetwork(nn.Module):
         return next(axis for axis in story.axes if axis != over)
 
     def _encoded(self, words: Value, axis: str, tables: Value) -> Value:
-        """Σ_j l_j ⊙ E x_j in every table, (tables, width), without the words' axis."""
+        """Σ_j l_j ⊙ E x_j for each table, (tables, width); the axis of words is summed out."""
         found = _rows(tables, words)
         kind: Value = words != 0
         weight = kind.type_as(found)[None, None]
@@ -159,7 +165,7 @@ class MemoryNetwork(nn.Module):
         return axis_sum(found * weight, axis)
 
     def _places(self, total: Value, axis: str) -> Value:
-        """l_kj of the word at each place j, (width,)."""
+        """l_kj for each word position j, (width,)."""
         middle = (self.width + 1) / 2
         across = (torch.arange(1, self.width + 1, dtype=torch.float64) - middle) / self.width
         total = torch.clamp(total, min=1.0)
@@ -167,14 +173,14 @@ class MemoryNetwork(nn.Module):
         return 1 + 4 * along * total.graph.value(across).type_as(total)
 
     def _share(self, match: Value, over: str) -> Any:
-        """How much of a softmax over all slots falls on those with a sentence."""
+        """The share of a softmax over all slots that falls on slots with a sentence."""
         if self.linear or not self.spare:
             return 1.0
         empty = torch.clamp(self.capacity - length(over, match.graph), min=0)
         return torch.sigmoid(logsumexp(match, over) - torch.log(empty.type_as(match)))
 
     def _age(self, story: Value, over: str) -> Value:
-        """How many sentences, and empty ones drawn between them, came after each."""
+        """The number of sentences after each one, including random empty ones."""
         g = story.graph
         age = length(over, g) - 1 - index(over, g)
         if self.training and self.noise:
@@ -192,5 +198,5 @@ class MemoryNetwork(nn.Module):
 
 
 def _rows(tables: Value, which: Value) -> Value:
-    """A row of every table: (rows, tables, width) -> (tables, width), all by one look-up."""
+    """One row of each table by one lookup: (rows, tables, width) -> (tables, width)."""
     return F.embedding(which, tables.flatten(1)).unflatten(0, tables.shape[1:])

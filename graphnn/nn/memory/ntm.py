@@ -15,19 +15,19 @@ from graphnn.ir.dtypes import least
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.options import one_of
 from graphnn.nn.recurrent.lstm import LSTMCell
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import State, Value
 
 CONTROLLERS = ("lstm", "feedforward")
 STARTS = ("constant", "learned")
-# what a fresh memory holds: of the starts compared by Collier & Beel 2018 (arXiv:1807.08518) the
-# one that learned soonest
+# the initial content of the memory: the one that learned fastest of those compared by Collier &
+# Beel 2018 (arXiv:1807.08518)
 FRESH = 1e-6
 
 
 @dataclass(frozen=True)
 class _Address:
-    """What a head says at a step about where to look (Graves et al. 2014, section 3.3)."""
+    """The address that the controller emits for a head (Graves et al. 2014, section 3.3)."""
 
     key: Value
     strength: Value
@@ -37,17 +37,17 @@ class _Address:
 
 
 class Head(nn.Module):
-    """How one head is moved by the controller: h -> weights over the slots.
+    """One head: maps the output of the controller to weights over the slots.
 
-    In the order of Graves et al. 2014 (arXiv:1410.5401): by content (eq. 5, 6), interpolated with
-    where it was (eq. 7), shifted (eq. 8), sharpened (eq. 9).
+    The steps are those of Graves et al. 2014 (arXiv:1410.5401): content addressing (eq. 5, 6),
+    interpolation with the previous weights (eq. 7), shift (eq. 8), sharpening (eq. 9).
 
     Parameters
     ----------
-    hidden_size : width of the controller's output
-    width : numbers in a slot
-    reach : the furthest shift, to either side
-    written : numbers that the head says besides its address (erase and add)
+    hidden_size : width of the controller output
+    width : width of a slot
+    reach : largest shift in each direction
+    written : number of elements that the head emits in addition (erase and add vectors)
     """
 
     def __init__(self, hidden_size: int, width: int, reach: int, written: int = 0):
@@ -57,7 +57,7 @@ class Head(nn.Module):
         self.map = nn.Linear(hidden_size, sum(self.sizes))
 
     def forward(self, h: Value, memory: Value, before: Value, slots: str) -> tuple[Value, Value]:
-        """The weights now, and what else the head says."""
+        """The new weights, and the additional elements of the head or None."""
         key, shift, knobs, *rest = torch.split(self.map(h), self.sizes)
         at = _Address(
             key,
@@ -75,28 +75,29 @@ class Head(nn.Module):
             at.shift[self.reach + step] * roll(mixed, step, slots)
             for step in range(-self.reach, self.reach + 1)
         )
-        # the power as its logarithm, whose sum over slots never vanishes; a weight of nothing has
-        # none
+        # the power is computed by logarithms, so that the sum over slots never vanishes
         some = torch.clamp(turned, min=least(turned.dtype, 1e-20))
         return softmax(at.sharpness * torch.log(some), slots)
 
 
 class NTM(nn.Module):
-    """A controller with heads on a memory of `slots` times `width` numbers.
+    """A Neural Turing Machine: a controller with heads on a memory of (slots, width).
 
-    Compiled alone it takes `x` (batch, time, input_size).
-    At each step the controller sees the input and what the heads read a step ago; then every head
-    is moved, the writing heads erase and add, one after another (eq. 3, 4), and the reading heads
-    read what is there then (eq. 2). Graves, Wayne & Danihelka 2014, arXiv:1410.5401. Called
-    `y = ntm(x)` on a value of shape (input_size,), it gives the controller's output and all that is
-    read, (output_size,) = (hidden_size + read_heads * width,).
+    Compiled alone it takes `x` (batch, time, input_size). At each step the controller reads the
+    input and the previous reads of the heads. Then all heads move; the write heads erase and add
+    one after another (eq. 3, 4), and the read heads read the result (eq. 2). Graves, Wayne &
+    Danihelka 2014, arXiv:1410.5401. `y = ntm(x)` on a value of shape (input_size,) returns the
+    controller output and all reads, (output_size,) = (hidden_size + read_heads * width,).
+
+        model = gn.compile(gn.nn.NTM(3, 8, slots=16, width=4))
+        y = model(x=torch.randn(2, 5, 3))  # (2, 5, 12)
 
     Parameters
     ----------
     input_size, hidden_size : widths of the input and of the controller
-    slots, width : the size of the memory
-    read_heads, write_heads : how many of each
-    reach : the furthest that a head moves at a step, to either side
+    slots, width : size of the memory
+    read_heads, write_heads : numbers of heads
+    reach : largest shift of a head per step, in each direction
     controller : "lstm" (`LSTMCell`), or "feedforward": tanh of one linear map
     start : "constant" (an empty memory, all heads at the first slot), or "learned"
     """
@@ -135,7 +136,7 @@ class NTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Where learned, a memory near empty, heads near the first slot, nothing read."""
+        """Initialise learned starts: a nearly empty memory, random head positions, zero reads."""
         if self.start == "learned":
             nn.init.normal_(self.memory, std=0.01)  # type: ignore[arg-type]
             nn.init.normal_(self.places)  # type: ignore[arg-type]
@@ -143,13 +144,13 @@ class NTM(nn.Module):
 
     def graph(self, g: Any) -> None:
         """Input `x` (input_size,) over time, output `y`."""
-        alone(self, g, ("x", self.input_size, "time"))
+        standalone_graph(self, g, ("x", self.input_size, "time"))
 
     def forward(self, x: Value, over: str | None = None, with_states: bool = False) -> Any:
-        """(input,) over an axis -> (output,) over it; with `with_states` also every state by name.
+        """(input,) over an axis -> (output,) over it; if `with_states`, also a dict of all states.
 
-        The states: "M" (width,) over slots, "read0" (width,) … for each reading head, "w0" … the
-        weights over slots of each head, readers first, and the controller's.
+        The states are "M" (width,) over slots; "read0" (width,) … for each read head; "w0" …, the
+        weights over slots of each head, read heads first; and the states of the controller.
         """
         over = sequence_axis(x, over)
         g, name = x.graph, x.graph.name_of(self)
@@ -160,8 +161,8 @@ class NTM(nn.Module):
         seen = torch.cat([x, *(past[f"read{k}"] for k in range(len(self.readers)))])
         h = self._control(seen, past, now)
         now["M"] = past["M"]
-        for k, said in self._moved(h, past, now, slots):
-            now["M"] = self._written(now["M"], now[f"w{k}"], said)
+        for k, command in self._moved(h, past, now, slots):
+            now["M"] = self._written(now["M"], now[f"w{k}"], command)
         for k in range(len(self.readers)):
             now[f"read{k}"] = axis_sum(now[f"w{k}"] * now["M"], slots)
         for state, before in past.items():
@@ -172,7 +173,7 @@ class NTM(nn.Module):
     def _declare(
         self, g: Any, name: str, over: str, slots: str, carried: list[str]
     ) -> dict[str, State]:
-        """The states, each from where it starts."""
+        """Declare the states with their initial values."""
         learned = self.start == "learned"
 
         def state(what: str, shape: Any, init: Any, *axes: str) -> State:
@@ -190,7 +191,7 @@ class NTM(nn.Module):
         return past
 
     def _place(self, g: Any, head: int, slots: str) -> Value:
-        """Where a head is before the first step."""
+        """The initial weights of a head."""
         if self.start == "learned":
             return softmax(along(self.places, slots)[head], slots)  # type: ignore[arg-type]
         return torch.where(index(slots, g) == 0, 1.0, 0.0)
@@ -204,17 +205,17 @@ class NTM(nn.Module):
     def _moved(
         self, h: Value, past: dict[str, State], now: dict[str, Value], slots: str
     ) -> list[tuple[int, Value]]:
-        """All heads moved, by the memory of a step ago; the writers with what they say."""
-        said = []
+        """Move all heads. Returns the erase and add elements of the write heads."""
+        commands = []
         for k, head in enumerate([*self.readers, *self.writers]):
             now[f"w{k}"], more = head(h, past["M"], past[f"w{k}"], slots)
             if more is not None:
-                said.append((k, more))
-        return said
+                commands.append((k, more))
+        return commands
 
-    def _written(self, memory: Value, weights: Value, said: Value) -> Value:
+    def _written(self, memory: Value, weights: Value, command: Value) -> Value:
         """M ⊙ (1 - w e) + w a."""
-        erase, add = torch.split(said, [self.width, self.width])
+        erase, add = torch.split(command, [self.width, self.width])
         return memory * (1 - weights * torch.sigmoid(erase)) + weights * torch.tanh(add)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Associative memories: what lies beside the keys that match an address is read."""
+"""Associative memories: values are read by how well their keys match an address."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from graphnn.frontend.functions import along, dot, index, softmax
 from graphnn.frontend.functions import sum as axis_sum
 from graphnn.ir.source_location import user_site
 from graphnn.nn.axes import sequence_axis
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 
 class AssociativeMemory(nn.Module):
-    """α_i = k_iᵀ x, c = softmax(sharpness α), s = Σ c_i v_i over slots: x matches keys, s is read.
+    """An associative memory: α_i = k_iᵀ x, c = softmax(sharpness α), s = Σ c_i v_i over slots.
 
-    Compiled alone it takes `address` (batch, time, key_size), not learned also `key` and `value`.
-    Keys and values are parameters (long-term memory), or written at run time (short-term): each
-    position of a sequence reads what earlier ones wrote. A write goes to the slot written longest
-    ago; a memory of n slots has the last n pairs. From one without a pair zeros are read.
+    Compiled alone it takes `address` (batch, time, key_size) and, if not learned, `key` and
+    `value`. Keys and values are parameters (long-term memory), or they are written at run time
+    (short-term memory): each position of a sequence reads the pairs that earlier positions wrote. A
+    write replaces the oldest pair, so a memory of n slots holds the last n pairs. An empty memory
+    reads as zeros.
+
+        model = gn.compile(gn.nn.AssociativeMemory(16, 4, 3))
+        s = model(address=torch.randn(2, 5, 4))  # (2, 5, 3)
 
     Parameters
     ----------
-    slots : how many pairs it holds
+    slots : number of pairs
     key_size, value_size : widths of keys (and addresses) and of values
-    learned : keys and values are parameters; where it is written to as well, they are what it
-        holds at first
-    topk : read only the k slots that match best, and train only them; None for all
-    sharpness : multiplies the matches: the larger, the more is read from the best alone
+    learned : keys and values are parameters; if the memory is also written, these are its initial
+        content
+    topk : read and train only the k best matching slots; None for all
+    sharpness : factor of the matches; a large one reads mostly the best match
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class AssociativeMemory(nn.Module):
             self.values = nn.Parameter(torch.randn(slots, value_size) / value_size**0.5)
 
     def graph(self, g: Any) -> None:
-        """Input `address` (key_size,) over time; of a memory that is written, also `key` and
-        `value`. Output `y`."""
+        """Input `address` over time, if not learned also `key` and `value`; output `y`."""
         pair = [("key", self.key_size, "time"), ("value", self.value_size, "time")]
-        alone(self, g, ("address", self.key_size, "time"), *([] if self.learned else pair))
+        standalone_graph(
+            self, g, ("address", self.key_size, "time"), *([] if self.learned else pair)
+        )
 
     def forward(
         self,
@@ -67,12 +72,13 @@ class AssociativeMemory(nn.Module):
         over: str | None = None,
         with_weights: bool = False,
     ) -> Any:
-        """(key_size,) -> (value_size,): what is read at an address.
+        """Read at an address: (key_size,) -> (value_size,).
 
-        With `key` (key_size,) and `value` (value_size,) these are written after reading, over the
-        axis `over` (the only one of `key` by default); where `write`, a truth value of shape (), is
-        false, nothing is. They may depend on what is read, through a state or at once. With
-        `with_weights`, also c, a number over slots. Raises UnsupportedError, AxisError.
+        If `key` (key_size,) and `value` (value_size,) are given, they are written after reading,
+        along the axis `over` (by default the only axis of `key`). Nothing is written where `write`,
+        a Boolean of shape (), is false. Key and value may depend on the value read. If
+        `with_weights`, returns also c () over slots. Raises UnsupportedError if only one of key and
+        value is given, AxisError if the axis is missing or ambiguous.
         """
         self._check(key, value)
         slot = self._slots(address)
@@ -86,15 +92,15 @@ class AssociativeMemory(nn.Module):
         if (key is None) == (value is None) and (self.learned or key is not None):
             return
         raise UnsupportedError(
-            "a memory is written by a key and a value together, unless it is learned",
+            "a memory needs both a key and a value, or, if it is learned, neither",
             site=user_site(),
             got=f"learned={self.learned}, key={key}, value={value}",
             wanted="memory(address, key, value), or memory(address) with learned=True",
-            fix="give both, or neither",
+            fix="give both or neither",
         )
 
     def _slots(self, address: Value) -> str:
-        """The axis of this memory's slots: one a call, as what it holds is."""
+        """A new axis for the slots: each call has its own content."""
         g = address.graph
         name, count = f"{g.name_of(self)} slot", 2
         while name in g.ir.axes:
@@ -111,16 +117,16 @@ class AssociativeMemory(nn.Module):
         with_weights: bool,
         options: dict[str, Any],
     ) -> Any:
-        """States: what each slot holds, and how much has been written."""
+        """Declare the content of each slot and the number of writes as states."""
         g, slot, over = key.graph, options["over"], sequence_axis(key, over)
         if over not in address.axes:
             raise AxisError(
-                f"a memory written over '{over}' is read over it",
+                f"a memory written over '{over}' must be read over '{over}'",
                 node=address.label,
                 site=user_site(),
                 got=f"an address over {address.axes}",
                 wanted=f"an address that varies over '{over}'",
-                fix="read what is left at the end: gn.last(memory(address, …), over=…)",
+                fix="to read after the last write, use gn.last(memory(address, …), over=…)",
             )
         wide = {a for v in (key, value) for a in v.axes} - {over}
         axes, name = [*g.ir.layout(wide), slot], g.name_of(self)
@@ -150,12 +156,16 @@ class KeyValueMemory(nn.Module):
     """A memory of given keys and values, addressed in hops: q ← R_h (q + Σ softmax(qᵀ k) v).
 
     Compiled alone it takes `question` (batch, width), `keys` and `values` (batch, source, width).
-    Miller et al. 2016 (arXiv:1606.03126), section 3.1, with keys and values as they are given.
+    Miller et al. 2016 (arXiv:1606.03126), section 3.1, without the embedding of keys and values.
+
+        model = gn.compile(gn.nn.KeyValueMemory(4))
+        keys, values = torch.randn(2, 2, 6, 4)
+        q = model(question=torch.randn(2, 4), keys=keys, values=values)  # (2, 4)
 
     Parameters
     ----------
-    width : of keys, values and the question
-    hops : how often it is addressed, each time with a map R_h of its own
+    width : width of keys, values and the question
+    hops : number of hops, each with its own map R_h
     """
 
     def __init__(self, width: int, hops: int = 2):
@@ -164,9 +174,9 @@ class KeyValueMemory(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(hops))
 
     def graph(self, g: Any) -> None:
-        """Inputs `question` (width,), `keys` and `values` (width,) over source, output `y`."""
+        """Inputs `question` (width,), `keys` and `values` (width,) over source; output `y`."""
         held = (("keys", self.width, "source"), ("values", self.width, "source"))
-        alone(self, g, ("question", self.width, ()), *held)
+        standalone_graph(self, g, ("question", self.width, ()), *held)
 
     def forward(
         self,
@@ -176,10 +186,10 @@ class KeyValueMemory(nn.Module):
         over: str | None = None,
         with_weights: bool = False,
     ) -> Any:
-        """(width,) with keys and values (width,) over an axis -> (width,).
+        """A question (width,) with keys and values (width,) over an axis -> (width,).
 
-        `over` names the axis where keys have several. With `with_weights`, also what each hop
-        attended to: a list of numbers over it.
+        `over` names the axis if keys have several. If `with_weights`, returns also a list with the
+        weights () over that axis of each hop.
         """
         over, weights = sequence_axis(keys, over), []
         for map in self.maps:

@@ -1,8 +1,8 @@
 """Cells: the mathematics of one step. `Recurrent` stacks a cell in layers and directions.
 
-A cell says which states it carries, and its `forward(x, **states)` returns by name the next value
-of each and the output, "h" (which may be a state, and may come with more: all that is returned can
-be had of `Recurrent` by `with_states=True`). A cell of one's own, in any number of layers:
+A cell names its states. Its `forward(x, **states)` returns a dict with the next value of each state
+and the output "h", which may be a state itself. The dict may have more entries; `Recurrent` returns
+them all if `with_states=True`. Your own cell works in any number of layers:
 
     class LeakyCell(gn.nn.Cell):
         def __init__(self, input_size, hidden_size, bias=True, keep=0.9):
@@ -34,12 +34,24 @@ from graphnn.nn.types import State, Value
 
 
 class Cell(nn.Module):
-    """What every cell has. One that sets `input_size` can be compiled alone: `x` (batch, time,
-    input_size) to the outputs.
+    """The base class of all cells.
+
+    A cell that sets `input_size` can be compiled alone: it maps `x` (batch, time, input_size) to
+    the outputs (batch, time, output_size).
+
+        class Decay(gn.nn.Cell):
+            def __init__(self, size):
+                super().__init__({"h": size}, size)
+                self.input_size = size
+
+            def forward(self, x, h):
+                return {"h": 0.9 * h + x}
+
+        y = gn.compile(Decay(3))(x=torch.ones(2, 5, 3))  # (2, 5, 3)
 
     Parameters
     ----------
-    sizes : the states it carries and the width of each, such as {"h": 64, "c": 64}
+    sizes : the states and the width of each, for example {"h": 64, "c": 64}
     output_size : the width of the output "h"
     """
 
@@ -48,7 +60,7 @@ class Cell(nn.Module):
         self.sizes, self.output_size = sizes, output_size
 
     def graph(self, g: Any) -> None:
-        """Input `x` (input_size,) over time, a loop of each state, output `y`."""
+        """Input `x` (input_size,) over time, one loop per state, output `y`."""
         size = getattr(self, "input_size", None)
         if size is None:
             no_sizes(self)
@@ -61,20 +73,24 @@ class Cell(nn.Module):
 
 
 class GatedCell(Cell):
-    """A cell of maps W x + b and U h + b, its parameters named and laid out as in `torch.nn`.
+    """The base class of cells with linear maps W x + b and U h + b, laid out as in `torch.nn`.
 
-    weight_ih (Σ parts, input), weight_hh (Σ parts, past), bias_ih and bias_hh (Σ parts). `parts`
-    are the rows that are used (and normalised) together: all gates in an LSTM, in a GRU the gates
-    and the candidate. Each part is made of gates of width `hidden_size`.
+    The parameters are weight_ih (Σ parts, input), weight_hh (Σ parts, past), bias_ih and bias_hh
+    (Σ parts,). `parts` are the numbers of rows that are used and normalised together: one part for
+    all gates of an LSTM, two parts for the gates and the candidate of a GRU. Each gate has
+    `hidden_size` rows.
+
+        cell = gn.nn.GRUCell(3, 4)  # a GatedCell
+        cell.weight_ih.shape  # torch.Size([12, 3])
 
     Parameters
     ----------
-    layer_norm : normalise each product W x and U h by its own mean and deviation over a part, then
-        scale it (Ba et al. 2016, arXiv:1607.06450, supplementary material)
-    recurrent_dropout : probability of dropping a unit of h before U, by one mask for the whole
-        sequence (Gal & Ghahramani 2016, arXiv:1512.05287)
-    orthogonal : start each gate's block of U as a (semi-)orthogonal matrix, which keeps the norm of
-        what passes through it (Saxe et al. 2014; Arjovsky et al. 2016)
+    layer_norm : normalise W x and U h separately over each part, then scale (Ba et al. 2016,
+        arXiv:1607.06450, supplementary material)
+    recurrent_dropout : probability of dropping a unit of h before U, with one mask per sequence
+        (Gal & Ghahramani 2016, arXiv:1512.05287)
+    orthogonal : initialise each gate's block of U as a (semi-)orthogonal matrix, which preserves
+        norms (Saxe et al. 2014; Arjovsky et al. 2016)
     """
 
     bias_ih: nn.Parameter | None
@@ -103,7 +119,7 @@ class GatedCell(Cell):
         self.norm_hh = _norms(parts) if layer_norm else None
 
     def reset_parameters(self) -> None:
-        """Uniform within ±1/√hidden, as `torch.nn` does; U orthogonal where asked."""
+        """Initialise uniformly within ±1/√hidden, as `torch.nn` does; U orthogonally if asked."""
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
@@ -113,7 +129,7 @@ class GatedCell(Cell):
                     nn.init.orthogonal_(block)
 
     def dropped(self, h: State) -> Value:
-        """The past as U sees it: with the sequence's dropout mask while training."""
+        """The operand of U: the state, with the dropout mask of the sequence while training."""
         return locked_dropout(h, self.recurrent_dropout, self.training, h.node.attrs["axis"])
 
     def from_input(self, x: Value, part: int = 0) -> Value:
@@ -132,7 +148,7 @@ class GatedCell(Cell):
     def _rows(self, v: Value, parameter: nn.Parameter, part: int) -> Any:
         if len(self.parts) == 1:
             return parameter
-        # cut as a value of the graph: cut as a tensor, it would be a constant
+        # split as a value of the graph: split as a tensor, it would be a constant
         return v.graph.value(parameter).split(self.parts)[part]
 
 

@@ -1,4 +1,4 @@
-"""Noise for recurrent networks: dropout with one mask a sequence, and zoneout."""
+"""Noise for recurrent networks: dropout with one mask per sequence, and zoneout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from graphnn.nn.types import Value
 
 
 def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
-    """Dropout of `v` by one mask for all positions along `over` (Gal & Ghahramani 2016).
+    """Dropout of `v` with one mask for all positions along `over` (Gal & Ghahramani 2016).
 
-    The mask has every axis of `v` but `over`: that alone makes it the same at each step.
+    The mask varies over all axes of `v` except `over`, so it is the same at each step. The shape of
+    `v` stays.
+
+        class Dropped(nn.Module):
+            def graph(self, g):
+                x = g.input("x", 3, "time")
+                g.output("y", gn.nn.locked_dropout(x, 0.5, self.training, over="time"))
+
+        y = gn.compile(Dropped())(x=torch.ones(2, 5, 3))  # (2, 5, 3)
     """
     if p == 0 or not v.graph.context.drops(training):
         return v
@@ -24,11 +32,19 @@ def locked_dropout(v: Value, p: float, training: bool, over: str) -> Value:
 
 
 def zoneout(before: Value, after: Value, p: float, training: bool) -> Value:
-    """Each unit of a state keeps its former value with probability `p` at each step.
+    """Zoneout: each unit of a state keeps its former value with probability `p` at each step.
 
-    Krueger et al. 2017 (arXiv:1606.01305). Written with dropout, which the authors note is
-    the same: h(t-1) + (1 - p) dropout(h(t) - h(t-1)). In evaluation that is the expectation
+    Krueger et al. 2017 (arXiv:1606.01305). It is written with dropout, which the authors note is
+    equivalent: h(t-1) + (1 - p) dropout(h(t) - h(t-1)). In evaluation this is the expectation
     p h(t-1) + (1 - p) h(t).
+
+        class Zoned(nn.Module):
+            def graph(self, g):
+                x, h = g.input("x", 3, "time"), g.state("h", 3)
+                h.next = gn.nn.zoneout(h, torch.tanh(x + h), 0.1, self.training)
+                g.output("y", h.next)
+
+        y = gn.compile(Zoned())(x=torch.ones(2, 5, 3))  # (2, 5, 3)
     """
     if p == 0:
         return after
@@ -36,10 +52,20 @@ def zoneout(before: Value, after: Value, p: float, training: bool) -> Value:
 
 
 class LockedDropout(nn.Module):
-    """Dropout with one mask for the whole sequence, called on a value: (…) -> (…).
+    """Dropout with one mask per sequence, called on a value of any shape.
 
-    On the inputs and outputs of a recurrent layer this is the variational dropout of Gal &
-    Ghahramani 2016 (arXiv:1512.05287); between its steps it is the option `recurrent_dropout`.
+    Applied to inputs and outputs of a recurrent layer this is the variational dropout of Gal &
+    Ghahramani 2016 (arXiv:1512.05287). For the recurrent connection use `recurrent_dropout`.
+
+        class Dropped(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.drop = gn.nn.LockedDropout(0.3)
+
+            def graph(self, g):
+                g.output("y", self.drop(g.input("x", 3, "time")))
+
+        y = gn.compile(Dropped())(x=torch.ones(2, 5, 3))  # (2, 5, 3)
     """
 
     def __init__(self, p: float = 0.5):

@@ -1,4 +1,4 @@
-"""The gated recurrent unit, with the reset before or after the product."""
+"""The gated recurrent unit, with the reset gate before or after the matmul."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GATES, NEW = 0, 1
 
 
 class GRUCell(GatedCell):
-    """With h' = h(t-1), and the gates' rows in the order of `torch.nn`, r z n:
+    """The gated recurrent unit. With h' = h(t-1) and the gates in the order of `torch.nn`, r z n:
 
         r = σ(W_r x + U_r h' + b_r)
         z = σ(W_z x + U_z h' + b_z)
@@ -26,10 +26,12 @@ class GRUCell(GatedCell):
 
     Parameters
     ----------
-    reset : "before" or "after" the product with U_n
+    reset : "before" or "after" the matmul with U_n
     candidate_dropout : probability of dropping a unit of n at a step (Semeniuta et al. 2016,
         arXiv:1603.05118)
     layer_norm, recurrent_dropout, orthogonal : see `GatedCell`
+
+        h = gn.compile(gn.nn.GRUCell(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class GRUCell(GatedCell):
         orthogonal: bool = False,
     ):
         if reset not in ("before", "after"):
-            raise ValueError(f"reset is 'before' or 'after' the product, not {reset!r}")
+            raise ValueError(f"reset is 'before' or 'after' the matmul, not {reset!r}")
         super().__init__(
             input_size,
             hidden_size,
@@ -74,10 +76,12 @@ class GRUCell(GatedCell):
 
 
 class GRU(TorchRecurrent):
-    """Gated recurrent unit over a sequence; with reset="after" the equal of `nn.GRU`.
+    """A gated recurrent unit over a sequence; with reset="after" it equals `nn.GRU`.
 
-    See `Recurrent`; options of `GRUCell`. Both forms have the same parameters, so either loads the
-    weights of an `nn.GRU`.
+    It takes the parameters of `Recurrent` and the options of `GRUCell`. Both variants have the same
+    parameters, so both load the weights of an `nn.GRU`.
+
+        h = gn.compile(gn.nn.GRU(3, 4, num_layers=2))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = GRUCell

@@ -1,4 +1,4 @@
-"""An LSTM whose weights a smaller LSTM changes at every step."""
+"""An LSTM whose weights are modified by a smaller LSTM at every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PerGate(nn.Module):
         self.weight = nn.Parameter(torch.empty(gates, hidden, embedding))
 
     def start(self, weight: float, embed: float, bias: float) -> None:
-        """D and e constant, E normal of this deviation."""
+        """Initialise D and e as constants, and E as normal with standard deviation `embed`."""
         nn.init.constant_(self.weight, weight)
         nn.init.normal_(self.embed.weight, std=embed)
         if self.embed.bias is not None:
@@ -33,19 +33,21 @@ class PerGate(nn.Module):
 
 
 class HyperLSTMCell(LSTMCell):
-    """The maps of an LSTM, each row scaled, and their bias shifted, by a smaller LSTM's state.
+    """An LSTM cell whose rows are scaled, and bias shifted, by the state of a smaller LSTM.
 
         ŝ = LSTM([h', x])
         gates = d_h(ŝ) ⊙ U h' + d_x(ŝ) ⊙ W x + b(ŝ)
 
-    and from the gates on as `LSTMCell`. Ha et al. 2016, arXiv:1609.09106, appendix A.2.2; as in
-    the authors' code, ŝ is the small LSTM's state after this step. Scales start at 0.1, as theirs.
+    The gates are then used as in `LSTMCell`. Ha et al. 2016, arXiv:1609.09106, appendix A.2.2. As
+    in the authors' code, ŝ is the state of the small LSTM after this step, and scales start at 0.1.
 
     Parameters
     ----------
     hyper_size : width of the small LSTM
-    embedding_size : width of the z^y between ŝ and each gate's scales
+    embedding_size : width of the embedding z^y between ŝ and the scales of each gate
     options : those of `LSTMCell` (layer_norm normalises U h' and W x before they are scaled)
+
+        h = gn.compile(gn.nn.HyperLSTMCell(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     def __init__(
@@ -85,6 +87,11 @@ class HyperLSTMCell(LSTMCell):
 
 
 class HyperLSTM(Recurrent):
-    """See `Recurrent` and `HyperLSTMCell`."""
+    """A hyper LSTM over a sequence.
+
+    It takes the parameters of `Recurrent` and the options of `HyperLSTMCell`.
+
+    h = gn.compile(gn.nn.HyperLSTM(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+    """
 
     cell = HyperLSTMCell

@@ -1,4 +1,4 @@
-"""`Recurrent`: layers of one cell, in one or both directions, over an axis."""
+"""`Recurrent`: layers of one cell over an axis, in one or both directions."""
 
 from __future__ import annotations
 
@@ -14,30 +14,44 @@ from graphnn.ir.source_location import user_site
 from graphnn.nn.axes import sequence_axis
 from graphnn.nn.recurrent.cell import Cell
 from graphnn.nn.recurrent.dropout import zoneout
-from graphnn.nn.standalone import alone
+from graphnn.nn.standalone import standalone_graph
 from graphnn.nn.types import Value
 
 
 class Recurrent(nn.Module):
     """A cell over a sequence. A subclass names its cell: `class Mine(Recurrent): cell = MyCell`.
 
-    Compiled alone, `gn.compile(module)(x=…)`, it takes `x` (batch, time, input_size). In a graph it
-    is called `h = module(x)` on a value of shape (input_size,): the outputs over x's axis, of shape
-    (output_size,), or twice that in both directions, forward first.
+    Compiled alone, `gn.compile(module)(x=…)`, it takes `x` (batch, time, input_size). In a graph,
+    call `h = module(x)` on a value of shape (input_size,). The result has shape (output_size,) over
+    the axis of x; if bidirectional, twice that width, the forward direction first.
 
-    States are named as the cell names them. Those of the first layer forward have that name ("h",
-    "c"); to others `torch.nn`'s suffix is added: "c_l1", "c_l0_reverse", "c_l1_reverse".
+    The states of the first forward layer have the names of the cell ("h", "c"). Others have the
+    suffix of `torch.nn`: "c_l1", "c_l0_reverse", "c_l1_reverse".
+
+        class Decay(gn.nn.Cell):
+            def __init__(self, input_size, hidden_size, bias=True):
+                super().__init__({"h": hidden_size}, hidden_size)
+                self.map = nn.Linear(input_size, hidden_size, bias)
+
+            def forward(self, x, h):
+                return {"h": 0.9 * h + self.map(x)}
+
+        class DecayLayers(gn.nn.Recurrent):
+            cell = Decay
+
+        net = DecayLayers(3, 4, num_layers=2, bidirectional=True)
+        y = gn.compile(net)(x=torch.randn(2, 5, 3))  # (2, 5, 8)
 
     Parameters
     ----------
     input_size, hidden_size : widths of the input and of the state
-    num_layers : layers, each fed by the outputs of the one below
-    bidirectional : run each layer from both ends of each example and join the outputs
-    dropout : probability of dropping a number passed from one layer to the next
-    bias : whether maps have biases
-    zoneout : probability that a unit keeps its former value at a step; a number, or one a state:
-        {"h": 0.05, "c": 0.5}
-    options : what the cell takes besides
+    num_layers : number of layers; each reads the outputs of the layer below
+    bidirectional : run each layer in both directions and concatenate the outputs
+    dropout : probability of dropping an element between layers
+    bias : whether the linear maps have biases
+    zoneout : probability that a unit keeps its former value at a step; one number, or one per
+        state: {"h": 0.05, "c": 0.5}
+    options : further options of the cell
     """
 
     cell: ClassVar[type[Any]] = Cell
@@ -66,19 +80,19 @@ class Recurrent(nn.Module):
         self.output_size = input_size
 
     def _directions(self, layer: int) -> list[str]:
-        """The names of a layer's cells: l0 and l0_reverse."""
+        """The names of the cells of a layer: l0 and l0_reverse."""
         return [f"l{layer}", f"l{layer}_reverse"][: 1 + self.bidirectional]
 
     @property
     def state_sizes(self) -> dict[str, int]:
-        """The width of every state, by name, in the order of `torch.nn`: layer by layer."""
+        """The width of each state by name, layer by layer as in `torch.nn`."""
         names = [name for layer in range(self.num_layers) for name in self._directions(layer)]
         cells = {name: getattr(self, name) for name in names}
         return {_named(s, name): n for name, cell in cells.items() for s, n in cell.sizes.items()}
 
     def graph(self, g: Any) -> None:
         """Input `x` (input_size,) over time, output `y`."""
-        alone(self, g, ("x", self.input_size, "time"))
+        standalone_graph(self, g, ("x", self.input_size, "time"))
 
     def forward(
         self,
@@ -87,12 +101,12 @@ class Recurrent(nn.Module):
         init: Mapping[str, Any] | None = None,
         with_states: bool = False,
     ) -> Any:
-        """The outputs over an axis; with `with_states`, also every state as a sequence, by name.
+        """The outputs over an axis; if `with_states`, also a dict with the sequence of each state.
 
-        `over` names the axis where x has several; the others are carried along. `init` gives
-        initial states by name: numbers, parameters, tensors or values without that axis (zero
-        where not given). A final state is `gn.last(states["c"], over=…)`, in reverse
-        `gn.first(states["c_l0_reverse"], over=…)`.
+        `over` names the axis if x has several; the states vary over the other axes. `init` gives
+        initial states by name: numbers, parameters, tensors, or values that do not vary over the
+        axis; the default is zero. The final state is `gn.last(states["c"], over=…)`; of the reverse
+        direction it is `gn.first(states["c_l0_reverse"], over=…)`.
         """
         over, init = sequence_axis(x, over), init or {}
         self._check(init)
@@ -105,7 +119,7 @@ class Recurrent(nn.Module):
         return (x, states) if with_states else x
 
     def _run(self, x: Value, name: str, over: str, init: Mapping[str, Any]) -> dict[str, Value]:
-        """One cell over the axis: declare its states, apply it, close the loop."""
+        """Run one cell over the axis: declare its states, apply it, close the loop."""
         cell, g, delay = getattr(self, name), x.graph, -1 if name.endswith("reverse") else 1
         starts = {state: init.get(_named(state, name)) for state in cell.sizes}
         axes = {axis for v in (x, *starts.values()) for axis in getattr(v, "axes", ())}
@@ -147,5 +161,5 @@ class Recurrent(nn.Module):
 
 
 def _named(state: str, cell: str) -> str:
-    """The state "c" of the cell l0 is "c"; of l1 "c_l1"; of l0_reverse "c_l0_reverse"."""
+    """The public name of a state: "c" for cell l0, "c_l1" for l1, "c_l0_reverse" for l0_reverse."""
     return state if cell == "l0" else f"{state}_{cell}"

@@ -1,4 +1,4 @@
-"""Cells whose state enters only as a(t) ⊙ z + b(t): the planner can run them as a parallel scan."""
+"""Cells with a linear recurrence a(t) ⊙ z + b(t), which the planner can run as a parallel scan."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ class MinGRUCell(Cell):
     """z = σ(A x + a), h = (1 - z) ⊙ h' + z ⊙ (B x + b).
 
     Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201, section 3.1.
+
+        h = gn.compile(gn.nn.MinGRUCell(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True):
@@ -29,21 +31,23 @@ class MinGRUCell(Cell):
 
 
 class SRUCell(Cell):
-    """The simple recurrent unit: its only state c is mixed unit by unit, and h is not fed back.
+    """The simple recurrent unit. Its only state is c, which is elementwise; h is not fed back.
 
         f = σ(W_f x + v_f ⊙ c' + b_f)
         c = f ⊙ c' + (1 - f) ⊙ W x
         r = σ(W_r x + v_r ⊙ c' + b_r)
         h = r ⊙ c + (1 - r) ⊙ α S x
 
-    S is the identity where input and state are of one width. Lei et al. 2018, "Simple recurrent
-    units for highly parallelizable recurrence", arXiv:1709.02755, eq. 1-4; without `peepholes` (v =
+    S is the identity if input and state have the same width. Lei et al. 2018, "Simple recurrent
+    units for highly parallelizable recurrence", arXiv:1709.02755, eq. 1-4. Without `peepholes` (v =
     0, as in its first version) the state enters linearly and the loop is a scan.
 
     Parameters
     ----------
-    peepholes : whether the gates see c'
-    alpha : α, which keeps the variance of x through layers (section 3.2)
+    peepholes : whether the gates depend on c'
+    alpha : α, which preserves the variance of x through layers (section 3.2)
+
+        h = gn.compile(gn.nn.SRUCell(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     def __init__(
@@ -77,12 +81,22 @@ class SRUCell(Cell):
 
 
 class MinGRU(Recurrent):
-    """See `Recurrent` and `MinGRUCell`."""
+    """A minimal GRU over a sequence.
+
+    It takes the parameters of `Recurrent`.
+
+    h = gn.compile(gn.nn.MinGRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+    """
 
     cell = MinGRUCell
 
 
 class SRU(Recurrent):
-    """See `Recurrent` and `SRUCell`."""
+    """A simple recurrent unit over a sequence.
+
+    It takes the parameters of `Recurrent` and the options of `SRUCell`.
+
+    h = gn.compile(gn.nn.SRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+    """
 
     cell = SRUCell

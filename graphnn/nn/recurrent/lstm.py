@@ -1,4 +1,4 @@
-"""Long short-term memory, with the options of the field."""
+"""Long short-term memory, with its common options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphnn.nn.types import State, Value
 
 
 class LSTMCell(GatedCell):
-    """With h' = h(t-1), c' = c(t-1), and the gates' rows in the order of `torch.nn`, i f g o:
+    """Long short-term memory. With h' = h(t-1), c' = c(t-1), and gates in torch's order, i f g o:
 
         i, f, o = σ(W x + U h' + b)
         c = f ⊙ c' + i ⊙ tanh(W_g x + U_g h' + b_g)
@@ -22,15 +22,18 @@ class LSTMCell(GatedCell):
 
     Parameters
     ----------
-    proj_size : h is V (o ⊙ tanh(c)), of this width (Sak et al. 2014); 0 for none
-    peepholes : i and f see w ⊙ c', o sees w ⊙ c (Gers & Schmidhuber 2000; Graves 2013, eq. 7-11)
-    coupled : i = 1 - f, and no rows of its own (Greff et al. 2017, "CIFG")
+    proj_size : width of the projection h = V (o ⊙ tanh(c)) (Sak et al. 2014); 0 for none
+    peepholes : i and f also depend on w ⊙ c', o on w ⊙ c (Gers & Schmidhuber 2000; Graves 2013,
+        eq. 7-11)
+    coupled : i = 1 - f, without weights for i (Greff et al. 2017, "CIFG")
     layer_norm : as in `GatedCell`, and h = o ⊙ tanh(LN(c)) (Ba et al. 2016)
     candidate_dropout : probability of dropping a unit of the candidate at a step (Semeniuta et al.
         2016, arXiv:1603.05118)
-    forget_bias : what the bias of f starts from, so that much is kept at first (Gers et al. 2000;
-        Jozefowicz et al. 2015)
+    forget_bias : initial bias of f; a large one remembers at first (Gers et al. 2000; Jozefowicz et
+        al. 2015)
     recurrent_dropout, orthogonal : see `GatedCell`
+
+        h = gn.compile(gn.nn.LSTMCell(3, 4, peepholes=True))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     weight_hr: nn.Parameter | None
@@ -74,13 +77,13 @@ class LSTMCell(GatedCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `GatedCell`; the forget gate's bias where asked."""
+        """Initialise as `GatedCell`, and the bias of the forget gate if asked."""
         super().reset_parameters()
         if self.bias_ih is not None and self.bias_hh is not None:
             self.start_forget(self.bias_ih, self.bias_hh)
 
     def start_forget(self, bias: Tensor, *others: Tensor) -> None:
-        """Set the forget gate's rows of one bias to `forget_bias`, of the others to zero."""
+        """Set the forget gate rows of one bias to `forget_bias`, of the others to zero."""
         n = self.hidden_size
         rows = slice(0, n) if self.coupled else slice(n, 2 * n)
         if self.forget_bias is not None:
@@ -90,7 +93,7 @@ class LSTMCell(GatedCell):
                     other[rows] = 0
 
     def past(self, x: Value, h: State) -> Value:
-        """What U is applied to: (past,)."""
+        """The operand of U: (past,)."""
         return self.dropped(h)
 
     def forward(self, x: Value, h: State, c: State) -> dict[str, Value]:
@@ -117,10 +120,14 @@ def _peep(gate: Value, weight: nn.Parameter | None, c: Value) -> Value:
 
 
 class LSTM(TorchRecurrent):
-    """Long short-term memory over a sequence, `nn.LSTM`'s equal.
+    """Long short-term memory over a sequence; by default it equals `nn.LSTM`.
 
-    See `Recurrent`; options of `LSTMCell`. `h, states = lstm(x, with_states=True)` gives every
-    c(t) as states["c"].
+    It takes the parameters of `Recurrent` and the options of `LSTMCell`. In a graph,
+    `h, states = lstm(x, with_states=True)` gives the sequence of c as states["c"].
+
+        lstm = gn.nn.LSTM(3, 4, bidirectional=True)
+        h = gn.compile(lstm)(x=torch.randn(2, 5, 3))  # (2, 5, 8)
+        gn.nn.LSTM.from_torch(nn.LSTM(3, 4))  # the same weights
     """
 
     cell = LSTMCell

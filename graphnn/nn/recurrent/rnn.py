@@ -11,12 +11,14 @@ from graphnn.nn.types import State, Value
 
 
 class RNNCell(GatedCell):
-    """h = tanh(W x + U h' + b), or relu in place of tanh (Elman 1990); h' is h(t-1).
+    """h = tanh(W x + U h' + b), or relu instead of tanh (Elman 1990); h' is h(t-1).
 
     Parameters
     ----------
     nonlinearity : "tanh" or "relu"
     layer_norm, recurrent_dropout, orthogonal : see `GatedCell`
+
+        h = gn.compile(gn.nn.RNNCell(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class RNNCell(GatedCell):
         self.reset_parameters()
 
     def past(self, x: Value, h: State) -> Value:
-        """What U is applied to: (past,)."""
+        """The operand of U: (past,)."""
         return self.dropped(h)
 
     def forward(self, x: Value, h: State) -> dict[str, Value]:
@@ -53,7 +55,12 @@ class RNNCell(GatedCell):
 
 
 class RNN(TorchRecurrent):
-    """Elman network over a sequence, `nn.RNN`'s equal. See `Recurrent`; options of `RNNCell`."""
+    """An Elman network over a sequence; it equals `nn.RNN`.
+
+    It takes the parameters of `Recurrent` and the options of `RNNCell`.
+
+        h = gn.compile(gn.nn.RNN(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+    """
 
     cell = RNNCell
     torch_class = nn.RNN

@@ -1,4 +1,4 @@
-"""Weights to and from the recurrent modules of `torch.nn`: `weight_ih_l0` is `l0.weight_ih`."""
+"""Conversion of weights from and to `torch.nn`: `weight_ih_l0` there is `l0.weight_ih` here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing_extensions import Self
 from graphnn.errors import UnsupportedError
 from graphnn.nn.recurrent.layers import Recurrent
 
-# options that only say how weights start
+# options that affect initial weights only
 STARTS = frozenset({"orthogonal", "forget_bias"})
 
 
 class TorchRecurrent(Recurrent):
-    """A recurrent module that `torch.nn` has too, with all of its layers and directions.
+    """A recurrent module with a counterpart in `torch.nn`, including layers and directions.
 
-    `shared` are the options that the torch module takes under the same name, `fixed` those with
-    which alone it computes the same.
+    `shared` are the options with the same name in torch. `fixed` are the option values with which
+    both compute the same.
     """
 
     torch_class: ClassVar[Any]
@@ -28,7 +28,7 @@ class TorchRecurrent(Recurrent):
 
     @classmethod
     def from_torch(cls, module: nn.RNNBase, **options: Any) -> Self:
-        """A module of the same sizes, weights and dtype as a torch one; `options` may be added."""
+        """A module with the sizes, weights and dtype of a torch module, plus `options`."""
         known = {**cls.fixed, **{name: getattr(module, name) for name in cls.shared}}
         made = cls(
             module.input_size,
@@ -44,22 +44,22 @@ class TorchRecurrent(Recurrent):
         return made.train(module.training)
 
     def load_torch(self, module: nn.RNNBase) -> None:
-        """Copy the weights of a torch module; parameters that torch lacks keep their values."""
+        """Copy the weights of a torch module. Parameters that torch lacks keep their values."""
         theirs = module.state_dict()
         weights = dict(zip(_own_names(theirs), theirs.values()))
         if unknown := set(weights) - set(self.state_dict()):
             raise UnsupportedError(
-                f"this {type(self).__name__} has no place for some of the torch module's weights",
+                f"this {type(self).__name__} lacks parameters for some weights of the torch module",
                 got=f"weights {sorted(unknown)}",
-                wanted="a module of the same layers, directions, bias and projection",
-                fix=f"make it with {type(self).__name__}.from_torch(module)",
+                wanted="the same number of layers, directions, bias and projection",
+                fix=f"construct it by {type(self).__name__}.from_torch(module)",
             )
         self.load_state_dict({**self.state_dict(), **weights})
 
     def to_torch(self) -> nn.RNNBase:
-        """The torch module of the same weights, with batch_first=True.
+        """The torch module with the same weights and batch_first=True.
 
-        Raises UnsupportedError where an option is on that torch lacks.
+        Raises UnsupportedError if an option is set that torch lacks.
         """
         self._check_torch_has_it()
         made = self.torch_class(
@@ -82,14 +82,14 @@ class TorchRecurrent(Recurrent):
         same = STARTS | {*self.shared, *(k for k, v in self.fixed.items() if used.get(k) == v)}
         if extra := {k: v for k, v in used.items() if v and k not in same}:
             raise UnsupportedError(
-                f"torch.nn.{self.torch_class.__name__} cannot compute what this module does",
+                f"torch.nn.{self.torch_class.__name__} cannot compute the same as this module",
                 got=", ".join(f"{k}={v!r}" for k, v in extra.items()),
                 wanted="a module without the options that torch lacks",
-                fix="keep this module: gn.compile makes a torch module of the graph that uses it",
+                fix="keep this module: a compiled graph is a torch module too",
             )
 
 
 def _own_names(weights: Iterable[str]) -> list[str]:
-    """The names here of a torch module's weights."""
+    """The names in graphnn of the weights of a torch module."""
     parts = (name.rpartition("_l") for name in weights)
     return [f"l{cell}.{weight}" for weight, _, cell in parts]
