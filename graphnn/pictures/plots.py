@@ -22,7 +22,7 @@ class Plot:
 
     `save` writes a file; a notebook shows it as SVG.
 
-    gn.pictures.attention_map(torch.eye(3)).save("weights.png")
+        gn.pictures.attention_map(torch.eye(3)).save("weights.png")
     """
 
     def __init__(self, figure: Figure):

@@ -257,7 +257,7 @@ def test_noise_makes_sentences_older_while_training() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(gn.errors.UnsupportedError, match="key and a value together"):
+    with pytest.raises(gn.errors.UnsupportedError, match="needs both a key and a value"):
         gn.compile(Read(learned=False))
     with pytest.raises(gn.errors.UnsupportedError, match="no tying 'both'"):
         Story(tying="both")

@@ -197,5 +197,5 @@ def test_what_torch_lacks_is_refused() -> None:
     ):
         with pytest.raises(gn.errors.UnsupportedError, match="cannot compute"):
             module.to_torch()
-    with pytest.raises(gn.errors.UnsupportedError, match="no place here"):
+    with pytest.raises(gn.errors.UnsupportedError, match="are not supported"):
         MHA.from_torch(nn.MultiheadAttention(WIDTH, 2, add_zero_attn=True))

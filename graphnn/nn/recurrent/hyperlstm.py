@@ -91,7 +91,7 @@ class HyperLSTM(Recurrent):
 
     It takes the parameters of `Recurrent` and the options of `HyperLSTMCell`.
 
-    h = gn.compile(gn.nn.HyperLSTM(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+        h = gn.compile(gn.nn.HyperLSTM(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = HyperLSTMCell

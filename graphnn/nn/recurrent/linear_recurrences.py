@@ -85,7 +85,7 @@ class MinGRU(Recurrent):
 
     It takes the parameters of `Recurrent`.
 
-    h = gn.compile(gn.nn.MinGRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+        h = gn.compile(gn.nn.MinGRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = MinGRUCell
@@ -96,7 +96,7 @@ class SRU(Recurrent):
 
     It takes the parameters of `Recurrent` and the options of `SRUCell`.
 
-    h = gn.compile(gn.nn.SRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+        h = gn.compile(gn.nn.SRU(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = SRUCell

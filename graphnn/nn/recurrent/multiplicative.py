@@ -122,7 +122,7 @@ class MultiplicativeRNN(Recurrent):
 
     It takes the parameters of `Recurrent` and the options of `RNNCell`.
 
-    h = gn.compile(gn.nn.MultiplicativeRNN(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+        h = gn.compile(gn.nn.MultiplicativeRNN(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = MultiplicativeRNNCell
@@ -133,7 +133,7 @@ class MultiplicativeLSTM(Recurrent):
 
     It takes the parameters of `Recurrent` and the options of `LSTMCell`.
 
-    h = gn.compile(gn.nn.MultiplicativeLSTM(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
+        h = gn.compile(gn.nn.MultiplicativeLSTM(3, 4))(x=torch.randn(2, 5, 3))  # (2, 5, 4)
     """
 
     cell = MultiplicativeLSTMCell
