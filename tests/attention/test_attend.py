@@ -12,7 +12,7 @@ import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
 from graphnn.planner.pipeline import Plan
 from tests.attention.networks import NETWORKS, Additive, Heads, Net, Spread, inputs
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 
 def planned(net: nn.Module) -> Plan:

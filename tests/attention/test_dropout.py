@@ -14,7 +14,7 @@ from graphnn.backends.torch.runtime.philox import block_positions, dropout
 from graphnn.kernels.runtime.random import random_tensor
 from tests.attention.networks import WIDTH, Additive, inputs, ragged
 from tests.attention.test_memory import peak
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 
 class Dropped(Additive):

@@ -17,7 +17,7 @@ from graphnn.kernels import simulate
 from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility.aot import TARGETS
 from graphnn.kernels.ir.program import Unsupported
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 WIDTH = 6
 

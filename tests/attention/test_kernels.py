@@ -19,7 +19,7 @@ from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility import aot
 from tests.attention.networks import NETWORKS, Additive, Net, Slots, inputs, ragged
 from tests.attention.readers import READERS
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 
 def stages(net: nn.Module) -> list[KernelStage]:

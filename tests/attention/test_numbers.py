@@ -10,7 +10,7 @@ import torch
 import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import NETWORKS, inputs, ragged
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 TOLERANCE = 1e-12
 Values = dict[str, torch.Tensor]

@@ -13,7 +13,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import Net, inputs, ragged
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 WIDTH = 5
 # of two vectors, a query's and a key's, or of what was made of them: a vector

@@ -9,7 +9,7 @@ import graphnn as gn
 from graphnn.backends.torch.operators import attention_tiles
 from tests.attention.networks import inputs, ragged
 from tests.attention.readers import READERS, Added
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 TOLERANCE = 1e-12
 # batch, queries, keys

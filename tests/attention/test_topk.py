@@ -18,7 +18,7 @@ from graphnn.kernels.attention import topk as top
 from graphnn.kernels.attention.launch import AttentionLauncher
 from graphnn.kernels.attention.tile_size import attention_case, choose_tile
 from graphnn.kernels.feasibility.aot import TARGETS
-from tests.networks.graphs import assert_same, results
+from tests.networks.equality import assert_same, results
 
 
 class Slots(nn.Module):

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphnn.planner.pipeline import SWITCHABLE
-from tests.networks.graphs import Drawn, Memory, Recipe, Section, Step, compare, recipes, tensors
+from tests.networks.equality import compare
+from tests.networks.graphs import Drawn, Memory, Recipe, Section, Step, recipes, tensors
 
 SKIPS = [(), *[(name,) for name in SWITCHABLE], tuple(SWITCHABLE)]
 

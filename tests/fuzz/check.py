@@ -13,7 +13,7 @@ from graphnn.errors import GraphnnError
 from tests.fuzz.judge import judged
 from tests.fuzz.program import ODD, SLOTS, Net
 from tests.fuzz.recipe import Recipe
-from tests.networks.graphs import assert_same, numbers
+from tests.networks.equality import assert_same, numbers
 
 Tensors = dict[str, Tensor]
 # parts of the messages of errors that are right

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import graphnn as gn
-from tests.networks.graphs import UNARY, Step, numbers
+from tests.networks.equality import numbers
+from tests.networks.graphs import UNARY, Step
 
 WIDTHS, BATCHES = (8, 1, 3, 20, 33, 64), (3, 1, 17)
 

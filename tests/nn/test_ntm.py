@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.errors import UnsupportedError
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 from tests.nn.common import close, doubles, run, shuffled
 
 INPUT, HIDDEN, SLOTS, WIDTH = 3, 6, 5, 4

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphnn as gn
-from tests.networks.graphs import assert_same
+from tests.networks.equality import assert_same
 
 BATCH, TIME = 2, 3
 BACKENDS = ("torch", "reference")

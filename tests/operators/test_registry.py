@@ -15,7 +15,7 @@ from graphnn.kernels.codegen import prelude
 from graphnn.kernels.ir.expression import functions
 from graphnn.ops.registry import OPS, Primitive
 from graphnn.ops.torch.registry import HANDLERS
-from tests.networks.graphs import assert_same
+from tests.networks.equality import assert_same
 
 # what a part is, whether a row has it, and what to write where it has not
 Part = tuple[Callable[[Primitive], bool], str]

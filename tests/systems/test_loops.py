@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 
 
 def randoms(**shapes):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 
 BACKENDS = ["torch", "interpret"]
 backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from tests.backends.triton.places import Place
-from tests.networks.graphs import numbers, results
+from tests.networks.equality import numbers, results
 from tests.nn.common import Over, shuffled
 from tests.nn.test_backends import RECURRENT
 

@@ -14,7 +14,7 @@ from graphnn.backends.triton.loops import program_builder
 from graphnn.kernels import simulate
 from tests.backends.triton.places import INTERPRET, strategies
 from tests.backends.triton.test_checked import launchers, outputs
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 from tests.nn.common import doubles, shuffled
 
 GIVEN = {"lengths": {"time": torch.tensor([4, 1, 3])}}

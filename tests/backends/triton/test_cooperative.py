@@ -25,7 +25,7 @@ from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices, lowerings
 from tests.networks import random_cells
-from tests.networks.graphs import compare, results
+from tests.networks.equality import compare, results
 from tests.networks.random_cells import CellRecipe, RandomCell, cells
 from tests.nn.common import close
 

@@ -20,7 +20,7 @@ from torch import Tensor
 import graphnn as gn
 from tests.backends.triton.cells import INPUT, Sizes, inputs, run
 from tests.backends.triton.places import Place, both, everywhere, strategies
-from tests.networks.graphs import numbers
+from tests.networks.equality import numbers
 from tests.nn.common import Over
 
 SIZES = Sizes(16, 4, 33)

@@ -22,7 +22,7 @@ from graphnn.planner.loops.sink import WIDE
 from tests.backends.triton.cells import Delayed, Sizes, drawn, inputs, network, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices
 from tests.backends.triton.test_cooperative import poisoned
-from tests.networks.graphs import numbers
+from tests.networks.equality import numbers
 from tests.nn.common import close
 
 TOLERANCE = 1e-12

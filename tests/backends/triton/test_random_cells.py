@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from tests.backends.triton.places import INTERPRET, STRATEGIES
 from tests.networks import graphs, random_cells
-from tests.networks.graphs import Drawn, Recipe, compare, recipes
+from tests.networks.equality import compare
+from tests.networks.graphs import Drawn, Recipe, recipes
 from tests.networks.random_cells import CellRecipe, RandomCell, cells
 
 SKIPS = [INTERPRET.skip(strategy) for strategy in STRATEGIES]

@@ -9,7 +9,7 @@ import graphnn as gn
 from graphnn.backends.random import by_counter
 from tests.backends.triton.cells import Sizes, inputs, network, ragged
 from tests.backends.triton.places import Place, both, everywhere, lowerings
-from tests.networks.graphs import results
+from tests.networks.equality import results
 from tests.nn.common import close
 
 NOISY = ("lstm_zoneout", "lstm_recurrent_dropout", "lstm_candidate_dropout", "gru_noise")

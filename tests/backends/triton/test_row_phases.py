@@ -26,7 +26,7 @@ from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.backends.triton.places import INTERPRET, choices, strategies
 from tests.backends.triton.test_block_axis import DECODERS, Decoder, Machine
 from tests.backends.triton.test_cooperative import ATTEMPTS, changed, launchers, stores
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 from tests.nn.common import doubles, shuffled
 
 SLOW = pytest.mark.slow

@@ -13,7 +13,7 @@ import graphnn as gn
 from graphnn.backends.triton.loops import stacked
 from graphnn.kernels import simulate
 from tests.backends.triton.places import INTERPRET, choices, lowerings
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 from tests.nn.common import doubles, shuffled
 
 SKIP = INTERPRET.skip("cooperative")

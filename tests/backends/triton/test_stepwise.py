@@ -12,7 +12,7 @@ import graphnn as gn
 from bench.networks import LSTM
 from graphnn.backends.triton import target
 from tests.backends.triton.places import INTERPRET, choices
-from tests.networks.graphs import compare
+from tests.networks.equality import compare
 from tests.nn.common import doubles, shuffled
 
 WIDTH = 4

@@ -21,7 +21,7 @@ from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, judge
 from graphnn.kernels.runtime.launch import PRECISIONS, Launcher
 from tests.kernels.emitted import Over, sources
-from tests.networks.graphs import numbers
+from tests.networks.equality import numbers
 
 PLAIN = Launch("fp32", "ieee")
 
