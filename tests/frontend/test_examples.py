@@ -31,7 +31,6 @@ INTERNAL = {
     f"gn.Graph.{name}"
     for name in "apply current length ragged tensor trace_call tracing value_of".split()
 }
-)
 ELMAN = "model, x = gn.compile(Net()), torch.randn(8, 5, 16)"
 TRANSLATE = """
 model = gn.compile(gn.nn.Seq2Seq(7, 9, 4, 6).eval())
