@@ -13,16 +13,16 @@ from .stores import cast, store_row
 NO_POSITION = 2**31 - 1
 
 
-def store_argmax(b: AttentionBuilder, kept: Store) -> None:
+def store_argmax(b: AttentionBuilder, output: Store) -> None:
     """Write and store a `most` (maximum) or `place` (argmax); of equal values the first counts.
 
     A `most` of the same value as an earlier `place` reuses its maximum.
     """
-    op = b.ops[kept.op]
+    op = b.ops[output.op]
     note, source = f"keep {op.note}", op.args[0]
 
     def keep(found: Name) -> None:
-        store_row(b, kept.tensor, cast(b, expr(found), kept.tensor), SCALAR, note)
+        store_row(b, output.tensor, cast(b, expr(found), output.tensor), SCALAR, note)
 
     if op.kind == "most" and source in b.maxima:
         keep(b.maxima[source])

@@ -50,13 +50,13 @@ def emit(program: AttentionProgram) -> AttentionSource:
     b = AttentionBuilder(program)
     if program.picks is not None:
         tile_of(b, program.picks.op, 0)
-    for kept in program.stores:
-        if b.ops[kept.op].kind in ("most", "place"):
-            store_argmax(b, kept)
-        elif kept.kind == "each":
-            store_elements(b, kept)
+    for output in program.stores:
+        if b.ops[output.op].kind in ("most", "place"):
+            store_argmax(b, output)
+        elif output.kind == "each":
+            store_elements(b, output)
         else:
-            _store_sum(b, kept)
+            _store_sum(b, output)
     if program.peak is not None:
         _weights(b)
         _store_logsumexp(b, program.peak)
@@ -78,13 +78,13 @@ def _weights(b: AttentionBuilder) -> None:
     tile_of(b, next(op.name for op in b.program.ops if op.kind == "soft"), 0)
 
 
-def _store_sum(b: AttentionBuilder, kept: Store) -> None:
+def _store_sum(b: AttentionBuilder, output: Store) -> None:
     """Store a sum over the columns for each row, or summed over the rows as well."""
-    op = b.ops[kept.op]
+    op = b.ops[output.op]
     if op.kind != "total":
         raise Unsupported(f"'{op.name}' is stored for each row, but is not a sum over columns")
     if len(op.args) == 2 and len(letters(op)[2]) == 2:
-        _store_outer_products(b, kept, op)
+        _store_outer_products(b, output, op)
         return
     weighted = b.program.peak is not None
     if weighted:
@@ -93,7 +93,7 @@ def _store_sum(b: AttentionBuilder, kept: Store) -> None:
         acc = b.chunk_name(op, k)
         b.assign(acc, code("tl.zeros([{}, {}], ACC)", b.rows, span.width), op.note, False)
         accumulate(b, op, acc, k, span, weighted)
-        store_sum(b, kept, normalized(acc) if weighted else expr(acc), span)
+        store_sum(b, output, normalized(acc) if weighted else expr(acc), span)
     b.drop_wide_tiles()
 
 
@@ -163,7 +163,7 @@ def _column_sum(tile: Tile, has_columns: bool) -> Expr:
     return code("tl.sum({}, 0)[None, :]", where(V.COL_DOWN_VALID, tile.value, "0.0"))
 
 
-def _store_outer_products(b: AttentionBuilder, kept: Store, op: Op) -> None:
+def _store_outer_products(b: AttentionBuilder, output: Store, op: Op) -> None:
     """Store Σ over rows and columns of outer products of two vectors: the gradient of a weight."""
     left, right, out = letters(op)
     first, second = op.args if out == left + right else op.args[::-1]
@@ -182,21 +182,21 @@ def _store_outer_products(b: AttentionBuilder, kept: Store, op: Op) -> None:
                 for name, n, part in ((first, j, high), (second, k, span))
             )
             b.assign(acc, matmul(code("tl.trans({})", x), y, expr(acc)), op.note, True)
-            _store_matrix(b, kept, acc, (high, span), b.ops[second].shape[0])
+            _store_matrix(b, output, acc, (high, span), b.ops[second].shape[0])
             b.drop_wide_tiles()
 
 
 def _store_matrix(
-    b: AttentionBuilder, kept: Store, acc: Name, spans: tuple[Span, Span], width: int
+    b: AttentionBuilder, output: Store, acc: Name, spans: tuple[Span, Span], width: int
 ) -> None:
     """Store a chunk of a matrix, one per program."""
     high, span = spans
-    down, cols, count = b.down(high.width), b.cols(span.width), math.prod(kept.tensor.shape)
+    down, cols, count = b.down(high.width), b.cols(span.width), math.prod(output.tensor.shape)
     template = "{} + {} * {} + ({} + {}) * {} + {} + {}"
-    pointer = b.pointer(kept.tensor)
+    pointer = b.pointer(output.tensor)
     at = code(template, pointer, V.PROGRAM, count, high.start, down, width, span.start, cols)
     mask = code("({} < {}) & ({} < {})", down, high.valid, cols, span.valid)
-    b.evaluate(do(store(at, acc, mask), b.ops[kept.op].note))
+    b.evaluate(do(store(at, acc, mask), b.ops[output.op].note))
 
 
 def _existing_rows(b: AttentionBuilder, tile: Tile, span: Span) -> Expr:
@@ -223,9 +223,9 @@ def _store_topk(b: AttentionBuilder, top: Top) -> None:
     """Store the best columns of each row, from lists that each tile of columns is merged into."""
     note, span = f"the {top.count} best of {b.ops[top.op].note}", top.kept
     lists = (V.BEST_SCORES, V.BEST_POSITIONS)
-    b.assign(lists, call("unfilled", b.rows, top.count, span.width, "ACC"), note, False)
+    b.assign(lists, call("empty_topk", b.rows, top.count, span.width, "ACC"), note, False)
     score = column_scores(b, top.op).value
     valid = code("{} & {}", V.COL_VALID, V.ROW_VALID) if b.program.rows else expr(V.COL_VALID)
-    b.assign(lists, call("kept", *lists, score, V.COL, valid), note, True)
+    b.assign(lists, call("merge_topk", *lists, score, V.COL, valid), note, True)
     for tensor, found in ((top.best, V.BEST_SCORES), (top.places, V.BEST_POSITIONS)):
         store_row(b, tensor, expr(found), span, note)

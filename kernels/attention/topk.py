@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..codegen.prelude import NEVER, kept, unfilled
+from ..codegen.prelude import NEVER, empty_topk, merge_topk
 from ..feasibility.aot import Case
 from ..interpreter import interpreter
 from .emit import AttentionSource
@@ -30,14 +30,14 @@ def merge_lists(
 ):  # fmt: skip
     """Merge the lists of all parts, (parts, rows, TOP), into one per row; one row per program."""
     row = tl.program_id(0).to(tl.int64)
-    scores, positions = unfilled(1, TOP, KEEP, ACC)
+    scores, positions = empty_topk(1, TOP, KEEP, ACC)
     for start in range(0, n_parts * TOP, COLS):
         candidate = start + tl.arange(0, COLS)[None, :]
         listed = candidate < n_parts * TOP
         at = (candidate // TOP * n_rows + row) * TOP + candidate % TOP
         score = tl.load(scores_ptr + at, mask=listed, other=0.0)
         position = tl.load(positions_ptr + at, mask=listed, other=NEVER)
-        scores, positions = kept(scores, positions, score, position, position < n_columns)
+        scores, positions = merge_topk(scores, positions, score, position, position < n_columns)
     slot = tl.arange(0, KEEP)[None, :]
     tl.store(out_ptr + row * TOP + slot, positions, mask=slot < TOP)
 

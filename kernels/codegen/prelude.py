@@ -1,6 +1,6 @@
-"""What generated kernels call: matrix products and functions that Triton lacks or rounds badly.
+"""Device functions for generated kernels: matmuls, and functions that Triton lacks or rounds badly.
 
-All of it runs compiled and interpreted, in float32 and float64.
+All of them run compiled and interpreted, in float32 and float64.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# after all positions
+# a position behind all others
 NEVER = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
 def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """total + a @ w, `a` rounded to the weight's dtype as torch would.
+    """Return total + a @ w, with `a` rounded to the weight's dtype as in torch.
 
-    UPCAST is for the interpreter, whose 16-bit products are wrong; numbers stay those of 16 bits.
+    UPCAST is for the interpreter, whose 16-bit matmuls are wrong; values stay 16-bit values.
     """
     a = a.to(w.dtype)
     if UPCAST:
@@ -28,13 +28,14 @@ def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 @triton.jit
 def parted_product(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """total + rest + a @ w: of float32 in three parts of bfloat16 each, which add up to all of its
-    digits, the six products above 2^-26 of the whole. The largest goes to `total`, those left to
-    `rest`.
+    """Return total + rest + a @ w as two sums: float32 matmuls split into bfloat16 parts.
 
-    The parts of a weight take 6 bytes a number of shared memory, those of TF32 8: an LSTM of 1024
-    units stays there (sm_90, 128 blocks, 208 KB). Of 512 units, backward: 243 registers, no spill,
-    where three products of TF32 spill 8 (Triton 3.9).
+    Each operand is three bfloat16 parts, which add up to all of its digits. The six products above
+    2^-26 of the whole are computed: the largest is added to `total`, the others to `rest`.
+
+    The parts of a weight need 6 bytes of shared memory, those of TF32 8: the weights of an LSTM of
+    1024 units stay there (sm_90, 128 blocks, 208 KB). With 512 units, backward, it uses 243
+    registers and does not spill; three products of TF32 spill 8 (Triton 3.9).
     """
     if PRECISION != "tf32x3":
         a = a.to(w.dtype)
@@ -59,13 +60,13 @@ def parted_product(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.conste
 
 @triton.jit
 def unparted(total, rest):
-    """What `parted_product` has added up. Where a number is infinite its other parts are none."""
+    """Return the sum of both results of `parted_product`. Parts of an infinite value are NaN."""
     return total + tl.where(rest == rest, rest, 0.0)
 
 
 @triton.jit
 def quarters(x):
-    """The four parts of a tile whose columns go in turn, two of each."""
+    """Return the four parts of a tile whose columns alternate between them, two at a time."""
     x = x.reshape([x.shape[0], x.shape[1] // 8, 2, 2, 2]).permute(0, 1, 4, 2, 3)
     left, right = tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2, 2]))
     first, third = tl.split(left)
@@ -75,7 +76,7 @@ def quarters(x):
 
 @triton.jit
 def halves(x):
-    """The two parts of a tile whose columns go in turn, two of each."""
+    """Return the two parts of a tile whose columns alternate between them, two at a time."""
     x = x.reshape([x.shape[0], x.shape[1] // 4, 2, 2]).permute(0, 1, 3, 2)
     return tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2]))
 
@@ -88,7 +89,7 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """Accurate near zero too, where the quotient cancels: there by its series."""
+    """Return tanh(x), near zero by its series, where the quotient would cancel."""
     size = tl.abs(x)
     small = tl.exp(-2 * size)
     far = (1 - small) / (1 + small)
@@ -105,7 +106,7 @@ def tanh(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x), the rounding of 1 + x made good (Kahan)."""
+    """Return log(1 + x), corrected for the rounding of 1 + x (Kahan)."""
     u = 1 + x
     d = u - 1
     safe = tl.where(d == 0, 1.0, d).to(x.dtype)
@@ -114,7 +115,7 @@ def log1p(x):
 
 @triton.jit
 def expm1(x):
-    """exp(x) - 1, accurate near zero (Kahan)."""
+    """Return exp(x) - 1, accurate near zero (Kahan)."""
     u = tl.exp(x)
     d = u - 1
     safe = tl.where((d == 0) | (d == -1) | (u == u * 0.5), 2.0, u).to(x.dtype)
@@ -172,13 +173,13 @@ def atanh(x):
 
 @triton.jit
 def sign(x):
-    """-1, 0 or 1; of NaN, 0, as torch has it."""
+    """Return -1, 0 or 1; 0 for NaN, as in torch."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
 @triton.jit
 def nearest(x):
-    """The nearest whole number, of two the even one, as torch rounds."""
+    """Return the nearest integer, ties to even, as torch rounds."""
     low = tl.floor(x)
     part = x - low
     odd = low - 2 * tl.floor(low * 0.5)
@@ -188,7 +189,7 @@ def nearest(x):
 
 @triton.jit
 def power(x, p):
-    """x to the power p, its whole part below 32 by multiplication, what is left by logarithms.
+    """Return x to the power p: the integer part of p below 32 by products, the rest by logarithms.
 
     Of negative x only whole p give numbers; -0 is taken for 0.
     """
@@ -214,33 +215,33 @@ def power(x, p):
 
 @triton.jit
 def uniform(seed, at, ACC: tl.constexpr):
-    """Numbers in [0, 1), each by its place alone: Philox, ten rounds (Salmon et al. 2011)."""
+    """Return numbers in [0, 1) from their counters: Philox, ten rounds (Salmon et al. 2011)."""
     return tl.rand(seed, at.to(tl.int64)).to(ACC)
 
 
 @triton.jit
 def normal(seed, at, ACC: tl.constexpr):
-    """Numbers of N(0, 1), each by its place alone (Box and Muller 1958)."""
+    """Return numbers from N(0, 1) from their counters (Box and Muller 1958)."""
     return tl.randn(seed, at.to(tl.int64)).to(ACC)
 
 
 @triton.jit
 def dropout(seed, at, p, ACC: tl.constexpr):
-    """0 with probability p, else 1 / (1 - p), each by its place alone."""
+    """Return 0 with probability p, else 1 / (1 - p), from the counters."""
     kept = tl.rand(seed, at.to(tl.int64)) >= p
     return tl.where(kept, 1 / (1 - p) if p < 1 else 0.0, 0.0).to(ACC)
 
 
 @triton.jit
 def remainder(a, b):
-    """What is left of a over b, with the sign of b."""
+    """Return the remainder of a / b, with the sign of b."""
     left = a % b
     return tl.where((left != 0) & ((left < 0) != (b < 0)), left + b, left)
 
 
 @triton.jit
 def floored(a, b):
-    """How many times b goes into a, rounded down, as Python and torch have it."""
+    """Return a / b rounded down, as in Python and torch."""
     left = a % b
     down = (left != 0) & ((left < 0) != (b < 0))
     if a.dtype.is_int():
@@ -255,10 +256,10 @@ def floored(a, b):
 
 
 @triton.jit
-def unfilled(ROWS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr):
-    """Lists of TOP numbers a row that anything is better than, and of their positions.
+def empty_topk(ROWS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr):
+    """Return lists of TOP scores per row that any score beats, and their positions.
 
-    No two positions are alike. What KEEP, a power of two, has besides is better than anything.
+    All positions differ. The lists have KEEP slots, a power of two; no score beats the other slots.
     """
     slot = tl.arange(0, KEEP)[None, :]
     best = tl.where(slot < TOP, float("-inf"), float("inf")).to(ACC)
@@ -267,57 +268,57 @@ def unfilled(ROWS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, ACC: tl.
 
 
 @triton.jit
-def kept(best, places, score, place, there):
-    """Lists of the best numbers of each row, and their positions, with a tile taken in.
+def merge_topk(scores, positions, score, position, valid):
+    """Merge a tile of scores into the lists of the best scores of each row and their positions.
 
-    Of equal numbers the earlier position is the better; NaN counts as infinite. Each round puts the
-    best of the tile that is left in place of the worst of the list, until no row's list gains.
+    Of equal scores the earlier position is better; NaN counts as infinite. Each round replaces the
+    worst entry of a list by the best score left in the tile, until no row's list improves.
     """
     score = tl.where(score != score, float("inf"), score)
-    score = tl.where(there, score, float("-inf"))
-    place = tl.where(there, place.to(tl.int32), NEVER)
-    going = 1
-    while going > 0:
-        most = tl.max(score, 1)[:, None]
-        first = tl.min(tl.where(score == most, place, NEVER), 1)[:, None]
-        least = tl.min(best, 1)[:, None]
-        last = tl.max(tl.where(best == least, places, -NEVER), 1)[:, None]
-        better = (most > least) | ((most == least) & (first < last))
-        out = better & (places == last)
-        best = tl.where(out, most, best)
-        places = tl.where(out, first, places)
-        taken = place == first
+    score = tl.where(valid, score, float("-inf"))
+    position = tl.where(valid, position.to(tl.int32), NEVER)
+    improving = 1
+    while improving > 0:
+        top = tl.max(score, 1)[:, None]
+        first = tl.min(tl.where(score == top, position, NEVER), 1)[:, None]
+        worst = tl.min(scores, 1)[:, None]
+        last = tl.max(tl.where(scores == worst, positions, -NEVER), 1)[:, None]
+        better = (top > worst) | ((top == worst) & (first < last))
+        replaced = better & (positions == last)
+        scores = tl.where(replaced, top, scores)
+        positions = tl.where(replaced, first, positions)
+        taken = position == first
         score = tl.where(taken, float("-inf"), score)
-        place = tl.where(taken, NEVER, place)
-        going = tl.max(better.to(tl.int32))
-    return best, places
+        position = tl.where(taken, NEVER, position)
+        improving = tl.max(better.to(tl.int32))
+    return scores, positions
 
 
 @triton.jit
 def level(x, top):
-    """Whether numbers equal the largest of them, but for 64 roundings."""
+    """Return whether values equal the maximum `top`, up to 64 rounding errors."""
     slack = 2.0**-46 if x.dtype == tl.float64 else 2.0**-17
     return (x == top) | (x >= top - tl.abs(top) * slack)
 
 
-# Of all lanes, the rows of a tile: `live` tells those that count, `many` how many they are.
+# Functions over the block axis, whose positions are the rows of a tile: `lane` is the position,
+# `live` whether it exists, `many` the length of the axis.
 
 
 @triton.jit
 def single(x):
-    """One of rows that are all alike: the first."""
+    """Return the first row of a tile whose rows are all equal."""
     first = tl.arange(0, x.shape[0])[:, None] == 0
     return tl.sum(tl.where(first, x, 0.0), 0, keep_dims=True)
 
 
 @triton.jit
 def apart(x, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """The same, in the layout of tiles of all lanes: in that of a matrix product every warp holds
-    all of them.
+    """Return a row in the layout of tiles over the block axis; a matmul leaves all of it per warp.
 
-    It is that of a gather along ROWS lanes, in which `moved` has lines: were it another, tiles that
-    meet both are held twice (a Neural Turing Machine of 128 slots, sm_90, bf16, 8 warps: 56 changes
-    of layout a step instead of 43).
+    It is the layout of a gather along ROWS positions, as in `moved`. With another layout, tiles
+    that are combined with both exist twice (a Neural Turing Machine of 128 slots, sm_90, bf16, 8
+    warps: 56 changes of layout per step instead of 43).
     """
     if x.dtype == ACC:
         whole = tl.broadcast_to(x, [ROWS, x.shape[1]])
@@ -329,13 +330,13 @@ def apart(x, ROWS: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def total(x, lane, live, many, AXIS: tl.constexpr):
-    """The sum over the lanes."""
+    """Return the sum over the axis."""
     return tl.sum(tl.where(live, x, 0.0), AXIS, keep_dims=True)
 
 
 @triton.jit
 def largest(x, lane, live, many, AXIS: tl.constexpr):
-    """The largest of the lanes; 0 where there is none."""
+    """Return the maximum over the axis; 0 if it is empty."""
     filled = tl.where(live, x, float("-inf"))
     top = tl.max(filled, AXIS, keep_dims=True)
     unknown = tl.max(tl.where(live & (x != x), 1, 0), AXIS, keep_dims=True)
@@ -345,7 +346,7 @@ def largest(x, lane, live, many, AXIS: tl.constexpr):
 
 @triton.jit
 def softmax(x, lane, live, many, AXIS: tl.constexpr):
-    """exp(x) as a share of its sum over the lanes; zeros where nothing is above -inf."""
+    """Return the softmax over the axis; zeros if all values are -inf."""
     filled = tl.where(live, x, float("-inf"))
     top = tl.max(filled, AXIS, keep_dims=True)
     raised = tl.exp(filled - tl.where(tl.abs(top) < float("inf"), top, 0.0))
@@ -355,7 +356,7 @@ def softmax(x, lane, live, many, AXIS: tl.constexpr):
 
 @triton.jit
 def logsumexp(x, lane, live, many, AXIS: tl.constexpr):
-    """log of the sum of exp(x) over the lanes."""
+    """Return the log of the sum of exp(x) over the axis."""
     filled = tl.where(live, x, float("-inf"))
     top = tl.max(filled, AXIS, keep_dims=True)
     top = tl.where(tl.abs(top) < float("inf"), top, 0.0)
@@ -364,15 +365,15 @@ def logsumexp(x, lane, live, many, AXIS: tl.constexpr):
 
 @triton.jit
 def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
-    """Each lane as the one `shift` before it was, around the end; those beyond stay."""
+    """Return the values rolled by `shift` positions; positions beyond the axis stay."""
     place = ((lane - shift) % many + many) % many
     place = tl.where(live, place, lane).to(tl.int32)
-    # a line is gathered in as many copies as there are warps: laid out so, tiles that it meets are
-    # held once, not by every warp
+    # A row is gathered in one copy per warp. In this layout, tiles combined with it exist once, not
+    # in every warp.
     HEIGHT: tl.constexpr = 8 if AXIS == 1 else x.shape[0]
     whole = tl.broadcast_to(x, [HEIGHT, x.shape[1]])
     found = tl.gather(whole, tl.broadcast_to(place, [HEIGHT, x.shape[1]]), AXIS)
-    if AXIS == 1:  # one return: the compiler looks at what follows another, and minds its type
+    if AXIS == 1:  # a single return: the compiler also checks types behind a first one
         first = tl.arange(0, HEIGHT)[:, None] == 0
         found = tl.sum(tl.where(first, found, 0.0), 0, keep_dims=True)
     return found
@@ -380,21 +381,21 @@ def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
 
 @triton.jit
 def turned(x, lane, live, many, AXIS: tl.constexpr):
-    """The lanes in reverse; those beyond stay."""
+    """Return the values in reverse order; positions beyond the axis stay."""
     place = tl.where(live, many - 1 - lane, lane).to(tl.int32)
     return tl.gather(x, tl.broadcast_to(place, [x.shape[0], x.shape[1]]), AXIS)
 
 
 @triton.jit
 def picked(x, lane, live, many, position, AXIS: tl.constexpr):
-    """One lane, counted from the end where negative; 0 where there is none."""
+    """Return the value at one position, from the end if negative; 0 if it does not exist."""
     place = tl.where(position < 0, many + position, position)
     return tl.sum(tl.where(live & (lane == place), x, 0.0), AXIS, keep_dims=True)
 
 
 @triton.jit
 def best(x, lane, live, many, k, AXIS: tl.constexpr):
-    """True at the `k` largest lanes, of equal ones the earlier; NaN is as large as infinity."""
+    """Return True at the `k` largest values; the first of equal ones; NaN counts as infinity."""
     score = tl.where(x == x, x, float("inf"))
     chosen = x != x
     chosen = chosen & (chosen == 0)
