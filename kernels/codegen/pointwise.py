@@ -19,7 +19,7 @@ from .matmul import matmul
 JOINS = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
 
 
-class Part(NamedTuple):
+class Summand(NamedTuple):
     """A part of a result: whether it varies over rows, and its columns."""
 
     value: Expr
@@ -79,7 +79,7 @@ def _multiply(b: PersistentBuilder, op: Op, how: ValueMatmul) -> None:
     """Sums of pointwise products of tiles."""
     tiles = []
     for span, name in b.named(op):
-        parts: list[Part] = []
+        parts: list[Summand] = []
         for term in how.terms:
             if how.moves[0] and term.out <= span.start < term.out + how.size:
                 parts.append(_pair(b, op, how, term, span.start - term.out))
@@ -91,23 +91,23 @@ def _multiply(b: PersistentBuilder, op: Op, how: ValueMatmul) -> None:
     b.tiles[op.name] = tuple(tiles)
 
 
-def _pair(b: PersistentBuilder, op: Op, how: ValueMatmul, term: Term, shift: int) -> Part:
+def _pair(b: PersistentBuilder, op: Op, how: ValueMatmul, term: Term, shift: int) -> Summand:
     left = b.at(op.args[0], term.a + shift * how.moves[1])
     right = b.at(op.args[1], term.b + shift * how.moves[2])
     values, width, rows = b.meet([left, right])
-    return Part(join(" * ", values), rows, width)
+    return Summand(join(" * ", values), rows, width)
 
 
-def _summed(b: PersistentBuilder, op: Op, how: ValueMatmul, term: Term) -> list[Part]:
+def _summed(b: PersistentBuilder, op: Op, how: ValueMatmul, term: Term) -> list[Summand]:
     """The parts of one element: a sum over each pair of tiles."""
     k = 0 if how.moves[1] else 1
-    found: list[Part] = []
+    found: list[Summand] = []
     for tile in b.tiles[op.args[k]]:
         shift = tile.span.start - (term.a, term.b)[k]
         if 0 <= shift < how.size:
             pair = _pair(b, op, how, term, shift)
             value = _total(b, code("({})", pair.value), tile.span, pair.width, "sum")
-            found.append(Part(_flat(b, value, pair.rows and pair.width > 1), pair.rows, 1))
+            found.append(Summand(_flat(b, value, pair.rows and pair.width > 1), pair.rows, 1))
     return found
 
 

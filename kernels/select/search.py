@@ -15,7 +15,7 @@ import torch
 
 from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
 from ..cooperative.plan.granularity import granularities, widest
-from ..cooperative.plan.outline import Outline, Resources, outline, resources
+from ..cooperative.plan.outline import Demand, Outline, demand, outline
 from ..cooperative.plan.retime import retimed
 from ..cooperative.plan.tiling import Tiling
 from ..feasibility.fit import (
@@ -54,14 +54,14 @@ class Candidate:
     """A possible kernel: its resources, shared memory, and the parts of the time of a step."""
 
     outline: Outline
-    resources: Resources
+    demand: Demand
     shared_memory: int
     parts: dict[str, float]
 
     @functools.cached_property
     def source(self) -> CooperativeSource:
         """The kernel, written when first used. Raises Unsupported."""
-        return emit_outlined(self.outline, self.resources.tiling)
+        return emit_outlined(self.outline, self.demand.tiling)
 
     @property
     def microseconds(self) -> float:
@@ -71,8 +71,8 @@ class Candidate:
     @property
     def description(self) -> str:
         """The blocks and units, as text."""
-        streamed = ", part of the weights loaded at each step" if self.resources.streamed else ""
-        return f"{self.resources.blocks} blocks of {self.resources.tiling.units} units{streamed}"
+        streamed = ", part of the weights loaded at each step" if self.demand.streamed else ""
+        return f"{self.demand.blocks} blocks of {self.demand.tiling.units} units{streamed}"
 
 
 def choose_cooperative(
@@ -130,8 +130,8 @@ def _ranked(
     if not ranked:
         raise Unsupported(_nothing_fits(program, gpu))
     if not fit:
-        return sorted(ranked, key=lambda c: c.resources.blocks), gpu, 0.0
-    stepwise = _stepwise_time(ranked[0].resources, launch, gpu)
+        return sorted(ranked, key=lambda c: c.demand.blocks), gpu, 0.0
+    stepwise = _stepwise_time(ranked[0].demand, launch, gpu)
     if compare_stepwise and stepwise < ranked[0].microseconds:
         raise Unsupported(
             f"cooperative kernel of {ranked[0].description}: predicted "
@@ -191,7 +191,7 @@ def cooperative_candidates(
         found = _candidate(outline(program, units, known), units, launch, target, gpu)
         if found is not None:
             yield found
-            if found.resources.streamed:  # fewer blocks would keep even fewer weights
+            if found.demand.streamed:  # fewer blocks would keep even fewer weights
                 return
 
 
@@ -201,7 +201,7 @@ def _candidate(
     """Return the kernel with `units` units per block that keeps the most weights, or None."""
     have = SHARED_MEMORY[target]
     for tiling in _tilings(units, launch, have):
-        found = resources(planned, tiling)
+        found = demand(planned, tiling)
         if (need := shared_memory(found, launch)) <= have:
             parts = cooperative_parts(step_work(found, launch, 1), gpu)
             return Candidate(planned, found, need, parts)
@@ -237,7 +237,7 @@ def _is_split(tiling: Tiling, launch: Launch) -> bool:
     return tiling.parted and launch.precision == SPLIT_PRECISION
 
 
-def _staging_bytes(source: CooperativeSource | Resources, launch: Launch) -> int:
+def _staging_bytes(source: CooperativeSource | Demand, launch: Launch) -> int:
     """Return the bytes of shared memory that pieces of an operand pass through.
 
     If products are split, pieces pass one after another, and so do weights that are loaded at each
@@ -250,7 +250,7 @@ def _staging_bytes(source: CooperativeSource | Resources, launch: Launch) -> int
     return max(launch.rows * max(staged, default=0), streamed) * ITEMSIZE[launch.dtype]
 
 
-def shared_memory(source: CooperativeSource | Resources, launch: Launch) -> int:
+def shared_memory(source: CooperativeSource | Demand, launch: Launch) -> int:
     """Return the bytes of shared memory per block: kept weights and staging of operands.
 
     This is what Triton 3.9 uses for an LSTM of 256 to 1024 units, forward and backward, to the
@@ -260,7 +260,7 @@ def shared_memory(source: CooperativeSource | Resources, launch: Launch) -> int:
     return kept + max(_staging_bytes(source, launch), LAYOUT_BYTES)
 
 
-def step_work(source: CooperativeSource | Resources, launch: Launch, tiles: int) -> StepWork:
+def step_work(source: CooperativeSource | Demand, launch: Launch, tiles: int) -> StepWork:
     """Return the work of one step of a kernel, as input of the cost model."""
     itemsize = ITEMSIZE[launch.dtype]
     gathered = sum(e.size * (4 if e.wide else itemsize) for e in source.exchanges)
@@ -283,7 +283,7 @@ def predicted_step(source: CooperativeSource, launch: Launch, target: str) -> fl
     return sum(cooperative_parts(step_work(source, launch, 1), device_at_hand(target)).values())
 
 
-def _stepwise_time(source: Resources, launch: Launch, gpu: GpuModel) -> float:
+def _stepwise_time(source: Demand, launch: Launch, gpu: GpuModel) -> float:
     weights = source.blocks * (sum(source.weights.values()) + source.streamed)
     # attention, or another operation over all of an axis, is at least one phase more
     matmuls = source.products + bool(any(source.positions))
@@ -299,7 +299,7 @@ def _reason(
     gpu: GpuModel,
 ) -> str:
     """Return why a kernel was chosen, as text."""
-    blocks, barriers = best.resources.blocks, best.resources.barriers
+    blocks, barriers = best.demand.blocks, best.demand.barriers
     largest = max(best.parts, key=lambda name: best.parts[name])
     listed = [f"{c.description} {c.microseconds:.1f}" for c in others]
     listed.append(f"stepwise {stepwise:.1f}")

@@ -20,7 +20,7 @@ DIFFERENCE = ((1, (0,)), (-1, (1,)))
 
 
 @dataclass(frozen=True)
-class Term:
+class SumTerm:
     """`sign` times the product of `factors`, scalars of a row, times the sum of `base`."""
 
     sign: int
@@ -44,18 +44,18 @@ def waits(ops: Mapping[str, Op], shared: Mapping[str, int]) -> dict[str, int]:
 
 def terms(
     ops: Mapping[str, Op], name: str, waiting: Mapping[str, int], most: int
-) -> list[Term] | None:
+) -> list[SumTerm] | None:
     """The sum of a value as terms whose bases wait for fewer sums than `most`.
 
     None if it is no linear combination of such terms.
     """
     op = ops[name]
     if waiting[name] < most:
-        return [Term(1, (), name)]
+        return [SumTerm(1, (), name)]
     products = op.attrs.get("linear_in")
     if not products:
         return None
-    found: list[Term] = []
+    found: list[SumTerm] = []
     for sign, places in products:
         args = [op.args[k] for k in places]
         same = [uniform(ops, op, a) for a in args]
@@ -64,7 +64,7 @@ def terms(
         if inner is None:
             return None
         factors = tuple(u for u in same if u is not None)
-        found += [Term(sign * t.sign, factors + t.factors, t.base) for t in inner]
+        found += [SumTerm(sign * t.sign, factors + t.factors, t.base) for t in inner]
     return found
 
 

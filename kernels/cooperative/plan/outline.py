@@ -32,7 +32,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Resources:
+class Demand:
     """What a kernel needs; the fields are those of `CooperativeSource`."""
 
     blocks: int
@@ -62,7 +62,7 @@ def outline(program: LoopProgram, units: int, known: dict[str, int] | None = Non
     return Outline(program, shared, layout, moving, events)
 
 
-def resources(found: Outline, tiling: Tiling) -> Resources:
+def demand(found: Outline, tiling: Tiling) -> Demand:
     """What the kernel needs that is cut as `tiling` says."""
     held: dict[str, int] = {}
     staged: tuple[int, ...] = ()
@@ -79,7 +79,7 @@ def resources(found: Outline, tiling: Tiling) -> Resources:
     shared, barriers = found.shared, found.phases.barriers
     count = len(products)
     sizes = (held, staged, streamed, count, positions(found))
-    return Resources(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
+    return Demand(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
 
 
 def positions(found: Outline) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pytest
 
 import graphnn as gn
 from graphnn.kernels.analysis.layout import Layout
-from graphnn.kernels.cooperative.plan.early_sums import Term, terms, uniform, waits
+from graphnn.kernels.cooperative.plan.early_sums import SumTerm, terms, uniform, waits
 from graphnn.kernels.cooperative.plan.granularity import granularities, plainer, widest
 from graphnn.kernels.cooperative.plan.phases import Event, levels, phases
 from graphnn.kernels.cooperative.plan.sharding import ShardedProgram, shard
@@ -207,6 +207,6 @@ def test_a_sum_of_what_a_sum_has_changed_is_one_of_what_came_before() -> None:
     }
     waiting = waits(ops, {"x": 48, "scaled": 48, "y": 48, "odd": 48})
     assert waiting == {"x": 0, "s": 1, "scaled": 1, "y": 1, "odd": 1}
-    assert terms(ops, "y", waiting, 1) == [Term(1, (), "x"), Term(-1, ("s",), "x")]
+    assert terms(ops, "y", waiting, 1) == [SumTerm(1, (), "x"), SumTerm(-1, ("s",), "x")]
     assert terms(ops, "odd", waiting, 1) is None
     assert uniform(ops, ops["scaled"], "s") == "s" and uniform(ops, ops["scaled"], "x") is None

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
-from graphnn.kernels.cooperative.plan.outline import outline, resources
+from graphnn.kernels.cooperative.plan.outline import demand, outline
 from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import loop_case
@@ -163,10 +163,10 @@ def test_float32_weights_stay_in_shared_memory_and_nothing_spills(size: int, kin
 def test_split_float32_weights_take_six_bytes_each() -> None:
     full = Launch("fp32", "tf32x3")
     (found, *_) = cooperative_candidates(program("lstm", size=1024), full, "sm_90", H200)
-    assert found.resources.blocks == 128 and found.shared_memory == 32 * 1024 * 6 + 16 * 256 * 4
+    assert found.demand.blocks == 128 and found.shared_memory == 32 * 1024 * 6 + 16 * 256 * 4
     # the same kernel may run with another precision, and then keeps weights as for TF32
     assert (
-        search.shared_memory(found.resources, Launch("fp32", "tf32"))
+        search.shared_memory(found.demand, Launch("fp32", "tf32"))
         == 32 * 1024 * 4 + 2 * 16 * 256 * 4
     )
 
@@ -190,7 +190,7 @@ def test_no_kernel_is_written_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -
 def test_resources_are_predicted(name: str, kind: str, room: int, parted: bool) -> None:
     tiling = Tiling(16, 4, 32, 2, room, parted)
     source = emit_cooperative(program(name, kind, 50), tiling)
-    found = resources(outline(program(name, kind, 50), 16), tiling)
+    found = demand(outline(program(name, kind, 50), 16), tiling)
     for what in ("blocks", "barriers", "exchanges", "weights", "staged", "streamed", "products"):
         assert getattr(found, what) == getattr(source, what)
 
