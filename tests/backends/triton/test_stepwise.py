@@ -90,7 +90,7 @@ class Pieces(Step):
 
 REASONS = {
     Opaque: r"torch\.cumsum at test_stepwise\.py:\d+ has no row in the table",
-    Squared: r"a product \w+,\w+->\w+ of values of each example, would be more than 256 terms",
+    Squared: r"an einsum .\w+,\w+->\w+. of values of each example, would have more than 256 terms",
     Slots: r"a step needs all positions of head and of slot",
     Pieces: r"\(70,\) elements per example, needs more than 64 tiles",
 }
