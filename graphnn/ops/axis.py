@@ -1,7 +1,7 @@
-"""Operations over a named axis: reductions, soft choices, and reorderings along it.
+"""Operations over a named axis: reductions, softmax, and reorderings along it.
 
-`run(x, length)` gets `x` as (n, *shape), the axis first, and optionally how many of its positions
-this example has; what lies beyond takes no part. An example with no position at all gives zeros.
+`run(x, length)` gets `x` as (n, *shape), the axis first, and optionally the number of positions
+that this example has; later positions are ignored. An example without positions gives zeros.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _valid(x: torch.Tensor, length: Length) -> torch.Tensor | None:
 
 
 def lowest(dtype: torch.dtype) -> float:
-    """What is largest of no numbers of a dtype."""
+    """Return the maximum of no elements of a dtype: the value that no other one is below."""
     if dtype.is_floating_point:
         return float("-inf")
     return 0 if dtype == torch.bool else torch.iinfo(dtype).min
@@ -53,7 +53,7 @@ def _argmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
 
 
 def _softmax(x: torch.Tensor, length: Length = None) -> torch.Tensor:
-    # where every position is left out, or at -inf, there is nothing to choose: zeros
+    # if every position is masked or has the score -inf, the result is zero
     filled = _fill(x, length, float("-inf"))
     top = filled.detach().amax(0)
     e = torch.exp(filled - torch.where(torch.isfinite(top), top, 0))
@@ -88,7 +88,7 @@ def _at(x: torch.Tensor, length: Length = None, *, position: int) -> torch.Tenso
 
 
 def _top(x: torch.Tensor, length: Length = None, *, k: int) -> torch.Tensor:
-    """True at the `k` largest; ties go to the earlier position."""
+    """Return true at the `k` largest; of equal elements the earlier ones are taken."""
     filled = x if length is None else _fill(x, length, lowest(x.dtype))
     order = torch.argsort(filled, dim=0, descending=True, stable=True)
     rank = torch.argsort(order, dim=0, stable=True)
@@ -98,7 +98,7 @@ def _top(x: torch.Tensor, length: Length = None, *, k: int) -> torch.Tensor:
 
 
 def _put(x: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """`x` with another last position. Backends may write into `x`: it is an input given for it."""
+    """Return `x` with another last position. Backends may write into `x`, an input made for it."""
     return torch.cat([x[:-1], last[None]])
 
 
@@ -111,7 +111,7 @@ def _result_axes(keep: bool) -> Any:
 
 
 def _only_valid(g: Expr, axis: str, rest: Sequence[Expr]) -> Expr:
-    """`g` at the positions an example has, zero beyond: a sum's gradient."""
+    """Return `g` at the positions an example has, and zero at others: the gradient of a sum."""
     if not rest:
         return g
     return make("where", make("lt", index_of(g.ir, axis), rest[0]), g, 0.0)
@@ -208,8 +208,8 @@ def _along_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> fr
     return operands[0] | {attrs["axis"]}
 
 
-# the first dimension of a tensor without axes becomes an axis; outside loops only, where torch's
-# own autograd has the derivative
+# the first dimension of a tensor without axes becomes an axis; outside loops only, where autograd
+# differentiates it
 row(
     "along",
     "along",
@@ -223,13 +223,13 @@ def _final_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> fr
     return attrs["state_axes"] - {attrs["axis"]}
 
 
-# what a delay would read after the last position; inputs: its next value, its initial values, and
-# the lengths where ragged
+# the value that a delay would read after the last position; inputs: its next value, its initial
+# values, and the lengths if the axis is ragged
 row("final", "final", axes=_final_axes)
 
 
 def _given(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
-    """Axes that a pass gave: no operand is ever replaced by one with more."""
+    """Return the axes that a pass gave; no operand is ever replaced by one with more."""
     return frozenset().union(*operands) | {attrs["axis"], BATCH}
 
 

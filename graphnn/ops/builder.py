@@ -19,7 +19,10 @@ Number = int | float | bool
 
 
 class Expr:
-    """A node of a graph, with operators that add nodes."""
+    """A node of a graph, with Python operators that add nodes.
+
+    For example `a * b + 1` adds a product, a constant and a sum.
+    """
 
     __slots__ = ("id", "ir")
 
@@ -74,12 +77,12 @@ class Expr:
 
 
 def number(x: Any) -> Any:
-    """numpy's scalars as Python's; all else as it is."""
+    """Return a numpy scalar as a Python number, and anything else unchanged."""
     return x.item() if isinstance(x, np.generic) else x
 
 
 def const(ir: IR, value: Number) -> Expr:
-    """A Python number: it takes the dtype of what it meets."""
+    """Add a Python number, which takes the dtype of the other operands."""
     value = number(value)
     kinds = {bool: torch.bool, int: torch.int64, complex: torch.complex64}
     dtype = kinds.get(type(value), ir.floating)
@@ -90,7 +93,7 @@ def const(ir: IR, value: Number) -> Expr:
 
 
 def make(op: str, *inputs: Expr | Number, name: str | None = None, **attrs: Any) -> Expr:
-    """Add a node by operation name; numbers become constants."""
+    """Add a node of the operation `op`; numbers become constants. Its name is that of `ir.here`."""
     ir = next(x.ir for x in inputs if isinstance(x, Expr))
     ids = [x.id if isinstance(x, Expr) else const(ir, x).id for x in inputs]
     return Expr(ir, build(ir, op, ids, attrs, name=name))
@@ -121,5 +124,5 @@ def owner(name: str) -> str:
 
 
 def reshape(x: Expr, shape: Sequence[int]) -> Expr:
-    """`x` in another shape (the same object where it has it already)."""
+    """Return `x` in another shape, or the same object if it has that shape."""
     return x if tuple(shape) == x.shape else make("reshape", x, shape=tuple(shape))

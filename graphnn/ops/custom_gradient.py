@@ -1,4 +1,4 @@
-"""Values under a derivative of the user's own: see `graphnn.tracing.effects.autograd_function`."""
+"""Values whose gradient the user defines: see `graphnn.tracing.effects.autograd_function`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from graphnn.ops.registry import OPS, row
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A backward, drawn: `ir` has `given` nodes for what flows to the value and for `reads`.
+    """A traced backward: `ir` has `given` nodes for the gradient of the value and for `reads`.
 
-    `moving` are the inputs that have gradients, and `grads` the nodes that hold these (None: none).
+    `moving` are the inputs that have gradients, and `grads` their nodes (None: no gradient).
     """
 
     ir: IR
@@ -27,7 +27,7 @@ class Rule:
     grads: tuple[int | None, ...]
 
     def inlined(self, flow: Expr, reads: Sequence[Any]) -> list[Expr | None]:
-        """The gradients as expressions in the graph of `flow`."""
+        """Return the gradients as expressions in the graph of `flow`."""
         new = flow.ir
         moved: dict[int, int] = {self.flow: flow.id}
         places = dict(zip(self.reads, reads, strict=True))
@@ -45,7 +45,7 @@ class Rule:
         return [None if i is None else Expr(new, moved[i]) for i in self.grads]
 
     def evaluated(self, flow: torch.Tensor, reads: Sequence[Any]) -> list[Any]:
-        """The gradients of one example, as tensors."""
+        """Return the gradients of one example, as tensors."""
         values: dict[int, Any] = {self.flow: flow, **dict(zip(self.reads, reads, strict=True))}
         for node in self.ir:
             if node.id not in values:
@@ -64,8 +64,8 @@ def _run(node: Node, operands: list[Any], like: torch.Tensor) -> Any:
     return op.run(*operands, **attrs)  # type: ignore[misc]
 
 
-class _Own(torch.autograd.Function):
-    """The first tensor; its derivative to the others is the rule's."""
+class _WithRule(torch.autograd.Function):
+    """The identity on the first tensor; a rule computes the gradients of the others."""
 
     generate_vmap_rule = True
 
@@ -88,13 +88,13 @@ class _Own(torch.autograd.Function):
 
 
 def _fitted(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A gradient in the shape and dtype of its input, as torch's engine makes it."""
+    """Return a gradient in the shape and dtype of its input, as torch's engine does."""
     return g.sum_to_size(x.shape).to(x.dtype)
 
 
-def own(value: torch.Tensor, *rest: torch.Tensor, rule: Rule) -> torch.Tensor:
-    """`value`, under the derivative of a rule to its moving inputs, which its reads follow."""
-    return _Own.apply(rule, value, *rest)  # type: ignore[no-any-return]
+def with_rule(value: torch.Tensor, *rest: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """Return `value`; a rule computes the gradients of its moving inputs, followed by its reads."""
+    return _WithRule.apply(rule, value, *rest)  # type: ignore[no-any-return]
 
 
 def _grad(g: Expr, y: Expr, value: Expr, *rest: Expr) -> Any:
@@ -106,7 +106,7 @@ def _grad(g: Expr, y: Expr, value: Expr, *rest: Expr) -> Any:
 row(
     "custom",
     "custom",
-    own,
+    with_rule,
     grad=_grad,
     axes=lambda operands, attrs: operands[0],
     private=frozenset({"called"}),
@@ -114,7 +114,7 @@ row(
 
 
 def values_alone(ir: IR) -> IR:
-    """A graph whose derivative is known: what is left of `custom` nodes are their values."""
+    """Return a graph without `custom` nodes: the values of these, without gradients."""
     if not any(n.op == "custom" for n in ir):
         return ir
     new = ir.copy()

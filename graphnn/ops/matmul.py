@@ -1,8 +1,7 @@
-"""Products: one operation for every sum of products of two values.
+"""Einsums of two values: one operation for matrix products, linear maps and dot products.
 
 `sub` names the dimensions of both shapes and of the result as `torch.einsum` does; `contract` are
-the named axes summed over besides. Linear maps, bilinear forms, dot products and the gradients of
-all of them are this one operation, so it is its own derivative.
+named axes that are summed over in addition. The gradients of this operation are the same operation.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from graphnn.ops.registry import contracted, row
 
 
 def split_sub(sub: str) -> tuple[str, str, str]:
-    """`"k,nk->n"` as its three parts."""
+    """Return the three parts of an einsum such as `"k,nk->n"`."""
     left, out = sub.split("->")
     a, b = left.split(",")
     return a, b, out
 
 
 def contraction(a: Expr, b: Expr, sub: str, keep: frozenset[str]) -> Expr:
-    """The product of `a` and `b`, summed over every axis that is not in `keep`."""
+    """Return the einsum of `a` and `b`, summed over every axis that is not in `keep`."""
     return make("product", a, b, sub=sub, contract=(a.axes | b.axes) - keep)
 
 
 def _grad(g: Expr, y: Expr, a: Expr, b: Expr) -> Any:
     left, right, out = split_sub(y.node.attrs["sub"])
-    # letters that only one side has are summed away in y: torch.einsum broadcasts g over them
+    # letters that only one operand has are summed over in y: torch.einsum broadcasts g over them
     return (
         contraction(g, b, f"{out},{right}->{left}", a.axes),
         contraction(g, a, f"{out},{left}->{right}", b.axes),
@@ -48,17 +47,17 @@ row(
 
 
 def linear(x: Expr, weight: Expr) -> Expr:
-    """`x Wᵀ` over the last dimension: `weight` is (out, in), as `nn.Linear` has it."""
+    """Return `x Wᵀ` over the last dimension; `weight` is (out, in), as in `nn.Linear`."""
     rest = string.ascii_lowercase[: len(x.shape) - 1]
     return make("product", x, weight, sub=f"{rest}y,zy->{rest}z", contract=frozenset())
 
 
 def einsum(equation: str, a: Expr, b: Expr) -> Expr:
-    """A two-operand einsum over the shapes of one example at one position."""
+    """Return an einsum of two operands over the shapes of one example at one position."""
     return make("product", a, b, sub=equation, contract=frozenset())
 
 
-# c + product(a, b), made just before code is written: one call instead of two
+# c + einsum(a, b): the pass multiply_add makes one call of two, just before code is generated
 row(
     "affine",
     "product",

@@ -15,7 +15,7 @@ def _kept(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _wide(g: Expr, y: Expr, x: Expr) -> Expr:
-    """`g`, shaped like the result, with the reduced dimensions back as 1."""
+    """Return `g`, shaped like the result, with the reduced dimensions restored as 1."""
     return reshape(g, _kept(x.shape, y.node.attrs["dims"]))
 
 

@@ -187,7 +187,10 @@ def build(
     name: str | None = None,
     site: Site | None = None,
 ) -> int:
-    """Add a node, inferring what is not given. Raises ShapeError naming the user's line."""
+    """Add a node; shape, dtype and axes are inferred unless given. Returns its id.
+
+    Raises ShapeError, with the user's line, if the operands do not fit together.
+    """
     op = OPS[op_name]
     operands = [ir[i] for i in inputs]
     if shape is None or dtype is None:
@@ -222,7 +225,7 @@ def build(
 
 
 def _refuse_mixing(op: str, operands: list[Node], name: str, site: Site | None) -> None:
-    """Raise the error of a product of several dtypes: as in torch, nothing casts its operands."""
+    """Raise DtypeError for a product of several dtypes: as in torch, operands are not cast."""
     kinds = dict.fromkeys(n.dtype for n in operands if n.op != "const")
     if op != "product" or len(kinds) < 2:
         return

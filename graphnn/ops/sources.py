@@ -1,4 +1,4 @@
-"""Operations without operands, the delay, and functions that have no row of their own."""
+"""Operations without operands, delays, and torch functions without a row of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphnn.ops.registry import build, row
 
 
 def _given_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
-    raise AssertionError("a source says its axes itself")
+    raise AssertionError("the axes of a source are given when it is built")
 
 
 for _name in (
@@ -34,7 +34,7 @@ row("delay", "delay", axes=_given_axes)
 
 
 def index_of(ir: IR, axis: str) -> Expr:
-    """The position along an axis: 0, 1, 2 …"""
+    """Return the position along an axis: 0, 1, 2 …"""
     return Expr(
         ir,
         build(
@@ -51,14 +51,14 @@ def index_of(ir: IR, axis: str) -> Expr:
 
 
 def size_of(ir: IR, axis: str) -> Expr:
-    """How many positions an axis has, padding included."""
+    """Return the number of positions of an axis, padding included."""
     none: frozenset[str] = frozenset()
     node = build(ir, "size", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=none, name="")
     return Expr(ir, node)
 
 
 def length_of(ir: IR, axis: str) -> Expr:
-    """How many positions of an axis each example has."""
+    """Return the number of positions of an axis that each example has."""
     every = frozenset({BATCH})
     node = build(ir, "length", (), {"axis": axis}, shape=(), dtype=torch.int64, axes=every, name="")
     return Expr(ir, node)
@@ -67,7 +67,7 @@ def length_of(ir: IR, axis: str) -> Expr:
 def call_opaque(
     *tensors: torch.Tensor, function: Any, arrange: Any, kwargs: Any = None
 ) -> list[torch.Tensor]:
-    """Call a torch function that has no row; `arrange` puts the tensors back into its arguments."""
+    """Call a torch function without a row; `arrange` puts the tensors back into its arguments."""
     args, keywords = arrange(tensors)
     return [x for x in tree_leaves(function(*args, **keywords)) if isinstance(x, torch.Tensor)]
 
@@ -79,8 +79,10 @@ def call_vjp(
     used: tuple[int, ...],
     wanted: tuple[int, ...],
 ) -> list[torch.Tensor]:
-    """The derivative of an opaque call: what flows to its results `used`, given first, to those of
-    its inputs that are `wanted`."""
+    """Return the gradients of the inputs `wanted` of an opaque call.
+
+    The first tensors are the gradients of its results `used`; the inputs follow.
+    """
     grads, args = tensors[: len(used)], tensors[len(used) :]
 
     def run(*moving: torch.Tensor) -> Any:
@@ -90,20 +92,20 @@ def call_vjp(
         results = call_opaque(*full, function=function, arrange=arrange)
         return tuple(results[k] for k in used)
 
-    # as in a backward that keeps its graph: torch's short cut for det is wrong under vmap else
+    # as in a backward that keeps its graph: otherwise torch's short cut for det is wrong under vmap
     with torch.enable_grad():
         pull = torch.func.vjp(run, *[args[i] for i in wanted])[1]
         return list(pull(tuple(grads)))
 
 
 def pull_of(attrs: Mapping[str, Any]) -> Callable[..., list[torch.Tensor]]:
-    """The derivative of an opaque call as a function, which may be called opaquely in turn."""
+    """Return the derivative of an opaque call as a function, for an opaque call in turn."""
     kept = {k: attrs[k] for k in ("function", "arrange", "used", "wanted")}
     return functools.partial(call_vjp, **kept)
 
 
 def in_order(tensors: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], dict[str, Any]]:
-    """Tensors as the arguments of a function that takes just these."""
+    """Return the arguments of a function that takes exactly these tensors."""
     return tensors, {}
 
 
@@ -112,7 +114,7 @@ row("vjp", "opaque", call_vjp)
 
 
 def _picked_axes(operands: Sequence[frozenset[str]], attrs: dict[str, Any]) -> frozenset[str]:
-    """Those of the operand, unless given; final states are `without` the axis of the loop."""
+    """Return the given axes, or those of the operand; final states lack the axis of the loop."""
     known: frozenset[str] = attrs.get("axes", operands[0] - {attrs.get("without")})
     return known
 

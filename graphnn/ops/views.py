@@ -1,4 +1,4 @@
-"""Operations that move numbers about without changing them: views, joins and row look-ups."""
+"""Operations that move elements without changing them: views, joins and row look-ups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run_slice(x: torch.Tensor, dim: int, start: int, stop: int, step: int) -> to
 
 
 def run_pad(x: torch.Tensor, dim: int, start: int, step: int, size: int) -> torch.Tensor:
-    """`x` placed at `start, start + step, …` of `size` zeros along `dim`."""
+    """Return `size` zeros along `dim`, with `x` at the positions start, start + step, …"""
     shape = list(x.shape)
     shape[dim] = size
     stop = start + step * x.shape[dim]
@@ -98,7 +98,7 @@ def _take_grad(g: Expr, y: Expr, table: Expr, index: Expr) -> Any:
 def run_put_rows(
     g: torch.Tensor, index: torch.Tensor, rows: int, padding_idx: int | None
 ) -> torch.Tensor:
-    """Rows of `g` added up at their `index`: the derivative of a row look-up."""
+    """Return the rows of `g` summed at their `index`: the derivative of a row look-up."""
     flat = g.reshape(index.numel(), g.shape[index.dim() :].numel())
     out = flat.new_zeros(rows, flat.shape[1]).index_add(0, index.reshape(-1), flat)
     if padding_idx is not None:
@@ -129,7 +129,7 @@ row(
 
 
 def take_each(table: torch.Tensor, index: torch.Tensor, axes: int, rank: int) -> torch.Tensor:
-    """The row look-up of tables, of `rank`, that differ along the first `axes` dimensions."""
+    """Look rows up in tables of `rank` that differ along the first `axes` dimensions."""
     table = table.reshape(*[1] * (axes + rank - table.dim()), *table.shape)
     lead = torch.broadcast_shapes(table.shape[:axes], index.shape[:axes])
     rows = table.reshape(*table.shape[: axes + 1], -1).expand(*lead, table.shape[axes], -1)
@@ -141,7 +141,7 @@ def take_each(table: torch.Tensor, index: torch.Tensor, axes: int, rank: int) ->
 def put_each(
     g: torch.Tensor, index: torch.Tensor, rows: int, padding_idx: int | None, kept: list[int]
 ) -> torch.Tensor:
-    """The derivative of `take_each`, for tables that differ along the dimensions `kept`."""
+    """Return the derivative of `take_each`, for tables that differ along the dimensions `kept`."""
     g, index = (x.movedim(kept, list(range(len(kept)))) for x in (g, index))
     lead = index.shape[: len(kept)]
     count = math.prod(lead)

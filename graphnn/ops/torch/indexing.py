@@ -19,7 +19,7 @@ OWN_JUDGES.add("__getitem__")
 
 @names("__getitem__")
 def _getitem(x: Expr, index: Any) -> Any:
-    """As torch: what is no tensor first, from the left, then all tensors of indices at once."""
+    """Index as torch does: first numbers and slices, from the left, then all tensors at once."""
     items = list(index) if isinstance(index, tuple) else [index]
     if not all(_plain(i) or isinstance(i, Expr) for i in items):
         return NotImplemented
@@ -36,14 +36,14 @@ def _getitem(x: Expr, index: Any) -> Any:
 
 
 def _plain(item: Any) -> bool:
-    """A number, a slice of numbers, None or Ellipsis."""
+    """Return whether an index is a number, a slice of numbers, None or Ellipsis."""
     if isinstance(item, slice):
         return not any(isinstance(n, Expr) for n in (item.start, item.stop, item.step))
     return item is None or item is Ellipsis or type(item) is int
 
 
 def _number(item: Any) -> bool:
-    """What takes a dimension away."""
+    """Return whether an index removes its dimension."""
     return isinstance(item, int) or (isinstance(item, Expr) and not item.shape)
 
 
@@ -54,7 +54,7 @@ def _check(item: Any) -> None:
 
 
 def _spelled_out(x: Expr, items: list[Any]) -> list[Any]:
-    """Indices with the ellipsis as slices, each dimension of `x` being there."""
+    """Return one index per dimension of `x`: the ellipsis is replaced by slices."""
     taken = sum(i is not None and i is not Ellipsis for i in items)
     dots = [k for k, i in enumerate(items) if i is Ellipsis]
     if taken > len(x.shape) or len(dots) > 1:
@@ -65,7 +65,7 @@ def _spelled_out(x: Expr, items: list[Any]) -> list[Any]:
 
 
 def _step(x: Expr, dim: int, item: Any) -> Expr:
-    """One index that is no tensor of several, applied."""
+    """Apply one index that is not a tensor of several elements."""
     if item is None:
         return reshape(x, (*x.shape[:dim], 1, *x.shape[dim:]))
     if isinstance(item, Expr):
@@ -85,7 +85,7 @@ def _at(x: Expr, dim: int, place: int) -> Expr:
 
 
 def _chosen(x: Expr, dim: int, place: Expr) -> Expr:
-    """The part of `x` at one place along `dim`: the place is a value."""
+    """Return the part of `x` at one position along `dim`; the position is a value."""
     place = make("where", make("lt", place, 0), place + x.shape[dim], place)
     if dim == 0 and not x.axes:
         rows = reshape(x, (x.shape[0], math.prod(x.shape[1:])))
@@ -100,6 +100,6 @@ def _picked(x: Expr, picks: dict[int, Expr]) -> Expr:
 
 
 def _call(function: Any, *args: Any) -> Expr:
-    """The function as torch has it."""
+    """Add a call of a torch function as an opaque node."""
     ir = args[0].ir
     return opaque(ir, function, args, {}, verdict(function, args, {}, ir.here))

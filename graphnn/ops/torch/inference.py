@@ -1,8 +1,8 @@
-"""Torch's own verdict on a call: what it returns for one example, found without any numbers.
+"""What torch returns from a call, for one example: shapes and dtypes, without any elements.
 
-Every call is put to torch on meta tensors first. What torch refuses is refused, a dimension out of
-range among it; and where primitives would give another shape or dtype than torch, the call stays
-torch's own.
+Every call first runs in torch on meta tensors. What torch refuses is refused, for example a
+dimension out of range. If primitives would give another shape or dtype than torch, torch runs the
+call itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphnn.ops.torch.unsupported import refuse_random
 
 _KNOWN: dict[Any, Any] = {}
 _BATCHED: dict[Any, Any] = {}
-# verdicts that are remembered at most, and arguments whose values tell one from another
+# the largest number of cached results, and the types of arguments that are part of their key
 MOST = 4096
 PLAIN = (int, float, complex, str, NoneType, torch.dtype, torch.device)
 # functions of a dimension that torch does not check on meta tensors
@@ -43,9 +43,9 @@ class RandomCalls(TorchDispatchMode):
 
 
 def verdict(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]) -> Any:
-    """What torch returns for one example: meta tensors, or what needs none, such as a number.
+    """Return what torch returns for one example: meta tensors, or for example a number.
 
-    Raises what torch does, and UnsupportedError where it draws random numbers.
+    Raises what torch raises, and UnsupportedError if the call draws random numbers.
     """
     leaves, spec = tree_flatten((args, kwargs))
     key = _key(function, spec, leaves)
@@ -53,7 +53,7 @@ def verdict(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None]
 
 
 def _once(known: dict[Any, Any], key: Any, find: Callable[[], Any]) -> Any:
-    """What is known under a key, or else found."""
+    """Return the cached result of a key, or compute and cache it."""
     if key is None:
         return find()
     if len(known) > MOST:
@@ -64,7 +64,7 @@ def _once(known: dict[Any, Any], key: Any, find: Callable[[], Any]) -> Any:
 
 
 def _key(function: Any, spec: Any, leaves: list[Any]) -> Any:
-    """What a verdict hangs on; None where that holds a user's objects, which nothing here keeps."""
+    """Return the key of a call; None if its arguments are objects of the user, never kept here."""
     if not all(isinstance(x, (Expr, *PLAIN)) for x in leaves):
         return None
     # 1, 1.0 and True are equal keys of different meaning
@@ -86,8 +86,7 @@ def _asked(function: Any, args: Any, kwargs: Any, here: tuple[str, Site | None])
 def by_examples(
     function: Any, args: Any, kwargs: Any, expected: Any, here: tuple[str, Site | None]
 ) -> None:
-    """Raise UnsupportedError where torch.vmap cannot call a function example by example, or makes
-    something else of it."""
+    """Raise UnsupportedError if torch.vmap cannot run a function for each example as torch does."""
     leaves, spec = tree_flatten((args, kwargs))
     moving = [i for i, x in enumerate(leaves) if isinstance(x, Expr) and x.axes]
     if not moving:
@@ -151,21 +150,21 @@ def _meta(x: Any) -> Any:
 
 
 def agrees(result: Any, expected: Any) -> bool:
-    """Whether the result of primitives has the shapes and dtypes of torch's own."""
+    """Return whether the result of primitives has the shapes and dtypes of torch's."""
     ours, theirs = tree_flatten(result)[0], tree_flatten(expected)[0]
-    return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+    return len(ours) == len(theirs) and all(map(_same_type, ours, theirs))
 
 
-def _alike(ours: Any, theirs: Any) -> bool:
+def _same_type(ours: Any, theirs: Any) -> bool:
     if not isinstance(ours, Expr) or not isinstance(theirs, torch.Tensor):
         return False
     return ours.shape == tuple(theirs.shape) and ours.dtype == theirs.dtype
 
 
 def primitives(handler: Callable[..., Any], args: Any, kwargs: Any, expected: Any) -> Any:
-    """What a handler makes of a call; NotImplemented where that is not what torch takes it for."""
+    """Return what a handler makes of a call; NotImplemented if torch's result differs from it."""
     try:
         result = handler(*args, **kwargs)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, ShapeError):
-        return NotImplemented  # a spelling that torch takes and the handler does not know
+        return NotImplemented  # arguments that torch accepts and the handler does not
     return result if agrees(result, expected) else NotImplemented

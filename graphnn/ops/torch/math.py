@@ -30,7 +30,7 @@ for _op in OPS.values():
 
 
 def _truths(*xs: Any) -> bool:
-    """Whether all are truth values, whose sum is "or" and whose product is "and"."""
+    """Return whether all are truth values: their sum is "or", and their product is "and"."""
     return all(x.dtype == torch.bool if isinstance(x, Expr) else type(x) is bool for x in xs)
 
 
@@ -94,7 +94,7 @@ def _rpow(a: Any, b: Any) -> Any:
 
 
 def _bitwise(what: str) -> Callable[..., Any]:
-    """Of truth values an operation on bits is one of logic."""
+    """Return the handler of an operation on bits; of truth values it is a logical one."""
     return lambda *xs: make(f"logical_{what}" if _bools(*xs) else f"bitwise_{what}", *xs)
 
 
@@ -134,7 +134,7 @@ def _clamp(x: Expr, min: Any = None, max: Any = None) -> Any:
 
 
 def _bounded(op: str, x: Expr, low: Any, high: Any) -> Any:
-    """Between two numbers; bounds that vary, or are the wrong way round, are left to torch."""
+    """Limit `x` by two numbers; bounds that vary, or are in the wrong order, are left to torch."""
     bounds = [b for b in (low, high) if b is not None]
     plain = all(isinstance(b, (int, float)) and b == b for b in bounds)
     if not plain or (len(bounds) == 2 and low > high):
@@ -151,7 +151,7 @@ def _range(dtype: torch.dtype) -> tuple[int, int]:
 
 @names("hardtanh")
 def _hardtanh(x: Expr, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
-    # of whole numbers it gives whole ones, whatever its bounds
+    # for integers it gives integers, whatever its bounds
     floats = x.dtype.is_floating_point
     return _bounded("hardtanh", x, min_val, max_val) if floats else NotImplemented
 
@@ -246,7 +246,7 @@ _CASTS = {
 
 
 def cast(x: Expr, dtype: torch.dtype) -> Expr:
-    """`x` in a stated dtype; said where `x` has it already, too, as `x` may follow the model."""
+    """Return `x` cast to a dtype, even if `x` has it: its dtype may follow the model's later."""
     return make("cast", x, dtype=dtype)
 
 
@@ -254,7 +254,7 @@ for _name, _dtype in _CASTS.items():
     HANDLERS[_name] = lambda x, memory_format=None, dtype=_dtype: cast(x, dtype)
 
 
-# a device is the model's business: tensors without numbers cannot be moved to one
+# the model decides about devices: meta tensors cannot be moved to one
 OWN_JUDGES.update(("to", "type"))
 
 
@@ -285,7 +285,7 @@ def _as_tensor(x: Any, dtype: Any = None, **rest: Any) -> Any:
 
 @names("tensor")
 def _tensor(data: Any, dtype: Any = None, **rest: Any) -> Any:
-    """A copy through which no gradient goes; numbers may be values of shape ()."""
+    """Return a copy without a gradient; elements may be values of shape ()."""
     if isinstance(data, (list, tuple)):
         given = next(x for x in tree_leaves(data) if isinstance(x, Expr))
         parts = [
@@ -298,7 +298,7 @@ def _tensor(data: Any, dtype: Any = None, **rest: Any) -> Any:
 
 @names("cpu")
 def _cpu(x: Expr, *_: Any, **__: Any) -> Any:
-    """A graph lies where its parameters are."""
+    """A graph is on the device of its parameters."""
     return x
 
 
@@ -312,7 +312,7 @@ def _sgn(x: Expr) -> Any:
 
 @guards("median", "nanmedian")
 def _no_median_of_all(*args: Any, dim: Any = None, **_: Any) -> None:
-    """Its gradient is shared by ties, which torch.vmap gives to one of them."""
+    """Refuse it: torch shares its gradient among equal elements, torch.vmap gives it to one."""
     if len(args) < 2 and dim is None:
         raise UnsupportedError(
             "a median over all dimensions has another gradient for each example than torch's",

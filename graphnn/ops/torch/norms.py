@@ -127,7 +127,7 @@ def _rms_norm(x: Expr, normalized_shape: Any, weight: Expr | None = None, eps: A
 
 @guards("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit")
 def _no_halves(x: Expr, *_: Any, **__: Any) -> None:
-    """Its statistics are in the dtype of `x` on a CPU, and in float32 elsewhere."""
+    """Refuse half precision: statistics are in the dtype of `x` on a CPU, else in float32."""
     if x.dtype in (torch.float16, torch.bfloat16):
         raise UnsupportedError(
             "native norms have statistics of another dtype on each device",
@@ -145,6 +145,6 @@ def _no_batch(x: Expr, *_: Any, **__: Any) -> None:
 
 @guards("instance_norm")
 def _no_running(x: Expr, running_mean: Any = None, *rest: Any, **named: Any) -> None:
-    """Statistics that run on from example to example mix them; those of one example are its own."""
+    """Refuse running statistics: they mix examples. Statistics of one example do not."""
     if running_mean is not None and named.get("use_input_stats", rest[3] if rest[3:] else True):
         refuse_mixing("instance_norm with running statistics")

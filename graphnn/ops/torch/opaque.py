@@ -1,4 +1,4 @@
-"""Torch functions that are no primitives: one opaque node, which torch runs as it stands."""
+"""Torch functions without a handler: one opaque node, which torch itself runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Arrange:
 
 
 def opaque(ir: IR, function: Any, args: Any, kwargs: Any, result: Any) -> Any:
-    """A node that torch runs as it stands, one example at a time by vmap; `result` on meta."""
+    """Add a node that torch runs by vmap, example by example; `result` is its result on meta."""
     leaves, spec = tree_flatten((args, kwargs))
     places = [i for i, x in enumerate(leaves) if isinstance(x, Expr)]
     operands = [leaves[i] for i in places]
@@ -60,7 +60,7 @@ def opaque(ir: IR, function: Any, args: Any, kwargs: Any, result: Any) -> Any:
 
 
 def _tensors_only(result: Any, name: str, here: Any) -> None:
-    """Raise UnsupportedError where a result is no tensors, with plain numbers among them or not."""
+    """Raise UnsupportedError unless the result has tensors; numbers may be among them."""
     parts = tree_flatten(result)[0]
     plain = (torch.Tensor, type(None), *get_args(Number))
     if not all(isinstance(r, plain) for r in parts) or not any(

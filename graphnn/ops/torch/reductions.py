@@ -15,14 +15,14 @@ from graphnn.ops.torch.registry import guards, names
 
 
 def _dims(x: Expr, dim: Any) -> tuple[int, ...]:
-    """Dimensions of `x`, torch having judged them: a value of none has none to reduce."""
+    """Return dimensions of `x`, which torch has checked; a value of shape () has none."""
     rank = len(x.shape)
     chosen = range(rank) if dim is None else (dim,) if isinstance(dim, int) else dim
     return tuple(sorted(d % rank for d in chosen)) if rank else ()
 
 
 def _one_dim(x: Expr, dim: int) -> tuple[Expr, int]:
-    """`x` and a dimension of it: torch takes a number for a vector of one."""
+    """Return `x` and one of its dimensions; as in torch, a number counts as a vector of one."""
     return (x, dim % len(x.shape)) if x.shape else (reshape(x, (1,)), 0)
 
 
@@ -142,7 +142,7 @@ def _wrong_width(x: Expr, weight: Expr) -> None:
 def _matmul(a: Expr, b: Expr) -> Any:
     equation = matmul_equation(a.shape, b.shape)
     if equation is not None and a.shape[-1] != b.shape[-2:][0]:
-        # an einsum would broadcast sizes of one, torch.matmul does not
+        # an einsum would broadcast sizes of one; torch.matmul does not
         raise ValueError(f"{a.shape[-1]} columns meet {b.shape[-2:][0]} rows")
     return NotImplemented if equation is None else einsum(equation, a, b)
 
@@ -157,7 +157,7 @@ def _inner(a: Expr, b: Expr) -> Any:
 
 
 def matmul_equation(a: tuple[int, ...], b: tuple[int, ...]) -> str | None:
-    """The einsum that `torch.matmul` is for these shapes; None where it broadcasts sizes of 1."""
+    """Return `torch.matmul` of these shapes as an einsum; None if it broadcasts sizes of 1."""
     if not a or not b:
         return None
     lead_a, lead_b = a[:-2], b[:-2]
@@ -207,15 +207,15 @@ def _addmm(c: Expr, a: Expr, b: Expr, *, beta: Any = 1, alpha: Any = 1) -> Any:
 
 @guards("addmm", "addmv", "addbmm", "baddbmm", "addr")
 def _whole_factors(x: Any, *_: Any, beta: Any = 1, alpha: Any = 1, **__: Any) -> None:
-    """Of whole numbers torch rounds the factors, and torch.vmap does not."""
+    """Refuse fractional factors of integers: torch rounds them, and torch.vmap does not."""
     if x.dtype.is_floating_point or x.dtype.is_complex:
         return
     if not all(isinstance(f, int) for f in (beta, alpha)):
         raise UnsupportedError(
-            "whole numbers are scaled by whole numbers here",
+            "integers are scaled by fractional factors",
             site=user_site(),
             got=f"beta={beta!r}, alpha={alpha!r} of {x.dtype}",
-            wanted="whole factors, or floating numbers",
+            wanted="integer factors, or floating operands",
             fix="cast the operands with .float()",
         )
 

@@ -100,7 +100,7 @@ def _same(x: Expr, *_: Any, **__: Any) -> Any:
 
 
 def cut(x: Expr, dim: int, start: int, stop: int, step: int = 1) -> Expr:
-    """`x[start:stop:step]` along `dim` (`x` itself where that is all of it)."""
+    """Return `x[start:stop:step]` along `dim`, or `x` itself if that is all of it."""
     whole = start == 0 and stop >= x.shape[dim] and step == 1
     return x if whole else make("slice", x, dim=dim, start=start, stop=stop, step=step)
 
@@ -120,7 +120,7 @@ def _select(x: Expr, dim: int, index: int) -> Any:
 
 @names("split", "split_with_sizes")
 def split(x: Expr, size: Any, dim: int = 0) -> Any:
-    """Consecutive parts of the given size or sizes."""
+    """Return consecutive parts of the given size or sizes."""
     dim %= len(x.shape)
     total = x.shape[dim]
     sizes = [min(size, total - i) for i in range(0, total, size)] if isinstance(size, int) else size
@@ -130,7 +130,7 @@ def split(x: Expr, size: Any, dim: int = 0) -> Any:
 
 @names("chunk")
 def chunk(x: Expr, chunks: int, dim: int = 0) -> Any:
-    """`chunks` consecutive parts, the last one smaller where it does not divide."""
+    """Return `chunks` consecutive parts; the last is smaller if the size does not divide."""
     return split(x, -(-x.shape[dim % len(x.shape)] // chunks), dim)
 
 
@@ -159,7 +159,7 @@ def _roll(x: Expr, shifts: Any, dims: Any = None) -> Any:
 
 @names("cat", "concat", "concatenate")
 def _cat(tensors: Sequence[Expr], dim: int = 0) -> Any:
-    # torch leaves out vectors of nothing, whatever the rank of the others
+    # torch leaves out empty vectors, whatever the rank of the others
     parts = [x for x in tensors if x.shape != (0,)] or list(tensors)
     return (
         parts[0] if len(parts) == 1 else make("cat", *parts, dim=dim % len(parts[0].shape or (1,)))
@@ -192,7 +192,7 @@ def _select_scatter(x: Expr, src: Expr, dim: int, index: int) -> Any:
 
 @guards("embedding", "embedding_bag")
 def _no_renorm(*_: Any, **named: Any) -> None:
-    """What torch does to the weight, or by all indices of a batch, is of no one example."""
+    """Refuse options that change the weight, or that depend on all indices of a batch."""
     for option in ("max_norm", "scale_grad_by_freq", "sparse"):
         if named.get(option) not in (None, False):
             raise UnsupportedError(
@@ -227,7 +227,7 @@ def _embedding_bag(
     padding_idx: int | None = None,
     **__: Any,
 ) -> Any:
-    """A row of indices a bag."""
+    """Sum or average the rows of each bag; a bag is a row of indices."""
     odd = offsets is not None or per_sample_weights is not None or padding_idx is not None
     odd = odd or len(index.shape) != 2
     if odd or mode not in ("mean", "sum") or weight.axes or index.dtype.is_floating_point:

@@ -1,4 +1,4 @@
-"""Errors of torch functions that no graph can honour."""
+"""Errors of torch functions that graphs do not support."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from graphnn.ir.source_location import user_site
 
 
 def refuse_random(name: str, node: str = "") -> None:
-    """Raise the error of a random function that no graph can draw anew."""
+    """Raise UnsupportedError for a random function that a graph cannot draw again."""
     raise UnsupportedError(
         f"'{name}' draws random numbers in a way that a graph cannot draw again",
         node=node,
@@ -19,7 +19,7 @@ def refuse_random(name: str, node: str = "") -> None:
 
 
 def refuse_mixing(name: str) -> None:
-    """Raise the error of an operation that mixes the examples of a batch."""
+    """Raise UnsupportedError for an operation that mixes the examples of a batch."""
     raise UnsupportedError(
         f"{name} mixes the examples of a batch, and a graph says one example",
         site=user_site(),

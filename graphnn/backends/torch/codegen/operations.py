@@ -25,7 +25,7 @@ from graphnn.backends.torch.codegen.scope import (
 )
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.printer import closing
-from graphnn.ops.custom_gradient import own
+from graphnn.ops.custom_gradient import with_rule
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS, numbers_stay
 
@@ -242,7 +242,7 @@ def _custom(s: Scope, node: Node) -> Expression:
     rule = node.attrs["rule"]
 
     def call(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        return [own(*tensors, rule=rule)]
+        return [with_rule(*tensors, rule=rule)]
 
     return code("{}[0]", _by_vmap(s, node, OpaqueCall(node, call)))
 
