@@ -72,6 +72,12 @@ unary("expm1", lambda g, y, x: g * (y + 1), prelude="expm1", flops=8)
 unary("log", lambda g, y, x: g / x, triton="tl.log({0})", flops=8)
 unary("log1p", lambda g, y, x: g / (x + 1), prelude="log1p", flops=8)
 unary("log2", lambda g, y, x: g / (x * math.log(2)), triton="tl.log2({0})", flops=8)
+unary(
+    "log10",
+    lambda g, y, x: g / (x * math.log(10)),
+    triton="(tl.log({0}) * 0.4342944819032518)",
+    flops=8,
+)
 
 # circular and hyperbolic functions
 unary("sin", lambda g, y, x: g * make("cos", x), triton="tl.sin({0})", flops=10)
