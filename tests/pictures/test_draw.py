@@ -1,6 +1,5 @@
 """Files and notebooks: SVG with the names in it, PNG of the size asked, errors that help."""
 
-import pathlib
 import re
 import struct
 import sys
@@ -153,9 +152,3 @@ def test_a_network_that_cannot_be_unrolled_ends_with_one(tmp_path, capsys):
     path = str(tmp_path / "net.svg")
     assert main(["draw", f"{FILE}:Siamese", "-o", path, "--unroll", "2"]) == 1
     assert "cannot be drawn unrolled" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("name", "unroll"), [("elman", None), ("elman_unrolled", 3)])
-def test_the_pictures_of_the_readme_are_of_today(name, unroll):
-    shown = pathlib.Path(FILE).parents[2] / "examples" / "pictures" / f"{name}.svg"
-    assert words(shown.read_text()) == words(draw(Elman(), unroll=unroll).svg())
