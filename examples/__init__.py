@@ -1,1 +1,1 @@
-"""Runnable programs, each of which declares a network with loops and trains it."""
+"""Runnable programs. Each declares a network with loops and trains it."""

@@ -1,7 +1,8 @@
-"""Stories with questions: the bAbI files, or a small world that tells stories of their first kinds.
+"""Stories with questions: reads the bAbI files, or generates stories for four of their tasks.
 
-Weston et al. 2015 (arXiv:1502.05698). A file's lines are numbered; a line with a tab is a question,
-its answer, and the lines that support it; number 1 begins a new story.
+The tasks are those of Weston et al. 2015 (arXiv:1502.05698). The lines of a file are numbered.
+A line with tabs holds a question, its answer, and the numbers of the lines that support it. Line
+number 1 begins a new story.
 """
 
 from __future__ import annotations
@@ -23,41 +24,41 @@ NAMES = {
     16: "basic induction", 17: "positional reasoning", 18: "size reasoning", 19: "path finding",
     20: "agents' motivations",
 }  # fmt: skip
-MEMORY = 50
+MEMORY = 50  # longest story, in sentences
 
 
 @dataclass(frozen=True)
 class Question:
-    """What was told before it (the last `MEMORY` sentences), what is asked, and the answer."""
+    """A question: the story before it (the last `MEMORY` sentences), its words, and the answer."""
 
     story: tuple[tuple[str, ...], ...]
-    asked: tuple[str, ...]
+    words: tuple[str, ...]
     answer: str
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The words of a sentence in lower case, without punctuation."""
+def split_words(text: str) -> tuple[str, ...]:
+    """Returns the words of a sentence in lower case, without punctuation."""
     return tuple(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def read(lines: Iterable[str]) -> list[Question]:
-    """The questions of a file in the form of bAbI."""
-    found: list[Question] = []
+    """Returns the questions in the lines of a bAbI file."""
+    questions: list[Question] = []
     story: list[tuple[str, ...]] = []
     for line in lines:
         number, _, text = line.strip().partition(" ")
         story = [] if number == "1" else story
-        asked, tab, rest = text.partition("\t")
+        question, tab, rest = text.partition("\t")
         if tab:
             answer = rest.split("\t")[0].strip().lower()
-            found.append(Question(tuple(story[-MEMORY:]), words(asked), answer))
+            questions.append(Question(tuple(story[-MEMORY:]), split_words(question), answer))
         elif text:
-            story = [*story, words(text)]
-    return found
+            story = [*story, split_words(text)]
+    return questions
 
 
 def load(folder: Path, task: int) -> tuple[list[Question], list[Question]]:
-    """A task's questions to train on and to be tested with. Raises ValueError without its files."""
+    """Returns the training and test questions of a task. Raises ValueError if a file is missing."""
     parts = []
     for part in ("train", "test"):
         files = sorted(folder.glob(f"qa{task}_*_{part}.txt"))
@@ -70,39 +71,41 @@ def load(folder: Path, task: int) -> tuple[list[Question], list[Question]]:
 PEOPLE = ("mary", "john", "sandra", "daniel")
 PLACES = ("kitchen", "garden", "office", "bedroom", "hallway", "bathroom")
 THINGS = ("apple", "football", "milk")
-WENT = ("went to", "moved to", "walked to", "travelled to")
+MOVED = ("went to", "moved to", "walked to", "travelled to")
 COUNTS = ("none", "one", "two", "three")
 
 
 class World:
-    """People who go from place to place and carry things; it tells what happens in it."""
+    """A simulation: people move between places and carry things. `sentences` records the events."""
 
     def __init__(self, draw: random.Random) -> None:
         self.draw = draw
         self.place: dict[str, str] = {}
-        self.holder: dict[str, str] = {}  # of a thing: a person, or the place where it lies
-        self.told: list[str] = []
+        self.holder: dict[str, str] = {}  # thing -> a person, or the place it is in
+        self.sentences: list[str] = []
 
     def move(self) -> None:
+        """Moves a random person to a random place."""
         person, place = self.draw.choice(PEOPLE), self.draw.choice(PLACES)
         self.place[person] = place
-        self.told.append(f"{person} {self.draw.choice(WENT)} the {place}")
+        self.sentences.append(f"{person} {self.draw.choice(MOVED)} the {place}")
 
     def handle(self) -> None:
-        """Somebody takes a thing, or drops what they have; without anybody, somebody moves."""
+        """Makes a person take or drop a thing. In an empty world, somebody moves instead."""
         if not self.place:
             return self.move()
         thing, person = self.draw.choice(THINGS), self.draw.choice(list(self.place))
         holder = self.holder.get(thing)
         if holder in PEOPLE:
             self.holder[thing] = self.place[holder]
-            self.told.append(f"{holder} dropped the {thing}")
+            self.sentences.append(f"{holder} dropped the {thing}")
         elif holder in (None, self.place[person]):
             self.holder[thing] = person
-            self.told.append(f"{person} took the {thing}")
+            self.sentences.append(f"{person} took the {thing}")
         return None
 
     def where(self, thing: str) -> str | None:
+        """Returns the place of a thing, or None if it is unknown."""
         holder = self.holder.get(thing)
         return self.place.get(holder, holder) if holder else None
 
@@ -130,11 +133,11 @@ def _count(world: World) -> tuple[str, str] | None:
     if not world.place:
         return None
     person = world.draw.choice(list(world.place))
-    held = sum(holder == person for holder in world.holder.values())
-    return f"how many objects is {person} carrying", COUNTS[held]
+    carried = sum(holder == person for holder in world.holder.values())
+    return f"how many objects is {person} carrying", COUNTS[carried]
 
 
-# of each kind: the chance that a sentence is of somebody's move, and the question
+# task -> (the probability that a sentence is a move, the function that asks a question)
 KINDS: dict[int, tuple[float, Callable[[World], tuple[str, str] | None]]] = {
     1: (1.0, _person),
     2: (0.5, _thing),
@@ -144,38 +147,41 @@ KINDS: dict[int, tuple[float, Callable[[World], tuple[str, str] | None]]] = {
 
 
 def generate(task: int, count: int, seed: int) -> list[Question]:
-    """`count` questions of a kind, five to a story, two to four sentences before each."""
-    moves, ask = KINDS[task]
-    draw, found = random.Random(f"{seed} {task}"), []
-    while len(found) < count:
+    """Returns `count` questions of a task: five per story, each after two to four sentences."""
+    move_chance, ask = KINDS[task]
+    draw, questions = random.Random(f"{seed} {task}"), []
+    while len(questions) < count:
         world, asked = World(draw), 0
         while asked < 5:
             for _ in range(draw.randint(2, 4)):
-                world.move() if draw.random() < moves else world.handle()
+                world.move() if draw.random() < move_chance else world.handle()
             if pair := ask(world):
-                story = tuple(words(s) for s in world.told[-MEMORY:])
-                found.append(Question(story, words(pair[0]), pair[1]))
+                story = tuple(split_words(s) for s in world.sentences[-MEMORY:])
+                questions.append(Question(story, split_words(pair[0]), pair[1]))
                 asked += 1
-    return found[:count]
+    return questions[:count]
 
 
 class Vocabulary:
-    """Numbers of words and answers; 0 is the null symbol."""
+    """Maps each word and answer to an id from 1. Id 0 is the null symbol."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
         seen: dict[str, None] = {}
         for q in questions:
-            seen.update(dict.fromkeys(w for sentence in (*q.story, q.asked) for w in sentence))
+            seen.update(dict.fromkeys(w for sentence in (*q.story, q.words) for w in sentence))
             seen[q.answer] = None
-        self.number = {word: n for n, word in enumerate(sorted(seen), start=1)}
+        self.ids = {word: n for n, word in enumerate(sorted(seen), start=1)}
 
     def __len__(self) -> int:
-        return len(self.number) + 1
+        return len(self.ids) + 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """story (batch, sentence, word), question (batch, asked), count and answer (batch,): int64."""
+    """int64 tensors: story (batch, sentence, word), question (batch, word), count, answer (batch,).
+
+    `count` is the number of sentences of each story.
+    """
 
     story: Tensor
     question: Tensor
@@ -185,27 +191,28 @@ class Batch:
     def __len__(self) -> int:
         return len(self.answer)
 
-    def take(self, which: Tensor) -> Batch:
-        """Some of the questions, their stories padded no more than these need."""
-        count = self.count[which]
-        most = max(int(count.max()), 1)
-        return Batch(self.story[which, :most], self.question[which], count, self.answer[which])
+    def take(self, indices: Tensor) -> Batch:
+        """Returns the questions at `indices`, with padding only up to their longest story."""
+        count = self.count[indices]
+        longest = max(int(count.max()), 1)
+        story = self.story[indices, :longest]
+        return Batch(story, self.question[indices], count, self.answer[indices])
 
     def to(self, device: str) -> Batch:
-        """On another device."""
+        """Returns the batch on another device."""
         return Batch(*(t.to(device) for t in (self.story, self.question, self.count, self.answer)))
 
 
 def collate(questions: list[Question], vocabulary: Vocabulary) -> Batch:
-    """All questions as tensors, words beyond a sentence and sentences beyond a story 0."""
-    number = vocabulary.number
-    most = max(len(q.story) for q in questions)
-    wide = max(len(s) for q in questions for s in q.story)
-    story = torch.zeros(len(questions), most, wide, dtype=torch.int64)
-    question = torch.zeros(len(questions), max(len(q.asked) for q in questions)).long()
+    """Returns the questions as one batch. Sentences and stories are padded with 0."""
+    ids = vocabulary.ids
+    longest_story = max(len(q.story) for q in questions)
+    longest_sentence = max(len(s) for q in questions for s in q.story)
+    story = torch.zeros(len(questions), longest_story, longest_sentence, dtype=torch.int64)
+    question = torch.zeros(len(questions), max(len(q.words) for q in questions)).long()
     for n, q in enumerate(questions):
         for k, sentence in enumerate(q.story):
-            story[n, k, : len(sentence)] = torch.tensor([number[w] for w in sentence])
-        question[n, : len(q.asked)] = torch.tensor([number[w] for w in q.asked])
+            story[n, k, : len(sentence)] = torch.tensor([ids[w] for w in sentence])
+        question[n, : len(q.words)] = torch.tensor([ids[w] for w in q.words])
     count = torch.tensor([len(q.story) for q in questions])
-    return Batch(story, question, count, torch.tensor([number[q.answer] for q in questions]))
+    return Batch(story, question, count, torch.tensor([ids[q.answer] for q in questions]))

@@ -1,4 +1,4 @@
-"""What the trained bracket checkers know, and how far back their gradients reach, as tables."""
+"""Tables of the trained bracket checkers: their accuracy, and how far back gradients reach."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and the seconds that took."""
+    """A trained model and its training time in seconds."""
 
     model: gn.Compiled
     seconds: float
@@ -28,7 +28,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Answers:
-    """For each sample (all of shape (samples,)): answered rightly?, its label and its buckets."""
+    """Results per sample, all of shape (samples,): is the answer right, the label, the buckets."""
 
     right: Tensor
     whole: Tensor
@@ -37,35 +37,35 @@ class Answers:
 
 
 def ask(model: gn.Compiled, batch: Batch) -> Tensor:
-    """The model's answers (batch,): above zero for well-formed."""
+    """Returns the answers (batch,) of the model: above zero means well-formed."""
     device = next(model.parameters()).device
     answers: Tensor = model(char=batch.char.to(device), lengths={"time": batch.length.to(device)})
     return answers
 
 
 @torch.no_grad()
-def examine(model: gn.Compiled, samples: list[Sample]) -> Answers:
-    """Every sample's answer; the model is left in evaluation mode."""
+def evaluate(model: gn.Compiled, samples: list[Sample]) -> Answers:
+    """Returns the answers for all samples. Leaves the model in evaluation mode."""
     model.eval()
-    found = [
+    parts = [
         ((ask(model, batch).cpu() > 0) == (batch.whole > 0), batch)
         for batch in batches(samples, 256)
     ]
     return Answers(
-        right=torch.cat([right for right, _ in found]),
-        whole=torch.cat([batch.whole for _, batch in found]) > 0,
-        distance=torch.cat([batch.distance for _, batch in found]),
-        depth=torch.cat([batch.depth for _, batch in found]),
+        right=torch.cat([right for right, _ in parts]),
+        whole=torch.cat([batch.whole for _, batch in parts]) > 0,
+        distance=torch.cat([batch.distance for _, batch in parts]),
+        depth=torch.cat([batch.depth for _, batch in parts]),
     )
 
 
 def accuracy_table(trained: Mapping[str, Trained], answers: Mapping[str, Answers]) -> Table:
-    """One row a network, and one for always giving the commoner answer."""
+    """Returns a table with one row per network, and one for always giving the commoner answer."""
     table = Table(title="Held-out files: is the text well-formed?")
     for column in ("network", "parameters", "trained in", "accuracy"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    some = next(iter(answers.values()))
-    table.add_row("majority", "", "", _percent(_majority(some.whole)))
+    first = next(iter(answers.values()))
+    table.add_row("majority", "", "", _percent(_majority(first.whole)))
     for name, (model, seconds) in ((k, (v.model, v.seconds)) for k, v in trained.items()):
         count = sum(p.numel() for p in model.parameters())
         right = _percent(answers[name].right.float().mean().item())
@@ -74,26 +74,26 @@ def accuracy_table(trained: Mapping[str, Trained], answers: Mapping[str, Answers
 
 
 def bucket_table(answers: Mapping[str, Answers], key: str, edges: Sequence[int]) -> Table:
-    """Accuracy of each network in each bucket of `key` ("distance" or "depth")."""
+    """Returns the accuracy of each network per bucket of `key` ("distance" or "depth")."""
     table = Table(title=f"Accuracy by {key}")
     table.add_column(key)
     for column in ("samples", "majority", *answers):
         table.add_column(column, justify="right")
-    some = next(iter(answers.values()))
-    bucket = torch.bucketize(getattr(some, key), torch.tensor(edges), right=True) - 1
+    first = next(iter(answers.values()))
+    bucket = torch.bucketize(getattr(first, key), torch.tensor(edges), right=True) - 1
     for number, low in enumerate(edges):
-        here = bucket == number
-        if here.any():
+        selected = bucket == number
+        if selected.any():
             high = edges[number + 1] - 1 if number + 1 < len(edges) else None
-            rates = [found.right[here].float().mean().item() for found in answers.values()]
-            rates.insert(0, _majority(some.whole[here]))
-            table.add_row(_span(low, high), str(int(here.sum())), *map(_percent, rates))
+            rates = [a.right[selected].float().mean().item() for a in answers.values()]
+            rates.insert(0, _majority(first.whole[selected]))
+            table.add_row(_span(low, high), str(int(selected.sum())), *map(_percent, rates))
     return table
 
 
 def _majority(whole: Tensor) -> float:
-    share = whole.float().mean().item()
-    return max(share, 1 - share)
+    fraction = whole.float().mean().item()
+    return max(fraction, 1 - fraction)
 
 
 def _percent(rate: float) -> str:
@@ -108,10 +108,13 @@ def _span(low: int, high: int | None) -> str:
 
 
 def flow_table(models: Mapping[str, gn.Compiled], samples: list[Sample]) -> Table:
-    """How strongly the loss depends on each state at each step; `samples` are of one length."""
+    """Returns the norm of the gradient of the loss at each state and step, as bars.
+
+    All `samples` must have the same length.
+    """
     batch = collate(samples)
     steps = batch.char.shape[1]
-    table = Table(title=f"Gradient of the loss at each state over {steps} steps (log scale)")
+    table = Table(title=f"Gradient of the loss per state over {steps} steps (log scale)")
     for column in ("network", "state", f"step 1 to step {steps}", "first / last"):
         table.add_column(column, justify="right" if column == "first / last" else "left")
     flows = {name: _flow(model, batch) for name, model in models.items()}
@@ -137,7 +140,7 @@ def _flow(model: gn.Compiled, batch: Batch) -> dict[str, Tensor]:
 
 
 def _bars(norm: Tensor, top: float, width: int = 40, decades: float = 8.0) -> str:
-    """norm (time,) as a row of bars: full height is 10^top, none is `decades` below that."""
+    """Returns norm (time,) as a row of bars from 10^(top - decades) (empty) to 10^top (full)."""
     means = torch.stack([part.mean() for part in norm.tensor_split(min(width, len(norm)))])
     height = (means.clamp(min=1e-30).log10() - top) / decades + 1
     levels = (height.clamp(0, 1) * (len(BARS) - 1)).round().long()

@@ -1,4 +1,4 @@
-"""The bracket checkers timed: graphnn's plan, torch.nn's module, and the loop one would write."""
+"""Times the bracket checkers: compiled by graphnn, as torch.nn modules, and as eager loops."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import graphnn as gn
 from graphnn.examples.c_source import VOCABULARY
 
 Run = Callable[[Tensor], Tensor]
-RIVALS = ("graphnn", "torch.nn", "eager loop")
+CONTENDERS = ("graphnn", "torch.nn", "eager loop")
 
 
 def elman_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last z (batch, hidden)."""
+    """Maps x (batch, time, embedded) to the last z (batch, hidden)."""
     z = x.new_zeros(len(x), net.step.out_features)
     for now in x.unbind(1):
         z = torch.tanh(net.step(torch.cat([now, z], 1)))
@@ -29,7 +29,7 @@ def elman_loop(net: Any, x: Tensor) -> Tensor:
 
 
 def turtles_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last reading (batch, reading)."""
+    """Maps x (batch, time, embedded) to the last reading (batch, reading)."""
     mode = x.new_zeros(len(x), net.mode)
     heading = east = north = low = x.new_zeros(len(x), net.turtles)
     for now in x.unbind(1):
@@ -48,7 +48,7 @@ def turtles_loop(net: Any, x: Tensor) -> Tensor:
 
 
 def lstm_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last h (batch, hidden)."""
+    """Maps x (batch, time, embedded) to the last h (batch, hidden)."""
     cell = net.lstm.l0
     h = c = x.new_zeros(len(x), cell.hidden_size)
     for now in x.unbind(1):
@@ -60,7 +60,7 @@ def lstm_loop(net: Any, x: Tensor) -> Tensor:
 
 
 def gru_loop(net: Any, x: Tensor) -> Tensor:
-    """x (batch, time, embedded) to the last h (batch, hidden), the reset before the product."""
+    """Maps x (batch, time, embedded) to the last h (batch, hidden). Resets before the matmul."""
     cell = net.gru.l0
     h, cut = x.new_zeros(len(x), cell.hidden_size), 2 * cell.hidden_size
     u, b = cell.weight_hh, cell.bias_hh
@@ -80,13 +80,16 @@ LOOPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 def eager(name: str, checker: Any, char: Tensor) -> Tensor:
-    """What a checker answers (batch,) to texts of one length, char (batch, time), step by step."""
+    """Runs a checker step by step on texts of one length, char (batch, time). Returns (batch,)."""
     answers: Tensor = checker.judge(LOOPS[name](checker, checker.embed(char))).squeeze(-1)
     return answers
 
 
 def library(name: str, checker: Any) -> Run | None:
-    """The same by torch.nn, which has neither a reset-before GRU nor turtles."""
+    """Returns the checker with a torch.nn layer, or None if torch.nn has no such layer.
+
+    torch.nn has neither turtles nor a GRU that resets before the matmul.
+    """
     if name == "LSTM":
         net = checker.lstm.to_torch()
     elif name == "Elman":
@@ -98,17 +101,17 @@ def library(name: str, checker: Any) -> Run | None:
 
 
 def timing_table(checkers: Mapping[str, Any], batch: int = 32, steps: int = 100) -> Table:
-    """Forward and backward of each checker of brackets.py, in milliseconds, beside its rivals."""
+    """Returns a table of the forward and backward time of each checker in brackets.py, in ms."""
     table = Table(title=f"Forward and backward, ms ({batch} texts of {steps} characters)")
-    for column in ("network", *RIVALS, "eager loop / graphnn"):
+    for column in ("network", *CONTENDERS, "eager loop / graphnn"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for name, checker in checkers.items():
         char = torch.randint(1, VOCABULARY, (batch, steps), device=checker.judge.weight.device)
         runs = (_graphnn(checker), library(name, checker), partial(eager, name, checker))
-        named = {rival: run for rival, run in zip(RIVALS, runs) if run is not None}
-        spent = _medians({rival: partial(_step, run, char) for rival, run in named.items()})
-        shown = [f"{1000 * spent[rival]:.1f}" if rival in spent else "-" for rival in RIVALS]
-        table.add_row(name, *shown, f"{spent['eager loop'] / spent['graphnn']:.1f}x")
+        named = {contender: run for contender, run in zip(CONTENDERS, runs) if run is not None}
+        seconds = _medians({key: partial(_step, run, char) for key, run in named.items()})
+        cells = [f"{1000 * seconds[key]:.1f}" if key in seconds else "-" for key in CONTENDERS]
+        table.add_row(name, *cells, f"{seconds['eager loop'] / seconds['graphnn']:.1f}x")
     return table
 
 
@@ -124,12 +127,15 @@ def _step(run: Run, char: Tensor) -> None:
 
 
 def _medians(runs: Mapping[str, Callable[[], None]], rounds: int = 7) -> dict[str, float]:
-    """Median seconds of each, in turns, so that a busy moment falls on all alike."""
-    spent: dict[str, list[float]] = {name: [] for name in runs}
+    """Returns the median seconds of each run.
+
+    The runs take turns, so that a busy moment of the machine slows all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 2):
         for name, run in runs.items():
             begin = time.perf_counter()
             run()
             if turn >= 2:
-                spent[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(seconds) for name, seconds in spent.items()}
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

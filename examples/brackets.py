@@ -1,7 +1,8 @@
-"""Is this piece of C well-formed? Four networks with loops learn to say, from real C source.
+"""Four recurrent networks learn from real C source to tell whether a piece of C is well-formed.
 
-Brackets in strings, character literals and comments do not count, so a network has to remember
-both where it is and what is still open. Run `python examples/brackets.py --help`.
+Brackets in strings, character literals and comments do not count. A network therefore has to
+remember both the kind of text around it and the brackets that are still open.
+Run `python examples/brackets.py --help` for the options.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ EMBEDDED = 32
 
 
 class Checker(nn.Module):
-    """Characters in, one number out: above zero means well-formed. A cell does the reading."""
+    """Maps a text to one number, which is above zero if the text is well-formed.
+
+    Subclasses define the recurrent cell.
+    """
 
     def __init__(self, reading: int) -> None:
         super().__init__()
@@ -43,17 +47,17 @@ class Checker(nn.Module):
         g.output("whole", self.judge(gn.last(reading, over="time")).squeeze(-1))
 
     def cell(self, g: gn.Graph, x: Value) -> Value:
-        """From x (EMBEDDED,) at each character to what is read so far (reading,)."""
+        """Maps x (EMBEDDED,) at each character to the reading (reading,) of the text so far."""
         raise NotImplementedError
 
 
 class Elman(Checker):
-    """z(t) = tanh(W x(t) + U z(t-1) + b)."""
+    """An Elman network: z(t) = tanh(W x(t) + U z(t-1) + b)."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
         self.step = nn.Linear(EMBEDDED + hidden, hidden)
-        # An orthogonal U keeps lengths, which is as kind a start as this network can have.
+        # An orthogonal U preserves norms, which is the best start for this network.
         nn.init.orthogonal_(self.step.weight.data[:, EMBEDDED:])
 
     def cell(self, g: gn.Graph, x: Value) -> Value:
@@ -63,7 +67,7 @@ class Elman(Checker):
 
 
 class LSTM(Checker):
-    """Hochreiter and Schmidhuber's cell with a forget gate, out of the library."""
+    """The LSTM of Hochreiter and Schmidhuber with a forget gate, from `gn.nn`."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
@@ -74,7 +78,7 @@ class LSTM(Checker):
 
 
 class GRU(Checker):
-    """Cho's cell as first published: the reset gate acts before the product."""
+    """The GRU of Cho et al. as first published: the reset gate acts before the matmul."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
@@ -85,14 +89,15 @@ class GRU(Checker):
 
 
 class Turtles(Checker):
-    """Turtles walk a plane as the text is read; a text is whole if they end where they began.
+    """A cell whose states are turtles that move in a plane.
 
-    At a character each turtle makes half a turn, a stride, and the other half of the turn, so
-    that the opposite turn and stride lead exactly back: an opening bracket is a move, and its
-    closing bracket the same move undone. Moves of different kinds do not commute, which tells
-    ([)] from ([]). Nothing fades or grows on the way, however long it is. A small gated `mode`
-    decides which characters the turtles obey (none inside a comment); `low` remembers the least
-    heading there was, because )( leads home too.
+    A text is well-formed if every turtle ends where it began. At each character a turtle makes
+    half a turn, a stride, and the other half of the turn. The opposite turn and stride therefore
+    lead exactly back: an opening bracket is a move, and its closing bracket undoes it. Moves of
+    different kinds do not commute, which distinguishes ([)] from ([]). The states neither fade nor
+    grow, however long the text is. A small gated state `mode` decides which characters move the
+    turtles (none inside a comment). The state `low` holds the least heading so far, because )(
+    also leads back to the start.
     """
 
     def __init__(self, hidden: int, turtles: int = 24) -> None:
@@ -103,7 +108,7 @@ class Turtles(Checker):
         self.turn = nn.Linear(EMBEDDED, turtles, bias=False)
         self.stride = nn.Linear(EMBEDDED, turtles, bias=False)
         for move in (self.turn, self.stride):
-            nn.init.normal_(move.weight, std=0.01)  # at first all stay near home, where they see
+            nn.init.normal_(move.weight, std=0.01)  # tanh of a position saturates far from 0
 
     def cell(self, g: gn.Graph, x: Value) -> Value:
         m, n = self.mode, self.turtles
@@ -128,7 +133,7 @@ class Turtles(Checker):
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of the comparison, and the learning rate that trial has shown to suit it."""
+    """A network of the comparison, with the learning rate that worked best in trials."""
 
     name: str
     build: Callable[[int], Checker]
@@ -144,7 +149,7 @@ ENTRIES = (
 
 
 class Course:
-    """Batches for training: short texts at first, longer ones later, like lengths together."""
+    """A curriculum: batches of texts of similar length, short at first and longer later."""
 
     def __init__(self, samples: list[Sample], size: int, seed: int) -> None:
         self.samples = sorted(samples, key=lambda sample: len(sample.text))
@@ -152,18 +157,18 @@ class Course:
         self.size, self.draw = min(size, len(samples)), random.Random(seed)
 
     def batch(self, done: float) -> Batch:
-        """A batch for when the fraction `done` of the training is over."""
+        """Returns a batch for the time when the fraction `done` of the training is over."""
         shortest, longest = self.lengths[self.size - 1] + 8, self.lengths[-1]
         limit = shortest + (longest - shortest) * min(1.0, done / 0.75)
-        known = bisect.bisect_right(self.lengths, limit)
-        start = self.draw.randint(0, known - self.size)
+        allowed = bisect.bisect_right(self.lengths, limit)
+        start = self.draw.randint(0, allowed - self.size)
         return collate(self.samples[start : start + self.size])
 
 
 def train(
-    model: gn.Compiled, course: Course, steps: int, rate: float, tick: Callable[[float], None]
+    model: gn.Compiled, course: Course, steps: int, rate: float, on_step: Callable[[float], None]
 ) -> None:
-    """Adam on the log loss; `tick` gets each step's loss."""
+    """Trains with Adam on the log loss. Calls `on_step` with the loss of each step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for step in range(steps):
         done = step / steps
@@ -175,13 +180,13 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        tick(loss.item())
+        on_step(loss.item())
 
 
 def train_all(
     samples: list[Sample], options: argparse.Namespace, console: Console
 ) -> dict[str, report.Trained]:
-    """Each network trained on the same batches, under a bar that shows its running loss."""
+    """Trains each network on the same batches and shows a progress bar with the running loss."""
     trained = {}
     columns = (
         TextColumn("{task.description:8}"),
@@ -200,82 +205,87 @@ def train_all(
                 Course(samples, 32, options.seed),
                 options.steps,
                 entry.rate,
-                _ticker(progress, bar),
+                _progress_callback(progress, bar),
             )
             seconds = time.perf_counter() - begin
             trained[entry.name] = report.Trained(model, seconds)
     return trained
 
 
-def _ticker(progress: Progress, bar: TaskID) -> Callable[[float], None]:
-    """Moves a bar on by one and shows the running mean of the losses given."""
+def _progress_callback(progress: Progress, bar: TaskID) -> Callable[[float], None]:
+    """Returns a function that advances the bar by one step and shows the mean of recent losses."""
     mean = 0.7
 
-    def tick(loss: float) -> None:
+    def on_step(loss: float) -> None:
         nonlocal mean
         mean += 0.02 * (loss - mean)
         progress.update(bar, advance=1, loss=mean)
 
-    return tick
+    return on_step
 
 
 def show(
-    trained: dict[str, report.Trained], held_out: list[Sample], far: list[Sample], console: Console
+    trained: dict[str, report.Trained],
+    held_out: list[Sample],
+    equal_length: list[Sample],
+    console: Console,
 ) -> None:
-    """All the tables; `far` are samples of one length, for the gradient flow."""
-    answers = {name: report.examine(found.model, held_out) for name, found in trained.items()}
+    """Prints all tables. The gradient flow is measured on the samples `equal_length`."""
+    answers = {name: report.evaluate(t.model, held_out) for name, t in trained.items()}
     console.print(report.accuracy_table(trained, answers))
     console.print(report.bucket_table(answers, "distance", report.DISTANCES))
     console.print(report.bucket_table(answers, "depth", report.DEPTHS))
     flows = {name: trained[name].model for name in ("Elman", "LSTM")}
-    console.print(report.flow_table(flows, far))
+    console.print(report.flow_table(flows, equal_length))
 
 
 def samples_of_length(folder: Path | None, length: int, seed: int) -> list[Sample]:
-    """Some samples of exactly `length` characters."""
-    found, _ = load_samples(folder, 32, 2, (length, length), seed)
-    return [sample for sample in found if len(sample.text) == length]
+    """Returns some samples of exactly `length` characters."""
+    samples, _ = load_samples(folder, 32, 2, (length, length), seed)
+    return [sample for sample in samples if len(sample.text) == length]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add = found.add_argument
-    add("--data", type=Path, help="a folder of .c and .h files (else headers found installed)")
-    add("--samples", type=int, default=20_000, help="training samples to cut (%(default)s)")
-    add("--steps", type=int, default=2_000, help="training steps a network (%(default)s)")
+    """Returns the parser of the command line."""
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add = result.add_argument
+    add("--data", type=Path, help="folder of .c and .h files (default: installed headers)")
+    add("--samples", type=int, default=20_000, help="number of training samples (%(default)s)")
+    add("--steps", type=int, default=2_000, help="training steps per network (%(default)s)")
     add("--hidden", type=int, default=64, help="width of the networks (%(default)s)")
     add("--length", type=int, default=160, help="longest text, in characters (%(default)s)")
-    add("--seed", type=int, default=0, help="of data, weights and order (%(default)s)")
-    add("--device", default="cpu", help="where to run: cpu, cuda (%(default)s)")
-    # At this size threads wait for each other longer than they work.
-    add("--threads", type=int, default=1, help="processor threads (%(default)s)")
-    return found
+    add("--seed", type=int, default=0, help="seed of data, weights and batches (%(default)s)")
+    add("--device", default="cpu", help="device: cpu or cuda (%(default)s)")
+    # At this size, threads spend more time on synchronisation than on work.
+    add("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Cuts the data, trains the four networks, and prints what they know, cost and plan."""
+    """Loads the data, trains the four networks, and prints accuracies, times and a plan."""
     options = parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     console = Console()
     lengths = (min(16, options.length), options.length)
     try:
         train, held_out = load_samples(options.data, options.samples, 2_000, lengths, options.seed)
-        far = samples_of_length(options.data, 200, options.seed)
+        equal_length = samples_of_length(options.data, 200, options.seed)
     except ValueError as error:
         parser().error(str(error))
-    console.print(f"{len(train):,} texts to train on, {len(held_out):,} of other files held out:")
+    console.print(
+        f"{len(train):,} training texts, {len(held_out):,} held-out texts from other files:"
+    )
     for sample in held_out[:2]:
         console.print(f"  {'whole ' if sample.whole else 'broken'} {sample.text!r}", markup=False)
     trained = train_all(train, options, console)
-    show(trained, held_out, far, console)
+    show(trained, held_out, equal_length, console)
     print(trained["turtles"].model.explain())
     fresh = {entry.name: entry.build(options.hidden).to(options.device) for entry in ENTRIES}
     console.print(timing.timing_table(fresh))
 
 
 def demo(quick: bool = True) -> None:
-    """The whole program; `quick` takes less than two minutes on two processor cores."""
+    """Runs the whole program. If `quick`, it needs less than two minutes on two CPU cores."""
     main(["--steps", "700", "--length", "128"] if quick else [])
 
 

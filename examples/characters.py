@@ -1,7 +1,8 @@
 """A small causal transformer learns to write a text, one character after another.
 
-Trained on whole sequences, it writes by `model.step`: the same declaration, streamed. Its keys and
-values are kept from step to step as the graph's mask tells. Run `python examples/characters.py -h`.
+The model is trained on whole sequences and writes by `model.step`: one declaration serves both.
+The keys and values that `step` caches follow from the mask of the graph.
+Run `python examples/characters.py -h` for the options.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch.nn import functional as F
 
 import graphnn as gn
 
-ENOUGH = 1_000_000  # characters, where none are given
+DEFAULT_SIZE = 1_000_000  # characters of the default text
 
 
 class Writer(nn.Module):
-    """The characters so far in, scores of the next one out.
+    """Maps the characters so far to a score per next character.
 
-    Each layer looks back over `window` characters, however long the text.
+    Each layer attends to the last `window` characters, however long the text is.
     """
 
     def __init__(self, alphabet: int, options: argparse.Namespace) -> None:
@@ -59,22 +60,25 @@ class Writer(nn.Module):
 
 
 class Text:
-    """A text as numbers of its characters, its last tenth held out."""
+    """A text as ids of its characters. The last tenth is held out."""
 
     def __init__(self, text: str) -> None:
         self.alphabet = sorted(set(text))
-        number = {c: n for n, c in enumerate(self.alphabet)}
-        numbers = torch.tensor([number[c] for c in text])
+        id_of = {c: n for n, c in enumerate(self.alphabet)}
+        ids = torch.tensor([id_of[c] for c in text])
         cut = len(text) * 9 // 10
-        self.train, self.held = numbers[:cut], numbers[cut:]
+        self.train, self.held_out = ids[:cut], ids[cut:]
 
-    def write(self, numbers: Sequence[int]) -> str:
-        """The characters of these numbers."""
-        return "".join(self.alphabet[n] for n in numbers)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of these ids."""
+        return "".join(self.alphabet[n] for n in ids)
 
 
 def load(path: Path | None) -> str:
-    """A file's text, or Python source found installed. Raises ValueError where it is too short."""
+    """Returns the text of a file; by default, Python's standard library.
+
+    Raises ValueError if the text has less than 20,000 characters.
+    """
     if path is not None:
         text = path.read_text(encoding="utf-8", errors="replace")
     else:
@@ -82,27 +86,31 @@ def load(path: Path | None) -> str:
         for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
             parts.append(file.read_text(encoding="utf-8", errors="replace"))
             size += len(parts[-1])
-            if size > ENOUGH:
+            if size > DEFAULT_SIZE:
                 break
-        text = "".join(parts)[:ENOUGH].encode("ascii", "replace").decode()
+        text = "".join(parts)[:DEFAULT_SIZE].encode("ascii", "replace").decode()
     if len(text) < 20_000:
-        raise ValueError(f"{path or 'the standard library'} has {len(text)} characters, of 20,000")
+        source = path or "the standard library"
+        raise ValueError(f"{source} has {len(text)} characters; at least 20,000 are needed")
     return text
 
 
 def loss_of(model: gn.Compiled, text: Tensor) -> Tensor:
-    """Mean loss in nats of (batch, time + 1) characters, each by those before it."""
+    """Returns the mean loss, in nats per character, of predicting each character from those before.
+
+    `text` has the shape (batch, time + 1).
+    """
     scores: Tensor = model(char=text[:, :-1])
     return F.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten())
 
 
 def windows(text: Tensor, starts: Tensor, length: int, device: str) -> Tensor:
-    """(batch, length + 1) characters from each start."""
+    """Returns `length + 1` characters from each start, as (batch, length + 1)."""
     return text[starts[:, None] + torch.arange(length + 1)].to(device)
 
 
 def validate(model: gn.Compiled, text: Tensor, options: argparse.Namespace) -> float:
-    """Mean loss in nats a character over a held-out text, cut into windows one after another."""
+    """Returns the mean loss in nats per character over consecutive windows of a held-out text."""
     length = options.length
     starts, total = torch.arange(0, len(text) - length - 1, length), 0.0
     model.eval()
@@ -115,9 +123,9 @@ def validate(model: gn.Compiled, text: Tensor, options: argparse.Namespace) -> f
 
 
 def train(
-    model: gn.Compiled, text: Tensor, options: argparse.Namespace, tick: Callable[[float], None]
+    model: gn.Compiled, text: Tensor, options: argparse.Namespace, on_step: Callable[[float], None]
 ) -> None:
-    """AdamW, warmed up and then cooled down by a cosine; `tick` gets each step's loss."""
+    """Trains with AdamW, warm-up and cosine decay. Calls `on_step` with the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, betas=(0.9, 0.99))
     steps = steps_of(text, options)
     for step in range(steps):
@@ -131,49 +139,49 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        tick(loss.item())
+        on_step(loss.item())
 
 
 def steps_of(text: Tensor, options: argparse.Namespace) -> int:
-    """How many batches see as many characters as so many passes over the text."""
+    """Returns the number of batches that cover the text `options.epochs` times."""
     return max(1, round(options.epochs * len(text) / (options.batch * options.length)))
 
 
-def sample(model: gn.Compiled, start: Tensor, count: int, warmth: float) -> list[int]:
-    """`count` characters that follow those of `start`, drawn one by one as the model streams."""
+def sample(model: gn.Compiled, start: Tensor, count: int, temperature: float) -> list[int]:
+    """Draws `count` characters that follow those of `start`, one per step of the model."""
     model.eval()
-    state, numbers = model.initial_state(batch=1), start.tolist()
+    state, ids = model.initial_state(batch=1), start.tolist()
     with torch.no_grad():
-        for position in range(len(numbers) + count - 1):
-            char = torch.tensor([numbers[position]], device=start.device)
+        for position in range(len(ids) + count - 1):
+            char = torch.tensor([ids[position]], device=start.device)
             scores, state = model.step(state, char=char)
             if position >= len(start) - 1:
-                chances = torch.softmax(scores[0] / warmth, -1)
-                numbers.append(int(torch.multinomial(chances, 1)))
+                probabilities = torch.softmax(scores[0] / temperature, -1)
+                ids.append(int(torch.multinomial(probabilities, 1)))
     model.train()
-    return numbers[len(start) :]
+    return ids[len(start) :]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add = found.add_argument
-    add("--data", type=Path, help="a text file (else Python source found installed)")
+    """Returns the parser of the command line."""
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add = result.add_argument
+    add("--data", type=Path, help="a text file (default: Python's standard library)")
     add("--epochs", type=float, default=2, help="passes over the text (%(default)s)")
-    add("--batch", type=int, default=16, help="sequences a step (%(default)s)")
-    add("--length", type=int, default=64, help="characters of a sequence (%(default)s)")
-    add("--window", type=int, default=64, help="characters a layer looks back (%(default)s)")
-    add("--layers", type=int, default=3, help="of the transformer (%(default)s)")
-    add("--width", type=int, default=128, help="of the transformer (%(default)s)")
-    add("--heads", type=int, default=4, help="of attention (%(default)s)")
-    add("--dropout", type=float, default=0.0, help="while training (%(default)s)")
+    add("--batch", type=int, default=16, help="sequences per step (%(default)s)")
+    add("--length", type=int, default=64, help="characters per sequence (%(default)s)")
+    add("--window", type=int, default=64, help="characters that a layer attends to (%(default)s)")
+    add("--layers", type=int, default=3, help="transformer blocks (%(default)s)")
+    add("--width", type=int, default=128, help="width of the model (%(default)s)")
+    add("--heads", type=int, default=4, help="attention heads (%(default)s)")
+    add("--dropout", type=float, default=0.0, help="dropout rate in training (%(default)s)")
     add("--rate", type=float, default=3e-3, help="learning rate (%(default)s)")
-    add("--sample", type=int, default=400, help="characters to write at the end (%(default)s)")
-    add("--warmth", type=float, default=0.8, help="temperature of the writing (%(default)s)")
-    add("--seed", type=int, default=0, help="of weights, batches and sample (%(default)s)")
-    add("--device", default="cpu", help="where to run: cpu, cuda (%(default)s)")
-    add("--threads", type=int, default=2, help="processor threads (%(default)s)")
-    return found
+    add("--sample", type=int, default=400, help="characters to write after training (%(default)s)")
+    add("--warmth", type=float, default=0.8, help="sampling temperature (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of weights, batches and sample (%(default)s)")
+    add("--device", default="cpu", help="device: cpu or cuda (%(default)s)")
+    add("--threads", type=int, default=2, help="CPU threads (%(default)s)")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -188,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser().error(str(error))
     model = gn.compile(Writer(len(text.alphabet), options).to(options.device))
     count = sum(p.numel() for p in model.parameters())
-    console.print(f"{len(text.train):,} characters of {len(text.alphabet)}, {count:,} weights")
+    console.print(
+        f"{len(text.train):,} characters, alphabet of {len(text.alphabet)}, {count:,} weights"
+    )
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -200,15 +210,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         bar = progress.add_task("training", total=steps_of(text.train, options), loss=0.0)
         train(model, text.train, options, lambda x: progress.update(bar, advance=1, loss=x))
     seconds = time.perf_counter() - begin
-    loss = validate(model, text.held, options)
-    console.print(f"held out: {loss:.3f} nats a character, after {seconds:.0f} s of training")
+    loss = validate(model, text.held_out, options)
+    console.print(f"held out: {loss:.3f} nats per character after {seconds:.0f} s of training")
     begin = time.perf_counter()
-    start = text.held[: options.length].to(options.device)
+    start = text.held_out[: options.length].to(options.device)
     written = sample(model, start, options.sample, options.warmth)
     seconds = time.perf_counter() - begin
     steps = len(start) + len(written)
-    console.print(f"written in {seconds:.1f} s, {steps} steps, after {text.write(start[-40:])!r}:")
-    console.print(text.write(written), markup=False, highlight=False)
+    console.print(f"written in {seconds:.1f} s, {steps} steps, after {text.decode(start[-40:])!r}:")
+    console.print(text.decode(written), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

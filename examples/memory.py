@@ -1,6 +1,7 @@
-"""Associative memory: pairs stored and recalled, pairs learned, and lookups over ever more slots.
+"""Associative memory: stored pairs, learned pairs, and the time of lookups over many slots.
 
-A key that matches gives its value. Run `python examples/memory.py -h`.
+A lookup returns the value of the key that matches an address.
+Run `python examples/memory.py -h` for the options.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from torch.nn import functional as F
 
 import graphnn as gn
 
-LOADS = (0.25, 0.5, 1, 2, 4, 8)  # pairs for each number of a key
-LEARNED = (1, 2, 4, 8, 16)  # pairs for each slot
-# what a match is multiplied by before the softmax; 0 for none
+LOADS = (0.25, 0.5, 1, 2, 4, 8)  # pairs per element of a key
+LEARNED = (1, 2, 4, 8, 16)  # pairs per slot
+# the factor of a match before the softmax; 0 means no softmax
 KINDS = {"linear": 0.0, "softmax": 8.0, "sharp softmax": 32.0}
 
 
 class Store(nn.Module):
-    """A sequence of pairs is written, then addresses are looked up.
+    """A memory that writes a sequence of pairs and then looks up addresses.
 
-    Recall is by softmax over the slots, or linear, s = Σ k_iᵀ x v_i, where `sharpness` is 0: that
-    is the memory whose contents are one matrix Σ v_i k_iᵀ.
+    Recall is a softmax over the slots, or linear if `sharpness` is 0: s = Σ k_iᵀ x v_i. The
+    contents of a linear memory are one matrix Σ v_i k_iᵀ.
     """
 
     def __init__(self, slots: int, width: int, sharpness: float) -> None:
@@ -52,36 +53,36 @@ class Store(nn.Module):
 
 
 def directions(*shape: int) -> Tensor:
-    """Random vectors of length 1 along the last dimension."""
+    """Returns random vectors of norm 1 along the last dimension."""
     return F.normalize(torch.randn(*shape), dim=-1)
 
 
 def recall(pairs: int, width: int, sharpness: float, noise: float, device: str) -> float:
-    """How many of the stored pairs are recalled, in percent, from keys with noise added.
+    """Returns how many of the stored pairs are recalled from noisy keys, in percent.
 
-    A pair is recalled if what is read lies nearer to its value than to any other.
+    A pair is recalled if the vector that is read matches its value better than any other value.
     """
     keys, values = directions(pairs, width), directions(pairs, width)
-    asked = F.normalize(keys + noise * directions(pairs, width), dim=-1)
-    none = torch.zeros(pairs, width)
+    addresses = F.normalize(keys + noise * directions(pairs, width), dim=-1)
+    zeros = torch.zeros(pairs, width)
     write = torch.arange(2 * pairs) < pairs
-    given = {
-        "address": torch.cat([none, asked]),
-        "key": torch.cat([keys, none]),
-        "value": torch.cat([values, none]),
+    inputs = {
+        "address": torch.cat([zeros, addresses]),
+        "key": torch.cat([keys, zeros]),
+        "value": torch.cat([values, zeros]),
         "write": write,
     }
     model = gn.compile(Store(pairs, width, sharpness).to(device))
     with torch.no_grad():
-        read = model(**{k: v[None].to(device) for k, v in given.items()})[0, pairs:].cpu()
+        read = model(**{k: v[None].to(device) for k, v in inputs.items()})[0, pairs:].cpu()
     best = (read @ values.T).argmax(-1)
     return 100 * (best == torch.arange(pairs)).double().mean().item()
 
 
 def recall_table(options: argparse.Namespace, progress: Progress) -> Table:
-    """Recall against load, the pairs stored for each number of a key."""
+    """Returns a table of recall against load: the number of stored pairs per element of a key."""
     width = options.width
-    shown = Table(title=f"Recalled in percent, keys of {width} numbers, noise {options.noise}")
+    shown = Table(title=f"Recalled in percent, keys of {width} elements, noise {options.noise}")
     shown.add_column("pairs", justify="right")
     shown.add_column("pairs / width", justify="right")
     for kind in KINDS:
@@ -98,7 +99,7 @@ def recall_table(options: argparse.Namespace, progress: Progress) -> Table:
 
 
 class Learned(nn.Module):
-    """A memory whose keys and values are parameters; a batch is a set of addresses."""
+    """A memory whose keys and values are parameters. A batch is a set of addresses."""
 
     def __init__(self, slots: int, width: int, topk: int | None = None) -> None:
         super().__init__()
@@ -108,8 +109,8 @@ class Learned(nn.Module):
         g.output("read", self.memory(g.input("address", (self.width,))))
 
 
-def learn(pairs: int, options: argparse.Namespace, tick: Callable[[], None]) -> float:
-    """How many of so many pairs a memory of `slots` slots learns to recall, in percent."""
+def learn(pairs: int, options: argparse.Namespace, on_epoch: Callable[[], None]) -> float:
+    """Trains a memory of `slots` slots on `pairs` pairs. Returns the recalled pairs in percent."""
     torch.manual_seed(options.seed)
     keys = directions(pairs, options.width).to(options.device)
     values = directions(pairs, options.width).to(options.device)
@@ -120,13 +121,13 @@ def learn(pairs: int, options: argparse.Namespace, tick: Callable[[], None]) -> 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        tick()
+        on_epoch()
     best = (model(address=keys) @ values.T).argmax(-1).cpu()
     return 100 * (best == torch.arange(pairs)).double().mean().item()
 
 
 def learned_table(options: argparse.Namespace, progress: Progress) -> Table:
-    """Recall of pairs learned by gradient, against how many there are for each slot."""
+    """Returns a table of the recall of pairs learned by gradient descent, by pairs per slot."""
     shown = Table(title=f"Learned by {options.slots} slots in {options.epochs} epochs")
     shown.add_column("pairs", justify="right")
     shown.add_column("recalled, %", justify="right")
@@ -138,26 +139,28 @@ def learned_table(options: argparse.Namespace, progress: Progress) -> Table:
 
 
 def plain(net: Learned, address: Tensor) -> Tensor:
-    """The same lookup in torch, to time beside it."""
+    """The same lookup in plain torch, as a baseline for the timings."""
     match = torch.softmax(address @ net.memory.keys.T, -1)
     return match @ net.memory.values
 
 
 def milliseconds(run: Callable[[], object], device: str, times: int = 5) -> float:
-    """The median of some runs after one to warm up."""
-    found = []
+    """Returns the median time of some runs, after one warm-up run."""
+    measured = []
     for _ in range(times + 1):
         begin = time.perf_counter()
         run()
         if device != "cpu":
             torch.cuda.synchronize()
-        found.append(1e3 * (time.perf_counter() - begin))
-    return statistics.median(found[1:])
+        measured.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(measured[1:])
 
 
 def timing_table(options: argparse.Namespace, progress: Progress) -> Table:
-    """Lookups of a batch of addresses over 1,000, 10,000 … slots, and what torch takes for them."""
-    shown = Table(title=f"Milliseconds of {options.batch} lookups, keys of {options.width} numbers")
+    """Returns a table of the time of lookups over 1,000, 10,000, … slots, by graphnn and torch."""
+    shown = Table(
+        title=f"Milliseconds per {options.batch} lookups, keys of {options.width} elements"
+    )
     shown.add_column("slots", justify="right")
     for column in ("forward", "torch", "and backward", "torch", "best 32, forward"):
         shown.add_column(column, justify="right")
@@ -180,23 +183,23 @@ def timing_table(options: argparse.Namespace, progress: Progress) -> Table:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add = found.add_argument
-    add("--width", type=int, default=64, help="numbers of keys and values (%(default)s)")
-    add("--noise", type=float, default=0.5, help="added to the keys asked for (%(default)s)")
-    add("--slots", type=int, default=64, help="slots of the memory that learns (%(default)s)")
-    add("--epochs", type=int, default=300, help="of learning (%(default)s)")
-    add("--batch", type=int, default=8, help="addresses looked up at once (%(default)s)")
+    """Returns the parser of the command line."""
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add = result.add_argument
+    add("--width", type=int, default=64, help="elements of keys and values (%(default)s)")
+    add("--noise", type=float, default=0.5, help="noise added to the addresses (%(default)s)")
+    add("--slots", type=int, default=64, help="slots of the learned memory (%(default)s)")
+    add("--epochs", type=int, default=300, help="training epochs (%(default)s)")
+    add("--batch", type=int, default=8, help="addresses per lookup (%(default)s)")
     add("--most", type=int, default=100_000, help="slots in the largest timing (%(default)s)")
-    add("--seed", type=int, default=0, help="of keys, values and weights (%(default)s)")
-    add("--device", default="cpu", help="where to run: cpu, cuda (%(default)s)")
-    add("--threads", type=int, default=2, help="processor threads (%(default)s)")
-    return found
+    add("--seed", type=int, default=0, help="seed of keys, values and weights (%(default)s)")
+    add("--device", default="cpu", help="device: cpu or cuda (%(default)s)")
+    add("--threads", type=int, default=2, help="CPU threads (%(default)s)")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints recall against load, stored and learned, and timings over growing memories."""
+    """Prints the recall of stored and of learned pairs, and timings over growing memories."""
     options = parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     console = Console()

@@ -1,4 +1,4 @@
-"""bAbI: files are read, worlds tell the truth, batches are padded, and a short run prints."""
+"""The bAbI program: its file reader, its generated stories, its batches, and short runs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ REAL = Path(__file__).parents[2].parent / "shared/data/babi/en"
 
 def test_files_are_read() -> None:
     first, second, third = data.read(FILE.splitlines())
-    told = ("mary moved to the bathroom", "john went to the hallway")
-    assert first.story == tuple(tuple(sentence.split()) for sentence in told)
-    assert first.asked == ("where", "is", "mary") and first.answer == "bathroom"
+    story = ("mary moved to the bathroom", "john went to the hallway")
+    assert first.story == tuple(tuple(sentence.split()) for sentence in story)
+    assert first.words == ("where", "is", "mary") and first.answer == "bathroom"
     assert len(second.story) == 3 and second.answer == "milk,apple"
     assert third.story == (("lily", "is", "a", "frog"),)
 
@@ -38,23 +38,23 @@ def test_only_the_last_sentences_are_kept() -> None:
 
 
 def answer_of(question: data.Question) -> str:
-    """What follows from a generated story, found by reading it anew."""
+    """Returns the answer to a generated question, worked out from the sentences of its story."""
     place: dict[str, str] = {}
     holder: dict[str, str] = {}
     for sentence in question.story:
-        who, what, last = sentence[0], sentence[1], sentence[-1]
-        if what == "took":
-            holder[last] = who
-        elif what == "dropped":
-            holder[last] = place[who]
+        person, verb, last = sentence[0], sentence[1], sentence[-1]
+        if verb == "took":
+            holder[last] = person
+        elif verb == "dropped":
+            holder[last] = place[person]
         else:
-            place[who] = last
-    asked = question.asked
-    if asked[0] == "how":
-        return data.COUNTS[list(holder.values()).count(asked[4])]
-    if asked[0] == "is":
-        return "yes" if place[asked[1]] == asked[-1] else "no"
-    thing = holder.get(asked[-1], asked[-1])
+            place[person] = last
+    words = question.words
+    if words[0] == "how":
+        return data.COUNTS[list(holder.values()).count(words[4])]
+    if words[0] == "is":
+        return "yes" if place[words[1]] == words[-1] else "no"
+    thing = holder.get(words[-1], words[-1])
     return place.get(thing, thing)
 
 
@@ -75,10 +75,10 @@ def test_batches_are_padded_with_the_null_symbol() -> None:
     assert batch.story.shape == (3, 3, 5) and batch.count.tolist() == [2, 3, 1]
     assert batch.story[2, 1:].eq(0).all() and batch.story[2, 0, 4] == 0
     assert batch.take(torch.tensor([2, 0])).story.shape == (2, 2, 5)
-    assert min(vocabulary.number.values()) == 1
+    assert min(vocabulary.ids.values()) == 1
 
 
-def test_what_padding_says_changes_no_answer() -> None:
+def test_padding_changes_no_answer() -> None:
     torch.manual_seed(0)
     options = babi.parser().parse_args([])
     options.width = 8
@@ -88,18 +88,18 @@ def test_what_padding_says_changes_no_answer() -> None:
     model = gn.compile(babi.Answerer(len(vocabulary), 50, options).double().eval())
     whole = babi.ask(model, batch)["scores"]
     for n in (0, 7):
-        alone = babi.ask(model, batch.take(torch.tensor([n])))["scores"][0]
-        torch.testing.assert_close(alone, whole[n], rtol=1e-12, atol=1e-12)
+        single = babi.ask(model, batch.take(torch.tensor([n])))["scores"][0]
+        torch.testing.assert_close(single, whole[n], rtol=1e-12, atol=1e-12)
 
 
-def test_a_short_run_prints_errors_and_what_was_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_prints_errors_and_attention(capsys: pytest.CaptureFixture[str]) -> None:
     babi.main(["--epochs", "1", "--restarts", "2", "--tasks", "1,6", "--seed", "1"])
     shown = capsys.readouterr().out
     for text in ("Test error in percent", "hop 3", "where is", "task 6: error", "mean"):
         assert text in shown
 
 
-def test_joint_training_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_joint_training_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for task in (1, 2):
         for part in ("train", "test"):
             (tmp_path / f"qa{task}_some_{part}.txt").write_text(FILE * 10)
@@ -114,7 +114,7 @@ def test_joint_training_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["--tasks", "21"], "tasks are 1 to 20"),
         (["--tasks", "a"], "not of the form"),
-        (["--tasks", "3"], "no data of task 3"),
+        (["--tasks", "3"], "no data for task 3"),
         (["--data", "/nowhere"], "has no file qa1_"),
     ],
 )
@@ -124,7 +124,7 @@ def test_bad_arguments(arguments: list[str], text: str, capsys: pytest.CaptureFi
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the bAbI files are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the bAbI files are not installed")
 def test_the_real_files() -> None:
     train, test = data.load(REAL, 1)
     assert len(train) == len(test) == 1000

@@ -15,7 +15,7 @@ ENTRIES = {entry.name: entry for entry in brackets.ENTRIES}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_graph_and_eager_loop_are_one_mathematics(name: str) -> None:
+def test_graph_equals_eager_loop(name: str) -> None:
     torch.manual_seed(0)
     checker = ENTRIES[name].build(8).double()
     char = torch.randint(0, VOCABULARY, (3, 12))
@@ -33,8 +33,8 @@ def test_padding_changes_no_answer(name: str) -> None:
     torch.testing.assert_close(ragged, model(char=char))
 
 
-def test_turtles_walk_back_what_they_walked() -> None:
-    """With the turtles awake, a move and its opposite bring heading and place back."""
+def test_turtles_return_after_opposite_moves() -> None:
+    """With all gates open, a move and its opposite restore heading and position."""
     torch.manual_seed(0)
     checker = brackets.Turtles(8, 3).double()
     with torch.no_grad():
@@ -61,7 +61,7 @@ def samples(count: int) -> list[Sample]:
     ]
 
 
-def test_course_goes_from_short_to_long() -> None:
+def test_curriculum_goes_from_short_to_long_texts() -> None:
     course = brackets.Course(samples(100), 8, seed=0)
     early = [int(course.batch(0.0).length.max()) for _ in range(20)]
     late = [int(course.batch(1.0).length.max()) for _ in range(20)]
@@ -87,7 +87,7 @@ def test_bars_fall_with_the_norm() -> None:
     assert set(bracket_report._bars(torch.zeros(5), top=0.0)) == {"▁"}
 
 
-def test_a_short_run_prints_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_prints_all_tables(capsys: pytest.CaptureFixture[str]) -> None:
     brackets.main(
         ["--steps", "3", "--samples", "200", "--hidden", "8", "--length", "40", "--seed", "1"]
     )
@@ -98,7 +98,7 @@ def test_a_short_run_prints_everything(capsys: pytest.CaptureFixture[str]) -> No
         assert entry.name in shown
 
 
-def test_too_small_a_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         brackets.main(["--data", str(tmp_path)])
     assert "found 0 C files" in capsys.readouterr().err

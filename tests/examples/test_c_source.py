@@ -1,4 +1,4 @@
-"""The C scanner, the cutter and the breaker behind the bracket checker."""
+"""The data of the bracket checker: the C scanner, the pieces, and the broken brackets."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_ill_formed(text: str) -> None:
     assert c_source.match(text) is None
 
 
-def test_match_pairs_are_mutual_and_of_one_kind() -> None:
+def test_matched_pairs_are_mutual_and_of_the_same_kind() -> None:
     partner = c_source.match(SOURCE)
     assert partner
     assert all(partner[other] == at for at, other in partner.items())
@@ -99,7 +99,7 @@ def test_nesting() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten small files, each with names of its own."""
+    """A folder with ten small files, each with different names."""
     for number in range(10):
         body = SOURCE.replace("table", f"table_{number}").replace("argc", f"count_{number}")
         (tmp_path / f"unit_{number}.c").write_text(body, encoding="utf-8")
@@ -113,14 +113,14 @@ def load(folder: Path, seed: int = 0) -> tuple[list[c_source.Sample], list[c_sou
     return c_source.load_samples(folder, train=200, held_out=60, lengths=(8, 80), seed=seed)
 
 
-def test_labels_hold_and_are_half_and_half(folder: Path) -> None:
+def test_labels_are_right_and_balanced(folder: Path) -> None:
     for samples in load(folder):
         assert all((c_source.match(s.text) is not None) == s.whole for s in samples)
         assert Counter(s.whole for s in samples)[True] * 2 == len(samples)
         assert len({s.text for s in samples}) == len(samples)
 
 
-def test_every_distance_and_depth_is_half_and_half(folder: Path) -> None:
+def test_labels_are_balanced_at_every_distance_and_depth(folder: Path) -> None:
     train, _ = load(folder)
     for key in ("distance", "depth"):
         whole = Counter(getattr(s, key) for s in train if s.whole)
@@ -128,7 +128,7 @@ def test_every_distance_and_depth_is_half_and_half(folder: Path) -> None:
         assert whole == broken
 
 
-def test_samples_keep_to_the_lengths(folder: Path) -> None:
+def test_samples_have_the_requested_lengths(folder: Path) -> None:
     train, held_out = load(folder)
     whole = [s for s in train + held_out if s.whole]
     assert all(8 <= len(s.text) <= 80 for s in whole)
@@ -136,7 +136,7 @@ def test_samples_keep_to_the_lengths(folder: Path) -> None:
     assert all(1 <= s.distance <= 81 and s.depth >= 1 for s in train)
 
 
-def test_same_seed_same_samples(folder: Path) -> None:
+def test_the_same_seed_gives_the_same_samples(folder: Path) -> None:
     assert load(folder) == load(folder)
     assert load(folder) != load(folder, seed=1)
 
@@ -149,26 +149,26 @@ def test_held_out_texts_are_from_other_files(folder: Path) -> None:
 
 
 def test_cuts_split_no_word_string_or_comment() -> None:
-    seen = c_source.scan(SOURCE)
-    quarry, draw = c_source.Quarry([SOURCE], 120), random.Random(0)
-    pieces = {quarry.draw((8, 120), draw) for _ in range(300)} - {""}
+    scanned = c_source.scan(SOURCE)
+    sampler, draw = c_source.PairSampler([SOURCE], 120), random.Random(0)
+    pieces = {sampler.draw((8, 120), draw) for _ in range(300)} - {""}
     assert len(pieces) > 50
     for piece in pieces:
         start = SOURCE.index(piece)
         inside = [
             at
             for at in (start, start + len(piece))
-            if any(begin < at < end for begin, end in seen.spans)
+            if any(begin < at < end for begin, end in scanned.spans)
         ]
         assert not inside or SOURCE.count(piece) > 1
 
 
-def test_far_pairs_are_drawn_as_often_as_near_ones() -> None:
+def test_distant_pairs_are_drawn_as_often_as_near_ones() -> None:
     near, far = "f(a);\n" * 500, "g(" + "a + " * 20 + "b);\n"
-    quarry, draw = c_source.Quarry([near + far], 120), random.Random(0)
-    pieces = [quarry.draw((16, 120), draw) for _ in range(400)]
-    share = sum("g" in piece for piece in pieces) / sum(map(bool, pieces))
-    assert 0.3 < share < 0.9
+    sampler, draw = c_source.PairSampler([near + far], 120), random.Random(0)
+    pieces = [sampler.draw((16, 120), draw) for _ in range(400)]
+    fraction = sum("g" in piece for piece in pieces) / sum(map(bool, pieces))
+    assert 0.3 < fraction < 0.9
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_edits_touch_brackets_only(edit: str, change: int) -> None:
         assert 1 <= distance <= len(text)
 
 
-def test_distance_of_a_deleted_bracket_is_its_pairs() -> None:
+def test_distance_of_a_deleted_bracket_is_the_distance_to_its_partner() -> None:
     text = "(abc[d])"
     partner = c_source.match(text)
     assert partner
@@ -198,8 +198,8 @@ def test_distance_of_a_deleted_bracket_is_its_pairs() -> None:
 def test_break_one_never_leaves_a_well_formed_text() -> None:
     draw = random.Random(0)
     broken = [c_source.break_one("()() \"(\" /* ] */ '{'", draw) for _ in range(300)]
-    assert all(made is None or c_source.match(made[0]) is None for made in broken)
-    assert sum(made is not None for made in broken) > 100
+    assert all(result is None or c_source.match(result[0]) is None for result in broken)
+    assert sum(result is not None for result in broken) > 100
     assert c_source.break_one("no bracket", draw) is None
 
 
@@ -211,37 +211,37 @@ def test_encode() -> None:
     assert every == set(range(1, c_source.VOCABULARY))
 
 
-def test_batches_hold_every_sample_once_and_like_lengths_together(folder: Path) -> None:
+def test_batches_have_every_sample_once_and_similar_lengths(folder: Path) -> None:
     train, _ = load(folder)
-    found = list(c_source.batches(train, 16))
-    assert sum(len(batch.whole) for batch in found) == len(train)
-    assert sum(float(batch.whole.sum()) for batch in found) == len(train) / 2
-    for batch in found:
+    batches = list(c_source.batches(train, 16))
+    assert sum(len(batch.whole) for batch in batches) == len(train)
+    assert sum(float(batch.whole.sum()) for batch in batches) == len(train) / 2
+    for batch in batches:
         assert batch.char.dtype == batch.length.dtype == torch.long
         assert batch.char.shape == (len(batch.length), int(batch.length.max()))
-    spread = [int(batch.length.max() - batch.length.min()) for batch in found]
+    spread = [int(batch.length.max() - batch.length.min()) for batch in batches]
     assert sum(spread) <= 80
 
 
-def test_collate_writes_the_ids_and_pads() -> None:
+def test_collate_encodes_and_pads() -> None:
     samples = [c_source.Sample("(a)", True, 1, 2), c_source.Sample("(a", False, 1, 2)]
     batch = c_source.collate(samples)
     assert batch.char.tolist() == [c_source.encode("(a)"), [*c_source.encode("(a"), 0]]
     assert batch.length.tolist() == [3, 2] and batch.whole.tolist() == [1.0, 0.0]
 
 
-def test_find_files_thins_folders_of_generated_headers(tmp_path: Path) -> None:
+def test_few_files_per_folder_of_generated_headers(tmp_path: Path) -> None:
     many = [tmp_path / f"{number:03}.h" for number in range(500)]
     assert len(c_source._thin(many, 60)) <= 60
     assert c_source._thin(many[:60], 60) == many[:60]
 
 
-def test_installed_headers_are_found_without_a_folder() -> None:
+def test_installed_headers_are_the_default() -> None:
     files = c_source.find_files()
     assert len(files) > 20 and all(path.suffix == ".h" for path in files)
 
 
-def test_read_files_drops_copies_and_keeps_to_the_budget(folder: Path) -> None:
+def test_read_files_drops_copies_and_stops_at_the_budget(folder: Path) -> None:
     (folder / "copy.c").write_text(SOURCE, encoding="utf-8")
     (folder / "copy_again.c").write_text(SOURCE, encoding="utf-8")
     files = c_source.find_files(folder)
@@ -250,7 +250,7 @@ def test_read_files_drops_copies_and_keeps_to_the_budget(folder: Path) -> None:
     assert len(c_source.read_files(files, seed=0, budget=len(SOURCE) * 5)) <= 6
 
 
-def test_too_little_source_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_too_little_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found 0 C files"):
         c_source.load_samples(tmp_path)
     for name in ("a.c", "b.c"):

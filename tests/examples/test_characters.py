@@ -20,17 +20,17 @@ def small(*more: str) -> tuple[gn.Compiled, object]:
     return gn.compile(characters.Writer(5, options)), options
 
 
-def test_at_first_it_knows_nothing() -> None:
+def test_an_untrained_model_has_the_loss_of_guessing() -> None:
     model, _ = small()
     text = torch.randint(5, (4, 9))
     assert abs(characters.loss_of(model, text).item() - math.log(5)) < 0.1
 
 
-def test_writing_by_steps_is_writing_by_sequences() -> None:
-    """Nearly cold, each character is the best of the whole-sequence call, beyond the window too."""
+def test_writing_by_steps_equals_whole_sequence_calls() -> None:
+    """Near temperature 0 each step writes the argmax of a whole call, also beyond the window."""
     model, _ = small()
     start = torch.tensor([0, 3, 1])
-    written = characters.sample(model, start, 12, warmth=1e-6)
+    written = characters.sample(model, start, 12, temperature=1e-6)
     text = start.tolist()
     model.eval()
     for number in written:
@@ -38,10 +38,10 @@ def test_writing_by_steps_is_writing_by_sequences() -> None:
         text.append(number)
 
 
-def test_text_is_held_out_and_written_back() -> None:
+def test_text_is_split_and_decoded() -> None:
     text = characters.Text("abcab" * 20)
-    assert len(text.train) == 90 and len(text.held) == 10
-    assert text.write(text.held.tolist()) == "abcab" * 2
+    assert len(text.train) == 90 and len(text.held_out) == 10
+    assert text.decode(text.held_out.tolist()) == "abcab" * 2
 
 
 def test_a_short_run_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,14 +50,14 @@ def test_a_short_run_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     more = ["--epochs", "0.01", "--sample", "5", "--threads", "1", "--batch", "4"]
     characters.main(["--data", str(file), *SMALL, *more])
     shown = capsys.readouterr().out
-    assert "nats a character" in shown and "steps, after" in shown
+    assert "nats per character" in shown and "steps, after" in shown
 
 
-def test_text_is_found_installed() -> None:
+def test_the_default_text_is_installed() -> None:
     assert len(characters.load(None)) > 100_000
 
 
-def test_too_short_a_text_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_short_a_text_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "short.txt"
     file.write_text("short")
     with pytest.raises(SystemExit):
