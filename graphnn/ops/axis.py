@@ -173,15 +173,15 @@ def _axis_row(name: str, run: Any, grad: Any, prelude: str = "", **fields: Any) 
     )
 
 
-_axis_row("axis_sum", _sum, _sum_grad, "total")
-_axis_row("axis_max", _max, _max_grad, "largest")
+_axis_row("axis_sum", _sum, _sum_grad, "axis_sum")
+_axis_row("axis_max", _max, _max_grad, "axis_max")
 _axis_row("axis_argmax", _argmax, _no_grad)
 _axis_row("axis_logsumexp", _logsumexp, _logsumexp_grad, "logsumexp", flops=9)
 _axis_row("axis_softmax", _softmax, _softmax_grad, "softmax", keeps_axis=True, flops=10)
-_axis_row("axis_reverse", _reverse, _reverse_grad, "turned", keeps_axis=True, flops=0)
-_axis_row("axis_roll", _roll, _roll_grad, "moved", keeps_axis=True, flops=0)
-_axis_row("axis_at", _at, _at_grad, "picked", flops=0)
-_axis_row("axis_top", _top, _no_grad, "best", keeps_axis=True, flops=4)
+_axis_row("axis_reverse", _reverse, _reverse_grad, "flip", keeps_axis=True, flops=0)
+_axis_row("axis_roll", _roll, _roll_grad, "roll", keeps_axis=True, flops=0)
+_axis_row("axis_at", _at, _at_grad, "element_at", flops=0)
+_axis_row("axis_top", _top, _no_grad, "topk_mask", keeps_axis=True, flops=4)
 _axis_row("axis_put", _put, _no_grad, keeps_axis=True, flops=0)
 
 

@@ -16,7 +16,7 @@ EQUAL = 16
 # elements of a position in one tile, in a sharded program
 PIECE = 64
 # functions of the prelude whose result differs from position to position
-KEPT = frozenset({"softmax", "moved", "turned", "best"})
+KEPT = frozenset({"softmax", "roll", "flip", "topk_mask"})
 
 
 def wide(program: LoopProgram) -> frozenset[str]:

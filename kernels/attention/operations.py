@@ -215,7 +215,7 @@ def _inner_product(b: AttentionBuilder, op: Op, k: int) -> Tile:
 
 def matmul(left: Expr, right: Expr, added: Expr) -> Expr:
     """Return added + left @ right."""
-    return call("product", left, right, added, "PRECISION", "UPCAST")
+    return call("matmul", left, right, added, "PRECISION", "UPCAST")
 
 
 def widened(tile: Tile, span: Span) -> Tile:

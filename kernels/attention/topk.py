@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..codegen.prelude import NEVER, empty_topk, merge_topk
+from ..codegen.prelude import LAST_POSITION, empty_topk, merge_topk
 from ..feasibility.aot import Case
 from ..interpreter import interpreter
 from .emit import AttentionSource
@@ -36,7 +36,7 @@ def merge_lists(
         listed = candidate < n_parts * TOP
         at = (candidate // TOP * n_rows + row) * TOP + candidate % TOP
         score = tl.load(scores_ptr + at, mask=listed, other=0.0)
-        position = tl.load(positions_ptr + at, mask=listed, other=NEVER)
+        position = tl.load(positions_ptr + at, mask=listed, other=LAST_POSITION)
         scores, positions = merge_topk(scores, positions, score, position, position < n_columns)
     slot = tl.arange(0, KEEP)[None, :]
     tl.store(out_ptr + row * TOP + slot, positions, mask=slot < TOP)

@@ -19,7 +19,7 @@ def position(b: PersistentBuilder, op: Op) -> None:
 def over_positions(b: PersistentBuilder, op: Op) -> None:
     """A sum, a maximum, a softmax … over all positions, or a shift of all of them."""
     law, x = op.attrs["law"], op.args[0]
-    if law == "moved" and op.attrs["shift"] == 0:
+    if law == "roll" and op.attrs["shift"] == 0:
         b.tiles[op.name] = tuple(b.operand(op.name, x, s) for s in b.layout.spans[op.name])
         return
     many: Code = b.length(b.program.block_axis)

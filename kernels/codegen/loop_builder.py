@@ -191,7 +191,7 @@ class PersistentBuilder(KernelBuilder):
         """A tile as it meets tiles that have several elements per position."""
         if tile.rows or tile.columns or not tile.value.names:
             return tile.upright
-        return call("apart", tile.value, "ROWS", "ACC")
+        return call("to_block_layout", tile.value, "ROWS", "ACC")
 
     def over(self, tensor: Tensor) -> bool:
         """Whether a tensor differs from row to row of a tile."""

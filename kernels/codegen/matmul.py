@@ -57,7 +57,7 @@ from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 NARROW = 16
 
 # what splits a product of several parts
-APART = {4: "quarters", 2: "halves"}
+APART = {4: "deinterleave4", 2: "deinterleave2"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _sum(
             b.add(op, made, term, note)
             so_far = made
     if equal:
-        b.add(op, name, call("single", made))
+        b.add(op, name, call("first_row", made))
     elif wide and columns.width == 1 and b.frame.block_axis:
         b.add(op, name, code("tl.trans({})", made))
 
@@ -212,7 +212,7 @@ def _term(
     weight = _weight(b, how, base, k, n)
     if k.width > 1 and n.width > 1:
         so_far: Code = before or code("tl.zeros([{}, {}], ACC)", rows, n.width)
-        return call("product", value, weight, so_far, "PRECISION", "UPCAST")
+        return call("matmul", value, weight, so_far, "PRECISION", "UPCAST")
     term = code("{} * {}.to(ACC)", value, weight)
     if k.width > 1:
         term = code("tl.sum({}, 1, keep_dims=True)", term)

@@ -90,7 +90,7 @@ def emit(program: LoopProgram, join: bool = True, ahead: bool = True) -> LoopSou
 
 
 # the prelude's functions that are matrix products
-MATMULS = frozenset({"product", "parted_product"})
+MATMULS = frozenset({"matmul", "matmul_bf16x3"})
 
 
 def uses_matmul(b: PersistentBuilder) -> bool:

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 
 # a position behind all others
-NEVER = tl.constexpr(2**31 - 1)
+LAST_POSITION = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def matmul(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     """Return total + a @ w, with `a` rounded to the weight's dtype as in torch.
 
     UPCAST is for the interpreter, whose 16-bit matmuls are wrong; values stay 16-bit values.
@@ -27,7 +27,7 @@ def product(a, w, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 
 @triton.jit
-def parted_product(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def matmul_bf16x3(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     """Return total + rest + a @ w as two sums: float32 matmuls split into bfloat16 parts.
 
     Each operand is three bfloat16 parts, which add up to all of its digits. The six products above
@@ -59,13 +59,13 @@ def parted_product(a, w, total, rest, PRECISION: tl.constexpr, UPCAST: tl.conste
 
 
 @triton.jit
-def unparted(total, rest):
-    """Return the sum of both results of `parted_product`. Parts of an infinite value are NaN."""
+def sum_bf16x3(total, rest):
+    """Return the sum of both results of `matmul_bf16x3`. Parts of an infinite value are NaN."""
     return total + tl.where(rest == rest, rest, 0.0)
 
 
 @triton.jit
-def quarters(x):
+def deinterleave4(x):
     """Return the four parts of a tile whose columns alternate between them, two at a time."""
     x = x.reshape([x.shape[0], x.shape[1] // 8, 2, 2, 2]).permute(0, 1, 4, 2, 3)
     left, right = tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2, 2]))
@@ -75,7 +75,7 @@ def quarters(x):
 
 
 @triton.jit
-def halves(x):
+def deinterleave2(x):
     """Return the two parts of a tile whose columns alternate between them, two at a time."""
     x = x.reshape([x.shape[0], x.shape[1] // 4, 2, 2]).permute(0, 1, 3, 2)
     return tl.split(x.reshape([x.shape[0], x.shape[1] * 2, 2]))
@@ -178,7 +178,7 @@ def sign(x):
 
 
 @triton.jit
-def nearest(x):
+def round_half_even(x):
     """Return the nearest integer, ties to even, as torch rounds."""
     low = tl.floor(x)
     part = x - low
@@ -240,7 +240,7 @@ def remainder(a, b):
 
 
 @triton.jit
-def floored(a, b):
+def floor_divide(a, b):
     """Return a / b rounded down, as in Python and torch."""
     left = a % b
     down = (left != 0) & ((left < 0) != (b < 0))
@@ -263,7 +263,7 @@ def empty_topk(ROWS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, ACC: t
     """
     slot = tl.arange(0, KEEP)[None, :]
     best = tl.where(slot < TOP, float("-inf"), float("inf")).to(ACC)
-    places = tl.where(slot < TOP, NEVER - 1 - slot, -1 - slot)
+    places = tl.where(slot < TOP, LAST_POSITION - 1 - slot, -1 - slot)
     return tl.broadcast_to(best, [ROWS, KEEP]), tl.broadcast_to(places, [ROWS, KEEP])
 
 
@@ -276,26 +276,26 @@ def merge_topk(scores, positions, score, position, valid):
     """
     score = tl.where(score != score, float("inf"), score)
     score = tl.where(valid, score, float("-inf"))
-    position = tl.where(valid, position.to(tl.int32), NEVER)
+    position = tl.where(valid, position.to(tl.int32), LAST_POSITION)
     improving = 1
     while improving > 0:
         top = tl.max(score, 1)[:, None]
-        first = tl.min(tl.where(score == top, position, NEVER), 1)[:, None]
+        first = tl.min(tl.where(score == top, position, LAST_POSITION), 1)[:, None]
         worst = tl.min(scores, 1)[:, None]
-        last = tl.max(tl.where(scores == worst, positions, -NEVER), 1)[:, None]
+        last = tl.max(tl.where(scores == worst, positions, -LAST_POSITION), 1)[:, None]
         better = (top > worst) | ((top == worst) & (first < last))
         replaced = better & (positions == last)
         scores = tl.where(replaced, top, scores)
         positions = tl.where(replaced, first, positions)
         taken = position == first
         score = tl.where(taken, float("-inf"), score)
-        position = tl.where(taken, NEVER, position)
+        position = tl.where(taken, LAST_POSITION, position)
         improving = tl.max(better.to(tl.int32))
     return scores, positions
 
 
 @triton.jit
-def level(x, top):
+def close_to_max(x, top):
     """Return whether values equal the maximum `top`, up to 64 rounding errors."""
     slack = 2.0**-46 if x.dtype == tl.float64 else 2.0**-17
     return (x == top) | (x >= top - tl.abs(top) * slack)
@@ -306,17 +306,17 @@ def level(x, top):
 
 
 @triton.jit
-def single(x):
+def first_row(x):
     """Return the first row of a tile whose rows are all equal."""
     first = tl.arange(0, x.shape[0])[:, None] == 0
     return tl.sum(tl.where(first, x, 0.0), 0, keep_dims=True)
 
 
 @triton.jit
-def apart(x, ROWS: tl.constexpr, ACC: tl.constexpr):
+def to_block_layout(x, ROWS: tl.constexpr, ACC: tl.constexpr):
     """Return a row in the layout of tiles over the block axis; a matmul leaves all of it per warp.
 
-    It is the layout of a gather along ROWS positions, as in `moved`. With another layout, tiles
+    It is the layout of a gather along ROWS positions, as in `roll`. With another layout, tiles
     that are combined with both exist twice (a Neural Turing Machine of 128 slots, sm_90, bf16, 8
     warps: 56 changes of layout per step instead of 43).
     """
@@ -329,13 +329,13 @@ def apart(x, ROWS: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def total(x, lane, live, many, AXIS: tl.constexpr):
+def axis_sum(x, lane, live, many, AXIS: tl.constexpr):
     """Return the sum over the axis."""
     return tl.sum(tl.where(live, x, 0.0), AXIS, keep_dims=True)
 
 
 @triton.jit
-def largest(x, lane, live, many, AXIS: tl.constexpr):
+def axis_max(x, lane, live, many, AXIS: tl.constexpr):
     """Return the maximum over the axis; 0 if it is empty."""
     filled = tl.where(live, x, float("-inf"))
     top = tl.max(filled, AXIS, keep_dims=True)
@@ -364,7 +364,7 @@ def logsumexp(x, lane, live, many, AXIS: tl.constexpr):
 
 
 @triton.jit
-def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
+def roll(x, lane, live, many, shift, AXIS: tl.constexpr):
     """Return the values rolled by `shift` positions; positions beyond the axis stay."""
     place = ((lane - shift) % many + many) % many
     place = tl.where(live, place, lane).to(tl.int32)
@@ -380,21 +380,21 @@ def moved(x, lane, live, many, shift, AXIS: tl.constexpr):
 
 
 @triton.jit
-def turned(x, lane, live, many, AXIS: tl.constexpr):
+def flip(x, lane, live, many, AXIS: tl.constexpr):
     """Return the values in reverse order; positions beyond the axis stay."""
     place = tl.where(live, many - 1 - lane, lane).to(tl.int32)
     return tl.gather(x, tl.broadcast_to(place, [x.shape[0], x.shape[1]]), AXIS)
 
 
 @triton.jit
-def picked(x, lane, live, many, position, AXIS: tl.constexpr):
+def element_at(x, lane, live, many, position, AXIS: tl.constexpr):
     """Return the value at one position, from the end if negative; 0 if it does not exist."""
     place = tl.where(position < 0, many + position, position)
     return tl.sum(tl.where(live & (lane == place), x, 0.0), AXIS, keep_dims=True)
 
 
 @triton.jit
-def best(x, lane, live, many, k, AXIS: tl.constexpr):
+def topk_mask(x, lane, live, many, k, AXIS: tl.constexpr):
     """Return True at the `k` largest values; the first of equal ones; NaN counts as infinity."""
     score = tl.where(x == x, x, float("inf"))
     chosen = x != x

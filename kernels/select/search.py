@@ -42,7 +42,7 @@ PIECES = ((256, 4), (256, 2), (128, 2))
 COMPILED, LISTED = 3, 2
 # Candidates within this factor of the best are timed on a GPU: the model may be wrong by as much.
 MODEL_ERROR = 1.3
-# the precision for which these kernels split float32 into parts (see `prelude.parted_product`), the
+# the precision for which these kernels split float32 into parts (see `prelude.matmul_bf16x3`), the
 # number of parts, and of products of parts
 SPLIT_PRECISION, SPLIT_PARTS, SPLIT_PRODUCTS = "tf32x3", 3, 6
 # the least bytes of shared memory for changes of layout, in addition to weights

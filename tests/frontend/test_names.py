@@ -73,7 +73,7 @@ NASTY = [
     *("a  # b", "  # ", "...", " ", "-", "()", "1", "3d", "é", "α", "名前", "x²", "ﬁ", "fi", "ª"),
     *("\x00", "\x1b[31m", "\u2028", "\u2029", "\x85", "\ud800", "\u0301", "x·", "℘", "౸", "😀"),
     *("[red]x[/red]", "$\\frac{$", "<b>&amp;</b>", "`", " @triton.jit", "def main(", "n" * 300),
-    *("import triton.language as tl", "opaque", "product(", "cols_99999", "loop_0", "attend_0"),
+    *("import triton.language as tl", "opaque", "matmul(", "cols_99999", "loop_0", "attend_0"),
     *("mask", "other", "cg", "inf", "nan", "ALL", "keep_dims", "dtype", "axis", "num_stages"),
     *("h_out", "h_ptr", "h_next", "h_t", "h_all", "d_h", "x_ptr", "x_out", "n_a", "n_b", "n_batch"),
     *("n_rows", "k_out", "x_seed", "peak", "delta", "best", "places", "total", "soft", "arrows"),

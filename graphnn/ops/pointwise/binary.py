@@ -134,7 +134,7 @@ row(
     grad=_no_gradients,
     torch_text="torch.div({0}, {1}, rounding_mode='floor')",
     out_text="torch.div({0}, {1}, rounding_mode='floor', out={out})",
-    prelude="floored",
+    prelude="floor_divide",
     same_dtype=True,
 )
 binary(

@@ -83,5 +83,5 @@ row(
     level,
     grad=lambda g, y, x, top: (None, None),
     torch_text="runtime.level({0}, {1})",
-    prelude="level",
+    prelude="close_to_max",
 )

@@ -146,7 +146,7 @@ unary(
 # rounding: the gradient is zero
 unary("floor", _no_gradient, triton="tl.floor({0})", floats_only=True)
 unary("ceil", _no_gradient, triton="tl.ceil({0})", floats_only=True)
-unary("round", _no_gradient, prelude="nearest", floats_only=True)
+unary("round", _no_gradient, prelude="round_half_even", floats_only=True)
 unary(
     "trunc",
     _no_gradient,

@@ -126,11 +126,11 @@ class ShardedMatmul:
             value = code("{} + tl.sum({}, 1)", name, terms)
         elif self.tiling.parted:
             rest = self.rest[name]
-            value = call("parted_product", piece, weight, name, rest, "PRECISION", "UPCAST")
+            value = call("matmul_bf16x3", piece, weight, name, rest, "PRECISION", "UPCAST")
             b.add(self.op, (name, rest), value)
             return
         else:
-            value = call("product", piece, weight, name, "PRECISION", "UPCAST")
+            value = call("matmul", piece, weight, name, "PRECISION", "UPCAST")
         b.add(self.op, name, value)
 
     def _weight(self, n: Columns, k: int, span: Span) -> Name:
@@ -191,7 +191,7 @@ class ShardedMatmul:
         b, op = self.b, self.op
         parts = [self.names[span] for span in n.spans]
         if name in self.rest:
-            b.add(op, name, call("unparted", name, self.rest[name]))
+            b.add(op, name, call("sum_bf16x3", name, self.rest[name]))
         value = code("tl.sum({}, 0)", name) if self.deep else expr(name)
         if len(parts) > 1:
             value = call(APART[n.count], value)

@@ -22,7 +22,7 @@ class Tiling:
 
     `piece` elements of an operand are multiplied at once, and `flight` pieces are loaded before the
     first is. Of all weights a block keeps at most `room` elements, and loads others at each step.
-    With `parted`, float32 is multiplied in parts of bfloat16 (see `prelude.parted_product`).
+    With `parted`, float32 is multiplied in parts of bfloat16 (see `prelude.matmul_bf16x3`).
     """
 
     units: int

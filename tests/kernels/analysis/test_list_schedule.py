@@ -47,7 +47,7 @@ def test_what_is_made_of_one_load_alone_comes_with_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "made", ["line, more = halves(one)", "line = f(one)\nmore = g(line)\nline = h(line)"]
+    "made", ["line, more = deinterleave2(one)", "line = f(one)\nmore = g(line)\nline = h(line)"]
 )
 def test_what_gives_more_or_a_name_anew_stays_before_its_users(made: str) -> None:
     lines = ["one = tl.load(p)", *made.split("\n"), "tile = f(x)", "tl.store(q, tile + more)"]
@@ -69,5 +69,5 @@ def test_a_name_that_is_given_anew_is_read_before() -> None:
 
 
 def test_every_line_is_placed_once() -> None:
-    lines = ["a = tl.load(p)", "b, c = halves(a)", "tl.store(q, b)", "unused = tl.load(r)"]
+    lines = ["a = tl.load(p)", "b, c = deinterleave2(a)", "tl.store(q, b)", "unused = tl.load(r)"]
     assert sorted(places(lines, set())) == [0, 1, 2, 3]

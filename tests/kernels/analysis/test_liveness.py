@@ -67,7 +67,7 @@ def test_what_holds_no_tile_of_rows_is_not_counted() -> None:
 
 def test_what_a_line_assigns() -> None:
     assert given("a = b + c") == ["a"]
-    assert given("a, b_2 = halves(c)") == ["a", "b_2"]
+    assert given("a, b_2 = deinterleave2(c)") == ["a", "b_2"]
     assert given("tl.store(a, b, mask=c)") == given("a == b") == []
 
 
@@ -76,7 +76,12 @@ def given(line: str) -> list[str]:
 
 
 def test_a_line_is_needed_if_any_of_what_it_assigns_is() -> None:
-    lines = ["x = tl.load(p)", "a, b = halves(x)", "c, d = halves(a)", "tl.store(q, b)"]
+    lines = [
+        "x = tl.load(p)",
+        "a, b = deinterleave2(x)",
+        "c, d = deinterleave2(a)",
+        "tl.store(q, b)",
+    ]
     assert needed(lines) == {0, 1, 3}
 
 
@@ -91,7 +96,7 @@ def test_a_load_that_nothing_uses_is_the_last() -> None:
 
 def test_a_product_that_comes_apart_is_alive_together_with_its_parts() -> None:
     sizes = {"h": 64, "w": 256, "a": 128, "b": 128}
-    step = ["w = product(h, m)", "a, b = halves(w)", "h = a + b"]
+    step = ["w = matmul(h, m)", "a, b = deinterleave2(w)", "h = a + b"]
     assert sorted(widths(["h = zeros"], step, sizes)) == [64, 128, 128, 256]
 
 

@@ -44,34 +44,34 @@ def kinds(text: str) -> list[str]:
 def joined(net: nn.Module, join: bool = True) -> dict[str, int]:
     text = emit(sources(net)["saving"].program, join).text
     found = kinds(text)
-    return {k: found.count(k) for k in ("product", "quarters", "halves") if k in found}
+    return {k: found.count(k) for k in ("matmul", "deinterleave4", "deinterleave2") if k in found}
 
 
 @pytest.mark.parametrize(
     ("net", "found"),
     [
-        (LSTMCell(64), {"product": 1, "quarters": 1}),
-        (LSTMCell(160), {"product": 4, "quarters": 2}),
-        (GRUCell(64), {"product": 1, "quarters": 1}),
-        (Parts(64, 2), {"product": 1, "halves": 1}),
-        (Parts(64, 5), {"product": 2, "quarters": 1}),
-        (Parts(64, 8), {"product": 2, "quarters": 2}),
+        (LSTMCell(64), {"matmul": 1, "deinterleave4": 1}),
+        (LSTMCell(160), {"matmul": 4, "deinterleave4": 2}),
+        (GRUCell(64), {"matmul": 1, "deinterleave4": 1}),
+        (Parts(64, 2), {"matmul": 1, "deinterleave2": 1}),
+        (Parts(64, 5), {"matmul": 2, "deinterleave4": 1}),
+        (Parts(64, 8), {"matmul": 2, "deinterleave4": 2}),
         (Parts(1, 4), {}),
-        (ResetBeforeGRU(64), {"product": 3}),
-        (TwoSpeeds(64), {"product": 4}),
-        (layer_norm(64), {"product": 4}),
+        (ResetBeforeGRU(64), {"matmul": 3}),
+        (TwoSpeeds(64), {"matmul": 4}),
+        (layer_norm(64), {"matmul": 4}),
     ],
     ids=["lstm", "lstm pieces", "gru", "2", "5", "8", "ones", "reset before", "mixed", "norm"],
 )
 def test_what_is_joined(net: nn.Module, found: dict[str, int]) -> None:
     assert joined(net) == found
-    assert set(joined(net, join=False)) <= {"product"}
+    assert set(joined(net, join=False)) <= {"matmul"}
 
 
 @pytest.mark.parametrize("join", [True, False])
 @pytest.mark.parametrize(("size", "products"), [(16, 1), (9, 1), (48, 4)])
 def test_few_columns_are_padded(size: int, products: int, join: bool) -> None:
-    assert joined(Parts(size, 1), join) == {"product": products, "halves": 1}
+    assert joined(Parts(size, 1), join) == {"matmul": products, "deinterleave2": 1}
 
 
 def test_the_source_says_what_is_joined() -> None:

@@ -35,7 +35,7 @@ def test_tiles_that_differ_in_their_numbers_alone_have_weights_of_their_own() ->
 def test_a_head_of_a_memory_takes_one_product_for_its_single_numbers() -> None:
     forward, backward = kernels(gn.compile(Layer(NTM(3, 20, 16, 17), 3)), torch.bfloat16)
     text = emit(forward.program, ahead=False).text
-    assert text.count("_singles_equal = product(") == 1 and text.count("_singles, 0.0), 1") == 12
+    assert text.count("_singles_equal = matmul(") == 1 and text.count("_singles, 0.0), 1") == 12
     text = emit(backward.program, ahead=False).text
     assert text.count("_singles = tl.zeros([1, 16], ACC)") == 1
     assert "".join(text.split()).count("_singles=tl.where(cols_16==") == 12

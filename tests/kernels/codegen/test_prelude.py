@@ -15,12 +15,12 @@ from graphnn.kernels.codegen.prelude import (
     atanh,
     cosh,
     expm1,
-    floored,
+    floor_divide,
     log1p,
-    nearest,
+    matmul,
     power,
-    product,
     remainder,
+    round_half_even,
     sigmoid,
     sign,
     sinh,
@@ -58,8 +58,8 @@ def one(x, out, F: tl.constexpr, SIZE: tl.constexpr):
         v = atanh(v)
     if F == "sign":
         v = sign(v)
-    if F == "nearest":
-        v = nearest(v)
+    if F == "round_half_even":
+        v = round_half_even(v)
     tl.store(out + i, v)
 
 
@@ -69,8 +69,8 @@ def two(x, y, out, F: tl.constexpr, SIZE: tl.constexpr):
     a, b = tl.load(x + i), tl.load(y + i)
     if F == "power":
         v = power(a, b)
-    elif F == "floored":
-        v = floored(a, b)
+    elif F == "floor_divide":
+        v = floor_divide(a, b)
     else:
         v = remainder(a, b)
     tl.store(out + i, v)
@@ -80,7 +80,7 @@ def two(x, y, out, F: tl.constexpr, SIZE: tl.constexpr):
 def multiplied(a, w, out, SIZE: tl.constexpr, UPCAST: tl.constexpr):
     i = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     total = tl.full([SIZE, SIZE], 1.0, out.dtype.element_ty)
-    v = product(tl.load(a + i), tl.load(w + i), total, "ieee", UPCAST)
+    v = matmul(tl.load(a + i), tl.load(w + i), total, "ieee", UPCAST)
     tl.store(out + i, v)
 
 
@@ -114,7 +114,7 @@ ONE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "acosh": (torch.acosh, 8),
     "atanh": (torch.atanh, 8),
     "sign": (torch.sign, 0),
-    "nearest": (torch.round, 0),
+    "round_half_even": (torch.round, 0),
 }
 
 
@@ -154,7 +154,7 @@ def test_remainders_have_the_sign_of_the_divisor(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out, wanted, rtol=0, atol=20 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("name", ["remainder", "floored"])
+@pytest.mark.parametrize("name", ["remainder", "floor_divide"])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int64], ids=str)
 def test_division_rounds_down_exactly(dtype: torch.dtype, name: str) -> None:
     """As Python divides, where the quotient itself would round: 1 // 0.1 is 9."""

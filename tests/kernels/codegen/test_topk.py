@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from graphnn.backends.torch.runtime.axis import axis_top
-from graphnn.kernels.codegen.prelude import best
+from graphnn.kernels.codegen.prelude import topk_mask
 from graphnn.kernels.interpreter import interpreter
 
 INF, NAN = float("inf"), float("nan")
@@ -25,7 +25,7 @@ ROWS = {
 def found(x, out, n, K: tl.constexpr, AXIS: tl.constexpr):
     lane = tl.arange(0, 16)[None, :] if AXIS == 1 else tl.arange(0, 16)[:, None]
     live = lane < n
-    chosen = best(tl.load(x + lane, mask=live, other=0.0), lane, live, n, K, AXIS)
+    chosen = topk_mask(tl.load(x + lane, mask=live, other=0.0), lane, live, n, K, AXIS)
     tl.store(out + lane, chosen.to(tl.int32), mask=live)
 
 

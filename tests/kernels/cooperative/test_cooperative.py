@@ -59,7 +59,7 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
     found = {}
     for parted in (False, True):
         source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
-        assert ("parted_product(" in source.text) == parted
+        assert ("matmul_bf16x3(" in source.text) == parted
         found[parted] = stored(CooperativeLauncher(source, True, float32="tf32x3"), torch.float32)
     wanted = stored(CooperativeLauncher(source, interpret=True))
     errors = {

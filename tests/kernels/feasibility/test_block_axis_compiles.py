@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 
 from graphnn.kernels.codegen.prelude import (
-    apart,
-    largest,
+    axis_max,
+    axis_sum,
+    element_at,
+    flip,
     logsumexp,
-    moved,
-    picked,
+    roll,
     softmax,
-    total,
-    turned,
+    to_block_layout,
 )
 from graphnn.kernels.feasibility.aot import inspect
 
@@ -28,32 +28,32 @@ def over_block_axis(x, y, many, F: tl.constexpr, AXIS: tl.constexpr, WIDTH: tl.c
         place, where = lane[None, :], lane[None, :]
     v = tl.load(x + where)
     live = place < many
-    if F == "moved":
-        v = moved(v, place, live, many, 1, AXIS)
-    if F == "turned":
-        v = turned(v, place, live, many, AXIS)
-    if F == "total":
-        v = tl.broadcast_to(total(v, place, live, many, AXIS), v.shape)
-    if F == "largest":
-        v = tl.broadcast_to(largest(v, place, live, many, AXIS), v.shape)
+    if F == "roll":
+        v = roll(v, place, live, many, 1, AXIS)
+    if F == "flip":
+        v = flip(v, place, live, many, AXIS)
+    if F == "axis_sum":
+        v = tl.broadcast_to(axis_sum(v, place, live, many, AXIS), v.shape)
+    if F == "axis_max":
+        v = tl.broadcast_to(axis_max(v, place, live, many, AXIS), v.shape)
     if F == "softmax":
         v = softmax(v, place, live, many, AXIS)
     if F == "logsumexp":
         v = tl.broadcast_to(logsumexp(v, place, live, many, AXIS), v.shape)
-    if F == "picked":
-        v = tl.broadcast_to(picked(v, place, live, many, -1, AXIS), v.shape)
+    if F == "element_at":
+        v = tl.broadcast_to(element_at(v, place, live, many, -1, AXIS), v.shape)
     tl.store(y + where, v)
 
 
 @triton.jit
 def spread(x, y, ROWS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr):
     across = tl.arange(0, WIDTH)[None, :]
-    tl.store(y + across, apart(tl.load(x + across), ROWS, ACC))
+    tl.store(y + across, to_block_layout(tl.load(x + across), ROWS, ACC))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
-    "name", ["moved", "turned", "total", "largest", "softmax", "logsumexp", "picked"]
+    "name", ["roll", "flip", "axis_sum", "axis_max", "softmax", "logsumexp", "element_at"]
 )
 def test_functions_over_a_block_axis_compile_along_rows_and_columns(name, axis):
     types = {"x": "*fp32", "y": "*fp32", "many": "i32"}

@@ -65,8 +65,8 @@ def test_what_an_expression_does_is_known_of_what_is_made_of_it() -> None:
     assert found.is_load and found.loads and found.exchanged and found.to("ACC").is_load
     more = code("{} + 1", found.to("ACC"))
     assert not more.is_load and more.loads and more.exchanged
-    assert store(X, call("product", X), MASK).effect is Effect.STORE
-    assert store(X, call("product", X)).calls == {"product"}
+    assert store(X, call("matmul", X), MASK).effect is Effect.STORE
+    assert store(X, call("matmul", X)).calls == {"matmul"}
 
 
 def test_functions_of_a_template_are_its_calls_of_names() -> None:

@@ -162,7 +162,7 @@ class _StepTranslator(ProgramBuilder):
             return
         label = node.name or "product"
         made = self.make(label, "product", args, node.shape, sub=node.attrs["sub"])
-        self.add(node, "over_positions", [made], law="total")
+        self.add(node, "over_positions", [made], law="axis_sum")
 
     def _affine(self, node: Node) -> None:
         self._check_weights(node)
@@ -170,7 +170,7 @@ class _StepTranslator(ProgramBuilder):
         label = node.name or "product"
         made = self.make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
         if self._sums_over_block_axis(node):
-            made = self.make(label, "over_positions", [made], node.shape, law="total")
+            made = self.make(label, "over_positions", [made], node.shape, law="axis_sum")
         add = OPS["add"]
         self.add(node, "point", [made, c], template=add.triton_text, linear_in=add.linear_in)
 
