@@ -14,7 +14,7 @@ Outputs = dict[str, Tensor]
 LENGTHS = {"time": torch.tensor([4, 2, 3])}
 
 
-class Over(nn.Module):
+class OverTime(nn.Module):
     """A module over time: outputs `y` and every state; initial states are inputs where `init`."""
 
     def __init__(self, module: nn.Module, width: int = 5, init: bool = False, final: bool = False):
@@ -41,7 +41,7 @@ def doubles(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-def shuffled(module: nn.Module, seed: int = 0) -> Any:
+def randomised(module: nn.Module, seed: int = 0) -> Any:
     """The module in float64, all its parameters drawn anew (none stays zero or one)."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
@@ -84,7 +84,7 @@ def close(
         assert error <= tolerance, f"{name}: relative error {error:.2e}"
 
 
-def agree(
+def compare_backends(
     net: nn.Module, lengths: Any = None, seed: int | None = None, **inputs: Tensor
 ) -> Outputs:
     """Backends "torch" and "reference" give the same to 1e-12; returns what they give."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphnn as gn
-from tests.nn.common import LENGTHS, Over, agree, close, doubles, shuffled
+from tests.nn.common import LENGTHS, OverTime, close, compare_backends, doubles, randomised
 
 WIDTH = 8
 MHA, Block = gn.nn.MultiHeadAttention, gn.nn.TransformerBlock
@@ -37,18 +37,20 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", MODULES)
 def test_backends_agree(name: str, lengths: Any) -> None:
     torch.manual_seed(0)
-    net = Over(shuffled(MODULES[name]()), WIDTH)
-    agree(net, lengths, seed=2, x=doubles(3, 4, WIDTH))
+    net = OverTime(randomised(MODULES[name]()), WIDTH)
+    compare_backends(net, lengths, seed=2, x=doubles(3, 4, WIDTH))
 
 
 @pytest.mark.parametrize("batch, time", [(1, 1), (0, 3)])
 def test_one_position_and_no_example(batch: int, time: int) -> None:
-    agree(Over(shuffled(Block(WIDTH, 2, causal=True)), WIDTH), x=doubles(batch, time, WIDTH))
+    compare_backends(
+        OverTime(randomised(Block(WIDTH, 2, causal=True)), WIDTH), x=doubles(batch, time, WIDTH)
+    )
 
 
 def test_grouped_queries_are_shared_keys() -> None:
     """Two groups of two: the same as four heads whose keys and values are written twice."""
-    grouped = shuffled(MHA(WIDTH, 4, kv_heads=2))
+    grouped = randomised(MHA(WIDTH, 4, kv_heads=2))
     full = MHA(WIDTH, 4).double()
     q, k, v = grouped.in_proj_weight.split(grouped.sizes)
     bias = grouped.in_proj_bias.split(grouped.sizes)
@@ -61,7 +63,7 @@ def test_grouped_queries_are_shared_keys() -> None:
         full.in_proj_bias.copy_(torch.cat([bias[0], twice(bias[1]), twice(bias[2])]))
     full.out_proj.load_state_dict(grouped.out_proj.state_dict())
     x = doubles(2, 5, WIDTH)
-    a, b = (gn.compile(Over(m, WIDTH))(x=x) for m in (grouped, full))
+    a, b = (gn.compile(OverTime(m, WIDTH))(x=x) for m in (grouped, full))
     close({"y": a}, {"y": b}, 1e-12)
 
 
@@ -100,7 +102,7 @@ class Placed(nn.Module):
 
 
 def test_sinusoids_are_those_of_the_paper() -> None:
-    net = Over(Placed(), WIDTH)
+    net = OverTime(Placed(), WIDTH)
     y = gn.compile(net.double())(x=torch.zeros(1, 9, WIDTH, dtype=torch.float64))[0]
     for t, i in ((0, 0), (3, 1), (8, 3)):
         angle = t / 10_000 ** (2 * i / WIDTH)
@@ -109,7 +111,7 @@ def test_sinusoids_are_those_of_the_paper() -> None:
 
 
 def test_a_window_sees_that_many_positions() -> None:
-    net = Over(shuffled(Block(WIDTH, 2, causal=True, window=3)), WIDTH)
+    net = OverTime(randomised(Block(WIDTH, 2, causal=True, window=3)), WIDTH)
     x = doubles(1, 8, WIDTH)
     y = gn.compile(net)(x=x)
     (seen,) = torch.autograd.grad(y[0, 5].sum(), x)
@@ -177,16 +179,16 @@ class Speller(nn.Module):
     "lengths", [None, {"source": torch.tensor([4, 1, 3]), "target": torch.tensor([1, 3, 2])}]
 )
 def test_decoders_attention(made: Any, lengths: Any) -> None:
-    net = shuffled(Speller(made(5, WIDTH, 6)))
-    found = agree(net, lengths, h=doubles(3, 4, WIDTH), x=doubles(3, 3, 5, seed=1))
+    net = randomised(Speller(made(5, WIDTH, 6)))
+    found = compare_backends(net, lengths, h=doubles(3, 4, WIDTH), x=doubles(3, 3, 5, seed=1))
     total = found["weights"].sum(-1)
     if lengths is None:
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_location_attention_is_its_equation() -> None:
-    attention = shuffled(gn.nn.LocationAttention(5, WIDTH, 6, reach=1))
-    net = shuffled(Speller(attention), seed=1)
+    attention = randomised(gn.nn.LocationAttention(5, WIDTH, 6, reach=1))
+    net = randomised(Speller(attention), seed=1)
     h, x = doubles(2, 4, WIDTH), doubles(2, 3, 5, seed=1)
     found = gn.compile(net)(h=h, x=x)
     s, covered = torch.zeros(2, 5, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)
@@ -204,7 +206,7 @@ ERRORS: dict[str, tuple[Any, Any, str]] = {
     "groups": (lambda: MHA(8, 4, kv_heads=3), gn.errors.ShapeError, "kv_heads=3"),
     "odd": (lambda: gn.nn.RotaryPositions(3), gn.errors.ShapeError, "width 3"),
     "memory": (
-        lambda: gn.compile(Over(Block(WIDTH, 2, cross=True), WIDTH)),
+        lambda: gn.compile(OverTime(Block(WIDTH, 2, cross=True), WIDTH)),
         gn.errors.UnsupportedError,
         "cross=True, no memory",
     ),

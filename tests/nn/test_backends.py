@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphnn as gn
-from tests.nn.common import LENGTHS, Over, agree, doubles, shuffled
+from tests.nn.common import LENGTHS, OverTime, compare_backends, doubles, randomised
 
 WIDTH, HIDDEN = 5, 4
 LSTM, GRU, RNN = gn.nn.LSTM, gn.nn.GRU, gn.nn.RNN
@@ -64,18 +64,18 @@ RECURRENT: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent(name: str) -> None:
     made, options = RECURRENT[name]
-    net = Over(shuffled(made(WIDTH, HIDDEN, **options)), WIDTH, init=True)
+    net = OverTime(randomised(made(WIDTH, HIDDEN, **options)), WIDTH, init=True)
     starts = {
         name: doubles(3, size, seed=k)
         for k, (name, size) in enumerate(net.module.state_sizes.items())
     }
-    agree(net, LENGTHS, seed=3, x=doubles(3, 4, WIDTH), **starts)
+    compare_backends(net, LENGTHS, seed=3, x=doubles(3, 4, WIDTH), **starts)
 
 
 @pytest.mark.parametrize("kernel, dilation", [(1, 1), (3, 1), (2, 3)])
 def test_temporal_conv(kernel: int, dilation: int) -> None:
-    net = Over(shuffled(gn.nn.TemporalConv(WIDTH, HIDDEN, kernel, dilation)), WIDTH)
-    agree(net, LENGTHS, x=doubles(3, 4, WIDTH))
+    net = OverTime(randomised(gn.nn.TemporalConv(WIDTH, HIDDEN, kernel, dilation)), WIDTH)
+    compare_backends(net, LENGTHS, x=doubles(3, 4, WIDTH))
 
 
 class Controlled(nn.Module):
@@ -104,7 +104,9 @@ class Controlled(nn.Module):
 )
 def test_controlled(module: nn.Module, every_step: bool) -> None:
     z = doubles(3, 4, 3, seed=1) if every_step else doubles(3, 3, seed=1)
-    agree(Controlled(shuffled(module), every_step), LENGTHS, x=doubles(3, 4, WIDTH), z=z)
+    compare_backends(
+        Controlled(randomised(module), every_step), LENGTHS, x=doubles(3, 4, WIDTH), z=z
+    )
 
 
 class HyperElman(nn.Module):
@@ -123,7 +125,7 @@ class HyperElman(nn.Module):
 
 
 def test_hyper_inside_a_loop() -> None:
-    agree(shuffled(HyperElman()), LENGTHS, x=doubles(3, 4, WIDTH))
+    compare_backends(randomised(HyperElman()), LENGTHS, x=doubles(3, 4, WIDTH))
 
 
 class Decoder(nn.Module):
@@ -144,4 +146,4 @@ class Decoder(nn.Module):
 
 
 def test_inside_another_loop_with_two_axes() -> None:
-    agree(shuffled(Decoder()), LENGTHS, x=doubles(3, 4, 2, WIDTH))
+    compare_backends(randomised(Decoder()), LENGTHS, x=doubles(3, 4, 2, WIDTH))

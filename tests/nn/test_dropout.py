@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from tests.nn import eager
-from tests.nn.common import LENGTHS, Over, close, doubles, shuffled
+from tests.nn.common import LENGTHS, OverTime, close, doubles, randomised
 
 WIDTH, HIDDEN = 5, 6
 NOISE: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ def seeded(model: Any, seed: int, **inputs: Any) -> Tensor:
 @pytest.mark.parametrize("cell", [gn.nn.LSTM, gn.nn.GRU], ids=["lstm", "gru"])
 @pytest.mark.parametrize("noise", NOISE)
 def test_one_seed_gives_one_result(noise: str, cell: Any) -> None:
-    model = gn.compile(Over(shuffled(cell(WIDTH, HIDDEN, **NOISE[noise])), WIDTH))
+    model = gn.compile(OverTime(randomised(cell(WIDTH, HIDDEN, **NOISE[noise])), WIDTH))
     x = doubles(3, 4, WIDTH)
     first = seeded(model, 1, x=x)
     assert torch.equal(first, seeded(model, 1, x=x))
@@ -45,25 +45,25 @@ def test_one_seed_gives_one_result(noise: str, cell: Any) -> None:
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("noise", ["between_layers", "recurrent", "candidate"])
 def test_dropout_does_nothing_in_evaluation(noise: str, backend: str) -> None:
-    noisy = shuffled(gn.nn.LSTM(WIDTH, HIDDEN, **NOISE[noise]))
+    noisy = randomised(gn.nn.LSTM(WIDTH, HIDDEN, **NOISE[noise]))
     plain = gn.nn.LSTM(WIDTH, HIDDEN, noisy.num_layers).double()
     plain.load_state_dict(noisy.state_dict())
     x = doubles(3, 4, WIDTH)
-    quiet = gn.compile(Over(noisy, WIDTH), backend=backend).eval()
-    expected = gn.compile(Over(plain, WIDTH))(x=x, lengths=LENGTHS)
+    quiet = gn.compile(OverTime(noisy, WIDTH), backend=backend).eval()
+    expected = gn.compile(OverTime(plain, WIDTH))(x=x, lengths=LENGTHS)
     close({"y": quiet(x=x, lengths=LENGTHS)["y"]}, {"y": expected["y"]}, 1e-12)
 
 
 def test_zoneout_in_evaluation_is_the_expectation() -> None:
     rates = {"h": 0.2, "c": 0.6}
-    lstm = shuffled(gn.nn.LSTM(WIDTH, HIDDEN, zoneout=rates))
+    lstm = randomised(gn.nn.LSTM(WIDTH, HIDDEN, zoneout=rates))
 
     def step(p: eager.P, x: Tensor, **states: Tensor) -> dict[str, Tensor]:
         after = eager.lstm(p, x, **states)
         return {k: rates[k] * states[k] + (1 - rates[k]) * v for k, v in after.items()}
 
     x = doubles(3, 6, WIDTH)
-    found = gn.compile(Over(lstm, WIDTH)).eval()(x=x)
+    found = gn.compile(OverTime(lstm, WIDTH)).eval()(x=x)
     close({k: found[k] for k in "hc"}, _states(step, lstm.l0, x), 1e-12)
 
 
@@ -72,9 +72,9 @@ def _states(step: eager.Step, cell: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def test_zoneout_keeps_whole_units_anew_at_each_step() -> None:
-    lstm = shuffled(gn.nn.LSTM(WIDTH, 40, zoneout={"c": 0.3}))
+    lstm = randomised(gn.nn.LSTM(WIDTH, 40, zoneout={"c": 0.3}))
     torch.manual_seed(0)
-    c = gn.compile(Over(lstm, WIDTH))(x=doubles(4, 30, WIDTH))["c"]
+    c = gn.compile(OverTime(lstm, WIDTH))(x=doubles(4, 30, WIDTH))["c"]
     kept = c[:, 1:] == c[:, :-1]
     assert abs(kept.double().mean() - 0.3) < 0.03
     assert not torch.equal(kept[:, 0], kept[:, 1])
@@ -82,7 +82,9 @@ def test_zoneout_keeps_whole_units_anew_at_each_step() -> None:
 
 
 def test_all_zoned_out_is_the_start() -> None:
-    model = gn.compile(Over(shuffled(gn.nn.GRU(WIDTH, HIDDEN, zoneout=1.0)), WIDTH, init=True))
+    model = gn.compile(
+        OverTime(randomised(gn.nn.GRU(WIDTH, HIDDEN, zoneout=1.0)), WIDTH, init=True)
+    )
     h = doubles(3, HIDDEN)
     assert torch.equal(model(x=doubles(3, 4, WIDTH), h=h)["y"], h[:, None].expand(3, 4, HIDDEN))
 
@@ -96,7 +98,7 @@ def test_recurrent_dropout_is_one_mask_for_the_sequence() -> None:
         rnn.l0.bias_ih.fill_(0.5)
         rnn.l0.bias_hh.zero_()
     torch.manual_seed(0)
-    y = gn.compile(Over(rnn, WIDTH))(x=doubles(4, 6, WIDTH))["y"]
+    y = gn.compile(OverTime(rnn, WIDTH))(x=doubles(4, 6, WIDTH))["y"]
     dropped = y[:, 1:] == torch.tensor(0.5, dtype=y.dtype).tanh()
     assert (dropped == dropped[:, :1]).all()
     assert abs(dropped.double().mean() - 0.4) < 0.1

@@ -12,7 +12,7 @@ from torch import nn
 
 import graphnn as gn
 from tests.nn import eager
-from tests.nn.common import Over, close, doubles, run, shuffled
+from tests.nn.common import OverTime, close, doubles, randomised, run
 
 WIDTH, HIDDEN = 5, 6
 CELLS: dict[str, tuple[Any, dict[str, Any], eager.Step]] = {
@@ -40,7 +40,7 @@ CELLS: dict[str, tuple[Any, dict[str, Any], eager.Step]] = {
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_eager(name: str) -> None:
     made, options, step = CELLS[name]
-    net = Over(shuffled(made(WIDTH, HIDDEN, **options)), WIDTH)
+    net = OverTime(randomised(made(WIDTH, HIDDEN, **options)), WIDTH)
     model, x = gn.compile(net), doubles(3, 7, WIDTH)
     wanted = {"x": x, **dict(net.named_parameters())}
     expected = run(lambda: eager.unrolled(step, net.module.l0, x), wanted)
@@ -53,7 +53,7 @@ def _ordered(found: Any, like: Any) -> Any:
 
 
 def test_sru_of_one_width_has_no_skip_weights() -> None:
-    net = Over(shuffled(gn.nn.SRU(WIDTH, WIDTH)), WIDTH)
+    net = OverTime(randomised(gn.nn.SRU(WIDTH, WIDTH)), WIDTH)
     assert isinstance(net.module.l0.skip, nn.Identity)
     x = doubles(2, 4, WIDTH)
     expected = eager.unrolled(eager.sru, net.module.l0, x)
@@ -87,7 +87,7 @@ def test_multiplicative_equals_bilinear(bias: bool) -> None:
 @pytest.mark.parametrize("time", [1, 9])
 def test_temporal_conv_equals_conv1d(kernel: int, dilation: int, time: int) -> None:
     theirs = nn.Conv1d(WIDTH, HIDDEN, kernel, dilation=dilation).double()
-    net = Over(gn.nn.TemporalConv.from_torch(theirs), WIDTH)
+    net = OverTime(gn.nn.TemporalConv.from_torch(theirs), WIDTH)
     x = doubles(2, time, WIDTH)
     mine = dict(zip(theirs.state_dict(), net.parameters()))
 
@@ -101,7 +101,7 @@ def test_temporal_conv_equals_conv1d(kernel: int, dilation: int, time: int) -> N
 
 def test_hyper_equals_a_functional_call() -> None:
     inner = nn.Sequential(nn.Linear(WIDTH, 4), nn.Tanh(), nn.Linear(4, HIDDEN)).double()
-    hyper = shuffled(gn.nn.Hyper(inner, 3))
+    hyper = randomised(gn.nn.Hyper(inner, 3))
     x, z = doubles(2, 3, WIDTH), doubles(2, 3, 3, seed=1)
     y = gn.compile(Control(hyper))(x=x, z=z)
     for b in range(2):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphnn as gn
-from tests.nn.common import agree, close, doubles, shuffled
+from tests.nn.common import close, compare_backends, doubles, randomised
 
 KEY, VALUE = 4, 3
 Memory = gn.nn.AssociativeMemory
@@ -53,8 +53,8 @@ def given(batch: int = 2, time: int = 6) -> dict[str, Tensor]:
 @pytest.mark.parametrize("options", [{}, {"topk": 2}, {"sharpness": 3.0}], ids=str)
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([4, 0, 2])}])
 def test_learned_slots(options: Any, lengths: Any) -> None:
-    net, x = shuffled(Read(**options)), doubles(3, 4, KEY)
-    found = agree(net, lengths, x=x)
+    net, x = randomised(Read(**options)), doubles(3, 4, KEY)
+    found = compare_backends(net, lengths, x=x)
     if lengths is None:
         match = x @ net.memory.keys.T * options.get("sharpness", 1.0)
         if "topk" in options:
@@ -66,7 +66,7 @@ def test_learned_slots(options: Any, lengths: Any) -> None:
 
 
 def test_only_the_best_slots_train() -> None:
-    net = shuffled(Read(topk=1))
+    net = randomised(Read(topk=1))
     gn.compile(net)(x=doubles(1, 1, KEY))["y"].sum().backward()
     assert (net.memory.values.grad.abs().sum(1) > 0).sum() == 1
 
@@ -75,11 +75,11 @@ def test_only_the_best_slots_train() -> None:
 @pytest.mark.parametrize("gated", [False, True], ids=["always", "gated"])
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([6, 1])}])
 def test_written_slots(learned: bool, gated: bool, lengths: Any) -> None:
-    net = shuffled(Write(gated=gated, learned=learned))
+    net = randomised(Write(gated=gated, learned=learned))
     inputs = given()
     if gated:
         inputs["write"] = torch.rand(2, 6, generator=torch.Generator().manual_seed(1)) > 0.4
-    found = agree(net, lengths, **inputs)
+    found = compare_backends(net, lengths, **inputs)
     if lengths is None:
         close({"y": found["y"]}, {"y": last_pairs(net, inputs, learned)}, 1e-12)
 
@@ -102,11 +102,11 @@ def last_pairs(net: Any, inputs: dict[str, Tensor], learned: bool) -> Tensor:
 
 @pytest.mark.parametrize("batch, time", [(1, 1), (0, 3), (3, 1)])
 def test_one_position_and_no_example(batch: int, time: int) -> None:
-    agree(shuffled(Write(learned=False)), **given(batch, time))
+    compare_backends(randomised(Write(learned=False)), **given(batch, time))
 
 
 def test_a_written_memory_streams() -> None:
-    model, inputs = gn.compile(shuffled(Write(learned=False))), given()
+    model, inputs = gn.compile(randomised(Write(learned=False))), given()
     state, steps = model.initial_state(2), []
     for t in range(6):
         y, state = model.step(state, **{k: v[:, t] for k, v in inputs.items()})
@@ -132,7 +132,7 @@ class Controller(nn.Module):
 
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([5, 2])}])
 def test_in_a_controllers_loop(lengths: Any) -> None:
-    agree(shuffled(Controller()), lengths, x=doubles(2, 5, 2))
+    compare_backends(randomised(Controller()), lengths, x=doubles(2, 5, 2))
 
 
 class Asked(nn.Module):
@@ -150,9 +150,9 @@ class Asked(nn.Module):
 
 @pytest.mark.parametrize("lengths", [None, {"fact": torch.tensor([4, 0, 2])}])
 def test_key_value_memory(lengths: Any) -> None:
-    net = shuffled(Asked())
+    net = randomised(Asked())
     q, k, v = doubles(3, KEY), doubles(3, 4, KEY, seed=1), doubles(3, 4, KEY, seed=2)
-    y = agree(net, lengths, q=q, k=k, v=v)["y"]
+    y = compare_backends(net, lengths, q=q, k=k, v=v)["y"]
     if lengths is None:
         for map in net.memory.maps:
             c = torch.softmax(torch.einsum("bnd,bd->bn", k, q), -1)
@@ -203,12 +203,12 @@ SENTENCES = {"sentence": torch.tensor([5, 1, 3])}
 @pytest.mark.parametrize("lengths", [None, SENTENCES], ids=["even", "ragged"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_memory_network(name: str, lengths: Any) -> None:
-    agree(shuffled(Story(**OPTIONS[name])), lengths, seed=1, **story())
+    compare_backends(randomised(Story(**OPTIONS[name])), lengths, seed=1, **story())
 
 
 @pytest.mark.parametrize("spare", [False, True])
 def test_memory_network_is_its_equations(spare: bool) -> None:
-    net, given = shuffled(Story(spare=spare)), story()
+    net, given = randomised(Story(spare=spare)), story()
     found = gn.compile(net)(**given, lengths=SENTENCES)
     memory, d = net.memory, 4
 
@@ -238,7 +238,7 @@ def test_memory_network_is_its_equations(spare: bool) -> None:
 
 
 def test_the_linear_start_is_a_switch() -> None:
-    net = shuffled(Story())
+    net = randomised(Story())
     model, given = gn.compile(net), story()
     net.memory.linear = True
     linear = model(**given)
@@ -249,7 +249,7 @@ def test_the_linear_start_is_a_switch() -> None:
 
 
 def test_noise_makes_sentences_older_while_training() -> None:
-    net, given = shuffled(Story(noise=0.5)), story()
+    net, given = randomised(Story(noise=0.5)), story()
     model = gn.compile(net)
     assert not torch.equal(model(**given)["y"], model(**given)["y"])
     model.eval()

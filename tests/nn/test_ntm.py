@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import graphnn as gn
 from graphnn.errors import UnsupportedError
 from tests.networks.equality import compare
-from tests.nn.common import close, doubles, run, shuffled
+from tests.nn.common import close, doubles, randomised, run
 
 INPUT, HIDDEN, SLOTS, WIDTH = 3, 6, 5, 4
 FORMS: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def plain(net: Machine, x: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_machine_in_plain_tensors(form: str) -> None:
-    net, x = shuffled(Machine(form)), doubles(3, 5, INPUT)
+    net, x = randomised(Machine(form)), doubles(3, 5, INPUT)
     model, wanted = gn.compile(net), {"x": x, **dict(net.named_parameters())}
     close(run(lambda: model(x=x), wanted), run(lambda: plain(net, x), wanted), 1e-10)
 
@@ -97,7 +97,7 @@ def test_equals_the_machine_in_plain_tensors(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_definition(form: str, lengths: Any) -> None:
     given = {} if lengths is None else {"time": torch.tensor(lengths)}
-    compare(shuffled(Machine(form)), {"x": doubles(3, 4, INPUT)}, given)
+    compare(randomised(Machine(form)), {"x": doubles(3, 4, INPUT)}, given)
 
 
 def test_an_empty_memory_with_its_heads_at_the_first_slot_has_finite_gradients() -> None:
@@ -116,11 +116,11 @@ def test_two_machines_have_memories_of_their_own() -> None:
         def graph(self, g: gn.Graph) -> None:
             g.output("y", self.b(self.a(g.input("x", (INPUT,), over="time"))))
 
-    compare(shuffled(Two()), {"x": doubles(2, 3, INPUT)}, {})
+    compare(randomised(Two()), {"x": doubles(2, 3, INPUT)}, {})
 
 
 def test_a_machine_streams() -> None:
-    net, x = shuffled(Machine("heads")), doubles(2, 4, INPUT).detach()
+    net, x = randomised(Machine("heads")), doubles(2, 4, INPUT).detach()
     model = gn.compile(net)
     whole, state = model(x=x)["y"], model.initial_state(2)
     for t in range(4):

@@ -12,7 +12,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.errors import AxisError, UnsupportedError
-from tests.nn.common import LENGTHS, Over, agree, doubles, shuffled
+from tests.nn.common import LENGTHS, OverTime, compare_backends, doubles, randomised
 
 WIDTH, HIDDEN = 5, 6
 
@@ -54,8 +54,8 @@ def test_one_module_called_twice_shares_its_weights() -> None:
         once = net.rnn(sequence(g))
         g.output("y", net.rnn(once))
 
-    net = Drawn(shuffled(gn.nn.GRU(WIDTH, WIDTH)), draw).double()
-    agree(net, LENGTHS, x=doubles(3, 4, WIDTH))
+    net = Drawn(randomised(gn.nn.GRU(WIDTH, WIDTH)), draw).double()
+    compare_backends(net, LENGTHS, x=doubles(3, 4, WIDTH))
     _, final = gn.compile(net)(x=doubles(3, 4, WIDTH), return_state=True)
     assert set(final) == {"rnn.h", "rnn.h_2"}
 
@@ -69,8 +69,8 @@ def test_initial_states_of_every_kind() -> None:
         for name, init in {"number": 0.5, "tensor": constant, "learned": net.start}.items():
             g.output(name, net.rnn(x, init={"h": init, "c_l0_reverse": value}))
 
-    agree(
-        Drawn(shuffled(gn.nn.LSTM(WIDTH, HIDDEN, bidirectional=True)), draw).double(),
+    compare_backends(
+        Drawn(randomised(gn.nn.LSTM(WIDTH, HIDDEN, bidirectional=True)), draw).double(),
         LENGTHS,
         x=doubles(3, 4, WIDTH),
     )
@@ -84,10 +84,10 @@ def test_other_axes_are_carried() -> None:
         g.output("y", y)
         g.output("across", net.rnn(x, over="source"))
 
-    net = Drawn(shuffled(gn.nn.GRU(WIDTH, 3, bidirectional=True)), draw).double()
+    net = Drawn(randomised(gn.nn.GRU(WIDTH, 3, bidirectional=True)), draw).double()
     x = doubles(3, 2, 4, WIDTH)
-    agree(net, LENGTHS, x=x)
-    model = gn.compile(Over(net.rnn, WIDTH))
+    compare_backends(net, LENGTHS, x=x)
+    model = gn.compile(OverTime(net.rnn, WIDTH))
     whole = gn.compile(net)(x=x)
     assert torch.allclose(whole["y"][:, 1], model(x=x[:, 1])["y"], atol=1e-12)
     assert torch.allclose(whole["across"][:, :, 2], model(x=x[:, :, 2])["y"], atol=1e-12)
@@ -100,8 +100,8 @@ def test_an_axis_that_only_the_start_has() -> None:
         assert set(y.axes) == {"time", "beam"}
         g.output("y", y)
 
-    net = Drawn(shuffled(gn.nn.GRU(WIDTH, HIDDEN)), draw).double()
-    agree(net, LENGTHS, x=doubles(3, 4, WIDTH), starts=doubles(3, 2, HIDDEN))
+    net = Drawn(randomised(gn.nn.GRU(WIDTH, HIDDEN)), draw).double()
+    compare_backends(net, LENGTHS, x=doubles(3, 4, WIDTH), starts=doubles(3, 2, HIDDEN))
 
 
 class Leaky(gn.nn.Cell):
@@ -122,7 +122,9 @@ class LeakyLayers(gn.nn.Recurrent):
 def test_a_cell_of_ones_own() -> None:
     layers = LeakyLayers(WIDTH, HIDDEN, num_layers=2, bidirectional=True, keep=0.9, zoneout=0.2)
     assert layers.l1_reverse.map.in_features == 2 * HIDDEN and layers.l1.keep == 0.9
-    agree(Over(shuffled(layers), WIDTH, init=False), LENGTHS, seed=1, x=doubles(3, 4, WIDTH))
+    compare_backends(
+        OverTime(randomised(layers), WIDTH, init=False), LENGTHS, seed=1, x=doubles(3, 4, WIDTH)
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_a_cell_of_ones_own() -> None:
     ids=["lstm", "gru", "sru", "temporal_conv"],
 )
 def test_streamed_a_step_at_a_time(module: nn.Module) -> None:
-    model, x = gn.compile(Over(shuffled(module), WIDTH)), doubles(2, 6, WIDTH)
+    model, x = gn.compile(OverTime(randomised(module), WIDTH)), doubles(2, 6, WIDTH)
     whole = model(x=x)
     state, rows = model.initial_state(2), []
     for t in range(6):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.errors import UnsupportedError
-from tests.nn.common import agree, close, doubles, run, shuffled
+from tests.nn.common import close, compare_backends, doubles, randomised, run
 
 INPUT, HIDDEN, SOURCE = 3, 5, 4
 LENGTHS = {"source": torch.tensor([4, 1, 3]), "target": torch.tensor([3, 2, 1])}
@@ -64,7 +64,7 @@ def plain(net: Decoder, x: Tensor, source: Tensor, h: Tensor) -> dict[str, Tenso
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("score", ["additive", "dot"])
 def test_a_decoder_equals_the_loop_in_plain_tensors(score: str, cell: str) -> None:
-    net = shuffled(Decoder(score=score, cell=cell, attention_size=6))
+    net = randomised(Decoder(score=score, cell=cell, attention_size=6))
     given = {"x": doubles(3, 3, INPUT), "source": doubles(3, 4, SOURCE), "h": doubles(3, HIDDEN)}
     model, wanted = gn.compile(net), {**given, **dict(net.named_parameters())}
     got = run(lambda: model(**given), wanted)
@@ -75,9 +75,9 @@ def test_a_decoder_equals_the_loop_in_plain_tensors(score: str, cell: str) -> No
 
 @pytest.mark.parametrize("score", ["additive", "dot"])
 def test_a_ragged_decoder_equals_the_definition(score: str) -> None:
-    net = shuffled(Decoder(score=score))
+    net = randomised(Decoder(score=score))
     x, source = doubles(3, 3, INPUT), doubles(3, 4, SOURCE)
-    agree(net, LENGTHS, x=x, source=source, h=doubles(3, HIDDEN))
+    compare_backends(net, LENGTHS, x=x, source=source, h=doubles(3, HIDDEN))
 
 
 NETS: dict[str, dict[str, Any]] = {
@@ -95,12 +95,12 @@ def words(*shape: int, count: int) -> Tensor:
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", NETS)
 def test_seq2seq_equals_the_definition(name: str, lengths: Any) -> None:
-    net = shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, **NETS[name]))
-    agree(net, lengths, source=words(3, 4, count=7), target=words(3, 3, count=6))
+    net = randomised(gn.nn.Seq2Seq(7, 6, 3, 4, **NETS[name]))
+    compare_backends(net, lengths, source=words(3, 4, count=7), target=words(3, 3, count=6))
 
 
 def test_without_attention_it_is_two_of_torchs_lstms() -> None:
-    net = shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, num_layers=2, reverse=True))
+    net = randomised(gn.nn.Seq2Seq(7, 6, 3, 4, num_layers=2, reverse=True))
     encoder, decoder = net.encoder.to_torch(), net.decoder.to_torch()
     source, target = words(2, 5, count=7), words(2, 3, count=6)
     _, state = encoder(net.source_words(source).flip(1))
@@ -110,7 +110,7 @@ def test_without_attention_it_is_two_of_torchs_lstms() -> None:
 
 
 def test_a_reversed_ragged_source_is_reversed_as_far_as_it_goes() -> None:
-    model = gn.compile(shuffled(gn.nn.Seq2Seq(7, 6, 3, 4, reverse=True)))
+    model = gn.compile(randomised(gn.nn.Seq2Seq(7, 6, 3, 4, reverse=True)))
     source, target = words(3, 4, count=7), words(3, 2, count=6)
     together = model(source=source, target=target, lengths={"source": LENGTHS["source"]})
     for k, n in enumerate(LENGTHS["source"]):
@@ -126,9 +126,9 @@ def test_unknown_options_say_which_there_are() -> None:
 
 
 def test_weights_of_attention_are_an_output_where_asked() -> None:
-    net = shuffled(gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive", with_weights=True)).eval()
+    net = randomised(gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive", with_weights=True)).eval()
     source, target = torch.randint(9, (2, 5)), torch.randint(8, (2, 3))
-    found = agree(net, source=source, target=target)
+    found = compare_backends(net, source=source, target=target)
     words = F.embedding(source, net.source_words.weight)
     encoder, decoder = net.encoder.to_torch(), net.attention
     outputs, (h, c) = encoder(words)

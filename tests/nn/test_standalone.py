@@ -9,7 +9,7 @@ from torch import nn
 import graphnn as gn
 from graphnn.errors import GraphError
 from graphnn.tools.example_inputs import random_inputs
-from tests.nn.common import close, doubles, run, shuffled
+from tests.nn.common import close, doubles, randomised, run
 
 N = gn.nn
 # a module, and the shapes of its inputs for two examples, three positions, five of a source
@@ -85,7 +85,7 @@ def test_every_module_of_the_library_is_here():
 def test_a_module_alone_takes_inputs_of_its_own_sizes(name):
     make, shapes = ALONE[name]
     torch.manual_seed(0)
-    net = shuffled(make()).eval()
+    net = randomised(make()).eval()
     model = gn.compile(net)
     whole = {n.attrs["key"]: n.dtype for n in model.ir if n.op == "input"}
     inputs = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import graphnn as gn
-from tests.nn.common import Outputs, Over, close, doubles, run
+from tests.nn.common import Outputs, OverTime, close, doubles, run
 
 WIDTH, HIDDEN = 5, 6
 KINDS = {
@@ -52,7 +52,7 @@ def test_equals_torch(kind: str, layers: int, bidirectional: bool) -> None:
     theirs = torch_class(
         WIDTH, HIDDEN, layers, bidirectional=bidirectional, batch_first=True, **options
     ).double()
-    net = Over(own_class.from_torch(theirs), WIDTH, init=True, final=True)
+    net = OverTime(own_class.from_torch(theirs), WIDTH, init=True, final=True)
     model = gn.compile(net)
     for batch, time, lengths in CASES.values():
         x = doubles(batch, time, WIDTH)
@@ -81,7 +81,7 @@ def _parameters(module: gn.nn.Recurrent, theirs: nn.RNNBase) -> list[Tensor]:
 def test_reference_equals_torch(kind: str) -> None:
     torch_class, own_class, options = KINDS[kind]
     theirs = torch_class(WIDTH, 3, bidirectional=True, batch_first=True, **options | _less(options))
-    net = Over(own_class.from_torch(theirs.double()), WIDTH)
+    net = OverTime(own_class.from_torch(theirs.double()), WIDTH)
     x, lengths = doubles(3, 4, WIDTH), torch.tensor([4, 1, 2])
     y = gn.compile(net, backend="reference")(x=x, lengths={"time": lengths})["y"]
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -97,6 +97,6 @@ def _less(options: dict[str, object]) -> dict[str, object]:
 def test_without_bias(kind: str) -> None:
     torch_class, own_class, _ = KINDS[kind]
     theirs = torch_class(WIDTH, HIDDEN, bias=False, batch_first=True).double()
-    model = gn.compile(Over(own_class.from_torch(theirs), WIDTH))
+    model = gn.compile(OverTime(own_class.from_torch(theirs), WIDTH))
     x = doubles(2, 4, WIDTH)
     close({"y": model(x=x)["y"]}, {"y": theirs(x)[0]}, 1e-10)

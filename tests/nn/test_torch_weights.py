@@ -11,7 +11,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.errors import UnsupportedError
-from tests.nn.common import Over, close, doubles, shuffled
+from tests.nn.common import OverTime, close, doubles, randomised
 
 WIDTH, HIDDEN = 5, 6
 MODULES = {
@@ -48,7 +48,7 @@ def test_there_and_back(name: str) -> None:
 )
 def test_to_torch_computes_the_same(own: gn.nn.RNN) -> None:
     x = doubles(2, 4, WIDTH)
-    y = gn.compile(Over(own.double(), WIDTH))(x=x)["y"]
+    y = gn.compile(OverTime(own.double(), WIDTH))(x=x)["y"]
     close({"y": y}, {"y": own.to_torch()(x)[0]}, 1e-10)
 
 
@@ -61,7 +61,7 @@ def test_both_forms_of_gru_exchange_with_torch() -> None:
 
 
 def test_parameters_torch_lacks_keep_their_values() -> None:
-    own = shuffled(gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True))
+    own = randomised(gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True))
     before = own.l0.weight_ci.clone()
     own.load_torch(nn.LSTM(WIDTH, HIDDEN))
     assert torch.equal(own.l0.weight_ci, before)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphnn as gn
-from tests.nn.common import close, doubles, run, shuffled
+from tests.nn.common import close, doubles, randomised, run
 
 WIDTH = 8
 CASES = {
@@ -89,7 +89,7 @@ def _of(own: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("heads, bias", [(1, True), (2, True), (4, False)])
 def test_self_attention(case: str, causal: bool, heads: int, bias: bool) -> None:
     batch, time, lengths = CASES[case]
-    theirs = shuffled(nn.MultiheadAttention(WIDTH, heads, bias=bias, batch_first=True))
+    theirs = randomised(nn.MultiheadAttention(WIDTH, heads, bias=bias, batch_first=True))
     x = doubles(batch, time, WIDTH)
     ahead = torch.ones(time, time).triu(1).bool() if causal else None
 
@@ -103,7 +103,7 @@ def test_self_attention(case: str, causal: bool, heads: int, bias: bool) -> None
 
 
 def test_weights_on_request() -> None:
-    theirs = shuffled(nn.MultiheadAttention(WIDTH, 2, batch_first=True))
+    theirs = randomised(nn.MultiheadAttention(WIDTH, 2, batch_first=True))
     x, lengths = doubles(3, 5, WIDTH), torch.tensor([5, 2, 3])
     net = Self(MHA.from_torch(theirs), weights=True)
     found = gn.compile(net)(x=x, lengths={"time": lengths})
@@ -116,7 +116,7 @@ def test_weights_on_request() -> None:
 @pytest.mark.parametrize("key, value", [(WIDTH, None), (5, 3)], ids=["one_width", "own_widths"])
 @pytest.mark.parametrize("lengths", [None, [4, 1, 2]], ids=["even", "ragged"])
 def test_cross_attention(key: int, value: int | None, lengths: list[int] | None) -> None:
-    theirs = shuffled(
+    theirs = randomised(
         nn.MultiheadAttention(WIDTH, 2, kdim=key, vdim=value or key, batch_first=True)
     )
     given = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, key, seed=1)}
@@ -137,7 +137,7 @@ def test_cross_attention(key: int, value: int | None, lengths: list[int] | None)
 @pytest.mark.parametrize("activation, bias", [("relu", True), ("gelu", False)])
 def test_encoder_layer(case: str, norm_first: bool, activation: str, bias: bool) -> None:
     batch, time, lengths = CASES[case]
-    theirs = shuffled(
+    theirs = randomised(
         nn.TransformerEncoderLayer(
             WIDTH, 2, 12, 0.0, activation, norm_first=norm_first, bias=bias, batch_first=True
         )
@@ -155,7 +155,7 @@ def test_encoder_layer(case: str, norm_first: bool, activation: str, bias: bool)
 @pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
 def test_decoder_layer(norm_first: bool, ragged: bool) -> None:
     source, target = ([4, 1, 2], [5, 2, 3]) if ragged else (None, None)
-    theirs = shuffled(
+    theirs = randomised(
         nn.TransformerDecoderLayer(WIDTH, 2, 12, 0.0, norm_first=norm_first, batch_first=True)
     )
     given = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, WIDTH, seed=1)}

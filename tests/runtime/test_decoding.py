@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.planner.boundary.step_graph import CACHE
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 WORDS, WIDTH = 7, 8
 Block = gn.nn.TransformerBlock
@@ -125,7 +125,7 @@ CASES = [(n, s) for n in NETS for s in SIZES if s == "odd" or n in ("location", 
 
 @pytest.mark.parametrize("name, sizes", CASES)
 def test_steps_are_the_whole_sequence(name: str, sizes: str) -> None:
-    model, (batch, size, time) = gn.compile(shuffled(NETS[name]())), SIZES[sizes]
+    model, (batch, size, time) = gn.compile(randomised(NETS[name]())), SIZES[sizes]
     given, target = source_of(name, batch, size), target_of(batch, time)
     ragged = {"source": torch.tensor([5, 2, 4])[:batch]} if sizes == "odd" else None
     with torch.no_grad():
@@ -141,7 +141,7 @@ BACKENDS = ["reference", pytest.param("interpret", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["additive", "transformer"])
 def test_steps_on_other_backends(name: str, backend: str) -> None:
-    net, given, target = shuffled(NETS[name]()), source_of(name, 2, 3), target_of(2, 2)
+    net, given, target = randomised(NETS[name]()), source_of(name, 2, 3), target_of(2, 2)
     model, lengths = gn.compile(net, backend=backend), {"source": torch.tensor([3, 1])}
     whole = gn.compile(net)(**given, target=target, lengths=lengths)
     state = model.initial_state(over="target", lengths=lengths, **given)
@@ -153,7 +153,7 @@ def test_steps_on_other_backends(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("name", ["no_attention", "additive", "transformer"])
 def test_gradients_flow_through_steps_to_the_encoder(name: str) -> None:
-    model = gn.compile(shuffled(NETS[name]()))
+    model = gn.compile(randomised(NETS[name]()))
     given, target = source_of(name, 2, 4), target_of(2, 3)
     lengths = {"source": torch.tensor([4, 2])}
     state = model.initial_state(over="target", lengths=lengths, **given)
@@ -167,7 +167,7 @@ def test_gradients_flow_through_steps_to_the_encoder(name: str) -> None:
 @pytest.mark.parametrize("name", ["additive", "transformer"])
 def test_the_encoder_runs_once(name: str) -> None:
     """Once begun, steps neither read the source nor anything of the encoder."""
-    net = shuffled(NETS[name]())
+    net = randomised(NETS[name]())
     model, given, target = gn.compile(net), source_of(name, 2, 3), target_of(2, 2)
     state = model.initial_state(over="target", **given)
     wanted = streamed(model, state, target)
@@ -179,7 +179,7 @@ def test_the_encoder_runs_once(name: str) -> None:
 
 
 def test_a_source_may_be_given_at_every_step_instead() -> None:
-    model = gn.compile(shuffled(NETS["location"]()))
+    model = gn.compile(randomised(NETS["location"]()))
     given, target = source_of("location", 2, 3), target_of(2, 3)
     lengths = {"source": torch.tensor([3, 1])}
     whole = model(**given, target=target, lengths=lengths)["logits"]
@@ -213,7 +213,7 @@ class Causal(nn.Module):
 @pytest.mark.parametrize("window", [None, 5])
 def test_old_states_stay_valid(window: int | None) -> None:
     """Of states that share a buffer, each may be stepped from, in any order."""
-    model, x = gn.compile(shuffled(Causal(window=window))), doubles(2, 40, WIDTH)
+    model, x = gn.compile(randomised(Causal(window=window))), doubles(2, 40, WIDTH)
     other = doubles(2, 40, WIDTH, seed=1)
     with torch.no_grad():
         states, line = [model.initial_state(2)], []
@@ -234,7 +234,7 @@ def test_old_states_stay_valid(window: int | None) -> None:
 
 
 def test_a_step_writes_one_position_and_copies_nothing() -> None:
-    model, x = gn.compile(shuffled(Causal())), doubles(1, 80, WIDTH)
+    model, x = gn.compile(randomised(Causal())), doubles(1, 80, WIDTH)
     with torch.no_grad():
         state, places = model.initial_state(1), set()
         for t in range(80):
@@ -245,7 +245,7 @@ def test_a_step_writes_one_position_and_copies_nothing() -> None:
 
 
 def test_a_stream_may_go_in_and_out_of_inference_mode() -> None:
-    model, x = gn.compile(shuffled(Causal())), doubles(2, 9, WIDTH)
+    model, x = gn.compile(randomised(Causal())), doubles(2, 9, WIDTH)
     modes = (torch.no_grad, torch.inference_mode, torch.no_grad, torch.enable_grad)
     state, steps = model.initial_state(2), []
     for t in range(9):
@@ -256,7 +256,7 @@ def test_a_stream_may_go_in_and_out_of_inference_mode() -> None:
 
 
 def test_what_steps_hand_on_is_not_reordered_by_a_beam() -> None:
-    model = gn.compile(shuffled(NETS["transformer"]()).eval())
+    model = gn.compile(randomised(NETS["transformer"]()).eval())
     given, call = source_of("transformer", 2, 4), {"start": 0, "max_steps": 5, "beam": 4}
     lengths = {"source": torch.tensor([4, 2])}
     together = model.generate(**given, lengths=lengths, **call)
@@ -266,7 +266,7 @@ def test_what_steps_hand_on_is_not_reordered_by_a_beam() -> None:
 
 
 def begun() -> tuple[gn.Compiled, Any, dict[str, Tensor]]:
-    model, given = gn.compile(shuffled(NETS["additive"]())), source_of("additive", 2, 3)
+    model, given = gn.compile(randomised(NETS["additive"]())), source_of("additive", 2, 3)
     return model, model.initial_state(over="target", **given), given
 
 
@@ -284,7 +284,7 @@ def test_what_cannot_begin_says_why() -> None:
     with pytest.raises(errors.MissingInputError, match=r"(?s)'source' was not given.*source=…"):
         model.initial_state(over="target", lengths={"source": torch.tensor([3, 1])})
     with pytest.raises(errors.MissingInputError, match=r"(?s)'hint' was not given.*hint=…"):
-        plain = gn.compile(shuffled(Plain()))
+        plain = gn.compile(randomised(Plain()))
         plain.initial_state(over="target", source=source_of("given", 2, 3)["source"])
     with pytest.raises(errors.LengthsError, match="takes none of them"):
         gn.compile(Causal()).initial_state(lengths={"time": torch.tensor([1])})
@@ -307,7 +307,7 @@ def test_a_step_that_does_not_fit_its_state_says_why() -> None:
     name = next(k for k in state if k.startswith("held"))
     with pytest.raises(errors.StateError, match=r"(?s)another shape.*batch, source"):
         model.step({**state, name: state[name][:, 0]}, over="target", target=word)
-    other = gn.compile(shuffled(NETS["transformer"]()))
+    other = gn.compile(randomised(NETS["transformer"]()))
     theirs = other.initial_state(over="target", **source_of("transformer", 2, 3))
     with pytest.raises(errors.MissingInputError, match="neither to step nor to initial_state"):
         model.step(theirs, over="target", target=word)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphnn as gn
 from graphnn.planner.boundary.step_graph import CACHE
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 WIDTH = 8
 Block = gn.nn.TransformerBlock
@@ -56,7 +56,7 @@ STACKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("batch, time", [(1, 1), (3, 9)])
 @pytest.mark.parametrize("name", STACKS)
 def test_steps_are_the_whole_sequence(name: str, batch: int, time: int) -> None:
-    model = gn.compile(shuffled(STACKS[name]()))
+    model = gn.compile(randomised(STACKS[name]()))
     x = doubles(batch, time, WIDTH)
     y, state = streamed(model, {"x": x}, model.initial_state(batch))
     torch.testing.assert_close(y, model(x=x), rtol=1e-10, atol=1e-10)
@@ -68,14 +68,14 @@ def test_steps_are_the_whole_sequence(name: str, batch: int, time: int) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "interpret"])
 def test_steps_on_other_backends(backend: str) -> None:
-    net, x = shuffled(STACKS["grouped_rotary"]()), doubles(2, 3, WIDTH)
+    net, x = randomised(STACKS["grouped_rotary"]()), doubles(2, 3, WIDTH)
     model = gn.compile(net, backend=backend)
     y, _ = streamed(model, {"x": x}, model.initial_state(2))
     torch.testing.assert_close(y, gn.compile(net)(x=x), rtol=1e-12, atol=1e-12)
 
 
 def test_a_stream_may_start_from_nothing_and_be_changed_of_dtype() -> None:
-    model = gn.compile(shuffled(Stack()))
+    model = gn.compile(randomised(Stack()))
     x = doubles(2, 4, WIDTH)
     y, _ = streamed(model, {"x": x}, {})
     torch.testing.assert_close(y, model(x=x), rtol=1e-10, atol=1e-10)
@@ -85,7 +85,7 @@ def test_a_stream_may_start_from_nothing_and_be_changed_of_dtype() -> None:
 
 
 def test_gradients_flow_through_steps() -> None:
-    model, x = gn.compile(shuffled(Stack())), doubles(1, 4, WIDTH)
+    model, x = gn.compile(randomised(Stack())), doubles(1, 4, WIDTH)
     wanted = [x, *model.parameters()]
     y, _ = streamed(model, {"x": x}, {})
     ours = torch.autograd.grad(y.square().sum(), wanted)
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
 
 
 def test_a_decoder_with_an_encoder_and_a_loop() -> None:
-    model = gn.compile(shuffled(Decoder()))
+    model = gn.compile(randomised(Decoder()))
     h, x = doubles(2, 5, WIDTH), doubles(2, 4, WIDTH, seed=1)
     steps, state = [], model.initial_state(2, over="target")
     for t in range(4):
@@ -142,7 +142,7 @@ class Translator(nn.Module):
 @pytest.mark.parametrize("beam", [None, 3])
 def test_a_transformer_generates(beam: int | None) -> None:
     """Greedy: each symbol is the best of the whole-sequence call. A beam finds none less likely."""
-    model = gn.compile(shuffled(Translator()).eval())
+    model = gn.compile(randomised(Translator()).eval())
     source, lengths = torch.tensor([[1, 2, 3], [4, 5, 0]]), {"source": torch.tensor([3, 2])}
     found = model.generate(source=source, lengths=lengths, start=0, max_steps=5, beam=beam)
     tokens = found.tokens[:, 0] if found.tokens.dim() == 3 else found.tokens
@@ -212,7 +212,7 @@ CAUSAL: dict[str, tuple[Callable[[Any, Any, Any], Any], int | None]] = {
 @pytest.mark.parametrize("name", CAUSAL)
 def test_masks_are_understood(name: str, early: bool) -> None:
     masks, window = CAUSAL[name]
-    model = gn.compile(shuffled(Written(masks, early)))
+    model = gn.compile(randomised(Written(masks, early)))
     x = doubles(2, 8, WIDTH)
     y, state = streamed(model, {"x": x}, model.initial_state(2))
     torch.testing.assert_close(y, model(x=x), rtol=1e-10, atol=1e-10)
@@ -234,14 +234,14 @@ AHEAD: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 @pytest.mark.parametrize("name", AHEAD)
 def test_what_looks_ahead_is_refused(name: str) -> None:
-    model = gn.compile(shuffled(Written(AHEAD[name])))
+    model = gn.compile(randomised(Written(AHEAD[name])))
     with pytest.raises(gn.errors.StepError, match=r"over 'past', a copy of 'time'.*\n") as found:
         model.initial_state(1)
     assert "test_streaming.py" in str(found.value) and "needs all of it" in str(found.value)
 
 
 def test_a_cache_of_another_form_is_refused() -> None:
-    model = gn.compile(shuffled(Stack()))
+    model = gn.compile(randomised(Stack()))
     state = model.initial_state(2)
     name = next(k for k in state if k.startswith(CACHE))
     with pytest.raises(gn.errors.StateError, match="another shape"):
@@ -249,14 +249,14 @@ def test_a_cache_of_another_form_is_refused() -> None:
 
 
 def test_a_step_without_its_input_is_refused() -> None:
-    model = gn.compile(shuffled(Stack()))
+    model = gn.compile(randomised(Stack()))
     for state in ({}, model.initial_state(2)):
         with pytest.raises(gn.errors.MissingInputError, match="input 'x' was not given"):
             model.step(state)
 
 
 def test_dropout_and_training_have_their_own_steps() -> None:
-    model = gn.compile(shuffled(Stack(dropout=0.5)))
+    model = gn.compile(randomised(Stack(dropout=0.5)))
     x, state = doubles(1, 2, WIDTH), model.initial_state(1)
     a, b = (model.step(state, x=x[:, 0])[0] for _ in range(2))
     assert not torch.equal(a, b)

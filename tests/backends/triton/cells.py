@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import graphnn as gn
 from tests.backends.triton.places import Place
 from tests.networks.equality import numbers, results
-from tests.nn.common import Over, shuffled
+from tests.nn.common import OverTime, randomised
 from tests.nn.test_backends import RECURRENT
 
 INPUT = 5
@@ -60,7 +60,7 @@ def network(name: str, hidden: int) -> Any:
     if name == "delayed":
         return drawn(Delayed(INPUT, hidden))
     made, options = RECURRENT[AS_LOOPS.get(name, name)]
-    return drawn(Over(made(INPUT, hidden, **options), INPUT, init=True))
+    return drawn(OverTime(made(INPUT, hidden, **options), INPUT, init=True))
 
 
 def drawn(net: nn.Module) -> Any:
@@ -69,7 +69,7 @@ def drawn(net: nn.Module) -> Any:
     Matrices of 0.5 at every width make two layers of 33 units multiply a rounding by thousands in
     nine steps: eager loops too then differ from the definition by 6e-13 of a gradient.
     """
-    net = shuffled(net)
+    net = randomised(net)
     with torch.no_grad():
         for p in net.parameters():
             if p.dim() > 1:
@@ -84,7 +84,7 @@ def skipped(name: str, place: Place, strategy: str) -> tuple[str, ...]:
 
 def inputs(net: Any, sizes: Sizes, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     """The sequence and the first states, which all want gradients."""
-    widths = net.module.state_sizes if isinstance(net, Over) else {"u0": net.size}
+    widths = net.module.state_sizes if isinstance(net, OverTime) else {"u0": net.size}
     shapes = {"x": (sizes.batch, sizes.time, INPUT)}
     shapes |= {name: (sizes.batch, width) for name, width in widths.items()}
     made = {name: numbers(torch.empty(shape), k) for k, (name, shape) in enumerate(shapes.items())}

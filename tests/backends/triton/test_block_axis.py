@@ -15,7 +15,7 @@ from graphnn.kernels import simulate
 from tests.backends.triton.places import INTERPRET, strategies
 from tests.backends.triton.test_checked import launchers, outputs
 from tests.networks.equality import compare
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 GIVEN = {"lengths": {"time": torch.tensor([4, 1, 3])}}
 
@@ -73,7 +73,7 @@ LAWS: dict[str, Law] = {
 
 @pytest.mark.parametrize("law", LAWS)
 def test_one_kernel_a_direction(law: str) -> None:
-    net, x = shuffled(Written(law)), doubles(3, 4, 3)
+    net, x = randomised(Written(law)), doubles(3, 4, 3)
     skips = [INTERPRET.skip("resident")]
     compare(net, {"x": x}, backend="interpret", skips=skips)
     (model,) = compare(net, {"x": x}, **GIVEN, given=True, backend="interpret", skips=skips)
@@ -83,7 +83,7 @@ def test_one_kernel_a_direction(law: str) -> None:
 @pytest.mark.parametrize("batch, steps", [(1, 1), (2, 1), (1, 3), (0, 2)])
 @pytest.mark.parametrize("width, slots", [(1, 1), (1, 17), (17, 2), (20, 33)])
 def test_odd_sizes(batch: int, steps: int, width: int, slots: int) -> None:
-    net = shuffled(Written("attention", width, slots))
+    net = randomised(Written("attention", width, slots))
     skips = [INTERPRET.skip("resident")]
     compare(net, {"x": doubles(batch, steps, 3)}, backend="interpret", skips=skips)
 
@@ -98,7 +98,7 @@ def test_odd_sizes(batch: int, steps: int, width: int, slots: int) -> None:
     ids=["lstm", "feedforward", "wide"],
 )
 def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, object]) -> None:
-    net = shuffled(Machine(**options))  # type: ignore[arg-type]
+    net = randomised(Machine(**options))  # type: ignore[arg-type]
     x, skips = doubles(2, 2, 3), [INTERPRET.skip("resident")]
     lengths = {"time": torch.tensor([2, 1])}
     (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=skips)
@@ -137,7 +137,7 @@ DECODERS: dict[str, dict[str, object]] = {
     ],
 )
 def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
-    net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
+    net = randomised(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
     given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
     skips = [INTERPRET.skip("resident")]
@@ -147,7 +147,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
 
 def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program_builder, "MAX_BLOCK_AXIS", 16)
-    net, skips = shuffled(Decoder()), [INTERPRET.skip("resident")]
+    net, skips = randomised(Decoder()), [INTERPRET.skip("resident")]
     for places in (16, 17):
         given = {"x": doubles(2, 3, 3), "source": doubles(2, places, net.size)}
         compare(net, given, backend="interpret", skips=skips)
@@ -156,7 +156,7 @@ def test_a_longer_source_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_source_that_is_not_there_gives_zeros() -> None:
-    net, skips = shuffled(Decoder()), [INTERPRET.skip("resident")]
+    net, skips = randomised(Decoder()), [INTERPRET.skip("resident")]
     given = {"x": doubles(2, 2, 3), "source": doubles(2, 4, net.size)}
     lengths = {"source": torch.tensor([0, 4])}
     compare(net, given, lengths, backend="interpret", skips=skips)
@@ -165,7 +165,7 @@ def test_a_source_that_is_not_there_gives_zeros() -> None:
 
 @pytest.mark.parametrize("kind", ["machine", "decoder"])
 def test_the_checker_finds_no_fault(kind: str) -> None:
-    net: nn.Module = shuffled(Machine(hidden=4) if kind == "machine" else Decoder())
+    net: nn.Module = randomised(Machine(hidden=4) if kind == "machine" else Decoder())
     x = doubles(2, 2, 3).requires_grad_()
     more = {} if kind == "machine" else {"source": doubles(2, 4, 6).requires_grad_()}
     lengths = {"time" if kind == "machine" else "target": torch.tensor([2, 1])}
@@ -183,10 +183,10 @@ def test_the_checker_finds_no_fault(kind: str) -> None:
 
 
 def test_the_numbers_of_half_precision_are_those_of_torch() -> None:
-    net, x = shuffled(Written("attention", 8, 9)), doubles(3, 5, 3)
+    net, x = randomised(Written("attention", 8, 9)), doubles(3, 5, 3)
     wanted = gn.compile(net, backend="reference")(x=x)["y"]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        small, given = shuffled(Written("attention", 8, 9)).to(dtype), x.to(dtype)
+        small, given = randomised(Written("attention", 8, 9)).to(dtype), x.to(dtype)
         small.load_state_dict(net.state_dict())
         errors = [
             (gn.compile(small, backend, skip=skip)(x=given)["y"] - wanted).square().mean().sqrt()
@@ -211,7 +211,7 @@ def test_two_of_them_are_two_launches() -> None:
                 m.next = torch.tanh(x[k] + m - gn.sum(m, over="slot"))
             g.output("y", gn.sum(a.next * b.next, over="slot"))
 
-    net, x = shuffled(Both()), doubles(2, 3, 3)
+    net, x = randomised(Both()), doubles(2, 3, 3)
     skips = [INTERPRET.skip("resident")]
     (model,) = compare(net, {"x": x}, backend="interpret", skips=skips)
     assert "one program per row" in model.source() and strategies(model) == {"resident"}
@@ -219,7 +219,7 @@ def test_two_of_them_are_two_launches() -> None:
 
 
 def test_the_source_says_what_lies_where() -> None:
-    model = gn.compile(shuffled(Machine()), backend="interpret", skip=("fit",))
+    model = gn.compile(randomised(Machine()), backend="interpret", skip=("fit",))
     text = model.source()
     assert "one program per row, all of slot in it" in text
     assert re.search(r"axis_softmax\w* = softmax\(\w+, pos_row, live_pos_row, n_slot, 1\)", text)

@@ -21,7 +21,7 @@ import graphnn as gn
 from tests.backends.triton.cells import INPUT, Sizes, inputs, run
 from tests.backends.triton.places import Place, both, everywhere, strategies
 from tests.networks.equality import numbers
-from tests.nn.common import Over
+from tests.nn.common import OverTime
 
 SIZES = Sizes(16, 4, 33)
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -43,7 +43,7 @@ EXACT = Place("reference", "cpu")
 def network(name: str) -> Any:
     """A cell whose states stay well within (-1, 1)."""
     made, options = CELLS[name]
-    net = Over(made(INPUT, SIZES.hidden, **options), INPUT, init=True).double()
+    net = OverTime(made(INPUT, SIZES.hidden, **options), INPUT, init=True).double()
     with torch.no_grad():
         for k, p in enumerate(net.parameters()):
             p.copy_(numbers(p, k) * (p.shape[-1] ** -0.5 if p.ndim > 1 else 0.5))

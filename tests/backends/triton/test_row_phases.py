@@ -27,7 +27,7 @@ from tests.backends.triton.places import INTERPRET, choices, strategies
 from tests.backends.triton.test_block_axis import DECODERS, Decoder, Machine
 from tests.backends.triton.test_cooperative import ATTEMPTS, changed, launchers, stores
 from tests.networks.equality import compare
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 SLOW = pytest.mark.slow
 SKIP = INTERPRET.skip("cooperative")
@@ -45,7 +45,7 @@ SKIP = INTERPRET.skip("cooperative")
     ],
 )
 def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
-    net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
+    net = randomised(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
     given = {"x": doubles(3, 3, 3), "source": doubles(3, places, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([places, 1, places])}
     (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=[SKIP])
@@ -56,7 +56,7 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
 def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "EACH", 1)
     monkeypatch.setattr(sharding, "NARROWEST", 2)
-    net = shuffled(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
+    net = randomised(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
     given = {"x": doubles(3, 3, 3), "source": doubles(3, 7, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([7, 1, 5])}
     (model,) = compare(net, given, lengths, given=True, backend="interpret", skips=[SKIP])
@@ -72,7 +72,7 @@ def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     ids=["lstm", "feedforward"],
 )
 def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, object]) -> None:
-    net = shuffled(Machine(**options))  # type: ignore[arg-type]
+    net = randomised(Machine(**options))  # type: ignore[arg-type]
     x = doubles(3, 2, 3)
     lengths = {"time": torch.tensor([2, 1, 2])}
     (model,) = compare(net, {"x": x}, lengths, backend="interpret", skips=[SKIP])
@@ -100,7 +100,7 @@ def test_the_best_slots_of_a_memory_are_found_in_a_step() -> None:
     given, lengths = {"x": doubles(3, 4, 3)}, {"time": torch.tensor([4, 1, 3])}
     for strategy in ("resident", "cooperative"):
         skips = [INTERPRET.skip(strategy)]
-        (model,) = compare(shuffled(Best()), given, lengths, backend="interpret", skips=skips)
+        (model,) = compare(randomised(Best()), given, lengths, backend="interpret", skips=skips)
         assert strategies(model) == {strategy}
 
 
@@ -126,12 +126,12 @@ def test_a_loop_that_spills_in_one_block_is_shared_by_many(monkeypatch: pytest.M
 
 
 def decoder() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    net = shuffled(Decoder())
+    net = randomised(Decoder())
     return net, {"x": doubles(3, 2, 3), "source": doubles(3, 4, net.size)}  # type: ignore[arg-type]
 
 
 def machine() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    return shuffled(Machine(hidden=8)), {"x": doubles(2, 2, 3)}
+    return randomised(Machine(hidden=8)), {"x": doubles(2, 2, 3)}
 
 
 NETS = {"decoder": decoder, "machine": machine}

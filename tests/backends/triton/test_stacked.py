@@ -14,7 +14,7 @@ from graphnn.backends.triton.loops import stacked
 from graphnn.kernels import simulate
 from tests.backends.triton.places import INTERPRET, choices, lowerings
 from tests.networks.equality import compare
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 SKIP = INTERPRET.skip("cooperative")
 HIDDEN = 20  # two blocks, of 16 and 4 units
@@ -95,7 +95,7 @@ SOME = [pytest.param(n, marks=[pytest.mark.slow] * (n not in FEW)) for n in NETS
 @pytest.mark.parametrize("name", SOME)
 @pytest.mark.usefixtures("always")
 def test_equals_the_reference(name: str, batch: int, time: int, ragged: bool) -> None:
-    net = shuffled(NETS[name]())
+    net = randomised(NETS[name]())
     lengths = {"time": torch.tensor([3, 1, 2])} if ragged else {}
     compare(net, {"x": doubles(batch, time, 3)}, lengths, True, [SKIP], backend="interpret")
     if batch:
@@ -107,11 +107,11 @@ def test_equals_the_reference(name: str, batch: int, time: int, ragged: bool) ->
 
 def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two layers of an LSTM meet at one barrier both ways; what gains less than it errs is left."""
-    forward, backward = choices(run(shuffled(NETS["lstm"]())))
+    forward, backward = choices(run(randomised(NETS["lstm"]())))
     assert f"2 {TOGETHER}: 1.2 µs per step, 1.1 + 1.1 in sequence" in forward.reason
     assert f"2 {TOGETHER}: 1.2 µs per step, 1.2 + 1.2 in sequence" in backward.reason
     monkeypatch.setattr(stacked, "MODEL_ERROR", 10.0)
-    apart = reasons(run(shuffled(NETS["lstm"]())))
+    apart = reasons(run(randomised(NETS["lstm"]())))
     assert "not one kernel with those stacked on it: 1.2 µs per step, 1.1 + 1.1" in apart[0]
     assert not any(TOGETHER in reason for reason in apart)
 
@@ -122,7 +122,7 @@ def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("always")
 def test_layers_meet_once_a_step_whoever_runs_first(seed: int) -> None:
     """Backward too: what the lower layer publishes last is read by the step after."""
-    net, x = shuffled(NETS["lstm"]()), doubles(3, 3, 3)
+    net, x = randomised(NETS["lstm"]()), doubles(3, 3, 3)
     model = gn.compile(net, backend="interpret", skip=SKIP)
     wanted = torch.autograd.grad(model(x=x).sum(), list(net.parameters()))
     kernels = [k for lowering in lowerings(model) for k in lowering.launchers.values()]
@@ -137,9 +137,9 @@ def test_layers_meet_once_a_step_whoever_runs_first(seed: int) -> None:
 
 
 def test_what_is_not_together_says_why() -> None:
-    fits = gn.compile(shuffled(NETS["lstm"]()), backend="interpret", skip=("fit",))
+    fits = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=("fit",))
     assert "one of them fits a multiprocessor, whose steps have no model" in fits.explain()
-    skipped = gn.compile(shuffled(NETS["lstm"]()), backend="interpret", skip=(*SKIP, "stacked"))
+    skipped = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=(*SKIP, "stacked"))
     assert TOGETHER not in skipped.explain() and "stacked on it" not in skipped.explain()
 
 
@@ -170,7 +170,7 @@ class Whole(nn.Module):
 @pytest.mark.parametrize("how", ["start", "last", "reversed", "softmax", "other way"])
 @pytest.mark.usefixtures("always")
 def test_what_needs_more_than_a_position_stays_apart(how: str) -> None:
-    net = shuffled(Whole(how))
+    net = randomised(Whole(how))
     model = gn.compile(net, backend="interpret", skip=SKIP)
     x = doubles(2, 2, 3)
     wanted = gn.compile(net, backend="reference")(x=x)
@@ -183,7 +183,7 @@ def test_what_needs_more_than_a_position_stays_apart(how: str) -> None:
 @pytest.mark.usefixtures("always")
 def test_whoever_runs_first_the_bits_are_the_same(name: str) -> None:
     """Under the checker, outputs and exchanges poisoned, the blocks in seeded random turns."""
-    net = shuffled(NETS[name]())
+    net = randomised(NETS[name]())
     model, x = gn.compile(net, backend="interpret", skip=SKIP), doubles(3, 3, 3)
     model(x=x).sum().backward()
     kernels = [k for lowering in lowerings(model) for k in lowering.launchers.values()]

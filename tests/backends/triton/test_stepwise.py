@@ -13,7 +13,7 @@ from bench.networks import LSTM
 from graphnn.backends.triton import target
 from tests.backends.triton.places import INTERPRET, choices
 from tests.networks.equality import compare
-from tests.nn.common import doubles, shuffled
+from tests.nn.common import doubles, randomised
 
 WIDTH = 4
 
@@ -98,7 +98,7 @@ REASONS = {
 
 @pytest.mark.parametrize("kind", REASONS)
 def test_what_cannot_be_written_goes_step_by_step(kind: type) -> None:
-    net = shuffled(kind())
+    net = randomised(kind())
     compare(net, {"x": doubles(3, 4, 3)}, backend="interpret", skips=[INTERPRET.skip("resident")])
     model = gn.compile(net, backend="interpret", skip=("fit",))
     model(x=doubles(3, 4, 3))
