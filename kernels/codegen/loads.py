@@ -218,7 +218,7 @@ def edge(b: PersistentBuilder, tensor: Tensor, span: Span) -> list[Code]:
     """The mask of a block's own elements, if they may reach beyond the period."""
     if not isinstance(tensor, Part) or not tensor.period or tensor.even:
         return []
-    at = total([Name(tensor.place), span.start % tensor.units, b.cols(span.width)])
+    at = total([Name(tensor.shard_start), span.start % tensor.units, b.cols(span.width)])
     return [code("({} < {})", at, tensor.period)]
 
 
@@ -227,7 +227,7 @@ def column(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
     start, parts = span.start, list[Code]()
     if isinstance(tensor, Part) and tensor.period:
         part, at = divmod(start, tensor.units)
-        start, parts = part * tensor.period + at, [Name(tensor.place)]
+        start, parts = part * tensor.period + at, [Name(tensor.shard_start)]
     start += tensor.first if isinstance(tensor, Part) else 0
     return total([start, *parts, *columns(b, span)])
 

@@ -84,7 +84,7 @@ class PersistentBuilder(KernelBuilder):
         self.weights: dict[Weight, Name] = {}
         self.interleaved: dict[tuple[int, int], tuple[Name, Name]] = {}
         # elements of each weight that stay on chip
-        self.held: dict[str, int] = {}
+        self.weights_on_chip: dict[str, int] = {}
         # of variables: columns of those that hold tiles of rows, and registers per thread
         self.sizes: dict[Name, int] = {}
         self.registers: dict[Name, int] = {}

@@ -233,7 +233,7 @@ def _weight(b: PersistentBuilder, how: WeightMatmul, base: int, k: Span, n: Colu
     name = b.fresh(f"{how.weight}_{sum(w[0] == how.weight for w in b.weights)}")
     b.begin(name, load(code("{} + ({})", b.pointer(tensor), at), both(masks)), op.note)
     b.weights[key] = name
-    b.held[tensor.name] = b.held.get(tensor.name, 0) + k.width * n.width
+    b.weights_on_chip[tensor.name] = b.weights_on_chip.get(tensor.name, 0) + k.width * n.width
     return name
 
 

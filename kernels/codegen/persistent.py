@@ -79,7 +79,7 @@ def emit(program: LoopProgram, join: bool = True, ahead: bool = True) -> LoopSou
         program=program,
         pointers=(*program.tensors, *(t for _, t in program.stores)),
         sizes=program.sizes,
-        weights=b.held,
+        weights=b.weights_on_chip,
         live=alive,
         staged=tuple(b.staged),
         joined=tuple(b.joined),

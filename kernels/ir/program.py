@@ -35,15 +35,15 @@ class Tensor:
 class Part(Tensor):
     """A tensor of which each thread block handles its own elements only: its shard.
 
-    Of every `period` elements a block has up to `units`; with a period of 0 the first block has
-    all. `place` is the variable that holds where a block's own elements begin. If they are not
-    `even`, the last blocks have fewer. The value is part of what the tensor holds, from its element
-    `first` on.
+    Of every `period` elements a block has up to `units`. With a period of 0, the first block has
+    all. The variable `shard_start` holds the index of a block's first element. If shards are not
+    `even`, the last blocks have fewer elements. The value is the part of the tensor that begins at
+    its element `first`.
     """
 
     period: int = 0
     units: int = 0
-    place: str = ""
+    shard_start: str = ""
     even: bool = True
     first: int = 0
 

@@ -44,7 +44,7 @@ class CooperativeTuner(Autotuner):
         if uses_multiply_adds(judged):  # others were not compiled, which may crash the process
             return found
         for source in self.kernels:
-            for tile in TILE_ROWS[: 1 if source.each else None]:
+            for tile in TILE_ROWS[: 1 if source.owned_rows else None]:
                 launch = CooperativeLaunch(
                     judged.dtype, judged.precision, tile, judged.warps, source.tiling.units
                 )
@@ -97,7 +97,7 @@ class CooperativeLauncher(Launcher):
         def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
             interleaved.launch(self.function, (grid, source.loops), *given, **constants)
 
-        self._all(self.source, args, count, dtype, self.source.each or MIN_ROWS, run)
+        self._all(self.source, args, count, dtype, self.source.owned_rows or MIN_ROWS, run)
 
     def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         props = torch.cuda.get_device_properties(index)
@@ -132,7 +132,7 @@ class CooperativeLauncher(Launcher):
         def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
             function[(grid, source.loops)](*given, **options)
 
-        self._all(source, args, count, dtype, source.each or launch.rows, run)
+        self._all(source, args, count, dtype, source.owned_rows or launch.rows, run)
 
     def _rows_for(self, count: int, launch: CooperativeLaunch, target: str) -> int:
         """Return the fewest rows per program with which all tiles run at once.
@@ -140,7 +140,7 @@ class CooperativeLauncher(Launcher):
         If there is no such number, returns the one that needs the fewest launches.
         """
         most = self.processors // (self.source.blocks * self.source.loops)
-        if self.source.each:
+        if self.source.owned_rows:
             return MIN_ROWS
         able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), target)] or [
             MIN_ROWS

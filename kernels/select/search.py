@@ -212,7 +212,7 @@ def _tilings(units: int, launch: Launch, have: int) -> Iterator[Tiling]:
     """Yield tilings that keep all weights, then one that keeps as many as `have` bytes allow."""
     split = launch.precision == SPLIT_PRECISION
     for piece, flight in PIECES[split:]:
-        yield Tiling(units, launch.warps, piece, flight, parted=split)
+        yield Tiling(units, launch.warps, piece, flight, bf16x3=split)
     least = Tiling(units, launch.warps, piece, flight, 0, split)
     staging = launch.rows * piece * flight * _bytes_per_weight(least, launch)
     if split:
@@ -234,7 +234,7 @@ def _bytes_per_weight(tiling: Tiling, launch: Launch) -> int:
 
 def _is_split(tiling: Tiling, launch: Launch) -> bool:
     """Return whether products are split: a launch may use another precision than planned."""
-    return tiling.parted and launch.precision == SPLIT_PRECISION
+    return tiling.bf16x3 and launch.precision == SPLIT_PRECISION
 
 
 def _staging_bytes(source: CooperativeSource | Demand, launch: Launch) -> int:

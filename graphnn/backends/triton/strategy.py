@@ -227,7 +227,7 @@ class KernelLowering:
     def _details(self, scope: Scope, made: LoopKernel) -> str:
         """Return how float32 is multiplied, and where ragged loops end, as text."""
         how = PRECISIONS[input_precision(torch.float32, self.float32)]
-        if isinstance(made.source, CooperativeSource) and made.source.tiling.parted:
+        if isinstance(made.source, CooperativeSource) and made.source.tiling.bf16x3:
             how = SPLIT_PRODUCTS
         text = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
         program = made.source.program

@@ -11,7 +11,7 @@ from ...ir.expression import Expr, Name, code
 from ...ir.program import Op
 from ...ir.statement import Statement, assign
 from ...ir.tile import Span, Tile
-from ..plan.sharding import EACH, ShardedProgram
+from ..plan.sharding import MIN_ROWS, ShardedProgram
 
 # of the 8 warps that most kernels have
 THREADS = 256
@@ -26,7 +26,7 @@ class C(V):
     `begin` the row at which the launch begins. Steps publish into `slot`, states into `next_slot`,
     that of the next step. `arrived` points at the tile's barrier counter. `patience` is how often a
     barrier is read before it counts as stuck, and `poison` is 0, or NaN after a stuck barrier.
-    `rows_deep` and `live_deep` are `rows` and `live` for products whose operand warps split.
+    `rows_3d` and `live_3d` are `rows` and `live` for matmuls that warps split along k.
     """
 
     block = Name("block")
@@ -39,8 +39,8 @@ class C(V):
     stuck_ptr = Name("stuck_ptr")
     patience = Name("patience")
     poison = Name("poison")
-    rows_deep = Name("rows_deep")
-    live_deep = Name("live_deep")
+    rows_3d = Name("rows_3d")
+    live_3d = Name("live_3d")
 
 
 # the functions of the barrier, and the launch's constant that `patience` begins as
@@ -73,7 +73,7 @@ class CooperativeBuilder(PersistentBuilder):
         height = str(padded_length(program.most))
         self.own = Frame(V.row, V.live_pos, height, program.block_axis, V.has_row, leads)
         self.exchanged = {e.name: self.fresh(f"{e.name}_ptr") for e in sharded.exchanges}
-        self.deep_ranges: dict[tuple[str, int, int], Statement] = {}
+        self.split_k_ranges: dict[tuple[str, int, int], Statement] = {}
         self.streamed = 0
 
     def enter(self, op: Op) -> None:
@@ -85,21 +85,21 @@ class CooperativeBuilder(PersistentBuilder):
         that does not vary over positions."""
         made = super().tile(span, name, width, rows)
         height = (
-            (padded_length(self.program.most) if rows else 1) if self.frame.block_axis else EACH
+            (padded_length(self.program.most) if rows else 1) if self.frame.block_axis else MIN_ROWS
         )
         across = height if made.columns else width
         self.registers[name] = max(min(VECTOR, across), height * width // THREADS)
         return made
 
-    def deep(self, count: int, each: int, what: str) -> Name:
+    def split_k_range(self, count: int, each: int, what: str) -> Name:
         """0, 1, 2 … if `count` warps split the columns of an "operand", or a "weight"'s rows."""
         shape = "[None, None, :]" if what == "operand" else "[None, :, None]"
         key = (what, count, each)
-        if key not in self.deep_ranges:
+        if key not in self.split_k_ranges:
             value = "tl.arange(0, {})[:, None, None] * {} + tl.arange(0, {}){}"
             name = self.fresh(f"{what}_{count * each}")
-            self.deep_ranges[key] = assign(name, code(value, count, each, each, shape))
-        return self.deep_ranges[key].targets[0]
+            self.split_k_ranges[key] = assign(name, code(value, count, each, each, shape))
+        return self.split_k_ranges[key].targets[0]
 
     def _next_to_rows(self, tile: Tile) -> Expr:
         """A tile as it meets tiles with several elements per position: it comes from no matrix

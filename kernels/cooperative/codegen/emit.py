@@ -66,9 +66,9 @@ class CooperativeSource(LoopSource):
 
     Its `exchanges` have `slots` slots. `tiling` is how it is cut; each block loads `streamed`
     elements of its weights at each step. A step has `products` products by a weight. With a block
-    axis a tile has `each` rows, else as many as the launch says; `positions` has the elements of
-    all positions that are moved, and those that are made. `others` are kernels of the same loop
-    that should be nearly as fast.
+    axis a tile has `owned_rows` rows, otherwise as many as the launch says. `positions` counts the
+    elements over all positions that a block loads and stores, and those that it computes. `others`
+    are kernels of the same loop that should be nearly as fast.
     """
 
     blocks: int = 1
@@ -78,7 +78,7 @@ class CooperativeSource(LoopSource):
     tiling: Tiling = field(default_factory=lambda: Tiling(0))
     streamed: int = 0
     products: int = 0
-    each: int = 0
+    owned_rows: int = 0
     positions: tuple[int, int] = (0, 0)
     others: tuple[CooperativeSource, ...] = ()
 
@@ -106,7 +106,7 @@ def emit_outlined(found: Outline, tiling: Tiling) -> CooperativeSource:
         program=program,
         pointers=(*program.tensors, *(t for _, t in program.stores)),
         sizes=b.program.sizes,
-        weights=b.held,
+        weights=b.weights_on_chip,
         live=(),
         staged=tuple(b.staged),
         uses_matmul=uses_matmul(b),
@@ -118,7 +118,7 @@ def emit_outlined(found: Outline, tiling: Tiling) -> CooperativeSource:
         exchanges=writer.sharded.exchanges,
         tiling=tiling,
         streamed=b.streamed,
-        each=writer.sharded.each if program.block_axis else 0,
+        owned_rows=writer.sharded.owned_rows if program.block_axis else 0,
         positions=positions(found),
         products=sum(op.kind == "sharded_matmul" for op in b.program.ops),
     )
@@ -128,7 +128,7 @@ class _Writer:
     """Writes one kernel, event by event."""
 
     def __init__(self, found: Outline, tiling: Tiling):
-        sharded = found.shared
+        sharded = found.sharded
         self.sharded, self.phases, self.tiling = sharded, found.phases, tiling
         # if states are exchanged a step begins by waiting, and loads meanwhile
         ahead = not (self.phases.carries or sharded.program.block_axis)
@@ -322,12 +322,14 @@ class _Writer:
         if not axis:
             rows = code("{} + {} * ROWS + {}", C.begin, C.tile, number)
             return [assign(V.rows, rows), *ragged.sorted_rows(b), live]
-        each, height = self.sharded.each, b.own.height
-        rows = code("{} + {} * {} + {}", C.begin, C.tile, each, V.row_index)
+        owned_rows, height = self.sharded.owned_rows, b.own.height
+        rows = code("{} + {} * {} + {}", C.begin, C.tile, owned_rows, V.row_index)
+        exists = "tl.where({} < {}, {}, {})"
+        in_tile = code(exists, V.row_index, owned_rows, rows, V.n_rows)
         length = code("tl.where({}, {}, 0)", V.has_row, b.length(axis))
         return [
             assign(V.row_index, number),
-            assign(V.rows, code("tl.where({} < {}, {}, {})", V.row_index, each, rows, V.n_rows)),
+            assign(V.rows, in_tile),
             *self._members(),
             assign(V.row, code("tl.minimum({}, {} - 1)", V.row, V.n_rows)),
             *ragged.sorted_rows(b),
@@ -340,20 +342,20 @@ class _Writer:
 
     def _members(self) -> list[Statement]:
         """The row that a block has, alone or as one of a group."""
-        each, groups = self.sharded.each, self.sharded.groups
-        share = expr(C.block) if groups == 1 else code("{} % {}", C.block, each)
-        row = code("{} + {} * {} + {}", C.begin, C.tile, each, share)
-        has = code("tl.where({} < {}, {}, {})", C.block, each * groups, row, V.n_rows)
+        owned_rows, groups = self.sharded.owned_rows, self.sharded.groups
+        share = expr(C.block) if groups == 1 else code("{} % {}", C.block, owned_rows)
+        row = code("{} + {} * {} + {}", C.begin, C.tile, owned_rows, share)
+        has = code("tl.where({} < {}, {}, {})", C.block, owned_rows * groups, row, V.n_rows)
         exists = "tl.full([1, 1], {}, tl.int32) < {}"
         made = [assign(V.row, has), assign(V.has_row, code(exists, V.row, V.n_rows))]
         if groups > 1:
-            first = code("tl.where({} < {}, {}, {})", C.block, each, V.row, V.n_rows)
+            first = code("tl.where({} < {}, {}, {})", C.block, owned_rows, V.row, V.n_rows)
             made.append(assign(V.first_of_row, code(exists, first, V.n_rows)))
         return made
 
     def _start(self) -> list[Statement]:
         b, blocks, units = self.b, self.sharded.blocks, self.sharded.units
-        each = self.sharded.each
+        owned_rows = self.sharded.owned_rows
         first = code("tl.where({} == 0, {}, 0)", C.block, V.n_rows)
         made = [
             row_count(b),
@@ -364,14 +366,14 @@ class _Writer:
             assign(V.first_block, code("{} < {}", V.rows, first)),
         ]
         for period, count in sorted(units.items(), key=lambda item: item[0] < 0):
-            own = expr(C.block) if period > 0 else code("{} // {}", C.block, each)
+            own = expr(C.block) if period > 0 else code("{} // {}", C.block, owned_rows)
             name = Name(f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}")
             made.append(assign(name, code("{} * {}", own, count)))
         made += b.ranges()
-        if b.deep_ranges:
-            made.append(assign(C.rows_deep, code("{}[None, :, :]", V.rows)))
-            made.append(assign(C.live_deep, code("{}[None, :, :]", V.live)))
-            made += b.deep_ranges.values()
+        if b.split_k_ranges:
+            made.append(assign(C.rows_3d, code("{}[None, :, :]", V.rows)))
+            made.append(assign(C.live_3d, code("{}[None, :, :]", V.live)))
+            made += b.split_k_ranges.values()
         b.frame = b.whole
         return [
             *made,

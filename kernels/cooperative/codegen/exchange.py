@@ -44,7 +44,7 @@ def publish(
         span, value = tile.span, b.full(tile, tile.span.width, not own or tile.columns)
         masks = [_published(b, exchange, tile), *loads.beyond(b, span)]
         if own and exchange.part is None:
-            column = _member(b, tile, code("{} // {}", C.block, b.sharded.each))
+            column = _member(b, tile, code("{} // {}", C.block, b.sharded.owned_rows))
         elif exchange.part is None:
             blocks = exchange.size // len(tiles)
             column = total([span.start * blocks, C.block])
@@ -223,7 +223,7 @@ def shard_size(b: PersistentBuilder, op: Op) -> None:
     """The number of elements of a value that a block has."""
     part, ((span, name),) = op.attrs["part"], b.named(op)
     value = "tl.full([1, 1], tl.minimum(tl.maximum({} - {}, 0), {}) * {}, tl.int32).to(ACC)"
-    place, groups = Name(part.place), op.attrs["groups"]
+    place, groups = Name(part.shard_start), op.attrs["groups"]
     b.add(op, name, code(value, part.period, place, part.units, groups))
     b.tiles[op.name] = (Tile(expr(name), span=span),)
 
@@ -233,7 +233,7 @@ def in_shard(b: PersistentBuilder, op: Op) -> None:
     tiles = []
     for span, name in b.named(op):
         part: Part = op.attrs["part"]
-        at = total([Name(part.place), span.start % part.units, b.cols(span.width)])
+        at = total([Name(part.shard_start), span.start % part.units, b.cols(span.width)])
         b.add(op, name, code("({}) < {}", at, part.period))
         tiles.append(Tile(expr(name), width=span.width, span=span))
     b.tiles[op.name] = tuple(tiles)

@@ -17,7 +17,7 @@ from ...ir.program import Op, Part, Tensor
 from ...ir.statement import assign
 from ...ir.tile import Span, Tile
 from ..plan.exchange import Exchange
-from ..plan.tiling import DEPTH, Tiling, cut
+from ..plan.tiling import MIN_K, Tiling, cut
 from . import exchange as exchanges
 from .builder import C, CooperativeBuilder
 
@@ -40,7 +40,7 @@ class ShardedMatmul:
         self.weight: Part = op.attrs["weight"]
         self.names = dict(b.named(op))
         self.cut = cut(op, b.layout.spans, tiling)
-        self.groups, self.pieces, self.deep = self.cut.groups, self.cut.pieces, self.cut.deep
+        self.groups, self.pieces, self.split_k = self.cut.groups, self.cut.pieces, self.cut.split_k
         self.loaded: dict[int, Expr] = {}
         self.rest: dict[Name, Name] = {}
 
@@ -61,7 +61,7 @@ class ShardedMatmul:
             self._split(n, name)
         b.tiles[op.name] = tuple(b.tile(s, name, s.width, True) for s, name in self.names.items())
 
-    def _deep(self) -> tuple[int, int]:
+    def _warp_pieces(self) -> tuple[int, int]:
         """The warps that split a piece, and the elements of each."""
         return self.tiling.warps, self.pieces[0].width // self.tiling.warps
 
@@ -69,18 +69,18 @@ class ShardedMatmul:
         """The sums so far: zeros, or NaN after a stuck barrier."""
         name = self.b.fresh(f"{self.op.name}_sum")
         shape = code("ROWS, {}", n.width)
-        if self.deep:
+        if self.split_k:
             shape = code("{}, {}", self.tiling.warps, shape)
         self.b.add(self.op, name, code("tl.full([{}], {}, ACC)", shape, C.poison))
-        if self._parted(n):
+        if self._uses_bf16x3(n):
             self.rest[name] = self.b.fresh(f"{name.text}_rest")
             self.b.add(self.op, self.rest[name], code("tl.full([{}], 0.0, ACC)", shape))
         return name
 
-    def _parted(self, n: Columns) -> bool:
+    def _uses_bf16x3(self, n: Columns) -> bool:
         """Whether float32 is multiplied in parts: some of the product is for matrix units."""
-        deep = any(span.width >= DEPTH for span in self.pieces)
-        return self.tiling.parted and n.width > 1 and deep
+        wide_enough = any(span.width >= MIN_K for span in self.pieces)
+        return self.tiling.bf16x3 and n.width > 1 and wide_enough
 
     def _load(self, k: int, span: Span) -> None:
         """A piece of the operand, if it is not in registers."""
@@ -93,7 +93,7 @@ class ShardedMatmul:
 
     def _loaded(self, span: Span) -> Expr:
         line = self._along(span, "operand")
-        rows, live = (C.rows_deep, C.live_deep) if self.deep else (V.rows, V.live)
+        rows, live = (C.rows_3d, C.live_3d) if self.split_k else (V.rows, V.live)
         mask = both([live, *[code("({} < {})", line, span.valid)] * (span.valid < span.width)])
         column = total([span.start, line])
         if self.operand.exchange is not None:
@@ -105,8 +105,8 @@ class ShardedMatmul:
 
     def _along(self, span: Span, what: str) -> Name:
         """0, 1, 2 … along the elements of a piece, as the operand or the weight has them."""
-        if self.deep:
-            return self.b.deep(*self._deep(), what)
+        if self.split_k:
+            return self.b.split_k_range(*self._warp_pieces(), what)
         return self.b.cols(span.width) if what == "operand" else self.b.down(span.width)
 
     def _multiply(self, n: Columns, name: Name, k: int, span: Span) -> None:
@@ -119,12 +119,12 @@ class ShardedMatmul:
             value = code("{} + tl.sum({}, 1, keep_dims=True)", name, terms)
         elif span.width == 1:
             value = code("{} + {}.to(ACC) * {}.to(ACC)", name, piece, weight)
-        elif span.width < DEPTH:
+        elif span.width < MIN_K:
             terms = code(
                 "{0}.to({1}.dtype).to(ACC)[:, :, None] * {1}.to(ACC)[None, :, :]", piece, weight
             )
             value = code("{} + tl.sum({}, 1)", name, terms)
-        elif self.tiling.parted:
+        elif self.tiling.bf16x3:
             rest = self.rest[name]
             value = call("matmul_bf16x3", piece, weight, name, rest, "PRECISION", "UPCAST")
             b.add(self.op, (name, rest), value)
@@ -140,9 +140,9 @@ class ShardedMatmul:
         places, masks = self._places(n, span)
         value = load(code("{} + ({})", b.pointer(tensor), total(places)), both(masks))
         count = span.width * n.width
-        if self.tiling.keeps(b.held, count):
+        if self.tiling.has_room(b.weights_on_chip, count):
             b.append(b.before, assign(name, value, f"{self.op.note}: its weights"))
-            b.held[tensor.name] = b.held.get(tensor.name, 0) + count
+            b.weights_on_chip[tensor.name] = b.weights_on_chip.get(tensor.name, 0) + count
         else:
             b.add(self.op, name, value)
             b.streamed += count
@@ -165,7 +165,7 @@ class ShardedMatmul:
         places, masks = list[Code](), list[Code]()
         if part.period:
             number, at = divmod(first.start, part.units)
-            places += [number * part.period * to_n, times(Name(part.place), to_n)]
+            places += [number * part.period * to_n, times(Name(part.shard_start), to_n)]
         line = expr("")
         if n.width > 1:
             found = self.b.cols(n.width)
@@ -178,13 +178,13 @@ class ShardedMatmul:
         places += [at * to_n, times(line, to_n) if n.width > 1 else ""]
         masks += [code("({} < {})", line, first.valid)] * (first.valid < first.width)
         if part.period and not part.even:
-            own = total([Name(part.place), at, line])
+            own = total([Name(part.shard_start), at, line])
             masks.append(code("({} < {})", own, part.period))
         return places, masks
 
     def _stood(self, line: Name) -> Expr:
         """Numbers along a row in the shape of a weight, a third dimension if warps split it."""
-        return code("{}[None, :, :]", line) if self.deep else expr(line)
+        return code("{}[None, :, :]", line) if self.split_k else expr(line)
 
     def _split(self, n: Columns, name: Name) -> None:
         """The parts of a result, from the sums of warps if these split the operand."""
@@ -192,7 +192,7 @@ class ShardedMatmul:
         parts = [self.names[span] for span in n.spans]
         if name in self.rest:
             b.add(op, name, call("sum_bf16x3", name, self.rest[name]))
-        value = code("tl.sum({}, 0)", name) if self.deep else expr(name)
+        value = code("tl.sum({}, 0)", name) if self.split_k else expr(name)
         if len(parts) > 1:
             value = call(APART[n.count], value)
             parts += [b.fresh("zeros")] * (n.count - len(parts))

@@ -33,11 +33,11 @@ def last(op: Op) -> int:
     return op.shape[-1] if op.shape else 1
 
 
-def waits(ops: Mapping[str, Op], shared: Mapping[str, int]) -> dict[str, int]:
-    """For how many sums of sharded values (`shared`), one after another, each value waits."""
+def waits(ops: Mapping[str, Op], sharded: Mapping[str, int]) -> dict[str, int]:
+    """For how many sums of sharded values (`sharded`), one after another, each value waits."""
     found: dict[str, int] = {}
     for op in ops.values():
-        over = op.kind in ("sum", "max") and shared.get(op.args[0], 0) and not shared.get(op.name)
+        over = op.kind in ("sum", "max") and sharded.get(op.args[0], 0) and not sharded.get(op.name)
         found[op.name] = max((found.get(a, 0) for a in op.args), default=0) + bool(over)
     return found
 

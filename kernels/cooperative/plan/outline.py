@@ -15,7 +15,7 @@ from ...analysis.layout import Layout
 from ...ir.program import LoopProgram, Op, Unsupported
 from .exchange import Exchange
 from .phases import Phases, phases
-from .sharding import LEAST, ShardedProgram, shard
+from .sharding import MIN_UNITS, ShardedProgram, shard
 from .tiling import Tiling, cut
 
 
@@ -25,7 +25,7 @@ class Outline:
     (`moving`), and the events of a step."""
 
     program: LoopProgram
-    shared: ShardedProgram
+    sharded: ShardedProgram
     layout: Layout
     moving: frozenset[str]
     phases: Phases
@@ -54,17 +54,17 @@ def outline(program: LoopProgram, units: int, known: dict[str, int] | None = Non
     """
     if not program.axis:
         raise Unsupported("a phase of a step is not a loop")
-    shared = shard(program, units, known)
-    moving = frozenset(_moving(shared.program))
-    events = phases(shared, moving)
-    varying = wide(shared.program) if program.block_axis else ()
-    layout = Layout(shared.program, LEAST, varying)
-    return Outline(program, shared, layout, moving, events)
+    sharded = shard(program, units, known)
+    moving = frozenset(_moving(sharded.program))
+    events = phases(sharded, moving)
+    varying = wide(sharded.program) if program.block_axis else ()
+    layout = Layout(sharded.program, MIN_UNITS, varying)
+    return Outline(program, sharded, layout, moving, events)
 
 
 def demand(found: Outline, tiling: Tiling) -> Demand:
     """What the kernel needs that is cut as `tiling` says."""
-    held: dict[str, int] = {}
+    on_chip: dict[str, int] = {}
     staged: tuple[int, ...] = ()
     streamed, products = 0, list(_products(found))
     for op in products:
@@ -72,19 +72,19 @@ def demand(found: Outline, tiling: Tiling) -> Demand:
         staged = max(staged, made.staged(tiling), key=sum)
         weight = op.attrs["weight"].name
         for count in made.weights():
-            if tiling.keeps(held, count):
-                held[weight] = held.get(weight, 0) + count
+            if tiling.has_room(on_chip, count):
+                on_chip[weight] = on_chip.get(weight, 0) + count
             else:
                 streamed += count
-    shared, barriers = found.shared, found.phases.barriers
+    sharded, barriers = found.sharded, found.phases.barriers
     count = len(products)
-    sizes = (held, staged, streamed, count, positions(found))
-    return Demand(shared.blocks, barriers, shared.exchanges, tiling, *sizes)
+    sizes = (on_chip, staged, streamed, count, positions(found))
+    return Demand(sharded.blocks, barriers, sharded.exchanges, tiling, *sizes)
 
 
 def positions(found: Outline) -> tuple[int, int]:
     """The elements of all positions that a block moves per step, and those that it computes."""
-    program = found.shared.program
+    program = found.sharded.program
     if not program.block_axis:
         return 0, 0
     varying, many = wide(program), program.most
@@ -102,7 +102,7 @@ def positions(found: Outline) -> tuple[int, int]:
 
 def _products(found: Outline) -> Iterator[Op]:
     """Products by a weight in the order in which they are written, and their weights kept."""
-    ops = {op.name: op for op in found.shared.program.ops if op.kind == "sharded_matmul"}
+    ops = {op.name: op for op in found.sharded.program.ops if op.kind == "sharded_matmul"}
     yield from (op for op in ops.values() if op.name not in found.moving)
     for event in found.phases.events:
         if event.what == "op" and event.name in ops:

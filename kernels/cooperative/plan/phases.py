@@ -40,19 +40,19 @@ class Phases:
     slots: int = SLOTS
 
 
-def phases(shared: ShardedProgram, moving: Iterable[str]) -> Phases:
+def phases(sharded: ShardedProgram, moving: Iterable[str]) -> Phases:
     """The phases of a sharded program; `moving` are the operations that a step computes."""
-    return _Schedule(shared, set(moving)).run()
+    return _Schedule(sharded, set(moving)).run()
 
 
 class _Schedule:
-    def __init__(self, shared: ShardedProgram, moving: set[str]):
-        program = shared.program
+    def __init__(self, sharded: ShardedProgram, moving: set[str]):
+        program = sharded.program
         self.varying = wide(program) if program.block_axis else frozenset[str]()
         self.ops = {op.name: op for op in program.ops if op.name in moving}
-        self.exchanges = {e.name: e for e in shared.exchanges}
+        self.exchanges = {e.name: e for e in sharded.exchanges}
         self.sources = {
-            e.name: _published(e, program.states) if e.state else e.value for e in shared.exchanges
+            e.name: _published(e, program.states) if e.state else e.value for e in sharded.exchanges
         }
         self.levels = levels(self.ops, self.exchanges)
         self._delay_reads()

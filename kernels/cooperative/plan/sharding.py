@@ -27,11 +27,11 @@ from .reductions import Sums
 from .row_owners import OWN, WHOLE
 
 # the fewest units of a block: four gates of them make an operand of a matrix product
-LEAST = 4
+MIN_UNITS = 4
 # the fewest elements of a row's value that are worth a block of their own
-NARROWEST = 16
+MIN_ROW_ELEMENTS = 16
 # rows of a tile with a block axis: the least of a matrix product
-EACH = 16
+MIN_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class ShardedProgram:
     groups: int = 1
 
     @property
-    def each(self) -> int:
+    def owned_rows(self) -> int:
         """The rows of a tile that blocks own, with a block axis."""
-        return min(EACH, self.blocks)
+        return min(MIN_ROWS, self.blocks)
 
 
 def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None) -> ShardedProgram:
@@ -61,7 +61,7 @@ def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None)
     """
     known = known or granularities(program)
     blocks = -(-widest(program, known) // units)
-    groups = max(1, blocks // EACH)
+    groups = max(1, blocks // MIN_ROWS)
     try:
         return Sharder(program, blocks, known, groups).run()
     except Unsupported:
@@ -94,13 +94,13 @@ class Sharder:
     def _used(self, period: int) -> int:
         """The form of a value of this granularity: sharded if that pays."""
         if period < 0:
-            return period if self.groups > 1 and -period >= NARROWEST * self.groups else OWN
+            return period if self.groups > 1 and -period >= MIN_ROW_ELEMENTS * self.groups else OWN
         return period if period >= max(self.blocks, 2) else WHOLE
 
     def _units(self, period: int) -> int:
         """A block's part of a period: a power of two, as tiles are. The last blocks have less."""
         blocks = self.blocks if period > 0 else self.groups
-        return max(LEAST, 1 << (-(-abs(period) // blocks) - 1).bit_length())
+        return max(MIN_UNITS, 1 << (-(-abs(period) // blocks) - 1).bit_length())
 
     def run(self) -> ShardedProgram:
         for name in self.ops:  # in their order, so that recursion stays shallow
@@ -156,8 +156,8 @@ class Sharder:
         if not split(period):
             return Part(*like)
         units, blocks = self.units[period], self.blocks if period > 0 else self.groups
-        place = f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}"
-        return Part(*like, abs(period), units, place, units * blocks == abs(period))
+        shard_start = f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}"
+        return Part(*like, abs(period), units, shard_start, units * blocks == abs(period))
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole if it is the same along it."""

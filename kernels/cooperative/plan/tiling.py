@@ -11,9 +11,9 @@ from ...ir.tile import Span
 
 # the least columns of a product per warp: with fewer, warps would repeat each other's work (sm_90,
 # Triton 3.6: 288 matrix instructions instead of 48), and split the operand instead
-EACH = 8
+MIN_COLUMNS_PER_WARP = 8
 # the least elements of an operand of a matrix instruction
-DEPTH = 16
+MIN_K = 16
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Tiling:
 
     `piece` elements of an operand are multiplied at once, and `flight` pieces are loaded before the
     first is. Of all weights a block keeps at most `room` elements, and loads others at each step.
-    With `parted`, float32 is multiplied in parts of bfloat16 (see `prelude.matmul_bf16x3`).
+    With `bf16x3`, float32 is multiplied in parts of bfloat16 (see `prelude.matmul_bf16x3`).
     """
 
     units: int
@@ -30,21 +30,21 @@ class Tiling:
     piece: int = 128
     flight: int = 8
     room: int = 1 << 30
-    parted: bool = False
+    bf16x3: bool = False
 
-    def keeps(self, held: Mapping[str, int], count: int) -> bool:
-        """Whether `count` more elements are kept, given those that are `held` of each weight."""
-        return sum(held.values()) + count <= self.room
+    def has_room(self, on_chip: Mapping[str, int], count: int) -> bool:
+        """Whether `count` more elements are kept, given those that are `on_chip` of each weight."""
+        return sum(on_chip.values()) + count <= self.room
 
 
 @dataclass(frozen=True)
 class Cut:
     """A product in parts: `groups` of columns, each of which is multiplied by every one of the
-    `pieces` of the operand. If `deep`, warps split the operand, not the columns."""
+    `pieces` of the operand. If `split_k`, warps split the operand, not the columns."""
 
     groups: tuple[Columns, ...]
     pieces: tuple[Span, ...]
-    deep: bool
+    split_k: bool
 
     def staged(self, tiling: Tiling) -> tuple[int, ...]:
         """The widths of the pieces that are under way at once."""
@@ -59,11 +59,11 @@ def cut(op: Op, spans: Mapping[str, Sequence[Span]], tiling: Tiling) -> Cut:
     """How a product is computed; `spans` tells where the elements of all values lie."""
     groups = tuple(_groups(op, spans[op.name]))
     widths = [n.width for n in groups]
-    few = min(widths) > 1 and max(widths) < EACH * tiling.warps
+    few = min(widths) > 1 and max(widths) < MIN_COLUMNS_PER_WARP * tiling.warps
     if op.args and "exchange" not in op.attrs:  # tiles in registers
         return Cut(groups, tuple(spans[op.args[0]]), False)
     size, piece = op.attrs["inner"], tiling.piece
-    least = DEPTH * tiling.warps if few else DEPTH
+    least = MIN_K * tiling.warps if few else MIN_K
     piece = max(least, min(piece, 1 << (size - 1).bit_length()))
     pieces = tuple(Span(k, min(piece, size - k), piece) for k in range(0, size, piece))
     return Cut(groups, pieces, few)

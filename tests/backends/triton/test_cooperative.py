@@ -19,7 +19,7 @@ import graphnn as gn
 from graphnn.backends.triton import target
 from graphnn.kernels import simulate
 from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier
-from graphnn.kernels.cooperative.plan.sharding import LEAST
+from graphnn.kernels.cooperative.plan.sharding import MIN_UNITS
 from graphnn.kernels.runtime import cooperative_launch
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
@@ -79,7 +79,7 @@ def test_every_cell_equals_the_reference(name: str, sizes: Sizes) -> None:
     model = check(name, sizes)
     if not UNSHARED.search(name) and "everything" not in name:
         # one block has four units or more, and one alone shares with nobody
-        strategy = "cooperative" if sizes.hidden > LEAST else "stepwise"
+        strategy = "cooperative" if sizes.hidden > MIN_UNITS else "stepwise"
         assert {c.strategy for c in choices(model)} == {strategy}, choices(model)
 
 

@@ -54,8 +54,8 @@ def test_a_decoder_is_one_kernel_a_direction(name: str, places: int) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param("additive", marks=SLOW), "odd"])
 def test_blocks_that_share_a_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "EACH", 1)
-    monkeypatch.setattr(sharding, "NARROWEST", 2)
+    monkeypatch.setattr(sharding, "MIN_ROWS", 1)
+    monkeypatch.setattr(sharding, "MIN_ROW_ELEMENTS", 2)
     net = randomised(Decoder(**DECODERS[name]))  # type: ignore[arg-type]
     given = {"x": doubles(3, 3, 3), "source": doubles(3, 7, net.size)}
     lengths = {"target": torch.tensor([3, 1, 2]), "source": torch.tensor([7, 1, 5])}
@@ -174,8 +174,8 @@ def test_whoever_runs_first_the_bits_are_the_same(name: str, seeds: range) -> No
 def test_blocks_of_one_row_give_the_same_bits_whoever_runs_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sharding, "EACH", 1)
-    monkeypatch.setattr(sharding, "NARROWEST", 2)
+    monkeypatch.setattr(sharding, "MIN_ROWS", 1)
+    monkeypatch.setattr(sharding, "MIN_ROW_ELEMENTS", 2)
     run = Run("decoder")
     with simulate.checking(run.kept, seed=1, written=run.outputs):
         assert all(map(torch.equal, run(), run.wanted))

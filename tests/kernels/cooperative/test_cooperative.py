@@ -24,7 +24,7 @@ TILINGS = {
     "some weights loaded at each step": Tiling(16, 4, 16, 2, room=2048),
     "all weights loaded at each step": Tiling(16, 8, 128, 4, room=0),
     "more than one block needs": Tiling(64),
-    "numbers in parts": Tiling(16, 4, 32, 2, parted=True),
+    "numbers in parts": Tiling(16, 4, 32, 2, bf16x3=True),
 }
 SIZES = {"time": 3, "batch": 3}
 
@@ -58,7 +58,7 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
     """Against float64, beside the same kernel whose products are numpy's of float32."""
     found = {}
     for parted in (False, True):
-        source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, parted=parted))
+        source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, bf16x3=parted))
         assert ("matmul_bf16x3(" in source.text) == parted
         found[parted] = stored(CooperativeLauncher(source, True, float32="tf32x3"), torch.float32)
     wanted = stored(CooperativeLauncher(source, interpret=True))

@@ -68,8 +68,8 @@ def test_a_barrier_is_spared_and_the_bits_are_the_same() -> None:
 
 def test_what_is_delayed_is_read_after_the_barrier() -> None:
     found = outline(retimed(layers(), 16), 16)
-    ops = {op.name: op for op in found.shared.program.ops if op.name in found.moving}
-    at = levels(ops, {e.name: e for e in found.shared.exchanges})
+    ops = {op.name: op for op in found.sharded.program.ops if op.name in found.moving}
+    at = levels(ops, {e.name: e for e in found.sharded.exchanges})
     assert (at["gates_b"], at["gates_a"]) == (0, 1)
     waited = [e.name for e in found.phases.events if e.what in ("op", "wait")]
     assert waited.index("a") > max(k for k, name in enumerate(waited) if not name)

@@ -129,7 +129,7 @@ def test_the_heads_of_such_a_machine_are_one_matmul(units: int) -> None:
     assert made.phases.barriers == 3
     shared = [
         op
-        for op in made.shared.program.ops
+        for op in made.sharded.program.ops
         if op.kind == "sharded_matmul" and op.name in made.moving
     ]
     assert len(shared) == 3  # of what was read, of the state, and of all heads
