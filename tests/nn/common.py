@@ -1,4 +1,4 @@
-"""What the tests of library modules share: a graph around a module, a comparison of gradients."""
+"""Helpers for tests of library modules: a graph around a module, and comparisons of gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS = {"time": torch.tensor([4, 2, 3])}
 
 
 class OverTime(nn.Module):
-    """A module over time: outputs `y` and every state; initial states are inputs where `init`."""
+    """A module over time that outputs `y` and every state. If `init`, initial states are inputs."""
 
     def __init__(self, module: nn.Module, width: int = 5, init: bool = False, final: bool = False):
         super().__init__()
@@ -36,13 +36,13 @@ class OverTime(nn.Module):
 
 
 def doubles(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal float64 numbers that ask for gradients."""
+    """Returns standard normal float64 values that require gradients."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
 def randomised(module: nn.Module, seed: int = 0) -> Any:
-    """The module in float64, all its parameters drawn anew (none stays zero or one)."""
+    """Returns the module in float64 with random parameters, so that none stays zero or one."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     with torch.no_grad():
@@ -51,30 +51,31 @@ def randomised(module: nn.Module, seed: int = 0) -> Any:
     return module
 
 
-def gradients(outputs: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Outputs:
-    """The gradient, by each wanted tensor, of a fixed random combination of all outputs."""
+def gradients(outputs: Mapping[str, Tensor], variables: Mapping[str, Tensor]) -> Outputs:
+    """Returns the gradient of a fixed random combination of all outputs by each variable."""
     total = sum(
         (v * doubles(*v.shape, seed=k).detach()).sum() for k, v in enumerate(outputs.values())
     )
-    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
     return {
-        f"d{k}": torch.zeros_like(v) if d is None else d for (k, v), d in zip(wanted.items(), found)
+        f"d{k}": torch.zeros_like(v) if d is None else d
+        for (k, v), d in zip(variables.items(), grads)
     }
 
 
-def run(call: Callable[[], Any], wanted: Mapping[str, Tensor]) -> Outputs:
-    """Outputs of a call and their gradients by the wanted tensors."""
+def run(call: Callable[[], Any], variables: Mapping[str, Tensor]) -> Outputs:
+    """Returns the outputs of a call and their gradients by the variables."""
     y = call()
     outputs = dict(y) if isinstance(y, Mapping) else {"y": y}
-    return {**outputs, **gradients(outputs, wanted)}
+    return {**outputs, **gradients(outputs, variables)}
 
 
 def close(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float, least: float = 1e-6
 ) -> None:
-    """The same names, and each difference small beside the largest number of its tensor.
+    """Asserts equal names, and differences that are small relative to each tensor's maximum.
 
-    Tensors whose numbers are all below `least` are compared as if they reached it.
+    The maximum counts as at least `least`.
     """
     assert list(a) == list(b)
     for name in a:
@@ -87,8 +88,8 @@ def close(
 def compare_backends(
     net: nn.Module, lengths: Any = None, seed: int | None = None, **inputs: Tensor
 ) -> Outputs:
-    """Backends "torch" and "reference" give the same to 1e-12; returns what they give."""
-    wanted = {
+    """Asserts that backends "torch" and "reference" agree to 1e-12. Returns the results."""
+    variables = {
         **{k: v for k, v in inputs.items() if v.requires_grad},
         **dict(net.named_parameters()),
     }
@@ -97,6 +98,6 @@ def compare_backends(
         model = gn.compile(net, backend=backend)
         if seed is not None:
             torch.manual_seed(seed)
-        results.append(run(lambda m=model: m(lengths=lengths, **inputs), wanted))
+        results.append(run(lambda m=model: m(lengths=lengths, **inputs), variables))
     close(*results, tolerance=1e-12)
     return results[0]

@@ -1,7 +1,7 @@
-"""The same cells in plain torch, a step at a time, written apart from the library.
+"""The cells of the library in plain torch, step by step, written independently of the library.
 
-Each function takes the cell's parameters by name, x(t) of shape (batch, input) and the last states,
-and returns the next states; "h" is the output.
+Each function takes the parameters of the cell by name, x(t) of shape (batch, input) and the
+previous states. It returns the next states; "h" is the output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def normalised(v: Tensor, gain: Tensor) -> Tensor:
 
 
 def lstm(p: P, x: Tensor, h: Tensor, c: Tensor) -> dict[str, Tensor]:
-    """Peepholes and a projection where there are weights for them."""
+    """An LSTM step, with peepholes and a projection if there are weights for them."""
     a = x @ p["weight_ih"].T + p["bias_ih"] + h @ p["weight_hh"].T + p["bias_hh"]
     return _from_gates(p, a, c)
 
@@ -51,8 +51,8 @@ def layer_norm_lstm(p: P, x: Tensor, h: Tensor, c: Tensor) -> dict[str, Tensor]:
     a = normalised(x @ p["weight_ih"].T, p["norm_ih.0.weight"]) + p["bias_ih"] + p["bias_hh"]
     i, f, g, o = (a + normalised(h @ p["weight_hh"].T, p["norm_hh.0.weight"])).tensor_split(4, 1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    shown = normalised(c, p["norm_c.weight"]) + p["norm_c.bias"]
-    return {"h": o.sigmoid() * shown.tanh(), "c": c}
+    norm_c = normalised(c, p["norm_c.weight"]) + p["norm_c.bias"]
+    return {"h": o.sigmoid() * norm_c.tanh(), "c": c}
 
 
 def gru_before(p: P, x: Tensor, h: Tensor) -> dict[str, Tensor]:
@@ -79,11 +79,11 @@ def layer_norm_gru(p: P, x: Tensor, h: Tensor, after: bool = True) -> dict[str, 
 
 
 def multiplicative_rnn(p: P, x: Tensor, h: Tensor) -> dict[str, Tensor]:
-    # the map of h as one matrix an example, U diag(A x) B
+    # the map of h is one matrix per example, U diag(A x) B
     factors = torch.diag_embed(x @ p["modulated.from_input.weight"].T)
     matrix = p["weight_hh"] @ factors @ p["modulated.from_past.weight"]
-    fed = (matrix @ h[:, :, None])[:, :, 0]
-    return {"h": torch.tanh(x @ p["weight_ih"].T + p["bias_ih"] + fed + p["bias_hh"])}
+    recurrent = (matrix @ h[:, :, None])[:, :, 0]
+    return {"h": torch.tanh(x @ p["weight_ih"].T + p["bias_ih"] + recurrent + p["bias_hh"])}
 
 
 def multiplicative_lstm(p: P, x: Tensor, h: Tensor, c: Tensor) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def sru(p: P, x: Tensor, c: Tensor, alpha: float = 1.0) -> dict[str, Tensor]:
 
 
 def unrolled(step: Step, cell: Any, x: Tensor) -> dict[str, Tensor]:
-    """The outputs `y` and all states of a cell over (batch, time, input), from zero."""
+    """Returns the outputs `y` and all states of a cell over x (batch, time, input), from zeros."""
     parameters = dict(cell.named_parameters())
     states = {name: x.new_zeros(len(x), size) for name, size in cell.sizes.items()}
     rows = []

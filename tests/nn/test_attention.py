@@ -1,4 +1,4 @@
-"""Attention's options: backends agree in outputs and gradients, and each does what it says."""
+"""Options of attention: the backends agree in outputs and gradients, and each option works."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: MHA(WIDTH, 2, dropout=0.3),
     "block_causal": lambda: Block(WIDTH, 2, causal=True, dropout=0.2),
     "block_window": lambda: Block(WIDTH, 2, causal=True, norm_first=True, window=2),
-    "sinusoidal": lambda: Placed(),
+    "sinusoidal": lambda: Positioned(),
     "learned": lambda: gn.nn.LearnedPositions(6, WIDTH),
 }
 
@@ -42,14 +42,14 @@ def test_backends_agree(name: str, lengths: Any) -> None:
 
 
 @pytest.mark.parametrize("batch, time", [(1, 1), (0, 3)])
-def test_one_position_and_no_example(batch: int, time: int) -> None:
+def test_one_position_or_an_empty_batch(batch: int, time: int) -> None:
     compare_backends(
         OverTime(randomised(Block(WIDTH, 2, causal=True)), WIDTH), x=doubles(batch, time, WIDTH)
     )
 
 
-def test_grouped_queries_are_shared_keys() -> None:
-    """Two groups of two: the same as four heads whose keys and values are written twice."""
+def test_grouped_queries_equal_repeated_keys() -> None:
+    """Two groups of two queries equal four heads whose keys and values are repeated."""
     grouped = randomised(MHA(WIDTH, 4, kv_heads=2))
     full = MHA(WIDTH, 4).double()
     q, k, v = grouped.in_proj_weight.split(grouped.sizes)
@@ -68,7 +68,7 @@ def test_grouped_queries_are_shared_keys() -> None:
 
 
 class Scores(nn.Module):
-    """The score of rotary queries and keys."""
+    """The scores of rotary queries and keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Scores(nn.Module):
         g.output("score", gn.dot(self.turn(self.map(q)), key))
 
 
-def test_rotary_scores_depend_on_distance_alone() -> None:
+def test_rotary_scores_depend_only_on_distance() -> None:
     q, k = (doubles(1, 1, WIDTH, seed=s).expand(1, 6, WIDTH) for s in (0, 1))
     score = gn.compile(Scores().double())(q=q, k=k)[0]
     for distance in range(-5, 6):
@@ -90,19 +90,20 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     assert score.diagonal(0)[0] != score.diagonal(1)[0]
 
 
-class Placed(nn.Module):
-    """Sinusoidal positions of a linear map."""
+class Positioned(nn.Module):
+    """A linear map with sinusoidal positions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.map, self.places = nn.Linear(WIDTH, WIDTH, False), gn.nn.SinusoidalPositions(WIDTH)
+        self.map = nn.Linear(WIDTH, WIDTH, False)
+        self.positions = gn.nn.SinusoidalPositions(WIDTH)
 
     def forward(self, x: Any) -> Any:
-        return self.places(self.map(x))
+        return self.positions(self.map(x))
 
 
-def test_sinusoids_are_those_of_the_paper() -> None:
-    net = OverTime(Placed(), WIDTH)
+def test_sinusoids_follow_the_formula() -> None:
+    net = OverTime(Positioned(), WIDTH)
     y = gn.compile(net.double())(x=torch.zeros(1, 9, WIDTH, dtype=torch.float64))[0]
     for t, i in ((0, 0), (3, 1), (8, 3)):
         angle = t / 10_000 ** (2 * i / WIDTH)
@@ -110,7 +111,7 @@ def test_sinusoids_are_those_of_the_paper() -> None:
         torch.testing.assert_close(y[t, 2 * i + 1].item(), math.cos(angle), rtol=1e-12, atol=1e-12)
 
 
-def test_a_window_sees_that_many_positions() -> None:
+def test_a_window_has_the_given_number_of_positions() -> None:
     net = OverTime(randomised(Block(WIDTH, 2, causal=True, window=3)), WIDTH)
     x = doubles(1, 8, WIDTH)
     y = gn.compile(net)(x=x)
@@ -119,7 +120,7 @@ def test_a_window_sees_that_many_positions() -> None:
 
 
 class Masked(nn.Module):
-    """Attention where a mask is given, and the same by torch's own function on own dimensions."""
+    """Attention with a mask as an input."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -137,7 +138,7 @@ class Masked(nn.Module):
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
 @pytest.mark.parametrize("backend", ["torch", "reference", "interpret"])
-def test_nothing_to_attend_to_gives_zeros(backend: str, ragged: bool) -> None:
+def test_fully_masked_rows_give_zeros(backend: str, ragged: bool) -> None:
     mask = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0)) > 0.5
     mask[0] = mask[1, 2] = False
     lengths = {"source": torch.tensor([4, 2, 0])} if ragged else None
@@ -157,8 +158,8 @@ def test_nothing_to_attend_to_gives_zeros(backend: str, ragged: bool) -> None:
     close({"y": found["y"][~empty]}, {"y": full[~empty]}, 1e-12)
 
 
-class Speller(nn.Module):
-    """A decoder whose attention sees where it has been."""
+class AttentiveDecoder(nn.Module):
+    """A decoder whose attention may depend on its previous weights."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -174,21 +175,21 @@ class Speller(nn.Module):
         g.output("weights", weights)
 
 
-@pytest.mark.parametrize("made", [gn.nn.AdditiveAttention, gn.nn.LocationAttention])
+@pytest.mark.parametrize("make", [gn.nn.AdditiveAttention, gn.nn.LocationAttention])
 @pytest.mark.parametrize(
     "lengths", [None, {"source": torch.tensor([4, 1, 3]), "target": torch.tensor([1, 3, 2])}]
 )
-def test_decoders_attention(made: Any, lengths: Any) -> None:
-    net = randomised(Speller(made(5, WIDTH, 6)))
+def test_attention_in_a_decoder(make: Any, lengths: Any) -> None:
+    net = randomised(AttentiveDecoder(make(5, WIDTH, 6)))
     found = compare_backends(net, lengths, h=doubles(3, 4, WIDTH), x=doubles(3, 3, 5, seed=1))
     total = found["weights"].sum(-1)
     if lengths is None:
         torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_location_attention_is_its_equation() -> None:
+def test_location_attention_equals_its_equation() -> None:
     attention = randomised(gn.nn.LocationAttention(5, WIDTH, 6, reach=1))
-    net = randomised(Speller(attention), seed=1)
+    net = randomised(AttentiveDecoder(attention), seed=1)
     h, x = doubles(2, 4, WIDTH), doubles(2, 3, 5, seed=1)
     found = gn.compile(net)(h=h, x=x)
     s, covered = torch.zeros(2, 5, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)
@@ -225,7 +226,7 @@ def test_errors(name: str) -> None:
         make()
 
 
-def test_positions_are_for_self_attention() -> None:
+def test_positions_require_self_attention() -> None:
     class Cross(nn.Module):
         def __init__(self) -> None:
             super().__init__()

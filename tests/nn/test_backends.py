@@ -63,8 +63,8 @@ RECURRENT: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent(name: str) -> None:
-    made, options = RECURRENT[name]
-    net = OverTime(randomised(made(WIDTH, HIDDEN, **options)), WIDTH, init=True)
+    make, options = RECURRENT[name]
+    net = OverTime(randomised(make(WIDTH, HIDDEN, **options)), WIDTH, init=True)
     starts = {
         name: doubles(3, size, seed=k)
         for k, (name, size) in enumerate(net.module.state_sizes.items())
@@ -79,7 +79,7 @@ def test_temporal_conv(kernel: int, dilation: int) -> None:
 
 
 class Controlled(nn.Module):
-    """A module of x and z, z over time or the same at all times."""
+    """A module of x and z. z varies over time or is the same at all steps."""
 
     def __init__(self, module: nn.Module, every_step: bool):
         super().__init__()
@@ -110,7 +110,7 @@ def test_controlled(module: nn.Module, every_step: bool) -> None:
 
 
 class HyperElman(nn.Module):
-    """An Elman network whose recurrent map is computed at every step from its own state."""
+    """An Elman network that computes its recurrent map from its state at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def test_hyper_inside_a_loop() -> None:
 
 
 class Decoder(nn.Module):
-    """A library module inside another loop: fed by what it gave a step ago, two axes carried."""
+    """A library module inside another loop, with its last output as an input and two more axes."""
 
     def __init__(self) -> None:
         super().__init__()

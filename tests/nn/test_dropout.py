@@ -1,4 +1,4 @@
-"""Dropout in its forms, and zoneout: seeds, masks, and what evaluation computes."""
+"""Dropout and zoneout: seeds, masks, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def _states(step: eager.Step, cell: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {k: v for k, v in eager.unrolled(step, cell, x).items() if k in "hc"}
 
 
-def test_zoneout_keeps_whole_units_anew_at_each_step() -> None:
+def test_zoneout_draws_units_at_each_step() -> None:
     lstm = randomised(gn.nn.LSTM(WIDTH, 40, zoneout={"c": 0.3}))
     torch.manual_seed(0)
     c = gn.compile(OverTime(lstm, WIDTH))(x=doubles(4, 30, WIDTH))["c"]
-    kept = c[:, 1:] == c[:, :-1]
-    assert abs(kept.double().mean() - 0.3) < 0.03
-    assert not torch.equal(kept[:, 0], kept[:, 1])
-    assert not torch.equal(kept[0], kept[1])
+    same = c[:, 1:] == c[:, :-1]
+    assert abs(same.double().mean() - 0.3) < 0.03
+    assert not torch.equal(same[:, 0], same[:, 1])
+    assert not torch.equal(same[0], same[1])
 
 
-def test_all_zoned_out_is_the_start() -> None:
+def test_full_zoneout_keeps_the_initial_state() -> None:
     model = gn.compile(
         OverTime(randomised(gn.nn.GRU(WIDTH, HIDDEN, zoneout=1.0)), WIDTH, init=True)
     )
@@ -89,8 +89,8 @@ def test_all_zoned_out_is_the_start() -> None:
     assert torch.equal(model(x=doubles(3, 4, WIDTH), h=h)["y"], h[:, None].expand(3, 4, HIDDEN))
 
 
-def test_recurrent_dropout_is_one_mask_for_the_sequence() -> None:
-    # no input weights, U = 1: a dropped unit is at tanh(b) at every step, any other is not
+def test_recurrent_dropout_uses_one_mask_per_sequence() -> None:
+    # without input weights and with U = 1, exactly the dropped units are tanh(b) at every step
     rnn = gn.nn.RNN(WIDTH, 50, recurrent_dropout=0.4).double()
     with torch.no_grad():
         rnn.l0.weight_ih.zero_()

@@ -1,4 +1,4 @@
-"""Library modules against the same mathematics in plain torch, written apart from them."""
+"""Library modules against independent implementations in plain torch."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ CELLS: dict[str, tuple[Any, dict[str, Any], eager.Step]] = {
 
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_eager(name: str) -> None:
-    made, options, step = CELLS[name]
-    net = OverTime(randomised(made(WIDTH, HIDDEN, **options)), WIDTH)
+    make, options, step = CELLS[name]
+    net = OverTime(randomised(make(WIDTH, HIDDEN, **options)), WIDTH)
     model, x = gn.compile(net), doubles(3, 7, WIDTH)
-    wanted = {"x": x, **dict(net.named_parameters())}
-    expected = run(lambda: eager.unrolled(step, net.module.l0, x), wanted)
-    found = run(lambda: _ordered(model(x=x), [k for k in expected if k[0] != "d"]), wanted)
+    variables = {"x": x, **dict(net.named_parameters())}
+    expected = run(lambda: eager.unrolled(step, net.module.l0, x), variables)
+    found = run(lambda: _ordered(model(x=x), [k for k in expected if k[0] != "d"]), variables)
     close(found, expected, 1e-12)
 
 
@@ -52,7 +52,7 @@ def _ordered(found: Any, like: Any) -> Any:
     return {k: found[k] for k in like}
 
 
-def test_sru_of_one_width_has_no_skip_weights() -> None:
+def test_sru_of_equal_widths_has_no_skip_weights() -> None:
     net = OverTime(randomised(gn.nn.SRU(WIDTH, WIDTH)), WIDTH)
     assert isinstance(net.module.l0.skip, nn.Identity)
     x = doubles(2, 4, WIDTH)
@@ -75,8 +75,8 @@ def test_multiplicative_equals_bilinear(bias: bool) -> None:
     theirs = nn.Bilinear(WIDTH, 3, HIDDEN, bias=bias).double()
     net = Control(gn.nn.Multiplicative.from_torch(theirs))
     x, z = doubles(2, 4, WIDTH), doubles(2, 4, 3, seed=1)
-    mine = dict(zip(theirs.state_dict(), net.parameters()))
-    found = run(lambda: gn.compile(net)(x=x, z=z), {"x": x, "z": z, **mine})
+    ours = dict(zip(theirs.state_dict(), net.parameters()))
+    found = run(lambda: gn.compile(net)(x=x, z=z), {"x": x, "z": z, **ours})
     expected = run(lambda: theirs(x, z), {"x": x, "z": z, **dict(theirs.named_parameters())})
     close(found, expected, 1e-12)
     whole = torch.einsum("ijk,btk,btj->bti", theirs.weight, z, x)
@@ -89,13 +89,13 @@ def test_temporal_conv_equals_conv1d(kernel: int, dilation: int, time: int) -> N
     theirs = nn.Conv1d(WIDTH, HIDDEN, kernel, dilation=dilation).double()
     net = OverTime(gn.nn.TemporalConv.from_torch(theirs), WIDTH)
     x = doubles(2, time, WIDTH)
-    mine = dict(zip(theirs.state_dict(), net.parameters()))
+    ours = dict(zip(theirs.state_dict(), net.parameters()))
 
     def conv() -> torch.Tensor:
         padded = F.pad(x.transpose(1, 2), ((kernel - 1) * dilation, 0))
         return theirs(padded).transpose(1, 2)
 
-    found = run(lambda: gn.compile(net)(x=x), {"x": x, **mine})
+    found = run(lambda: gn.compile(net)(x=x), {"x": x, **ours})
     close(found, run(conv, {"x": x, **dict(theirs.named_parameters())}), 1e-12)
 
 
@@ -125,7 +125,7 @@ def test_hyper_starts_near_its_module() -> None:
 
 
 class Tied(nn.Module):
-    """A module that uses one parameter twice, and drops out."""
+    """A module with a parameter that it uses twice, a buffer and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Tied(nn.Module):
         return self.b(F.dropout(self.a(x), 0.5, self.training)) * self.scale
 
 
-def test_hyper_of_tied_weights_buffers_and_modes() -> None:
+def test_hyper_with_tied_weights_buffers_and_modes() -> None:
     inner = Tied()
     hyper = gn.nn.Hyper(inner, 3)
     assert hyper.weights.out_features == WIDTH * (WIDTH + 2)

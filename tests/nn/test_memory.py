@@ -17,7 +17,7 @@ Memory = gn.nn.AssociativeMemory
 
 
 class Read(nn.Module):
-    """A learned memory read at each position."""
+    """A learned memory that is read at each position."""
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -30,7 +30,7 @@ class Read(nn.Module):
 
 
 class Write(nn.Module):
-    """A memory written and read at each position."""
+    """A memory that is written and read at each position."""
 
     def __init__(self, slots: int = 3, gated: bool = False, **options: Any):
         super().__init__()
@@ -45,7 +45,7 @@ class Write(nn.Module):
         g.output("y", self.memory(self.map(x), key, value, write))
 
 
-def given(batch: int = 2, time: int = 6) -> dict[str, Tensor]:
+def write_inputs(batch: int = 2, time: int = 6) -> dict[str, Tensor]:
     sizes = {"x": KEY, "key": KEY, "value": VALUE}
     return {k: doubles(batch, time, n, seed=s) for s, (k, n) in enumerate(sizes.items())}
 
@@ -65,7 +65,7 @@ def test_learned_slots(options: Any, lengths: Any) -> None:
         close({"w": found["weights"]}, {"w": c}, 1e-12)
 
 
-def test_only_the_best_slots_train() -> None:
+def test_only_the_topk_slots_get_gradients() -> None:
     net = randomised(Read(topk=1))
     gn.compile(net)(x=doubles(1, 1, KEY))["y"].sum().backward()
     assert (net.memory.values.grad.abs().sum(1) > 0).sum() == 1
@@ -76,7 +76,7 @@ def test_only_the_best_slots_train() -> None:
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([6, 1])}])
 def test_written_slots(learned: bool, gated: bool, lengths: Any) -> None:
     net = randomised(Write(gated=gated, learned=learned))
-    inputs = given()
+    inputs = write_inputs()
     if gated:
         inputs["write"] = torch.rand(2, 6, generator=torch.Generator().manual_seed(1)) > 0.4
     found = compare_backends(net, lengths, **inputs)
@@ -85,7 +85,7 @@ def test_written_slots(learned: bool, gated: bool, lengths: Any) -> None:
 
 
 def last_pairs(net: Any, inputs: dict[str, Tensor], learned: bool) -> Tensor:
-    """The definition: a list of pairs, of which the last three are looked up."""
+    """The reference: a list of pairs, of which the last three are looked up."""
     out = torch.zeros(2, 6, VALUE, dtype=torch.float64)
     start = list(zip(net.memory.keys, net.memory.values)) if learned else []
     for b in range(2):
@@ -101,12 +101,12 @@ def last_pairs(net: Any, inputs: dict[str, Tensor], learned: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("batch, time", [(1, 1), (0, 3), (3, 1)])
-def test_one_position_and_no_example(batch: int, time: int) -> None:
-    compare_backends(randomised(Write(learned=False)), **given(batch, time))
+def test_one_position_or_an_empty_batch(batch: int, time: int) -> None:
+    compare_backends(randomised(Write(learned=False)), **write_inputs(batch, time))
 
 
 def test_a_written_memory_streams() -> None:
-    model, inputs = gn.compile(randomised(Write(learned=False))), given()
+    model, inputs = gn.compile(randomised(Write(learned=False))), write_inputs()
     state, steps = model.initial_state(2), []
     for t in range(6):
         y, state = model.step(state, **{k: v[:, t] for k, v in inputs.items()})
@@ -115,7 +115,7 @@ def test_a_written_memory_streams() -> None:
 
 
 class Controller(nn.Module):
-    """A memory in the loop of what addresses it: what is read decides what is written."""
+    """A memory inside the loop of its controller: what is read determines what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ class Controller(nn.Module):
 
 
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([5, 2])}])
-def test_in_a_controllers_loop(lengths: Any) -> None:
+def test_a_memory_in_the_loop_of_its_controller(lengths: Any) -> None:
     compare_backends(randomised(Controller()), lengths, x=doubles(2, 5, 2))
 
 
-class Asked(nn.Module):
+class KeyValue(nn.Module):
     """A key-value memory over facts."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Asked(nn.Module):
 
 @pytest.mark.parametrize("lengths", [None, {"fact": torch.tensor([4, 0, 2])}])
 def test_key_value_memory(lengths: Any) -> None:
-    net = randomised(Asked())
+    net = randomised(KeyValue())
     q, k, v = doubles(3, KEY), doubles(3, 4, KEY, seed=1), doubles(3, 4, KEY, seed=2)
     y = compare_backends(net, lengths, q=q, k=k, v=v)["y"]
     if lengths is None:
@@ -164,7 +164,7 @@ WORDS = 9
 
 
 class Story(nn.Module):
-    """A memory network and what its hops attended to."""
+    """A memory network that also outputs the attention weights of its hops."""
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -172,7 +172,7 @@ class Story(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         story = g.input("story", over=("sentence", "word"), dtype=torch.int64)
-        question = g.input("question", over="asked", dtype=torch.int64)
+        question = g.input("question", over="query", dtype=torch.int64)
         y, weights = self.memory(story, question, with_weights=True)
         g.output("y", y)
         for k, w in enumerate(weights):
@@ -180,12 +180,12 @@ class Story(nn.Module):
 
 
 def story(batch: int = 3) -> dict[str, Tensor]:
-    """Numbers of words with nulls at the end of sentences."""
+    """Returns ids of words, with nulls at the end of sentences."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(1, WORDS, (batch, 5, 4), generator=generator)
     ends = torch.randint(1, 5, (batch, 5, 1), generator=generator)
-    asked = torch.randint(0, WORDS, (batch, 3), generator=generator)
-    return {"story": words * (torch.arange(4) < ends), "question": asked}
+    question = torch.randint(0, WORDS, (batch, 3), generator=generator)
+    return {"story": words * (torch.arange(4) < ends), "question": question}
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -207,9 +207,9 @@ def test_memory_network(name: str, lengths: Any) -> None:
 
 
 @pytest.mark.parametrize("spare", [False, True])
-def test_memory_network_is_its_equations(spare: bool) -> None:
-    net, given = randomised(Story(spare=spare)), story()
-    found = gn.compile(net)(**given, lengths=SENTENCES)
+def test_memory_network_equals_its_equations(spare: bool) -> None:
+    net, inputs = randomised(Story(spare=spare)), story()
+    found = gn.compile(net)(**inputs, lengths=SENTENCES)
     memory, d = net.memory, 4
 
     def encoded(words: Tensor, table: int) -> Tensor:
@@ -223,37 +223,37 @@ def test_memory_network_is_its_equations(spare: bool) -> None:
         return total
 
     for b, n in enumerate(SENTENCES["sentence"].tolist()):
-        u = encoded(given["question"][b], 0)
+        u = encoded(inputs["question"][b], 0)
         for hop in range(2):
             rows = [
-                torch.stack([encoded(s, k) for s in given["story"][b, :n]])
+                torch.stack([encoded(s, k) for s in inputs["story"][b, :n]])
                 + memory.ages[:n, k].flip(0)
                 for k in (hop, hop + 1)
             ]
-            # a slot that holds no sentence matches with 0
+            # a slot without a sentence has the match 0
             p = torch.softmax(torch.cat([rows[0] @ u, u.new_zeros(6 - n if spare else 0)]), 0)[:n]
             u = u + p @ rows[1]
             close({"p": found[f"hop{hop}"][b, :n]}, {"p": p}, 1e-12)
         close({"y": found["y"][b]}, {"y": memory.embed[:, 2] @ u}, 1e-12)
 
 
-def test_the_linear_start_is_a_switch() -> None:
+def test_the_linear_start_can_be_switched_off() -> None:
     net = randomised(Story())
-    model, given = gn.compile(net), story()
+    model, inputs = gn.compile(net), story()
     net.memory.linear = True
-    linear = model(**given)
+    linear = model(**inputs)
     net.memory.linear = False
-    soft = model(**given)
+    soft = model(**inputs)
     assert soft["hop0"].ge(0).all() and linear["hop0"].lt(0).any()
-    close({"y": soft["y"]}, {"y": gn.compile(net)(**given)["y"]}, 1e-15)
+    close({"y": soft["y"]}, {"y": gn.compile(net)(**inputs)["y"]}, 1e-15)
 
 
-def test_noise_makes_sentences_older_while_training() -> None:
-    net, given = randomised(Story(noise=0.5)), story()
+def test_noise_moves_sentences_in_training_only() -> None:
+    net, inputs = randomised(Story(noise=0.5)), story()
     model = gn.compile(net)
-    assert not torch.equal(model(**given)["y"], model(**given)["y"])
+    assert not torch.equal(model(**inputs)["y"], model(**inputs)["y"])
     model.eval()
-    assert torch.equal(model(**given)["y"], model(**given)["y"])
+    assert torch.equal(model(**inputs)["y"], model(**inputs)["y"])
 
 
 def test_errors() -> None:

@@ -1,4 +1,4 @@
-"""The Neural Turing Machine against one written with plain tensors, and against the definition."""
+"""The Neural Turing Machine against an eager loop, and against the reference backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.networks.equality import compare
 from tests.nn.common import close, doubles, randomised, run
 
 INPUT, HIDDEN, SLOTS, WIDTH = 3, 6, 5, 4
-FORMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "lstm": {},
     "feedforward": {"controller": "feedforward", "start": "learned"},
     "heads": {"read_heads": 2, "write_heads": 2, "reach": 2, "start": "learned"},
@@ -24,9 +24,9 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 class Machine(nn.Module):
-    def __init__(self, form: str) -> None:
+    def __init__(self, variant: str) -> None:
         super().__init__()
-        self.ntm = gn.nn.NTM(INPUT, HIDDEN, SLOTS, WIDTH, **FORMS[form])
+        self.ntm = gn.nn.NTM(INPUT, HIDDEN, SLOTS, WIDTH, **VARIANTS[variant])
 
     def graph(self, g: gn.Graph) -> None:
         y, states = self.ntm(g.input("x", (INPUT,), over="time"), with_states=True)
@@ -34,23 +34,23 @@ class Machine(nn.Module):
         g.output("w", states["w0"])
 
 
-def addressed(head: Any, said: list[Tensor], memory: Tensor, before: Tensor) -> Tensor:
-    """Eq. 5 to 9, for a batch: (batch, slots)."""
-    key, shift, knobs = said[:3]
-    match = F.cosine_similarity(memory, key[:, None], -1) * F.softplus(knobs[:, :1])
-    gate = torch.sigmoid(knobs[:, 1:2])
+def address(head: Any, controls: list[Tensor], memory: Tensor, before: Tensor) -> Tensor:
+    """Returns the weights (batch, slots) of a head by equations 5 to 9."""
+    key, shift, scalars = controls[:3]
+    match = F.cosine_similarity(memory, key[:, None], -1) * F.softplus(scalars[:, :1])
+    gate = torch.sigmoid(scalars[:, 1:2])
     mixed = gate * match.softmax(-1) + (1 - gate) * before
     shift = shift.softmax(-1)
     turned = torch.zeros_like(mixed)
     for i in range(SLOTS):
         for j in range(-head.reach, head.reach + 1):
             turned[:, i] += mixed[:, (i - j) % SLOTS] * shift[:, head.reach + j]
-    sharp = turned ** (1 + F.softplus(knobs[:, 2:]))
+    sharp = turned ** (1 + F.softplus(scalars[:, 2:]))
     return sharp / sharp.sum(-1, keepdim=True)
 
 
-def plain(net: Machine, x: Tensor) -> dict[str, Tensor]:
-    """The machine as a loop over tensors."""
+def eager(net: Machine, x: Tensor) -> dict[str, Tensor]:
+    """The machine as an eager loop over time."""
     ntm, batch = net.ntm, x.shape[0]
     heads = [*ntm.readers, *ntm.writers]
     reads = len(ntm.readers)
@@ -74,10 +74,10 @@ def plain(net: Machine, x: Tensor) -> dict[str, Tensor]:
             i, f, g, o = gates.chunk(4, -1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
-        said = [head.map(h).split(head.sizes, -1) for head in heads]
-        w = [addressed(*pair, memory, v) for pair, v in zip(zip(heads, said), w)]
+        controls = [head.map(h).split(head.sizes, -1) for head in heads]
+        w = [address(*pair, memory, v) for pair, v in zip(zip(heads, controls), w)]
         for k in range(reads, len(heads)):
-            erase, add = said[k][3].chunk(2, -1)
+            erase, add = controls[k][3].chunk(2, -1)
             keep = 1 - w[k][..., None] * erase.sigmoid()[:, None]
             memory = memory * keep + w[k][..., None] * add.tanh()[:, None]
         read = [torch.einsum("bn,bnm->bm", w[k], memory) for k in range(reads)]
@@ -86,27 +86,27 @@ def plain(net: Machine, x: Tensor) -> dict[str, Tensor]:
     return {k: torch.stack(v, 1) for k, v in found.items()}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_equals_the_machine_in_plain_tensors(form: str) -> None:
-    net, x = randomised(Machine(form)), doubles(3, 5, INPUT)
-    model, wanted = gn.compile(net), {"x": x, **dict(net.named_parameters())}
-    close(run(lambda: model(x=x), wanted), run(lambda: plain(net, x), wanted), 1e-10)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_eager_machine(variant: str) -> None:
+    net, x = randomised(Machine(variant)), doubles(3, 5, INPUT)
+    model, variables = gn.compile(net), {"x": x, **dict(net.named_parameters())}
+    close(run(lambda: model(x=x), variables), run(lambda: eager(net, x), variables), 1e-10)
 
 
 @pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
-@pytest.mark.parametrize("form", FORMS)
-def test_equals_the_definition(form: str, lengths: Any) -> None:
-    given = {} if lengths is None else {"time": torch.tensor(lengths)}
-    compare(randomised(Machine(form)), {"x": doubles(3, 4, INPUT)}, given)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_reference(variant: str, lengths: Any) -> None:
+    ragged = {} if lengths is None else {"time": torch.tensor(lengths)}
+    compare(randomised(Machine(variant)), {"x": doubles(3, 4, INPUT)}, ragged)
 
 
-def test_an_empty_memory_with_its_heads_at_the_first_slot_has_finite_gradients() -> None:
+def test_gradients_are_finite_from_an_empty_memory() -> None:
     net = Machine("lstm").double()
     loss = gn.compile(net)(x=doubles(2, 6, INPUT))["y"].square().sum()
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(net.parameters())))
 
 
-def test_two_machines_have_memories_of_their_own() -> None:
+def test_two_machines_have_separate_memories() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -128,6 +128,6 @@ def test_a_machine_streams() -> None:
         torch.testing.assert_close(y["y"], whole[:, t], rtol=1e-10, atol=1e-10)
 
 
-def test_an_unknown_controller_says_which_there_are() -> None:
+def test_an_unknown_controller_is_an_error_with_the_valid_ones() -> None:
     with pytest.raises(UnsupportedError, match=r"(?s)NTM has no controller 'gru'.*'feedforward'"):
         gn.nn.NTM(INPUT, HIDDEN, controller="gru")

@@ -1,4 +1,4 @@
-"""Layers, directions, names of states, initial states, axes, initialisation, and the errors."""
+"""Recurrent modules: layers, directions, state names, initial states, axes, weights, errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.nn.common import LENGTHS, OverTime, compare_backends, doubles, random
 WIDTH, HIDDEN = 5, 6
 
 
-class Drawn(nn.Module):
-    """A network from a function that draws it with one module."""
+class Declared(nn.Module):
+    """A network that a function declares with one module."""
 
-    def __init__(self, module: nn.Module, draw: Callable[[gn.Graph, Any], None]):
+    def __init__(self, module: nn.Module, declare: Callable[[gn.Graph, Any], None]):
         super().__init__()
-        self.rnn, self.start, self.draw = module, nn.Parameter(torch.randn(HIDDEN)), draw
+        self.rnn, self.start, self.declare = module, nn.Parameter(torch.randn(HIDDEN)), declare
 
     def graph(self, g: gn.Graph) -> None:
-        self.draw(g, self)
+        self.declare(g, self)
 
 
 def sequence(g: gn.Graph, over: Any = "time") -> gn.Value:
@@ -39,22 +39,22 @@ def test_names_of_states() -> None:
     assert list(lstm.state_sizes) == names
     assert set(lstm.state_sizes.values()) == {3, HIDDEN}
 
-    def draw(g: gn.Graph, net: Any) -> None:
+    def declare(g: gn.Graph, net: Any) -> None:
         y, states = net.rnn(sequence(g), with_states=True)
         assert list(states) == names and y.shape == (6,) and states["c_l1"].shape == (HIDDEN,)
         assert y.axes == states["c"].axes == ("time",)
         g.output("y", y)
 
-    _, final = gn.compile(Drawn(lstm, draw))(x=torch.randn(2, 3, WIDTH), return_state=True)
+    _, final = gn.compile(Declared(lstm, declare))(x=torch.randn(2, 3, WIDTH), return_state=True)
     assert set(final) == {f"rnn.{name}" for name in names}
 
 
-def test_one_module_called_twice_shares_its_weights() -> None:
-    def draw(g: gn.Graph, net: Any) -> None:
+def test_two_calls_of_one_module_use_the_same_weights() -> None:
+    def declare(g: gn.Graph, net: Any) -> None:
         once = net.rnn(sequence(g))
         g.output("y", net.rnn(once))
 
-    net = Drawn(randomised(gn.nn.GRU(WIDTH, WIDTH)), draw).double()
+    net = Declared(randomised(gn.nn.GRU(WIDTH, WIDTH)), declare).double()
     compare_backends(net, LENGTHS, x=doubles(3, 4, WIDTH))
     _, final = gn.compile(net)(x=doubles(3, 4, WIDTH), return_state=True)
     assert set(final) == {"rnn.h", "rnn.h_2"}
@@ -63,28 +63,28 @@ def test_one_module_called_twice_shares_its_weights() -> None:
 def test_initial_states_of_every_kind() -> None:
     constant = torch.linspace(-1, 1, HIDDEN, dtype=torch.float64)
 
-    def draw(g: gn.Graph, net: Any) -> None:
+    def declare(g: gn.Graph, net: Any) -> None:
         x = sequence(g)
         value = torch.tanh(gn.mean(x, over="time").sum() * g.value(net.start))
         for name, init in {"number": 0.5, "tensor": constant, "learned": net.start}.items():
             g.output(name, net.rnn(x, init={"h": init, "c_l0_reverse": value}))
 
     compare_backends(
-        Drawn(randomised(gn.nn.LSTM(WIDTH, HIDDEN, bidirectional=True)), draw).double(),
+        Declared(randomised(gn.nn.LSTM(WIDTH, HIDDEN, bidirectional=True)), declare).double(),
         LENGTHS,
         x=doubles(3, 4, WIDTH),
     )
 
 
-def test_other_axes_are_carried() -> None:
-    def draw(g: gn.Graph, net: Any) -> None:
+def test_other_axes_are_kept() -> None:
+    def declare(g: gn.Graph, net: Any) -> None:
         x = sequence(g, ("source", "time"))
         y, states = net.rnn(x, over="time", with_states=True)
         assert states["h_l0_reverse"].axes == ("source", "time")
         g.output("y", y)
         g.output("across", net.rnn(x, over="source"))
 
-    net = Drawn(randomised(gn.nn.GRU(WIDTH, 3, bidirectional=True)), draw).double()
+    net = Declared(randomised(gn.nn.GRU(WIDTH, 3, bidirectional=True)), declare).double()
     x = doubles(3, 2, 4, WIDTH)
     compare_backends(net, LENGTHS, x=x)
     model = gn.compile(OverTime(net.rnn, WIDTH))
@@ -93,19 +93,19 @@ def test_other_axes_are_carried() -> None:
     assert torch.allclose(whole["across"][:, :, 2], model(x=x[:, :, 2])["y"], atol=1e-12)
 
 
-def test_an_axis_that_only_the_start_has() -> None:
-    def draw(g: gn.Graph, net: Any) -> None:
+def test_an_axis_of_the_initial_state_only() -> None:
+    def declare(g: gn.Graph, net: Any) -> None:
         starts = g.input("starts", (HIDDEN,), over="beam")
         y = net.rnn(sequence(g), over="time", init={"h": starts})
         assert set(y.axes) == {"time", "beam"}
         g.output("y", y)
 
-    net = Drawn(randomised(gn.nn.GRU(WIDTH, HIDDEN)), draw).double()
+    net = Declared(randomised(gn.nn.GRU(WIDTH, HIDDEN)), declare).double()
     compare_backends(net, LENGTHS, x=doubles(3, 4, WIDTH), starts=doubles(3, 2, HIDDEN))
 
 
 class Leaky(gn.nn.Cell):
-    """A cell of a user's own: h = a h' + (1 - a) relu(W x)."""
+    """A user-defined cell: h = a h' + (1 - a) relu(W x)."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool, keep: float = 0.5):
         super().__init__({"h": hidden_size}, hidden_size)
@@ -119,7 +119,7 @@ class LeakyLayers(gn.nn.Recurrent):
     cell = Leaky
 
 
-def test_a_cell_of_ones_own() -> None:
+def test_a_user_defined_cell() -> None:
     layers = LeakyLayers(WIDTH, HIDDEN, num_layers=2, bidirectional=True, keep=0.9, zoneout=0.2)
     assert layers.l1_reverse.map.in_features == 2 * HIDDEN and layers.l1.keep == 0.9
     compare_backends(
@@ -137,7 +137,7 @@ def test_a_cell_of_ones_own() -> None:
     ],
     ids=["lstm", "gru", "sru", "temporal_conv"],
 )
-def test_streamed_a_step_at_a_time(module: nn.Module) -> None:
+def test_streaming_step_by_step(module: nn.Module) -> None:
     model, x = gn.compile(OverTime(randomised(module), WIDTH)), doubles(2, 6, WIDTH)
     whole = model(x=x)
     state, rows = model.initial_state(2), []
@@ -157,21 +157,21 @@ def test_forget_bias(coupled: bool, rows: slice) -> None:
     assert (hyper.offset[rows] == 2).all() and hyper.offset.sum() == 12
 
 
-@pytest.mark.parametrize("made", [gn.nn.RNN, gn.nn.LSTM, gn.nn.GRU, gn.nn.MultiplicativeLSTM])
-def test_orthogonal_start(made: Any) -> None:
-    cell = made(WIDTH, HIDDEN, orthogonal=True).l0
+@pytest.mark.parametrize("make", [gn.nn.RNN, gn.nn.LSTM, gn.nn.GRU, gn.nn.MultiplicativeLSTM])
+def test_orthogonal_initialisation(make: Any) -> None:
+    cell = make(WIDTH, HIDDEN, orthogonal=True).l0
     for block in cell.weight_hh.split(HIDDEN):
         assert torch.allclose(block @ block.T, torch.eye(HIDDEN), atol=1e-5)
 
 
-def test_starts_as_torch_does() -> None:
+def test_initialisation_equals_torch() -> None:
     for module in (gn.nn.LSTM(WIDTH, 100), gn.nn.GRU(WIDTH, 100), gn.nn.RNN(WIDTH, 100)):
         for p in module.parameters():
             assert 0.09 < p.abs().max() <= 0.1
 
 
 @pytest.mark.parametrize(
-    "draw, error, message",
+    "declare, error, message",
     [
         (
             lambda g, net: net.rnn(sequence(g, ("time", "source"))),
@@ -196,9 +196,9 @@ def test_starts_as_torch_does() -> None:
     ],
     ids=["several_axes", "unknown_axis", "unknown_state", "a_tensor"],
 )
-def test_errors(draw: Any, error: Any, message: str) -> None:
+def test_errors(declare: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message) as raised:
-        gn.compile(Drawn(gn.nn.GRU(WIDTH, HIDDEN), draw))
+        gn.compile(Declared(gn.nn.GRU(WIDTH, HIDDEN), declare))
     assert "test_recurrent.py" in str(raised.value) and raised.value.fix
 
 
@@ -209,7 +209,7 @@ def test_wrong_options() -> None:
         gn.nn.GRU(WIDTH, HIDDEN, reset="during")
 
 
-def test_shown_as_text() -> None:
+def test_repr() -> None:
     text = repr(gn.nn.GRU(WIDTH, HIDDEN, 2, True, zoneout=0.1, reset="after"))
     assert "5, 6, num_layers=2, bidirectional=True, zoneout=0.1, reset='after'" in text
     assert "num_layers" not in repr(gn.nn.MinGRU(WIDTH, HIDDEN))

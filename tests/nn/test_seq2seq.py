@@ -1,4 +1,4 @@
-"""Decoders and sequence to sequence against plain tensors, and against the definition."""
+"""Decoders and sequence-to-sequence networks against eager loops and the reference backend."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Decoder(nn.Module):
         g.output("weights", states["weights"])
 
 
-def plain(net: Decoder, x: Tensor, source: Tensor, h: Tensor) -> dict[str, Tensor]:
-    """The decoder as a loop over tensors, its cell by torch's own."""
+def eager(net: Decoder, x: Tensor, source: Tensor, h: Tensor) -> dict[str, Tensor]:
+    """The decoder as an eager loop over the target."""
     d = net.decoder
     c = torch.zeros_like(h)
     found: dict[str, list[Tensor]] = {"y": [], "weights": []}
@@ -63,18 +63,18 @@ def plain(net: Decoder, x: Tensor, source: Tensor, h: Tensor) -> dict[str, Tenso
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("score", ["additive", "dot"])
-def test_a_decoder_equals_the_loop_in_plain_tensors(score: str, cell: str) -> None:
+def test_a_decoder_equals_the_eager_loop(score: str, cell: str) -> None:
     net = randomised(Decoder(score=score, cell=cell, attention_size=6))
-    given = {"x": doubles(3, 3, INPUT), "source": doubles(3, 4, SOURCE), "h": doubles(3, HIDDEN)}
-    model, wanted = gn.compile(net), {**given, **dict(net.named_parameters())}
-    got = run(lambda: model(**given), wanted)
-    axes = gn.compile(net).ir  # the order of axes in the weights is the graph's
-    assert [a for a in axes.axes if a != "batch"][:2] == ["target", "source"]
-    close(got, run(lambda: plain(net, **given), wanted), 1e-10)
+    inputs = {"x": doubles(3, 3, INPUT), "source": doubles(3, 4, SOURCE), "h": doubles(3, HIDDEN)}
+    model, variables = gn.compile(net), {**inputs, **dict(net.named_parameters())}
+    got = run(lambda: model(**inputs), variables)
+    ir = gn.compile(net).ir  # the weights have their axes in the order of the graph
+    assert [a for a in ir.axes if a != "batch"][:2] == ["target", "source"]
+    close(got, run(lambda: eager(net, **inputs), variables), 1e-10)
 
 
 @pytest.mark.parametrize("score", ["additive", "dot"])
-def test_a_ragged_decoder_equals_the_definition(score: str) -> None:
+def test_a_ragged_decoder_equals_the_reference(score: str) -> None:
     net = randomised(Decoder(score=score))
     x, source = doubles(3, 3, INPUT), doubles(3, 4, SOURCE)
     compare_backends(net, LENGTHS, x=x, source=source, h=doubles(3, HIDDEN))
@@ -94,38 +94,38 @@ def words(*shape: int, count: int) -> Tensor:
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", NETS)
-def test_seq2seq_equals_the_definition(name: str, lengths: Any) -> None:
+def test_seq2seq_equals_the_reference(name: str, lengths: Any) -> None:
     net = randomised(gn.nn.Seq2Seq(7, 6, 3, 4, **NETS[name]))
     compare_backends(net, lengths, source=words(3, 4, count=7), target=words(3, 3, count=6))
 
 
-def test_without_attention_it_is_two_of_torchs_lstms() -> None:
+def test_without_attention_it_equals_two_torch_lstms() -> None:
     net = randomised(gn.nn.Seq2Seq(7, 6, 3, 4, num_layers=2, reverse=True))
     encoder, decoder = net.encoder.to_torch(), net.decoder.to_torch()
     source, target = words(2, 5, count=7), words(2, 3, count=6)
     _, state = encoder(net.source_words(source).flip(1))
-    wanted = net.out(decoder(net.target_words(target), state)[0])
+    expected = net.out(decoder(net.target_words(target), state)[0])
     got = gn.compile(net)(source=source, target=target)
-    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_a_reversed_ragged_source_is_reversed_as_far_as_it_goes() -> None:
+def test_a_ragged_source_is_reversed_within_its_length() -> None:
     model = gn.compile(randomised(gn.nn.Seq2Seq(7, 6, 3, 4, reverse=True)))
     source, target = words(3, 4, count=7), words(3, 2, count=6)
-    together = model(source=source, target=target, lengths={"source": LENGTHS["source"]})
+    batched = model(source=source, target=target, lengths={"source": LENGTHS["source"]})
     for k, n in enumerate(LENGTHS["source"]):
-        alone = model(source=source[k : k + 1, :n], target=target[k : k + 1])
-        torch.testing.assert_close(alone[0], together[k], rtol=1e-10, atol=1e-10)
+        single = model(source=source[k : k + 1, :n], target=target[k : k + 1])
+        torch.testing.assert_close(single[0], batched[k], rtol=1e-10, atol=1e-10)
 
 
-def test_unknown_options_say_which_there_are() -> None:
+def test_unknown_options_are_errors_with_the_valid_ones() -> None:
     with pytest.raises(UnsupportedError, match=r"(?s)Seq2Seq has no attention 'cosine'.*'dot'"):
         gn.nn.Seq2Seq(7, 6, 3, 4, attention="cosine")
     with pytest.raises(UnsupportedError, match="AttentionDecoder has no cell 'elman'"):
         gn.nn.AttentionDecoder(3, 4, 5, cell="elman")
 
 
-def test_weights_of_attention_are_an_output_where_asked() -> None:
+def test_attention_weights_on_request() -> None:
     net = randomised(gn.nn.Seq2Seq(9, 8, 3, 4, attention="additive", with_weights=True)).eval()
     source, target = torch.randint(9, (2, 5)), torch.randint(8, (2, 3))
     found = compare_backends(net, source=source, target=target)

@@ -1,4 +1,4 @@
-"""Each library module compiled by itself: with inputs of its own sizes, and torch's numbers."""
+"""Each library module compiled without a surrounding graph, compared with torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from graphnn.tools.example_inputs import random_inputs
 from tests.nn.common import close, doubles, randomised, run
 
 N = gn.nn
-# a module, and the shapes of its inputs for two examples, three positions, five of a source
-ALONE = {
+# name -> (module, shapes of its inputs: 2 examples, 3 positions, 5 source positions)
+STANDALONE = {
     "RNN": (lambda: N.RNN(3, 4), {"x": (2, 3, 3)}),
     "LSTM": (lambda: N.LSTM(3, 4, num_layers=2, bidirectional=True), {"x": (2, 3, 3)}),
     "GRU": (lambda: N.GRU(3, 4), {"x": (2, 3, 3)}),
@@ -65,44 +65,44 @@ ALONE = {
     "MemoryNetwork": (lambda: N.MemoryNetwork(9, 4), {"story": (2, 3, 5), "question": (2, 4)}),
     "Seq2Seq": (lambda: N.Seq2Seq(9, 8, 3, 4), {"source": (2, 5), "target": (2, 3)}),
 }
-# modules that work on values of any size
-REFUSED = {
+# modules that cannot be compiled, because their inputs may have any size
+UNSIZED = {
     "LockedDropout": N.LockedDropout,
     "RelativePositions": lambda: N.RelativePositions(2),
     "Cell": lambda: N.Cell({"h": 3}, 3),
-    # these two are for deriving from
+    # base classes
     "GatedCell": None,
     "Recurrent": None,
 }
 
 
-def test_every_module_of_the_library_is_here():
+def test_the_tables_list_every_module_of_the_library():
     public = {n for n in N.__all__ if isinstance(getattr(N, n), type)}
-    assert public == {*ALONE, *REFUSED}
+    assert public == {*STANDALONE, *UNSIZED}
 
 
-@pytest.mark.parametrize("name", ALONE)
-def test_a_module_alone_takes_inputs_of_its_own_sizes(name):
-    make, shapes = ALONE[name]
+@pytest.mark.parametrize("name", STANDALONE)
+def test_a_standalone_module_infers_its_inputs(name):
+    make, shapes = STANDALONE[name]
     torch.manual_seed(0)
     net = randomised(make()).eval()
     model = gn.compile(net)
-    whole = {n.attrs["key"]: n.dtype for n in model.ir if n.op == "input"}
+    dtypes = {n.attrs["key"]: n.dtype for n in model.ir if n.op == "input"}
     inputs = {
-        k: doubles(*s).detach().abs().to(whole[k]).requires_grad_(whole[k].is_floating_point)
+        k: doubles(*s).detach().abs().to(dtypes[k]).requires_grad_(dtypes[k].is_floating_point)
         for k, s in shapes.items()
     }
     parameters = dict(net.named_parameters())
-    wanted = {**parameters, **{k: v for k, v in inputs.items() if v.requires_grad}}
-    right = gn.compile(net, backend="reference")
-    # without parameters a module is of float32
+    variables = {**parameters, **{k: v for k, v in inputs.items() if v.requires_grad}}
+    reference = gn.compile(net, backend="reference")
+    # a module without parameters computes in float32
     tolerance = 1e-12 if parameters else 1e-5
-    close(*(run(lambda m=m: m(**inputs), wanted) for m in (model, right)), tolerance)
+    close(*(run(lambda m=m: m(**inputs), variables) for m in (model, reference)), tolerance)
     assert set(random_inputs(model, {})) == set(inputs)
     assert model.draw().scene.boxes
 
 
-def test_a_module_alone_computes_what_torch_does():
+def test_a_standalone_module_equals_torch():
     x = doubles(2, 5, 4)
     pairs = (
         (nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True), N.LSTM),
@@ -113,12 +113,12 @@ def test_a_module_alone_computes_what_torch_does():
     for module, ours in pairs:
         module.double()
         net = ours.from_torch(module)
-        found = module(x)
-        wanted = run(lambda y=found: y if isinstance(y, torch.Tensor) else y[0], {"x": x})
-        close(run(lambda n=net: gn.compile(n)(x=x), {"x": x}), wanted, 1e-12)
+        output = module(x)
+        expected = run(lambda y=output: y if isinstance(y, torch.Tensor) else y[0], {"x": x})
+        close(run(lambda n=net: gn.compile(n)(x=x), {"x": x}), expected, 1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n, make in REFUSED.items() if make])
-def test_a_module_without_sizes_says_so(name):
+@pytest.mark.parametrize("name", [n for n, make in UNSIZED.items() if make])
+def test_a_module_without_sizes_is_an_error(name):
     with pytest.raises(GraphError, match="does not know the sizes"):
-        gn.compile(REFUSED[name]())
+        gn.compile(UNSIZED[name]())

@@ -1,4 +1,4 @@
-"""`nn.LSTM`, `nn.GRU` and `nn.RNN` with their own weights, to 1e-10 in float64."""
+"""Recurrent modules equal `nn.LSTM`, `nn.GRU` and `nn.RNN` with the same weights to 1e-10."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CASES = {
 }
 
 
-def of_torch(
+def run_torch(
     module: nn.RNNBase, x: Tensor, start: dict[str, Tensor], lengths: Tensor | None
 ) -> Outputs:
-    """A torch module's outputs and final states under our names."""
+    """Runs a torch module. Returns its outputs and final states by the names of graphnn."""
     names = {"h": [n for n in start if n[0] == "h"], "c": [n for n in start if n[0] == "c"]}
     states = [torch.stack([start[n] for n in group]) for group in names.values() if group]
     sequence = x
@@ -47,12 +47,12 @@ def of_torch(
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_torch(kind: str, layers: int, bidirectional: bool) -> None:
-    torch_class, own_class, options = KINDS[kind]
+    torch_class, our_class, options = KINDS[kind]
     torch.manual_seed(0)
     theirs = torch_class(
         WIDTH, HIDDEN, layers, bidirectional=bidirectional, batch_first=True, **options
     ).double()
-    net = OverTime(own_class.from_torch(theirs), WIDTH, init=True, final=True)
+    net = OverTime(our_class.from_torch(theirs), WIDTH, init=True, final=True)
     model = gn.compile(net)
     for batch, time, lengths in CASES.values():
         x = doubles(batch, time, WIDTH)
@@ -60,28 +60,30 @@ def test_equals_torch(kind: str, layers: int, bidirectional: bool) -> None:
             name: doubles(batch, size, seed=k)
             for k, (name, size) in enumerate(net.module.state_sizes.items())
         }
-        given = {"x": x, **start}
+        inputs = {"x": x, **start}
         ragged = None if lengths is None else {"time": lengths}
-        own = dict(zip(theirs.state_dict(), _parameters(net.module, theirs)))
-        ours = run(lambda: model(lengths=ragged, **given), {**given, **own})  # noqa: B023
+        parameters = dict(zip(theirs.state_dict(), _parameters(net.module, theirs)))
+        ours = run(lambda: model(lengths=ragged, **inputs), {**inputs, **parameters})  # noqa: B023
         expected = run(
-            lambda: of_torch(theirs, x, start, lengths),  # noqa: B023
-            {**given, **dict(theirs.named_parameters())},
+            lambda: run_torch(theirs, x, start, lengths),  # noqa: B023
+            {**inputs, **dict(theirs.named_parameters())},
         )
         close(ours, expected, 1e-10)
 
 
 def _parameters(module: gn.nn.Recurrent, theirs: nn.RNNBase) -> list[Tensor]:
-    own = dict(module.named_parameters())
+    parameters = dict(module.named_parameters())
     split = (name.rpartition("_l") for name in theirs.state_dict())
-    return [own[f"l{cell}.{name}"] for name, _, cell in split]
+    return [parameters[f"l{cell}.{name}"] for name, _, cell in split]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_equals_torch(kind: str) -> None:
-    torch_class, own_class, options = KINDS[kind]
-    theirs = torch_class(WIDTH, 3, bidirectional=True, batch_first=True, **options | _less(options))
-    net = OverTime(own_class.from_torch(theirs.double()), WIDTH)
+    torch_class, our_class, options = KINDS[kind]
+    theirs = torch_class(
+        WIDTH, 3, bidirectional=True, batch_first=True, **options | _smaller_projection(options)
+    )
+    net = OverTime(our_class.from_torch(theirs.double()), WIDTH)
     x, lengths = doubles(3, 4, WIDTH), torch.tensor([4, 1, 2])
     y = gn.compile(net, backend="reference")(x=x, lengths={"time": lengths})["y"]
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -89,14 +91,14 @@ def test_reference_equals_torch(kind: str) -> None:
     close({"y": y}, {"y": expected}, 1e-10)
 
 
-def _less(options: dict[str, object]) -> dict[str, object]:
+def _smaller_projection(options: dict[str, object]) -> dict[str, object]:
     return {"proj_size": 2} if "proj_size" in options else {}
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
 def test_without_bias(kind: str) -> None:
-    torch_class, own_class, _ = KINDS[kind]
+    torch_class, our_class, _ = KINDS[kind]
     theirs = torch_class(WIDTH, HIDDEN, bias=False, batch_first=True).double()
-    model = gn.compile(OverTime(own_class.from_torch(theirs), WIDTH))
+    model = gn.compile(OverTime(our_class.from_torch(theirs), WIDTH))
     x = doubles(2, 4, WIDTH)
     close({"y": model(x=x)["y"]}, {"y": theirs(x)[0]}, 1e-10)

@@ -1,4 +1,4 @@
-"""Weights to `torch.nn` and back, and the errors where there is no way."""
+"""Exchange of weights with `torch.nn`, and the errors if torch has no equivalent."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CLASSES = {"LSTM": gn.nn.LSTM, "GRU": gn.nn.GRU, "RNN": gn.nn.RNN}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_there_and_back(name: str) -> None:
+def test_round_trip(name: str) -> None:
     theirs = MODULES[name].double().eval()
-    own = CLASSES[type(theirs).__name__].from_torch(theirs)
-    assert not own.training
-    back = own.to_torch()
+    ours = CLASSES[type(theirs).__name__].from_torch(theirs)
+    assert not ours.training
+    back = ours.to_torch()
     assert repr(back).replace(", batch_first=True", "") == repr(theirs)
     assert not back.training
     for (key, a), (other, b) in zip(theirs.state_dict().items(), back.state_dict().items()):
@@ -38,7 +38,7 @@ def test_there_and_back(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "own",
+    "ours",
     [
         gn.nn.LSTM(WIDTH, HIDDEN, 2, True, forget_bias=1.0, orthogonal=True),
         gn.nn.GRU(WIDTH, HIDDEN, reset="after"),
@@ -46,29 +46,29 @@ def test_there_and_back(name: str) -> None:
     ],
     ids=["lstm", "gru", "rnn"],
 )
-def test_to_torch_computes_the_same(own: gn.nn.RNN) -> None:
+def test_to_torch_computes_the_same(ours: gn.nn.RNN) -> None:
     x = doubles(2, 4, WIDTH)
-    y = gn.compile(OverTime(own.double(), WIDTH))(x=x)["y"]
-    close({"y": y}, {"y": own.to_torch()(x)[0]}, 1e-10)
+    y = gn.compile(OverTime(ours.double(), WIDTH))(x=x)["y"]
+    close({"y": y}, {"y": ours.to_torch()(x)[0]}, 1e-10)
 
 
-def test_both_forms_of_gru_exchange_with_torch() -> None:
+def test_both_gru_variants_exchange_weights_with_torch() -> None:
     theirs = nn.GRU(WIDTH, HIDDEN)
-    own = gn.nn.GRU(WIDTH, HIDDEN, reset="before")
-    own.load_torch(theirs)
-    assert torch.equal(own.l0.weight_hh, theirs.weight_hh_l0)
+    ours = gn.nn.GRU(WIDTH, HIDDEN, reset="before")
+    ours.load_torch(theirs)
+    assert torch.equal(ours.l0.weight_hh, theirs.weight_hh_l0)
     assert gn.nn.GRU.from_torch(theirs, reset="before").l0.reset == "before"
 
 
-def test_parameters_torch_lacks_keep_their_values() -> None:
-    own = randomised(gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True))
-    before = own.l0.weight_ci.clone()
-    own.load_torch(nn.LSTM(WIDTH, HIDDEN))
-    assert torch.equal(own.l0.weight_ci, before)
+def test_parameters_that_torch_lacks_keep_their_values() -> None:
+    ours = randomised(gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True))
+    before = ours.l0.weight_ci.clone()
+    ours.load_torch(nn.LSTM(WIDTH, HIDDEN))
+    assert torch.equal(ours.l0.weight_ci, before)
 
 
 @pytest.mark.parametrize(
-    "own, named",
+    "ours, option",
     [
         (gn.nn.LSTM(WIDTH, HIDDEN, peepholes=True), "peepholes=True"),
         (gn.nn.LSTM(WIDTH, HIDDEN, zoneout=0.1), "zoneout=0.1"),
@@ -77,13 +77,13 @@ def test_parameters_torch_lacks_keep_their_values() -> None:
     ],
     ids=["peepholes", "zoneout", "reset", "layer_norm"],
 )
-def test_what_torch_cannot_compute(own: gn.nn.LSTM, named: str) -> None:
+def test_options_that_torch_lacks_are_errors(ours: gn.nn.LSTM, option: str) -> None:
     with pytest.raises(UnsupportedError, match="cannot compute the same as this module") as error:
-        own.to_torch()
-    assert named in str(error.value)
+        ours.to_torch()
+    assert option in str(error.value)
 
 
-def test_a_torch_module_that_does_not_fit() -> None:
+def test_a_torch_module_of_other_sizes_is_an_error() -> None:
     with pytest.raises(UnsupportedError, match="lacks parameters for") as error:
         gn.nn.LSTM(WIDTH, HIDDEN).load_torch(nn.LSTM(WIDTH, HIDDEN, 2))
     assert "l1.weight_ih" in str(error.value)
@@ -91,13 +91,13 @@ def test_a_torch_module_that_does_not_fit() -> None:
         gn.nn.LSTM(WIDTH, HIDDEN).load_torch(nn.LSTM(WIDTH, HIDDEN + 1))
 
 
-def test_multiplicative_there_and_back() -> None:
+def test_multiplicative_round_trip() -> None:
     theirs = nn.Bilinear(3, 4, 5, bias=False).double()
     back = gn.nn.Multiplicative.from_torch(theirs).to_torch()
     assert repr(back) == repr(theirs) and torch.equal(back.weight, theirs.weight)
 
 
-def test_temporal_conv_there_and_back() -> None:
+def test_temporal_conv_round_trip() -> None:
     theirs = nn.Conv1d(3, 4, 5, dilation=2).double()
     back = gn.nn.TemporalConv.from_torch(theirs).to_torch()
     assert repr(back) == repr(theirs)

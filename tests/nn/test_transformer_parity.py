@@ -1,4 +1,4 @@
-"""`MultiHeadAttention` and `TransformerBlock` with torch's own weights, to 1e-10 in float64."""
+"""Attention and transformer blocks equal those of torch with the same weights to 1e-10."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Self(nn.Module):
 
 
 class Cross(nn.Module):
-    """Attention from one sequence to another; keys and values of any width."""
+    """Attention from one sequence to another, with keys and values of any width."""
 
     def __init__(self, module: nn.Module, key: int = WIDTH, value: int | None = None):
         super().__init__()
@@ -58,30 +58,32 @@ MHA = gn.nn.MultiHeadAttention
 
 
 def padding(lengths: list[int] | None, time: int) -> Tensor | None:
-    """True at what is padding, as torch wants it."""
+    """Returns a mask that is True at padding, as torch expects it."""
     return None if lengths is None else torch.arange(time) >= torch.tensor(lengths)[:, None]
 
 
-def cut(y: Tensor, lengths: list[int] | None) -> Tensor:
-    """`y` with zeros beyond each length."""
-    hidden = padding(lengths, y.shape[1])
-    return y if hidden is None else y.masked_fill(hidden[..., None], 0)
+def zero_padding(y: Tensor, lengths: list[int] | None) -> Tensor:
+    """Returns `y` with zeros beyond each length."""
+    padded = padding(lengths, y.shape[1])
+    return y if padded is None else y.masked_fill(padded[..., None], 0)
 
 
-def same(net: nn.Module, given: dict[str, Tensor], lengths: Any, theirs: Any, expected: Any) -> Any:
-    """Outputs and all gradients agree with what torch's module gives with its own parameters."""
+def compare_with_torch(
+    net: nn.Module, inputs: dict[str, Tensor], lengths: Any, theirs: Any, expected: Any
+) -> Any:
+    """Asserts that outputs and all gradients equal those of the torch module. Returns ours."""
     ragged = {axis: torch.tensor(n) for axis, n in (lengths or {}).items() if n is not None}
     names = list(dict(theirs.named_parameters()))
-    own = dict(net.module.named_parameters())
-    ours = run(lambda: gn.compile(net)(lengths=ragged or None, **given), given | _of(own, names))
-    wanted = run(lambda: {"y": expected()}, given | dict(theirs.named_parameters()))
-    close({k: ours[k] for k in wanted}, wanted, 1e-10)
+    parameters = _select(dict(net.module.named_parameters()), names)
+    ours = run(lambda: gn.compile(net)(lengths=ragged or None, **inputs), inputs | parameters)
+    right = run(lambda: {"y": expected()}, inputs | dict(theirs.named_parameters()))
+    close({k: ours[k] for k in right}, right, 1e-10)
     return ours
 
 
-def _of(own: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    assert set(own) == set(names)
-    return {name: own[name] for name in names}
+def _select(parameters: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    assert set(parameters) == set(names)
+    return {name: parameters[name] for name in names}
 
 
 @case
@@ -91,15 +93,15 @@ def test_self_attention(case: str, causal: bool, heads: int, bias: bool) -> None
     batch, time, lengths = CASES[case]
     theirs = randomised(nn.MultiheadAttention(WIDTH, heads, bias=bias, batch_first=True))
     x = doubles(batch, time, WIDTH)
-    ahead = torch.ones(time, time).triu(1).bool() if causal else None
+    future = torch.ones(time, time).triu(1).bool() if causal else None
 
     def expected() -> Tensor:
-        hidden = padding(lengths, time)
-        y, _ = theirs(x, x, x, key_padding_mask=hidden, attn_mask=ahead, need_weights=False)
-        return cut(y, lengths)
+        padded = padding(lengths, time)
+        y, _ = theirs(x, x, x, key_padding_mask=padded, attn_mask=future, need_weights=False)
+        return zero_padding(y, lengths)
 
     net = Self(MHA.from_torch(theirs), causal)
-    same(net, {"x": x}, {"time": lengths}, theirs, expected)
+    compare_with_torch(net, {"x": x}, {"time": lengths}, theirs, expected)
 
 
 def test_weights_on_request() -> None:
@@ -107,29 +109,31 @@ def test_weights_on_request() -> None:
     x, lengths = doubles(3, 5, WIDTH), torch.tensor([5, 2, 3])
     net = Self(MHA.from_torch(theirs), weights=True)
     found = gn.compile(net)(x=x, lengths={"time": lengths})
-    hidden = padding([5, 2, 3], 5)
-    _, weights = theirs(x, x, x, key_padding_mask=hidden, average_attn_weights=False)
-    expected = cut(weights.permute(0, 2, 3, 1).flatten(2), [5, 2, 3]).unflatten(2, (5, 2))
+    padded = padding([5, 2, 3], 5)
+    _, weights = theirs(x, x, x, key_padding_mask=padded, average_attn_weights=False)
+    expected = zero_padding(weights.permute(0, 2, 3, 1).flatten(2), [5, 2, 3]).unflatten(2, (5, 2))
     close({"w": found["weights"]}, {"w": expected}, 1e-10)
 
 
-@pytest.mark.parametrize("key, value", [(WIDTH, None), (5, 3)], ids=["one_width", "own_widths"])
+@pytest.mark.parametrize(
+    "key, value", [(WIDTH, None), (5, 3)], ids=["one_width", "different_widths"]
+)
 @pytest.mark.parametrize("lengths", [None, [4, 1, 2]], ids=["even", "ragged"])
 def test_cross_attention(key: int, value: int | None, lengths: list[int] | None) -> None:
     theirs = randomised(
         nn.MultiheadAttention(WIDTH, 2, kdim=key, vdim=value or key, batch_first=True)
     )
-    given = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, key, seed=1)}
+    inputs = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, key, seed=1)}
     if value:
-        given["values"] = doubles(3, 4, value, seed=2)
-    rest = list(given.values())
+        inputs["values"] = doubles(3, 4, value, seed=2)
+    tensors = list(inputs.values())
 
     def expected() -> Tensor:
-        keys, values = rest[1], rest[-1]
-        return theirs(rest[0], keys, values, key_padding_mask=padding(lengths, 4))[0]
+        keys, values = tensors[1], tensors[-1]
+        return theirs(tensors[0], keys, values, key_padding_mask=padding(lengths, 4))[0]
 
     net = Cross(MHA.from_torch(theirs), key, value)
-    same(net, given, {"source": lengths}, theirs, expected)
+    compare_with_torch(net, inputs, {"source": lengths}, theirs, expected)
 
 
 @case
@@ -145,10 +149,10 @@ def test_encoder_layer(case: str, norm_first: bool, activation: str, bias: bool)
     x = doubles(batch, time, WIDTH)
 
     def expected() -> Tensor:
-        return cut(theirs(x, src_key_padding_mask=padding(lengths, time)), lengths)
+        return zero_padding(theirs(x, src_key_padding_mask=padding(lengths, time)), lengths)
 
     net = Self(gn.nn.TransformerBlock.from_torch(theirs))
-    same(net, {"x": x}, {"time": lengths}, theirs, expected)
+    compare_with_torch(net, {"x": x}, {"time": lengths}, theirs, expected)
 
 
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post", "pre"])
@@ -158,24 +162,24 @@ def test_decoder_layer(norm_first: bool, ragged: bool) -> None:
     theirs = randomised(
         nn.TransformerDecoderLayer(WIDTH, 2, 12, 0.0, norm_first=norm_first, batch_first=True)
     )
-    given = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, WIDTH, seed=1)}
-    ahead = torch.ones(5, 5).triu(1).bool()
+    inputs = {"x": doubles(3, 5, WIDTH), "keys": doubles(3, 4, WIDTH, seed=1)}
+    future = torch.ones(5, 5).triu(1).bool()
 
     def expected() -> Tensor:
         y = theirs(
-            *given.values(),
-            tgt_mask=ahead,
+            *inputs.values(),
+            tgt_mask=future,
             tgt_key_padding_mask=padding(target, 5),
             memory_key_padding_mask=padding(source, 4),
         )
-        return cut(y, target)
+        return zero_padding(y, target)
 
     net = Cross(gn.nn.TransformerBlock.from_torch(theirs, causal=True))
-    same(net, given, {"source": source, "target": target}, theirs, expected)
+    compare_with_torch(net, inputs, {"source": source, "target": target}, theirs, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_there_and_back(dtype: torch.dtype) -> None:
+def test_round_trip(dtype: torch.dtype) -> None:
     ours = [
         MHA(WIDTH, 2, key_size=5, value_size=3),
         gn.nn.TransformerBlock(WIDTH, 2, norm_first=True, activation="gelu"),
@@ -189,7 +193,7 @@ def test_there_and_back(dtype: torch.dtype) -> None:
         }
 
 
-def test_what_torch_lacks_is_refused() -> None:
+def test_options_that_torch_lacks_are_errors() -> None:
     for module in (
         MHA(WIDTH, 4, kv_heads=2),
         MHA(WIDTH, 2, positions=gn.nn.RotaryPositions(4)),
