@@ -91,7 +91,7 @@ def _row(ir: IR, node: Node) -> str:
 
 
 def _operation(ir: IR, node: Node) -> str:
-    if node.op in ("product", "affine"):
+    if node.op in ("einsum", "affine"):
         return _matmul(ir, node)
     if node.op == "opaque":
         return f"torch.{node.attrs['called']} (opaque)"
@@ -213,7 +213,7 @@ def _backward(program: LoopOperator) -> list[str]:
         for region in partition(derived.ir)
         if isinstance(region, Whole)
         for i in region.nodes
-        if derived.ir[i].op == "product"
+        if derived.ir[i].op == "einsum"
     ]
     lines.append("  backward: reversed loop" + ("; computed once after it:" * bool(after)))
     return lines + after

@@ -24,7 +24,7 @@ def split_sub(sub: str) -> tuple[str, str, str]:
 
 def contraction(a: Expr, b: Expr, sub: str, keep: frozenset[str]) -> Expr:
     """Return the einsum of `a` and `b`, summed over every axis that is not in `keep`."""
-    return make("product", a, b, sub=sub, contract=(a.axes | b.axes) - keep)
+    return make("einsum", a, b, sub=sub, contract=(a.axes | b.axes) - keep)
 
 
 def _grad(g: Expr, y: Expr, a: Expr, b: Expr) -> Any:
@@ -37,8 +37,8 @@ def _grad(g: Expr, y: Expr, a: Expr, b: Expr) -> Any:
 
 
 row(
-    "product",
-    "product",
+    "einsum",
+    "einsum",
     lambda a, b, sub: torch.einsum(sub, a, b),
     grad=_grad,
     axes=contracted,
@@ -49,18 +49,18 @@ row(
 def linear(x: Expr, weight: Expr) -> Expr:
     """Return `x Wᵀ` over the last dimension; `weight` is (out, in), as in `nn.Linear`."""
     rest = string.ascii_lowercase[: len(x.shape) - 1]
-    return make("product", x, weight, sub=f"{rest}y,zy->{rest}z", contract=frozenset())
+    return make("einsum", x, weight, sub=f"{rest}y,zy->{rest}z", contract=frozenset())
 
 
 def einsum(equation: str, a: Expr, b: Expr) -> Expr:
     """Return an einsum of two operands over the shapes of one example at one position."""
-    return make("product", a, b, sub=equation, contract=frozenset())
+    return make("einsum", a, b, sub=equation, contract=frozenset())
 
 
 # c + einsum(a, b): the pass multiply_add makes one call of two, just before code is generated
 row(
     "affine",
-    "product",
+    "einsum",
     lambda c, a, b, sub: c + torch.einsum(sub, a, b),
     axes=contracted,
     private=frozenset({"contract"}),

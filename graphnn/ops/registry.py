@@ -227,7 +227,7 @@ def build(
 def _refuse_mixing(op: str, operands: list[Node], name: str, site: Site | None) -> None:
     """Raise DtypeError for a product of several dtypes: as in torch, operands are not cast."""
     kinds = dict.fromkeys(n.dtype for n in operands if n.op != "const")
-    if op != "product" or len(kinds) < 2:
+    if op != "einsum" or len(kinds) < 2:
         return
     got = " by ".join(f"{n.label} of {n.dtype}" for n in operands)
     raise DtypeError(

@@ -118,13 +118,10 @@ def _initial(b: PersistentBuilder, op: Op, span: Span, value: Expr) -> Expr:
 
 def _weight_only(b: PersistentBuilder, op: Op) -> bool:
     """Whether a value is read by matrix products alone, which load their own tiles of it."""
-    program = b.program
-    others = {name for s in program.states for name in (*s.inits, s.next)}
-    others |= {name for name, _ in program.stores}
     products = [b.layout.products.get(user) for user in b.readers[op.name]]
     return (
         bool(products)
-        and op.name not in others
+        and op.name not in b.outside_matmuls
         and all(
             isinstance(p, WeightMatmul) and p.weight == op.name and p.value != op.name
             for p in products

@@ -75,6 +75,9 @@ class PersistentBuilder(KernelBuilder):
         for op in program.ops:
             for arg in dict.fromkeys(op.args):
                 self.readers[arg].append(op.name)
+        # values that states start from or take, and values that are stored: no matmul's own tiles
+        self.outside_matmuls = {n for s in program.states for n in (*s.inits, s.next)}
+        self.outside_matmuls |= {name for name, _ in program.stores}
         self.wide = wide(program)
         self.tiles: dict[str, tuple[Tile, ...]] = {}
         # values that differ from step to step

@@ -38,10 +38,10 @@ graph elman (f32), axes batch, time
   %2: f32[4] {batch, time} = delay %1 next=%10 axis=time steps=1  # h test_printer.py:N
   %3: f32[4, 3] {} = parameter outer.weight  # test_printer.py:N
   %4: f32[4] {} = parameter outer.bias  # test_printer.py:N
-  %5: f32[4] {batch, time} = product %0, %3 sub=y,zy->z  # outer test_printer.py:N
+  %5: f32[4] {batch, time} = einsum %0, %3 sub=y,zy->z  # outer test_printer.py:N
   %6: f32[4] {batch, time} = add %5, %4  # outer test_printer.py:N
   %7: f32[4, 4] {} = parameter inner.weight  # test_printer.py:N
-  %8: f32[4] {batch, time} = product %2, %7 sub=y,zy->z  # inner test_printer.py:N
+  %8: f32[4] {batch, time} = einsum %2, %7 sub=y,zy->z  # inner test_printer.py:N
   %9: f32[4] {batch, time} = add %6, %8  # test_printer.py:N
   %10: f32[4] {batch, time} = tanh %9  # test_printer.py:N
   y = %10"""

@@ -46,7 +46,7 @@ NEEDED = {
     "view": ["semantics", "gradient", "torch function"],
     "join": ["semantics", "gradient", "torch function"],
     "rows": ["semantics", "gradient"],
-    "product": ["semantics", "gradient"],
+    "einsum": ["semantics", "gradient"],
 }
 _GRADIENT_ONLY = "only gradients use it"
 _SOFTMAX_ONLY = "passes make it of softmaxes"

@@ -41,14 +41,14 @@ def loop_operations(model):
 
 def test_gates_are_one_product_and_their_input_part_leaves_the_loop():
     operations = loop_operations(gn.compile(SeparateGates(3, 4), skip=("match",)))
-    assert operations.count("product") == 1
+    assert operations.count("einsum") == 1
     assert operations.count("sigmoid") == 1, "three gates, one call"
     assert "cat" not in operations
 
 
 def test_without_merge_there_are_four():
     model = gn.compile(SeparateGates(3, 4), skip=("match", "merge"))
-    assert loop_operations(model).count("product") == 4
+    assert loop_operations(model).count("einsum") == 4
 
 
 def test_without_split_the_concatenation_stays_in_the_loop():
@@ -72,9 +72,9 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
     regions = partition(ir)
     loops = [r for r in regions if isinstance(r, Loop)]
     assert [loop.reverse for loop in loops] == [True]
-    inside = [ir[i] for i in loops[0].nodes if ir[i].op == "product"]
+    inside = [ir[i] for i in loops[0].nodes if ir[i].op == "einsum"]
     outside = [ir[i] for r in regions if isinstance(r, Whole) for i in r.nodes]
-    summed = [n for n in outside if n.op == "product" and n.attrs["contract"]]
+    summed = [n for n in outside if n.op == "einsum" and n.attrs["contract"]]
     assert len(inside) == 1, "the gradient to the state"
     assert len(summed) == 1, "the gradient to the recurrent weights, one product"
     assert summed[0].attrs["contract"] == {"time", "batch"}

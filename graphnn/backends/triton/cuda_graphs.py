@@ -1,17 +1,18 @@
-"""A stepwise loop's launches recorded as a CUDA graph and replayed: one launch for thousands.
+"""Records the launches of a stepwise loop as a CUDA graph: one launch replaces thousands.
 
-A graph reads and writes at fixed addresses. All that a call gives, weights too, is copied to where
-its graph reads, and results are copied out. That is right whatever optimizers and allocators do
-with addresses, and should cost little beside what it saves: at 3 TB/s 40 MB in and 40 MB out take
-some 60 us, the launches of 256 steps of three kernels several milliseconds. A graph serves one form
-of call (sizes, dtypes, device, stream); kernels are specialised on none of it, and other calls
-launch them one by one.
+A graph reads and writes at fixed addresses. All inputs of a call, including weights, are copied to
+these addresses, and results are copied out. This is correct whatever optimizers and allocators do
+with addresses, and it should cost little: at 3 TB/s, 40 MB in and 40 MB out take about 60 µs, and
+the launches of 256 steps of three kernels several milliseconds. A graph serves one signature of
+calls (sizes, dtypes, device, stream). Kernels are not specialised on it; calls with another
+signature launch them one by one.
 
-A call is recorded when its form comes up for the third time: by then its kernels are compiled and
-tuned. The first two replays are held against the launches themselves; a loop whose replay differs,
-or that cannot be recorded, is not replayed any more. GRAPHNN_CUDA_GRAPHS=0 switches all of it off.
+A call is recorded when its signature occurs for the third time, as its kernels are compiled and
+tuned by then. The results of the first two replays are compared with those of the launches. A loop
+whose replay differs, or that cannot be recorded, is not replayed any more. GRAPHNN_CUDA_GRAPHS=0
+turns this off.
 
-The bookkeeping is tested with a made-up device. `Cuda`, the part that records, has not been run.
+The bookkeeping is tested with a simulated device. `Cuda`, the part that records, has not been run.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ import torch
 from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
-# launches a call from which replaying pays, and beyond which recording takes long
+# launches per call: with fewer, replaying does not pay; with more, recording takes long
 LEAST, MOST = 64, 20_000
-# graphs kept a function, and the calls of one form before it is recorded
+# graphs kept per function, and the number of calls of one signature until it is recorded
 KEPT, SEEN = 4, 3
-# forms of call that are counted
+# the number of signatures that are counted
 COUNTED = 64
-# replays of a graph that are held against the launches
+# replays of a graph that are compared with the launches
 CHECKED = 2
-# the share of the device's memory that a graph may hold: inputs, results and buffers, about three
+# the fraction of device memory that a graph may hold: inputs, results and buffers, about three
 # times the inputs
 SHARE = 1 / 16
 
@@ -49,48 +50,48 @@ Replay = Callable[[], None]
 
 
 def enabled() -> bool:
-    """Whether loops are replayed at all."""
+    """Whether the environment allows CUDA graphs."""
     return os.environ.get("GRAPHNN_CUDA_GRAPHS") != "0"
 
 
 class Cuda:
-    """What recording and replaying ask of CUDA."""
+    """The calls of CUDA that recording and replaying need."""
 
     def form(self, tensors: Sequence[Tensor]) -> Any | None:
-        """The device and stream of a call, or None where it cannot be replayed."""
+        """The device and stream of a call, or None if it cannot be replayed."""
         device = tensors[0].device
         if device.type != "cuda" or any(t.device != device for t in tensors):
             return None
-        if torch.cuda.is_current_stream_capturing():  # these launches are part of another graph
+        if torch.cuda.is_current_stream_capturing():  # these launches belong to another graph
             return None
-        # replays on one stream come one after another, and may share what they read and write
+        # replays on one stream run one after another, so they can share memory
         return device, torch.cuda.current_stream(device).cuda_stream
 
     def memory(self, device: torch.device) -> int:
-        """Bytes of the device."""
+        """The memory of the device in bytes."""
         return int(torch.cuda.get_device_properties(device).total_memory)
 
     def record(self, run: Callable[[], list[Tensor]], device: torch.device) -> tuple[Replay, Any]:
-        """The graph of `run`, and the results that each replay writes anew."""
+        """Record `run` as a graph. Returns its replay function and the results it overwrites."""
         with _RECORDING, torch.cuda.device(device):
             side, now = torch.cuda.Stream(), torch.cuda.current_stream()
             side.wait_stream(now)
             with torch.cuda.stream(side):
-                run()  # cuBLAS takes its workspace for this stream now, not from the graph's memory
+                run()  # cuBLAS allocates its workspace for this stream now, outside the graph
             now.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                # another thread, one that loads data say, may go on using CUDA meanwhile
+                # other threads, for example data loaders, may use CUDA meanwhile
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     outs = run()
             finally:
-                torch.cuda.set_stream(now)  # a recording that fails leaves the other one current
+                torch.cuda.set_stream(now)  # a failed recording leaves the other stream current
         return graph.replay, outs
 
 
 @dataclass
 class Recorded:
-    """A graph, with where it reads and what it writes."""
+    """A graph with the tensors that it reads and writes."""
 
     inputs: list[Tensor]
     outs: list[Tensor]
@@ -98,7 +99,7 @@ class Recorded:
     unchecked: int = CHECKED
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The results for these tensors, in memory of their own."""
+        """The results for these tensors, in new memory."""
         with torch.no_grad():
             torch._foreach_copy_(self.inputs, list(tensors))
             self.replay()
@@ -108,9 +109,9 @@ class Recorded:
 
 
 class Replayed:
-    """A generated function whose launches are replayed where that pays.
+    """A generated function whose launches are replayed if that pays.
 
-    `loops` are its stepwise loops: the axis, and the launches at each step.
+    `loops` lists its stepwise loops as (axis, launches per step).
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Replayed:
         self._lock = threading.Lock()
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        key = self._form(tensors, sizes)
+        key = self._signature(tensors, sizes)
         if key is None:
             return self.call(tensors, sizes)
         with self._lock:
@@ -133,8 +134,8 @@ class Replayed:
                 return self._replayed(key, tensors, sizes)
         return self.call(tensors, sizes)
 
-    def _form(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Any | None:
-        """What a graph is made for; None where launching one by one is better, or all there is."""
+    def _signature(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Any | None:
+        """The signature of a call, or None if its launches are not recorded."""
         known = dict(zip(self.axes, sizes, strict=True))
         launches = sum(known[axis] * count for axis, count in self.loops)
         if self.off or not LEAST <= launches <= MOST:
@@ -143,12 +144,12 @@ class Replayed:
         size = sum(math.prod(t.shape) * t.element_size() for t in tensors)
         if place is None or 3 * size > SHARE * self.cuda.memory(tensors[0].device):
             return None
-        # what changes the launches though not the tensors
+        # modes that change the launches but not the tensors
         modes = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
         return place, modes, tuple(sizes), tuple((t.shape, t.dtype) for t in tensors)
 
     def _due(self, key: Any) -> bool:
-        """Count a call; whether its form has come up often enough."""
+        """Count a call. Returns whether its signature has occurred often enough."""
         self.counts[key] = self.counts.pop(key, 0) + 1
         if len(self.counts) > COUNTED:
             self.counts.popitem(last=False)
@@ -173,7 +174,7 @@ class Replayed:
         return outs
 
     def _record(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Recorded:
-        # what is made in inference mode could not be written outside it
+        # tensors created in inference mode could not be written outside it
         with torch.inference_mode(False), torch.no_grad():
             inputs = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tensors]
             torch._foreach_copy_(inputs, list(tensors))
@@ -182,7 +183,7 @@ class Replayed:
         return Recorded(inputs, outs, replay)
 
     def _keep(self, key: Any, graph: Recorded) -> None:
-        """Keep a graph; where another must go for it, the next has to come up twice as often."""
+        """Keep a graph. If it evicts another, the next signature must occur twice as often."""
         self.graphs[key] = graph
         self.counts.pop(key, None)
         if len(self.graphs) > KEPT:
@@ -196,7 +197,7 @@ class Replayed:
 
 
 def agree(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    """Whether results are the same but for rounding."""
+    """Whether results are equal up to rounding."""
     for a, b in zip(found, wanted, strict=True):
         if not a.dtype.is_floating_point or not a.numel():
             if not torch.equal(a, b):

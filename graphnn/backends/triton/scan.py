@@ -1,6 +1,7 @@
-"""z(t) = a(t) z(t-1) + b(t) over the first dimension by the scan kernels, as torch operators.
+"""The scan kernels as torch operators: z(t) = a(t) z(t-1) + b(t) over the first dimension.
 
-The same contract as the scan of `backends.torch`: any order of derivative, autocast, torch.compile.
+They support what the scan of `backends.torch` supports: derivatives of any order, autocast and
+torch.compile.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def scan(
     interpret: bool,
     stated: torch.dtype | None = None,
 ) -> Tensor:
-    """`scan_kernel` along dimension `d`; `start` may be a number or lack dimensions.
+    """`scan_kernel` along dimension `d`. `start` may be a number or lack dimensions.
 
-    `interpret`: run the kernels by Triton's interpreter, on CPU tensors.
+    If `interpret`, Triton's interpreter runs the kernels on CPU tensors.
     """
     if under_transform():
         return scans.scan(a, b, start, d, reverse, stated)
@@ -42,7 +43,7 @@ def _run(interpret: bool) -> kernels.KernelRunner:
 
 @torch.library.custom_op("graphnn::scan_kernel", mutates_args=())
 def scan_kernel(a: Tensor, b: Tensor, start: Tensor, reverse: bool, interpret: bool) -> Tensor:
-    """`a`, `b`: (time, …) of one shape and dtype; `start`: (…); from the end where `reverse`."""
+    """Scan `a`, `b` (time, …) of equal shape and dtype from `start` (…); backwards if `reverse`."""
     return kernels.forward(a, b, start, reverse, _run(interpret))
 
 
@@ -99,7 +100,7 @@ def _second(ctx: Any, u: Tensor, v: Tensor, w: Tensor) -> Any:
 
 
 def _before(x: Tensor, start: Tensor, reverse: bool) -> Tensor:
-    """x(t-1), and `start` before the first."""
+    """x(t-1), with `start` before the first position."""
     begin = start.unsqueeze(0)
     return torch.cat([x, begin])[1:] if reverse else torch.cat([begin, x])[:-1]
 

@@ -23,7 +23,7 @@ SYMBOLS = {
     "neg": "−",
     "mul": "×",
     "div": "÷",
-    "product": "·",
+    "einsum": "·",
     "affine": "· +",
     "addcmul": "× +",
     "lerp": "mix",

@@ -24,7 +24,7 @@ def fuse_addmm(ir: IR, in_loops: bool = True, excluded: Collection[int] = ()) ->
             i = old.inputs[side]
             node = ir[i]
             alone = len(users[i]) == 1 and i not in outputs and home.get(i) == home.get(old.id)
-            if node.op == "product" and alone and node.shape == old.shape:
+            if node.op == "einsum" and alone and node.shape == old.shape:
                 return side
         return None
 

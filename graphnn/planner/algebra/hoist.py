@@ -46,7 +46,7 @@ def hoist(ir: IR) -> IR:
         if len(outside) < 2 or len(outside) == len(found):
             return None
         # matmuls next: addmm fusion absorbs a sum with one, and sums of gates become one operation
-        inside = sorted((i for i in found if i in home), key=lambda i: ir[i].op != "product")
+        inside = sorted((i for i in found if i in home), key=lambda i: ir[i].op != "einsum")
         # weights first: their sum does not vary over time, so it is computed once
         outside.sort(key=lambda i: len(ir[i].axes))
         total = _sum([Expr(new, moved[i]) for i in outside])

@@ -69,7 +69,7 @@ def _matmul_key(ir: IR, node: Node) -> Any:
 
     A value without axes is excluded: it stands among the weights, which may come after it.
     """
-    if node.op != "product" or node.attrs["contract"] or not ir[node.inputs[0]].axes:
+    if node.op != "einsum" or node.attrs["contract"] or not ir[node.inputs[0]].axes:
         return None
     weight = ir[node.inputs[1]]
     left, right, out = split_sub(node.attrs["sub"])
@@ -86,7 +86,7 @@ def _join_matmuls(ir: IR, at: Callable[[int], Expr], group: Group) -> dict[int, 
     weights = [at(n.inputs[1]) for n in group]
     joined = make("cat", *weights, dim=0, name="")
     whole = make(
-        "product", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset()
+        "einsum", at(group[0].inputs[0]), joined, sub=group[0].attrs["sub"], contract=frozenset()
     )
     return _slices(whole, [(n.id, w.shape[0]) for n, w in zip(group, weights, strict=True)])
 

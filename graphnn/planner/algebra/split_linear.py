@@ -18,7 +18,7 @@ def split_linear_maps(ir: IR) -> IR:
     home = loop_numbers(ir)
 
     def rule(new: IR, node: Node) -> Expr | None:
-        if node.op != "product":
+        if node.op != "einsum":
             return None
         old = ir[node.id]
         for side in (0, 1):
@@ -51,7 +51,7 @@ def split_matmul(new: IR, node: Node, side: int) -> Expr:
         stop = start + part.shape[dim]
         cut = make("slice", other, dim=across, start=start, stop=stop, step=1)
         pair = (part, cut) if side == 0 else (cut, part)
-        term = make("product", *pair, sub=node.attrs["sub"], contract=frozenset())
+        term = make("einsum", *pair, sub=node.attrs["sub"], contract=frozenset())
         total, start = (term if total is None else total + term), stop
     assert total is not None
     return total

@@ -252,7 +252,7 @@ def split_joined(ir: IR) -> IR:
     home = loop_numbers(ir)
 
     def rule(new: IR, node: Node) -> Expr | None:
-        if node.op != "product" or node.id in home or node.attrs["contract"]:
+        if node.op != "einsum" or node.id in home or node.attrs["contract"]:
             return None
         for side in (0, 1):
             joined = new[node.inputs[side]]

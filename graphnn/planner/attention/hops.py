@@ -195,7 +195,7 @@ def _scores(ir: IR, softmax: int, full: frozenset[str]) -> set[int]:
 
 def _supported(node: Node) -> bool:
     op = OPS[node.op]
-    if node.op in ("product", *RESHAPED, *OWN_SUMS):
+    if node.op in ("einsum", *RESHAPED, *OWN_SUMS):
         return True
     return op.family == "pointwise" and bool(op.triton_text)
 
@@ -211,7 +211,7 @@ def _check(ir: IR, node: Node, axis: str, full: frozenset[str]) -> None:
         return
     if not _supported(node):
         raise NotFusable(f"{where} is a '{node.op}', which kernels of hops do not support")
-    if node.op == "product":
+    if node.op == "einsum":
         left, right, out = split_sub(node.attrs["sub"])
         if node.attrs["contract"] or max(map(len, (left, right))) > 2 or len(out) > 1:
             raise NotFusable(f"{where} is a matmul that kernels of hops do not support")

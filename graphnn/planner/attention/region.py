@@ -60,7 +60,7 @@ class TileMembers:
 
     def _matched(self, node: Node, numbers: list[Node]) -> bool:
         """Whether a node is a dot product of a key with its own query; each is then read once."""
-        if node.op != "product" or len(numbers) != 2:
+        if node.op != "einsum" or len(numbers) != 2:
             return False
         left, right, out = split_sub(node.attrs["sub"])
         alone = any(self.axis not in p.axes for p in numbers)

@@ -60,7 +60,7 @@ def _value(part: AttentionRegion) -> int | None:
     """The read that is weighted, if the result is nothing but the weighted sum of it."""
     ir = part.ir
     node = ir[part.results[0]]
-    if node.op != "product" or node.attrs["sub"] != ",z->z" or node.inputs[0] != part.weight:
+    if node.op != "einsum" or node.attrs["sub"] != ",z->z" or node.inputs[0] != part.weight:
         return None
     value = ir[node.inputs[1]]
     if value.op == "where" and _limit(ir, ir[value.inputs[0]], part.axis) is not None:
@@ -71,7 +71,7 @@ def _value(part: AttentionRegion) -> int | None:
 
 def _pair(part: AttentionRegion, node: Node) -> tuple[int, int] | None:
     """The query and the key if a node is the dot product of two reads."""
-    if node.op != "product" or node.attrs["sub"] not in ("z,z->", "y,y->"):
+    if node.op != "einsum" or node.attrs["sub"] not in ("z,z->", "y,y->"):
         return None
     a, b = part.ir.operands(node)
     if part.axis in a.axes:

@@ -13,7 +13,7 @@ from graphnn.planner.attention.tiles import REDUCED, RESHAPED
 from graphnn.planner.core.regions import loop_numbers
 from graphnn.planner.core.rewrite import rewrite
 
-SWAPPED = frozenset({"axis_softmax", "product", *REDUCED, *RESHAPED})
+SWAPPED = frozenset({"axis_softmax", "einsum", *REDUCED, *RESHAPED})
 
 
 def pick_queries(ir: IR) -> tuple[IR, dict[int, str]]:

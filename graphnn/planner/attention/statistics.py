@@ -66,12 +66,12 @@ class StatisticsRegion(AttentionRegion):
 
     def sums(self, i: int) -> bool:
         """Whether a result is a sum."""
-        return self.ir[i].op in ("axis_sum", "product")
+        return self.ir[i].op in ("axis_sum", "einsum")
 
     def reduced(self, i: int) -> str:
         """The axis that a result is reduced over."""
         node = self.ir[i]
-        (axis,) = node.attrs["contract"] if node.op == "product" else (node.attrs["axis"],)
+        (axis,) = node.attrs["contract"] if node.op == "einsum" else (node.attrs["axis"],)
         return str(axis)
 
 
@@ -267,7 +267,7 @@ class StatisticsWriter(Writer):
             a, b = (b, a) if a.shape else (a, b)
             if len(b.shape) == 1 and not a.shape and "const" not in (a.node.op, b.node.op):
                 a = a if valid is None else make("where", valid, a, 0.0)
-                return make("product", a, b, sub=",z->z", contract=frozenset({axis}))
+                return make("einsum", a, b, sub=",z->z", contract=frozenset({axis}))
         x = x if valid is None else make("where", valid, x, 0.0)
         return make("axis_sum", x, axis=axis)
 

@@ -147,7 +147,7 @@ class Dims:
         self.root[self.find(a)] = self.find(b)
 
     def _node(self, node: Node) -> None:
-        if node.op == "product":
+        if node.op == "einsum":
             self._letters(node)
         elif node.op == "reshape":
             self._reshape(node)
@@ -346,10 +346,10 @@ class Writer:
             b = make("where", valid, b, 0.0)
         letters = [_letters(len(v.shape)) for v in (a, b)]
         sub = f"{letters[0]},{letters[1]}->{max(letters, key=len)}"
-        return make("product", a, b, sub=sub, contract=frozenset({self.axis}))
+        return make("einsum", a, b, sub=sub, contract=frozenset({self.axis}))
 
     def _node(self, node: Node) -> Expr:
-        if node.op == "product":
+        if node.op == "einsum":
             return self._product(node)
         if node.op in REDUCED:
             return self._reduced(node)
@@ -390,7 +390,7 @@ class Writer:
         parts = [Expr(self.new, i) for i in x.node.inputs]
         if x.node.op != "mul" or any(len(p.shape) != 1 or p.node.op == "const" for p in parts):
             return None
-        return make("product", *parts, sub="z,z->", contract=frozenset())
+        return make("einsum", *parts, sub="z,z->", contract=frozenset())
 
     def _product(self, node: Node) -> Expr:
         parts = split_sub(node.attrs["sub"])
@@ -400,7 +400,7 @@ class Writer:
             for i, letters in zip(operands, parts, strict=True)
         ]
         sub = f"{kept[0]},{kept[1]}->{kept[2]}"
-        return make("product", *(self[i] for i in node.inputs), sub=sub, contract=frozenset())
+        return make("einsum", *(self[i] for i in node.inputs), sub=sub, contract=frozenset())
 
     def _complicated(self, node: Node) -> NotFusable:
         return NotFusable(
@@ -414,7 +414,7 @@ def _letters(rank: int) -> str:
 
 def supported(node: Node) -> bool:
     """Whether tiles can compute an operation."""
-    if node.op in ("product", *REDUCED, *RESHAPED):
+    if node.op in ("einsum", *REDUCED, *RESHAPED):
         return True
     return OPS[node.op].family == "pointwise" and bool(OPS[node.op].torch_text)
 

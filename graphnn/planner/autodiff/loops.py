@@ -258,7 +258,7 @@ class _Adjoint:
             return
         if row.grad is None:
             raise AssertionError(f"operation '{node.op}' has no derivative")
-        if node.op not in ("product", "affine"):
+        if node.op not in ("einsum", "affine"):
             g = self._widened(g, node, node.inputs)
         y = _Lazy(self, node.id)
         flows = row.grad(g, y, *[_Lazy(self, i) for i in node.inputs])

@@ -55,7 +55,7 @@ ABSORBING: dict[str, tuple[float, tuple[int, ...]]] = {
     "div": (0, (0,)),
     "add": (-INF, (0, 1)),
     "sub": (-INF, (0,)),
-    "product": (0, (0, 1)),
+    "einsum": (0, (0, 1)),
 }
 # fills that reductions over other axes preserve
 PRESERVED = {"sum": (0, -INF), "amax": (0, -INF), "axis_sum": (0, -INF), "axis_max": (0, -INF)}
@@ -89,8 +89,8 @@ class Reaches:
 
     def of_reduction(self, node: Node) -> Reach | None:
         """How far a reduction over the copy reads; None if nothing bounds it."""
-        known = self.found[node.id] if node.op == "product" else self.found[node.inputs[0]]
-        wanted = NEUTRAL.get(node.op, 0 if node.op == "product" else None)
+        known = self.found[node.id] if node.op == "einsum" else self.found[node.inputs[0]]
+        wanted = NEUTRAL.get(node.op, 0 if node.op == "einsum" else None)
         return next((r for r in known if r.fill == wanted), None)
 
     def _position(self, node: Node) -> tuple[int, int, int] | None:
@@ -119,7 +119,7 @@ class Reaches:
             return test
         if node.op == "where":
             return self._where(node)
-        if family in ("pointwise", "product"):
+        if family in ("pointwise", "einsum"):
             return (*self._absorbed(node), *self._computed(node))
         if family in ("view", "rename"):
             return self.found[node.inputs[0]]

@@ -70,7 +70,7 @@ def looks_ahead(ir: IR, axis: str) -> Node | None:
 
 def _over(node: Node, copy: str) -> bool:
     """Whether a node reduces over `copy`."""
-    if node.op == "product":
+    if node.op == "einsum":
         return copy in node.attrs["contract"]
     return OPS[node.op].family == "axis" and bool(node.attrs["axis"] == copy)
 

@@ -33,7 +33,7 @@ def of_node(ir: IR, node: Node, sizes: Sizes, without: frozenset[str] = frozense
         if ir[i].op != "const"
     )
     moved = float(read + made * node.dtype.itemsize)
-    if OPS[node.op].family == "product":
+    if OPS[node.op].family == "einsum":
         return Work(flops=_products(ir, node, sizes, without), bytes=moved, launches=1)
     if node.op == "aten":
         return Work(flops=_layer(ir, node, sizes), bytes=moved, launches=1)

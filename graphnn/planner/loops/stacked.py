@@ -16,7 +16,7 @@ from graphnn.planner.core.regions import Loop, Whole
 from graphnn.planner.loops.side_by_side import Part, operands_of, row_axes
 
 # families of operations that a step may contain between two loops
-WITHIN = frozenset({"pointwise", "view", "join", "product", "reduce"})
+WITHIN = frozenset({"pointwise", "view", "join", "einsum", "reduce"})
 # the most loops that are tried as one: the cost of trying grows with the square of their number
 MOST = 8
 # whether loops run faster as the one loop that is the last argument

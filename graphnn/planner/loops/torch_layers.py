@@ -89,7 +89,7 @@ class _Reader:
             start = node.attrs["start"]
             low, high = rows or (0, node.shape[0])
             return self.terms(node.inputs[0], (start + low, start + high))
-        if node.op == "product" and node.attrs["sub"].count(",") == 1:
+        if node.op == "einsum" and node.attrs["sub"].count(",") == 1:
             left, right, out = split_sub(node.attrs["sub"])
             weight = self.ir[node.inputs[1]]
             if len(left) == 1 and right == out + left and not weight.axes:

@@ -138,7 +138,7 @@ def test_layers_meet_once_a_step_whoever_runs_first(seed: int) -> None:
 
 def test_what_is_not_together_says_why() -> None:
     fits = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=("fit",))
-    assert "one of them fits a multiprocessor, whose steps have no model" in fits.explain()
+    assert "one of them fits one multiprocessor, which has no cost model" in fits.explain()
     skipped = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=(*SKIP, "stacked"))
     assert TOGETHER not in skipped.explain() and "stacked on it" not in skipped.explain()
 

@@ -71,7 +71,7 @@ def in_step(loop: Loop, i: int) -> bool:
 
 def writes_out(step: Scope, node: Node) -> bool:
     """Whether torch can write this operation's result into a given buffer."""
-    if node.op in ("product", "affine"):
+    if node.op in ("einsum", "affine"):
         return _two_dimensional(step, node)
     return OPS[node.op].family == "pointwise" and bool(OPS[node.op].out_text)
 

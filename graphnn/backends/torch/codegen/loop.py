@@ -268,7 +268,7 @@ class LoopWriter:
         return True
 
     def _out(self, node: Node, out: Expression) -> Expression:
-        if node.op in ("product", "affine"):
+        if node.op in ("einsum", "affine"):
             return self._product_out(node, out)
         if any(self.ir[i].op == "const" for i in node.inputs):
             return self._with_scalars(node, out)
@@ -298,7 +298,7 @@ class LoopWriter:
         count = 1 if isinstance(self.rows, ActiveRows) else rows
         made = code("runtime.recurrent_linear({}{}, {}, {})", weight, turned, steps, count)
         self.before.append(assign(times, made))
-        if node.op == "product":
+        if node.op == "einsum":
             return code("{}.multiply({}, {})", times, out, x)
         if node.inputs[0] in self.plan.sum_of:
             return code("{}.accumulate({}, {})", times, out, x)

@@ -409,6 +409,6 @@ WRITERS: dict[str, Callable[[Scope, Node], Expression]] = {
     "pick": _pick,
     "scan": _scan,
     "aten": _aten,
-    "product": _product,
+    "einsum": _product,
     "affine": _affine,
 }

@@ -107,7 +107,7 @@ class _ExitFinder:
 
     def _add_sum(self, node: Node, axes: frozenset[str]) -> None:
         """Add a sum, with further sums over axes that alone read it."""
-        summed = set(node.attrs["contract"]) if node.op == "product" else {node.attrs["axis"]}
+        summed = set(node.attrs["contract"]) if node.op == "einsum" else {node.attrs["axis"]}
         end, passed = node, [node.id]
         while len(self.users[end.id]) == 1 and end.id not in self.ir.outputs.values():
             following = self.ir[self.users[end.id][0]]
@@ -117,7 +117,7 @@ class _ExitFinder:
             end = following
             passed.append(end.id)
         self.after |= set(passed)
-        sub = node.attrs["sub"] if node.op == "product" else ""
+        sub = node.attrs["sub"] if node.op == "einsum" else ""
         self._add(end.id, node.inputs, sub, axes, frozenset(summed))
 
     def _add_whole(self, i: int) -> None:

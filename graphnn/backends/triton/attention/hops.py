@@ -61,8 +61,8 @@ class HopTranslator(TileTranslator):
 
     def _translate(self, node: Node) -> str:
         over = node.attrs.get("axis") == self.axis or node.attrs.get("contract") == {self.axis}
-        if over and (node.op in SUMS or node.op == "product"):
-            sub = {"sub": node.attrs["sub"]} if node.op == "product" else {}
+        if over and (node.op in SUMS or node.op == "einsum"):
+            sub = {"sub": node.attrs["sub"]} if node.op == "einsum" else {}
             return self._summed(node, SUMS.get(node.op, "total"), sub)
         return super()._translate(node)
 

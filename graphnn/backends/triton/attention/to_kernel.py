@@ -199,7 +199,7 @@ _METHODS: dict[str, Callable[[TileTranslator, Node], str]] = {
     "size": TileTranslator._size,
     "index": TileTranslator._index,
     "cast": TileTranslator._cast,
-    "product": TileTranslator._matmul,
+    "einsum": TileTranslator._matmul,
     "expand": TileTranslator._expand,
     "reshape": TileTranslator._reshape,
     "sum": TileTranslator._sum,

@@ -1,4 +1,4 @@
-"""Cutting a step into phases: products by torch, and between them one kernel for all else."""
+"""Splits a step into phases: matmuls by torch, and one kernel for everything between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FUSED = frozenset({"pointwise", "view", "join", "reduce"})
 
 @dataclass
 class Phase:
-    """Operations of a step that one kernel computes; they vary over the same axes."""
+    """Operations of a step that one kernel computes. They vary over the same axes."""
 
     nodes: list[int]
 
@@ -22,10 +22,10 @@ Part = int | Phase
 
 
 def fusable(ir: IR, node: Node) -> bool:
-    """Whether a kernel of one phase can compute an operation; products of weights are torch's."""
+    """Whether the kernel of a phase can compute an operation. Torch multiplies by weights."""
     if node.op == "argmax":
         return False
-    if node.op == "product":
+    if node.op == "einsum":
         return all(ir[i].axes for i in node.inputs) and not node.attrs["contract"]
     return OPS[node.op].family in FUSED and (
         OPS[node.op].family != "pointwise" or bool(OPS[node.op].triton_text) or node.op == "cast"
@@ -33,18 +33,18 @@ def fusable(ir: IR, node: Node) -> bool:
 
 
 def schedule(ir: IR, nodes: Sequence[int]) -> list[Part]:
-    """The parts of a step in order, alternating as rarely as what they read allows."""
+    """The parts of a step in order, with as few phases as their operands allow."""
     left, inside = list(nodes), set(nodes)
     done: set[int] = set()
     parts: list[Part] = []
 
     def ready(i: int, also: set[int]) -> bool:
-        # a delay over another axis reads what closes it
+        # a delay over another axis reads its next value
         reads = [*ir[i].inputs, *([ir.closings[i]] if i in ir.closings else [])]
         return all(j in done or j in also or j not in inside for j in reads)
 
     def by_torch(i: int) -> bool:
-        # a view of what lies in memory costs nothing; within a phase it costs nothing either
+        # a view costs nothing in memory, and nothing within a phase
         return not fusable(ir, ir[i]) or OPS[ir[i].op].family == "view"
 
     while left:
@@ -65,7 +65,7 @@ def schedule(ir: IR, nodes: Sequence[int]) -> list[Part]:
 def _take(
     left: list[int], wanted: Callable[[int], bool], done: set[int], parts: list[Part]
 ) -> None:
-    """Move to `parts` all that torch can do now."""
+    """Move to `parts` all operations that torch can run now."""
     moved = True
     while moved:
         moved = False

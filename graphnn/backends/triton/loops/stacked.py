@@ -1,4 +1,4 @@
-"""Whether loops that feed each other are faster as one kernel that many thread blocks share."""
+"""Decides whether stacked loops are faster as one cooperative kernel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ Key = tuple[tuple[int, str], ...]
 
 
 def key_of(ir: IR, loop: Loop) -> Key:
-    """What a loop is known by: its states, in the graph and in the functions made of it."""
+    """The key of a loop: its states, which are equal in the graph and in generated functions."""
     return tuple((i, ir[i].label) for i in loop.states)
 
 
 @dataclass
 class Stacks:
-    """Weighs stacked loops against the same ones after another, by the model of shared kernels.
+    """Compares stacked loops in one kernel with the same loops in sequence, by the cost model.
 
-    What they are taken to be, once weighed, holds for all programs made of them; `why` says it, by
-    the states of a loop. `resident` and `fit` are those of the `Lowering`, `ask` whether the
-    compiler has the last word.
+    A decision holds for all programs made of these loops; `why` gives the reason by the key of a
+    loop. `resident` and `fit` are those of the lowering. If `ask`, the compiler confirms a choice.
     """
 
     launch: Callable[[], Launch]
@@ -40,47 +39,47 @@ class Stacks:
     times: dict[Key, float] = field(default_factory=dict)
 
     def faster(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
-        """Whether `one` is faster than the `loops` it is made of, by more than the model errs."""
+        """Whether `one` is faster than its `loops`, by more than the error margin of the model."""
         key = key_of(ir, one)
         if key not in self.known:
-            self.known[key] = self._weigh(ir, loops, one)
+            self.known[key] = self._compare(ir, loops, one)
         return self.known[key]
 
-    def _weigh(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
-        each = [key_of(ir, x) for x in loops]
+    def _compare(self, ir: IR, loops: Sequence[Loop], one: Loop) -> bool:
+        keys = [key_of(ir, x) for x in loops]
         try:
-            apart = [self._alone(ir, x) for x in loops]
+            separate = [self._one_loop(ir, x) for x in loops]
             joint = self._micros(ir, one, self.ask)
         except Unsupported as reason:
-            self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {reason}")
+            self.why |= dict.fromkeys(keys, f"not one kernel with those stacked on it: {reason}")
             return False
-        sums = " + ".join(f"{x:.1f}" for x in apart)
+        sums = " + ".join(f"{x:.1f}" for x in separate)
         figures = f"{joint:.1f} µs per step, {sums} in sequence (cost model, not measured)"
-        if joint * MODEL_ERROR >= sum(apart):
-            self.why |= dict.fromkeys(each, f"not one kernel with those stacked on it: {figures}")
+        if joint * MODEL_ERROR >= sum(separate):
+            self.why |= dict.fromkeys(keys, f"not one kernel with those stacked on it: {figures}")
             return False
         self.why[key_of(ir, one)] = f"{len(loops)} stacked loops in one kernel: {figures}"
         return True
 
-    def _alone(self, ir: IR, loop: Loop) -> float:
-        """Microseconds of a step of one of the loops, which several stacks may have."""
+    def _one_loop(self, ir: IR, loop: Loop) -> float:
+        """Microseconds per step of one loop; several stacks may contain it."""
         key = key_of(ir, loop)
         if key not in self.times:
             self.times[key] = self._micros(ir, loop, False)
         return self.times[key]
 
     def _micros(self, ir: IR, loop: Loop, ask: bool) -> float:
-        """Microseconds of a step that blocks share. Raises Unsupported if none can."""
+        """Microseconds per step of a cooperative kernel. Raises Unsupported if there is none."""
         users, outs, inside = users_of(ir), set(ir.outputs.values()), set(loop.nodes)
         kept = [i for i in loop.nodes if i in outs or any(u not in inside for u in users[i])]
         program, _ = loop_program(ir, loop, kept, "stack")
         launch = self.launch()
         if self.resident and self._fits(program, launch):
-            raise Unsupported("one of them fits a multiprocessor, whose steps have no model")
+            raise Unsupported("one of them fits one multiprocessor, which has no cost model")
         return fastest_step(program, launch, self.target, ask, self.fit)
 
     def _fits(self, program: LoopProgram, launch: Launch) -> bool:
-        """Whether one block can have the whole loop."""
+        """Whether one block can run the whole loop."""
         if weight_bytes(program, launch) > SHARED_MEMORY[self.target]:
             return False
         return choose_kernel(program, launch, self.target, may_compile=False)[1].fits

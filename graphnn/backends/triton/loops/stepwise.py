@@ -1,4 +1,4 @@
-"""Writing a loop step by step for a GPU: torch's products, and one kernel a phase between them."""
+"""Writes a loop step by step for a GPU: torch matmuls, and one kernel per phase between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from graphnn.planner.core.regions import Loop, Whole
 
 
 class Phases(Protocol):
-    """What makes a kernel of a phase: the name its call goes by and the nodes it reads, or None."""
+    """Makes the kernel of a phase: its variable, the nodes it reads, and axes; or None."""
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None: ...
 
@@ -34,7 +34,7 @@ Called = tuple[Expression, list[int], tuple[str, ...]]
 
 
 class StepWriter:
-    """Writes one loop; `keep` are the nodes that the scope around it reads."""
+    """Writes one loop. `keep` are the nodes that the outer scope reads."""
 
     def __init__(self, outer: Scope, loop: Loop, keep: set[int], name: str, phases: Phases):
         self.ir, self.loop, self.outer, self.name = outer.ir, loop, outer, name
@@ -49,7 +49,7 @@ class StepWriter:
         self.nodes = [i for r in loop.body if isinstance(r, Whole) for i in r.nodes]
 
     def write(self) -> list[Line]:
-        """The lines of the loop; `outer` afterwards knows the kept values."""
+        """The statements of the loop. Afterwards, `outer` knows the values in `keep`."""
         self._enter()
         work = [i for i in self.nodes if i not in self.loop.states]
         parts = schedule(self.ir, [i for i in work if self.ir[i].op not in ("const", "size")])
@@ -60,12 +60,12 @@ class StepWriter:
                 self._torch(self.ir[part])
         for d in self.loop.states:
             if d in self.next_of.values():
-                # one state is the next value of another: keep what this step read of it
-                self._kept(self.ir[d])
+                # one state is the next value of another: store the value that this step read
+                self._store(self.ir[d])
         return self._assemble()
 
     def _enter(self) -> None:
-        """Step variables for what comes from outside, and for the states."""
+        """Declare step variables for values from outside, and for the states."""
         delays = [i for i in self.nodes if i in self.ir.closings and i not in self.loop.states]
         reads = [j for i in self.nodes for j in self.ir[i].inputs]
         for j in dict.fromkeys([*reads, *(self.ir.closings[d] for d in delays)]):
@@ -74,7 +74,7 @@ class StepWriter:
             self.s.declare(self.ir[d])
 
     def _enter_one(self, i: int) -> None:
-        """The variable of a value in this step, where it varies over the loop."""
+        """Declare the step variable of a value from outside that varies over the loop."""
         node = self.ir[i]
         outside = i not in self.loop.nodes and node.op != "const"
         if outside and self.loop.axis in node.axes and i not in self.entered:
@@ -91,7 +91,7 @@ class StepWriter:
         self.before.append(assign(name, empty(sizes, kind)))
 
     def _sequence(self, node: Node) -> Expression:
-        """A whole-axis buffer for a node; returns the variable of its step."""
+        """Allocate a buffer over the whole axis for a node. Returns the variable of one step."""
         whole = self.s.fresh(f"{node.name or node.op}_all")
         self._buffer(self.outer, node, whole)
         self.outer.names[node.id] = whole
@@ -100,8 +100,8 @@ class StepWriter:
         return step
 
     def _torch(self, node: Node) -> None:
-        if node.op == "product" and (operands := self._product(node)):
-            out = self._sequence(node) if node.id in self.keep else self._one(node.id)
+        if node.op == "einsum" and (operands := self._matmul_operands(node)):
+            out = self._sequence(node) if node.id in self.keep else self._step_buffer(node.id)
             self.s.names[node.id] = out
             self.step.append(do(code("torch.mm({}, out={})", operands, out), origin(node)))
             return
@@ -109,10 +109,10 @@ class StepWriter:
         self.step.append(assign(name, express(self.s, node), origin(node)))
         self.s.names[node.id] = name
         if node.id in self.keep:
-            self._kept(node)
+            self._store(node)
 
-    def _product(self, node: Node) -> Expression | None:
-        """The operands of a product of rows by a weight, as torch.mm takes them."""
+    def _matmul_operands(self, node: Node) -> Expression | None:
+        """The operands of torch.mm for rows times a weight, or None for another einsum."""
         a, b = (self.ir[i] for i in node.inputs)
         plain = len(self.s.axes(a)) == 1 and len(a.shape) == 1 and len(b.shape) == 2
         if not plain or node.attrs["contract"] - set(self.s.dropped):
@@ -123,41 +123,41 @@ class StepWriter:
             return code("{}, {}", self.s.var(a.id), self.s.var(b.id))
         return None
 
-    def _kept(self, node: Node) -> None:
+    def _store(self, node: Node) -> None:
         step = self._sequence(node)
         self.step.append(do(code("{}.copy_({})", step, self.s.names[node.id])))
 
     def _phase(self, phase: Phase, name: str) -> None:
-        """One kernel writes what later parts and the scope around read."""
-        mine = set(phase.nodes)
-        read = {i for i in mine if any(u not in mine for u in self.users[i])}
-        kept = [i for i in phase.nodes if i in self.keep or i in read]
-        called = self.phases.phase(self.s, phase.nodes, kept, name)
+        """Call one kernel, which writes the values that later parts or the outer scope read."""
+        inside = set(phase.nodes)
+        read = {i for i in inside if any(u not in inside for u in self.users[i])}
+        written = [i for i in phase.nodes if i in self.keep or i in read]
+        called = self.phases.phase(self.s, phase.nodes, written, name)
         if called is None:
             for i in phase.nodes:
                 self._torch(self.ir[i])
             return
         kernel, reads, axes = called
-        for i in kept:
-            self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._one(i)
+        for i in written:
+            self.s.names[i] = self._sequence(self.ir[i]) if i in self.keep else self._step_buffer(i)
         for i in reads:
             self._enter_one(i)
         tensors = joined(kernel_argument(self.s, i) for i in reads)
-        outs = joined(self.s.names[i] for i in kept)
+        outs = joined(self.s.names[i] for i in written)
         sizes = lengths_text(self.s, axes)
         self.step.append(
             do(code("{}.into([{}], [{}], {}, {})", kernel, tensors, outs, sizes, DTYPE))
         )
 
-    def _one(self, i: int) -> Expression:
-        """A buffer of one step."""
+    def _step_buffer(self, i: int) -> Expression:
+        """Allocate a buffer for one step."""
         node = self.ir[i]
         name = self.s.fresh(node.name or node.op)
         self._buffer(self.s, node, name)
         return name
 
     def _starts(self) -> None:
-        """Each state's first values, then what its steps wrote: one list a state."""
+        """For each state, list its initial values and then the values that steps write."""
         for d in self.loop.states:
             node, after = self.ir[d], self.ir[self.next_of[d]]
             count = abs(node.attrs["steps"])
@@ -174,5 +174,5 @@ class StepWriter:
 
 
 def lengths_text(s: Scope, axes: Iterable[str]) -> Expression:
-    """The lengths of axes by name."""
+    """A dict of the lengths of axes by name, as code."""
     return code("{{{}}}", joined(code("{}: {}", quoted(a), s.size(a)) for a in axes))

@@ -160,14 +160,14 @@ class _StepTranslator(ProgramBuilder):
         if not self._sums_over_block_axis(node):
             self.add(node, "product", args, sub=node.attrs["sub"])
             return
-        label = node.name or "product"
+        label = node.name or "einsum"
         made = self.make(label, "product", args, node.shape, sub=node.attrs["sub"])
         self.add(node, "over_positions", [made], law="axis_sum")
 
     def _affine(self, node: Node) -> None:
         self._check_weights(node)
         c, a, b = (self.named[i] for i in node.inputs)
-        label = node.name or "product"
+        label = node.name or "einsum"
         made = self.make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
         if self._sums_over_block_axis(node):
             made = self.make(label, "over_positions", [made], node.shape, law="axis_sum")
@@ -244,7 +244,7 @@ _METHODS: dict[str, Callable[[_StepTranslator, Node], None]] = {
     "size": _StepTranslator.outside,
     "index": _StepTranslator._index,
     "cast": _StepTranslator._cast,
-    "product": _StepTranslator._matmul,
+    "einsum": _StepTranslator._matmul,
     "affine": _StepTranslator._affine,
     "sum": _StepTranslator._sum,
     "amax": _StepTranslator._max,
