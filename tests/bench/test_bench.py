@@ -1,4 +1,4 @@
-"""The benchmark whole, at tiny sizes: contenders checked, the wrong and the absent told of."""
+"""The benchmark at tiny sizes: contenders are checked, and wrong or missing ones are reported."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from graphnn.timing.suite import OURS
 RNN = loop("RNN", 2, 2, 16)
 
 
-def ticking():
-    """A clock by which every run takes one second, and that runs it."""
+def constant_timer():
+    """Returns a timer that runs its argument and always reports one second."""
 
     def timer(run):
         run()
@@ -33,20 +33,20 @@ def ticking():
     return timer
 
 
-def made(case, backend="torch"):
+def prepared_case(case, backend="torch"):
     return prepare(case, backend, "cpu", CPU, 60.0)
 
 
-def checked(case, backend="torch"):
-    contest = made(case, backend).contest
-    contest.check(ticking())
+def checked_contest(case, backend="torch"):
+    contest = prepared_case(case, backend).contest
+    contest.check(constant_timer())
     return contest
 
 
-def test_the_whole_program_through_the_interpreter(tmp_path):
+def test_the_whole_program_with_the_interpreter(tmp_path):
     suite = select("tiny", ["RNN", "MinGRU"])
     path = tmp_path / "tiny.json"
-    found = run_suite(suite, "interpret", str(path), ticking(), CPU, rounds=3)
+    found = run_suite(suite, "interpret", str(path), constant_timer(), CPU, rounds=3)
     assert json.loads(path.read_text()) == json.loads(json.dumps(found))
     assert {"device", "torch", "triton", "commit", "date", "backend"} <= set(found["about"])
     strategies = {}
@@ -64,8 +64,8 @@ def test_the_whole_program_through_the_interpreter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_loop_computes_what_its_eager_loop_does(name):
-    contest = checked(loop(name, 4, 2, 8))
+def test_every_loop_equals_its_eager_loop(name):
+    contest = checked_contest(loop(name, 4, 2, 8))
     assert contest.failed == {} and max(contest.errors.values()) < 1e-4
     assert set(contest.runs) >= {OURS, EAGER}
 
@@ -79,27 +79,27 @@ def test_every_loop_computes_what_its_eager_loop_does(name):
     ],
     ids=lambda case: case.network,
 )
-def test_attention_computes_what_its_eager_code_does(case):
-    prepared = made(case)
+def test_attention_equals_its_eager_code(case):
+    prepared = prepared_case(case)
     contest = prepared.contest
     contest.runs.pop("torch.compile")  # takes many seconds
-    contest.check(ticking())
+    contest.check(constant_timer())
     assert contest.failed == {} and max(contest.errors.values()) < 1e-5
     assert ("SDPA" in contest.runs) == (case.network != "additive attention")
     assert all(w.bytes > 0 and w.flops > 0 for w in prepared.work.values())
 
 
-def test_a_planted_error_is_refused_a_time():
-    contest = made(RNN).contest
+def test_a_wrong_output_gets_no_time():
+    contest = prepared_case(RNN).contest
     right = contest.runs[LAYER_OF_TORCH]
     contest.runs[LAYER_OF_TORCH] = lambda: right() * 1.1
-    contest.check(ticking())
+    contest.check(constant_timer())
     assert contest.failed[LAYER_OF_TORCH].startswith("wrong by ")
     assert all(LAYER_OF_TORCH not in runs for runs in contest.passes().values())
     assert set(contest.runs) == {OURS, EAGER} and contest.errors[OURS] < 1e-5
 
 
-def test_a_planted_error_in_a_gradient_alone_is_refused_a_time():
+def test_a_wrong_gradient_gets_no_time():
     class Twice(torch.autograd.Function):
         @staticmethod
         def forward(ctx, y):
@@ -109,74 +109,76 @@ def test_a_planted_error_in_a_gradient_alone_is_refused_a_time():
         def backward(ctx, g):
             return 2 * g
 
-    contest = made(RNN).contest
+    contest = prepared_case(RNN).contest
     right = contest.runs[OURS]
     contest.runs[OURS] = lambda: Twice.apply(right())
-    contest.check(ticking())
+    contest.check(constant_timer())
     assert contest.failed[OURS].startswith("wrong by ") and OURS not in contest.runs
 
 
-def test_past_its_own_definition_the_eager_loop_in_float64_says_what_is_right():
+def test_long_sequences_are_checked_against_the_eager_loop_in_float64():
     case = loop("RNN", 70, 1, 4)
     assert positions(case) > 64
-    prepared = made(case)
+    prepared = prepared_case(case)
     assert prepared.details()["right"] == "the eager loop, float64"
-    assert made(RNN).details()["right"] == "the reference, float64"
-    prepared.contest.check(ticking())
+    assert prepared_case(RNN).details()["right"] == "the reference, float64"
+    prepared.contest.check(constant_timer())
     assert prepared.contest.failed == {}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_held_to_its_own_errors(dtype):
-    contest = checked(loop("GRU", 3, 2, 8, dtype))
+def test_half_precision_has_its_own_tolerance(dtype):
+    contest = checked_contest(loop("GRU", 3, 2, 8, dtype))
     assert contest.failed == {} and 1e-5 < contest.errors[EAGER] < 5e-2
 
 
-def test_the_same_case_is_the_same_numbers():
+def test_cases_are_deterministic():
     first, second = subject(RNN, "cpu"), subject(RNN, "cpu")
     assert torch.equal(first.inputs["x"], second.inputs["x"])
     for a, b in zip(first.net.parameters(), second.net.parameters()):
         assert torch.equal(a, b)
 
 
-def test_steps_and_planning_are_passes_of_their_own():
+def test_steps_and_planning_are_separate_passes():
     case = loop("LSTM", 3, 2, 8, extra=cases.EXTRA)
-    prepared = made(case)
+    prepared = prepared_case(case)
     assert set(prepared.passes["step"]) == {OURS, LAYER_OF_TORCH, EAGER}
     assert set(prepared.passes["planning"]) == {OURS}
     for runs in prepared.passes.values():
         for run in runs.values():
             run()
-    planned = made(Case(DEEP, (("H", 8),)))
+    planned = prepared_case(Case(DEEP, (("H", 8),)))
     assert planned.contest.runs == {} and set(planned.passes) == {"planning"}
 
 
-def test_libraries_that_are_not_installed_are_absent_not_dropped():
-    absent = checked(loop("LSTM", 2, 1, 4)).absent
+def test_missing_libraries_are_listed_with_the_reason():
+    absent = checked_contest(loop("LSTM", 2, 1, 4)).absent
     assert absent["FlashRNN"] == absent["haste"] == "not installed"
-    assert checked(loop("MinGRU", 2, 1, 4)).absent["flash-linear-attention"] == "not installed"
-    dot = made(attention("dot attention", 1, 2, 3, 4)).contest.absent
+    assert (
+        checked_contest(loop("MinGRU", 2, 1, 4)).absent["flash-linear-attention"] == "not installed"
+    )
+    dot = prepared_case(attention("dot attention", 1, 2, 3, 4)).contest.absent
     assert dot["FlashAttention"] == "not installed" and "CPU" in dot["FlexAttention"]
 
 
-def test_a_library_that_is_installed_but_cannot_run_here_says_why(monkeypatch):
+def test_a_library_that_cannot_run_is_listed_with_the_reason(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: True)
     library = peers.LIBRARIES[-1]
     assert peers.missing(library, "cpu", "float16") == "runs on a GPU only"
     assert peers.missing(library, "cuda", "float32") == "supports half precision only"
-    there, absent = peers.others(None, "LSTM", "cuda", "float32")
-    assert there == {} and absent["FlashRNN"].startswith("ModuleNotFoundError")
+    present, absent = peers.others(None, "LSTM", "cuda", "float32")
+    assert present == {} and absent["FlashRNN"].startswith("ModuleNotFoundError")
 
 
-def test_suites_have_each_case_once_and_unroll_only_what_is_short():
+def test_suites_have_each_case_once_and_unroll_only_short_loops():
     for name, suite in SUITES.items():
         records = [str(c.record()) for c in suite.cases]
         assert len(set(records)) == len(records), name
         long = [c for c in suite.cases if c.compiled and c.network in ALL]
         assert all(c.size("T") <= COMPILED_STEPS for c in long), name
     quick = {c.network for c in SUITES["quick"].cases}
-    wanted = {"LSTM", "GRU", "reset-before GRU", "two speeds", "additive attention", "lookup"}
-    assert wanted == quick
+    expected = {"LSTM", "GRU", "reset-before GRU", "two speeds", "additive attention", "lookup"}
+    assert expected == quick
     assert {c.network for c in SUITES["gpu"].cases} == {*ALL, *KINDS}
     assert SUITES["quick"].budget < 120 and SUITES["gpu"].budget < 600
 
@@ -191,31 +193,31 @@ def test_sizes_vary_one_at_a_time():
     assert all(c.extra == () and not c.compiled for c in around)
 
 
-def test_an_unknown_network_is_refused_in_one_line(capsys):
+def test_an_unknown_network_is_an_error_of_one_line(capsys):
     assert main(["bench", "--only", "Lstm"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no case of 'Lstm'" in error and "LSTM" in error
 
 
-def test_no_gpu_is_said_in_one_line(capsys, monkeypatch):
+def test_a_missing_gpu_is_an_error_of_one_line(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "--gpu"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no GPU" in error and "--quick" in error
 
 
-def test_a_file_that_could_not_be_written_is_refused_before_timing():
+def test_an_unwritable_file_is_an_error_before_timing():
     with pytest.raises(TimingError, match="cannot be written"):
-        run_suite(select("tiny"), "torch", "/no/such/folder/a.json", ticking())
+        run_suite(select("tiny"), "torch", "/no/such/folder/a.json", constant_timer())
 
 
-def test_time_for_compiling_is_shared(monkeypatch):
-    """The second contender that compiles gets what the first one left."""
-    given = []
+def test_compile_time_is_divided_among_contenders(monkeypatch):
+    """A later contender gets the compile time that the earlier ones have left."""
+    timeouts = []
 
     def fake(case, backend, device, limits, patience):
-        given.append(patience)
-        prepared = made(case)
+        timeouts.append(patience)
+        prepared = prepared_case(case)
         prepared.contest.slow = frozenset({EAGER})
         prepared.contest.patience = patience
         return prepared
@@ -229,7 +231,7 @@ def test_time_for_compiling_is_shared(monkeypatch):
         return next(clock)
 
     run_suite(suite, "torch", None, timer, CPU, rounds=1, patience=10.0, compiling=12.0)
-    assert given == [10.0, 5.0, 1.0]
+    assert timeouts == [10.0, 5.0, 1.0]
 
 
 @pytest.mark.gpu

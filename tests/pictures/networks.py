@@ -1,4 +1,4 @@
-"""Networks that are drawn in the tests, from one loop to a hundred boxes."""
+"""Networks for the tests of pictures, from one loop to a hundred boxes."""
 
 import itertools
 
@@ -23,7 +23,7 @@ class Elman(nn.Module):
 
 
 class Translate(nn.Module):
-    """A Bi-LSTM of two layers, and a decoder with attention; both read one embedding."""
+    """A bidirectional LSTM of two layers and a decoder with attention, with one embedding."""
 
     def __init__(self, d=16):
         super().__init__()
@@ -35,18 +35,18 @@ class Translate(nn.Module):
 
     def graph(self, g):
         word = g.input("word", (), over="source", dtype=torch.int64)
-        said = g.input("said", (), over="target", dtype=torch.int64)
+        previous = g.input("previous", (), over="target", dtype=torch.int64)
         h = self.lstm(self.embed(word))
         start = torch.tanh(self.start(gn.last(h, over="source")))
         s = g.state("s", (self.d,), over="target", init=start)
         score = self.v(torch.tanh(self.W(s) + self.U(h)))
         context = gn.sum(gn.softmax(score, over="source") * h, over="source")
-        s.next = self.dec(torch.cat([self.embed(said), context]), s)
+        s.next = self.dec(torch.cat([self.embed(previous), context]), s)
         g.output("logits", self.out(s.next))
 
 
 class TuringMachine(nn.Module):
-    """A Neural Turing Machine (Graves et al. 2014), a head that writes and one that reads."""
+    """A Neural Turing Machine (Graves et al. 2014) with one write head and one read head."""
 
     def __init__(self, inputs=8, d=32, width=20, slots=128):
         super().__init__()
@@ -84,7 +84,7 @@ class TuringMachine(nn.Module):
 
 
 class Siamese(nn.Module):
-    """One map called three times, one call feeding the next."""
+    """A linear map that is called three times. One call is the input of the next."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ class Siamese(nn.Module):
 
 
 class Both(nn.Module):
-    """States of two delays, one ahead, with first values of several kinds."""
+    """States with delays 2 and -1, and with several kinds of initial values."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,7 @@ class Both(nn.Module):
 
 
 class Hundred(nn.Module):
-    """About a hundred boxes: sixty maps that read of each other, and six states."""
+    """About a hundred boxes: sixty linear maps that depend on each other, and six states."""
 
     def __init__(self, maps=60, d=8):
         super().__init__()
@@ -122,16 +122,16 @@ class Hundred(nn.Module):
 
     def graph(self, g):
         states = [g.state(f"s{i}", (self.d,), over="time") for i in range(6)]
-        made = [g.input("x", (self.d,), over="time"), *states]
+        values = [g.input("x", (self.d,), over="time"), *states]
         for k, f in enumerate(self.maps):
-            made.append(f(made[-1 - k % 5] + made[-7] if k % 2 else made[-1 - k % 3]))
+            values.append(f(values[-1 - k % 5] + values[-7] if k % 2 else values[-1 - k % 3]))
         for k, s in enumerate(states):
-            s.next = torch.tanh(made[-1 - 4 * k])
-        g.output("y", made[-1])
+            s.next = torch.tanh(values[-1 - 4 * k])
+        g.output("y", values[-1])
 
 
 class Deep(nn.Module):
-    """A long chain: forty maps, one after the other, every third skipped."""
+    """A long chain of forty linear maps with a skip connection around every three."""
 
     def __init__(self, maps=40, d=8):
         super().__init__()

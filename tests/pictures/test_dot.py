@@ -1,4 +1,4 @@
-"""Networks as text: every box and edge of the scene is in it, and no name breaks out of a label."""
+"""DOT and Mermaid: every box and edge of the scene is present, and names are escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphnn.pictures import to_dot, to_mermaid
 from graphnn.pictures.drawing import scene_of
 from tests.pictures.networks import ALL, Elman, Siamese
 
-# a siamese network has no axis to unroll
+# the Siamese network has no axis to unroll
 CASES = [
     pytest.param(network, options, id=f"{network.__name__}-{name}")
     for name, options in (("graph", {}), ("unrolled", {"unroll": 2}), ("plan", {"plan": True}))
@@ -37,7 +37,7 @@ def test_every_box_and_edge_is_in_the_text(network, options):
     assert dot.count("{") == dot.count("}")
 
 
-def test_a_loop_shows_its_delay():
+def test_loop_edges_show_the_delay():
     assert 'label="z⁻¹", constraint=false' in to_dot(Elman())
     assert '-.->|"z⁻¹"|' in to_mermaid(Elman())
 
@@ -53,7 +53,7 @@ class Hostile(nn.Module):
 
 
 @pytest.mark.parametrize("name", ['a"];evil -> b', 'x"]:::y', "back\\slash", "<b>&#35;`", "a\nb"])
-def test_names_stay_text(name):
+def test_names_are_escaped(name):
     dot, mermaid = to_dot(Hostile(name)), to_mermaid(Hostile(name))
     quoted = r'"(?:[^"\\\n]|\\.)*"'
     assert "evil" not in re.sub(quoted, "", dot)
@@ -61,7 +61,7 @@ def test_names_stay_text(name):
     assert all(line.count('"') in (0, 2) for line in mermaid.splitlines())
 
 
-def test_an_axis_that_is_not_there_is_refused():
+def test_an_unknown_axis_is_an_error():
     with pytest.raises(errors.AxisError, match="cannot be drawn unrolled"):
         to_dot(Elman(), unroll={"space": 2})
 

@@ -1,4 +1,4 @@
-"""Files and notebooks: SVG with the names in it, PNG of the size asked, errors that help."""
+"""Pictures in files and notebooks: names in SVG, the size of PNG, and errors."""
 
 import re
 import struct
@@ -33,12 +33,12 @@ def test_svg_has_the_names_as_text(tmp_path):
     assert {"x", "enc", "rec", "dec", "y", "z(t−1)", "z⁻¹", "Linear(28, 64)"} <= found
 
 
-def test_png_has_the_size_of_the_page(tmp_path):
+def test_png_has_the_size_of_the_layout(tmp_path):
     picture = gn.compile(Elman()).draw(tmp_path / "net.png")
     wide, high = png_size((tmp_path / "net.png").read_bytes())
-    made = picture.layout
-    assert wide == pytest.approx((made.right - made.left) * 2, abs=2)
-    assert high == pytest.approx(made.bottom * 2, abs=2)
+    layout = picture.layout
+    assert wide == pytest.approx((layout.right - layout.left) * 2, abs=2)
+    assert high == pytest.approx(layout.bottom * 2, abs=2)
 
 
 def test_pdf_can_be_written(tmp_path):
@@ -46,7 +46,7 @@ def test_pdf_can_be_written(tmp_path):
     assert (tmp_path / "net.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_notebook_shows_it():
+def test_notebook_output():
     g = gn.Graph("tiny")
     g.output("y", g.input("x", (3,)) * 2)
     picture = g.draw()
@@ -54,35 +54,35 @@ def test_a_notebook_shows_it():
     assert repr(picture) == "Picture of tiny: 3 boxes, 2 edges"
 
 
-def test_nothing_is_written_that_was_not_asked_for(tmp_path, monkeypatch):
+def test_no_file_is_written_without_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw(Elman(), unroll=2).svg()
     assert not list(tmp_path.iterdir())
 
 
-def test_another_format_is_refused_before_drawing(tmp_path):
+def test_an_unknown_format_is_an_error(tmp_path):
     with pytest.raises(PictureError, match=r"net\.gif(.|\n)*\.svg, \.png, \.pdf"):
         draw(Elman(), tmp_path / "net.gif")
 
 
 @pytest.mark.parametrize("unroll", [0, -1, 1.5, True, {"depth": 2}, {"time": 1, "x": 2}])
-def test_unrolling_what_cannot_be_is_refused(unroll):
+def test_invalid_unrolling_is_an_error(unroll):
     with pytest.raises(AxisError, match=r"among \['time'\]"):
         draw(Elman(), unroll=unroll)
 
 
-def test_a_plan_is_not_unrolled():
+def test_an_unrolled_plan_is_an_error():
     with pytest.raises(PictureError, match="a plan is not unrolled"):
         draw(Elman(), unroll=2, plan=True)
 
 
-def test_an_ir_and_a_plan_are_drawn_without_their_module():
+def test_an_ir_and_a_plan_can_be_drawn():
     model = gn.compile(Elman(), backend="torch")
     assert {"x", "y", "z"} <= {b.title for b in draw(model.ir).scene.boxes.values()}
     assert [b.kind for b in draw(model.plan).scene.bands] == ["whole", "loop", "whole"]
 
 
-def test_what_is_no_network_cannot_be_drawn():
+def test_other_objects_are_errors():
     with pytest.raises(PictureError, match="int cannot be drawn"):
         draw(3)
     with pytest.raises(PictureError, match="an IR has no plan to draw"):
@@ -90,13 +90,13 @@ def test_what_is_no_network_cannot_be_drawn():
 
 
 @pytest.mark.parametrize("missing", ["igraph", "matplotlib.figure"])
-def test_missing_libraries_are_named_with_the_extra(monkeypatch, missing):
+def test_a_missing_library_is_an_error_with_the_extra(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(PictureError, match=re.escape("pip install 'graphnn[plot]'")):
         draw(Elman())
 
 
-def test_the_command_writes_what_it_is_told(tmp_path, capsys):
+def test_the_command_writes_files(tmp_path, capsys):
     for name, more in (("a.svg", []), ("b.png", ["--unroll", "3"]), ("c.svg", ["--plan"])):
         path = tmp_path / name
         assert main(["draw", f"{FILE}:Elman", "-o", str(path), *more]) == 0
@@ -125,11 +125,12 @@ def test_the_command_prints_svg_into_a_pipe(capsys):
         [f"{FILE}:Elman", "-o", "no/such/folder/net.svg"],
     ],
 )
-def test_bad_input_is_answered_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+def test_invalid_input_is_an_error_of_one_line(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["draw", *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("graphnn: ") and said.err.count("\n") == 1 and not said.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith("graphnn: ") and printed.err.count("\n") == 1
+    assert not printed.out
 
 
 @pytest.mark.parametrize(
@@ -142,13 +143,13 @@ def test_bad_input_is_answered_in_one_line(arguments, tmp_path, monkeypatch, cap
         ["--unroll", "2", "--plan"],
     ],
 )
-def test_bad_options_end_with_two(more, capsys):
+def test_invalid_options_exit_with_code_two(more, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["draw", f"{FILE}:Elman", "-o", "net.svg", *more])
     assert stopped.value.code == 2
 
 
-def test_a_network_that_cannot_be_unrolled_ends_with_one(tmp_path, capsys):
+def test_a_network_that_cannot_be_unrolled_exits_with_code_one(tmp_path, capsys):
     path = str(tmp_path / "net.svg")
     assert main(["draw", f"{FILE}:Siamese", "-o", path, "--unroll", "2"]) == 1
     assert "cannot be drawn unrolled" in capsys.readouterr().err

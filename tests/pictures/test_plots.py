@@ -1,4 +1,4 @@
-"""Plots: what stands at which place, and what is refused."""
+"""Plots: values, labels, and errors."""
 
 import math
 
@@ -27,12 +27,12 @@ def test_an_attention_map_has_its_weights_and_names(tmp_path):
     assert "<svg" in plot._repr_svg_()
 
 
-def test_heads_are_maps_side_by_side():
+def test_each_head_has_its_own_map():
     plot = attention_map(torch.rand(4, 3, 5))
     assert [a.get_title() for a in plot.figure.axes[:4]] == [f"head {n}" for n in (1, 2, 3, 4)]
 
 
-def test_an_alignment_leaves_padding_out_and_marks_the_best():
+def test_an_alignment_omits_padding_and_marks_the_maximum():
     weights = torch.eye(5, 6).flip(0)
     plot = alignment(weights, ["le", "chat", "dort", "ici", "."], ["the", "cat", "sleeps"])
     ax = plot.figure.axes[0]
@@ -40,8 +40,8 @@ def test_an_alignment_leaves_padding_out_and_marks_the_best():
     assert list(ax.lines[0].get_xdata()) == [4, 3, 2]
 
 
-def test_an_alignment_is_the_same_in_either_order_of_its_axes():
-    weights = torch.softmax(torch.randn(4, 4), -1)  # target, source: as many words in both
+def test_an_alignment_accepts_both_orders_of_axes():
+    weights = torch.softmax(torch.randn(4, 4), -1)  # target and source have as many words
     words = ["a", "b", "c", "d"]
     shown = [
         torch.tensor(alignment(w, words, words, axes=axes).figure.axes[0].images[0].get_array())
@@ -55,7 +55,7 @@ def test_an_alignment_is_the_same_in_either_order_of_its_axes():
         alignment(weights, words, words, axes=("rows", "columns"))
 
 
-def test_gradient_flow_plots_what_the_library_measures():
+def test_gradient_flow_plots_the_measured_norms():
     model = gn.compile(Elman())
     flow = gn.gradient_flow(model, lambda y: y[:, -1].sum(), {"x": torch.randn(2, 7, 28)})
     ax = gradient_flow(flow).figure.axes[0]
@@ -64,7 +64,7 @@ def test_gradient_flow_plots_what_the_library_measures():
     assert list(ax.lines[0].get_ydata()) == pytest.approx(flow["z"].tolist())
 
 
-def test_a_flow_below_the_squares_of_float32_is_measured():
+def test_gradients_are_measured_where_their_squares_underflow():
     net, x = gn.nn.RNN(3, 8), torch.randn(2, 60, 3)
     with torch.no_grad():
         net.l0.weight_hh.mul_(0.05)
@@ -76,24 +76,24 @@ def test_a_flow_below_the_squares_of_float32_is_measured():
         h.retain_grad()
         hs.append(h)
     h.sum().backward()
-    truth = torch.stack([h.grad.double().norm() for h in hs])
-    small = (truth > 1e-34) & (truth < 1e-24)
+    expected = torch.stack([h.grad.double().norm() for h in hs])
+    small = (expected > 1e-34) & (expected < 1e-24)
     assert small.any()
-    torch.testing.assert_close(found[small], truth[small], rtol=1e-3, atol=0)
+    torch.testing.assert_close(found[small], expected[small], rtol=1e-3, atol=0)
 
 
 def _step(cell, x, h):
     return x @ cell.weight_ih.T + cell.bias_ih + h @ cell.weight_hh.T + cell.bias_hh
 
 
-def test_the_names_of_lines_stand_beside_them():
+def test_the_legend_is_next_to_the_plot():
     ax = gradient_flow({"z": torch.tensor([1.0, 2.0])}).figure.axes[0]
     ax.figure.canvas.draw()
     box = ax.get_legend().get_window_extent()
     assert box.x0 >= ax.get_window_extent().x1 and box.x1 <= ax.figure.bbox.x1
 
 
-def test_several_networks_share_a_plot_and_zeros_are_gaps():
+def test_several_networks_in_one_plot_and_zeros_as_gaps():
     flow = {"a": {"z": torch.tensor([0.0, 1.0])}, "b": {"h": torch.tensor([1.0, 2.0])}}
     ax = gradient_flow(flow).figure.axes[0]
     assert labels(ax.get_legend().get_texts()) == ["a z", "b h"]
@@ -101,7 +101,7 @@ def test_several_networks_share_a_plot_and_zeros_are_gaps():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: attention_map(torch.rand(2, 3), rows=["one"]), "'rows' does not name"),
         (lambda: attention_map(torch.rand(3)), "'weights' has a shape"),
@@ -111,6 +111,6 @@ def test_several_networks_share_a_plot_and_zeros_are_gaps():
         (lambda: gradient_flow({"z": torch.rand(2, 3)}), "'z' has a shape"),
     ],
 )
-def test_what_cannot_be_plotted_is_refused(make, said):
-    with pytest.raises(PictureError, match=said):
+def test_invalid_values_are_errors(make, message):
+    with pytest.raises(PictureError, match=message):
         make()

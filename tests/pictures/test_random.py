@@ -1,4 +1,4 @@
-"""Pictures of graphs nobody wrote: they show the graph's own flow, and nothing lies on another."""
+"""Pictures of random graphs: they show the dependencies of the graph, and nothing overlaps."""
 
 import itertools
 
@@ -18,7 +18,7 @@ SOURCES = ("input", "delay", "index", "random")
 
 @given(recipes(most_steps=8))
 @settings(max_examples=8)
-def test_what_reaches_an_output_in_the_graph_does_in_the_picture(recipe: Recipe) -> None:
+def test_pictures_have_the_dependencies_of_the_graph(recipe: Recipe) -> None:
     model = gn.compile(Drawn(recipe))
     ir = model.ir
     scene = build(ir, network_of(model).owner, loop_nests(ir).get)
@@ -29,23 +29,23 @@ def test_what_reaches_an_output_in_the_graph_does_in_the_picture(recipe: Recipe)
         if node.op in SOURCES:
             reached = {node.id, *nx.descendants(graph, node.id)}
             below = nx.descendants(scene.forward(), home[node.id])
-            wanted = {name for name, i in ir.outputs.items() if i in reached}
-            assert wanted == {
+            expected = {name for name, i in ir.outputs.items() if i in reached}
+            assert expected == {
                 scene.boxes[k].title for k in below if scene.boxes[k].kind == "output"
             }
 
 
 @given(recipes(most_steps=6))
 @settings(max_examples=4)
-def test_nothing_lies_on_another(recipe: Recipe) -> None:
+def test_nothing_overlaps(recipe: Recipe) -> None:
     model = gn.compile(Drawn(recipe))
-    for how in ({}, {"unroll": 2}, {"plan": True}):
+    for options in ({}, {"unroll": 2}, {"plan": True}):
         try:
-            made = draw(model, **how).layout
+            layout = draw(model, **options).layout
         except AxisError:
             continue
-        assert not any(a.meets(b) for a, b in itertools.combinations(made.boxes.values(), 2))
-        for edge, route in zip(made.scene.edges, made.routes, strict=True):
-            for key, rect in made.boxes.items():
+        assert not any(a.meets(b) for a, b in itertools.combinations(layout.boxes.values(), 2))
+        for edge, route in zip(layout.scene.edges, layout.routes, strict=True):
+            for key, rect in layout.boxes.items():
                 slack = 2.0 if key in (edge.source, edge.target) else 0.5
                 assert not any(rect.holds(p, slack) for p in route.samples())

@@ -1,4 +1,4 @@
-"""What pictures show: boxes, edges, delays, copies and bands, whatever their places."""
+"""The contents of pictures: boxes, edges, delays, copies and bands, without their positions."""
 
 import re
 
@@ -17,7 +17,7 @@ def titles(scene):
 
 
 def edges(scene):
-    """Edges as (title, title)."""
+    """Returns the edges as (title, title)."""
     return {(scene.boxes[e.source].title, scene.boxes[e.target].title) for e in scene.edges}
 
 
@@ -37,14 +37,14 @@ def test_an_elman_network_is_seven_boxes_and_one_loop():
     assert (back.state, back.mark) == ("z", "z⁻¹")
 
 
-def test_boxes_say_what_they_are():
+def test_boxes_describe_their_nodes():
     boxes = {b.title: b for b in draw(Elman()).scene.boxes.values()}
     assert boxes["enc"].lines == ("Linear(28, 64)", "64 over time")
     assert boxes["z"].lines == ("tanh", "64 over time")
     assert boxes["x"].kind == "input" and boxes["y"].kind == "output"
 
 
-def test_delays_of_other_lengths_and_directions_are_marked_so():
+def test_edges_show_other_delays_and_directions():
     scene = draw(Both()).scene
     assert {e.state: e.mark for e in scene.edges if e.back} == {"far": "z⁻²", "ahead": "z⁺¹"}
     assert ("start", "far(t−2)") in edges(scene)
@@ -52,7 +52,7 @@ def test_delays_of_other_lengths_and_directions_are_marked_so():
 
 
 @pytest.mark.parametrize("network", ALL)
-def test_only_back_edges_close_circles(network):
+def test_only_back_edges_close_cycles(network):
     scene = draw(network()).scene
     assert nx.is_directed_acyclic_graph(scene.forward())
     states = {b.key for b in scene.boxes.values() if b.kind == "delay"}
@@ -67,31 +67,31 @@ def test_every_module_is_drawn_once(network):
     assert sorted(modules) == sorted(owners)
 
 
-def test_a_module_called_thrice_is_one_box_whose_edges_are_numbered():
+def test_a_module_with_three_calls_is_one_box_with_numbered_edges():
     scene = draw(Siamese()).scene
     (f,) = [b for b in scene.boxes.values() if b.title == "f"]
     assert f.lines == ("Linear(5, 5)", "3 calls")
     assert sorted(e.enters for e in scene.edges if e.target == f.key) == [1, 2, 3]
     assert sorted(e.leaves for e in scene.edges if e.source == f.key) == [1, 2, 3]
     (again,) = [e for e in scene.edges if e.back]
-    assert again.enters == 2 and not again.mark, "a later call, no delay"
+    assert again.enters == 2 and not again.mark, "a later call, not a delay"
 
 
-def test_the_users_own_lines_stand_on_boxes():
+def test_boxes_show_the_lines_of_the_user():
     boxes = {b.title: b.lines[0] for b in draw(TuringMachine()).scene.boxes.values() if b.lines}
     assert boxes["w_g"] == "gate * c + (1 - gate) * w"
     assert boxes["sharp"] == "w_s^(1 + softplus(gamma)[0])"
     assert boxes["r"] == "sum(read.next * M.next, over=slot)"
 
 
-def test_without_the_users_file_boxes_have_symbols():
+def test_boxes_have_symbols_if_the_source_file_is_missing():
     space = {"torch": torch, "gn": gn}
     text = "g = gn.Graph('bare')\nx = g.input('x', (3,))\ng.output('y', torch.tanh(x * 2) + x)"
     exec(compile(text, "<nowhere>", "exec"), space)
     assert "× tanh +" in titles(space["g"].draw().scene)
 
 
-def test_unrolled_copies_share_their_modules_and_pass_the_state_on():
+def test_unrolled_copies_have_one_module_and_pass_the_state_on():
     scene = draw(Elman(), unroll=3).scene
     assert sorted(t for t in titles(scene) if t.startswith("z(")) == ["z(0) = 0", "z(1)", "z(2)"]
     assert not any(e.mark for e in scene.edges), "delays are plain edges now"
@@ -103,7 +103,7 @@ def test_unrolled_copies_share_their_modules_and_pass_the_state_on():
     assert list(scene.headings.values()) == ["time 1", "time 2", "time 3"]
 
 
-def test_unrolled_states_start_where_the_graph_says():
+def test_unrolled_states_start_from_their_initial_values():
     scene = draw(Both(), unroll=3).scene
     assert {"far(−1)", "far(0) = 0.5", "far(1)", "ahead(4) = 0"} <= set(titles(scene))
     starts = [scene.boxes[e.target].title for e in scene.edges if e.start]
@@ -120,7 +120,7 @@ def test_any_axis_can_be_unrolled():
 
 
 class Score(nn.Module):
-    """Attention whose query's bias is added to the keys, before the loop."""
+    """Attention whose plan adds the bias of the query to the keys before the loop."""
 
     def __init__(self):
         super().__init__()
@@ -136,19 +136,19 @@ class Score(nn.Module):
         g.output("s", s.next)
 
 
-def test_a_merged_product_is_titled_by_all_its_parts():
+def test_a_fused_matmul_has_the_names_of_all_its_parts():
     scene = gn.compile(gn.nn.NTM(9, 10), backend="torch").draw(plan=True).scene
     (box,) = [b for b in scene.boxes.values() if "readers" in b.title]
     assert box.title == "readers.0.map + writers.0.map"
     assert box.lines == ("one matmul", "92 over time")
-    both = gn.nn.Seq2Seq(30, 40, 8, 8, cell="gru", bidirectional=True)
-    found = edges(gn.compile(both, backend="torch").draw(plan=True).scene)
+    network = gn.nn.Seq2Seq(30, 40, 8, 8, cell="gru", bidirectional=True)
+    found = edges(gn.compile(network, backend="torch").draw(plan=True).scene)
     assert ("source_words", "encoder.l0 + l0_reverse") in found
-    ways = {pair for pair in found if {*pair} <= {"encoder.l0", "encoder.l0_reverse"}}
-    assert not ways, "two directions do not feed each other"
+    between_directions = {pair for pair in found if {*pair} <= {"encoder.l0", "encoder.l0_reverse"}}
+    assert not between_directions, "two directions do not feed each other"
 
 
-def test_a_bias_that_moved_is_called_one():
+def test_a_moved_bias_has_its_own_box():
     found = edges(gn.compile(Score(), backend="torch").draw(plan=True).scene)
     assert {("key", "bias of query"), ("s(t−1)", "query")} <= found
     assert ("key", "query") not in found
@@ -169,52 +169,52 @@ def test_several_axes_are_unrolled_side_by_side():
         ("logits(1)", "target 1"),
     ):
         assert titled[title].column == column[head]
-    # what scores every place of the source is drawn once a step of the target, and reads them all
-    looks = [b.key for b in scene.boxes.values() if b.title == "attention.attention"]
-    assert [scene.boxes[k].column for k in looks] == [column["target 1"], column["target 2"]]
+    # the attention over the source is drawn once per target step, with edges from all positions
+    attentions = [b.key for b in scene.boxes.values() if b.title == "attention.attention"]
+    assert [scene.boxes[k].column for k in attentions] == [column["target 1"], column["target 2"]]
     keys = [k for k, b in scene.boxes.items() if b.title == "attention.attention.key"]
     sums = [k for k, b in scene.boxes.items() if b.title == "+ tanh"]
-    read = {(e.source, e.target) for e in scene.edges}
-    assert len(keys) == 3 and {(a, b) for a in keys for b in sums} <= read
+    pairs = {(e.source, e.target) for e in scene.edges}
+    assert len(keys) == 3 and {(a, b) for a in keys for b in sums} <= pairs
     between = [b.column for b in scene.boxes.values() if b.title == "last over source"]
     assert set(between) == {column["source 3"] + 1} and nx.is_directed_acyclic_graph(
         scene.network()
     )
 
 
-def test_a_plan_lies_on_bands():
+def test_a_plan_has_bands():
     scene = gn.compile(Elman(), backend="torch").draw(plan=True).scene
     assert [b.title for b in scene.bands] == [
         "before the loop",
         "loop z over time",
         "after the loop",
     ]
-    on = {n: {b.title for b in scene.boxes.values() if b.band == n} for n in range(3)}
-    assert on[0] == {"x", "enc", "rec"}
-    assert on[1] == {"z(t−1)", "rec", "z"}
-    assert on[2] >= {"dec", "y"}
+    titles_of = {n: {b.title for b in scene.boxes.values() if b.band == n} for n in range(3)}
+    assert titles_of[0] == {"x", "enc", "rec"}
+    assert titles_of[1] == {"z(t−1)", "rec", "z"}
+    assert titles_of[2] >= {"dec", "y"}
     assert "one torch call per operation and step" in scene.bands[1].detail
 
 
-def test_a_plan_says_what_its_kernels_cover():
+def test_a_plan_shows_its_kernels():
     elman = gn.compile(Elman(), backend="interpret").draw(plan=True).scene
     assert "one kernel runs all of this band" in elman.bands[1].detail
-    wide = gn.compile(Elman(), backend="interpret", skip=("resident", "fit"))
-    shared = wide.draw(plan=True).scene.bands[1].detail
-    assert shared.startswith("cooperative: one kernel, sharded over many thread blocks")
-    whole = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
-    (loop,) = [b for b in whole.bands if b.kind == "loop"]
+    cooperative = gn.compile(Elman(), backend="interpret", skip=("resident", "fit"))
+    detail = cooperative.draw(plan=True).scene.bands[1].detail
+    assert detail.startswith("cooperative: one kernel, sharded over many thread blocks")
+    persistent = gn.compile(TuringMachine(), backend="interpret").draw(plan=True).scene
+    (loop,) = [b for b in persistent.bands if b.kind == "loop"]
     assert loop.detail == "persistent: one kernel runs all of this band"
     model = gn.compile(TuringMachine(), backend="interpret", skip=("resident",))
     machine = model.draw(plan=True).scene
     (loop,) = [b for b in machine.bands if b.kind == "loop"]
     kernels = {x for b in machine.boxes.values() for x in b.lines if x.startswith("kernel ")}
     assert loop.detail.startswith(f"stepwise: {len(kernels)} kernels per step")
-    written = set(re.findall(r"def (\w+)_saving_(phase_\d+)\(", model.source()))
-    assert {f"kernel {phase}" for _, phase in written} == kernels, "each under its own name"
+    emitted = set(re.findall(r"def (\w+)_saving_(phase_\d+)\(", model.source()))
+    assert {f"kernel {phase}" for _, phase in emitted} == kernels, "each by its name"
 
 
-def test_a_loop_that_torch_has_is_one_box():
+def test_a_loop_that_torch_provides_is_one_box():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -228,7 +228,7 @@ def test_a_loop_that_torch_has_is_one_box():
     assert loop.lines[0] == "torch's LSTM"
 
 
-def test_an_unrolled_graph_keeps_its_copies_apart():
+def test_an_unrolled_graph_has_separate_copies():
     scene = gn.unroll(Elman(), time=3).draw().scene
     assert [b.title for b in scene.boxes.values() if b.kind == "module"].count("rec") == 3
     assert not any(e.back for e in scene.edges)
