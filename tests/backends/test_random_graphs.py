@@ -1,4 +1,4 @@
-"""Random graphs: backend "torch" equals "reference", with passes on and off."""
+"""Random graphs: backends "torch" and "reference" agree, with passes on and off."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ def check(recipe: Recipe, skip: tuple[str, ...]) -> None:
 
 @given(recipes(), st.sampled_from(SKIPS[1:]))
 @settings(max_examples=100)
-def test_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
+def test_random_graphs_agree_on_both_backends(recipe: Recipe, skip: tuple[str, ...]) -> None:
     check(recipe, skip)
 
 
 @pytest.mark.slow
 @given(recipes(most_steps=14), st.sampled_from(SKIPS[1:]))
 @settings(max_examples=3000)
-def test_many_random_graphs(recipe: Recipe, skip: tuple[str, ...]) -> None:
+def test_many_random_graphs_agree_on_both_backends(recipe: Recipe, skip: tuple[str, ...]) -> None:
     check(recipe, skip)
 
 
 ONE = ((0, ("time",)),)
 
-# failures that hypothesis found before, by their cause
+# earlier failures found by hypothesis, by cause
 FOUND: dict[str, Recipe] = {
-    "an empty example, looking ahead: its final state is its first": Recipe(
+    "empty example in a reverse loop: its final state is its first": Recipe(
         ONE, (Section(ahead=True, states=(Memory(0),)),), sizes=(2, 1), ragged=("time",)
     ),
-    "examples shorter than the delay, looking ahead": Recipe(
+    "examples shorter than the delay, reverse loop": Recipe(
         ONE, (Section(ahead=True, states=(Memory(0, 3),)),), sizes=(4, 1), ragged=("time",)
     ),
-    "final states at padded positions of a carried axis": Recipe(
+    "final states at padded positions of a state's own axis": Recipe(
         ((0, ("source",)), *ONE),
         (Section(states=(Memory(0, along=("source",)),)),),
         ragged=("source",),
     ),
-    "a state closed by another state": Recipe(
+    "a state updated by another state": Recipe(
         ONE, (Section(states=(Memory(2), Memory(2))),), batch=1, sizes=(1, 1)
     ),
     "gradients of several delay slots": Recipe(
         ONE, (Section(states=(Memory(0, 3),)),), batch=1, sizes=(2, 1), given=True
     ),
-    "weights that are used before others": Recipe(
+    "weights used out of order": Recipe(
         ONE,
         (
             Section(states=(Memory(0, along=("slot",), init="computed"),)),
@@ -78,7 +78,7 @@ FOUND: dict[str, Recipe] = {
         batch=1,
         sizes=(1, 1),
     ),
-    "a state closed by a value of fewer axes": Recipe(
+    "a state updated by a value with fewer axes": Recipe(
         ONE,
         (
             Section(
@@ -88,7 +88,7 @@ FOUND: dict[str, Recipe] = {
         ),
         sizes=(3, 1),
     ),
-    "a closing of fewer axes, two delays": Recipe(
+    "an update with fewer axes and two delays": Recipe(
         ONE,
         (
             Section(
@@ -117,7 +117,7 @@ FOUND: dict[str, Recipe] = {
         ),
         sizes=(1, 1),
     ),
-    "numbers chosen by `where` have the model's dtype": Recipe(
+    "scalars in `where` have the model's dtype": Recipe(
         ONE,
         (Section(states=(Memory(0),), steps=(Step("sub"),)),),
         outputs=((9, False),),
@@ -125,7 +125,7 @@ FOUND: dict[str, Recipe] = {
         sizes=(1, 1),
         ragged=("time",),
     ),
-    "a scan divided by a whole number has the model's dtype": Recipe(
+    "a scan divided by an integer has the model's dtype": Recipe(
         ((0, ("time",)), (0, ("time", "source"))),
         (
             Section(
@@ -145,5 +145,5 @@ FOUND: dict[str, Recipe] = {
     "skip", [(), ("simplify",), tuple(SWITCHABLE)], ids=["passes", "unsimplified", "none"]
 )
 @pytest.mark.parametrize("name", FOUND)
-def test_graphs_that_failed_before(name: str, skip: tuple[str, ...]) -> None:
+def test_graphs_that_failed_earlier_agree(name: str, skip: tuple[str, ...]) -> None:
     check(FOUND[name], skip)

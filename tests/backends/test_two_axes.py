@@ -1,4 +1,4 @@
-"""Loops over two axes equal a plain loop in torch: random ones, and some that failed before."""
+"""Loops over two axes equal a plain torch loop: random cells and earlier failures."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tests.networks import two_axes
 BACKENDS = ["torch", "interpret", "reference"]
 
 
-def agree(seed: int, backend: str) -> None:
-    """Outputs and gradients of a random cell equal those of the plain loop."""
+def assert_equals_eager(seed: int, backend: str) -> None:
+    """Checks that outputs and gradients of a random cell equal those of the plain loop."""
     cell = two_axes.drawn(seed)
-    made = two_axes.parameters(cell, seed)
+    weights = two_axes.parameters(cell, seed)
     torch.manual_seed(seed)
     batch, units = (1, 2, 3)[seed % 3], (3, 2, 1, 3)[seed % 4]
     x = torch.randn(batch, 4, units, 2).double().requires_grad_()
     y = torch.randn(batch, 4, 3).double().requires_grad_()
-    w = [v.clone().requires_grad_() for v in made]
+    w = [v.clone().requires_grad_() for v in weights]
     want = two_axes.eager(cell, w, x, y)
-    model = gn.compile(two_axes.graph(cell, made), backend=backend).double()
+    model = gn.compile(two_axes.graph(cell, weights), backend=backend).double()
     found = model(x=x, y=y)
     got = found if isinstance(found, dict) else dict(zip(want, [found]))
     named = dict(model.named_parameters())
     ours = [x, y, *(named[f"w{k}"] for k in range(len(w)))]
     torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
-    flows = [_flows(outs, given) for outs, given in ((got, ours), (want, [x, y, *w]))]
+    flows = [_gradients(outs, given) for outs, given in ((got, ours), (want, [x, y, *w]))]
     torch.testing.assert_close(flows[0], flows[1], rtol=1e-7, atol=1e-7)
 
 
-def _flows(outs: dict[str, torch.Tensor], given: list[torch.Tensor]) -> list[torch.Tensor]:
+def _gradients(outs: dict[str, torch.Tensor], given: list[torch.Tensor]) -> list[torch.Tensor]:
     total = sum((v * torch.linspace(-1, 1, v.numel()).view_as(v)).sum() for v in outs.values())
     tied = total + 0 * sum(v.sum() for v in given)
     return list(torch.autograd.grad(tied, given))
@@ -41,28 +41,28 @@ def _flows(outs: dict[str, torch.Tensor], given: list[torch.Tensor]) -> list[tor
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("first", range(0, 12, 4))
-def test_random_loops_over_two_axes(first, backend):
+def test_random_loops_over_two_axes_equal_eager(first, backend):
     for seed in range(first, first + 4):
-        agree(seed, backend)
+        assert_equals_eager(seed, backend)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
 @pytest.mark.parametrize("first", range(12, 212, 20))
-def test_more_random_loops_over_two_axes(first, backend):
+def test_more_random_loops_over_two_axes_equal_eager(first, backend):
     for seed in range(first, first + 20):
-        agree(seed, backend)
+        assert_equals_eager(seed, backend)
 
 
-def joined(order: str) -> gn.Graph:
-    """A state that is concatenated twice, with values over one axis and over two."""
+def concatenating_graph(order: str) -> gn.Graph:
+    """A graph that concatenates a state twice, with values over one axis and over two."""
     g = gn.Graph("joined")
     x = g.input("x", (1,), over=("time", "unit"))
     z1, z3 = g.state("z1", (3,)), g.state("z3", (1,), along="unit")
     z0 = g.state("z0", (4,), along="unit")
-    made = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     w0, w1, w3 = (
-        g.parameter(f"w{k}", torch.randn(*s, generator=made))
+        g.parameter(f"w{k}", torch.randn(*s, generator=generator))
         for k, s in (("0", (4, 4)), ("1", (3, 4)), ("3", (1, 4)))
     )
     top = gn.sum(z3, "unit")
@@ -83,10 +83,10 @@ def joined(order: str) -> gn.Graph:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ["narrow first", "wide first"])
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_a_state_in_two_concatenations(batch, order, backend):
+def test_a_state_in_two_concatenations_equals_eager(batch, order, backend):
     torch.manual_seed(1)
     x = torch.randn(batch, 4, 3, 1).double().requires_grad_()
-    model = gn.compile(joined(order), backend=backend).double()
+    model = gn.compile(concatenating_graph(order), backend=backend).double()
     w0, w1, w3 = (dict(model.named_parameters())[f"w{k}"] for k in "013")
     z0, z1, z3 = x.new_zeros(batch, 3, 4), x.new_zeros(batch, 3), x.new_zeros(batch, 3, 1)
     steps = []
@@ -109,7 +109,7 @@ def test_a_state_in_two_concatenations(batch, order, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("init", [None, 0.5])
-def test_a_scan_whose_factors_lack_an_axis_of_its_state(init, backend):
+def test_a_scan_with_factors_that_lack_a_state_axis_equals_eager(init, backend):
     g = gn.Graph("held")
     x = g.input("x", (2,), over=("time", "unit"), dtype=torch.float64)
     a = torch.sigmoid(gn.sum(x, "unit"))
@@ -133,8 +133,8 @@ def test_a_scan_whose_factors_lack_an_axis_of_its_state(init, backend):
     torch.testing.assert_close(*flows)
 
 
-class Cut(nn.Module):
-    """An outer product, flattened and cut in the middle of a row."""
+class SlicedOuterProduct(nn.Module):
+    """A cell with an outer product, flattened and sliced in the middle of a row."""
 
     def __init__(self, opaque: bool) -> None:
         super().__init__()
@@ -151,9 +151,9 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("opaque", [False, True])
-def test_an_outer_product_cut_within_a_row(opaque, backend):
+def test_an_outer_product_sliced_within_a_row_equals_eager(opaque, backend):
     torch.manual_seed(0)
-    net, x = Cut(opaque).double(), torch.randn(2, 6, 3).double().requires_grad_()
+    net, x = SlicedOuterProduct(opaque).double(), torch.randn(2, 6, 3).double().requires_grad_()
     a, b, steps = x.new_full((2, 3), 0.5), x.new_full((2, 3), -0.5), []
     for t in range(6):
         n = torch.tanh((a[:, :, None] * b[:, None]).flatten(1)[:, :5] @ net.w.t() + x[:, t])
@@ -167,7 +167,7 @@ def test_an_outer_product_cut_within_a_row(opaque, backend):
 
 
 class Narrow(nn.Module):
-    """A cell with a given number of units, which may be zero."""
+    """A cell with any number of units, including zero."""
 
     def __init__(self, units: int) -> None:
         super().__init__()
@@ -181,14 +181,14 @@ class Narrow(nn.Module):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_a_cell_without_units(backend):
+def test_a_cell_with_zero_units_has_empty_outputs_and_zero_gradients(backend):
     net, x = Narrow(0), torch.randn(2, 3, 6, requires_grad=True)
     y = gn.compile(net, backend=backend)(x=x)
     (flow,) = torch.autograd.grad(y.sum(), x)
     assert y.shape == (2, 3, 0) and torch.equal(flow, torch.zeros_like(x))
 
 
-def test_a_beam_without_examples():
+def test_a_beam_search_over_an_empty_batch_is_empty():
     model = gn.compile(gn.nn.Seq2Seq(30, 12, 16, 32))
     source = torch.zeros(0, 5, dtype=torch.int64)
     found = model.generate(source=source, start=1, stop=2, max_steps=5, beam=3)

@@ -13,7 +13,7 @@ from graphnn.cli import main
 from graphnn.errors import TimingError
 from graphnn.timing import results
 from graphnn.timing.contest import standing
-from tests.timing import made
+from tests.timing import fake_results
 
 
 def random_run(seed, factor=1.0, noise=0.06, cases=40):
@@ -32,8 +32,8 @@ def random_run(seed, factor=1.0, noise=0.06, cases=40):
             }
             sweeps.append(sweep)
         sizes = {"T": 8, "B": 4, "H": k + 1}
-        rows.append(made.row("LSTM", "forward", standing(sweeps, "graphnn"), sizes))
-    return made.results(rows)
+        rows.append(fake_results.row("LSTM", "forward", standing(sweeps, "graphnn"), sizes))
+    return fake_results.results(rows)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -52,35 +52,35 @@ def test_a_slowdown_is_detected(seed):
 
 
 def test_a_speedup_is_detected():
-    result = versus(made.run(), made.run(ours=0.5))
+    result = versus(fake_results.run(), fake_results.run(ours=0.5))
     assert {c.verdict for c in result.changes if c.contender == "graphnn"} == {FASTER}
     assert result.slower == [] and "faster (0.50x)" in summary(result)
 
 
 def test_a_slower_machine_is_reported_and_is_not_a_change():
-    result = versus(made.run(), made.run(scale=1.6))
+    result = versus(fake_results.run(), fake_results.run(scale=1.6))
     assert result.drift == pytest.approx(1.6)
     assert {c.verdict for c in result.changes if c.contender == "graphnn"} == {WITHIN}
     assert "took 1.60x the time" in summary(result)
 
 
 def test_a_slowdown_on_a_slower_machine_is_detected():
-    result = versus(made.run(), made.run(scale=1.3, ours=1.5))
+    result = versus(fake_results.run(), fake_results.run(scale=1.3, ours=1.5))
     assert len(result.slower) == 8
 
 
 def test_equal_times_on_a_slower_machine_are_not_a_change():
     """graphnn is faster relative to its peers but equal by the clock, so no change is reported."""
-    result = versus(made.run(), made.run(scale=1.5, ours=1 / 1.5))
+    result = versus(fake_results.run(), fake_results.run(scale=1.5, ours=1 / 1.5))
     assert {c.verdict for c in result.changes if c.contender == "graphnn"} == {WITHIN}
 
 
 def test_noise_is_the_spread_of_the_best_rounds():
-    standing = {**made.standing(10.0, 0.0), "best": 8.0, "sweeps": [8.0], "high": 90.0}
+    standing = {**fake_results.standing(10.0, 0.0), "best": 8.0, "sweeps": [8.0], "high": 90.0}
     assert spread(standing) == pytest.approx(1.5 * 0.25)
     assert spread({**standing, "sweeps": [8.0, 12.0]}) == pytest.approx(1.5 * 0.5)
-    assert spread(made.standing(10.0, 0.0)) == 0.1
-    noisy = versus(made.run(spread=0.5), made.run(ours=1.5, spread=0.5))
+    assert spread(fake_results.standing(10.0, 0.0)) == 0.1
+    noisy = versus(fake_results.run(spread=0.5), fake_results.run(ours=1.5, spread=0.5))
     assert noisy.slower == []
 
 
@@ -98,8 +98,8 @@ def preempted_run(seed, factor=1.0):
             for _ in range(2)
         ]
         sizes = {"T": 8, "B": 4, "H": k + 1}
-        rows.append(made.row("LSTM", "forward", standing(sweeps, "graphnn"), sizes))
-    return made.results(rows)
+        rows.append(fake_results.row("LSTM", "forward", standing(sweeps, "graphnn"), sizes))
+    return fake_results.results(rows)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,26 +113,31 @@ def test_a_busy_machine_raises_no_alarm_and_hides_no_slowdown(seed):
 
 
 def test_a_single_round_is_never_a_change():
-    once = [made.row(contenders={"graphnn": made.standing(m, rounds=1)}) for m in (1.0, 9.0)]
-    result = versus(made.results(once[:1]), made.results(once[1:]))
+    once = [
+        fake_results.row(contenders={"graphnn": fake_results.standing(m, rounds=1)})
+        for m in (1.0, 9.0)
+    ]
+    result = versus(fake_results.results(once[:1]), fake_results.results(once[1:]))
     assert result.changes[0].verdict == WITHIN and math.isinf(result.changes[0].noise)
 
 
 def test_times_with_only_interrupted_rounds_are_never_a_change():
-    no_clean = {"graphnn": made.standing(9.0, clean=0)}
-    one_clean = {"graphnn": made.standing(9.0, clean=1)}
-    first = made.results([made.row(contenders={"graphnn": made.standing(1.0, clean=15)})])
+    no_clean = {"graphnn": fake_results.standing(9.0, clean=0)}
+    one_clean = {"graphnn": fake_results.standing(9.0, clean=1)}
+    first = fake_results.results(
+        [fake_results.row(contenders={"graphnn": fake_results.standing(1.0, clean=15)})]
+    )
     for contenders, verdict in ((no_clean, WITHIN), (one_clean, "slower")):
-        result = versus(first, made.results([made.row(contenders=contenders)]))
+        result = versus(first, fake_results.results([fake_results.row(contenders=contenders)]))
         assert result.changes[0].verdict == verdict
         unjudged = "1 of 1 timings of graphnn were not judged" in summary(result)
         assert unjudged == (verdict == WITHIN)
-        back = versus(made.results([made.row(contenders=contenders)]), first)
+        back = versus(fake_results.results([fake_results.row(contenders=contenders)]), first)
         assert (back.changes[0].verdict == WITHIN) == (verdict == WITHIN)
 
 
 def test_differences_of_device_versions_and_cases_are_warnings():
-    first, second = made.run(), made.run()
+    first, second = fake_results.run(), fake_results.run()
     second["about"]["torch"] = "2.1"
     second["rows"].pop()
     warnings = versus(first, second).warnings
@@ -142,7 +147,7 @@ def test_differences_of_device_versions_and_cases_are_warnings():
 
 def test_the_table_shows_ratios_and_significance():
     out = StringIO()
-    first, second = made.run(), made.run(ours=2.0)
+    first, second = fake_results.run(), fake_results.run(ours=2.0)
     show(versus(first, second), first, second, Console(file=out, width=200))
     text = out.getvalue()
     assert text.count("2.00x") >= 8 and text.count("slower") >= 8 and "within noise" in text
@@ -156,10 +161,10 @@ def files(tmp_path, *runs):
 
 
 def test_the_command_and_its_exit_codes(tmp_path, capsys):
-    same = files(tmp_path, made.run(), made.run())
+    same = files(tmp_path, fake_results.run(), fake_results.run())
     assert main(["bench", "compare", *same, "--check"]) == 0
     assert "no significant change" in capsys.readouterr().out
-    slower = files(tmp_path, made.run(), made.run(ours=1.5))
+    slower = files(tmp_path, fake_results.run(), fake_results.run(ours=1.5))
     assert main(["bench", "compare", *slower]) == 0
     assert main(["bench", "compare", *slower, "--check"]) == 1
     capsys.readouterr()
@@ -173,7 +178,7 @@ def test_the_command_and_its_exit_codes(tmp_path, capsys):
     [(None, "No such file"), ("{", "not JSON"), ("[]", "schema"), ('{"schema": 1}', "no 'about'")],
 )
 def test_a_file_without_results_is_an_error_of_one_line(tmp_path, capsys, content, word):
-    good = files(tmp_path, made.run())[0]
+    good = files(tmp_path, fake_results.run())[0]
     bad = tmp_path / "bad.json"
     if content is not None:
         bad.write_text(content)
@@ -183,15 +188,15 @@ def test_a_file_without_results_is_an_error_of_one_line(tmp_path, capsys, conten
 
 
 def test_files_without_a_common_case_are_an_error(tmp_path, capsys):
-    other = made.results([made.row("GRU", contenders={"graphnn": 1.0})])
-    assert main(["bench", "compare", *files(tmp_path, made.run(), other)]) == 2
+    other = fake_results.results([fake_results.row("GRU", contenders={"graphnn": 1.0})])
+    assert main(["bench", "compare", *files(tmp_path, fake_results.run(), other)]) == 2
     assert "no case in common" in capsys.readouterr().err
 
 
 def test_results_round_trip_through_a_file(tmp_path):
     path = tmp_path / "a.json"
-    results.save(made.run(), path)
-    assert results.load(path) == made.run()
+    results.save(fake_results.run(), path)
+    assert results.load(path) == fake_results.run()
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(TimingError, match="cannot be written"):
-        results.save(made.run(), tmp_path / "no" / "a.json")
+        results.save(fake_results.run(), tmp_path / "no" / "a.json")

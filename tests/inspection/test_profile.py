@@ -1,4 +1,4 @@
-"""Profiles by made-up clocks: every part is there, the shares are right, the code is unchanged."""
+"""Profiles with a fake clock: all parts are listed, shares add up, the code is unchanged."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ from graphnn.tools.example_inputs import random_inputs
 
 
 class Ticks(Clock):
-    """A clock that goes on by one second each time it is looked at."""
+    """A fake clock that advances by one second at each reading."""
 
     def __init__(self):
         self.t = 0.0
@@ -65,7 +65,7 @@ def parts(found, direction=FORWARD):
     return [r.part for r in found.rows if r.direction == direction and not r.kernel]
 
 
-def test_every_part_is_there_in_order_and_is_told_its_limit():
+def test_all_parts_are_listed_in_order_with_their_limits():
     found = profile(gn.compile(Net()), {"x": X}, rounds=3, limits=CPU, clock=Ticks())
     assert parts(found) == ["call", BEFORE, "loop cell.h", "dec"]
     assert parts(found, BACKWARD) == ["loop cell.h", "whole axes"]
@@ -78,14 +78,14 @@ def test_every_part_is_there_in_order_and_is_told_its_limit():
     assert by["loop cell.h", BACKWARD].limit > by["loop cell.h", FORWARD].limit
 
 
-def test_the_parts_take_all_of_the_time():
+def test_the_parts_add_up_to_the_total_time():
     found = profile(gn.compile(Net()), {"x": X}, rounds=3, limits=CPU, clock=Ticks())
     spent = sum(r.median for r in found.rows if not r.kernel)
     assert spent == pytest.approx(found.total)
     assert sum(r.share for r in found.rows if not r.kernel) == pytest.approx(1.0)
 
 
-def test_without_gradients_there_is_no_backward():
+def test_a_profile_without_gradients_has_no_backward_rows():
     model = gn.compile(Net())
     found = profile(model, {"x": X}, backward=False, rounds=2, limits=CPU, clock=Ticks())
     assert parts(found, BACKWARD) == []
@@ -94,7 +94,7 @@ def test_without_gradients_there_is_no_backward():
     assert parts(profile(model, {"x": X}, rounds=1, limits=CPU, clock=Ticks()), BACKWARD) == []
 
 
-def test_kernels_have_rows_of_their_own():
+def test_kernels_have_their_own_rows():
     model = gn.compile(Net(), backend="interpret")
     found = profile(model, {"x": X[:1, :2]}, rounds=1, limits=CPU, clock=Ticks())
     kernels = [(r.part, r.direction) for r in found.rows if r.kernel]
@@ -103,7 +103,7 @@ def test_kernels_have_rows_of_their_own():
 
 @pytest.mark.parametrize("net", [Net, Both])
 @pytest.mark.parametrize("lengths", [None, {"time": torch.tensor([6, 2])}])
-def test_marks_change_nothing_that_is_computed(net, lengths):
+def test_marks_do_not_change_the_results(net, lengths):
     model = gn.compile(net().double())
     x = X.double()
     wanted = model(x=x, lengths=lengths)
@@ -117,16 +117,16 @@ def test_marks_change_nothing_that_is_computed(net, lengths):
     assert trail.parts() == [1.0] * len(program.pieces)
 
 
-def test_the_marked_code_is_the_code_with_marks():
+def test_marked_code_differs_from_the_program_only_by_its_marks():
     model = gn.compile(Net())
     program = model.program()
     code = marked(program, lambda: None).__code__
     lines = linecache.getlines(code.co_filename)
-    kept = [x for x in lines if x.strip() != "mark()"]
-    assert "".join(kept) == program.source and len(lines) > len(kept)
+    unmarked = [x for x in lines if x.strip() != "mark()"]
+    assert "".join(unmarked) == program.source and len(lines) > len(unmarked)
 
 
-def test_what_became_a_layer_of_torchs_is_called_so():
+def test_a_loop_that_runs_as_a_torch_layer_is_named_after_it():
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
@@ -139,7 +139,7 @@ def test_what_became_a_layer_of_torchs_is_called_so():
     assert "torch's LSTM" in parts(found)[1]
 
 
-def test_ragged_profiles_and_printed_tables():
+def test_a_ragged_profile_prints_a_table_and_is_valid_json():
     lengths = {"time": torch.tensor([6, 2])}
     found = profile(gn.compile(Net()), {"x": X}, lengths, rounds=2, limits=CPU, clock=Ticks())
     text = str(found)
@@ -147,7 +147,7 @@ def test_ragged_profiles_and_printed_tables():
     assert json.loads(json.dumps(found.record()))["rows"][0]["part"] == "call"
 
 
-def test_the_models_own_method_and_explain_measure():
+def test_profile_and_explain_of_a_model_measure():
     model = gn.compile(Net())
     assert parts(model.profile(x=X)) == ["call", BEFORE, "loop cell.h", "dec"]
     text = model.explain(measure={"x": X})
@@ -155,7 +155,7 @@ def test_the_models_own_method_and_explain_measure():
     assert "measured, next to what the cost model expects:" in text and "expected ms" in text
 
 
-def test_the_reference_has_no_parts():
+def test_profiling_the_reference_backend_or_zero_rounds_is_refused():
     with pytest.raises(TimingError, match="no parts"):
         gn.compile(Net(), backend="reference").profile(x=X)
     with pytest.raises(TimingError, match="one round"):
@@ -167,7 +167,7 @@ def one_second(run):
     return 1.0
 
 
-def test_compare_refuses_the_wrong_and_times_the_rest():
+def test_compare_rejects_wrong_contenders_and_times_the_rest():
     net = Net()
     model = gn.compile(net)
     reference = gn.compile(net, backend="reference")
@@ -186,7 +186,7 @@ def test_compare_refuses_the_wrong_and_times_the_rest():
     assert "failed: wrong: wrong by" in text and "of limit" in text
 
 
-def test_compare_takes_inputs_in_order_and_saves_what_bench_reads(tmp_path):
+def test_compare_accepts_positional_inputs_and_saves_results_for_bench(tmp_path):
     gru, x = nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3)
     found = gn.compare(
         {"gru": gru, "again": lambda x: gru(x)}, [x], limits=CPU, timer=one_second, name="gru"
@@ -197,29 +197,31 @@ def test_compare_takes_inputs_in_order_and_saves_what_bench_reads(tmp_path):
     assert all(c.verdict == "within noise" for c in versus(saved, saved).changes)
 
 
-def test_compare_of_nothing_and_of_unknown_names():
+def test_compare_refuses_no_contenders_and_unknown_names():
     with pytest.raises(TimingError, match="nothing to compare"):
         gn.compare({}, [])
     with pytest.raises(TimingError, match="no contender"):
         gn.compare({"a": torch.tanh}, [X], slow=["b"])
 
 
-def test_inputs_are_random_inputs_from_what_a_graph_declares():
+def test_random_inputs_follow_the_declarations_of_the_graph():
     g = gn.Graph("tokens")
     t = g.input("t", (), over="time", dtype=torch.int64)
     f = g.input("f", (2,), over="time", dtype=torch.float64)
     g.axis("slot", 3)
     g.output("y", f * t)
     model = gn.compile(g)
-    made = random_inputs(model, {"time": 5, "batch": 2})
-    assert made["t"].shape == (2, 5) and made["t"].dtype == torch.int64 and not made["t"].any()
-    assert made["f"].shape == (2, 5, 2) and made["f"].dtype == torch.float64
+    inputs = random_inputs(model, {"time": 5, "batch": 2})
+    assert (
+        inputs["t"].shape == (2, 5) and inputs["t"].dtype == torch.int64 and not inputs["t"].any()
+    )
+    assert inputs["f"].shape == (2, 5, 2) and inputs["f"].dtype == torch.float64
     assert torch.equal(random_inputs(model)["f"], random_inputs(model)["f"])
     with pytest.raises(AxisError, match="'slot'"):
         random_inputs(model, {"slot": 4})
 
 
-def test_all_contenders_are_differentiated_by_the_same_leaves():
+def test_all_contenders_are_differentiated_with_respect_to_the_same_leaves():
     net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     layers = list(net)
     bias = torch.ones(2, requires_grad=True)
@@ -231,7 +233,9 @@ def test_all_contenders_are_differentiated_by_the_same_leaves():
     wanted = {id(t) for t in (*net.parameters(), bias)}
     assert {id(t) for t in weights([net, eager])} == wanted
     assert [id(t) for t in weights([partial])] == [id(bias)]
-    assert [id(t) for t in weights([_of_a_global])] == [id(p) for p in NAMED.parameters()]
+    assert [id(t) for t in weights([_applies_a_global_module])] == [
+        id(p) for p in NAMED.parameters()
+    ]
     assert weights([torch.tanh, max, print]) == []
     x = torch.randn(5, 4)
     found = gn.compare(
@@ -249,5 +253,5 @@ def test_all_contenders_are_differentiated_by_the_same_leaves():
 NAMED = nn.Linear(2, 2)
 
 
-def _of_a_global(x):
+def _applies_a_global_module(x):
     return [NAMED(row) for row in x]

@@ -9,7 +9,7 @@ import torch
 
 import graphnn as gn
 from graphnn.errors import GraphnnError
-from tests.planner.firing import KERNEL, Fires, Net, elman
+from tests.planner.pass_examples import KERNEL, Example, Net, elman
 
 # of each word, what its output begins with, and lines that are in it
 SHOWN = {
@@ -27,7 +27,7 @@ def printed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     """What a compilation and a call print with GRAPHNN_DEBUG=words, to stderr."""
     monkeypatch.setenv("GRAPHNN_DEBUG", words)
     width = next(WIDTHS)
-    example = Fires(lambda: Net(elman, width), lambda: {"x": torch.randn(2, 3, width)}, **KERNEL)
+    example = Example(lambda: Net(elman, width), lambda: {"x": torch.randn(2, 3, width)}, **KERNEL)
     example.results(example.compiled())
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,4 +1,4 @@
-"""The cost model: seconds of made-up work on a made-up device, and the work of real graphs."""
+"""The cost model: seconds of synthetic work on a synthetic device; the work of real graphs."""
 
 import json
 import math
@@ -33,7 +33,7 @@ DEVICE = Device(
 )
 
 
-def test_the_larger_of_computing_and_moving_and_latencies_beside():
+def test_time_is_the_larger_of_compute_and_memory_time_plus_latencies():
     assert seconds(DEVICE, flops=4000) == pytest.approx(1.0)
     assert seconds(DEVICE, flops=4000, bytes=50) == pytest.approx(1.0)
     assert seconds(DEVICE, flops=4000, bytes=300) == pytest.approx(3.0)
@@ -42,12 +42,12 @@ def test_the_larger_of_computing_and_moving_and_latencies_beside():
     assert seconds(DEVICE) == pytest.approx(0.0)
 
 
-def test_half_of_the_units_take_twice_as_long_and_more_than_all_are_all():
+def test_half_of_the_units_need_twice_the_time_and_extra_units_are_ignored():
     assert seconds(DEVICE, flops=4000, units=4) == pytest.approx(2.0)
     assert seconds(DEVICE, flops=4000, units=100) == pytest.approx(1.0)
 
 
-def test_work_in_parts_stays_in_the_cache_and_its_products_are_slower():
+def test_work_in_rounds_uses_the_cache_rate_and_slower_small_matmuls():
     assert seconds(DEVICE, bytes=400) == pytest.approx(4.0)
     assert seconds(DEVICE, bytes=400, rounds=4) == pytest.approx(1.0)
     assert seconds(DEVICE, bytes=400, launches=4) == pytest.approx(1.0 + 4.0)
@@ -55,24 +55,24 @@ def test_work_in_parts_stays_in_the_cache_and_its_products_are_slower():
     assert seconds(DEVICE, flops=1000, rounds=100) == pytest.approx(1.0)
 
 
-def test_rates_between_the_measured_sizes():
+def test_rates_are_interpolated_between_measured_sizes():
     pairs = DEVICE.products["float32"]
     assert rate(pairs, 1.0) == 1000.0
     assert rate(pairs, 1e9) == 4000.0
     assert rate(pairs, 100.0) == pytest.approx(2000.0)
     assert peak_rate(DEVICE, torch.bfloat16) == 8000.0
-    assert peak_rate(DEVICE, torch.float64) == 4000.0  # not measured: as float32
+    assert peak_rate(DEVICE, torch.float64) == 4000.0  # not measured: float32 is used
 
 
-def test_the_limit_takes_the_best_rate_and_no_latency():
-    done = Work(flops=8000, bytes=50, launches=50, pointwise=1e6)
-    assert lower_bound(DEVICE, done) == 2.0 and bound(DEVICE, done) == "products"
+def test_the_lower_bound_uses_the_peak_rate_and_no_latency():
+    total = Work(flops=8000, bytes=50, launches=50, pointwise=1e6)
+    assert lower_bound(DEVICE, total) == 2.0 and bound(DEVICE, total) == "products"
     assert (
         lower_bound(DEVICE, Work(bytes=500)) == 5.0 and bound(DEVICE, Work(bytes=500)) == "memory"
     )
 
 
-def test_works_add_and_multiply():
+def test_work_can_be_added_and_scaled():
     assert (Work(1, 2, 3, 4, 5) + Work(1, 1, 1, 1, 1)) * 2 == Work(4, 6, 8, 10, 12)
     assert timed(DEVICE, Work(flops=4000, launches=1)) == 2.0
 
@@ -83,7 +83,7 @@ def test_negative_work_is_refused(wrong):
         seconds(DEVICE, **wrong)
 
 
-def test_a_device_survives_json():
+def test_a_device_round_trips_through_json():
     assert Device.of(json.loads(json.dumps(DEVICE.record()))) == DEVICE
 
 
@@ -100,7 +100,7 @@ def test_a_device_survives_json():
         {"unknown": 1},
     ],
 )
-def test_senseless_constants_are_refused(change):
+def test_invalid_constants_are_refused(change):
     record = {**DEVICE.record(), **change}
     if change.get("products") == {}:
         record.pop("products")
@@ -108,7 +108,7 @@ def test_senseless_constants_are_refused(change):
         Device.of(record)
 
 
-def test_known_devices_are_sound_and_say_that_they_were_not_measured_by_us():
+def test_known_devices_are_valid_and_say_that_we_did_not_measure_them():
     for device in (*device_constants.KNOWN.values(), *device_constants.NAMED.values()):
         assert Device.of(device.record()) == device
         assert "not measured by us" in device.source
@@ -137,7 +137,7 @@ def loop_and_rest():
     return plan.ir, whole, loop
 
 
-def test_the_work_of_a_graph_is_counted_by_hand():
+def test_the_work_of_a_graph_equals_a_count_by_hand():
     ir, whole, loop = loop_and_rest()
     positions = 14
     assert work.of_nodes(ir, whole.nodes, SIZES).flops == 2 * positions * (3 * 5 + 5 * 5)
@@ -145,20 +145,20 @@ def test_the_work_of_a_graph_is_counted_by_hand():
     assert inside.flops == 2 * positions * 25
     assert inside.pointwise == positions * 5 * (1 + 10)  # an addition and a tanh
     assert inside.launches == 3
-    together = work.through(ir, loop.nodes, SIZES)
-    assert together.bytes == 4 * (25 + positions * 5 * 2) and together.flops == inside.flops
+    fused = work.through(ir, loop.nodes, SIZES)
+    assert fused.bytes == 4 * (25 + positions * 5 * 2) and fused.flops == inside.flops
 
 
-def test_a_loop_is_expected_to_take_its_calls_once_a_step():
+def test_a_stepwise_loop_pays_its_launches_at_every_step():
     ir, _, loop = loop_and_rest()
-    lazy = Device("", "", ((1.0, 1e30),), {"float32": ((1.0, 1e30),)}, 1e30, launch=1.0)
-    assert work.expected(lazy, ir, loop, SIZES) == pytest.approx(7 * 3)
-    assert work.expected(lazy, ir, loop, SIZES, "resident") == pytest.approx(1)
-    double = work.expected(lazy, ir, loop, {"time": 14, "batch": 2})
+    launch_bound = Device("", "", ((1.0, 1e30),), {"float32": ((1.0, 1e30),)}, 1e30, launch=1.0)
+    assert work.expected(launch_bound, ir, loop, SIZES) == pytest.approx(7 * 3)
+    assert work.expected(launch_bound, ir, loop, SIZES, "resident") == pytest.approx(1)
+    double = work.expected(launch_bound, ir, loop, {"time": 14, "batch": 2})
     assert double == pytest.approx(2 * 7 * 3)
 
 
-def test_a_reduction_counts_what_it_reads():
+def test_a_reduction_counts_the_elements_it_reads():
     g = gn.Graph("sums")
     x = g.input("x", (4,), over="slot")
     g.output("y", gn.sum(x, over="slot"))
@@ -167,7 +167,7 @@ def test_a_reduction_counts_what_it_reads():
     assert found.pointwise == 3 * 100 * 4 and found.bytes == 4 * 4 * (300 + 3)
 
 
-def test_everything_in_the_library_has_a_finite_cost():
+def test_a_library_layer_has_a_finite_predicted_cost():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""The work of planning is linear in the size of the graph, counted in lines that run."""
+"""Planning time is linear in the size of the graph; it is counted in executed lines."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 import graphnn as gn
 
-# a graph twice as large may run this many times the lines of any one function
+# a graph twice as large may execute at most this many times the lines of each function
 MOST = 2.6
-# functions that run fewer lines are not judged
+# functions with fewer executed lines are ignored
 FEW = 2000
 
 
@@ -31,8 +31,8 @@ def loop(g: gn.Graph, count: int) -> None:
     g.output("y", h)
 
 
-def products(g: gn.Graph, count: int) -> None:
-    """One loop of many matmuls, whose sum starts outside."""
+def matmuls(g: gn.Graph, count: int) -> None:
+    """One loop of many matmuls; the first term of their sum comes from outside the loop."""
     x, z = g.input("x", (4,), over="time"), g.state("z", (4,))
     total = x
     for k in range(count):
@@ -51,8 +51,8 @@ def layers(g: gn.Graph, count: int) -> None:
     g.output("y", h)
 
 
-def line(g: gn.Graph, count: int) -> None:
-    """One loop of many states that pass a value on."""
+def state_chain(g: gn.Graph, count: int) -> None:
+    """One loop of many states, each of which passes its value to another."""
     x = g.input("x", (4,), over="time")
     states = [g.state(f"z{k}", (4,)) for k in range(count)]
     for a, b in pairwise(states):
@@ -61,17 +61,19 @@ def line(g: gn.Graph, count: int) -> None:
     g.output("y", states[0])
 
 
-def parts(g: gn.Graph, count: int) -> None:
-    """One loop over scalars."""
+def scalars(g: gn.Graph, count: int) -> None:
+    """One loop that computes many scalars."""
     x, z = g.input("x", (4,), over="time"), g.state("z", (count,))
     z.next = torch.stack([torch.tanh(z[k] + x[k % 4]) for k in range(count)])
     g.output("y", z.next)
 
 
-def planned(draw: Callable[[gn.Graph, int], None], count: int, device: str) -> Counter[CodeType]:
-    """The lines of each function that run until the first gradient, or until the explanation."""
+def executed_lines(
+    build: Callable[[gn.Graph, int], None], count: int, device: str
+) -> Counter[CodeType]:
+    """Counts the executed lines of each function up to the first gradient or explanation."""
     g = gn.Graph("growing")
-    draw(g, count)
+    build(g, count)
     lines = Counter[CodeType]()
 
     def inside(frame: FrameType, event: str, _: Any) -> Any:
@@ -96,15 +98,15 @@ def planned(draw: Callable[[gn.Graph, int], None], count: int, device: str) -> C
     return lines
 
 
-ON_CPU = [(draw, "cpu", 24) for draw in (loop, products, layers, line, parts)]
-# no more operations than one kernel can have: other strategies run other functions
-ON_CUDA = [(loop, "cuda", 24), (line, "cuda", 24)]
+ON_CPU = [(build, "cpu", 24) for build in (loop, matmuls, layers, state_chain, scalars)]
+# few enough operations for one kernel: other strategies execute other functions
+ON_CUDA = [(loop, "cuda", 24), (state_chain, "cuda", 24)]
 
 
-@pytest.mark.parametrize(("draw", "device", "count"), ON_CPU + ON_CUDA)
-def test_no_function_does_more_than_its_share_in_a_larger_graph(draw, device, count):
-    planned(draw, 3, device)
-    once, twice = (planned(draw, n, device) for n in (count, 2 * count))
+@pytest.mark.parametrize(("build", "device", "count"), ON_CPU + ON_CUDA)
+def test_no_function_grows_faster_than_the_graph(build, device, count):
+    executed_lines(build, 3, device)
+    once, twice = (executed_lines(build, n, device) for n in (count, 2 * count))
     grown = {
         f"{code.co_name} ({code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno})": n
         for code, n in twice.items()

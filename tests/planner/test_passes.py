@@ -1,4 +1,4 @@
-"""The effects of passes, as seen in plans and in generated code."""
+"""The effects of passes on plans and generated code."""
 
 import networkx as nx
 import pytest
@@ -11,7 +11,7 @@ from graphnn.planner.core.regions import Loop, Whole
 
 
 class SeparateGates(nn.Module):
-    """An LSTM of eight linear maps, its gates in another order and its sums reversed."""
+    """An LSTM of eight linear maps, with reordered gates and reversed sums."""
 
     def __init__(self, inputs: int, size: int):
         super().__init__()
@@ -33,20 +33,20 @@ def strategies(model):
 
 
 def loop_operations(model):
-    """Operations of the one loop, by name."""
+    """Returns the names of the operations in the only loop."""
     ir = model.plan.ir
     (loop,) = [r for r in model.plan.regions if isinstance(r, Loop)]
     return [ir[i].op for i in loop.nodes]
 
 
-def test_gates_are_one_product_and_their_input_part_leaves_the_loop():
+def test_the_gates_share_one_matmul_and_their_input_part_leaves_the_loop():
     operations = loop_operations(gn.compile(SeparateGates(3, 4), skip=("match",)))
     assert operations.count("einsum") == 1
-    assert operations.count("sigmoid") == 1, "three gates, one call"
+    assert operations.count("sigmoid") == 1, "three gates share one call"
     assert "cat" not in operations
 
 
-def test_without_merge_there_are_four():
+def test_without_horizontal_fusion_there_are_four_matmuls():
     model = gn.compile(SeparateGates(3, 4), skip=("match", "merge"))
     assert loop_operations(model).count("einsum") == 4
 
@@ -56,7 +56,7 @@ def test_without_split_the_concatenation_stays_in_the_loop():
     assert "cat" not in loop_operations(gn.compile(TwoSpeeds(4)))
 
 
-def test_bias_and_input_are_added_outside():
+def test_bias_and_input_are_added_outside_the_loop():
     model = gn.compile(RNN(4))
     assert loop_operations(model).count("add") == 1
     assert loop_operations(gn.compile(RNN(4), skip=("hoist",))).count("add") >= 2
@@ -80,7 +80,7 @@ def test_weight_and_input_gradients_leave_the_backward_loop(kind):
     assert summed[0].attrs["contract"] == {"time", "batch"}
 
 
-def test_torchs_layers_are_recognised_however_they_are_written():
+def test_torch_layers_are_recognised_in_different_spellings():
     assert strategies(gn.compile(LSTM(5))) == ["aten"]
     assert strategies(gn.compile(SeparateGates(3, 4))) == ["aten"]
     assert strategies(gn.compile(LSTM(5), skip=("match",))) == ["stepwise"]
@@ -88,13 +88,13 @@ def test_torchs_layers_are_recognised_however_they_are_written():
     assert "torch.nn.RNN(tanh) is equivalent" in gn.compile(RNN(5)).explain()
 
 
-def test_what_is_almost_an_lstm_is_not_taken_for_one():
+def test_variants_of_an_lstm_are_not_replaced_by_torch_lstm():
     class ReadsCell(SeparateGates):
         def graph(self, g):
             super().graph(g)
             g.output("c", gn.Value(g, g.ir.closings[_delay(g, "c")]))
 
-    assert strategies(gn.compile(ReadsCell(3, 4))) == ["stepwise"], "torch does not give c(t)"
+    assert strategies(gn.compile(ReadsCell(3, 4))) == ["stepwise"], "torch does not return c(t)"
 
     class Peephole(SeparateGates):
         def graph(self, g):
@@ -112,7 +112,7 @@ def _delay(g, name):
     return next(n.id for n in g.ir if n.op == "delay" and n.name == name)
 
 
-def test_a_state_that_enters_linearly_is_scanned():
+def test_a_linear_recurrence_is_scanned():
     g = gn.Graph("leaky")
     x, z = g.input("x", (3,), over="time"), g.state("z", (3,))
     gate = torch.sigmoid(x)
@@ -122,7 +122,7 @@ def test_a_state_that_enters_linearly_is_scanned():
     assert strategies(gn.compile(g, skip=("scan",))) == ["stepwise"]
 
 
-def test_the_plan_is_a_networkx_graph():
+def test_the_plan_converts_to_a_networkx_graph():
     net = gn.compile(TwoSpeeds(4)).plan.ir.network()
     assert isinstance(net, nx.MultiDiGraph)
     closings = [d for _, _, d in net.edges(data="delay") if d]
@@ -131,19 +131,19 @@ def test_the_plan_is_a_networkx_graph():
     assert nx.is_directed_acyclic_graph(without)
 
 
-def test_generated_code_names_the_users_nodes_and_lines():
+def test_generated_code_uses_the_users_names_and_cites_their_lines():
     source = gn.compile(TwoSpeeds(4)).source()
     assert "networks.py:" in source
     assert "def fast_slow_saving(" in source and "def fast_slow_backward(" in source
 
 
-def test_explain_says_what_runs_where_and_why():
+def test_explain_describes_each_part_and_the_reasons():
     text = gn.compile(TwoSpeeds(4)).explain()
     for part in ("before loop", "each step:", "saved for backward:", "why:", "nothing falls back"):
         assert part in text
 
 
-def test_explain_names_the_function_without_a_row_and_its_line():
+def test_explain_names_an_unsupported_function_and_its_line():
     g = gn.Graph("odd")
     x, z = g.input("x", (3,), over="time"), g.state("z", (3,))
     z.next = torch.cumsum(torch.tanh(x + z), 0)
@@ -152,7 +152,7 @@ def test_explain_names_the_function_without_a_row_and_its_line():
     assert "'cumsum' at test_passes.py:" in text and "one step at a time" in text
 
 
-def test_recompute_saves_less():
+def test_recompute_saves_fewer_elements():
     saved = [
         gn.compile(TwoSpeeds(4), recompute=flag).explain().split("saved for backward: ")[1]
         for flag in (False, True)
@@ -162,11 +162,11 @@ def test_recompute_saves_less():
 
 
 def test_equal_loops_share_their_code():
-    """Six loops of three layers and two directions: one forward and one backward per direction."""
+    """Six loops (three layers, two directions) need one forward and one backward per direction."""
     source = gn.compile(Deep(3)).source()
     assert source.count("def ") == 1 + 2 * 2
 
 
-def test_a_number_taken_from_a_sum_leaves_the_loop():
+def test_a_constant_summand_leaves_the_loop():
     source = gn.compile(TwoSpeeds(3)).source()
     assert "bias + -1" in source and ", 1, out=" not in source

@@ -1,4 +1,4 @@
-"""The reach inferred from a mask is correct: random masks, evaluated at every pair of positions."""
+"""The reach inferred from a mask is correct: random masks are evaluated at all positions."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _masks: st.SearchStrategy[Any] = st.recursive(
 
 
 def mask_of(recipe: Any, some: Any) -> Any:
-    """The mask of a recipe; `some` is an arbitrary condition."""
+    """Builds the mask of a recipe; `some` is an arbitrary condition."""
     past, time = gn.index("past"), gn.index("time")
     if recipe == "any":
         return some
     op, *rest = recipe
     if op in COMPARE:
-        shift, distance, turned = rest
+        shift, distance, negated = rest
         a, b = (past - time, shift) if distance else (past + shift, time)
-        return COMPARE[op](0 - a if turned and distance else a, b)
+        return COMPARE[op](0 - a if negated and distance else a, b)
     first, *others = (mask_of(r, some) for r in rest)
     if op == "not":
         return ~first
@@ -52,15 +52,15 @@ def mask_of(recipe: Any, some: Any) -> Any:
 
 
 def holds(value: torch.Tensor, fill: Any, low: float, high: float) -> bool:
-    """Whether a (time, past) value is `fill` wherever past - time is outside of low to high."""
-    places = torch.arange(SIZE)
-    distance = places[None, :] - places[:, None]
+    """Whether a (time, past) value equals `fill` wherever past - time is outside [low, high]."""
+    positions = torch.arange(SIZE)
+    distance = positions[None, :] - positions[:, None]
     outside = (distance < low) | (distance > high)
     return bool((value[outside] == torch.tensor(fill).to(value.dtype)).all())
 
 
 @given(_masks, st.integers(0, 5))
-def test_what_is_said_is_so(recipe: Any, form: int) -> None:
+def test_inferred_reaches_are_correct(recipe: Any, form: int) -> None:
     g = gn.Graph("masks")
     x = g.input("x", (), over="time")
     some = gn.rename(x, time="past") > x * 0.5
@@ -93,12 +93,12 @@ KNOWN: dict[str, tuple[Any, tuple[Any, float, float]]] = {
     "window": (("and", ("le", 0, False, False), ("gt", 3, False, False)), (False, -2, 0)),
     "band": (("not", ("or", ("gt", 1, True, False), ("lt", -2, True, False))), (False, -2, 1)),
     "diagonal": (("eq", -1, True, False), (False, -1, -1)),
-    "turned": (("ge", 2, True, True), (False, -INF, -2)),
+    "negated": (("ge", 2, True, True), (False, -INF, -2)),
 }
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_what_can_be_said_is_said(name: str) -> None:
+def test_the_reach_of_common_masks_is_inferred_exactly(name: str) -> None:
     recipe, (fill, low, high) = KNOWN[name]
     g = gn.Graph("masks")
     x = g.input("x", (), over="time")

@@ -1,4 +1,4 @@
-"""The graph after each pass: `model.passes()`, and `graphnn explain --after`."""
+"""The graph after each pass: `model.passes()` and `graphnn explain --after`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import graphnn as gn
 from graphnn.cli import main
 from graphnn.ir.graph import IR
 from graphnn.planner.observe import recording
-from tests.planner.firing import Net, gated
+from tests.planner.pass_examples import Net, gated
 from tests.planner.test_pipeline import Decoder
 
 FILE = """
@@ -21,7 +21,7 @@ rnn = gn.nn.RNN(3, 4)
 """
 
 
-def test_passes_name_the_graph_after_each_pass_and_of_each_part() -> None:
+def test_passes_returns_the_graph_after_each_pass_of_each_part() -> None:
     model = gn.compile(Net(gated))
     found = model.passes()
     names = [name for name, _ in found]
@@ -37,7 +37,7 @@ def test_passes_name_the_graph_after_each_pass_and_of_each_part() -> None:
     assert "lerp" not in {n.op for n in graphs["horizontal"]}
 
 
-def test_passes_start_from_the_graph_as_it_was_traced() -> None:
+def test_passes_starts_from_the_traced_graph() -> None:
     g = gn.Graph("wired")
     x, wire = g.input("x", (2,), over="time"), g.state("wire", (2,), delay=0)
     g.output("y", wire * 2)
@@ -47,14 +47,14 @@ def test_passes_start_from_the_graph_as_it_was_traced() -> None:
     assert "delay" not in {n.op for n in graphs["inline_wires"]}
 
 
-def test_passes_leave_what_was_generated_alone() -> None:
+def test_passes_does_not_change_the_generated_program() -> None:
     model = gn.compile(Net(gated))
     program = model.program()
     model.passes()
     assert model.program() is program and model.programs == (program,)
 
 
-def test_passes_of_a_kind_of_call_and_of_one_step() -> None:
+def test_passes_can_show_a_ragged_call_and_a_single_step() -> None:
     model = gn.compile(Decoder(causal=True))
     plain, ragged = model.passes(), model.passes(lengths=("time",))
     assert str(dict(ragged)["lengths"]) != str(dict(plain)["lengths"])
@@ -67,12 +67,12 @@ def test_passes_of_a_kind_of_call_and_of_one_step() -> None:
     }
 
 
-def test_the_reference_backend_has_the_passes_of_its_plan() -> None:
+def test_passes_on_the_reference_backend_ends_with_the_plan() -> None:
     names = [name for name, _ in gn.compile(Net(gated), backend="reference").passes()]
     assert names[-1] == "memory_order"
 
 
-def test_records_are_of_what_runs_meanwhile() -> None:
+def test_recording_covers_only_passes_inside_its_context() -> None:
     with recording() as found:
         model = gn.compile(Net(gated))
     before = len(found)
@@ -101,7 +101,7 @@ def test_explain_after_a_pass_prints_the_graph(
     assert f": f32[4] {{{axes}}} = tanh %" in out
 
 
-def test_explain_after_no_pass_lists_those_that_ran(
+def test_explain_after_an_unknown_pass_lists_the_passes_that_ran(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "nets.py"

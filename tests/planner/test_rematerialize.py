@@ -1,4 +1,4 @@
-"""Rematerialisation: the values that a kernel's backward recomputes instead of loading."""
+"""Rematerialisation: values that a kernel's backward recomputes instead of loading."""
 
 import pytest
 import torch
@@ -26,29 +26,29 @@ class Gate(nn.Module):
 def saved_and_recomputed(recompute, backend="interpret"):
     text = gn.compile(Gate(), backend=backend, recompute=recompute).explain()
     lines = [line.strip() for line in text.splitlines()]
-    saved, again = (
-        next(line for line in lines if line.startswith(word)) for word in ("saved", "recomputed")
+    saved, recomputed = (
+        next(line for line in lines if line.startswith(label)) for label in ("saved", "recomputed")
     )
-    return saved.split(": ", 1)[1], again.split(": ", 1)[1]
+    return saved.split(": ", 1)[1], recomputed.split(": ", 1)[1]
 
 
 def test_sums_and_products_are_recomputed_and_exponentials_saved():
-    saved, again = saved_and_recomputed(None)
+    saved, recomputed = saved_and_recomputed(None)
     assert "sigmoid" in saved and "tanh" in saved and "add" not in saved
-    assert "add" in again and "sigmoid" not in again and "tanh" not in again
+    assert "add" in recomputed and "sigmoid" not in recomputed and "tanh" not in recomputed
 
 
-def test_the_switch_saves_all_or_recomputes_all():
+def test_recompute_false_saves_all_values_and_true_recomputes_all():
     assert saved_and_recomputed(False)[1] == "nothing" and "add" in saved_and_recomputed(False)[0]
     assert "tanh" in saved_and_recomputed(True)[1]
 
 
-def test_torch_saves_all_by_default():
+def test_the_torch_backend_saves_all_values_by_default():
     assert saved_and_recomputed(None, "torch") == saved_and_recomputed(False, "torch")
 
 
 @pytest.mark.parametrize("recompute", [None, False, True])
-def test_gradients_are_the_same(recompute):
+def test_gradients_do_not_depend_on_recompute(recompute):
     torch.manual_seed(0)
     net = Gate().double()
     x = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)

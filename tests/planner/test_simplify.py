@@ -1,5 +1,4 @@
-"""Each rule of simplify shortens a small graph that it alone shortens, and the graph means the
-same."""
+"""Each rule of `simplify` shortens a graph that no other rule shortens, with equal results."""
 
 from __future__ import annotations
 
@@ -18,15 +17,15 @@ WIDTH = 4
 Rule = tuple[str, int]
 
 
-def cut(x: Expr, start: int, stop: int) -> Expr:
+def slice_of(x: Expr, start: int, stop: int) -> Expr:
     return make("slice", x, dim=0, start=start, stop=stop, step=1)
 
 
-def joined(*parts: Expr) -> Expr:
+def concatenate(*parts: Expr) -> Expr:
     return make("cat", *parts, dim=0)
 
 
-# for each rule, by its operation and its place, graphs that it alone shortens
+# for each rule, by operation and index, graphs that only this rule shortens
 EXAMPLES: dict[Rule, tuple[Callable[[Expr], Expr], ...]] = {
     ("add", 0): (lambda x: x * (const(x.ir, 2.0) + const(x.ir, 3.0)),),
     ("add", 1): (lambda x: x + 0, lambda x: 0.0 + x),
@@ -45,32 +44,32 @@ EXAMPLES: dict[Rule, tuple[Callable[[Expr], Expr], ...]] = {
     ),
     ("expand", 0): (lambda x: make("expand", x, shape=x.shape),),
     ("slice", 0): (
-        lambda x: cut(x, 0, WIDTH),
-        lambda x: cut(cut(x, 1, 4), 1, 3),
-        lambda x: cut(joined(x, make("tanh", x)), WIDTH, 2 * WIDTH),
-        lambda x: cut(joined(x, make("tanh", x)), WIDTH + 1, WIDTH + 3),
+        lambda x: slice_of(x, 0, WIDTH),
+        lambda x: slice_of(slice_of(x, 1, 4), 1, 3),
+        lambda x: slice_of(concatenate(x, make("tanh", x)), WIDTH, 2 * WIDTH),
+        lambda x: slice_of(concatenate(x, make("tanh", x)), WIDTH + 1, WIDTH + 3),
     ),
     ("cat", 0): (
-        lambda x: joined(cut(x, 0, 2), cut(x, 2, WIDTH)),
-        lambda x: joined(cut(x, 1, 2), cut(x, 2, WIDTH)),
+        lambda x: concatenate(slice_of(x, 0, 2), slice_of(x, 2, WIDTH)),
+        lambda x: concatenate(slice_of(x, 1, 2), slice_of(x, 2, WIDTH)),
     ),
 }
 CASES = [(rule, k) for rule, graphs in EXAMPLES.items() for k in range(len(graphs))]
 
 
-def graph_of(make_of: Callable[[Expr], Expr]) -> gn.Graph:
+def graph_of(build: Callable[[Expr], Expr]) -> gn.Graph:
     g = gn.Graph("tiny")
     x = g.input("x", (WIDTH,), over="time")
-    g.ir.outputs["y"] = make_of(Expr(g.ir, x.id)).id
+    g.ir.outputs["y"] = build(Expr(g.ir, x.id)).id
     return g
 
 
-def form(ir: IR) -> list[Any]:
-    """What a graph is made of, whatever its nodes are called."""
-    place = {i: n for n, i in enumerate(ir.nodes)}
+def structure(ir: IR) -> list[Any]:
+    """Returns the structure of a graph, independent of its node names."""
+    index = {i: n for n, i in enumerate(ir.nodes)}
     attrs = lambda n: {k: v for k, v in n.attrs.items() if k != "key"}
-    nodes = [(n.op, [place[i] for i in n.inputs], attrs(n), n.shape) for n in ir]
-    return [nodes, [place[i] for i in ir.outputs.values()]]
+    nodes = [(n.op, [index[i] for i in n.inputs], attrs(n), n.shape) for n in ir]
+    return [nodes, [index[i] for i in ir.outputs.values()]]
 
 
 def test_every_rule_has_an_example() -> None:
@@ -80,17 +79,17 @@ def test_every_rule_has_an_example() -> None:
 
 @pytest.mark.parametrize("rule, k", CASES, ids=str)
 def test_a_rule_shortens_its_graph(rule: Rule, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    ir, (op, place) = graph_of(EXAMPLES[rule][k]).ir, rule
+    ir, (op, index) = graph_of(EXAMPLES[rule][k]).ir, rule
     with_it = simplify(ir)
-    rest = tuple(f for n, f in enumerate(RULES[op]) if n != place)
+    rest = tuple(f for n, f in enumerate(RULES[op]) if n != index)
     monkeypatch.setitem(RULES, op, rest)
     without = simplify(ir)
-    assert form(with_it) != form(without)
+    assert structure(with_it) != structure(without)
     assert len(with_it) <= len(without)
 
 
 @pytest.mark.parametrize("rule, k", CASES, ids=str)
-def test_a_simplified_graph_means_the_same(rule: Rule, k: int) -> None:
+def test_a_simplified_graph_computes_the_same_results(rule: Rule, k: int) -> None:
     g = graph_of(EXAMPLES[rule][k])
     x = torch.randn(2, 3, WIDTH)
     wanted = gn.compile(g, backend="reference")(x=x)

@@ -1,4 +1,4 @@
-"""Replayed loops: when a call is recorded, what is kept and given up; with a made-up device."""
+"""CUDA graph replay of loops: when a call is recorded, replayed or dropped, on a fake device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = 100
 
 
 class Device:
-    """A GPU that is not there. What a replay does is decided when it is recorded."""
+    """A fake GPU: records by running the function and replays by running it again."""
 
     def __init__(self):
         self.place, self.total, self.recorded, self.replays = "gpu 0", 1 << 40, 0, 0
@@ -68,7 +68,7 @@ def replayed(device):
 
 
 def call(replayed, rows=2, steps=STEPS, dtype=torch.float64, seed=None):
-    """One call on new numbers, held against the function itself."""
+    """Makes one call on new values and compares the results with those of the function itself."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 4, dtype=dtype, generator=generator)
     w = torch.randn(4, 4, dtype=dtype, requires_grad=True)
@@ -78,60 +78,60 @@ def call(replayed, rows=2, steps=STEPS, dtype=torch.float64, seed=None):
     return found
 
 
-def used(device, run):
-    """How many graphs were recorded and replayed in a run."""
+def graph_use(device, run):
+    """Returns how many graphs `run` recorded and how many replays it made."""
     before = device.recorded, device.replays
     run()
     return device.recorded - before[0], device.replays - before[1]
 
 
-def test_recorded_at_the_third_call_and_replayed_on_new_numbers(replayed, device):
-    assert [used(device, lambda: call(replayed)) for _ in range(6)] == [
+def test_the_third_call_is_recorded_and_later_calls_replay_it_on_new_values(replayed, device):
+    assert [graph_use(device, lambda: call(replayed)) for _ in range(6)] == [
         (0, 0), (0, 0), (1, 1), (0, 1), (0, 1), (0, 1),
     ]  # fmt: skip
 
 
-def test_the_first_replays_are_held_against_the_launches(replayed, device):
+def test_only_the_first_replays_are_compared_with_launches(replayed, device):
     for _ in range(3):
         call(replayed)
     while replayed.graphs[next(iter(replayed.graphs))].unchecked:
         call(replayed)
     before, replays = replayed.call.calls, device.replays
     call(replayed)
-    # the made-up device replays by calling the function
+    # the fake device replays by calling the function
     assert replayed.call.calls - before == device.replays - replays == 1
 
 
-def test_results_are_copied_out(replayed):
+def test_later_replays_do_not_overwrite_earlier_results(replayed):
     found = [call(replayed, seed=k) for k in range(8)]
-    kept = [[t.clone() for t in outs] for outs in found]
+    copies = [[t.clone() for t in outs] for outs in found]
     call(replayed)
-    for outs, copies in zip(found, kept):
-        assert all(torch.equal(a, b) for a, b in zip(outs, copies))
+    for outs, saved in zip(found, copies):
+        assert all(torch.equal(a, b) for a, b in zip(outs, saved))
 
 
-def test_another_form_has_a_graph_of_its_own(replayed, device):
-    ways = [{}, {"rows": 3}, {"steps": 50}, {"dtype": torch.float32}]
-    for way in ways:
+def test_each_call_signature_has_its_own_graph(replayed, device):
+    signatures = [{}, {"rows": 3}, {"steps": 50}, {"dtype": torch.float32}]
+    for signature in signatures:
         for _ in range(4):
-            call(replayed, **way)
+            call(replayed, **signature)
     assert device.recorded == 4 and len(replayed.graphs) == 4
     device.place = "gpu 1"
-    assert used(device, lambda: call(replayed)) == (0, 0)
+    assert graph_use(device, lambda: call(replayed)) == (0, 0)
 
 
-def test_another_precision_of_products_is_another_form(replayed, device):
+def test_the_matmul_precision_is_part_of_the_call_signature(replayed, device):
     for _ in range(3):
         call(replayed)
     torch.set_float32_matmul_precision("high")
     try:
-        assert used(device, lambda: call(replayed)) == (0, 0)
+        assert graph_use(device, lambda: call(replayed)) == (0, 0)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert used(device, lambda: call(replayed)) == (0, 1)
+    assert graph_use(device, lambda: call(replayed)) == (0, 1)
 
 
-def test_the_least_recently_used_graph_goes_and_the_next_must_wait_longer(replayed):
+def test_evicting_the_least_recently_used_graph_raises_the_recording_threshold(replayed):
     for rows in (1, 2, 3, 4):
         for _ in range(3):
             call(replayed, rows=rows)
@@ -143,34 +143,34 @@ def test_the_least_recently_used_graph_goes_and_the_next_must_wait_longer(replay
     assert replayed.patience == 2 * cuda_graphs.SEEN
 
 
-def test_forms_that_keep_changing_are_hardly_ever_recorded(replayed, device):
+def test_signatures_that_keep_changing_are_rarely_recorded(replayed, device):
     for _ in range(50):
         for rows in range(1, 9):
             call(replayed, rows=rows)
     assert device.recorded < 50 and len(replayed.graphs) == cuda_graphs.KEPT
 
 
-def test_forms_counted_are_few(replayed):
+def test_the_number_of_counted_signatures_is_limited(replayed):
     for rows in range(1, 100):
         call(replayed, rows=rows)
     assert len(replayed.counts) == cuda_graphs.COUNTED
 
 
 @pytest.mark.parametrize("steps", [1, 21, 7000])
-def test_few_launches_or_very_many_are_not_recorded(replayed, device, steps):
-    assert used(device, lambda: [call(replayed, steps=steps) for _ in range(5)]) == (0, 0)
+def test_calls_with_very_few_or_very_many_launches_are_not_recorded(replayed, device, steps):
+    assert graph_use(device, lambda: [call(replayed, steps=steps) for _ in range(5)]) == (0, 0)
 
 
-def test_a_call_that_would_hold_too_much_memory_is_not_recorded(replayed, device):
+def test_a_call_that_needs_too_much_memory_is_not_recorded(replayed, device):
     device.total = 16 * 3 * (2 * 4 + 4 * 4) * 8 - 1
-    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
+    assert graph_use(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
     device.total += 1
-    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (1, 3)
+    assert graph_use(device, lambda: [call(replayed) for _ in range(5)]) == (1, 3)
 
 
-def test_nothing_is_done_where_the_device_does_not_allow_it(replayed, device):
+def test_nothing_is_recorded_or_counted_if_the_device_does_not_support_it(replayed, device):
     device.place = None
-    assert used(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
+    assert graph_use(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
     assert not replayed.counts
 
 
@@ -178,23 +178,23 @@ def test_the_cpu_is_never_recorded():
     assert cuda_graphs.Cuda().form([torch.zeros(1)]) is None
 
 
-def test_what_cannot_be_recorded_is_launched_and_said_once(replayed, device, caplog):
+def test_a_call_that_cannot_be_recorded_is_launched_with_one_warning(replayed, device, caplog):
     device.fault = RuntimeError("operation not permitted when stream is capturing")
     with caplog.at_level(logging.WARNING):
-        assert used(device, lambda: [call(replayed) for _ in range(9)]) == (0, 0)
+        assert graph_use(device, lambda: [call(replayed) for _ in range(9)]) == (0, 0)
     assert len(caplog.records) == 1 and "operation not permitted" in caplog.text
     assert "operation not permitted" in replayed.off
 
 
 @pytest.mark.parametrize("fault", [1.5, float("nan")])
-def test_a_replay_that_differs_is_not_handed_out(replayed, device, caplog, fault):
+def test_a_replay_with_wrong_results_is_discarded(replayed, device, caplog, fault):
     device.fault = fault
     with caplog.at_level(logging.WARNING):
-        assert used(device, lambda: [call(replayed) for _ in range(9)]) == (1, 1)
+        assert graph_use(device, lambda: [call(replayed) for _ in range(9)]) == (1, 1)
     assert "gave other results" in caplog.text and not replayed.graphs
 
 
-def test_a_fault_that_shows_with_the_second_numbers_only_is_found_too(replayed, device):
+def test_a_fault_that_appears_in_the_second_replay_is_detected(replayed, device):
     for _ in range(3):
         call(replayed)
     device.fault = 1.5
@@ -202,14 +202,14 @@ def test_a_fault_that_shows_with_the_second_numbers_only_is_found_too(replayed, 
     assert replayed.off
 
 
-def test_the_functions_own_errors_are_raised(replayed):
+def test_errors_of_the_function_itself_are_raised(replayed):
     x = torch.randn(2, 3)
     for _ in range(5):
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             replayed([x, torch.randn(4, 4)], [STEPS, 2])
 
 
-def test_recorded_in_inference_mode_replayed_outside_and_the_other_way(replayed, device):
+def test_a_graph_recorded_in_inference_mode_replays_inside_and_outside_it(replayed, device):
     with torch.inference_mode():
         for _ in range(4):
             call(replayed)
@@ -219,7 +219,7 @@ def test_recorded_in_inference_mode_replayed_outside_and_the_other_way(replayed,
     assert device.recorded == 1 and not replayed.off
 
 
-def test_agreement():
+def test_agree_compares_nan_inf_integers_and_empty_tensors():
     x = torch.tensor([1.0, float("nan"), float("inf")])
     assert agree([x], [x]) and not agree([x.nan_to_num()], [x])
     assert agree([torch.ones(3) + 1e-4], [torch.ones(3)])
@@ -228,7 +228,7 @@ def test_agreement():
 
 
 def stepwise(name, backend="interpret", **options):
-    """A model whose loops go step by step, and a way to give it a lowering."""
+    """A model whose loops use one kernel per step; `options` configure its kernel lowering."""
     model = gn.compile(
         NETWORKS[name](4).double(), backend=backend, skip=("resident", "cooperative")
     )
@@ -250,7 +250,7 @@ def functions(model):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "reset-before GRU"])
-def test_a_model_computes_the_same_replayed(name, device, monkeypatch):
+def test_a_replayed_model_computes_the_same_results_and_gradients(name, device, monkeypatch):
     monkeypatch.setattr(cuda_graphs, "LEAST", 1)
     torch.manual_seed(0)
     plain = stepwise(name)
@@ -278,15 +278,15 @@ def test_stepwise_loops_of_the_triton_backend_are_replayed():
         assert axis == "time" and launches >= 2
 
 
-def test_switched_off_and_interpreted_and_resident_loops_are_not(monkeypatch):
+def test_interpreted_persistent_and_switched_off_loops_are_not_replayed(monkeypatch):
     assert "CUDA graph" not in stepwise("LSTM").source()
-    resident = gn.compile(NETWORKS["LSTM"](4), backend="triton")
-    assert "CUDA graph" not in resident.source()
+    persistent = gn.compile(NETWORKS["LSTM"](4), backend="triton")
+    assert "CUDA graph" not in persistent.source()
     monkeypatch.setenv("GRAPHNN_CUDA_GRAPHS", "0")
     assert "CUDA graph" not in stepwise("LSTM", "triton").source()
 
 
-def test_what_torch_compile_runs_is_not_replayed():
+def test_loops_under_torch_compile_are_not_replayed():
     from graphnn.planner.loops.choose import Target
 
     model = stepwise("LSTM", "triton")
@@ -294,7 +294,7 @@ def test_what_torch_compile_runs_is_not_replayed():
     assert not network_of(model).options.lowering(Target("cuda", True)).graphs
 
 
-def test_a_users_own_function_in_the_loop_is_not_recorded():
+def test_a_loop_with_an_opaque_function_is_not_recorded():
     class Sums(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -310,7 +310,7 @@ def test_a_users_own_function_in_the_loop_is_not_recorded():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["LSTM", "reset-before GRU"])
-def test_replayed_on_a_gpu(name):
+def test_replay_on_a_gpu_matches_the_torch_backend(name):
     torch.manual_seed(0)
     net = NETWORKS[name](48).cuda()
     model = gn.compile(net, backend="triton", skip=("resident", "cooperative"))

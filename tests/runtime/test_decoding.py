@@ -1,4 +1,4 @@
-"""A decoder one step at a time: its encoder runs once, and every step is the whole sequence's."""
+"""Decoding step by step: the encoder runs once and the steps equal the whole-sequence call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Transformer(nn.Module):
 
 
 class Located(nn.Module):
-    """A decoder whose attention sees what it has attended to: its states vary over the source."""
+    """A decoder with location-aware attention: its states vary over the source axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Located(nn.Module):
 
 
 class Plain(nn.Module):
-    """What is given whole is attended to as it is; a second input starts two slots of a state."""
+    """A decoder that attends to a raw input; a second input initialises both slots of a state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def logits_of(found: Any) -> Tensor:
 
 
 def streamed(model: gn.Compiled, state: Any, target: Tensor, **fixed: Any) -> Tensor:
-    """The logits of a target taken step by step."""
+    """Returns the logits of a target, computed one step at a time."""
     steps = []
     for word in target.unbind(1):
         y, state = model.step(state, over="target", target=word, **fixed)
@@ -124,7 +124,7 @@ CASES = [(n, s) for n in NETS for s in SIZES if s == "odd" or n in ("location", 
 
 
 @pytest.mark.parametrize("name, sizes", CASES)
-def test_steps_are_the_whole_sequence(name: str, sizes: str) -> None:
+def test_steps_equal_the_whole_sequence(name: str, sizes: str) -> None:
     model, (batch, size, time) = gn.compile(randomised(NETS[name]())), SIZES[sizes]
     given, target = source_of(name, batch, size), target_of(batch, time)
     ragged = {"source": torch.tensor([5, 2, 4])[:batch]} if sizes == "odd" else None
@@ -140,7 +140,7 @@ BACKENDS = ["reference", pytest.param("interpret", marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["additive", "transformer"])
-def test_steps_on_other_backends(name: str, backend: str) -> None:
+def test_steps_on_other_backends_equal_the_whole_sequence(name: str, backend: str) -> None:
     net, given, target = randomised(NETS[name]()), source_of(name, 2, 3), target_of(2, 2)
     model, lengths = gn.compile(net, backend=backend), {"source": torch.tensor([3, 1])}
     whole = gn.compile(net)(**given, target=target, lengths=lengths)
@@ -166,7 +166,7 @@ def test_gradients_flow_through_steps_to_the_encoder(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["additive", "transformer"])
 def test_the_encoder_runs_once(name: str) -> None:
-    """Once begun, steps neither read the source nor anything of the encoder."""
+    """After `initial_state`, steps read neither the source nor the encoder's weights."""
     net = randomised(NETS[name]())
     model, given, target = gn.compile(net), source_of(name, 2, 3), target_of(2, 2)
     state = model.initial_state(over="target", **given)
@@ -188,7 +188,7 @@ def test_a_source_may_be_given_at_every_step_instead() -> None:
         torch.testing.assert_close(y, whole, rtol=1e-12, atol=1e-12)
 
 
-def test_what_is_drawn_once_for_a_sequence_is_drawn_once() -> None:
+def test_a_dropout_mask_locked_over_time_is_drawn_once_per_sequence() -> None:
     class Locked(nn.Module):
         def graph(self, g: gn.Graph) -> None:
             x = g.input("x", (WIDTH,), over="time")
@@ -212,7 +212,7 @@ class Causal(nn.Module):
 
 @pytest.mark.parametrize("window", [None, 5])
 def test_old_states_stay_valid(window: int | None) -> None:
-    """Of states that share a buffer, each may be stepped from, in any order."""
+    """Several states share a buffer; a step from any of them, in any order, is correct."""
     model, x = gn.compile(randomised(Causal(window=window))), doubles(2, 40, WIDTH)
     other = doubles(2, 40, WIDTH, seed=1)
     with torch.no_grad():
@@ -236,15 +236,15 @@ def test_old_states_stay_valid(window: int | None) -> None:
 def test_a_step_writes_one_position_and_copies_nothing() -> None:
     model, x = gn.compile(randomised(Causal())), doubles(1, 80, WIDTH)
     with torch.no_grad():
-        state, places = model.initial_state(1), set()
+        state, addresses = model.initial_state(1), set()
         for t in range(80):
             _, state = model.step(state, x=x[:, t])
             (key, _) = (v for k, v in state.items() if k.startswith(CACHE))
-            places.add(key.data_ptr())
-    assert len(places) == 4  # buffers of 16, 32, 64 and 128 places
+            addresses.add(key.data_ptr())
+    assert len(addresses) == 4  # buffers of 16, 32, 64 and 128 positions
 
 
-def test_a_stream_may_go_in_and_out_of_inference_mode() -> None:
+def test_a_stream_can_enter_and_leave_inference_mode() -> None:
     model, x = gn.compile(randomised(Causal())), doubles(2, 9, WIDTH)
     modes = (torch.no_grad, torch.inference_mode, torch.no_grad, torch.enable_grad)
     state, steps = model.initial_state(2), []
@@ -255,7 +255,7 @@ def test_a_stream_may_go_in_and_out_of_inference_mode() -> None:
     torch.testing.assert_close(torch.stack(steps, 1), model(x=x), rtol=1e-12, atol=1e-12)
 
 
-def test_what_steps_hand_on_is_not_reordered_by_a_beam() -> None:
+def test_beam_search_does_not_reorder_the_encoder_values_in_the_state() -> None:
     model = gn.compile(randomised(NETS["transformer"]()).eval())
     given, call = source_of("transformer", 2, 4), {"start": 0, "max_steps": 5, "beam": 4}
     lengths = {"source": torch.tensor([4, 2])}
@@ -265,13 +265,13 @@ def test_what_steps_hand_on_is_not_reordered_by_a_beam() -> None:
         assert torch.equal(alone.beams.tokens[0], together.beams.tokens[k])  # type: ignore[union-attr]
 
 
-def begun() -> tuple[gn.Compiled, Any, dict[str, Tensor]]:
+def decoder_and_state() -> tuple[gn.Compiled, Any, dict[str, Tensor]]:
     model, given = gn.compile(randomised(NETS["additive"]())), source_of("additive", 2, 3)
     return model, model.initial_state(over="target", **given), given
 
 
-def test_what_cannot_begin_says_why() -> None:
-    model, _, given = begun()
+def test_invalid_arguments_of_initial_state_raise_with_the_reason() -> None:
+    model, _, given = decoder_and_state()
     errors, target = gn.errors, target_of(2, 1)
     with pytest.raises(errors.UnknownInputError, match=r"(?s)varies over 'target'.*model.step"):
         model.initial_state(over="target", target=target)
@@ -290,8 +290,8 @@ def test_what_cannot_begin_says_why() -> None:
         gn.compile(Causal()).initial_state(lengths={"time": torch.tensor([1])})
 
 
-def test_a_step_that_does_not_fit_its_state_says_why() -> None:
-    model, state, given = begun()
+def test_a_step_with_an_unsuitable_state_raises_with_the_reason() -> None:
+    model, state, given = decoder_and_state()
     errors, word = gn.errors, target_of(2, 1)[:, 0]
     with pytest.raises(errors.UnknownInputError, match=r"(?s)already holds what.*leave it out"):
         model.step(state, over="target", target=word, **given)

@@ -1,4 +1,4 @@
-"""Generation: the closed loop against teacher forcing, searches against all there is to find."""
+"""Generation: the closed loop against teacher forcing, beam search against exhaustive search."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def translator(name: str = "additive", backend: str = "auto") -> gn.Compiled:
 
 
 class Next(nn.Module):
-    """A language model over time, with a condition that is given at each step."""
+    """A language model over time with a conditioning input at each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Next(nn.Module):
 
 
 def forced(model: gn.Compiled, tokens: torch.Tensor, start: int = 1, **inputs: Any) -> torch.Tensor:
-    """The logits after each of the symbols before `tokens`."""
+    """Returns the logits for each position of `tokens` by teacher forcing."""
     before = torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, :-1]], 1)
     return model(source=SOURCE, target=before, lengths=LENGTHS, **inputs)
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_closed_loop_is_teacher_forcing_with_its_own_symbols(name: str) -> None:
+def test_generation_equals_teacher_forcing_with_its_own_symbols(name: str) -> None:
     model = translator(name)
     found = model.generate(source=SOURCE, start=1, max_steps=7, lengths=LENGTHS)
     logits = forced(model, found.tokens)
@@ -82,7 +82,7 @@ def test_a_beam_of_one_is_greedy(name: str) -> None:
 
 
 def sequences(steps: int) -> list[tuple[int, ...]]:
-    """All that can be said in so many steps: nothing follows the stop symbol."""
+    """Returns all sequences of up to `steps` symbols; nothing follows the stop symbol."""
     found = set()
     for words in itertools.product(range(WORDS), repeat=steps):
         end = words.index(STOP) + 1 if STOP in words else steps
@@ -91,7 +91,7 @@ def sequences(steps: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_beam_wide_enough_finds_the_best_of_all(penalty: float) -> None:
+def test_a_beam_of_full_width_finds_the_best_sequence(penalty: float) -> None:
     model, steps = translator(), 3
     best = [(float("-inf"), ())] * 3
     for words in sequences(steps):
@@ -113,21 +113,21 @@ def test_a_beam_wide_enough_finds_the_best_of_all(penalty: float) -> None:
     assert found.beams is not None and found.beams.tokens.shape == (3, WORDS**steps, steps)
 
 
-def test_a_wider_beam_scores_no_less() -> None:
+def test_a_wider_beam_never_scores_lower() -> None:
     call = {"source": SOURCE, "start": 1, "stop": STOP, "max_steps": 6, "lengths": LENGTHS}
     scores = [translator().generate(**call, beam=k).scores for k in (1, 2, 3, 5, 8, 13)]
     assert all((b >= a - 1e-12).all() for a, b in itertools.pairwise(scores))
     assert (scores[-1] > scores[0]).any()
 
 
-def test_what_follows_the_stop_symbol_is_filled_with_it() -> None:
+def test_positions_after_the_stop_symbol_are_filled_with_it() -> None:
     found = translator().generate(source=SOURCE, start=1, stop=STOP, max_steps=9, lengths=LENGTHS)
     for tokens, length in zip(found.tokens, found.lengths):
         assert (tokens[length:] == STOP).all() and STOP not in tokens[: length - 1]
         assert length == found.tokens.shape[1] or tokens[length - 1] == STOP
 
 
-def test_an_example_generates_what_it_does_alone() -> None:
+def test_a_batch_generates_the_same_as_each_example_alone() -> None:
     model = translator()
     for beam in (None, 3):
         call = {"start": 1, "stop": STOP, "max_steps": 6, "beam": beam}
@@ -141,7 +141,7 @@ def test_an_example_generates_what_it_does_alone() -> None:
     assert none.tokens.shape == (0, 1) and none.scores.shape == (0,)
 
 
-def test_the_encoder_runs_once() -> None:
+def test_the_step_graph_contains_no_encoder() -> None:
     before, steps = translator().parts("target")
     assert before is not None and "axis_softmax" not in {n.op for n in before.ir}
     assert not any(n.op == "delay" and n.attrs["axis"] == "source" for n in steps.ir)
@@ -149,7 +149,7 @@ def test_the_encoder_runs_once() -> None:
     assert held and {n.op for n in steps.ir if n.op == "input" and n.name == "target"}
 
 
-def test_the_first_symbols_may_be_several() -> None:
+def test_generation_can_start_from_several_symbols() -> None:
     torch.manual_seed(0)
     model, hint = gn.compile(Next().double()), torch.randn(2, 8, 2, dtype=torch.float64)
     start = torch.tensor([[1, 3, 0], [4, 4, 2]])
@@ -159,7 +159,7 @@ def test_the_first_symbols_may_be_several() -> None:
     assert torch.equal(logits[:, 2:].argmax(-1), found.tokens)
 
 
-def test_samples() -> None:
+def test_samples_follow_temperature_top_k_and_top_p() -> None:
     torch.manual_seed(0)
     model, hint = gn.compile(Next().double()), torch.randn(1, 4, 2, dtype=torch.float64)
     call = {"start": torch.ones(4000, dtype=torch.int64), "hint": hint.expand(4000, 4, 2)}
@@ -183,7 +183,7 @@ def test_samples() -> None:
     assert set(drawn(5, top_p=float(reach[1]) - 1e-6).tolist()) == set(order[:2].tolist())
 
 
-def test_what_cannot_be_generated_says_why() -> None:
+def test_invalid_arguments_of_generate_raise_with_the_reason() -> None:
     model = translator()
     with pytest.raises(GenerateError, match=r"(?s)beam search.*leave beam out"):
         model.generate(source=SOURCE, start=1, beam=2, choose="sample")
@@ -202,7 +202,7 @@ class _Silent(nn.Module):
 
 
 @pytest.mark.parametrize("wrong", ["float", "choose", "output", "axis"])
-def test_what_cannot_be_fed_back_says_why(wrong: str) -> None:
+def test_an_invalid_feedback_raises_with_the_reason(wrong: str) -> None:
     g = gn.Graph("wrong")
     kind = torch.float32 if wrong == "float" else torch.int64
     word = g.input("word", (), over="time", dtype=kind)
@@ -214,7 +214,7 @@ def test_what_cannot_be_fed_back_says_why(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("beam", [None, 3])
-def test_the_weights_of_attention_are_recorded(beam: int | None) -> None:
+def test_attention_weights_and_states_are_recorded(beam: int | None) -> None:
     torch.manual_seed(0)
     net = gn.nn.Seq2Seq(9, 8, 4, 6, attention="additive", with_weights=True)
     model = gn.compile(net)
@@ -224,7 +224,7 @@ def test_the_weights_of_attention_are_recorded(beam: int | None) -> None:
     )
     target = torch.cat([torch.ones(2, 1, dtype=torch.int64), found.tokens[:, :-1]], 1)
     forced, states = model(source=source, target=target, record=["attention.h"])
-    # an output's axes are in the order of the inputs: source before target
+    # the axes of an output follow the order of the inputs: source before target
     torch.testing.assert_close(found.record["weights"], forced["weights"].transpose(1, 2))
     torch.testing.assert_close(found.record["attention.h"], states["attention.h"])
     torch.testing.assert_close(found.record["weights"].sum(-1), torch.ones(2, 4))
@@ -233,7 +233,7 @@ def test_the_weights_of_attention_are_recorded(beam: int | None) -> None:
         assert found.beams.record["weights"].shape == (2, 3, 4, 5)
 
 
-def test_nothing_is_generated_for_no_examples() -> None:
+def test_an_empty_batch_generates_nothing() -> None:
     model = gn.compile(gn.nn.Seq2Seq(9, 8, 4, 6))
     for beam in (None, 3):
         found = model.generate(
@@ -242,7 +242,7 @@ def test_nothing_is_generated_for_no_examples() -> None:
         assert found.tokens.shape[0] == 0 and found.lengths.shape == (0,)
 
 
-def test_what_cannot_be_recorded_says_why() -> None:
+def test_recording_an_unknown_name_raises_with_the_reason() -> None:
     model = gn.compile(gn.nn.Seq2Seq(9, 8, 4, 6, attention="dot"))
     words = torch.zeros((1, 2), dtype=torch.int64)
     with pytest.raises(GenerateError, match=r"(?s)no output or state.*with_weights=True"):

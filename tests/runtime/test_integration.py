@@ -1,4 +1,4 @@
-"""Compiled models under torch's own machinery: compile, autocast, distributed, optimizers."""
+"""Compiled models with torch.compile, autocast, distributed training and optimizers."""
 
 import copy
 import datetime
@@ -21,7 +21,7 @@ def data(batch=3, length=6, size=5):
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU, TwoSpeeds])
-def test_torch_compile_in_one_graph_forward_and_backward(kind):
+def test_torch_compile_captures_one_graph_with_equal_results_and_gradients(kind):
     torch._dynamo.reset()
     model = gn.compile(kind(5))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -38,7 +38,7 @@ def test_torch_compile_in_one_graph_forward_and_backward(kind):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_torch_compile_with_inductor():
+def test_torch_compile_with_inductor_gives_equal_results_and_gradients():
     torch._dynamo.reset()
     model = gn.compile(TwoSpeeds(5))
     found = []
@@ -62,7 +62,7 @@ def test_autocast_runs_the_loop_in_low_precision_and_keeps_float_gradients(kind)
     )
 
 
-def test_an_optimizer_trains_it_as_any_module():
+def test_an_optimizer_trains_a_compiled_model():
     model = gn.compile(TwoSpeeds(5))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     x, losses = data(), []
@@ -112,7 +112,7 @@ def _worker(rank: int, meeting: str, net: nn.Module, results: str) -> None:
     if rank == 0:
         torch.save([p.grad for p in model.parameters()], results)
     dist.barrier()
-    # torn down by the interpreter, gloo's threads were seen to wait for it and it for them
+    # at a normal exit the interpreter and gloo's threads have deadlocked
     os._exit(0)
 
 
@@ -130,7 +130,7 @@ def test_two_processes_average_their_gradients(tmp_path):
     torch.testing.assert_close(torch.load(file, weights_only=True), expected)
 
 
-def test_sums_of_many_steps_keep_their_precision_under_autocast():
+def test_gradients_summed_over_many_steps_stay_precise_under_autocast():
     torch.manual_seed(0)
     net = MultiplicativeIntegration(32)
     model, x = gn.compile(net), torch.randn(4, 600, 32)

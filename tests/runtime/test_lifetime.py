@@ -1,4 +1,4 @@
-"""What a program is known by, and how long it lives: like its model, or what it still owes."""
+"""Program keys and lifetimes: a program lives as long as its model or a pending backward."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ WIDTH = networks.WIDTH
 
 
 class Elman(nn.Module):
-    def __init__(self, width: int = WIDTH, own: bool = False):
+    def __init__(self, width: int = WIDTH, opaque: bool = False):
         super().__init__()
-        self.rec, self.width, self.own = nn.Linear(width, width), width, own
+        self.rec, self.width, self.opaque = nn.Linear(width, width), width, opaque
 
     def shaped(self, v: Tensor) -> Tensor:
-        return torch.cumsum(v, 0) * 0.1 if self.own else v
+        return torch.cumsum(v, 0) * 0.1 if self.opaque else v
 
     def graph(self, g: gn.Graph) -> None:
         x, z = g.input("x", (self.width,), over="time"), g.state("z", (self.width,))
@@ -56,31 +56,31 @@ class Deep(nn.Module):
         g.output("y", self.lstm(g.input("x", (WIDTH,), over="time")))
 
 
-class Best(networks.Net):
+class TopK(networks.Net):
     def mixed(self, q: gn.Value, k: gn.Value) -> gn.Value:
         return gn.lookup(self.query(q), self.key(k), self.value(k), over="source", topk=2)
 
 
-def of_time() -> dict[str, Tensor]:
+def time_inputs() -> dict[str, Tensor]:
     return {"x": torch.randn(2, 5, WIDTH)}
 
 
-def of_pairs() -> dict[str, Tensor]:
+def pair_inputs() -> dict[str, Tensor]:
     return {"q": torch.randn(2, 3, WIDTH), "k": torch.randn(2, 4, WIDTH)}
 
 
-def of_story() -> dict[str, Tensor]:
+def story_inputs() -> dict[str, Tensor]:
     return networks.inputs(gn.compile(networks.Story()), {"batch": 2}, torch.float32)
 
 
-MADE: dict[str, tuple[Any, Any]] = {
-    "loop": (Elman, of_time),
-    "a function of the user's own": (lambda: Elman(own=True), of_time),
-    "layers": (Deep, of_time),
-    "attention": (networks.Net, of_pairs),
-    "additive attention": (networks.Additive, of_pairs),
-    "reductions": (Coverage, of_pairs),
-    "the best": (Best, of_pairs),
+MODELS: dict[str, tuple[Any, Any]] = {
+    "loop": (Elman, time_inputs),
+    "opaque function": (lambda: Elman(opaque=True), time_inputs),
+    "layers": (Deep, time_inputs),
+    "attention": (networks.Net, pair_inputs),
+    "additive attention": (networks.Additive, pair_inputs),
+    "reductions": (Coverage, pair_inputs),
+    "top-k": (TopK, pair_inputs),
 }
 BACKENDS = ("torch", "interpret")
 
@@ -90,19 +90,19 @@ def run(model: gn.Compiled, given: dict[str, Tensor]) -> Tensor:
     return sum(v.float().sum() for v in (found.values() if isinstance(found, dict) else [found]))  # type: ignore[return-value]
 
 
-def once(name: str, backend: str) -> list[weakref.ref[Any]]:
-    """A model made, trained by a step and dropped; what of it must be gone."""
-    make, inputs = MADE[name]
+def train_and_drop(name: str, backend: str) -> list[weakref.ref[Any]]:
+    """Makes a model, trains it for one step and drops it; returns weak references to its parts."""
+    make, inputs = MODELS[name]
     net = make()
     model = gn.compile(net, backend=backend)
     given = {k: v.requires_grad_() for k, v in inputs().items()}
     run(model, given).backward()
-    made = list(model.programs)
-    return [weakref.ref(x) for x in (net, model, *made, *model.parameters())]
+    programs = list(model.programs)
+    return [weakref.ref(x) for x in (net, model, *programs, *model.parameters())]
 
 
-def tables() -> dict[str, int]:
-    """How much each table of the process holds, and how many there are of what models are made."""
+def live_objects() -> dict[str, int]:
+    """Returns the sizes of all global tables and the number of live objects of each kind."""
     gc.collect()
     jit = sys.modules["triton.runtime.jit"]
     kinds = (gn.Compiled, gn.Graph, IR, Node, Program, LoopOperator, Function, Launcher)
@@ -123,21 +123,21 @@ def tables() -> dict[str, int]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_dropped_model_leaves_nothing_behind(name: str, backend: str) -> None:
-    once(name, backend)
-    before = tables()
-    refs = [r for _ in range(3) for r in once(name, backend)]
-    assert tables() == before
+    train_and_drop(name, backend)
+    before = live_objects()
+    refs = [r for _ in range(3) for r in train_and_drop(name, backend)]
+    assert live_objects() == before
     assert not [r() for r in refs if r() is not None]
 
 
 def test_a_hundred_dropped_models_leave_nothing_behind() -> None:
-    once("loop", "torch")
-    before = tables()
+    train_and_drop("loop", "torch")
+    before = live_objects()
     for width in range(2, 102):
         gn.compile(Elman(width))(x=torch.randn(1, 2, width)).sum().backward()
-    assert tables() == before
+    assert live_objects() == before
 
 
 class Scaled(Elman):
@@ -147,20 +147,20 @@ class Scaled(Elman):
         return v * self.scale
 
 
-def test_a_drawing_that_is_gone_takes_its_programs_with_it() -> None:
-    """An attribute that changes from call to call: few drawings are kept, and their programs."""
+def test_a_dropped_trace_takes_its_programs_with_it() -> None:
+    """An attribute changes at each call; only a few traces and their programs are cached."""
     net = Scaled()
     model, x, counts = gn.compile(net), torch.randn(2, 3, WIDTH), []
     for k in range(40):
         net.scale = 1.0 + k
         model(x=x).sum().backward()
         if k in (29, 39):
-            counts.append(tables())
+            counts.append(live_objects())
     assert counts[0] == counts[1]
 
 
-def kept(call: Callable[[int], None], calls: int) -> tuple[int, Counter[type]]:
-    """The bytes and objects that so many calls leave behind."""
+def leaked(call: Callable[[int], None], calls: int) -> tuple[int, Counter[type]]:
+    """Returns the bytes and objects that `calls` calls leave behind."""
     gc.collect()
     before, kinds = tracemalloc.get_traced_memory()[0], Counter(map(type, gc.get_objects()))
     for k in range(calls):
@@ -170,20 +170,22 @@ def kept(call: Callable[[int], None], calls: int) -> tuple[int, Counter[type]]:
     return after - before, Counter(map(type, gc.get_objects())) - kinds
 
 
-def leaves_nothing(model: gn.Compiled, calls: int, lengths: int) -> None:
-    """Calls of several lengths and batches, and steps. What is made once is made in the first
-    three quarters: nothing is to come with the last."""
-    given = [torch.randn(1 + k % 3, 2 + k % lengths, WIDTH) for k in range(3 * lengths)]
+def assert_no_leak(model: gn.Compiled, calls: int, lengths: int) -> None:
+    """Checks that calls and steps with several lengths and batches leave nothing behind.
+
+    The first three quarters of the calls fill all caches; only the last quarter is checked.
+    """
+    inputs = [torch.randn(1 + k % 3, 2 + k % lengths, WIDTH) for k in range(3 * lengths)]
 
     def call(k: int) -> None:
-        model(x=given[k % len(given)]).sum().backward()
+        model(x=inputs[k % len(inputs)]).sum().backward()
         with torch.no_grad():
-            model.step(model.initial_state(batch=1), x=given[0][:1, 0])
+            model.step(model.initial_state(batch=1), x=inputs[0][:1, 0])
 
     tracemalloc.start()
     try:
-        kept(call, 3 * calls // 4)
-        more, kinds = kept(call, calls // 4)
+        leaked(call, 3 * calls // 4)
+        more, kinds = leaked(call, calls // 4)
     finally:
         tracemalloc.stop()
     assert more < 50_000 and kinds.total() < calls // 4, (more, kinds.most_common(5))
@@ -193,17 +195,17 @@ def leaves_nothing(model: gn.Compiled, calls: int, lengths: int) -> None:
     "calls", [400, pytest.param(10_000, marks=pytest.mark.slow)], ids="{} calls".format
 )
 def test_calls_leave_nothing_behind(calls: int) -> None:
-    leaves_nothing(gn.compile(Elman()), calls, 5)
+    assert_no_leak(gn.compile(Elman()), calls, 5)
 
 
-def test_calls_of_kernels_leave_nothing_behind() -> None:
-    leaves_nothing(gn.compile(Elman(), backend="interpret"), 16, 1)
+def test_calls_on_the_interpreter_leave_nothing_behind() -> None:
+    assert_no_leak(gn.compile(Elman(), backend="interpret"), 16, 1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", MADE)
-def test_a_backward_runs_when_its_model_is_gone(name: str, backend: str) -> None:
-    make, inputs = MADE[name]
+@pytest.mark.parametrize("name", MODELS)
+def test_a_backward_runs_after_its_model_is_gone(name: str, backend: str) -> None:
+    make, inputs = MODELS[name]
     net, given = make().double(), {k: v.double().requires_grad_() for k, v in inputs().items()}
     moving = [*given.values(), *net.parameters()]
     wanted = torch.autograd.grad(run(gn.compile(net, backend="torch"), given), moving)
@@ -215,7 +217,7 @@ def test_a_backward_runs_when_its_model_is_gone(name: str, backend: str) -> None
     torch.testing.assert_close(torch.autograd.grad(loss, moving), wanted)
 
 
-def test_a_compiled_backward_runs_when_its_model_is_gone() -> None:
+def test_a_compiled_backward_runs_after_its_model_is_gone() -> None:
     net, x = Elman(), torch.randn(2, 3, WIDTH)
     wanted = torch.autograd.grad(gn.compile(net)(x=x).sum(), [*net.parameters()])
     fast = torch.compile(gn.compile(net), backend="aot_eager", fullgraph=True)
@@ -226,7 +228,7 @@ def test_a_compiled_backward_runs_when_its_model_is_gone() -> None:
 
 
 def precisions(model: gn.Compiled) -> set[str]:
-    """How the kernels of a training step are told to multiply float32."""
+    """Returns the float32 matmul precisions that the kernels of a training step receive."""
     found = set()
 
     def runner(function: Any, grid: Any, args: Any, constants: dict[str, Any]) -> None:
@@ -238,24 +240,24 @@ def precisions(model: gn.Compiled) -> set[str]:
     return found
 
 
-def test_programs_of_one_source_keep_kernels_of_their_own() -> None:
-    net, ways = Elman(), ("ieee", "tf32x3", "tf32")
-    models = [gn.compile(net, backend="interpret", float32=way) for way in ways]
+def test_programs_with_equal_source_keep_separate_kernels() -> None:
+    net, settings = Elman(), ("ieee", "tf32x3", "tf32")
+    models = [gn.compile(net, backend="interpret", float32=setting) for setting in settings]
     sources = {model.source() for model in models}
     assert len(sources) == 1
-    assert [precisions(model) for model in models] == [{way} for way in ways]
+    assert [precisions(model) for model in models] == [{setting} for setting in settings]
 
 
-def test_timings_are_of_one_way_to_multiply() -> None:
-    """What was timed with products of TF32 says nothing of plain multiply-adds."""
+def test_cached_timings_depend_on_the_matmul_precision() -> None:
+    """A timing with TF32 matmuls is not reused for IEEE float32."""
     net = Elman()
-    models = [gn.compile(net, backend="interpret", float32=way) for way in ("ieee", "tf32")]
+    models = [gn.compile(net, backend="interpret", float32=setting) for setting in ("ieee", "tf32")]
     (first,), (second,) = (model.program().loops for model in models)
     assert first.made_of()[0] == second.made_of()[0]
     assert first.made_of()[1:] and first.made_of()[1:] != second.made_of()[1:]
 
 
-def test_equal_models_have_keys_of_their_own() -> None:
+def test_equal_models_have_different_keys() -> None:
     net = Elman()
     keys = [gn.compile(net).program().loops[0].key for _ in range(2)]
     assert keys[0] != keys[1]

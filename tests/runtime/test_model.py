@@ -1,4 +1,4 @@
-"""A compiled model as users handle it: streaming, states, unrolling, gradient flow, modes."""
+"""Public behaviour of compiled models: streaming, states, unrolling, gradient flow, modes."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ class Elman(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A loop, a feed-forward delay line, a position: all that streaming has to carry."""
+    """A loop, a feed-forward delay line and a position: everything a stream must carry."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ def test_two_calls_in_a_row_equal_one(kind, backend):
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_every_state_can_be_had_as_a_sequence():
+def test_every_state_can_be_recorded_as_a_sequence():
     model = gn.compile(LSTM(3).double())
     x = sequence()
     y, states = model(x=x, record=True)
@@ -86,7 +86,7 @@ def test_every_state_can_be_had_as_a_sequence():
     assert set(cells) == {"c"} and cells["c"].shape == (2, 7, 3)
 
 
-def test_what_needs_the_future_cannot_be_streamed():
+def test_a_mean_over_time_cannot_be_streamed():
     g = gn.Graph("smooth")
     x = g.input("x", (3,), over="time")
     g.output("y", x - gn.mean(x, over="time"))
@@ -95,7 +95,7 @@ def test_what_needs_the_future_cannot_be_streamed():
 
 
 @pytest.mark.parametrize("kind", [Elman, TwoSpeeds])
-def test_the_unrolled_graph_equals_the_loop_on_one_set_of_weights(kind):
+def test_the_unrolled_graph_shares_weights_with_the_loop_and_equals_it(kind):
     net = (kind(3) if kind is TwoSpeeds else kind()).double()
     unrolled = gn.compile(gn.unroll(net, time=5))
     assert "0 loops" in unrolled.explain()
@@ -196,7 +196,7 @@ def test_the_dtype_follows_the_model():
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_low_precision_errs_at_most_twice_as_much_as_eager(name, dtype):
+def test_low_precision_error_is_at_most_twice_that_of_eager(name, dtype):
     torch.manual_seed(1)
     net = NETWORKS[name](32).double()
     x = torch.randn(20, 8, 32, dtype=torch.float64)
@@ -207,7 +207,7 @@ def test_low_precision_errs_at_most_twice_as_much_as_eager(name, dtype):
     assert (ours - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + 1e-9
 
 
-def test_lengths_and_batches_change_without_planning_again():
+def test_new_lengths_and_batch_sizes_need_no_new_program():
     model = gn.compile(TwoSpeeds(3))
     model(x=torch.randn(2, 5, 3))
     programs = len(model.programs)

@@ -1,4 +1,4 @@
-"""Attention one step at a time: what is kept, the whole-sequence result, and refusals."""
+"""Streaming attention: cache contents, equality with the whole sequence, and refusals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stack(nn.Module):
 
 
 def streamed(model: gn.Compiled, inputs: dict[str, Tensor], state: Any, **fixed: Any) -> Any:
-    """All outputs of a sequence taken step by step, and the last states."""
+    """Runs a sequence step by step; returns all outputs and the final states."""
     steps = []
     for t in range(next(iter(inputs.values())).shape[1]):
         y, state = model.step(state, **{k: v[:, t] for k, v in inputs.items()}, **fixed)
@@ -55,7 +55,7 @@ STACKS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("batch, time", [(1, 1), (3, 9)])
 @pytest.mark.parametrize("name", STACKS)
-def test_steps_are_the_whole_sequence(name: str, batch: int, time: int) -> None:
+def test_steps_equal_the_whole_sequence(name: str, batch: int, time: int) -> None:
     model = gn.compile(randomised(STACKS[name]()))
     x = doubles(batch, time, WIDTH)
     y, state = streamed(model, {"x": x}, model.initial_state(batch))
@@ -67,14 +67,14 @@ def test_steps_are_the_whole_sequence(name: str, batch: int, time: int) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "interpret"])
-def test_steps_on_other_backends(backend: str) -> None:
+def test_steps_on_other_backends_equal_the_whole_sequence(backend: str) -> None:
     net, x = randomised(STACKS["grouped_rotary"]()), doubles(2, 3, WIDTH)
     model = gn.compile(net, backend=backend)
     y, _ = streamed(model, {"x": x}, model.initial_state(2))
     torch.testing.assert_close(y, gn.compile(net)(x=x), rtol=1e-12, atol=1e-12)
 
 
-def test_a_stream_may_start_from_nothing_and_be_changed_of_dtype() -> None:
+def test_a_stream_can_start_empty_and_the_dtype_can_change() -> None:
     model = gn.compile(randomised(Stack()))
     x = doubles(2, 4, WIDTH)
     y, _ = streamed(model, {"x": x}, {})
@@ -95,7 +95,7 @@ def test_gradients_flow_through_steps() -> None:
 
 
 class Decoder(nn.Module):
-    """A decoder that sees an encoder's whole sequence and a state of its own besides."""
+    """A decoder that attends to an encoder's whole sequence and has its own recurrent state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def test_a_decoder_with_an_encoder_and_a_loop() -> None:
 
 
 class Translator(nn.Module):
-    """An encoder and a causal decoder of symbols, that may write by itself."""
+    """An encoder and a causal decoder of symbols, with feedback for generation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,8 +140,8 @@ class Translator(nn.Module):
 
 
 @pytest.mark.parametrize("beam", [None, 3])
-def test_a_transformer_generates(beam: int | None) -> None:
-    """Greedy: each symbol is the best of the whole-sequence call. A beam finds none less likely."""
+def test_generation_scores_equal_the_whole_sequence_call(beam: int | None) -> None:
+    """Greedy symbols are the argmax of the whole-sequence logits; scores match in any case."""
     model = gn.compile(randomised(Translator()).eval())
     source, lengths = torch.tensor([[1, 2, 3], [4, 5, 0]]), {"source": torch.tensor([3, 2])}
     found = model.generate(source=source, lengths=lengths, start=0, max_steps=5, beam=beam)
@@ -156,7 +156,7 @@ def test_a_transformer_generates(beam: int | None) -> None:
 
 
 class Written(nn.Module):
-    """Attention in bare vocabulary: `masks` says how the score keeps to the past."""
+    """Attention from basic operations; `masks` turns the score into causal weights."""
 
     def __init__(self, masks: Callable[[Any, Any, Any], Any], early: bool = False) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Written(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         x = g.input("x", (WIDTH,), over="time")
-        if self.early:  # renamed before the map: still it is what is mapped that is kept
+        if self.early:  # renamed before the map: the cache still holds the mapped value
             key = self.key(gn.rename(x, time="past")) + 0.1 * gn.index("past")
         else:
             key = gn.rename(self.key(x) + 0.1 * gn.index("time"), time="past")
@@ -210,7 +210,7 @@ CAUSAL: dict[str, tuple[Callable[[Any, Any, Any], Any], int | None]] = {
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_masks_are_understood(name: str, early: bool) -> None:
+def test_causal_masks_are_recognised(name: str, early: bool) -> None:
     masks, window = CAUSAL[name]
     model = gn.compile(randomised(Written(masks, early)))
     x = doubles(2, 8, WIDTH)
@@ -233,14 +233,14 @@ AHEAD: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", AHEAD)
-def test_what_looks_ahead_is_refused(name: str) -> None:
+def test_attention_to_later_positions_is_refused(name: str) -> None:
     model = gn.compile(randomised(Written(AHEAD[name])))
     with pytest.raises(gn.errors.StepError, match=r"over 'past', a copy of 'time'.*\n") as found:
         model.initial_state(1)
     assert "test_streaming.py" in str(found.value) and "needs all of it" in str(found.value)
 
 
-def test_a_cache_of_another_form_is_refused() -> None:
+def test_a_cache_with_the_wrong_shape_is_refused() -> None:
     model = gn.compile(randomised(Stack()))
     state = model.initial_state(2)
     name = next(k for k in state if k.startswith(CACHE))
@@ -255,7 +255,7 @@ def test_a_step_without_its_input_is_refused() -> None:
             model.step(state)
 
 
-def test_dropout_and_training_have_their_own_steps() -> None:
+def test_steps_apply_dropout_in_training_only() -> None:
     model = gn.compile(randomised(Stack(dropout=0.5)))
     x, state = doubles(1, 2, WIDTH), model.initial_state(1)
     a, b = (model.step(state, x=x[:, 0])[0] for _ in range(2))

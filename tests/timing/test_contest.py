@@ -1,4 +1,4 @@
-"""Contests: who is refused a time, who is absent, and what is made of made-up clocks."""
+"""Contests with a scripted clock: rejected and absent contenders, rounds, sweeps and summaries."""
 
 import math
 import threading
@@ -24,8 +24,8 @@ from graphnn.timing.contest import (
 X = torch.arange(6.0).requires_grad_()
 
 
-class Planted:
-    """A clock that says what each run takes: `script[name]` seconds, again and again."""
+class ScriptedClock:
+    """A fake clock: run `name` takes the seconds in `script[name]`, in turn and repeatedly."""
 
     def __init__(self, script):
         self.script = {k: list(v) for k, v in script.items()}
@@ -51,23 +51,25 @@ def contest(runs, **more):
     return Contest("test", runs, **{"wanted": [X], **more})
 
 
-def test_rounds_are_interleaved_and_warming_up_is_not_counted():
-    clock = Planted({"a": [100.0, 1.0, 2.0, 3.0], "b": [200.0, 4.0, 5.0, 6.0]})
+def test_rounds_are_interleaved_and_warmup_is_not_counted():
+    clock = ScriptedClock({"a": [100.0, 1.0, 2.0, 3.0], "b": [200.0, 4.0, 5.0, 6.0]})
     found = rounds(clock.runs(), 3, clock, warm=1)
     assert clock.order == ["a", "b"] * 4
     assert found == {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}
 
 
-def test_rounds_that_the_system_interrupted_are_counted(monkeypatch):
-    counts = iter([0, 0, 0, 2, 2, 2])  # before and after each of three rounds: the second was
+def test_interrupted_rounds_are_marked_and_clean_rounds_counted(monkeypatch):
+    counts = iter(
+        [0, 0, 0, 2, 2, 2]
+    )  # read before and after each round; only the second is interrupted
     monkeypatch.setattr("graphnn.timing.clock.interruptions", lambda: next(counts))
-    clock = Planted({"a": [1.0, 2.0, 3.0]})
+    clock = ScriptedClock({"a": [1.0, 2.0, 3.0]})
     found = rounds(clock.runs(), 3, clock, warm=0)
     assert [s.interrupted for s in found["a"]] == [False, True, False]
     assert standing([found], "a")["a"]["clean"] == 2
 
 
-def test_a_summary_is_median_and_quartiles_in_ms():
+def test_a_summary_has_best_median_and_quartiles_in_ms():
     assert summary([1.0, 2.0, 3.0, 4.0, 5.0]) == {
         "best": 1000,
         "low": 2000,
@@ -78,37 +80,37 @@ def test_a_summary_is_median_and_quartiles_in_ms():
 
 
 @pytest.mark.parametrize(("spend", "count"), [(0.1, 3), (40.0, 4), (1e6, 9)])
-def test_as_many_rounds_as_the_time_allows_three_at_least(spend, count):
-    clock = Planted({"a": [3.0], "b": [7.0]})
+def test_the_time_budget_limits_rounds_but_at_least_three_run(spend, count):
+    clock = ScriptedClock({"a": [3.0], "b": [7.0]})
     assert len(time_runs(clock.runs(), clock, 9, spend)["a"]) == count
 
 
-def test_ratios_are_medians_over_rounds_not_ratios_of_medians():
+def test_a_ratio_is_the_median_of_per_round_ratios():
     sweeps = [{"ours": [1.0, 2.0, 4.0], "peer": [2.0, 6.0, 4.0]}]
     found = standing(sweeps, "ours")
     assert found["peer"]["ratio"] == 2.0 and found["ours"]["ratio"] == 1.0
     assert found["peer"]["rounds"] == 3
 
 
-def test_sweeps_are_put_together_and_each_keeps_its_best():
+def test_the_best_of_each_sweep_is_kept_and_the_median_covers_all_sweeps():
     found = standing([{"a": [1.0, 1.0]}, {"a": [3.0, 4.0]}], "a")
     assert found["a"]["sweeps"] == [1000, 3000] and found["a"]["median"] == 2000
 
 
-def test_a_wrong_result_is_refused_a_time():
+def test_a_contender_with_a_wrong_result_is_not_timed():
     made = contest({"right": lambda: X * 2, "wrong": lambda: X * 2.1})
     made.check(one_second)
     assert made.failed["wrong"].startswith("wrong by ") and set(made.runs) == {"right"}
     assert set(made.passes()[FORWARD]) == set(made.passes()[BOTH]) == {"right"}
 
 
-def test_a_wrong_gradient_is_refused_a_time():
+def test_a_contender_with_a_wrong_gradient_is_not_timed():
     made = contest({"right": lambda: X * 2, "wrong": lambda: X.detach() * 2 + 0 * X})
     made.check(one_second)
     assert "wrong" in made.failed and set(made.runs) == {"right"}
 
 
-def test_nan_and_another_shape_are_wrong_and_a_failure_is_told():
+def test_nan_wrong_shapes_and_exceptions_fail_with_a_reason():
     def fails():
         raise RuntimeError("no such kernel")
 
@@ -126,14 +128,14 @@ def test_nan_and_another_shape_are_wrong_and_a_failure_is_told():
     assert made.failed["fails"] == "RuntimeError: no such kernel"
 
 
-def test_what_is_right_may_come_from_elsewhere():
+def test_the_expected_results_can_be_given_explicitly():
     right = lambda: [torch.full((6,), 7.0), torch.zeros(6)]
     made = contest({"first": lambda: X * 2, "second": lambda: X * 0 + 7}, right=right)
     made.check(one_second)
     assert set(made.runs) == {"second"}
 
 
-def test_a_lower_precision_is_held_to_twice_the_errors_of_its_baseline():
+def test_low_precision_may_err_at_most_twice_as_much_as_its_baseline():
     exact = [torch.ones(6), torch.zeros(6)]
     off = {"near": 1.07, "eager": 1.04, "far": 1.09}
     runs = {name: (lambda value=value: X * 0 + value) for name, value in off.items()}
@@ -141,11 +143,11 @@ def test_a_lower_precision_is_held_to_twice_the_errors_of_its_baseline():
     made.check(one_second)
     assert set(made.failed) == {"far"}
     made = contest(runs, right=lambda: exact, baseline="eager", dtype="float16")
-    made.check(one_second)  # a baseline that is wrong itself lets nobody pass
+    made.check(one_second)  # a baseline with wrong results does not loosen the tolerance
     assert set(made.failed) == {"near", "eager", "far"}
 
 
-def test_one_that_does_not_compile_in_time_is_absent_not_failed():
+def test_a_contender_that_exceeds_the_compile_timeout_is_absent_not_failed():
     def forever():
         while True:
             time.sleep(0.01)
@@ -157,7 +159,7 @@ def test_one_that_does_not_compile_in_time_is_absent_not_failed():
     assert made.absent == {"slow": "not compiled within 0.05 s"} and not made.failed
 
 
-def test_patience_is_not_swallowed_and_leaves_no_alarm_behind():
+def test_the_timeout_passes_through_except_exception_and_clears_its_alarm():
     def stubborn():
         try:
             time.sleep(5)
@@ -171,7 +173,7 @@ def test_patience_is_not_swallowed_and_leaves_no_alarm_behind():
     time.sleep(0.1)
 
 
-def test_patience_does_nothing_in_another_thread():
+def test_the_timeout_has_no_effect_outside_the_main_thread():
     done = []
 
     def work():
@@ -185,7 +187,7 @@ def test_patience_does_nothing_in_another_thread():
     assert done == [True]
 
 
-def test_own_parameters_are_differentiated_and_not_compared():
+def test_extra_leaves_are_differentiated_but_not_compared():
     a, b = torch.ones(6, requires_grad=True), torch.full((6,), 2.0, requires_grad=True)
     runs = {"a": lambda: X * a * 2, "b": lambda: X * b}
     made = contest(runs, extra_leaves={"a": [a], "b": [b]})
@@ -194,13 +196,13 @@ def test_own_parameters_are_differentiated_and_not_compared():
     assert [len(run()) for run in made.passes()[BOTH].values()] == [2, 2]
 
 
-def test_leaves_in_whatever_is_returned():
+def test_leaves_finds_tensors_in_nested_results():
     t = torch.ones(2)
     assert len(leaves((t, (t, t)))) == 3 and len(leaves({"a": t, "b": [t]})) == 2
     assert leaves(None) == [] and leaves(3) == []
 
 
-def test_errors_are_relative_to_each_result_and_the_largest_counts():
+def test_error_is_the_largest_relative_error_of_all_results():
     assert error([torch.tensor([1.1]), torch.tensor([2.0])], [torch.ones(1), torch.full((1,), 2.0)])
     assert error([], []) == 0.0
     assert math.isnan(error([torch.tensor([float("nan")])], [torch.ones(1)]))

@@ -1,4 +1,4 @@
-"""Running suites by a made-up clock: sweeps, budgets, failures, and what is said of them."""
+"""Benchmark suites with a fake clock: sweeps, budgets, failures, and how they are reported."""
 
 from dataclasses import dataclass
 from io import StringIO
@@ -13,7 +13,7 @@ from graphnn.planner.core.device_constants import CPU
 from graphnn.timing import results, table
 from graphnn.timing.contest import BOTH, FORWARD, Contest
 from graphnn.timing.suite import Plan, Prepared, model_error, run
-from tests.timing import made
+from tests.timing import fake_results
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Case:
 
 
 class Machine:
-    """Contests whose contenders take the time they say; a clock of its own."""
+    """A fake machine with its own clock, on which each contender takes a fixed time."""
 
     def __init__(self, seconds):
         self.seconds, self.log = seconds, []
@@ -54,13 +54,13 @@ class Machine:
         return taken
 
     def run(self, names, plan, saved=lambda found: None):
-        found = made.results([])
+        found = fake_results.results([])
         cases = [Case(n) for n in names]
         now = lambda: self.clock
         return run(cases, self.prepare, found, CPU, self.timer, plan, "cpu", saved, now)
 
 
-def test_every_case_and_pass_has_a_row_with_limits_and_expectation():
+def test_every_case_and_pass_has_a_row_with_its_limit_and_prediction():
     found = Machine({"graphnn": 1.0, "eager": 3.0}).run(["A", "B"], Plan(3, 100.0, 1))
     labels = [results.label(r) for r in found["rows"]]
     assert labels == [(f"{n} H1 float32", w) for n in "AB" for w in (FORWARD, BOTH, "first call")]
@@ -73,7 +73,7 @@ def test_every_case_and_pass_has_a_row_with_limits_and_expectation():
     assert model_error(found) == (2.0, 2.0, "B H1 float32, forward")
 
 
-def test_sweeps_go_over_all_cases_before_the_next_begins():
+def test_each_sweep_covers_all_cases_before_the_next_starts():
     machine = Machine({"graphnn": 1.0})
     found = machine.run(["A", "B"], Plan(3, 100.0, 2))
     order = [a[0] for a, b in zip(machine.log, [*machine.log[1:], ("", "")]) if a[0] != b[0]]
@@ -82,7 +82,7 @@ def test_sweeps_go_over_all_cases_before_the_next_begins():
     assert found["rows"][0]["contenders"]["graphnn"]["rounds"] == 6
 
 
-def test_what_the_budget_does_not_reach_is_named_and_later_sweeps_are_left_out():
+def test_cases_beyond_the_budget_are_listed_and_later_sweeps_skipped():
     machine = Machine({"graphnn": 1.0})
     found = machine.run(["A", "B", "C"], Plan(3, 1.0, 2, budget=15.0))
     reached = {r["case"]["network"] for r in found["rows"]}
@@ -90,7 +90,7 @@ def test_what_the_budget_does_not_reach_is_named_and_later_sweeps_are_left_out()
     assert all(len(r["contenders"]["graphnn"]["sweeps"]) == 1 for r in found["rows"])
 
 
-def test_results_are_handed_on_after_each_case():
+def test_results_are_saved_after_each_case():
     seen = []
     Machine({"graphnn": 1.0}).run(
         ["A", "B"], Plan(3, 1.0, 1), lambda f: seen.append(len(f["rows"]))
@@ -98,26 +98,28 @@ def test_results_are_handed_on_after_each_case():
     assert seen == [3, 6, 6]
 
 
-def test_a_case_that_cannot_be_set_up_is_a_row_that_says_why():
+def test_a_case_that_fails_to_set_up_has_a_row_with_the_reason():
     found = Machine({"graphnn": 1.0}).run(["broken", "A"], Plan(3, 1.0, 1))
     assert found["rows"][0]["failed"] == {"all": "MemoryError: too large"}
     assert found["rows"][1]["case"]["network"] == "A"
     assert "failed: all: MemoryError: too large (broken H1 float32)" in table.notes(found)
 
 
-def shown(found):
+def rendered(found):
     out = StringIO()
     table.show(found, Console(file=out, width=200))
     return out.getvalue()
 
 
-def test_the_table_names_the_absent_the_failed_and_the_model_error():
-    row = made.row(contenders={"graphnn": 1.0, "eager": made.standing(2.5, ratio=2.5)})
+def test_the_table_lists_absent_and_failed_contenders_and_the_model_error():
+    row = fake_results.row(
+        contenders={"graphnn": 1.0, "eager": fake_results.standing(2.5, ratio=2.5)}
+    )
     row |= {"absent": {"haste": "not installed"}, "failed": {"torch.nn": "wrong by 1"}}
     row["expected_ms"] = 4.0
-    found = made.results([row])
+    found = fake_results.results([row])
     found["not_reached"] = ["GRU H1"]
-    text = shown(found)
+    text = rendered(found)
     assert "2.50 (2.50x)" in text and "absent: haste: not installed" in text
     assert "failed: torch.nn: wrong by 1 (LSTM T8 B4 H16 float32)" in text
     assert "off by 4.00x in the median, 4.00x at most" in text
@@ -125,15 +127,17 @@ def test_the_table_names_the_absent_the_failed_and_the_model_error():
     assert "limits measured in this run: copy" in text
 
 
-def test_a_model_that_is_wrong_either_way_is_seen():
-    rows = [made.row(contenders={"graphnn": 2.0}, expected_ms=x) for x in (1.0, 2.0, 20.0)]
-    assert model_error(made.results(rows))[:2] == (2.0, 10.0)
-    assert model_error(made.results([made.row(contenders={"graphnn": 2.0})])) is None
+def test_the_model_error_counts_predictions_too_high_or_too_low():
+    rows = [fake_results.row(contenders={"graphnn": 2.0}, expected_ms=x) for x in (1.0, 2.0, 20.0)]
+    assert model_error(fake_results.results(rows))[:2] == (2.0, 10.0)
+    assert (
+        model_error(fake_results.results([fake_results.row(contenders={"graphnn": 2.0})])) is None
+    )
 
 
-def test_a_readme_table_has_a_line_a_case(tmp_path, capsys):
+def test_a_readme_table_has_one_line_per_case(tmp_path, capsys):
     path = tmp_path / "a.json"
-    results.save(made.run(), path)
+    results.save(fake_results.run(), path)
     assert main(["bench", "table", str(path)]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2 + 4
@@ -141,7 +145,7 @@ def test_a_readme_table_has_a_line_a_case(tmp_path, capsys):
     assert lines[2] == wanted
 
 
-def test_peak_memory_has_a_column_where_it_was_measured():
-    assert "peak MB" not in shown(made.run())
-    row = made.row(contenders={"graphnn": made.standing(1.0, peak_bytes=5e6)})
-    assert "peak MB" in shown(made.results([row]))
+def test_peak_memory_has_a_column_if_it_was_measured():
+    assert "peak MB" not in rendered(fake_results.run())
+    row = fake_results.row(contenders={"graphnn": fake_results.standing(1.0, peak_bytes=5e6)})
+    assert "peak MB" in rendered(fake_results.results([row]))

@@ -1,4 +1,4 @@
-"""Calibration and doctor: constants from a made-up clock, kept in the cache, found again."""
+"""Calibration and doctor: constants from a fake clock are cached and read back."""
 
 import json
 
@@ -10,7 +10,7 @@ from triton.compiler import ASTSource
 
 from graphnn.cli import main
 from graphnn.kernels import cache
-from graphnn.planner.core import device as kept
+from graphnn.planner.core import device
 from graphnn.planner.core.device_constants import CPU, default
 from graphnn.runtime.limits import measure
 from graphnn.timing import device_limits
@@ -24,13 +24,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def slower(factor):
-    """A clock by which everything takes `factor` milliseconds, and that runs nothing."""
+def constant_clock(factor):
+    """A fake clock: every run takes `factor` milliseconds and nothing is executed."""
     return lambda run: factor * 1e-3
 
 
-def test_constants_follow_from_what_the_clock_says():
-    found = measure("cpu", (torch.float32,), slower(1.0), 3)
+def test_constants_follow_from_the_measured_times():
+    found = measure("cpu", (torch.float32,), constant_clock(1.0), 3)
     assert found.launch == pytest.approx(1e-3 / device_limits.CALLS)
     assert found.call == pytest.approx(1e-3 / 2)
     size, rate = found.copies[-1]
@@ -38,11 +38,11 @@ def test_constants_follow_from_what_the_clock_says():
     flops, rate = found.products["float32"][-1]
     assert flops == 2 * 1024**3 and rate == pytest.approx(flops / 1e-3)
     assert found.barrier == 0.0 and found.units == torch.get_num_threads()
-    twice = measure("cpu", (torch.float32,), slower(2.0), 3)
+    twice = measure("cpu", (torch.float32,), constant_clock(2.0), 3)
     assert twice.copies[0][1] == pytest.approx(found.copies[0][1] / 2)
 
 
-def test_limits_are_the_best_of_the_rounds_and_latencies_the_usual():
+def test_rates_come_from_the_best_round_and_latencies_from_the_median():
     times = iter([1.0, 5.0, 3.0] * 1000)
     found = measure("cpu", (torch.float32,), lambda run: next(times), 3)
     flops, rate = found.products["float32"][-1]
@@ -50,31 +50,31 @@ def test_limits_are_the_best_of_the_rounds_and_latencies_the_usual():
     assert found.launch == pytest.approx(3.0 / device_limits.CALLS)
 
 
-def test_what_was_calibrated_is_found_again_and_only_on_this_device():
-    assert kept.here("cpu") == CPU
-    found, place = calibrate.calibrate("cpu", timer=slower(1.0))
-    assert kept.here("cpu") == found and place == cache.folder()
-    assert kept.here("cuda") == default("cuda")
+def test_calibrated_constants_are_read_back_for_the_same_device_only():
+    assert device.here("cpu") == CPU
+    found, place = calibrate.calibrate("cpu", timer=constant_clock(1.0))
+    assert device.here("cpu") == found and place == cache.folder()
+    assert device.here("cuda") == default("cuda")
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert kept.here("cpu") == CPU  # measured with other threads
+        assert device.here("cpu") == CPU  # measured with other threads
     finally:
         torch.set_num_threads(threads)
 
 
-def test_nothing_is_kept_that_was_not_asked_for():
-    calibrate.calibrate("cpu", keep=False, timer=slower(1.0))
-    assert kept.here("cpu") == CPU
+def test_keep_false_caches_nothing():
+    calibrate.calibrate("cpu", keep=False, timer=constant_clock(1.0))
+    assert device.here("cpu") == CPU
 
 
-def test_constants_of_another_version_are_as_if_they_were_not_there():
-    cache.remember(kept.key("cpu", ""), {"name": "old", "speed": 3})
-    assert kept.here("cpu") == CPU
+def test_cached_constants_of_another_version_are_ignored():
+    cache.remember(device.key("cpu", ""), {"name": "old", "speed": 3})
+    assert device.here("cpu") == CPU
 
 
-def test_the_commands(capsys, monkeypatch):
-    monkeypatch.setattr(device_limits, "timer_for", lambda device: slower(1.0))
+def test_measured_constants_are_cached_and_shown_by_doctor(capsys, monkeypatch):
+    monkeypatch.setattr(device_limits, "timer_for", lambda kind: constant_clock(1.0))
     assert main(["calibrate", "--dry", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["launch"] > 0
     assert main(["calibrate"]) == 0
@@ -85,7 +85,7 @@ def test_the_commands(capsys, monkeypatch):
     assert "measured on 2" in text and "calibrate" not in text and text.endswith("no problems\n")
 
 
-def test_doctor_says_what_will_be_used_and_why(capsys):
+def test_doctor_reports_versions_devices_and_missing_packages(capsys):
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     topics = {f["topic"]: f["text"] for f in found["findings"]}
@@ -95,7 +95,7 @@ def test_doctor_says_what_will_be_used_and_why(capsys):
     assert "flashrnn (compared with in benchmarks)" in topics["missing"]
 
 
-def test_doctor_tells_a_switch_and_a_cache_that_cannot_be_used(capsys, home, monkeypatch):
+def test_doctor_reports_a_set_switch_and_an_unusable_cache(capsys, home, monkeypatch):
     monkeypatch.setenv("GRAPHNN_TUNE", "0")
     (home / "graphnn").write_text("a file where a folder should be")
     assert main(["doctor"]) == 1
@@ -104,7 +104,7 @@ def test_doctor_tells_a_switch_and_a_cache_that_cannot_be_used(capsys, home, mon
     assert "! cache" in out and "temporary" in out and "1 problem" in out
 
 
-def test_doctor_with_a_gpu_that_is_there(monkeypatch):
+def test_doctor_describes_an_available_gpu(monkeypatch):
     class Properties:
         name, major, minor = "NVIDIA Made-up", 9, 0
         multi_processor_count, total_memory = 132, 80 << 30
@@ -121,12 +121,12 @@ def test_doctor_with_a_gpu_that_is_there(monkeypatch):
 
 
 def test_the_barrier_kernel_compiles_ahead_of_time():
-    made = aot_compiled(barriers)
-    # neither the arrival nor the waiting was taken out as unused
-    assert "gpu.release" in made.asm["ptx"] and "gpu.acquire" in made.asm["ptx"]
+    compiled = aot_compiled(barriers)
+    # the compiler removed neither the arrival nor the wait
+    assert "gpu.release" in compiled.asm["ptx"] and "gpu.acquire" in compiled.asm["ptx"]
 
 
 def aot_compiled(kernel):
-    """The kernel for sm_90, with no GPU there."""
+    """Compiles a kernel for sm_90; needs no GPU."""
     source = ASTSource(kernel, {"counter": "*i32", "steps": "i32"}, {"BLOCKS": 132})
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=OPTIONS)

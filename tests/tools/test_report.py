@@ -1,4 +1,4 @@
-"""The page and the plots: what is on them, that they need nothing else, and bad input."""
+"""The HTML report and the plots: contents, self-containedness, and invalid arguments."""
 
 import pathlib
 import re
@@ -17,7 +17,7 @@ from graphnn.inspection.marks import Clock
 from graphnn.planner.core.device_constants import CPU
 from graphnn.timing import results
 from graphnn.tools.report import report
-from tests.timing import made
+from tests.timing import fake_results
 
 NET = """
 import torch
@@ -37,7 +37,7 @@ class Cell(nn.Module):
 
 
 class Tags(HTMLParser):
-    """What a page is made of; an element left open or closed twice is an error."""
+    """Collects the ids, links and headings of a page; checks that its elements are balanced."""
 
     def __init__(self, text):
         super().__init__()
@@ -61,7 +61,7 @@ class Tags(HTMLParser):
 
 
 class Attend(nn.Module):
-    """A network without a state, whose input has whole numbers."""
+    """A network without states, with an integer input."""
 
     def __init__(self):
         super().__init__()
@@ -79,9 +79,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_page_has_pictures_plan_times_flow_and_code_and_needs_nothing_else(
-    file, tmp_path, capsys
-):
+def test_a_report_has_all_five_sections_and_no_external_resources(file, tmp_path, capsys):
     out = tmp_path / "report.html"
     given = ["report", f"{file}:Cell", "-o", str(out), "--size", "time=4", "--rounds", "1"]
     assert main(given) == 0
@@ -93,12 +91,12 @@ def test_a_page_has_pictures_plan_times_flow_and_code_and_needs_nothing_else(
     assert all(s.startswith(("data:image/svg+xml;base64,", "#")) for s in tags.sources)
     assert sum(s.startswith("data:") for s in tags.sources) == 4
     assert "x (4, 4, 3)" in text and "loop z" in text and "backward of loop z" in text
-    # the kernel, with the user's line in its comments
+    # the kernel, with the user's source line in a comment
     plain = re.sub(r"<[^>]+>", "", text)
     assert "tl.load" in plain and "# a_net_of_mine.py:" in plain
 
 
-def test_a_network_without_states_says_so():
+def test_a_report_of_a_network_without_states_says_so():
     class Still(Clock):
         def now(self):
             return 0.0
@@ -109,7 +107,7 @@ def test_a_network_without_states_says_so():
     assert "No loop of this network becomes a Triton kernel." in text
 
 
-def test_the_reference_is_not_timed_and_says_why(file):
+def test_a_report_on_the_reference_backend_says_why_it_has_no_times(file):
     from graphnn.cli.load import load
 
     text = report(load(f"{file}:Cell", "reference"), {"time": 3}, rounds=1)
@@ -117,33 +115,33 @@ def test_the_reference_is_not_timed_and_says_why(file):
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("given", "message"),
     [
         (["--size", "time"], "AXIS=N"),
         (["--size", "time=0"], "not a number of 1 or more"),
         (["--rounds", "x"], "not a number"),
     ],
 )
-def test_bad_options_are_refused(file, tmp_path, capsys, given, word):
+def test_bad_options_are_refused(file, tmp_path, capsys, given, message):
     with pytest.raises(SystemExit) as stop:
         main(["report", f"{file}:Cell", "-o", str(tmp_path / "a.html"), *given])
-    assert stop.value.code == 2 and word in capsys.readouterr().err
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_an_unknown_axis_and_a_folder_that_is_not_there(file, tmp_path, capsys):
+def test_an_unknown_axis_and_a_missing_folder_are_refused(file, tmp_path, capsys):
     assert main(["report", f"{file}:Cell", "-o", "-", "--size", "tim=3"]) == 1
     assert "no axis of free length called 'tim'" in capsys.readouterr().err
     assert main(["report", f"{file}:Cell", "-o", str(tmp_path / "no" / "a.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_a_page_goes_into_a_pipe(file, capsys):
+def test_a_report_is_written_to_stdout(file, capsys):
     assert main(["report", f"{file}:Cell", "-o", "-", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("<!doctype html>") and out.rstrip().endswith("</html>")
 
 
-def test_explain_measures_when_asked(file, capsys):
+def test_explain_measures_only_with_its_option(file, capsys):
     assert main(["explain", f"{file}:Cell", "--measure", "--size", "time=3"]) == 0
     out = capsys.readouterr().out
     assert "measured, next to what the cost model expects:" in out and "loop z" in out
@@ -151,20 +149,20 @@ def test_explain_measures_when_asked(file, capsys):
     assert "measured" not in capsys.readouterr().out
 
 
-def test_time_is_plotted_against_each_size_that_takes_three_values():
-    panels = list(plots.sweeps(made.run()))
+def test_time_is_plotted_against_each_size_with_at_least_three_values():
+    panels = list(plots.sweeps(fake_results.run()))
     assert [(p[1], p[2]) for p in panels] == [("forward", "H"), ("forward and backward", "H")]
     series = panels[0][-1]
     assert list(series) == ["graphnn", "torch.nn", "eager"]
     assert [x for x, _ in series["graphnn"]] == [16, 32, 64, 128]
-    figure = plots.against_sizes(made.run()).figure
+    figure = plots.against_sizes(fake_results.run()).figure
     assert len(figure.axes) == 2 and figure.axes[0].get_xlabel() == "width H"
     lines = [x.get_label() for x in figure.axes[0].containers]
     assert lines == ["graphnn", "torch.nn", "eager"]
 
 
-def test_the_roofline_has_every_case_under_the_roofs_of_its_run():
-    found = made.run()
+def test_the_roofline_shows_every_case_within_its_limits():
+    found = fake_results.run()
     (ax,) = plots.roofline(found).figure.axes
     points = [x for x in ax.lines if x.get_marker() in plots.MARKS and len(x.get_xdata())]
     mine = [p for p in points if p.get_color() == plots.COLORS["graphnn"]]
@@ -173,19 +171,21 @@ def test_the_roofline_has_every_case_under_the_roofs_of_its_run():
     assert mine[0].get_ydata()[0] == pytest.approx(1e9)
     low, high = ax.get_ylim()
     assert all(low < y < high for p in points for y in p.get_ydata())
-    # neither end of the page lies far from what is on it
+    # the axis range fits the points and the roofs
     assert low > min(y for p in points for y in p.get_ydata()) / 10 and high < 10 * 371e9
     assert any("float32 matmuls, 371 GFLOP/s" in t.get_text() for t in ax.texts)
 
 
-def test_no_roofline_without_limits():
+def test_a_roofline_without_limits_is_refused():
     with pytest.raises(TimingError, match="no roofline"):
-        plots.roofline(made.results([made.row(contenders={"graphnn": 1.0})], limits=False))
+        plots.roofline(
+            fake_results.results([fake_results.row(contenders={"graphnn": 1.0})], limits=False)
+        )
 
 
-def test_plots_from_a_file(tmp_path, capsys):
+def test_bench_plot_writes_png_files(tmp_path, capsys):
     path = tmp_path / "run.json"
-    results.save(made.run(), path)
+    results.save(fake_results.run(), path)
     assert main(["bench", "plot", str(path), str(tmp_path)]) == 0
     printed = capsys.readouterr().out.split()
     assert printed == [str(tmp_path / f"run_{kind}.png") for kind in ("sizes", "roofline")]
@@ -195,11 +195,11 @@ def test_plots_from_a_file(tmp_path, capsys):
     assert main(["bench", "plot", str(path), str(tmp_path / "no")]) == 2
 
 
-HELPED = ["bench", "doctor", "calibrate", "report", "bench compare", "bench table", "bench plot"]
+COMMANDS = ["bench", "doctor", "calibrate", "report", "bench compare", "bench table", "bench plot"]
 
 
-@pytest.mark.parametrize("command", HELPED)
-def test_help_has_examples(command, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])
     assert stop.value.code == 0

@@ -1,4 +1,4 @@
-"""Results made up for tests: no clock was looked at."""
+"""Fabricated benchmark results for tests; nothing is timed."""
 
 from graphnn.planner.core.device_constants import CPU
 from graphnn.timing.results import empty
@@ -16,7 +16,7 @@ ABOUT = {
 
 
 def standing(median, spread=0.04, rounds=15, ratio=1.0, **more):
-    """A contender's standing with quartiles `spread` of the median apart."""
+    """Returns a contender's standing whose quartiles are `spread` times the median apart."""
     half = median * spread / 2
     found = {"low": median - half, "median": median, "high": median + half, "rounds": rounds}
     best = median * (1 - spread)
@@ -24,21 +24,23 @@ def standing(median, spread=0.04, rounds=15, ratio=1.0, **more):
 
 
 def row(network="LSTM", what="forward", contenders=None, sizes=None, **more):
-    """A row of results; contenders by name are medians or standings."""
-    made = {k: v if isinstance(v, dict) else standing(v) for k, v in (contenders or {}).items()}
+    """Returns a row of results; `contenders` maps names to medians or standings."""
+    standings = {
+        k: v if isinstance(v, dict) else standing(v) for k, v in (contenders or {}).items()
+    }
     case = {"network": network, "sizes": sizes or {"T": 8, "B": 4, "H": 16}, "dtype": "float32"}
-    return {"case": case, "pass": what, "contenders": made, "absent": {}, "failed": {}, **more}
+    return {"case": case, "pass": what, "contenders": standings, "absent": {}, "failed": {}, **more}
 
 
 def results(rows, limits=True, **about):
-    """Results with these rows."""
+    """Returns results with these rows, with device limits unless `limits` is false."""
     found = empty({**ABOUT, **about}, CPU.record() if limits else None)
     found["rows"] = list(rows)
     return found
 
 
 def run(scale=1.0, ours=1.0, spread=0.04):
-    """A whole run of eight cases: `scale` is the machine's, `ours` graphnn's alone."""
+    """Returns a run of eight rows; `scale` multiplies all times, `ours` only those of graphnn."""
     rows = []
     for k, size in enumerate((16, 32, 64, 128)):
         for what, base in (("forward", 1.0), ("forward and backward", 3.0)):

@@ -1,4 +1,4 @@
-"""For each pass a small network whose generated code the pass changes."""
+"""For each pass, a small network whose generated code the pass changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.attention import networks
 from tests.planner.test_rematerialize import Gate
 
 WIDTH, WIDE = 4, 128
-Given = dict[str, Tensor]
+Inputs = dict[str, Tensor]
 
 
 class Net(nn.Module):
-    """A step `z(t) = step(x(t), z(t-1))`, after `before` and before `after`."""
+    """A loop `z(t) = step(before(x(t)), z(t-1))` with output `after(z(t))`."""
 
     def __init__(self, step: Callable[..., Any], width: int = WIDTH, **options: Any) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ class Net(nn.Module):
         g.output("y", self.after(z.next))
 
 
-class Two(nn.Module):
-    """Layers of the library, bidirectional or stacked."""
+class Layers(nn.Module):
+    """Recurrent layers of the library, for example bidirectional or stacked."""
 
     def __init__(self, width: int = WIDTH, **options: Any) -> None:
         super().__init__()
@@ -73,29 +73,29 @@ def gated(net: Net, x: Any, z: Any) -> Any:
     return gate * z + (1 - gate) * elman(net, x, z)
 
 
-def turned(net: Net, x: Any, z: Any) -> Any:
+def transposed(net: Net, x: Any, z: Any) -> Any:
     square = net.maps[0](z).unflatten(0, (2, 2))
     return torch.tanh(square.transpose(0, 1).flatten()) + x
 
 
-def pairs() -> Given:
+def pair_inputs() -> Inputs:
     return {"q": torch.randn(2, 3, networks.WIDTH), "k": torch.randn(2, 4, networks.WIDTH)}
 
 
-def story() -> Given:
+def story_inputs() -> Inputs:
     width = networks.WIDTH
     return {"q": torch.randn(2, width), **{n: torch.randn(2, 4, width) for n in "mc"}}
 
 
 @dataclass(frozen=True)
-class Fires:
-    """A network, its inputs, and how it is compiled.
+class Example:
+    """A network, its inputs and its compile options.
 
-    `skip` are passes to skip in addition, because they have the same effect.
+    `skip` lists further passes to skip because they have the same effect.
     """
 
     make: Callable[[], nn.Module]
-    given: Callable[[], Given] = lambda: {"x": torch.randn(2, 5, WIDTH)}
+    given: Callable[[], Inputs] = lambda: {"x": torch.randn(2, 5, WIDTH)}
     backend: str = "torch"
     skip: tuple[str, ...] = ()
     lengths: dict[str, Any] = field(default_factory=dict)
@@ -103,14 +103,14 @@ class Fires:
     recompute: bool | None = None
 
     def compiled(self, *off: str) -> gn.Compiled:
-        """The model, without the passes `off`."""
+        """Returns the compiled model without the passes in `off`."""
         torch.manual_seed(0)
         net = self.make().to(self.dtype)
         skip = (*self.skip, *off)
         return gn.compile(net, backend=self.backend, skip=skip, recompute=self.recompute)
 
     def results(self, model: gn.Compiled) -> list[Tensor]:
-        """Output and gradients of a call."""
+        """Returns the output and the gradients of one call."""
         torch.manual_seed(1)
         given = {k: v.to(self.dtype).requires_grad_() for k, v in self.given().items()}
         y = model(**given, **({"lengths": self.lengths} if self.lengths else {}))
@@ -119,83 +119,87 @@ class Fires:
         return [y, *(g for g in found if g is not None)]
 
 
-def wide() -> Given:
+def wide_inputs() -> Inputs:
     return {"x": torch.randn(2, 5, WIDE)}
 
 
-def text(model: gn.Compiled) -> str:
-    """All code generated for a model so far, and the reason for the strategy of each loop."""
+def generated_text(model: gn.Compiled) -> str:
+    """Returns all code generated for a model so far and the reason for each loop's strategy."""
     programs = model.programs
     reasons = [c.reason for p in programs for loop in p.loops for c in loop.choices()]
     return "\n".join([*(p.sources() for p in programs), *reasons])
 
 
 KERNEL = {"backend": "interpret"}
-SWITCHES: dict[str, Fires] = {
-    # other passes simplify their results
-    "simplify": Fires(
+SWITCHES: dict[str, Example] = {
+    # the skipped passes simplify their own results
+    "simplify": Example(
         lambda: Net(elman, after=lambda v: torch.neg(-v)), skip=("merge", "contract")
     ),
-    "split": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.joined(torch.cat([x, z]))))),
-    "gather": Fires(lambda: Net(lambda n, x, z: elman(n, x, z) * x + elman(n, x, z) * x.sin())),
-    "hoist": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z) + x))),
-    "merge": Fires(lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z)) * n.maps[1](z).sigmoid())),
-    "contract": Fires(lambda: Net(gated)),
-    "hops": Fires(networks.Story, story, **KERNEL),
-    "attend": Fires(networks.Additive, pairs),
-    "match": Fires(LSTM, dtype=torch.float32),
-    "scan": Fires(lambda: Net(lambda n, x, z: z + torch.sigmoid(x) * (x - z))),
-    "sink": Fires(lambda: Net(elman, WIDE, after=torch.sin), wide),
-    "beside": Fires(lambda: Two(bidirectional=True), **KERNEL),
+    "split": Example(lambda: Net(lambda n, x, z: torch.tanh(n.joined(torch.cat([x, z]))))),
+    "gather": Example(lambda: Net(lambda n, x, z: elman(n, x, z) * x + elman(n, x, z) * x.sin())),
+    "hoist": Example(lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z) + x))),
+    "merge": Example(
+        lambda: Net(lambda n, x, z: torch.tanh(n.maps[0](z)) * n.maps[1](z).sigmoid())
+    ),
+    "contract": Example(lambda: Net(gated)),
+    "hops": Example(networks.Story, story_inputs, **KERNEL),
+    "attend": Example(networks.Additive, pair_inputs),
+    "match": Example(LSTM, dtype=torch.float32),
+    "scan": Example(lambda: Net(lambda n, x, z: z + torch.sigmoid(x) * (x - z))),
+    "sink": Example(lambda: Net(elman, WIDE, after=torch.sin), wide_inputs),
+    "beside": Example(lambda: Layers(bidirectional=True), **KERNEL),
     # sharded over two blocks; the cost model predicts one barrier per step for both layers to win
-    "stacked": Fires(
-        lambda: Two(20, num_layers=2, kind=gn.nn.LSTM),
+    "stacked": Example(
+        lambda: Layers(20, num_layers=2, kind=gn.nn.LSTM),
         lambda: {"x": torch.randn(2, 3, 20)},
         skip=("resident", "fit"),
         **KERNEL,
     ),
-    "resident": Fires(lambda: Net(elman), **KERNEL),
-    "cooperative": Fires(lambda: Net(elman), skip=("resident", "fit"), **KERNEL),
-    "fit": Fires(lambda: Net(elman), **KERNEL),
+    "resident": Example(lambda: Net(elman), **KERNEL),
+    "cooperative": Example(lambda: Net(elman), skip=("resident", "fit"), **KERNEL),
+    "fit": Example(lambda: Net(elman), **KERNEL),
 }
 
 
 RAGGED = {"lengths": {"time": torch.tensor([5, 2])}}
-# passes that cannot be skipped, by stage and name: a network of which the pass changes the code,
-# and whether the results are the same without it
-FIXED: dict[tuple[Stage, str], tuple[Fires, bool]] = {
-    (Stage.CALL, "lengths"): (Fires(lambda: Net(elman), **RAGGED), False),
-    (Stage.CHOSEN, "memory_order"): (Fires(lambda: Net(elman)), True),
+# passes that cannot be skipped, by stage and name: a network whose code the pass changes,
+# and whether the results stay equal without the pass
+FIXED: dict[tuple[Stage, str], tuple[Example, bool]] = {
+    (Stage.CALL, "lengths"): (Example(lambda: Net(elman), **RAGGED), False),
+    (Stage.CHOSEN, "memory_order"): (Example(lambda: Net(elman)), True),
     (Stage.BACKWARD, "outside_views"): (
-        # the gradient of what is turned is read as it is and turned, outside the loop
-        Fires(lambda: Net(turned), skip=("contract",), **KERNEL),
+        # outside the loop, the gradient of the transposed value is read both ways round
+        Example(lambda: Net(transposed), skip=("contract",), **KERNEL),
         True,
     ),
-    (Stage.FUNCTION, "add_matmul"): (Fires(lambda: Net(elman)), True),
+    (Stage.FUNCTION, "add_matmul"): (Example(lambda: Net(elman)), True),
     (Stage.PROGRAM, "add_matmul"): (
-        Fires(lambda: Net(elman, before=lambda v: v @ torch.ones(WIDTH, WIDTH, dtype=v.dtype) + v)),
+        Example(
+            lambda: Net(elman, before=lambda v: v @ torch.ones(WIDTH, WIDTH, dtype=v.dtype) + v)
+        ),
         True,
     ),
-    (Stage.LOOP, "sink"): (Fires(lambda: Net(elman, WIDE, before=torch.sin), wide), True),
-    (Stage.LOOP, "active_rows"): (Fires(lambda: Net(elman), **RAGGED), True),
+    (Stage.LOOP, "sink"): (Example(lambda: Net(elman, WIDE, before=torch.sin), wide_inputs), True),
+    (Stage.LOOP, "active_rows"): (Example(lambda: Net(elman), **RAGGED), True),
     (Stage.PROGRAM, "rng"): (
-        Fires(
+        Example(
             lambda: Net(lambda n, x, z: nn.functional.dropout(elman(n, x, z), 0.5, n.training)),
             recompute=True,
             **KERNEL,
         ),
         False,
     ),
-    (Stage.PROGRAM, "attention_rng"): (Fires(Dropped, pairs, recompute=True), False),
+    (Stage.PROGRAM, "attention_rng"): (Example(Dropped, pair_inputs, recompute=True), False),
     (Stage.DERIVED, "rematerialize"): (
-        Fires(Gate, lambda: {"x": torch.randn(2, 5, 8)}, **KERNEL),
+        Example(Gate, lambda: {"x": torch.randn(2, 5, 8)}, **KERNEL),
         True,
     ),
 }
 
 
 def without(stage: Stage, name: str) -> tuple[Pass, ...]:
-    """The passes of the pipeline, one of which does nothing."""
+    """Returns the passes of the pipeline, with one of them disabled."""
     return tuple(
         replace(p, run=lambda ir, context: ir) if (p.stage, p.name) == (stage, name) else p
         for p in PASSES
