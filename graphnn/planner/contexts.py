@@ -1,7 +1,7 @@
-"""What the passes of each stage know besides the graph, and what they find out.
+"""The contexts of passes: what each stage knows in addition to the graph, and what it records.
 
-A pass takes a graph and a context, and returns a graph. Facts that are no part of the graph, such
-as decisions, notes or the order of its regions, are fields of the context.
+A pass takes a graph and a context, and returns a graph. Facts outside the graph, such as
+decisions, notes or the order of its regions, are fields of the context.
 """
 
 from __future__ import annotations

@@ -35,17 +35,17 @@ class Stage(Enum):
 
     TRACED = "the traced graph"
     CHECKED = "the checked graph"
-    REQUESTED = "what a call asks for"
-    CALL = "where a call begins and ends"
+    REQUESTED = "the states that a call needs"
+    CALL = "the boundaries of a call"
     GRAPH = "the whole graph"
-    CHOSEN = "the whole graph, the strategies of its loops chosen"
-    PROGRAM = "a program, its loops still in place"
-    LOOP = "one loop, cut out"
+    CHOSEN = "the whole graph with chosen loop strategies"
+    PROGRAM = "a program with its loops in place"
+    LOOP = "one extracted loop"
     DERIVED = "the derivative of one loop"
     BACKWARD = "the derived backward of one loop"
     ATTENTION = "the derived backward of one attention"
     FUNCTION = "one generated function"
-    INVARIANTS = "what is the same at every step"
+    INVARIANTS = "the loop-invariant part"
     STEP = "one step of a stream"
 
 
@@ -209,7 +209,7 @@ def checked(ir: IR) -> IR:
 
 
 def requested(ir: IR, variant: Variant) -> IR:
-    """The graph with what a call asks for in addition: sequences and probes of states."""
+    """Adds the states that a call needs: sequences and probes of states."""
     return run(Stage.REQUESTED, ir, CallContext(variant=variant))
 
 

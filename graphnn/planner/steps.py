@@ -1,6 +1,6 @@
 """The passes of the pipeline as functions of a graph and the context of their stage.
 
-What a pass finds out besides the graph it returns goes to its context: see `planner.contexts`.
+A pass returns a graph and records other results in its context: see `planner.contexts`.
 """
 
 from __future__ import annotations

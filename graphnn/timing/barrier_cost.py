@@ -15,7 +15,7 @@ import triton.language as tl
 from graphnn.timing.clock import Timer, rounds
 
 FEW, MANY = 16, 1040
-# all blocks must be resident at once, or they wait for ever for the others
+# all blocks must run at once, otherwise they wait for the others forever
 OPTIONS = {
     "num_warps": 4,
     "num_stages": 1,

@@ -32,8 +32,8 @@ class LoopSource(KernelSource[LoopProgram]):
     `weights` has how many elements of each weight stay on chip. `live` are the columns of the tiles
     that are alive together, `staged` those of the operands of the largest matrix product, `joined`
     those of products of several parts. `loops` loops run side by side. If `capped`, the assembler
-    is told how many registers there are. A kernel that `uses_matmul` needs 16 rows at least;
-    `widest` are the most columns of a tile. `function` is the kernel without its module.
+    gets a limit of registers per thread. A kernel that `uses_matmul` needs at least 16 rows;
+    `widest` is the largest width of a tile. `function` is the kernel without its module.
     """
 
     weights: dict[str, int]

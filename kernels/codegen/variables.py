@@ -1,4 +1,4 @@
-"""The variables that kernels of loops have besides those of the user's values.
+"""The variables of loop kernels other than the values of the user.
 
 A builder reserves what is declared here, so that no value of a user gets such a name.
 """

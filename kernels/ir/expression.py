@@ -18,9 +18,9 @@ from .printer import closing
 
 
 class Effect(Enum):
-    """What a statement does besides assigning: scheduling is decided by this, not by its text.
+    """The effect of a statement other than assignment. Scheduling depends on it, not on the text.
 
-    LOAD     reads memory and does nothing else with what it has read but cast it
+    LOAD     reads memory and at most casts the result
     STORE    writes memory
     ARRIVE   counts this thread block as arrived at a barrier
     WAIT     waits for the other blocks at a barrier
@@ -57,7 +57,7 @@ class Name:
 class Expr:
     """An expression: `parts` are literal text and the variables between it.
 
-    `effect` is LOAD if the whole expression is one load, cast or not; `loads` tells whether any
+    `effect` is LOAD if the whole expression is one load, cast or not; `loads` is whether any
     part of it loads. `exchanged` is true if it reads memory that other thread blocks write in the
     same launch. `calls` are the prelude's functions in it.
     """
@@ -208,7 +208,7 @@ def bare(value: Expr) -> Expr:
 
 
 def load(address: Code, mask: Code = "", other: Code = "0.0", exchanged: bool = False) -> Expr:
-    """A load; `other` is what is read where the mask does not hold.
+    """A load; `other` is the result where the mask is false.
 
     What other blocks have `exchanged` is read past the cache of this multiprocessor.
     """

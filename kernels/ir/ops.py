@@ -13,8 +13,8 @@ ANY = (0, 1 << 30)
 class OpKind:
     """A kind of operation: what it computes, how many `args` it has, and its attributes.
 
-    `args` are the least and the most; `needs` are attributes that it must have, `may` those that it
-    can have besides. `sharded` kinds are those of one thread block's program in a sharded loop.
+    `args` is the least and the greatest number; `needs` are required attributes, `may` optional
+    ones. `sharded` kinds are those of one thread block's program in a sharded loop.
     """
 
     meaning: str
@@ -145,7 +145,7 @@ OP_KINDS = {
 
 
 def check(name: str, kind: str, args: int, attrs: Set[str]) -> None:
-    """Raises ValueError if an operation is not as its kind says."""
+    """Raises ValueError if an operation does not match its kind."""
     if kind not in OP_KINDS:
         raise ValueError(f"operation '{name}' has an unknown kind '{kind}'")
     known = OP_KINDS[kind]

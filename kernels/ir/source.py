@@ -28,7 +28,7 @@ class KernelSource(Generic[Program]):
 class KernelFunction:
     """The function of a kernel: its arguments by kind, and the lines of its body.
 
-    `imports` are the import statements that it needs besides those of triton, `pointers` its
+    `imports` are the import statements other than those of triton, `pointers` its
     pointers and `scalars` its integers. Triton compiles one kernel for all values of scalars.
     """
 

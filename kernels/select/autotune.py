@@ -1,8 +1,8 @@
 """Autotuning of launches: the fastest one on the GPU at hand is timed once, then remembered.
 
 The candidates are timed on the first call with a similar number of rows; later processes recall the
-winner. Running a kernel many times is harmless: what it stores does not depend on what was there
-before. With GRAPHNN_TUNE=0 or torch.use_deterministic_algorithms(True) the first candidate is
+winner. Running a kernel many times is harmless: its results do not depend on earlier
+contents. With GRAPHNN_TUNE=0 or torch.use_deterministic_algorithms(True) the first candidate is
 taken, and results are bitwise equal everywhere.
 
 The logic is tested with a fake timer; `time_on_gpu` has not run on a GPU yet.

@@ -1,4 +1,4 @@
-"""Search over the ways to shard a loop across a GPU: cooperative kernels, and the best of them.
+"""Searches over the ways to shard a loop across a GPU for the best cooperative kernel.
 
 Candidates are kernels whose blocks can all run at once and whose tiles fit. The cost model ranks
 them, and compares them with stepwise execution. If compiling is allowed, the best ones are compiled
@@ -150,7 +150,7 @@ def _nothing_fits(program: LoopProgram, gpu: GpuModel) -> str:
 
 
 def _first_sound(ranked: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
-    """Return the first candidate that compiles without faults, and what was wrong with the first.
+    """Return the first candidate that compiles without faults, and the fault of the first one.
 
     Raises Unsupported if the first few all have faults. Each takes seconds to compile, so that of
     long kernels only the very first is compiled.

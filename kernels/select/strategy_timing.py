@@ -1,4 +1,4 @@
-"""Strategy timing: which of several ways to compute the same is the fastest on the GPU at hand.
+"""Strategy timing: finds the fastest of several equivalent strategies on the current GPU.
 
 All strategies are timed on the first call with a new signature: the computation, its sizes rounded
 up to powers of two, its dtype, the GPU, and the versions of torch and Triton. Later calls and
@@ -184,5 +184,5 @@ class StrategyTuner:
         return {"strategy": best if faster else default, "times": times}
 
     def descriptions(self) -> list[str]:
-        """Return what was timed, as text for users."""
+        """Return the measured times, as text for users."""
         return [x.description for x in self.choices.values() if x.times]

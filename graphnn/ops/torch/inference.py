@@ -129,12 +129,12 @@ def _tried(
     forms = [(x.shape[1:], x.dtype) for x in made]
     if forms == [(x.shape, x.dtype) for x in wanted]:
         return
-    said = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in forms)
+    shapes = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in forms)
     raise UnsupportedError(
         f"torch.vmap cannot call '{name}' for each example as torch does for one",
         node=here[0] or name,
         site=here[1],
-        got=f"{words} {said}".strip(),
+        got=f"{words} {shapes}".strip(),
         wanted=", ".join(f"{tuple(x.shape)} {x.dtype}" for x in wanted),
         fix="write it with torch's plain operations, or compute it outside the graph",
     )

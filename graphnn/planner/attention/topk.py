@@ -22,12 +22,12 @@ class TopkRegion:
     """An attention region over selected positions only.
 
     Its last read holds the positions: int64, of shape (axes of the results, its axis). `source` is
-    the original axis; `lies` gives the axes in memory of each read over it.
+    the original axis; `layouts` gives the axes in memory of each read over it.
     """
 
     part: AttentionRegion
     source: str
-    lies: dict[int, tuple[str, ...]]
+    layouts: dict[int, tuple[str, ...]]
 
     @property
     def places(self) -> int:
@@ -45,13 +45,13 @@ def topk_region(part: AttentionRegion) -> TopkRegion:
     form = {"shape": (), "dtype": torch.int64, "axes": full, "name": "places"}
     places = build(old, "given", (), attrs, **form)  # type: ignore[arg-type]
     old.nodes = {places: old[places], **old.nodes}
-    lies = {i: old.layout(old[i].axes) for i in part.reads if part.axis in old[i].axes}
+    layouts = {i: old.layout(old[i].axes) for i in part.reads if part.axis in old[i].axes}
 
     def rule(new: IR, node: Node) -> Expr | int | None:
         own = node.attrs.get("axis") == part.axis
         if own and node.op == "index":
             return places
-        if node.id in lies:
+        if node.id in layouts:
             return new.insert(replace(node, axes=full))
         if own and node.op == "axis_sum":
             return _again(new, node, axis=axis)
@@ -62,7 +62,7 @@ def topk_region(part: AttentionRegion) -> TopkRegion:
     new = rewrite(old, rule)
     reads = [*part.reads, places]
     new = keep(new, reachable(new, [*new.outputs.values(), *reads]))
-    return TopkRegion(replace(part, axis=axis, ir=new, reads=reads), part.axis, lies)
+    return TopkRegion(replace(part, axis=axis, ir=new, reads=reads), part.axis, layouts)
 
 
 def _fresh(part: AttentionRegion) -> str:

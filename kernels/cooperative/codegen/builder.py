@@ -20,7 +20,7 @@ VECTOR = 4
 
 
 class C(V):
-    """Variables of a cooperative kernel besides those of a persistent one.
+    """Variables of a cooperative kernel in addition to those of a persistent one.
 
     `block` is the number of the block within its tile of rows, `tile` the number of that tile, and
     `begin` the row at which the launch begins. Steps publish into `slot`, states into `next_slot`,

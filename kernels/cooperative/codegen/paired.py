@@ -18,7 +18,7 @@ from .builder import BARRIER, PATIENCE, C
 from .emit import APART, CooperativeSource
 
 COUNTERS = (C.arrived_ptr.text, C.stuck_ptr.text)
-# the names that the module of two kernels has besides theirs
+# the names that the module defines in addition to those of the two kernels
 RESERVED = (*MODULE, *CONSTANTS, *BARRIER, *COUNTERS, C.begin.text, PATIENCE)
 
 

@@ -161,8 +161,8 @@ class Sharder:
 
     def _like(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole if it is the same along it."""
-        alike = not split(wanted) or not broadcasts(op, self.ops[arg])
-        return self.make(arg, wanted if alike else OWN if wanted < 0 else WHOLE)
+        same_split = not split(wanted) or not broadcasts(op, self.ops[arg])
+        return self.make(arg, wanted if same_split else OWN if wanted < 0 else WHOLE)
 
     def make(self, name: str, wanted: int) -> str:
         """The value in a form."""

@@ -41,7 +41,7 @@ class TileTranslator:
         self.tensors: list[Tensor] = []
         self.arguments: dict[str, int] = {}
         self.reads: list[int] = []
-        self.lies = picked.lies if picked else {}
+        self.layouts = picked.layouts if picked else {}
         self.picks: Picks | None = None
         if picked is not None:
             self.named[picked.places] = self._read(picked.part.ir[picked.places])
@@ -104,7 +104,7 @@ class TileTranslator:
         name = self.argument(name_of(node))
         random = "places" in node.attrs
         kind = "seed" if random else self._storage_kind(node)
-        axes = self.lies.get(node.id) or self.ir.layout(node.axes)
+        axes = self.layouts.get(node.id) or self.ir.layout(node.axes)
         tensor = Tensor(name, node.shape, node.attrs["places"] if random else axes, kind)
         self.tensors.append(tensor)
         self.reads.append(node.id)

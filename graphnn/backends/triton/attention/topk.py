@@ -83,7 +83,7 @@ class TopKKernels:
         made = self.inner.backward(tensors, results, peak, flows, wanted, known)
         reads = [(i, x) for i, x, w in zip(self.part.reads, tensors, wanted, strict=False) if w]
         return [
-            self._spread(g, i, x, places, sizes) if i in self.picked.lies else g
+            self._spread(g, i, x, places, sizes) if i in self.picked.layouts else g
             for (i, x), g in zip(reads, made, strict=True)
         ]
 
@@ -91,7 +91,7 @@ class TopKKernels:
         self, grad: Tensor, i: int, like: Tensor, places: Tensor, sizes: Mapping[str, int]
     ) -> Tensor:
         """Return a gradient over the axis, from the one per chosen position; without atomics."""
-        axes = self.picked.lies[i]
+        axes = self.picked.layouts[i]
         rows = self.part.ir.layout(self.part.axes)
         at = flat_positions(axes, self.part.axis, rows, places, sizes)
         count, width = math.prod(sizes[a] for a in axes), math.prod(self.part.ir[i].shape)
