@@ -100,5 +100,5 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 
 def _cell(kind: str, content: str) -> str:
-    """A cell. Content that is a whole cell already is returned as it is."""
+    """Returns a cell. Content that is a whole cell already is returned unchanged."""
     return content if content.startswith("<td") else f"<td{kind}>{content}</td>"

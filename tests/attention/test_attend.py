@@ -23,8 +23,9 @@ def planned(net: nn.Module) -> Plan:
 def test_all_are_recognised(name):
     plan = planned(NETWORKS[name]())
     assert plan.notes and all(note.part is not None for note in plan.notes)
-    # no score, and nothing as large as one times its width, is left outside; biases by distance are
-    # looked up for each query and key, and what reads the weights besides has them stored
+    # outside the attention there are no scores and nothing as large as scores times their width,
+    # except biases by distance, which are looked up per query and key, and weights that are stored
+    # for other reads
     if name not in ("grouped", "spread"):
         for note in plan.notes:
             spread = [n for n in plan.ir if note.part.in_tiles(n.axes) and n.op != "input"]

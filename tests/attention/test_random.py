@@ -16,7 +16,7 @@ from tests.attention.networks import Net, inputs, ragged
 from tests.networks.equality import assert_same, results
 
 WIDTH = 5
-# of two vectors, a query's and a key's, or of what was made of them: a vector
+# functions of two vectors (a query and a key, or functions of them) that return a vector
 MIXED: list[Callable[..., gn.Value]] = [
     lambda n, q, k: q + k,
     lambda n, q, k: q * k,

@@ -98,7 +98,7 @@ NETS = {
     "perceptron": lambda: Perceptron(2),
     "heads": lambda: Heads(2),
 }
-# what the other tests have besides is slow here
+# the other networks are slow here
 QUICK = ("5 of 3", "once", "perceptron", "heads")
 WAYS = [
     *(pytest.param(name, "torch", tile) for name in NETS for tile in (2**20, 16)),

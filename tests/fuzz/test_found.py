@@ -391,7 +391,7 @@ FOUND: dict[str, Recipe] = {
         given=True,
         noise=True,
     ),
-    "a state without numbers beside one with": Recipe(
+    "a state without elements next to one with": Recipe(
         sections=(
             Section(
                 states=(

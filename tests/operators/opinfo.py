@@ -1,7 +1,7 @@
-"""Torch's own operators with torch's own samples, as nodes of a graph, beside torch itself.
+"""Torch's operators as nodes of a graph, compared with torch on torch's samples.
 
-An operator is called in a graph, outside and inside a loop, on two examples at two positions that
-differ; what it means is what torch gives for each example and position by itself.
+An operator is called in a graph, outside and inside a loop, on two examples at two different
+positions. The expected result is that of torch for each example and position separately.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def judge(
     return model
 
 
-# a state of float32 beside weights of half precision
+# a float32 state with half precision weights
 
 
 def _kept(net: Drawn, g: gn.Graph) -> None:

@@ -65,7 +65,7 @@ def pulled(call: Function, given: dict[str, Tensor]) -> list[Tensor]:
 
 
 def compare(f: Function, backends: tuple[str, ...] = BACKENDS, **given: Tensor) -> None:
-    """`f` in a graph, outside and inside a loop, on backends, beside torch."""
+    """Asserts that `f` in a graph, outside and inside a loop, equals torch on all backends."""
     wanted = pulled(lambda xs: each(f, xs), given)
     for loop in (False, True):
         for backend in backends:

@@ -394,7 +394,7 @@ def _each(f: Function) -> Function:
 
 
 def _kept(f: Function) -> Function:
-    """`f` permutes an example's own positions; what lies beyond is zero in the output."""
+    """`f` permutes the positions of an example. The output is zero beyond its length."""
 
     def run(v: Tensor, m: Mask) -> Tensor:
         rows = []

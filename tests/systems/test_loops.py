@@ -252,8 +252,8 @@ class Sums(nn.Module):
 def test_a_function_without_a_row():
     same(Sums, x=(2, 5, 3))
     same(Sums, {"time": [5, 2]}, x=(2, 5, 3))
-    told = gn.compile(Sums()).explain()
-    assert "cumsum" in told and "test_loops.py:" in told
+    text = gn.compile(Sums()).explain()
+    assert "cumsum" in text and "test_loops.py:" in text
 
 
 class Nested(nn.Module):

@@ -102,7 +102,7 @@ class Story(nn.Module):
         g.output("answer", self.memory(story, question))
 
 
-def told(batch, sentences, words=4):
+def random_story(batch, sentences, words=4):
     generator = torch.Generator().manual_seed(0)
     return {
         "story": torch.randint(0, 12, (batch, sentences, words), generator=generator),
@@ -114,12 +114,12 @@ def told(batch, sentences, words=4):
 @pytest.mark.parametrize("tying", ["adjacent", "layer"])
 @pytest.mark.parametrize("lengths", [None, {"sentence": [5, 0, 2]}])
 def test_memory_network(backend, tying, lengths):
-    same(lambda: Story(tying=tying), told(3, 5), lengths, backend)
+    same(lambda: Story(tying=tying), random_story(3, 5), lengths, backend)
 
 
 @pytest.mark.parametrize("batch, sentences", [(1, 1), (0, 3), (2, 10)])
 def test_memory_network_of_one_sentence_and_of_more_than_it_holds(batch, sentences):
-    same(Story, told(batch, sentences))
+    same(Story, random_story(batch, sentences))
 
 
 def test_a_memory_network_learns_to_look():

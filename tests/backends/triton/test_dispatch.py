@@ -47,7 +47,7 @@ class Timer:
 
 @pytest.fixture
 def time(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Timer]:
-    """A GPU that is made up, with a timer of one's own."""
+    """A fake GPU, with a timer that each test defines."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
     monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: "a made-up GPU")

@@ -1,9 +1,10 @@
-"""In float32, float16 and bfloat16 kernels err at most twice as much as torch in the same dtype.
+"""Errors of kernels in float32, float16 and bfloat16 are at most twice those of torch.
 
-Errors are against float64 on the same numbers, in units in the last place of each tensor's largest
-number: the root mean square of each output, final state and gradient, where half a unit is granted
-beside what torch happens to have exactly, and the largest error of all outputs and of all gradients
-(of a single tensor it is chance: two ways in which torch computes a cell differ threefold).
+Errors are relative to float64 on the same values, in units in the last place of the largest element
+of each tensor. Two errors are compared: the root mean square of each output, final state and
+gradient, with a tolerance of half a unit if torch happens to be exact; and the largest error of all
+outputs and of all gradients. The largest error of a single tensor is chance: two implementations of
+a cell by torch differ by a factor of three.
 
 No GPU has run these yet.
 """

@@ -80,7 +80,7 @@ def test_a_neural_turing_machine_is_one_kernel_a_direction(options: dict[str, ob
 
 
 class Best(nn.Module):
-    """A memory whose best slots are read and written, and a recurrent layer beside it."""
+    """A memory that reads and writes its best slots, and a recurrent layer next to it."""
 
     def __init__(self) -> None:
         super().__init__()

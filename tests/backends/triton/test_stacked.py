@@ -33,7 +33,7 @@ class Layers(nn.Module):
 
 
 class Between(nn.Module):
-    """Two loops with work between them that reads the input too; the lower is given out besides.
+    """Two loops with operations between them that also read the input. The lower is an output too.
 
     `way` is the delay of both.
     """

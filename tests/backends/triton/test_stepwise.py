@@ -1,4 +1,4 @@
-"""Loops that no resident kernel carries go step by step, with the reason, and give the same."""
+"""Loops that no persistent kernel can run are stepwise, with a reason and equal results."""
 
 from __future__ import annotations
 

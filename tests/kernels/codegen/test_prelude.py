@@ -1,4 +1,4 @@
-"""Functions of the prelude beside torch's, in float64 and float32, special values among them."""
+"""Functions of the prelude against torch in float64 and float32, also at special values."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def stored(launcher: Launcher, dtype: torch.dtype = torch.float64) -> list[torch
 
 
 def agree(source: CooperativeSource) -> None:
-    """Equal to the resident kernel of the same program, to rounding."""
+    """Asserts that the kernel equals the persistent kernel of the same program up to rounding."""
     wanted = stored(Launcher(emit(source.program), interpret=True))
     for got, want in zip(stored(CooperativeLauncher(source, interpret=True)), wanted, strict=True):
         assert (got - want).abs().max() <= 1e-12 * want.abs().max()
@@ -55,7 +55,7 @@ def test_however_it_is_cut(tiling: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["saving", "backward"])
 def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
-    """Against float64, beside the same kernel whose products are numpy's of float32."""
+    """Errors against float64, next to the same kernel with float32 matmuls of numpy."""
     found = {}
     for parted in (False, True):
         source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, bf16x3=parted))

@@ -1,7 +1,7 @@
-"""What the README claims to fit one multiprocessor of sm_90, compiled ahead of time and inspected.
+"""The sizes that the README claims for one multiprocessor of sm_90, compiled ahead of time.
 
-Of each network the widest of the usual sizes stays resident, forward and backward, without a spill
-or a reload; of the next size every refusal has the reason that is expected.
+The largest of the usual sizes of each network has persistent kernels, forward and backward, without
+a spill or a reload. For the next size, every refusal has the expected reason.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ def test_a_large_batch_is_faster_stepwise() -> None:
 
 
 def test_parallel_loops_have_half_of_the_gpu_each() -> None:
-    alone, beside = cooperative(1024), cooperative(1024, loops=2)
-    assert beside.per_step(64)[COOPERATIVE] > alone.per_step(64)[COOPERATIVE]
-    assert beside.per_step(64)[STEPWISE] == alone.per_step(64)[STEPWISE]
+    single, parallel = cooperative(1024), cooperative(1024, loops=2)
+    assert parallel.per_step(64)[COOPERATIVE] > single.per_step(64)[COOPERATIVE]
+    assert parallel.per_step(64)[STEPWISE] == single.per_step(64)[STEPWISE]
 
 
 def test_a_stepwise_loop_has_two_estimates() -> None:

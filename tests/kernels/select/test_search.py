@@ -77,14 +77,14 @@ def test_the_kernel_predicted_to_be_fastest_is_chosen_with_the_reason() -> None:
 
 
 def test_two_parallel_loops_have_half_of_the_gpu_each() -> None:
-    alone, _ = search.choose_cooperative(
+    single, _ = search.choose_cooperative(
         program("lstm", size=2048), HALF, "sm_90", may_compile=False
     )
-    assert alone.blocks == 128
-    beside, _ = search.choose_cooperative(
+    assert single.blocks == 128
+    parallel, _ = search.choose_cooperative(
         program("lstm", size=1024), HALF, "sm_90", may_compile=False, loops=2
     )
-    assert 2 * beside.blocks <= H200.processors
+    assert 2 * parallel.blocks <= H200.processors
 
 
 def test_a_kernel_that_spills_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
