@@ -8,13 +8,14 @@ from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.ir.symbols import visible
+from graphnn.kernels.select.strategies import strategy_name
 from graphnn.ops.matmul import split_sub
 from graphnn.ops.registry import OPS
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import StatisticsRegion
 from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.choose import Decision, Fallback, fallbacks, loop_name, strategy_name
+from graphnn.planner.loops.choose import Decision, Fallback, fallbacks, loop_name
 from graphnn.planner.pipeline import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})

@@ -97,7 +97,7 @@ class Layout:
         self.size = {op.name: math.prod(op.shape) for op in program.ops}
         self.cuts = {op.name: {0, self.size[op.name]} for op in program.ops}
         self.products = {
-            op.name: matmul_form(op, self.ops) for op in program.ops if op.kind == "product"
+            op.name: matmul_form(op, self.ops) for op in program.ops if op.kind == "einsum"
         }
         for op in program.ops:  # a block's elements of each part have tiles of their own
             if units := op.attrs.get("units"):
@@ -121,7 +121,7 @@ class Layout:
 
     def _links(self, op: Op) -> Iterator[Link]:
         """Where the elements of each operand go, for operations that keep them in place."""
-        if op.kind in ("point", "read", "over_positions", "own_row"):
+        if op.kind in ("pointwise", "read", "over_positions", "own_row"):
             yield from ((op.name, x, broadcast(self.ops[x].shape, op.shape)) for x in op.args)
         elif op.kind == "view":
             yield from ((op.name, x, runs(m)) for x, m in zip(op.args, op.attrs["maps"]))
@@ -129,7 +129,7 @@ class Layout:
             yield from self._reduction(op)
         elif op.kind == "all_reduce":  # the parts of all blocks are added element by element
             self._cut(op.name, range(self.size[op.name] + 1))
-        elif op.kind == "product":
+        elif op.kind == "einsum":
             yield from self._product(op, self.products[op.name])
 
     def _reduction(self, op: Op) -> Iterator[Link]:

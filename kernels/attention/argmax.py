@@ -14,9 +14,9 @@ NO_POSITION = 2**31 - 1
 
 
 def store_argmax(b: AttentionBuilder, output: Store) -> None:
-    """Write and store a `most` (maximum) or `place` (argmax); of equal values the first counts.
+    """Write and store a `column_max` or `column_argmax`. Of equal values the first counts.
 
-    A `most` of the same value as an earlier `place` reuses its maximum.
+    A `column_max` of the same value as an earlier `column_argmax` reuses its maximum.
     """
     op = b.ops[output.op]
     note, source = f"keep {op.note}", op.args[0]
@@ -24,7 +24,7 @@ def store_argmax(b: AttentionBuilder, output: Store) -> None:
     def keep(found: Name) -> None:
         store_row(b, output.tensor, cast(b, expr(found), output.tensor), SCALAR, note)
 
-    if op.kind == "most" and source in b.maxima:
+    if op.kind == "column_max" and source in b.maxima:
         keep(b.maxima[source])
         return
     best = b.fresh(f"{op.name}_best")
@@ -33,7 +33,7 @@ def store_argmax(b: AttentionBuilder, output: Store) -> None:
     valid = code("{} & {}", V.COL_VALID, V.ROW_VALID)
     b.assign(masked, where(valid, _scalar(b, op), INF), op.note, True)
     b.assign(largest, code("tl.max({}, 1)[:, None]", masked), op.note, True)
-    found = _argmax(b, op, masked, largest, best) if op.kind == "place" else best
+    found = _argmax(b, op, masked, largest, best) if op.kind == "column_argmax" else best
     b.assign(best, code(MAXIMUM, best, largest), op.note, True)
     b.maxima[source] = best
     keep(found)

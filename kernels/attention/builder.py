@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from ..codegen.builder import NOTHING, KernelBuilder, declared
-from ..ir.contraction import CHUNK, LONG, AttentionProgram, sides, spans
+from ..ir.contraction import CHUNK, WIDE_CHUNK, AttentionProgram, sides, spans
 from ..ir.expression import Code, Expr, Name, both, code, expr, join, load, times, total
 from ..ir.program import Op, Tensor
 from ..ir.statement import Statement, assign
@@ -84,10 +84,10 @@ class AttentionBuilder(KernelBuilder):
         self.sides = sides(program)
         # such programs do not use matrix units: matmuls need at least 16 columns at once
         self.wide = any(
-            all(self.sides[op.name]) and math.prod(op.shape) > 1 and op.kind != "total"
+            all(self.sides[op.name]) and math.prod(op.shape) > 1 and op.kind != "column_sum"
             for op in program.ops
         )
-        self.chunk = LONG if self.wide else CHUNK
+        self.chunk = WIDE_CHUNK if self.wide else CHUNK
         # chunks of values by operation and number, as loaded (raw) or as computed with
         self.tiles: dict[tuple[str, int, bool], Tile] = {}
         self.matrix_tiles: dict[tuple[str, str, str, int, int], Name] = {}
@@ -125,7 +125,7 @@ class AttentionBuilder(KernelBuilder):
 
     def define(self, op: Op, k: int, value: Expr, form: Form, raw: bool = False) -> Tile:
         """Assign chunk `k` of a value to a variable and return its tile."""
-        suffix = f"_{k}" if len(self.spans(op.name)) > 1 and op.kind != "total" else ""
+        suffix = f"_{k}" if len(self.spans(op.name)) > 1 and op.kind != "column_sum" else ""
         name = self.fresh(f"{op.name}{suffix}{'_raw' if raw else ''}")
         self.assign(name, value, op.note, self.sides[op.name][1])
         tile = form.tile(name)
@@ -140,7 +140,7 @@ class AttentionBuilder(KernelBuilder):
         """Return the terms of a sum of products as an operation of their own."""
         if op.name not in self.terms:
             name = NameTable(self.ops).fresh(f"{op.name}_terms")
-            made = Op(name, "product", op.args, (), "float", op.attrs, op.note)
+            made = Op(name, "einsum", op.args, (), "float", op.attrs, op.note)
             self.ops[name], self.sides[name] = made, self.sides[op.name]
             self.terms[op.name] = made
         return self.terms[op.name]

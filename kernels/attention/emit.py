@@ -51,9 +51,9 @@ def emit(program: AttentionProgram) -> AttentionSource:
     if program.picks is not None:
         tile_of(b, program.picks.op, 0)
     for output in program.stores:
-        if b.ops[output.op].kind in ("most", "place"):
+        if b.ops[output.op].kind in ("column_max", "column_argmax"):
             store_argmax(b, output)
-        elif output.kind == "each":
+        elif output.kind == "element":
             store_elements(b, output)
         else:
             _store_sum(b, output)
@@ -75,13 +75,13 @@ def source_of(b: AttentionBuilder, loops: list[Loop]) -> AttentionSource:
 
 def _weights(b: AttentionBuilder) -> None:
     """Write the softmax of the program."""
-    tile_of(b, next(op.name for op in b.program.ops if op.kind == "soft"), 0)
+    tile_of(b, next(op.name for op in b.program.ops if op.kind == "online_softmax"), 0)
 
 
 def _store_sum(b: AttentionBuilder, output: Store) -> None:
     """Store a sum over the columns for each row, or summed over the rows as well."""
     op = b.ops[output.op]
-    if op.kind != "total":
+    if op.kind != "column_sum":
         raise Unsupported(f"'{op.name}' is stored for each row, but is not a sum over columns")
     if len(op.args) == 2 and len(letters(op)[2]) == 2:
         _store_outer_products(b, output, op)
@@ -113,7 +113,7 @@ def accumulate(b: AttentionBuilder, op: Op, acc: Name, k: int, span: Span, weigh
         return
     scalar, vector = pair
     weight = tile_of(b, scalar, 0).value
-    weight = weight if weighted and b.ops[scalar].kind == "soft" else _existing(weight)
+    weight = weight if weighted and b.ops[scalar].kind == "online_softmax" else _existing(weight)
     factor = matmul_operand(b, vector, k, span)
     if b.ops[vector].kind != "read":
         factor = to_kind(where(V.COL_DOWN_VALID, factor, "0.0"))

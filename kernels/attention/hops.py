@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.contraction import SUMMED, AttentionProgram
+from ..ir.contraction import COLUMN_SUMS, AttentionProgram
 from ..ir.expression import Name, code, expr, where
 from ..ir.program import Op, Unsupported
 from ..ir.tile import Tile
@@ -24,16 +24,16 @@ def loops_before(program: AttentionProgram) -> dict[str, int]:
     """Return how many loops each operation must wait for: a sum over columns takes one itself."""
     found: dict[str, int] = {}
     for op in program.ops:
-        found[op.name] = max((found[a] for a in op.args), default=0) + (op.kind in SUMMED)
+        found[op.name] = max((found[a] for a in op.args), default=0) + (op.kind in COLUMN_SUMS)
     return found
 
 
 def softmax_of(program: AttentionProgram) -> dict[str, str]:
-    """Return the `soft` that each operation depends on within its loop, if there is one."""
+    """Return the `online_softmax` on which each operation depends within its loop, if any."""
     kinds, found = {op.name: op.kind for op in program.ops}, dict[str, str]()
     for op in program.ops:
-        used = [op.name] if op.kind == "soft" else []
-        used += [found[a] for a in op.args if a in found and kinds[a] not in SUMMED]
+        used = [op.name] if op.kind == "online_softmax" else []
+        used += [found[a] for a in op.args if a in found and kinds[a] not in COLUMN_SUMS]
         if used:
             found[op.name] = used[0]
     return found
@@ -47,11 +47,11 @@ def emit(program: AttentionProgram) -> AttentionSource:
     if program.rows:
         raise Unsupported("a kernel of several hops computes one row per program")
     b, before, soft = AttentionBuilder(program), loops_before(program), softmax_of(program)
-    per_column = {s.op: s for s in program.stores if s.kind == "each"}
+    per_column = {s.op: s for s in program.stores if s.kind == "element"}
     last = max([before[op.name] for op in program.ops] + [before[n] + 1 for n in per_column])
     loops: list[Loop] = []
     for n in range(1, last + 1):
-        sums = [op for op in program.ops if op.kind in SUMMED and before[op.name] == n]
+        sums = [op for op in program.ops if op.kind in COLUMN_SUMS and before[op.name] == n]
         written = _sums(b, sums, soft)
         for name in (name for name in per_column if before[name] == n - 1):
             store_elements(b, per_column[name])
@@ -78,7 +78,7 @@ def _sums(b: AttentionBuilder, sums: Sequence[Op], soft: dict[str, str]) -> list
 
 def _sum(b: AttentionBuilder, op: Op, soft: dict[str, str], scores: set[str]) -> list[Name]:
     """Write a sum. The softmax itself already computes the logsumexp of its scores."""
-    if op.kind == "total":
+    if op.kind == "column_sum":
         return _total(b, op, soft.get(op.name))
     return [V.SCORE_MAX, V.WEIGHT_SUM] if op.args[0] in scores else _logsumexp(b, op)
 
@@ -86,7 +86,7 @@ def _sum(b: AttentionBuilder, op: Op, soft: dict[str, str], scores: set[str]) ->
 def _begin_loop(b: AttentionBuilder) -> None:
     """Begin the next loop, in which values that vary over columns are computed again."""
     b.before, b.step = [], []
-    summed = {op.name for op in b.program.ops if op.kind in SUMMED}
+    summed = {op.name for op in b.program.ops if op.kind in COLUMN_SUMS}
     moving = [k for k in b.tiles if k[0] not in summed and b.sides.get(k[0], (False, False))[1]]
     for key in moving:
         del b.tiles[key]
@@ -127,7 +127,7 @@ def _logsumexp(b: AttentionBuilder, op: Op) -> list[Name]:
 
 def _define_sum(b: AttentionBuilder, op: Op, variables: list[Name], weighted: bool) -> None:
     """Define the value of a sum for the loops after its own."""
-    if op.kind == "total":
+    if op.kind == "column_sum":
         for k, (name, span) in enumerate(zip(variables, b.spans(op.name), strict=True)):
             if weighted:
                 b.assign(name, normalized(name), op.note, False)

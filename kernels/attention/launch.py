@@ -116,10 +116,10 @@ class AttentionLauncher:
         for tensor, dtype in zip(p.outputs, kinds, strict=True):
             kind = stores.get(tensor.name, "row")
             axes = [sizes[a] for a in tensor.axes]
-            lead = axes if kind == "each" else [parts, *axes]
+            lead = axes if kind == "element" else [parts, *axes]
             if kind == "tile":
                 lead = [parts, *(sizes[a] for a in p.blocks), tiles]
-            partial = parts > 1 and kind != "each" and dtype.is_floating_point
+            partial = parts > 1 and kind != "element" and dtype.is_floating_point
             stored = torch.promote_types(dtype, torch.float32) if partial else dtype
             outs.append(like.new_empty([*lead, *tensor.shape], dtype=stored))
         return outs

@@ -93,7 +93,7 @@ def _full(text: str, kind: str) -> Expr:
     return code("tl.full([1, 1], {}, {})", text, KINDS[kind])
 
 
-def _point(b: AttentionBuilder, op: Op, k: int) -> Tile:
+def _pointwise(b: AttentionBuilder, op: Op, k: int) -> Tile:
     form, operands = aligned(b, op, op.args, k)
     template = op.attrs["template"]
     return b.define(op, k, bare(code(template, *operands, calls=functions(template))), form)
@@ -176,7 +176,7 @@ def padded(b: AttentionBuilder, tile: Tile, span: Span, padding: str = "0.0") ->
     return where(code("{} < {}", b.column(tile), span.valid), tile.value, padding)
 
 
-def _product(b: AttentionBuilder, op: Op, k: int) -> Tile:
+def _einsum(b: AttentionBuilder, op: Op, k: int) -> Tile:
     which = matrix(op)
     if which is not None:
         return _by_matrix(b, op, which, k)
@@ -309,7 +309,7 @@ def column_scores(b: AttentionBuilder, name: str) -> Tile:
     return score
 
 
-def _soft(b: AttentionBuilder, op: Op, k: int) -> Tile:
+def _online_softmax(b: AttentionBuilder, op: Op, k: int) -> Tile:
     """Write the weights of these columns relative to the largest score so far."""
     score, note = column_scores(b, op.args[0]), f"{op.note}: softmax, so far"
     largest = code("tl.full([ROWS, 1], {}, ACC)", INF)
@@ -341,10 +341,10 @@ WRITERS: dict[str, Callable[[AttentionBuilder, Op, int], Tile]] = {
     "const": _const,
     "index": _index,
     "size": _size,
-    "point": _point,
+    "pointwise": _pointwise,
     "expand": _expand,
     "sum": _reduce,
     "max": _reduce,
-    "product": _product,
-    "soft": _soft,
+    "einsum": _einsum,
+    "online_softmax": _online_softmax,
 }

@@ -211,9 +211,9 @@ WRITERS: dict[str, Callable[[PersistentBuilder, Op], None]] = {
     "position": block_axis.position,
     "over_positions": block_axis.over_positions,
     "state": _state,
-    "point": pointwise.point,
+    "pointwise": pointwise.pointwise,
     "view": pointwise.view,
-    "product": pointwise.product,
+    "einsum": pointwise.einsum,
     "sum": pointwise.reduce,
     "max": pointwise.reduce,
 }

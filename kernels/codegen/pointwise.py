@@ -27,7 +27,7 @@ class Summand(NamedTuple):
     width: int
 
 
-def point(b: PersistentBuilder, op: Op) -> None:
+def pointwise(b: PersistentBuilder, op: Op) -> None:
     """The template, filled with the tiles that line up."""
     template = op.attrs["template"]
     tiles = []
@@ -66,7 +66,7 @@ def _viewed(b: PersistentBuilder, op: Op, span: Span) -> Tile:
     return Tile(made, span=span)
 
 
-def product(b: PersistentBuilder, op: Op) -> None:
+def einsum(b: PersistentBuilder, op: Op) -> None:
     """A product of two values: a matrix product by a weight, or element by element."""
     how = b.layout.products[op.name]
     if isinstance(how, WeightMatmul):

@@ -246,7 +246,7 @@ def _phase_launches(source: LoopSource, launch: Launch) -> list[Launch]:
 def weight_bytes(program: LoopProgram, launch: Launch) -> int:
     """Return the bytes that a kernel's weights need at least; the kernel need not be written."""
     ops = {op.name: op for op in program.ops}
-    forms = [matmul_form(op, ops) for op in program.ops if op.kind == "product"]
+    forms = [matmul_form(op, ops) for op in program.ops if op.kind == "einsum"]
     weights = {form.weight for form in forms if isinstance(form, WeightMatmul)}
     return sum(math.prod(ops[w].shape) for w in weights) * bytes_per_weight(launch)
 

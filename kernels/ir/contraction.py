@@ -15,16 +15,16 @@ from .tile import SCALAR, Span
 
 # elements of a value's own dimension that are computed at a time. If values over both rows and
 # columns are wide, columns are processed one by one, and there is room for more elements of each
-CHUNK, LONG = 64, 256
-SUMMED = ("total", "lse")
+CHUNK, WIDE_CHUNK = 64, 256
+COLUMN_SUMS = ("column_sum", "column_logsumexp")
 # the least side of a matrix product
-LEAST = 16
+MIN_WIDTH = 16
 
 
 @dataclass(frozen=True)
 class Store:
     """A value that is stored. `kind` is "row" (summed over columns, one per row), "tile" (summed
-    over rows too, one per program) or "each" (one per row and column)."""
+    over rows too, one per program) or "element" (one per row and column)."""
 
     op: str
     tensor: Tensor
@@ -60,10 +60,11 @@ class Picks:
 class AttentionProgram:
     """One attention kernel; `ops.OP_KINDS` tells which operations it has.
 
-    A kernel with one loop over columns only stores `total`, `most` and `place`, and has no `lse`;
-    see `attention.hops` for kernels with several loops. With a `soft`, totals are divided by the
-    sum of weights, and the log-sum-exp of the scores is stored to `peak`. With `top`, the kernel
-    finds the best columns; with `picks`, its columns are those that were found.
+    A kernel with one loop over columns stores `column_sum`, `column_max` and `column_argmax` only,
+    and has no `column_logsumexp`. See `attention.hops` for kernels with several loops. With an
+    `online_softmax`, column sums are divided by the sum of weights, and the log-sum-exp of the
+    scores is stored to `peak`. With `top`, the kernel finds the best columns of each row; with
+    `picks`, its columns are those that were found.
     """
 
     name: str
@@ -100,7 +101,7 @@ def spans(count: int, chunk: int) -> tuple[Span, ...]:
     found = []
     for start in range(0, count, chunk):
         valid = min(chunk, count - start)
-        width = max(LEAST, 1 << (valid - 1).bit_length())
+        width = max(MIN_WIDTH, 1 << (valid - 1).bit_length())
         found.append(Span(start, valid, width))
     return tuple(found)
 
@@ -119,7 +120,7 @@ def sides(program: AttentionProgram) -> dict[str, tuple[bool, bool]]:
         else:
             axes = set()
         # a sum over columns does not vary over them
-        parts = [(found[a][0], found[a][1] and kinds[a] not in SUMMED) for a in op.args]
+        parts = [(found[a][0], found[a][1] and kinds[a] not in COLUMN_SUMS) for a in op.args]
         found[op.name] = _union([(bool(axes & rows), bool(axes & columns)), *parts])
     return found
 

@@ -66,7 +66,7 @@ OP_KINDS = {
         "shift position k",
     ),
     "state": _kind("the value that a state has at this step: see LoopState"),
-    "point": _kind(
+    "pointwise": _kind(
         "a Triton expression, `template`, of its arguments; if it is a sum of products, "
         "`linear_in` has for each its sign and the arguments that it multiplies",
         ANY,
@@ -79,7 +79,7 @@ OP_KINDS = {
         ANY,
         "maps",
     ),
-    "product": _kind(
+    "einsum": _kind(
         'an einsum, `sub`, such as "k,nk->n"; a part of another one, `of`, has the columns of its '
         "weight from the `first` on",
         2,
@@ -112,8 +112,9 @@ OP_KINDS = {
         sharded=True,
     ),
     "all_reduce": _kind(
-        'the sum or maximum (`join`) of the parts of all `blocks`; "spread": the sum of squares '
-        "about the second argument, from squares about each block's own mean and from `sums`",
+        'the sum or maximum (`join`) of the parts of all `blocks`; or for "squared_deviations" the '
+        "sum of squares about the second argument, from squares about each block's own mean and "
+        "from `sums`",
         (1, 2),
         "exchange blocks join",
         "sums part groups",
@@ -133,14 +134,16 @@ OP_KINDS = {
         "which of a block's elements are within the granularity", 0, "part", sharded=True
     ),
     # values of attention, over tiles of rows (queries) and columns (keys)
-    "soft": _kind("exp(score - largest score so far): the weights of an online softmax", 1),
+    "online_softmax": _kind(
+        "exp(score - largest score so far): the weights of an online softmax", 1
+    ),
     "expand": _kind("a number for each column of the value", 1),
-    "total": _kind(
+    "column_sum": _kind(
         "the sum over columns of a value, or of a product (`sub`) of two", (1, 2), "", "sub"
     ),
-    "most": _kind("the largest value over columns", 1),
-    "place": _kind("the position of the largest value over columns", 1),
-    "lse": _kind("the log-sum-exp of a score over columns", 1),
+    "column_max": _kind("the largest value over columns", 1),
+    "column_argmax": _kind("the position of the largest value over columns", 1),
+    "column_logsumexp": _kind("the log-sum-exp of a score over columns", 1),
 }
 
 

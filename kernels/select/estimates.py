@@ -18,9 +18,7 @@ from ..feasibility.limits import SHARED_MEMORY, TILE_ROWS
 from ..ir.program import LoopProgram, Op, Unsupported
 from . import cost_model, search
 from .cost_model import GpuModel, StepWork
-
-# the strategies, in the order in which one that can run is taken if nothing is timed
-RESIDENT, COOPERATIVE, STEPWISE = "resident", "cooperative", "stepwise"
+from .strategies import COOPERATIVE, RESIDENT, STEPWISE
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ class CostEstimates:
     def _matmul_weights(self) -> list[int]:
         """The number of elements of each weight that rows are multiplied by."""
         ops = {op.name: op for op in self.program.ops}
-        found = [op.args[1] for op in ops.values() if op.kind == "product"]
+        found = [op.args[1] for op in ops.values() if op.kind == "einsum"]
         return [math.prod(ops[name].shape) for name in found if _is_weight(ops, name)]
 
     def _stepwise(self, rows: int) -> float:

@@ -24,6 +24,7 @@ from triton.errors import TritonError
 
 from .. import cache
 from . import autotune
+from .strategies import strategy_name
 
 _LOG = logging.getLogger(__name__)
 # The most calls that are looked up by exact sizes: rounding to powers of two takes several times
@@ -46,8 +47,9 @@ class StrategyChoice:
         """Where it was timed, for which calls, and how long each strategy took, as text."""
         fastest_first = sorted(self.times.items(), key=lambda x: x[1])
         signature = ", ".join([self.direction, *_size_ranges(self.sizes)])
-        times = ", ".join(f"{name} {ms:.3g} ms" for name, ms in fastest_first)
-        return f"timed on {self.device} ({signature}): {times}; {self.strategy} is used"
+        times = ", ".join(f"{strategy_name(name)} {ms:.3g} ms" for name, ms in fastest_first)
+        used = strategy_name(self.strategy)
+        return f"timed on {self.device} ({signature}): {times}; {used} is used"
 
 
 def gpu_name(tensor: torch.Tensor) -> str | None:
@@ -178,7 +180,7 @@ class StrategyTuner:
             try:
                 times[name] = autotune.time_on_gpu(functools.partial(strategies.run, name))
             except (TritonError, RuntimeError) as error:
-                _LOG.info("%s does not run: %s", name, error)
+                _LOG.info("%s does not run: %s", strategy_name(name), error)
         best = min(times, key=lambda x: times[x], default=default)
         faster = default not in times or times[best] < (1 - autotune.MARGIN) * times[default]
         return {"strategy": best if faster else default, "times": times}

@@ -38,10 +38,10 @@ from graphnn.backends.torch.operators.hops import HopsOperator
 from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.ir.graph import BATCH, IR, Node
 from graphnn.kernels.ir.symbols import quoted
+from graphnn.kernels.select.strategies import strategy_name
 from graphnn.planner.boundary.states import FINAL, RECORD
 from graphnn.planner.core.loop_graph import LoopIR
 from graphnn.planner.core.regions import Whole
-from graphnn.planner.loops.choose import strategy_name
 from graphnn.planner.loops.side_by_side import Part
 
 

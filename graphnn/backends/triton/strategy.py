@@ -36,8 +36,9 @@ from graphnn.kernels.ir.symbols import NameTable
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS, SPLIT_PRODUCTS, Launcher, input_precision
 from graphnn.kernels.runtime.random import random_tensor
-from graphnn.kernels.select.estimates import STEPWISE, CostEstimates
+from graphnn.kernels.select.estimates import CostEstimates
 from graphnn.kernels.select.search import choose_cooperative
+from graphnn.kernels.select.strategies import STEPWISE
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import StatisticsRegion
 from graphnn.planner.attention.tiles import AttentionRegion

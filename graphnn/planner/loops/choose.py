@@ -92,11 +92,6 @@ def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Dec
     return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 
 
-def strategy_name(strategy: str) -> str:
-    """A strategy as texts call it: kernels that `skip="resident"` leaves out are persistent."""
-    return "persistent" if strategy == "resident" else strategy
-
-
 def loop_name(ir: IR, loop: Loop) -> str:
     """The name of a loop: those of its states."""
     return ", ".join(dict.fromkeys(ir[i].label for i in loop.states))

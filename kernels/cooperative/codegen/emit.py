@@ -210,7 +210,7 @@ class _Writer:
         """Writes an operation of the sharded program."""
         if op.kind == "sharded_matmul":
             ShardedMatmul(self.b, op, self._operand(op), self.tiling).write()
-        elif op.kind == "all_reduce" and op.attrs["join"] == "spread":
+        elif op.kind == "all_reduce" and op.attrs["join"] == "squared_deviations":
             exchanges.spread(self.b, op, *self._named(op, "exchange"), self._named(op, "sums"))
         elif op.kind in FETCHING:
             FETCHING[op.kind](self.b, op, *self._named(op, "exchange"))

@@ -63,7 +63,7 @@ def plainer(program: LoopProgram) -> list[Op]:
     names = NameTable(ops)
     found: list[Op] = []
     for op in program.ops:
-        if op.kind == "product" and not isinstance(dot_of(op, ops), WeightMatmul):
+        if op.kind == "einsum" and not isinstance(dot_of(op, ops), WeightMatmul):
             found += _plain(op, ops, names)
         else:
             found.append(op)
@@ -74,7 +74,7 @@ def plainer(program: LoopProgram) -> list[Op]:
 
 def dot_of(op: Op, ops: dict[str, Op]) -> Any:
     """How a product is computed; None if it is no product by a weight."""
-    if op.kind != "product" or not any(is_weight(ops[a]) for a in op.args):
+    if op.kind != "einsum" or not any(is_weight(ops[a]) for a in op.args):
         return None
     return matmul_form(op, ops)
 
@@ -88,7 +88,7 @@ def _plain(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
     if left != out:
         return [op]
     attrs = {"template": "({0} * {1})", "linear_in": ((1, (0, 1)),)}
-    pointed = replace(op, kind="point", attrs=attrs)
+    pointed = replace(op, kind="pointwise", attrs=attrs)
     if out == full:
         return [pointed]
     shape = max((ops[x].shape for x in op.args), key=len)
@@ -144,12 +144,12 @@ class _Granularities:
     def _state(self, op: Op) -> None:
         """A state is joined to its next value beforehand."""
 
-    def _point(self, op: Op) -> None:
+    def _pointwise(self, op: Op) -> None:
         for arg in op.args:
             if not broadcasts(op, self.ops[arg]) and self.ops[arg].kind != "const":
                 self._join(op.name, arg)
 
-    _over_positions = _point
+    _over_positions = _pointwise
 
     def _view(self, op: Op) -> None:
         for arg, places in zip(op.args, op.attrs["maps"]):
@@ -161,7 +161,7 @@ class _Granularities:
                     self._join(op.name, arg)
                     self._must(op.name, run.arg)
 
-    def _product(self, op: Op) -> None:
+    def _einsum(self, op: Op) -> None:
         how = dot_of(op, self.ops)
         if not isinstance(how, WeightMatmul) or len(op.shape) != 1:
             self._alone(op)
@@ -183,7 +183,7 @@ def loose(ops: dict[str, Op]) -> set[str]:
     """Values that are computed from tensors alone: each block can compute any part of them."""
     found: set[str] = set()
     for op in ops.values():
-        mine = op.kind in ("point", "view") and all(a in found for a in op.args)
+        mine = op.kind in ("pointwise", "view") and all(a in found for a in op.args)
         if op.kind in SOURCES or mine:
             found.add(op.name)
     return found

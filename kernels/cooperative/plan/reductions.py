@@ -88,7 +88,7 @@ class Sums:
             texts[-1] = f"{'-' if term.sign < 0 else ''}{texts[-1]}"
             args += names
         template = f"({' + '.join(texts)})"
-        return replace(made, kind="point", args=tuple(args), attrs={"template": template})
+        return replace(made, kind="pointwise", args=tuple(args), attrs={"template": template})
 
     def _sum_of(self, base: str, x: Op, op: Op) -> str:
         """The sum of a value that is sharded as `x` is."""
@@ -140,18 +140,20 @@ class Sums:
             **owned,
         }
         args = (squares, self._number(found[1], op))
-        return replace(made, kind="all_reduce", args=args, attrs={**attrs, "join": "spread"})
+        return replace(
+            made, kind="all_reduce", args=args, attrs={**attrs, "join": "squared_deviations"}
+        )
 
     def _squares(self, mine: str, whole: Op, sums: Exchange, owned: dict[str, Any], op: Op) -> str:
         """The sum of squares of a block's own elements about their mean."""
         count = self.sharing.put(Op(f"{mine}_count", "shard_size", (), (), "float", owned, op.note))
         mean = {"template": "({0} / tl.maximum({1}, 1.0))"}
         centre = self.sharing.put(
-            Op(f"{mine}_mean_here", "point", (sums.value, count), (), "float", mean, op.note)
+            Op(f"{mine}_mean_here", "pointwise", (sums.value, count), (), "float", mean, op.note)
         )
         shape, square = self.sharing.made[mine].shape, {"template": "(({0} - {1}) * ({0} - {1}))"}
         made = self.sharing.put(
-            Op(f"{mine}_square_here", "point", (mine, centre), shape, "float", square, op.note)
+            Op(f"{mine}_square_here", "pointwise", (mine, centre), shape, "float", square, op.note)
         )
         within = self._within(whole.name, self.sharing.home(whole.name), made, 0.0)
         return self.sharing.put(replace(op, name=f"{mine}_squares_here", args=(within,)))
@@ -172,7 +174,7 @@ class Sums:
             replace(
                 self.sharing.made[name],
                 name=f"{name}_within",
-                kind="point",
+                kind="pointwise",
                 args=(name, inside),
                 attrs={"template": template, **form},
             )

@@ -59,7 +59,7 @@ def with_sources(
         for arg in op.args:
             users[arg].add(op.name)
     for op in reversed(list(ops.values())):
-        mine = op.kind in ("point", "view", "sum", "max") and op.name in free
+        mine = op.kind in ("pointwise", "view", "sum", "max") and op.name in free
         if mine and users[op.name] and users[op.name] <= found:
             found.add(op.name)
     return frozenset(found)

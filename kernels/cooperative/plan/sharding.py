@@ -258,10 +258,10 @@ class Sharder:
 
     _as_index = _as_size = _as_state = _as_position = _as_const
 
-    def _as_point(self, made: Op, op: Op, wanted: int) -> Op:
+    def _as_pointwise(self, made: Op, op: Op, wanted: int) -> Op:
         return replace(made, args=tuple(self._like(op, a, wanted) for a in op.args))
 
-    _as_over_positions = _as_point
+    _as_over_positions = _as_pointwise
 
     def _as_view(self, made: Op, op: Op, wanted: int) -> Op:
         if not split(wanted):
@@ -292,7 +292,7 @@ class Sharder:
         line = found.setdefault(name, np.full(size, -1))
         line[part * units : (part + 1) * units] = new
 
-    def _as_product(self, made: Op, op: Op, wanted: int) -> Op:
+    def _as_einsum(self, made: Op, op: Op, wanted: int) -> Op:
         how = dot_of(op, self.ops)
         if not isinstance(how, WeightMatmul):
             return replace(made, args=tuple(self.make(a, min(wanted, WHOLE)) for a in op.args))

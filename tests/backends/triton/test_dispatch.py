@@ -19,7 +19,7 @@ from graphnn.backends.triton.loops.dispatch import StrategyDispatcher
 from graphnn.backends.triton.loops.torch_layers import CUDNN, KERNELS
 from graphnn.kernels import cache
 from graphnn.kernels.select import autotune, strategy_timing
-from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE
+from graphnn.kernels.select.strategies import COOPERATIVE, RESIDENT, STEPWISE
 from graphnn.planner.loops import choose
 from graphnn.runtime.call.options import Options
 from tests.backends.triton.cells import Sizes, inputs, network, ragged, run
@@ -126,7 +126,7 @@ def test_what_was_timed_is_told(time: Callable[..., Timer]) -> None:
     assert "predicted µs per step at batch 16 (cost model, not measured): persistent" in text
     for direction in ("forward, saving", "forward", "backward"):
         form = f"timed on a made-up GPU ({direction}, time up to 2, batch up to 4)"
-        assert f"{form}: cooperative 0.5 ms, resident 1 ms, stepwise 1 ms; cooperative" in text
+        assert f"{form}: cooperative 0.5 ms, persistent 1 ms, stepwise 1 ms; cooperative" in text
 
 
 def test_a_model_that_is_not_tuned_times_nothing(time: Callable[..., Timer]) -> None:

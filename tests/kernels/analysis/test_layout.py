@@ -129,7 +129,7 @@ def test_a_reshape_cuts_nothing_and_a_permutation_each_row() -> None:
 
 
 def test_a_broadcast_is_cut_with_what_it_meets() -> None:
-    point = Op("y", "point", ("x", "b"), (2, 8), attrs={"template": "({0} + {1})"})
+    point = Op("y", "pointwise", ("x", "b"), (2, 8), attrs={"template": "({0} + {1})"})
     made = layout(read("x", 2, 8), read("b", 8), point)
     assert spans(made, "y") == spans(made, "x") == [(0, 8), (8, 8)]
     assert spans(made, "b") == [(0, 8)]

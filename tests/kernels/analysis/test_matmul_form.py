@@ -23,7 +23,7 @@ def of(sub: str, weight: str = "") -> WeightMatmul | ValueMatmul:
         tensor = Tensor(name, shape, axes)
         ops[name] = Op(name, "read", shape=shape, attrs={"tensor": tensor})
     shape = tuple(SIZES[x] for x in out)
-    return matmul_form(Op("y", "product", ("a", "b"), shape, attrs={"sub": sub}), ops)
+    return matmul_form(Op("y", "einsum", ("a", "b"), shape, attrs={"sub": sub}), ops)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_where_there_is_no_common_tile_or_too_much_to_spell_out_it_is_refused() 
         of("ik,kj->ji")
     wide = {"a": Op("a", "state", shape=(17, 17)), "b": Op("b", "state", shape=(17, 17))}
     with pytest.raises(Unsupported, match=f"more than {MOST_TERMS} terms"):
-        matmul_form(Op("y", "product", ("a", "b"), (17, 17), attrs={"sub": "ij,jk->ik"}), wide)
+        matmul_form(Op("y", "einsum", ("a", "b"), (17, 17), attrs={"sub": "ij,jk->ik"}), wide)
 
 
 @pytest.mark.parametrize("sub", ["k,nk->n", "k,kn->n", "ik,nk->in", "bk,bkn->bn", "bk,bnk->bn"])

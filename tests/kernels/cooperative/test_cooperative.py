@@ -86,10 +86,10 @@ def by_hand() -> LoopProgram:
 
     def times(name: str, value: str, weight: str) -> Op:
         shape = kept[weight][:1]
-        return Op(name, "product", (value, weight), shape, "float", {"sub": "k,nk->n"})
+        return Op(name, "einsum", (value, weight), shape, "float", {"sub": "k,nk->n"})
 
     def point(name: str, template: str, *args: str, size: int = 48) -> Op:
-        return Op(name, "point", args, (size,), "float", {"template": template})
+        return Op(name, "pointwise", args, (size,), "float", {"template": template})
 
     ops = [
         Op("zero", "const", (), (), "float", {"value": 0.0}),
@@ -129,11 +129,11 @@ def test_single_numbers_beside_others_are_of_one_product() -> None:
     """A product of five numbers that every block has, of which the first is taken by itself."""
     first = by_hand()
     wide = Tensor("wide", (5, 48), ())
-    five = Op("five", "product", ("h", "wide"), (5,), "float", {"sub": "k,nk->n"})
+    five = Op("five", "einsum", ("h", "wide"), (5,), "float", {"sub": "k,nk->n"})
     one = Op("one", "view", ("five",), (1,), "float", {"maps": [np.arange(1)]})
     rest = Op("rest", "view", ("five",), (3,), "float", {"maps": [np.arange(1, 4)]})
     template = {"template": "tanh({0} + {1} * {2})"}
-    g = Op("after_g", "point", ("next_g", "rest", "one"), (3,), "float", template)
+    g = Op("after_g", "pointwise", ("next_g", "rest", "one"), (3,), "float", template)
     read = Op("wide", "read", (), (5, 48), "float", {"tensor": wide})
     ops = (first.ops[0], read, *first.ops[1:], five, one, rest, g)
     states = first.states[0], replace(first.states[1], next="after_g")

@@ -26,10 +26,10 @@ def layers() -> LoopProgram:
     x = Tensor("x", (SIZE,), ("time", *ROWS))
 
     def times(name: str, value: str, weight: str) -> Op:
-        return Op(name, "product", (value, weight), (SIZE,), "float", {"sub": "k,nk->n"})
+        return Op(name, "einsum", (value, weight), (SIZE,), "float", {"sub": "k,nk->n"})
 
     def point(name: str, template: str, *args: str) -> Op:
-        return Op(name, "point", args, (SIZE,), "float", {"template": template})
+        return Op(name, "pointwise", args, (SIZE,), "float", {"template": template})
 
     ops = (
         Op("zero", "const", (), (), "float", {"value": 0.0}),

@@ -80,7 +80,7 @@ def test_sums_over_units_are_added_up_from_parts() -> None:
     found = shared("norm")
     sums = [e for e in found.exchanges if e.part is None]
     assert len(sums) == 4 and all(e.wide and e.size == found.blocks for e in sums)
-    assert [op.attrs["join"] for op in of("all_reduce", found)] == ["sum", "spread"] * 2
+    assert [op.attrs["join"] for op in of("all_reduce", found)] == ["sum", "squared_deviations"] * 2
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def made(*ops: Op, after: str) -> LoopProgram:
 
 
 def times(name: str, value: str) -> Op:
-    return Op(name, "product", (value, "w"), (48,), "float", {"sub": "k,nk->n"})
+    return Op(name, "einsum", (value, "w"), (48,), "float", {"sub": "k,nk->n"})
 
 
 def test_numbers_that_change_places_are_refused() -> None:
@@ -154,24 +154,24 @@ def test_numbers_that_change_places_are_refused() -> None:
 
 
 def test_a_loop_without_a_product_is_refused() -> None:
-    twice = Op("twice", "point", ("h", "h"), (48,), "float", {"template": "({0} + {1})"})
+    twice = Op("twice", "pointwise", ("h", "h"), (48,), "float", {"template": "({0} + {1})"})
     with pytest.raises(Unsupported, match="no product by a weight to shard"):
         shard(made(twice, after="twice"), 16)
 
 
 def test_a_pointwise_product_is_taken_for_what_it_is() -> None:
-    dot = Op("dot", "product", ("h", "h"), (), "float", {"sub": "k,k->"})
-    scaled = Op("scaled", "product", ("h", "dot"), (48,), "float", {"sub": "k,->k"})
+    dot = Op("dot", "einsum", ("h", "h"), (), "float", {"sub": "k,k->"})
+    scaled = Op("scaled", "einsum", ("h", "dot"), (48,), "float", {"sub": "k,->k"})
     found = made(dot, scaled, times("p", "scaled"), after="p")
     kinds = {op.name: op.kind for op in plainer(found)}
-    assert (kinds["dot_terms"], kinds["dot"], kinds["scaled"]) == ("point", "sum", "point")
+    assert (kinds["dot_terms"], kinds["dot"], kinds["scaled"]) == ("pointwise", "sum", "pointwise")
     assert {e.name for e in shard(found, 16).exchanges} == {"dot_terms_sums", "scaled_all"}
 
 
 def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
     wide = Tensor("wide", (144, 48), ())
     to_all = Op("to_all", "read", (), (144, 48), "float", {"tensor": wide})
-    all_three = Op("p", "product", ("h", "to_all"), (144,), "float", {"sub": "k,nk->n"})
+    all_three = Op("p", "einsum", ("h", "to_all"), (144,), "float", {"sub": "k,nk->n"})
     first = Op("first", "view", ("p",), (48,), "float", {"maps": [np.arange(48)]})
     known = made(all_three, first, after="first")
     known = replace(known, tensors=(wide,), ops=(ZERO, H, to_all, all_three, first))
@@ -190,7 +190,7 @@ LINEAR = {op.triton_text: op.linear_in for op in OPS.values() if op.linear_in}
 
 def point(name: str, template: str, *args: str, shape: tuple[int, ...] = (48,)) -> Op:
     attrs = {"template": template, "linear_in": LINEAR.get(template, ())}
-    return Op(name, "point", args, shape, "float", attrs)
+    return Op(name, "pointwise", args, shape, "float", attrs)
 
 
 def test_a_sum_of_what_a_sum_has_changed_is_one_of_what_came_before() -> None:

@@ -33,7 +33,7 @@ def doubled() -> Launcher:
     x = Tensor("x", (3,), ("time", "batch"))
     ops = (
         Op("x", "read", shape=(3,), attrs={"tensor": x}),
-        Op("y", "point", ("x", "x"), (3,), attrs={"template": "({0} + {1})"}),
+        Op("y", "pointwise", ("x", "x"), (3,), attrs={"template": "({0} + {1})"}),
     )
     stores = (("y", Tensor("y_out", (3,), ("time", "batch"))),)
     program = LoopProgram("doubled", "time", ("batch",), False, (x,), ops, (), stores)

@@ -10,7 +10,8 @@ import pytest
 from graphnn.kernels.feasibility.fit import Launch, choose_kernel
 from graphnn.kernels.select import cost_model, search
 from graphnn.kernels.select.cost_model import GPUS, StepWork
-from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE, CostEstimates
+from graphnn.kernels.select.estimates import CostEstimates
+from graphnn.kernels.select.strategies import COOPERATIVE, RESIDENT, STEPWISE
 from tests.kernels.cooperative.test_sharding import program
 
 HALF = Launch("bf16", "ieee")

@@ -46,9 +46,9 @@ def tile_axes(part: AttentionRegion, picked: TopkRegion | None = None) -> TileAx
 class TileExit:
     """A value that leaves the tiles: node `end` is the sum over `summed` of a product of `args`.
 
-    `kind` is "row", "tile" or "each" as in `kernels.ir.contraction.Store`, or "column", a sum over
-    the rows. `axes` are those of what a kernel stores. `reduction` is "total", "most" (the largest)
-    or "place" (its position).
+    `kind` is "row", "tile" or "element" as in `kernels.ir.contraction.Store`, or "column", a sum
+    over the rows. `axes` are those of what a kernel stores. `reduction` is the kind of the kernel's
+    operation: "column_sum", "column_max" or "column_argmax".
     """
 
     end: int
@@ -57,7 +57,7 @@ class TileExit:
     kind: str
     axes: frozenset[str]
     summed: frozenset[str]
-    reduction: str = "total"
+    reduction: str = "column_sum"
 
     def stored_axes(self, tiles: TileAxes) -> tuple[str, ...]:
         """Return the axes of what a kernel stores: all that its programs and rows run over."""
@@ -65,7 +65,7 @@ class TileExit:
             return (*tiles.blocks, *tiles.rows)
         if self.kind == "column":
             return (*tiles.blocks, *tiles.columns)
-        return tuple(self.axes) if self.kind == "each" else tiles.blocks
+        return tuple(self.axes) if self.kind == "element" else tiles.blocks
 
 
 class _ExitFinder:
@@ -132,7 +132,7 @@ class _ExitFinder:
         label = self.ir[end].label
         kept = axes - summed
         if self.axis in kept and (kept & rows or not rows):
-            kind, stored = "each", axes
+            kind, stored = "element", axes
             if len(args) > 1:
                 raise Unsupported(f"'{label}' sums a product over only some of its axes")
         elif self.axis in kept:
@@ -141,7 +141,7 @@ class _ExitFinder:
             kind, stored = "row", blocks | rows
         else:
             kind, stored = "tile", blocks
-        if kind != "each" and not rows <= axes:
+        if kind != "element" and not rows <= axes:
             raise Unsupported(f"'{label}' varies over only some of the queries' axes")
         self.found[end] = TileExit(end, tuple(args), sub, kind, frozenset(stored), summed)
 
@@ -165,7 +165,7 @@ def remaining_graph(ir: IR, exits: dict[int, TileExit], given: dict[int, int]) -
         if found is None:
             return None
         old = ir[node.id]
-        attrs = {"key": ("stored", node.id), "was": "total"}
+        attrs = {"key": ("stored", node.id), "was": "column_sum"}
         i = build(
             new,
             "given",

@@ -30,7 +30,7 @@ from graphnn.planner.autodiff.softmax import gradients
 from graphnn.planner.pipeline import hops_backward
 
 # sums over the axis, and their names in kernels
-SUMS = {"axis_sum": "total", "axis_logsumexp": "lse"}
+SUMS = {"axis_sum": "column_sum", "axis_logsumexp": "column_logsumexp"}
 
 
 class HopTranslator(TileTranslator):
@@ -56,21 +56,21 @@ class HopTranslator(TileTranslator):
             node = self.ir[i]
             note = f"softmax over {self.axis}"
             score = self.need(node.inputs[0])
-            self.named[i] = self.put(Op(self.fresh("soft"), "soft", (score,), note=note))
+            self.named[i] = self.put(Op(self.fresh("soft"), "online_softmax", (score,), note=note))
         return super().need(i)
 
     def _translate(self, node: Node) -> str:
         over = node.attrs.get("axis") == self.axis or node.attrs.get("contract") == {self.axis}
         if over and (node.op in SUMS or node.op == "einsum"):
             sub = {"sub": node.attrs["sub"]} if node.op == "einsum" else {}
-            return self._summed(node, SUMS.get(node.op, "total"), sub)
+            return self._summed(node, SUMS.get(node.op, "column_sum"), sub)
         return super()._translate(node)
 
     def _summed(self, node: Node, kind: str, attrs: dict[str, str]) -> str:
         note = f"{node.label}, {node.site}" if node.site else node.label
         name = self.fresh(f"{node.name or node.op}_over")
         self.put(Op(name, kind, self._args(node), node.shape, "float", attrs, note))
-        return self._make(node, "point", [name], node.shape, template="{0}")
+        return self._make(node, "pointwise", [name], node.shape, template="{0}")
 
     def _storage_kind(self, node: Node) -> str:
         return "acc" if node.id in self.wide else super()._storage_kind(node)
@@ -120,7 +120,7 @@ class HopKernels:
         ops = HopTranslator(ir, self.part.axis, **kinds)
         stores: list[Store] = []
         for i in ends:
-            kind = "each" if self.part.axis in ir[i].axes else "row"
+            kind = "element" if self.part.axis in ir[i].axes else "row"
             op = ops.need(i)
             tensor = Tensor(ops.argument(f"{op}_out"), ops.ops[op].shape, ir.layout(ir[i].axes))
             stores.append(Store(op, tensor, kind))
@@ -182,7 +182,7 @@ class HopKernels:
                 return
             if node.axes - {part.axis} != part.axes:
                 raise Unsupported(f"'{node.label}' varies over only some of an example's axes")
-            kind = "each" if part.axis in node.axes else "row"
+            kind = "element" if part.axis in node.axes else "row"
             found[i] = TileExit(i, (i,), "", kind, node.axes, frozenset())
 
         for node in ir:
@@ -229,7 +229,7 @@ class HopKernels:
         kinds = [kind if i in whole else acc for i in made.kernel.stores]
         outs = made.run([values[i] for i in made.kernel.reads], sizes, kinds)
         kinds_stored = [s.kind for s in made.kernel.program.stores]
-        parts = [x if k == "each" else x[0] for x, k in zip(outs, kinds_stored, strict=True)]
+        parts = [x if k == "element" else x[0] for x, k in zip(outs, kinds_stored, strict=True)]
         stored = dict(zip(made.kernel.stores, parts, strict=True))
         found = {k: stored[i] for k, i in made.direct.items()}
         dtypes = [t.dtype for t, w in zip(tensors, wanted, strict=True) if w]

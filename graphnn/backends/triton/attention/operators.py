@@ -207,7 +207,7 @@ class AttentionKernels:
 
     def _stored(self, out: Tensor, kind: str, found: TileExit) -> Tensor:
         """Return what a kernel stored, summed over parts and tiles, over its own axes."""
-        if kind == "each":
+        if kind == "element":
             return out
         out = out[0] if out.shape[0] == 1 else out.sum(0)
         if kind == "tile":

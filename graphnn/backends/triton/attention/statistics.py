@@ -25,7 +25,7 @@ from graphnn.planner.attention.statistics import StatisticsRegion
 
 Tensor = torch.Tensor
 # the position of the largest is stored together with the largest
-ORDER = ("total", "place", "most")
+ORDER = ("column_sum", "column_argmax", "column_max")
 
 
 class StatisticsKernels(AttentionKernels):
@@ -60,7 +60,7 @@ class StatisticsKernels(AttentionKernels):
         found: dict[tuple[int, str], Tensor] = {}
         for stage in self.stages:
             reductions = [_reduction(stage.kernel, k) for k in range(len(stage.kernel.stores))]
-            kinds = [torch.int64 if r == "place" else acc for r in reductions]
+            kinds = [torch.int64 if r == "column_argmax" else acc for r in reductions]
             outs = stage.run(self._arguments(stage, values), sizes, kinds)
             found.update(zip(zip(stage.kernel.stores, reductions, strict=True), outs, strict=True))
         return [self._merged(i, found, kind) for i in part.results]
@@ -68,11 +68,11 @@ class StatisticsKernels(AttentionKernels):
     def _merged(self, i: int, found: Mapping[tuple[int, str], Tensor], kind: torch.dtype) -> Tensor:
         """Merge the parts of a loop over keys."""
         if self.part.sums(i):
-            return found[i, "total"].sum(0).to(kind)
-        tops = found[i, "most"]
-        if (i, "place") not in found:
+            return found[i, "column_sum"].sum(0).to(kind)
+        tops = found[i, "column_max"]
+        if (i, "column_argmax") not in found:
             return tops.amax(0).to(kind)
-        return found[i, "place"].gather(0, tops.argmax(0, keepdim=True))[0]
+        return found[i, "column_argmax"].gather(0, tops.argmax(0, keepdim=True))[0]
 
     def pull(
         self,
@@ -132,7 +132,7 @@ def exits(part: StatisticsRegion, tiles: TileAxes) -> list[TileExit]:
             continue
         axes = {*tiles.blocks, *(tiles.columns if over_queries else tiles.rows)}
         kind, summed = "column" if over_queries else "row", frozenset({part.reduced(i)})
-        reductions = {"axis_argmax": ["place", "most"]}.get(node.op, ["most"])
+        reductions = {"axis_argmax": ["column_argmax", "column_max"]}.get(node.op, ["column_max"])
         found += [
             TileExit(i, node.inputs, "", kind, frozenset(axes), summed, r) for r in reductions
         ]

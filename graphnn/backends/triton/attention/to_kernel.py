@@ -130,7 +130,7 @@ class TileTranslator:
 
     def _pointwise(self, node: Node) -> str:
         args = [self._operand(node, k, i) for k, i in enumerate(node.inputs)]
-        return self._add(node, "point", args, template=OPS[node.op].triton_text)
+        return self._add(node, "pointwise", args, template=OPS[node.op].triton_text)
 
     def _operand(self, node: Node, k: int, i: int) -> str:
         """Return an operand, converted to the kind of element that the operation computes with."""
@@ -146,17 +146,19 @@ class TileTranslator:
 
     def _converted(self, node: Node, name: str, kind: str) -> str:
         shape = self.ops[name].shape
-        return self._make(node, "point", [name], shape, kind, template=CONVERSIONS[kind])
+        return self._make(node, "pointwise", [name], shape, kind, template=CONVERSIONS[kind])
 
     def _cast(self, node: Node) -> str:
-        return self._add(node, "point", self._args(node), template=CONVERSIONS[element_kind(node)])
+        return self._add(
+            node, "pointwise", self._args(node), template=CONVERSIONS[element_kind(node)]
+        )
 
     # products, shapes and reductions over a value's own dimension
 
     def _matmul(self, node: Node) -> str:
         if node.attrs["contract"]:
             raise Unsupported(f"'{node.label}' sums over an axis before another sum")
-        return self._add(node, "product", self._args(node), sub=node.attrs["sub"])
+        return self._add(node, "einsum", self._args(node), sub=node.attrs["sub"])
 
     def _expand(self, node: Node) -> str:
         return self._add(node, "expand", self._args(node))
@@ -165,7 +167,7 @@ class TileTranslator:
         x = self.ir[node.inputs[0]]
         if [n for n in x.shape if n != 1] != [n for n in node.shape if n != 1]:
             raise Unsupported(f"{located(node)} splits or merges dimensions")
-        return self._add(node, "point", self._args(node), template="{0}")
+        return self._add(node, "pointwise", self._args(node), template="{0}")
 
     def _sum(self, node: Node) -> str:
         return self._add(node, "sum", self._args(node))
@@ -178,18 +180,18 @@ class TileTranslator:
         shape = self.ops[x].shape
         top = self._make(node, "max", [x], ())
         finite = "tl.where(tl.abs({0}) < float('inf'), {0}, 0.0)"
-        top = self._make(node, "point", [top], (), template=finite)
-        exp = self._make(node, "point", [x, top], shape, template="tl.exp({0} - {1})")
+        top = self._make(node, "pointwise", [top], (), template=finite)
+        exp = self._make(node, "pointwise", [x, top], shape, template="tl.exp({0} - {1})")
         total = self._make(node, "sum", [exp], ())
-        return self._add(node, "point", [top, total], template="({0} + tl.log({1}))")
+        return self._add(node, "pointwise", [top, total], template="({0} + tl.log({1}))")
 
     def _softmax(self, node: Node) -> str:
         (x,) = self._args(node)
         shape = self.ops[x].shape
         top = self._make(node, "max", [x], ())
-        exp = self._make(node, "point", [x, top], shape, template="tl.exp({0} - {1})")
+        exp = self._make(node, "pointwise", [x, top], shape, template="tl.exp({0} - {1})")
         total = self._make(node, "sum", [exp], ())
-        return self._add(node, "point", [exp, total], template="({0} / {1})")
+        return self._add(node, "pointwise", [exp, total], template="({0} / {1})")
 
 
 # operations that are more than their row's text
@@ -223,7 +225,7 @@ def forward_kernel(part: AttentionRegion, tiles: TileAxes, name: str) -> Transla
     ops = TileTranslator(part.ir, tiles.picked)
     score = ops.need(part.score)
     note = f"softmax over {part.axis}"
-    ops.named[part.weight] = ops.put(Op(ops.fresh("soft"), "soft", (score,), note=note))
+    ops.named[part.weight] = ops.put(Op(ops.fresh("soft"), "online_softmax", (score,), note=note))
     stores = []
     for i in part.results:
         node = part.ir[i]
@@ -249,20 +251,20 @@ def _store(
     sub: str,
     kind: str,
     axes: Iterable[str],
-    reduction: str = "total",
+    reduction: str = "column_sum",
 ) -> Store:
     """Add the reduction that a kernel stores of a node, and return where it is stored."""
     named = [ops.need(i) for i in args]
-    if kind == "each":
+    if kind == "element":
         (name,) = named
     else:
         shape = _result_shape(ops, named, sub)
         attrs = {"sub": sub} if sub else {}
-        wanted = ops.fresh(node.name or "total")
+        wanted = ops.fresh(node.name or "column_sum")
         made = Op(wanted, reduction, tuple(named), shape, "float", attrs, note_of(node))
         name = ops.put(made)
     out = ops.argument(f"{name}_out")
-    dtype = {"most": "acc", "place": "int"}.get(reduction, "float")
+    dtype = {"column_max": "acc", "column_argmax": "int"}.get(reduction, "float")
     return Store(name, Tensor(out, ops.ops[name].shape, ops.ir.layout(axes), dtype), kind)
 
 
@@ -292,7 +294,7 @@ def kernels_of_exits(
     """
     made = []
     exits = list(exits)
-    directions = (("queries", ("row", "tile", "each"), False), ("keys", ("column",), True))
+    directions = (("queries", ("row", "tile", "element"), False), ("keys", ("column",), True))
     for rows, kinds, swapped in directions:
         mine = [e for e in exits if e.kind in kinds]
         if not mine:

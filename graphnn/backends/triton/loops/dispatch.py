@@ -13,7 +13,7 @@ import torch
 
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.triton.loops.report import LoopStrategy
-from graphnn.kernels.select.estimates import COOPERATIVE, STEPWISE
+from graphnn.kernels.select.strategies import COOPERATIVE, STEPWISE
 from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
 
 # the switches of a variant; a cooperative kernel is written even if stepwise is predicted faster

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from graphnn.kernels.select.estimates import COOPERATIVE, RESIDENT, STEPWISE, CostEstimates
-from graphnn.planner.loops.choose import strategy_name
+from graphnn.kernels.select.estimates import CostEstimates
+from graphnn.kernels.select.strategies import COOPERATIVE, RESIDENT, STEPWISE, strategy_name
 
 # the batch size of the predictions in reports, and how often it is doubled to find the batch size
 # from which another strategy is faster

@@ -105,9 +105,9 @@ class _StepTranslator(ProgramBuilder):
         op = OPS[node.op]
         if node.dtype in NARROW_INTEGERS:
             template = f"({op.triton_text}).to({NARROW_INTEGERS[node.dtype]}).to(tl.int64)"
-            self.add(node, "point", args, template=template)
+            self.add(node, "pointwise", args, template=template)
         else:
-            self.add(node, "point", args, template=op.triton_text, linear_in=op.linear_in)
+            self.add(node, "pointwise", args, template=op.triton_text, linear_in=op.linear_in)
 
     def _operand(self, node: Node, k: int, i: int) -> str:
         """Return an operand, converted to the kind of element that the operation computes with."""
@@ -123,7 +123,7 @@ class _StepTranslator(ProgramBuilder):
 
     def _converted(self, name: str, kind: str) -> str:
         shape = self.ops[name].shape
-        return self.make(name, "point", [name], shape, template=CONVERSIONS[kind], dtype=kind)
+        return self.make(name, "pointwise", [name], shape, template=CONVERSIONS[kind], dtype=kind)
 
     def _cast(self, node: Node) -> None:
         source, kind = self.ir[node.inputs[0]], element_kind(node)
@@ -135,7 +135,7 @@ class _StepTranslator(ProgramBuilder):
         through = NARROW_INTEGERS.get(node.dtype) or ROUNDED_FLOATS.get(node.dtype)
         if through and (kind == "int" or source.dtype.is_floating_point):
             template = template.replace("{0}", f"{{0}}.to({through})")
-        self.add(node, "point", [self.named[source.id]], template=template)
+        self.add(node, "pointwise", [self.named[source.id]], template=template)
 
     # positions, and operations over the block axis
 
@@ -158,21 +158,21 @@ class _StepTranslator(ProgramBuilder):
         self._check_weights(node)
         args = [self.named[i] for i in node.inputs]
         if not self._sums_over_block_axis(node):
-            self.add(node, "product", args, sub=node.attrs["sub"])
+            self.add(node, "einsum", args, sub=node.attrs["sub"])
             return
         label = node.name or "einsum"
-        made = self.make(label, "product", args, node.shape, sub=node.attrs["sub"])
+        made = self.make(label, "einsum", args, node.shape, sub=node.attrs["sub"])
         self.add(node, "over_positions", [made], law="axis_sum")
 
     def _affine(self, node: Node) -> None:
         self._check_weights(node)
         c, a, b = (self.named[i] for i in node.inputs)
         label = node.name or "einsum"
-        made = self.make(label, "product", [a, b], node.shape, sub=node.attrs["sub"])
+        made = self.make(label, "einsum", [a, b], node.shape, sub=node.attrs["sub"])
         if self._sums_over_block_axis(node):
             made = self.make(label, "over_positions", [made], node.shape, law="axis_sum")
         add = OPS["add"]
-        self.add(node, "point", [made, c], template=add.triton_text, linear_in=add.linear_in)
+        self.add(node, "pointwise", [made, c], template=add.triton_text, linear_in=add.linear_in)
 
     def _check_weights(self, node: Node) -> None:
         """Raise Unsupported for a weight of another dtype than the launch multiplies."""
@@ -207,7 +207,7 @@ class _StepTranslator(ProgramBuilder):
 
     def _formula(self, role: str, template: str, *args: str, note: str) -> str:
         shape = np.broadcast_shapes(*(self.ops[a].shape for a in args))
-        return self.make(role, "point", args, tuple(shape), template=template, note=note)
+        return self.make(role, "pointwise", args, tuple(shape), template=template, note=note)
 
     def _softmax(self, node: Node) -> None:
         x, name, note = self.named[node.inputs[0]], name_of(node), note_of(node)
@@ -215,7 +215,7 @@ class _StepTranslator(ProgramBuilder):
         top = self._kept_dims(f"{name}.max", x, "max", dims, note)
         exp = self._formula(f"{name}.exp", "tl.exp({0} - {1})", x, top, note=note)
         total = self._kept_dims(f"{name}.sum", exp, "sum", dims, note)
-        self.add(node, "point", [exp, total], template="({0} / {1})")
+        self.add(node, "pointwise", [exp, total], template="({0} / {1})")
 
     def _logsumexp(self, node: Node) -> None:
         x, name, note = self.named[node.inputs[0]], name_of(node), note_of(node)

@@ -14,8 +14,8 @@ from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, Node
+from graphnn.kernels.select.strategies import strategy_name
 from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
-from graphnn.planner.loops.choose import strategy_name
 
 Tensor = torch.Tensor
 Operands = Sequence[Any]
