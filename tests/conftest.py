@@ -24,7 +24,7 @@ settings.register_profile("search", settings.get_profile("ci"), derandomize=Fals
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-# what takes long and shows again what the other tests show in small: `pytest -m proof`
+# slow tests that repeat at full size what other tests check at small sizes: `pytest -m proof`
 PROOFS = (
     "attention/",
     "backends/",
@@ -57,5 +57,5 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Modules are let go at the end: Triton tells of what of its own is left then."""
+    """Unfreezes modules at the end; otherwise Triton reports its own objects as leaked."""
     gc.unfreeze()

@@ -61,8 +61,11 @@ class CallContext(Context):
 
 @dataclass(kw_only=True)
 class PartsContext(Context):
-    """A graph whose regions are put in order: `parts`. With `kernels`, loops may run as one; for
-    loops that feed each other `together` tells whether that is faster."""
+    """The context of passes that order the regions of a graph, its `parts`.
+
+    With `kernels`, several loops may run as one kernel. For loops that feed each other, `together`
+    returns whether that is faster.
+    """
 
     kernels: bool = False
     together: Weigh | None = None

@@ -47,7 +47,7 @@ def _under_way(step: Sequence[Statement]) -> list[Statement]:
             found += step[first:last]
             continue
         statements = _ahead(step[first:last])
-        # what does not come from other blocks is loaded while this one waits for them
+        # values that do not come from other blocks are loaded while this block waits for them
         early = [s for s in takewhile(_loads, statements) if not s.exchanged]
         found[waits:waits] = early
         found += [s for s in statements if s not in early]

@@ -44,7 +44,7 @@ def runs(places: np.ndarray) -> tuple[Run, ...]:
     """The runs of a flat index map; -1 marks elements that do not come from this operand."""
     n = len(places)
     moves = np.diff(places)
-    # where the step from one element to the next changes, and the last element
+    # the elements at which the stride changes, and the last element
     turns = [*(np.flatnonzero(moves[1:] != moves[:-1]) + 1).tolist(), n - 1]
     found: list[Run] = []
     k = at = 0

@@ -37,7 +37,7 @@ def ordered(
     order: list[int] = []
     while waiting.left:
         order += waiting.take(waiting.best())
-    # what only a state uses
+    # loads that only a state uses
     order += [k for k in waiting.loads.values() if k not in waiting.placed]
     return [statements[k] for k in order]
 

@@ -30,7 +30,7 @@ class Term:
 class ValueMatmul:
     """A product of two values of rows: `terms`, each `size` long along one letter.
 
-    `moves` tells which of the result, a and b vary along it.
+    `moves` is which of the result, a and b vary along it.
     """
 
     size: int

@@ -1,6 +1,6 @@
-"""Loads wide values again instead of holding them between uses that lie far apart.
+"""Loads wide values again instead of keeping them in registers between distant uses.
 
-A load is an address and a mask; what it has loaded needs registers for as long as it is held.
+A load is an address and a mask; what it has loaded needs registers as long as it is live.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def reloaded(
     sizes: Mapping[Name, int],
     fresh: Callable[[str], Name],
 ) -> list[Statement]:
-    """The statements, with wide values loaded again before uses that lie far apart.
+    """The statements, with wide values loaded again before distant uses.
 
     Values of `held` stay in registers anyway; `sizes` are the registers of variables, and `fresh`
     gives new variables.

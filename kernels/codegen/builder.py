@@ -41,7 +41,7 @@ class KernelBuilder:
 
     reserved: frozenset[str] = frozenset((*MODULE, *CONSTANTS, *PYTHON))
     families: frozenset[str] = FAMILIES
-    # what a kernel of too many statements is refused as
+    # the reason to refuse a kernel with too many statements
     too_long = "a kernel of more than {} tile operations"
 
     def __init__(

@@ -21,11 +21,11 @@ Weight = tuple[str, int, tuple[int, ...], tuple[int, ...], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Frame:
-    """What the rows of tiles stand for, and the variables that say so.
+    """The meaning of the rows of tiles, and the variables for it.
 
     `rows` are their numbers, `live` the mask of those that exist, `height` the rows of a tile. With
     a `block_axis` they are the positions of that axis, of one row. A block may then have no row:
-    `mine` tells whether it has one, and `leads` whether it is the first block that has it.
+    `mine` is whether it has one, and `leads` whether it is the first block that has it.
     """
 
     rows: Name = V.rows
@@ -88,7 +88,7 @@ class PersistentBuilder(KernelBuilder):
         self.interleaved: dict[tuple[int, int], tuple[Name, Name]] = {}
         # elements of each weight that stay on chip
         self.weights_on_chip: dict[str, int] = {}
-        # of variables: columns of those that hold tiles of rows, and registers per thread
+        # per variable: the columns, if it holds a tile of rows, and the registers per thread
         self.sizes: dict[Name, int] = {}
         self.registers: dict[Name, int] = {}
         # the variables of each state's spans, the oldest first

@@ -56,7 +56,7 @@ from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 # backward, alone and padded: HyperLSTM 16 255/309 156/0, LSTM 16 117 54, RNN 48 of pieces 113 55).
 NARROW = 16
 
-# what splits a product of several parts
+# functions that split a matmul of several parts
 APART = {4: "deinterleave4", 2: "deinterleave2"}
 
 
@@ -78,7 +78,7 @@ class Columns:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What tells these columns from others that begin at the same one."""
+        """A suffix that distinguishes these columns from others with the same first one."""
         return *self.spans[0].shape, self.width, len(self.spans), self.stride
 
     @property

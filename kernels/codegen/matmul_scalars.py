@@ -33,7 +33,7 @@ class Singles(Span):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What tells this span from others that begin at the same element."""
+        """A suffix that distinguishes this span from others with the same first element."""
         return self.valid, self.width, *self.starts
 
     def places(self, index: Name) -> Expr:

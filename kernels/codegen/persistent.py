@@ -110,7 +110,7 @@ def _ordered(b: PersistentBuilder) -> list[Statement]:
 
 
 def prune(b: PersistentBuilder) -> None:
-    """Leaves out what nothing uses: parts of a value of which a loop reads others."""
+    """Removes unused operations: parts of a value of which the loop only reads other parts."""
     alive = needed([*b.before, *b.step, *b.after])
     for part in (b.before, b.step, b.after):
         part[:] = [statement for statement in part if statement in alive]

@@ -19,8 +19,8 @@ class V:
 
     With a block axis a block has one row, and rows of tiles are positions of that axis: `pos` down
     a column with the mask `live`, and `pos_row` along a row with the mask `live_pos_row`. A block
-    of a cooperative kernel may have a row of its own: `row`, with the mask `live_pos` of its
-    positions. `has_row` tells whether there is such a row, `first_of_row` whether this block is the
+    of a cooperative kernel may have its own row: `row`, with the mask `live_pos` of its
+    positions. `has_row` is whether there is such a row, `first_of_row` whether this block is the
     first one that has it. `row_index` numbers the rows of a tile.
     """
 

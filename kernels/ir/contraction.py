@@ -58,7 +58,7 @@ class Picks:
 
 @dataclass(frozen=True)
 class AttentionProgram:
-    """One attention kernel; `ops.OP_KINDS` tells which operations it has.
+    """One attention kernel; `ops.OP_KINDS` lists its operations.
 
     A kernel with one loop over columns stores `column_sum`, `column_max` and `column_argmax` only,
     and has no `column_logsumexp`. See `attention.hops` for kernels with several loops. With an

@@ -106,7 +106,7 @@ class Expr:
         raise TypeError(f"the variables of '{self.text}' would be lost in a string: use code()")
 
 
-# what an expression is made of: strings and numbers are literal text
+# the parts of an expression: strings and numbers are literal text
 Code = Expr | Name | str | int
 
 
@@ -142,7 +142,7 @@ def functions(template: str) -> frozenset[str]:
 
 
 def expr(value: Code) -> Expr:
-    """Anything that an expression can be made of, as an expression."""
+    """Converts a part of an expression to an expression."""
     if isinstance(value, Expr):
         return value
     part = value if isinstance(value, Name) else str(value)
@@ -189,7 +189,7 @@ def times(*factors: Code) -> Expr:
 
 
 def both(masks: Iterable[Code]) -> Expr:
-    """Masks, all of which have to hold; empty without any."""
+    """The conjunction of masks; empty without any."""
     return join(" & ", masks)
 
 

@@ -24,8 +24,8 @@ class OpKind:
     sharded: bool = False
 
 
-# in a sharded program, how many elements of each part of a value a block has, and whether the value
-# is of a block's own row
+# in a sharded program: the number of elements that a block has of each part of a value, and whether
+# the value belongs to the block's own row
 FORM = frozenset({"units", "own"})
 
 

@@ -14,7 +14,7 @@ from .ops import check
 
 
 class Unsupported(Exception):
-    """No kernel of this kind can run the program: the message tells users why."""
+    """No kernel of this kind can run the program: the message for users is the reason."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Part(Tensor):
-    """A tensor of which each thread block handles its own elements only: its shard.
+    """A tensor that is sharded: each thread block handles only its own elements.
 
     Of every `period` elements a block has up to `units`. With a period of 0, the first block has
     all. The variable `shard_start` holds the index of a block's first element. If shards are not
@@ -50,13 +50,14 @@ class Part(Tensor):
 
 @dataclass(frozen=True)
 class Op:
-    """One value of a step: an operation of a `kind` of `ops.OP_KINDS`, which tells what it computes
-    and which attributes it has.
+    """One value of a step: an operation of a `kind` in `ops.OP_KINDS`.
+
+    The kind defines what the operation computes and which attributes it has.
 
     `args` are the names of other values. `dtype` is "float", "int" or "bool". `note` names the
-    user's node that it comes from. In a sharded program the attribute `units` tells how many
-    elements of each part of the value a block has, and `own` that the value is of a block's own
-    row. Raises ValueError if arguments or attributes are not those of the kind.
+    user's node that it comes from. In a sharded program the attribute `units` is the number of
+    elements that a block has of each part of the value, and `own` means that the value belongs to
+    the block's own row. Raises ValueError if arguments or attributes are not those of the kind.
     """
 
     name: str

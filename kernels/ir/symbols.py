@@ -12,16 +12,16 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# what Python itself has: `type` is a soft keyword from 3.12 on
+# the keywords of Python; `type` is a soft keyword from 3.12 on
 KEYWORDS = frozenset((*keyword.kwlist, *keyword.softkwlist, "type"))
-# characters of a name at most
+# the longest name, in characters
 LONGEST = 80
 
 
 def word(text: str) -> str:
     """The words of a text as one identifier; it may be a keyword, or empty."""
     read = unicodedata.normalize("NFKC", text)
-    # what regular expressions take for a part of a word, and Python for one of a name
+    # characters that are both part of a word for `re` and part of a name for Python
     kept = "".join(c if c.isalnum() and f"_{c}".isidentifier() else "_ "[c != "_"] for c in read)
     found = re.sub(" +", "_", kept).strip("_")[:LONGEST]
     return found if not found or found.isidentifier() else f"v_{found}"

@@ -18,7 +18,7 @@ class Span:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What tells this span from others that begin at the same element."""
+        """A suffix that distinguishes this span from others with the same first element."""
         return self.valid, self.width
 
 
@@ -29,7 +29,7 @@ SCALAR = Span(0, 1, 1)
 class Tile:
     """An expression, usually one variable, that holds a span of a value.
 
-    `rows` tells whether it varies over the rows of tiles, `columns` whether it varies over their
+    `rows` is whether it varies over the rows of tiles, `columns` whether it varies over their
     columns: over keys in attention, over the positions of a block axis in loops. Its shape is
 
     * [rows or 1, columns or 1] if its `width` is 1,

@@ -29,7 +29,7 @@ PLACES = ("outside", "loop")
 # how far numbers may be off, of the largest of them
 NEAR = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 COARSE = (torch.float32, torch.bfloat16)
-# what torch leaves in the memory of these is anything
+# the results of these are uninitialised memory
 UNWRITTEN = frozenset(
     "empty new_empty empty_like empty_strided new_empty_strided empty_permuted".split()
 )
@@ -70,7 +70,7 @@ class Sample:
 
 
 def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[Sample]:
-    """At most so many of an operator's samples, spread over all of them."""
+    """Returns at most that many of the samples of an operator, spread over all of them."""
     op = OPERATORS[name]
     grad = dtype.is_floating_point and op.supports_autograd
     given = list(op.sample_inputs("cpu", dtype, requires_grad=grad))
@@ -181,7 +181,7 @@ def by_graph(
     model = gn.compile(net, backend="torch")
     made = model(**{f"x{i}": x for i, x in inputs.items()})
     outs = list(made.values()) if isinstance(made, dict) else [made]
-    # what does not vary over time has no such axis
+    # a value that does not vary over time has no such axis
     outs = [y if v else y[:, None].expand(-1, TIME, *y.shape[1:]) for y, v in zip(outs, net.varies)]
     return outs, _gradients(outs, inputs)
 

@@ -350,7 +350,7 @@ def test_a_whole_state_from_the_end(backend: str, ragged: bool) -> None:
             assert y[k, t] == tag
 
 
-# what a state starts from
+# initial values of a state
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))

@@ -21,7 +21,7 @@ from graphnn.errors import FunctionError, GraphError, GraphnnError, ShapeError
 
 BACKENDS = ("torch", "interpret", "reference")
 Function = Callable[..., Any]
-# what states sit on: bounds, zero, ties
+# special values of states: bounds, zero, ties
 POINTS = torch.tensor([-6.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 6.0], dtype=torch.float64)
 
 

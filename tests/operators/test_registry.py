@@ -17,7 +17,7 @@ from graphnn.ops.registry import OPS, Primitive
 from graphnn.ops.torch.registry import HANDLERS
 from tests.networks.equality import assert_same
 
-# what a part is, whether a row has it, and what to write where it has not
+# part of a row -> (whether a row has it, what to write if it is missing)
 Part = tuple[Callable[[Primitive], bool], str]
 PARTS: dict[str, Part] = {
     "semantics": (lambda op: op.run is not None, "give `run`, the operation on tensors"),

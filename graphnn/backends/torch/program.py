@@ -36,7 +36,7 @@ from graphnn.planner.loops.torch_layer_graph import definition
 from graphnn.planner.pipeline import Stage, finished, run
 
 Tensor = torch.Tensor
-# what `main` calls
+# the functions that `main` calls
 CALLED: dict[str, Any] = {
     "call": loop_call.call,
     "attend": statistics.call,

@@ -6,7 +6,7 @@ import torch
 
 from graphnn.kernels.feasibility.limits import nearest_target
 
-# where there is no GPU, plans are made for this one and run by the interpreter
+# without a GPU, plans are made for this one and run by the interpreter
 DEFAULT = "sm_90"
 
 

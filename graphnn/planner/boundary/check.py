@@ -29,7 +29,7 @@ def check_states(ir: IR) -> None:
 
 
 def check_axes(ir: IR) -> None:
-    """Raises AxisError if nothing tells an axis's length, and the errors of `partition`."""
+    """Raises AxisError if the length of an axis is unknown, and the errors of `partition`."""
     _check_lengths(ir)
     partition(ir)
 

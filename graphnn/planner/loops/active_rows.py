@@ -44,7 +44,7 @@ def drop_masks(cut: LoopIR, whole: IR) -> LoopIR:
 
 
 def _valid(whole: IR, i: int, cut: LoopIR) -> bool:
-    """Whether a value tells if a position lies before the end of its example."""
+    """Whether a value is the mask of the positions before the end of each example."""
     if whole[i].op != "lt":
         return False
     place, end = (whole[j] for j in whole[i].inputs)

@@ -13,7 +13,7 @@ from ...ir.statement import Statement, assign
 from ...ir.tile import Span, Tile
 from ..plan.sharding import MIN_ROWS, ShardedProgram
 
-# of the 8 warps that most kernels have
+# threads of the 8 warps that most kernels have
 THREADS = 256
 # elements side by side that a thread has, if there are threads enough for more
 VECTOR = 4

@@ -44,7 +44,7 @@ from .matmul import Operand, ShardedMatmul
 # the distance between the counters of two tiles, in 32-bit numbers: each has its own cache line
 APART = 32
 IMPORT = f"from graphnn.kernels.cooperative.codegen.barrier import {', '.join(BARRIER)}"
-# what reads an exchange, and what else only sharded programs have
+# the writers of operations that read an exchange or that only sharded programs have
 FETCHING = {
     "all_gather": exchanges.all_gather,
     "all_reduce": exchanges.all_reduce,

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...ir.program import Op
 
-# what `Op.attrs["linear_in"]` is of x * x and of x - y
+# the attribute `linear_in` of x * x and of x - y
 SQUARE = ((1, (0, 0)),)
 DIFFERENCE = ((1, (0,)), (-1, (1,)))
 

@@ -18,12 +18,12 @@ SLOTS, EARLY = 2, 3
 
 @dataclass(frozen=True)
 class Exchange:
-    """A value of which each block publishes its own elements and all blocks read all.
+    """A value whose elements are published by the block that has them and read by all blocks.
 
     `value` is an operation of the sharded program, `size` the elements of a row. A `wide` value is
     exchanged in the dtype that it is computed in, others in the launch's dtype, to which matrix
     products round anyway. A `state` is read by the step after the one that publishes it. Without a
-    `part` a block's elements are its partial sums: those of one sum lie together.
+    `part` a block's elements are its partial sums; those of one sum are adjacent.
     """
 
     name: str

@@ -22,7 +22,7 @@ WHOLE, OWN = 0, -1
 def row_owned(
     program: LoopProgram, ops: Mapping[str, Op], dots: Mapping[str, WeightMatmul]
 ) -> frozenset[str]:
-    """The values of which a block has its own row.
+    """Returns the values that a block computes for its own row.
 
     They vary over the block axis, are computed from all of its positions, or depend on such values
     without a product by a weight (`dots`) in between. Raises Unsupported if a weight multiplies a

@@ -36,7 +36,7 @@ MIN_ROWS = 16
 
 @dataclass(frozen=True)
 class ShardedProgram:
-    """A program that each of `blocks` blocks runs; of every period a block holds so many `units`.
+    """A program that each of `blocks` blocks runs. A block holds `units` elements of every period.
 
     With a block axis, `groups` blocks have one row of a tile together.
     """
@@ -183,7 +183,7 @@ class Sharder:
         return self.known[name, wanted]
 
     def form(self, wanted: int) -> dict[str, Any]:
-        """The attributes that tell in which form a value is."""
+        """The attributes of a value that describe how it is sharded."""
         own = {"own": True} if wanted < 0 else {}
         return {**own, "units": self.units[wanted]} if split(wanted) else own
 

@@ -39,8 +39,8 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Cut:
-    """A product in parts: `groups` of columns, each of which is multiplied by every one of the
-    `pieces` of the operand. If `split_k`, warps split the operand, not the columns."""
+    """A matmul in parts: each of the `groups` of columns is multiplied by each of the `pieces` of
+    the operand. If `split_k`, warps split the operand, not the columns."""
 
     groups: tuple[Columns, ...]
     pieces: tuple[Span, ...]
@@ -56,7 +56,7 @@ class Cut:
 
 
 def cut(op: Op, spans: Mapping[str, Sequence[Span]], tiling: Tiling) -> Cut:
-    """How a product is computed; `spans` tells where the elements of all values lie."""
+    """How a product is computed; `spans` are the spans of the elements of all values."""
     groups = tuple(_groups(op, spans[op.name]))
     widths = [n.width for n in groups]
     few = min(widths) > 1 and max(widths) < MIN_COLUMNS_PER_WARP * tiling.warps

@@ -273,7 +273,7 @@ def test_two_loops_share_one_launch_and_no_counter() -> None:
     assert all(torch.equal(got[k], wanted[k]) for k in wanted)
 
 
-# what a launch sees to
+# launches
 
 
 def test_a_stuck_barrier_is_an_error_that_names_kernel_and_step(
@@ -303,7 +303,7 @@ def test_a_batch_too_large_for_one_launch_takes_several(monkeypatch: pytest.Monk
         assert torch.equal(got, want)
 
 
-# what is chosen
+# the choice of strategies
 
 
 def planned(size: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:

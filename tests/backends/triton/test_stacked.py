@@ -101,7 +101,7 @@ def test_equals_the_reference(name: str, batch: int, time: int, ragged: bool) ->
     if batch:
         forward, *backward = reasons(run(net))
         assert TOGETHER in forward
-        # what a product of two values joined gives back, no shared kernel takes apart
+        # no cooperative kernel splits the result of a matmul of two concatenated values
         assert isinstance(net, Between) or [TOGETHER in r for r in backward] == [True]
 
 

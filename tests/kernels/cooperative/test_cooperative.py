@@ -117,7 +117,7 @@ def by_hand() -> LoopProgram:
 @pytest.mark.parametrize("warps", [2, 8])
 def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
     source = emit_cooperative(by_hand(), Tiling(8, warps, 16, 2))
-    # what g needs of h is published with what the next step needs: one barrier serves both
+    # the elements of h for g are published with those for the next step: one barrier serves both
     assert source.blocks == 6 and source.barriers == 1
     assert {e.name for e in source.exchanges} == {"h_all", "after_all"}
     agree(source)
@@ -126,7 +126,7 @@ def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
 
 
 def test_single_numbers_beside_others_are_of_one_product() -> None:
-    """A product of five numbers that every block has, of which the first is taken by itself."""
+    """A product of five elements that every block has. Its first element is also used alone."""
     first = by_hand()
     wide = Tensor("wide", (5, 48), ())
     five = Op("five", "einsum", ("h", "wide"), (5,), "float", {"sub": "k,nk->n"})

@@ -125,7 +125,7 @@ def test_levels_count_the_barriers_before_an_operation() -> None:
     assert (at[first.name], at[second.name]) == (0, 1)
 
 
-# what cannot be shared
+# programs that cannot be sharded
 
 ROWS = ("batch",)
 W = Op("w", "read", (), (48, 48), "float", {"tensor": Tensor("w", (48, 48), ())})

@@ -65,7 +65,7 @@ class LoopWriter:
         self.whole: dict[int, Expression] = {}
         self.fixed: set[int] = set()
         self.buffers: list[Expression] = []
-        # of a concatenation, the parts that have to be copied into it
+        # the parts of a concatenation that have to be copied into it
         self.copies: dict[int, list[tuple[Expression, int]]] = {}
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
         keep = keep | set(self.next_of.values())

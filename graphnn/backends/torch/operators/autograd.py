@@ -21,7 +21,7 @@ from graphnn.planner.core.gradient_paths import between
 
 
 class Differentiable(Protocol):
-    """What an operator runs; `floating` tells which of its tensors may have a gradient."""
+    """What an operator runs; `floating` is which of its tensors may have a gradient."""
 
     key: str
     part: AttentionRegion | Hops

@@ -189,7 +189,7 @@ class ProgramBuilder:
         inits = tuple(self.named[i] for i in node.inputs)
         self.add(node, "read", inits, tensor=self._tensor(after), shift=node.attrs["steps"])
 
-    # what a step leaves behind
+    # the tensors that a step stores
 
     def _stored(self, node: Node) -> Tensor:
         name = take_name(f"{self.named[node.id]}_out", self.arguments)
