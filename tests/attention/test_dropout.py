@@ -64,7 +64,7 @@ def test_equals_the_reference(name, backend, tile, monkeypatch):
     assert "drawn again from a seed at each read: " in text and "stored: " not in text
 
 
-def test_torch_draws_what_kernels_draw():
+def test_torch_and_kernels_draw_the_same_values():
     for number in (5, 2**62 + 12345, 2**63 - 2):
         seed = torch.tensor([number])
         whole = random_tensor(seed, "dropout", 0.3, (3, 7, 50), torch.float64, interpret=True)

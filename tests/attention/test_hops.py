@@ -181,7 +181,7 @@ def test_a_long_memory_of_few_examples_takes_one_launch_per_hop(monkeypatch):
     assert_same(results(gn.compile(net, backend="reference"), x, {})[0], got, 1e-12)
 
 
-def test_without_a_kernel_each_hop_is_an_attention_of_its_own(monkeypatch):
+def test_without_a_kernel_each_hop_is_a_separate_attention(monkeypatch):
     def refuse(*args):
         raise Unsupported("no such kernel")
 

@@ -797,7 +797,7 @@ def test_another_device(model):
         model(x=X.to("meta"))
 
 
-def test_kernels_where_there_is_no_gpu():
+def test_kernels_without_a_gpu():
     model = gn.compile(Elman(), backend="triton")
     with says(
         errors.InputDeviceError,

@@ -329,7 +329,7 @@ def unexplained(source: str, given: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind, strategy", CASES)
-def test_emitters_reserve_what_they_write(
+def test_emitters_reserve_the_names_that_they_write(
     kind: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = given_names(monkeypatch)
@@ -340,7 +340,7 @@ def test_emitters_reserve_what_they_write(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ORDER)
 @pytest.mark.parametrize("name", CELLS)
-def test_emitters_of_cells_reserve_what_they_write(
+def test_emitters_of_cells_reserve_the_names_that_they_write(
     name: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, sizes = given_names(monkeypatch), Sizes(3, 2, 17)

@@ -35,7 +35,7 @@ def printed(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("word", SHOWN)
-def test_a_word_prints_what_it_names(
+def test_each_debug_word_prints_its_part(
     word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = printed(word, capsys, monkeypatch)

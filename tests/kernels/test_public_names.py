@@ -20,7 +20,7 @@ def test_every_public_name_is_found() -> None:
         assert name in dir(kernels)
 
 
-def test_short_names_are_what_they_stand_for() -> None:
+def test_short_names_are_the_same_objects() -> None:
     """A short name is the object that its own module defines."""
     assert kernels.emit is persistent.emit
     assert kernels.aot.Case is aot.Case

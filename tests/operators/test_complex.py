@@ -181,7 +181,7 @@ def test_the_parts_of_a_complex_value(backend: str) -> None:
         torch.testing.assert_close(y[name], value)
 
 
-def test_what_complex_values_have_not_is_refused() -> None:
+def test_operations_without_complex_support_are_refused() -> None:
     g = gn.Graph()
     x = g.input("x", (), over=("time", "slot"))
     k = g.state("k", (), along="slot", dtype=torch.complex64)

@@ -150,7 +150,7 @@ def _wide_weight_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_weight_of_float32_beside_others_is_torchs_to_multiply(backend: str) -> None:
+def test_float32_weights_next_to_others_are_multiplied_by_torch(backend: str) -> None:
     torch.manual_seed(2)
     net = Drawn(_wide_weight).bfloat16()
     net.wide = nn.Parameter(torch.randn(4, 4))
@@ -186,7 +186,7 @@ def _casts(net: Any, x: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", (*HALVES, torch.float32, torch.float64))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_cast_is_what_it_says(backend: str, dtype: torch.dtype) -> None:
+def test_casts_equal_torch(backend: str, dtype: torch.dtype) -> None:
     def draw(net: Any, g: gn.Graph) -> None:
         for name, value in _casts(net, g.input("x", (4,), over="time")).items():
             g.output(name, value)
@@ -233,7 +233,7 @@ POSITIONS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32, torch.float64))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_positions_promote_as_torch_says(backend: str, dtype: torch.dtype) -> None:
+def test_positions_promote_as_in_torch(backend: str, dtype: torch.dtype) -> None:
     def draw(net: Drawn, g: gn.Graph) -> None:
         x = g.input("x", (), over="time")
         g.output("x", x * g.value(net.p)[0])
@@ -380,7 +380,7 @@ def test_a_start_takes_the_dtype_of_its_state(backend: str, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("init", [0.5, torch.ones(4), torch.zeros((), dtype=torch.complex64)])
-def test_a_start_that_would_lose_something_is_refused(init: Any) -> None:
+def test_an_initial_value_that_would_lose_precision_is_refused(init: Any) -> None:
     g = gn.Graph()
     g.input("x", (4,), over="time")
     with pytest.raises(DtypeError, match="the initial value of state 'n' cannot be torch") as error:
@@ -461,7 +461,7 @@ def test_a_graph_drawn_once_is_moved_node_by_node(backend: str) -> None:
     torch.testing.assert_close(y["fft"], torch.fft.rfft(x).abs())
 
 
-def test_a_stated_state_that_no_longer_fits_is_refused() -> None:
+def test_an_explicit_state_dtype_that_no_longer_fits_is_refused() -> None:
     g = gn.Graph()
     h = g.state("h", (4,), dtype=torch.float32)
     h.next = h + g.input("x", (4,), over="time")

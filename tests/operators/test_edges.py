@@ -207,7 +207,7 @@ OUT: dict[str, Function] = {
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_what_torch_refuses_is_refused(name: str) -> None:
+def test_arguments_that_torch_refuses_are_refused(name: str) -> None:
     x = torch.randn(4, 3, dtype=torch.float64)
     with pytest.raises((IndexError, RuntimeError, ValueError)):
         OUT[name](x)

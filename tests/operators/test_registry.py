@@ -121,7 +121,7 @@ def _on_meta(op: Primitive, arity: int) -> Tensor | None:
 
 
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.family == "pointwise"])
-def test_rows_say_truly_whether_the_result_is_like_the_operands(name: str) -> None:
+def test_rows_declare_correctly_whether_the_result_is_like_the_operands(name: str) -> None:
     op = OPS[name]
     made = _on_meta(op, 3 if name == "soft" else op.arity)
     like = made is not None and (made.shape, made.dtype) == ((2, 3), torch.bfloat16)

@@ -142,7 +142,7 @@ def test_every_folder_has_its_place():
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_folder_imports_only_what_stands_below_it(name):
+def test_a_folder_imports_only_lower_folders(name):
     inside = [m for m in MODULES if folder(m) == name]
     assert inside
     assert [w for m in inside for w in upwards(m)] == []

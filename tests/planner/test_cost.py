@@ -108,7 +108,7 @@ def test_invalid_constants_are_refused(change):
         Device.of(record)
 
 
-def test_known_devices_are_valid_and_say_that_we_did_not_measure_them():
+def test_known_devices_are_valid_and_marked_as_unmeasured():
     for device in (*device_constants.KNOWN.values(), *device_constants.NAMED.values()):
         assert Device.of(device.record()) == device
         assert "not measured by us" in device.source

@@ -96,7 +96,7 @@ def test_a_report_has_all_five_sections_and_no_external_resources(file, tmp_path
     assert "tl.load" in plain and "# a_net_of_mine.py:" in plain
 
 
-def test_a_report_of_a_network_without_states_says_so():
+def test_a_report_of_a_network_without_states():
     class Still(Clock):
         def now(self):
             return 0.0

@@ -258,7 +258,7 @@ def test_torch_too_refuses_a_gradient_that_is_smaller_than_its_input() -> None:
         (Nones, r"'Nones'(?s:.*)set_materialize_grads"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(function: Any, says: str) -> None:
+def test_unsupported_autograd_functions_are_refused(function: Any, says: str) -> None:
     with pytest.raises(errors.UnsupportedError, match=says) as caught:
         gn.compile(Cell(lambda self, x, h: (function.apply(x), h)))
     assert "test_autograd_function.py" in str(caught.value)

@@ -160,7 +160,7 @@ def hooked(kind: str, hook: Any) -> nn.Module:
         ("full_backward_hook", lambda module, into, out: None),
     ],
 )
-def test_hooks_that_only_look_are_refused(kind: str, hook: Any) -> None:
+def test_observing_hooks_are_refused(kind: str, hook: Any) -> None:
     with pytest.raises(errors.UnsupportedError, match="hook"):
         gn.compile(hooked(kind, hook))
 

@@ -453,7 +453,7 @@ def counted(net: Any, x: Any) -> Any:
 
 
 @pytest.mark.parametrize("run", [carried, counted])
-def test_what_a_module_would_carry_from_call_to_call_is_refused(run: Any) -> None:
+def test_module_state_between_calls_is_refused(run: Any) -> None:
     class Carrying(Net):
         def graph(self, g: gn.Graph) -> None:
             g.output("y", run(self, g.input("x", (3,), over="time")))
@@ -531,7 +531,7 @@ def on_the_class(net: Any, x: Any) -> Any:
 @pytest.mark.parametrize(
     "run", [stepping, logging, warming, held_constant, queueing, nested, on_the_class]
 )
-def test_an_attribute_that_changes_the_next_drawing_is_refused(run: Any) -> None:
+def test_an_attribute_that_changes_the_next_trace_is_refused(run: Any) -> None:
     net, x = Stepping(run), torch.ones(1, 2, 4)
     assert not torch.equal(net(x), net(x))
     with pytest.raises(errors.UnsupportedError, match="from call to call") as caught:

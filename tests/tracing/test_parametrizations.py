@@ -119,7 +119,7 @@ def test_the_module_is_left_as_it_was() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
-def test_the_older_spectral_norm_says_what_to_use() -> None:
+def test_the_old_spectral_norm_is_refused_with_an_alternative() -> None:
     net = Cell(run, a=nn.utils.spectral_norm(nn.Linear(3, 3)))
     with pytest.raises(errors.UnsupportedError, match=r"parametrizations\.spectral_norm"):
         gn.compile(net)

@@ -319,7 +319,7 @@ UNDRAWN: dict[str, Draw] = {
 
 
 @pytest.mark.parametrize("name", UNDRAWN)
-def test_what_cannot_be_drawn_again_is_refused(name: str) -> None:
+def test_random_calls_that_cannot_be_repeated_are_refused(name: str) -> None:
     with pytest.raises(errors.UnsupportedError) as caught:
         gn.compile(Net(UNDRAWN[name]))
     assert "test_random.py" in str(caught.value)

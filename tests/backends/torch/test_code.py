@@ -47,7 +47,7 @@ def test_statements_that_nothing_reads_are_dropped() -> None:
     ]
 
 
-def test_loops_and_branches_read_what_their_bodies_read() -> None:
+def test_reads_of_loops_and_branches_include_their_bodies() -> None:
     step = For({"x": code("{}.unbind(0)", A)}, [If(B, [do(code("f({}, x)", C))])])
     assert step.uses == {"a", "b", "c"} and step.targets == ("x",)
     source = Definition("f", "tensors", "Doc.", [step], [A], [["heading:", "one", "two"]]).source()

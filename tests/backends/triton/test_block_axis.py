@@ -218,7 +218,7 @@ def test_two_of_them_are_two_launches() -> None:
     assert all(k.source.loops == 1 for k in launchers(model))
 
 
-def test_the_source_says_what_lies_where() -> None:
+def test_the_source_has_comments_on_layouts() -> None:
     model = gn.compile(randomised(Machine()), backend="interpret", skip=("fit",))
     text = model.source()
     assert "one program per row, all of slot in it" in text

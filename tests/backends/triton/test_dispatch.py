@@ -114,7 +114,7 @@ def test_a_second_call_of_the_form_times_nothing(time: Callable[..., Timer]) -> 
     assert set(forward.calls) == {RESIDENT, COOPERATIVE}, "what lost is forgotten"
 
 
-def test_what_was_timed_is_told(time: Callable[..., Timer]) -> None:
+def test_explain_lists_the_measured_times(time: Callable[..., Timer]) -> None:
     time(cooperative=0.5)
     net = network("lstm", 20)
     model = gn.compile(net, backend="interpret")
@@ -155,7 +155,7 @@ def test_the_model_foretells_from_which_batch_on_launches_are_better() -> None:
         assert one.predicted_best({"time": 64, "batch": 1024}) == RESIDENT
 
 
-def test_a_loop_that_fits_stays_within_one_multiprocessor_and_says_why() -> None:
+def test_a_loop_that_fits_gets_a_persistent_kernel_and_the_reason() -> None:
     for one in planned(160):
         assert one.planned == RESIDENT
         assert "persistent nevertheless: no block waits for others" in one.report()[0]
@@ -322,7 +322,7 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
     )
 
 
-def test_on_a_gpu_that_is_not_there_the_candidates_are_told() -> None:
+def test_explain_lists_the_candidates_without_a_gpu() -> None:
     net = Layers(gn.nn.LSTM(4, 16)).half()
     text = gn.compile(net).explain(device="cuda")
     assert "candidate cuDNN" in text and "candidate kernels, backward: persistent" in text
@@ -337,7 +337,7 @@ def test_untuned_torchs_layer_is_called_directly(torchs: None) -> None:
     assert not program.layers and "runtime.recurrent('gru'" in program.source
 
 
-def test_what_cudnn_says_of_weights_that_a_formula_made_is_not_heard() -> None:
+def test_the_cudnn_warning_on_computed_weights_is_suppressed() -> None:
     def layer(text: str) -> int:
         warnings.warn(text, stacklevel=1)
         return 1
@@ -351,7 +351,7 @@ def test_what_cudnn_says_of_weights_that_a_formula_made_is_not_heard() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_all_ways_are_timed_and_give_what_cudnn_does() -> None:
+def test_on_a_gpu_all_strategies_are_timed_and_equal_cudnn() -> None:
     torch.manual_seed(0)
     layer = torch.nn.LSTM(4, 64, batch_first=True).cuda()
     model = gn.compile(Layers(gn.nn.LSTM(4, 64)).cuda())

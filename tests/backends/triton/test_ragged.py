@@ -160,7 +160,7 @@ def test_what_is_made_of_values_beyond_the_end_stays_finite(backend: str) -> Non
     torch.testing.assert_close(*found, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_explain_says_what_steps_take() -> None:
+def test_explain_shows_the_cost_of_steps() -> None:
     text = gn.compile(network("gru_before", 8)).explain(lengths=("time",))
     assert "ragged: each step computes the examples that still run, sorted by length" in text
     model = gn.compile(network("lstm", 8), backend="interpret", skip=("resident", "cooperative"))
@@ -168,7 +168,7 @@ def test_explain_says_what_steps_take() -> None:
     assert "ragged" not in model.explain()
 
 
-def test_explain_says_where_loops_end() -> None:
+def test_explain_shows_where_loops_end() -> None:
     model = gn.compile(network("lstm", 8), backend="interpret")
     text = "until its longest row ends"
     assert text in model.explain(lengths=("time",)) and text not in model.explain()

@@ -136,7 +136,7 @@ def test_layers_meet_once_a_step_whoever_runs_first(seed: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
-def test_what_is_not_together_says_why() -> None:
+def test_loops_that_are_not_pipelined_have_a_reason() -> None:
     fits = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=("fit",))
     assert "one of them fits one multiprocessor, which has no cost model" in fits.explain()
     skipped = gn.compile(randomised(NETS["lstm"]()), backend="interpret", skip=(*SKIP, "stacked"))

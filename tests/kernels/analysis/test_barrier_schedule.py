@@ -42,7 +42,7 @@ def test_a_piece_is_used_up_before_the_next_but_loads_are_under_way() -> None:
     assert uses == [text for text in PIECES if "load" not in text]
 
 
-def test_nothing_is_moved_across_a_barrier_but_loads_of_what_is_given() -> None:
+def test_only_loads_of_inputs_move_across_a_barrier() -> None:
     lines = ["y = x + 1", "tl.store(slot, y)", "arrive(arrived)", "patience = wait(arrived)"]
     lines += [
         "trust = patience * 0.0",
@@ -53,7 +53,7 @@ def test_nothing_is_moved_across_a_barrier_but_loads_of_what_is_given() -> None:
     assert order(*lines) == [*lines[:3], lines[5], *lines[3:5], *lines[6:]]
 
 
-def test_what_is_loaded_for_the_next_step_comes_after_what_this_one_uses() -> None:
+def test_loads_for_the_next_step_follow_the_loads_of_this_step() -> None:
     lines = ["x = x_next + 1", "x_next = tl.load(given)", "tl.store(out, x)"]
     found = order(*lines)
     assert found.index(lines[0]) < found.index(lines[1])

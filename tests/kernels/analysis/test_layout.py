@@ -31,7 +31,7 @@ def test_runs_of_an_index_map(places: list[int], wanted: tuple[Run, ...]) -> Non
     assert runs(np.array(places, int)) == wanted
 
 
-def test_runs_say_where_every_number_comes_from() -> None:
+def test_runs_give_the_source_of_every_element() -> None:
     draw = np.random.default_rng(0)
     for _ in range(200):
         places = draw.integers(-1, 4, draw.integers(1, 12))
@@ -104,7 +104,7 @@ def spans(made: Layout, name: str) -> list[tuple[int, int]]:
     return [(s.start, s.valid) for s in made.spans[name]]
 
 
-def test_a_slice_cuts_what_it_is_taken_from() -> None:
+def test_a_slice_splits_its_operand() -> None:
     made = layout(read("x", 40), view("y", (10,), x=[*range(20, 30)]))
     assert spans(made, "x") == [(0, 20), (20, 10), (30, 10)]
     assert made.spans["y"] == (Span(0, 10, 16),)
@@ -128,7 +128,7 @@ def test_a_reshape_cuts_nothing_and_a_permutation_each_row() -> None:
     assert spans(made, "x") == spans(made, "y") == [(k, 1) for k in range(6)]
 
 
-def test_a_broadcast_is_cut_with_what_it_meets() -> None:
+def test_a_broadcast_is_split_with_its_other_operand() -> None:
     point = Op("y", "pointwise", ("x", "b"), (2, 8), attrs={"template": "({0} + {1})"})
     made = layout(read("x", 2, 8), read("b", 8), point)
     assert spans(made, "y") == spans(made, "x") == [(0, 8), (8, 8)]
@@ -138,7 +138,7 @@ def test_a_broadcast_is_cut_with_what_it_meets() -> None:
     assert spans(made, "y") == [(0, 4), (4, 4), (8, 4), (12, 4)]
 
 
-def test_a_state_is_cut_with_what_closes_it() -> None:
+def test_a_state_is_split_with_its_next_value() -> None:
     state = Op("z", "state", shape=(8,))
     closing = view("next", (8,), z=[*range(5, 8), *range(5)])
     zero = Op("zero", "const", attrs={"value": 0.0})

@@ -75,7 +75,7 @@ def given(line: str) -> list[str]:
     return [name.text for name in statement(line).targets]
 
 
-def test_a_line_is_needed_if_any_of_what_it_assigns_is() -> None:
+def test_a_statement_is_live_if_any_of_its_targets_is() -> None:
     lines = [
         "x = tl.load(p)",
         "a, b = deinterleave2(x)",

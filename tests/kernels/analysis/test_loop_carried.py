@@ -60,7 +60,7 @@ def test_variables_that_change_places_and_began_as_one_are_found():
 
 @pytest.mark.parametrize("strategy", ["resident", "cooperative"])
 @pytest.mark.parametrize("net", [Late, Shifted])
-def test_states_that_begin_as_one_are_values_of_their_own(net, strategy):
+def test_states_with_one_initial_value_are_separate_values(net, strategy):
     torch.manual_seed(0)
     model = gn.compile(net().double(), backend="interpret", skip=INTERPRET.skip(strategy))
     width = 5 if net is Late else 20
@@ -73,7 +73,7 @@ def test_states_that_begin_as_one_are_values_of_their_own(net, strategy):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_no_block_overwrites_what_another_reads_of_a_state_of_two_steps_ago(seed):
+def test_no_block_overwrites_a_delayed_state_before_others_read_it(seed):
     torch.manual_seed(0)
     net = Late("zero").double()
     x = torch.randn(3, 5, 5).double().requires_grad_()

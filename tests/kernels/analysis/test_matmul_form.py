@@ -58,7 +58,7 @@ def test_number_by_number(sub: str, weight: str) -> None:
     assert isinstance(of(sub, weight), ValueMatmul)
 
 
-def test_where_there_is_no_common_tile_or_too_much_to_spell_out_it_is_refused() -> None:
+def test_einsums_without_a_common_tile_or_with_too_many_terms_are_refused() -> None:
     with pytest.raises(Unsupported, match="no letter to tile"):
         of("ik,kj->ji")
     wide = {"a": Op("a", "state", shape=(17, 17)), "b": Op("b", "state", shape=(17, 17))}

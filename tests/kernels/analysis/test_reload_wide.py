@@ -33,7 +33,7 @@ def lines(texts: list[str], used: set[str] | None = None) -> list[str]:
     return [s.text for s in found]
 
 
-def test_a_wide_value_is_loaded_again_and_what_is_near_uses_that() -> None:
+def test_a_wide_value_is_loaded_again_for_distant_uses() -> None:
     assert lines(LINES) == [
         *LINES[:-2],
         "kept_again = tl.load(p + t)",

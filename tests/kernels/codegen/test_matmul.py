@@ -74,7 +74,7 @@ def test_few_columns_are_padded(size: int, products: int, join: bool) -> None:
     assert joined(Parts(size, 1), join) == {"matmul": products, "deinterleave2": 1}
 
 
-def test_the_source_says_what_is_joined() -> None:
+def test_the_source_has_comments_on_joined_operands() -> None:
     text = sources(LSTMCell(20))["saving"].text
     assert ": one product, parts of 20 from 0, 20, 40, 60\n" in text
     assert "    # columns of 4 parts in turn, two of each\n" in text

@@ -28,7 +28,7 @@ def test_where_the_numbers_of_a_tile_lie(starts: tuple[int, ...]) -> None:
     assert (starts[0] + places[: len(starts)]).tolist() == list(starts)
 
 
-def test_tiles_that_differ_in_their_numbers_alone_have_weights_of_their_own() -> None:
+def test_tiles_that_differ_only_in_their_elements_have_separate_weights() -> None:
     assert Singles(0, 2, 16, (0, 3)).shape != Singles(0, 2, 16, (0, 4)).shape
 
 

@@ -125,7 +125,7 @@ def test_what_is_not_shared_out_every_block_has(warps: int) -> None:
     assert found.faults == () and found.weights == "resident"
 
 
-def test_single_numbers_beside_others_are_of_one_product() -> None:
+def test_single_elements_next_to_others_belong_to_one_product() -> None:
     """A product of five elements that every block has. Its first element is also used alone."""
     first = by_hand()
     wide = Tensor("wide", (5, 48), ())

@@ -147,19 +147,19 @@ def times(name: str, value: str) -> Op:
     return Op(name, "einsum", (value, "w"), (48,), "float", {"sub": "k,nk->n"})
 
 
-def test_numbers_that_change_places_are_refused() -> None:
+def test_permuted_elements_are_refused() -> None:
     back = Op("back", "view", ("p",), (48,), "float", {"maps": [np.arange(48)[::-1]]})
     with pytest.raises(Unsupported, match="its elements are permuted"):
         shard(made(times("p", "h"), back, after="back"), 16)
 
 
-def test_a_loop_without_a_product_is_refused() -> None:
+def test_a_loop_without_a_matmul_is_refused() -> None:
     twice = Op("twice", "pointwise", ("h", "h"), (48,), "float", {"template": "({0} + {1})"})
     with pytest.raises(Unsupported, match="no product by a weight to shard"):
         shard(made(twice, after="twice"), 16)
 
 
-def test_a_pointwise_product_is_taken_for_what_it_is() -> None:
+def test_a_pointwise_product_is_not_a_matmul() -> None:
     dot = Op("dot", "einsum", ("h", "h"), (), "float", {"sub": "k,k->"})
     scaled = Op("scaled", "einsum", ("h", "dot"), (48,), "float", {"sub": "k,->k"})
     found = made(dot, scaled, times("p", "scaled"), after="p")
@@ -193,7 +193,7 @@ def point(name: str, template: str, *args: str, shape: tuple[int, ...] = (48,)) 
     return Op(name, "pointwise", args, shape, "float", attrs)
 
 
-def test_a_sum_of_what_a_sum_has_changed_is_one_of_what_came_before() -> None:
+def test_nested_sums_become_sums_of_the_original_values() -> None:
     s = Op("s", "sum", ("x",), (1,), "float", {"dims": (0,)})
     ops = {
         op.name: op

@@ -49,7 +49,7 @@ def test_other_expressions_stand_in_for_variables() -> None:
     assert made.text == "(x + mask) * 2 + mask + x" and made.names == (X, MASK)
 
 
-def test_sums_and_products_leave_out_what_changes_nothing() -> None:
+def test_sums_and_products_omit_neutral_terms() -> None:
     assert total(["", 0, X, 1]).text == "x + 1" and total([0, ""]).text == "0"
     assert times(1, X, 4).text == "x * 4" and times(X, 0).text == "0" and times(1, 1).text == "1"
 
@@ -60,7 +60,7 @@ def test_brackets_around_all_of_an_expression_are_left_out() -> None:
     assert bare(code("({})", X)).parts == (X,)
 
 
-def test_what_an_expression_does_is_known_of_what_is_made_of_it() -> None:
+def test_effects_of_an_expression_include_those_of_its_parts() -> None:
     found = load(X, exchanged=True)
     assert found.is_load and found.loads and found.exchanged and found.to("ACC").is_load
     more = code("{} + 1", found.to("ACC"))
@@ -74,7 +74,7 @@ def test_functions_of_a_template_are_its_calls_of_names() -> None:
     assert functions("({0} + {1} * {2})") == functions("{0}.to(ACC)") == frozenset()
 
 
-def test_notes_are_printed_once_for_what_belongs_together() -> None:
+def test_notes_are_printed_once_per_group() -> None:
     made = [assign(X, "1", "a"), assign(X, "2", "a"), do(store(X, "3"), "b"), assign(X, "4")]
     assert printed(made, "  ") == [
         "  # a",

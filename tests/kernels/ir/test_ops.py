@@ -22,7 +22,9 @@ from graphnn.kernels.ir.program import Op
         (lambda: Op("x", "const", attrs={"value": 1, "vaule": 2}), "has no attribute vaule"),
     ],
 )
-def test_what_is_not_as_its_kind_says_is_an_error(made: Callable[[], Op], reason: str) -> None:
+def test_operations_that_do_not_match_their_kind_are_errors(
+    made: Callable[[], Op], reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         made()
 

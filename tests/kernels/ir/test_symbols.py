@@ -48,7 +48,7 @@ def test_a_family_is_the_emitters() -> None:
     ]  # fmt: skip
 
 
-def test_each_axis_has_a_length_of_its_own() -> None:
+def test_each_axis_has_its_own_length() -> None:
     names = NameTable()
     assert names.fresh("n_time") == "n_time"
     axes = ["time", "src-1", "src_1", "time"]
@@ -65,7 +65,7 @@ def test_text_stays_text(text: str) -> None:
     assert visible(text).isprintable()
 
 
-def test_ordinary_text_is_left_as_it_is() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     text = "torch's LSTM over time, net.py:12"
     assert remark(text) == visible(text) == text and quoted("time") == "'time'"
 

@@ -41,7 +41,7 @@ def doubled() -> Launcher:
 
 
 @pytest.mark.parametrize("time, batch", [(2, 3), (1, 1), (3, 17), (0, 2), (2, 0)])
-def test_a_launch_returns_what_the_kernel_stores(time: int, batch: int) -> None:
+def test_a_launch_returns_the_stored_tensors(time: int, batch: int) -> None:
     x = torch.randn(time, batch, 3)
     (y,) = doubled()([x], {"time": time, "batch": batch}, torch.float32)
     assert torch.equal(y, 2 * x)

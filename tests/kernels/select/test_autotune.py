@@ -277,7 +277,7 @@ def test_phases_give_the_same_with_fewer_rows_per_program(monkeypatch, rows):
 
 
 @pytest.mark.gpu
-def test_a_tuned_model_computes_what_cudnn_does_on_a_gpu():
+def test_a_tuned_model_equals_cudnn_on_a_gpu():
     torch.manual_seed(0)
     net = NETWORKS["LSTM"](64).cuda()
     net.layer.flatten_parameters()

@@ -105,7 +105,7 @@ def test_a_kernel_that_spills_is_skipped(monkeypatch: pytest.MonkeyPatch) -> Non
         search.choose_cooperative(program("lstm", size=256), HALF, "sm_90")
 
 
-def test_the_reason_says_if_stepwise_execution_should_be_faster() -> None:
+def test_the_reason_mentions_a_faster_stepwise_execution() -> None:
     with pytest.raises(Unsupported, match=r"predicted \d+\.\d µs per step, stepwise \d+\.\d"):
         search.choose_cooperative(program("lstm", size=4096), HALF, "sm_90", may_compile=False)
 
