@@ -1,4 +1,4 @@
-"""Layout: how the elements of each value lie in tiles, whose widths are powers of two.
+"""Layout: the tiles of the elements of each value. Their widths are powers of two.
 
 A value is a flat vector. Tiles are cut at the boundaries of slices and joins, so that slices, joins
 and reshapes only rename tiles and move no element.

@@ -1,4 +1,4 @@
-"""The builder of attention kernels: their variables, and where tiles of tensors lie in memory."""
+"""The builder of attention kernels: their variables, and the addresses of tiles."""
 
 from __future__ import annotations
 

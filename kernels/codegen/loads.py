@@ -220,7 +220,7 @@ def edge(b: PersistentBuilder, tensor: Tensor, span: Span) -> list[Code]:
 
 
 def column(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
-    """Where in a row of a tensor the elements of a span lie."""
+    """The offsets in a row of a tensor of the elements of a span."""
     start, parts = span.start, list[Code]()
     if isinstance(tensor, Part) and tensor.period:
         part, at = divmod(start, tensor.units)
@@ -256,7 +256,7 @@ def _depending_on_t(b: PersistentBuilder, inside: Expr) -> dict[Name, Code]:
 
 
 def _inside(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
-    """Where in one row of a tensor the elements of a span lie, for all positions."""
+    """The offsets in one row of a tensor of the elements of a span, for all positions."""
     found = column(b, tensor, span)
     if b.over(tensor):
         return total([_across(b, tensor, span), found])
@@ -264,7 +264,7 @@ def _inside(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
 
 
 def _across(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
-    """Where a position of the block axis lies in its row."""
+    """The offset of a position of the block axis in its row."""
     later = tensor.axes[tensor.axes.index(b.frame.block_axis) + 1 :]
     lane = expr(V.pos_row if span.width == 1 else V.pos)
     if not b.hoists:
@@ -274,7 +274,7 @@ def _across(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
 
 
 def place(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None) -> Expr:
-    """Where in a tensor the elements of a span lie, at the position `when`."""
+    """The offsets in a tensor of the elements of a span, at the position `when`."""
     parts = _rows(b, tensor, when)
     if b.frame.block_axis:
         return total([*parts, _inside(b, tensor, span)])

@@ -240,7 +240,7 @@ def _weight(b: PersistentBuilder, how: WeightMatmul, base: int, k: Span, n: Colu
 def _places(
     b: PersistentBuilder, how: WeightMatmul, k: Span, n: Columns
 ) -> tuple[list[Code], list[Code]]:
-    """Where a tile's rows and columns lie in the weight, and the masks of those that exist."""
+    """The offsets of a tile's rows and columns in the weight, and the masks of those that exist."""
     to_k, to_n = how.steps()
     places, masks = list[Code](), list[Code]()
     if k.width > 1:
@@ -259,7 +259,7 @@ def _places(
 
 
 def _lying(b: PersistentBuilder, index: Name, span: Span) -> Name:
-    """Where in a value, counted from its first element, the elements of a tile lie."""
+    """The indices of the elements of a tile in a value, from its first element."""
     if not isinstance(span, Singles):
         return index
     name = b.fresh(f"{index.text}_apart")

@@ -37,7 +37,7 @@ class Singles(Span):
         return self.valid, self.width, *self.starts
 
     def places(self, index: Name) -> Expr:
-        """Where in the value, counted from its first element, the elements of a tile lie."""
+        """The indices of the elements of a tile in the value, from its first element."""
         *firsts, last = runs(np.array(self.starts) - self.start)
         place = code("{} + {}", index, last.arg - last.out)
         for run in reversed(firsts):

@@ -1,4 +1,4 @@
-"""Where the elements of a value lie: spans of it, each held by a tile of the kernel."""
+"""Spans of the elements of a value, each in one tile of the kernel."""
 
 from __future__ import annotations
 

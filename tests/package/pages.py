@@ -33,7 +33,7 @@ _LONG = ("bench", "calibrate", "demo", "doctor", "report", "resources")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: its language, its text and where the text lies in the page."""
+    """A fenced block of a page: its language, its text and the position of the text in the page."""
 
     language: str
     text: str

@@ -200,7 +200,7 @@ class MainWriter:
         return self.s.permuted(drawn, canonical, node)
 
     def _sorted(self, x: Expression, dim: int) -> Expression:
-        """A value whose examples lie along `dim`, with these sorted by length."""
+        """A value whose examples are along `dim`, sorted by length."""
         return x if self.along is None else code("{}.index_select({}, {})", x, dim, self.positions)
 
     def _input(self, node: Node) -> Expression:

@@ -1,4 +1,4 @@
-"""A plan's loops as generated Triton kernels; what lies outside loops stays with torch.
+"""A plan's loops as generated Triton kernels; torch runs everything outside loops.
 
 `lower` turns a loop, or a phase of its step, into a program of `graphnn.kernels`; `lowering`
 decides which loops become kernels and writes their calls, `steps` those that go step by step;

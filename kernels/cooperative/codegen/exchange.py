@@ -24,7 +24,7 @@ def address(
     rows: Name = V.rows,
     far: bool = False,
 ) -> Expr:
-    """Where the elements of all rows lie, in a slot; if `far`, in 64 bits.
+    """The offsets of the elements of all rows in a slot; if `far`, in 64 bits.
 
     What is added to an offset of 64 bits is part of the instruction that stores there.
     """
@@ -137,7 +137,7 @@ def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name)
 
 
 def _along(b: PersistentBuilder, span: Span) -> Expr:
-    """Where the elements of a span lie in one row."""
+    """The offsets of the elements of a span in one row."""
     if span.width == 1:
         return code("tl.full([1, 1], {}, tl.int32)", span.start)
     return total([span.start, b.cols(span.width)])

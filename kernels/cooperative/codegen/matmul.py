@@ -149,7 +149,7 @@ class ShardedMatmul:
         return name
 
     def _places(self, n: Columns, span: Span) -> tuple[list[Code], list[Code]]:
-        """Where the tile's elements lie in the weight, and the masks of those that exist."""
+        """The offsets of the tile's elements in the weight, and the masks of those that exist."""
         to_k, to_n = self.op.attrs["steps"]
         places, masks = self._columns(n, to_n)
         if span.width > 1:

@@ -53,7 +53,7 @@ def test_only_loads_of_inputs_move_across_a_barrier() -> None:
     assert order(*lines) == [*lines[:3], lines[5], *lines[3:5], *lines[6:]]
 
 
-def test_loads_for_the_next_step_follow_the_loads_of_this_step() -> None:
+def test_loads_for_the_next_step_follow_the_uses_of_this_step() -> None:
     lines = ["x = x_next + 1", "x_next = tl.load(given)", "tl.store(out, x)"]
     found = order(*lines)
     assert found.index(lines[0]) < found.index(lines[1])

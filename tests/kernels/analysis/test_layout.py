@@ -1,4 +1,4 @@
-"""Where the numbers of a value lie: runs of index maps, tiles of stretches, cuts that agree."""
+"""Layouts of values: runs of index maps, tiles of runs, and consistent splits."""
 
 from __future__ import annotations
 

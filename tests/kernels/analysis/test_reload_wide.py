@@ -1,4 +1,4 @@
-"""Wide values are loaded again where their uses lie far apart."""
+"""Wide values are loaded again if their uses are far apart."""
 
 from __future__ import annotations
 

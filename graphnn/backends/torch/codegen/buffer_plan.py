@@ -14,7 +14,7 @@ from graphnn.planner.core.regions import Loop, Whole, loop_numbers
 
 @dataclass
 class BufferPlan:
-    """Where the values of a loop lie; all nodes are ids.
+    """The buffers of the values of a loop; all nodes are ids.
 
     `keep` are the values that need a buffer over the whole axis. `joins` are the loop's
     concatenations, in order, each with the parts that are written directly into it; `placed` are

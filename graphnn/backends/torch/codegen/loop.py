@@ -1,7 +1,7 @@
 """A loop as a Python `for` over preallocated buffers.
 
-Values that are read outside the loop lie in buffers over the whole axis, which each step writes by
-`out=`; the others lie in buffers of one step. All views are created before the loop, so that a step
+Values that are read outside the loop are in buffers over the whole axis, which each step writes by
+`out=`; the others are in buffers of one step. All views are created before the loop, so that a step
 consists of arithmetic alone.
 """
 
@@ -103,7 +103,7 @@ class LoopWriter:
             self.s.declare(self.ir[d])
 
     def _enter_invariant(self, node: Node) -> None:
-        """A loop-invariant value, of which steps read the active rows."""
+        """A loop-invariant value. Steps read its active rows."""
         if BATCH in node.axes and isinstance(self.rows, ActiveRows):
             whole = self.outer.var(node.id)
             name = self.s.fresh(f"{whole.text}_fixed")

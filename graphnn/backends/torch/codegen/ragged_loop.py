@@ -81,7 +81,7 @@ class ActiveRows(AllRows):
         self._begins: list[Statement] = []
 
     def invariant(self, name: Expression, node: Node) -> Expression:
-        """Note a variable that is created before the loop, of which steps read the active rows."""
+        """Note a variable that is created before the loop. Steps read its active rows."""
         if BATCH in node.axes:
             self._invariant[name.text] = name, node
         return name

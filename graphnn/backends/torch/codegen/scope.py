@@ -70,7 +70,7 @@ class Scope:
         self.valid: Valid | None = None
         # variables of contiguous buffers that nothing else refers to
         self.buffers: set[str] = set()
-        # nodes whose values lie in the memory of other values
+        # nodes whose values are in the memory of other values
         self.parts: set[int] = set()
         self.table: NameTable = NameTable(RESERVED) if outer is None else outer.table
         self.table.lengths(ir.axes)
