@@ -19,7 +19,6 @@ from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import Plan, Variant
 from graphnn.runtime.call import options, read, wrapped
 from graphnn.runtime.call.network import Network, require_program
-from graphnn.runtime.call.options import Options
 from graphnn.runtime.generation.generate import generate
 from graphnn.runtime.generation.result import Generation
 from graphnn.runtime.streaming.step import State, Streaming
@@ -45,9 +44,8 @@ class Compiled(nn.Module):
     _network: Network
     _streaming: Streaming
 
-    def __init__(self, source: nn.Module | Graph, chosen: Options):
+    def __init__(self, network: Network):
         super().__init__()
-        network = Network(source, chosen)
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = network.owner.__dict__[name]
         self.__dict__.update(_network=network, _streaming=Streaming(network))
@@ -216,15 +214,16 @@ class Compiled(nn.Module):
         """
         return self._streaming.step(state, over, lengths, inputs)
 
-    def parts(self, axis: str) -> tuple[Network | None, Network]:
-        """The graph split for streaming: what does not vary over an axis, or None, and the rest.
+    def parts(self, axis: str) -> tuple[Compiled | None, Compiled]:
+        """The model split for streaming: what does not vary over an axis, or None, and the rest.
 
-        The outputs of the first are inputs of the second. Both are networks on the parameters of
-        this model; `ir` is their graph.
+        The outputs of the first are inputs of the second. Both are models on the parameters of
+        this model.
 
             encoder, decoder = model.parts("target")
         """
-        return self._streaming.parts(axis)
+        invariant, steps = self._streaming.parts(axis)
+        return None if invariant is None else Compiled(invariant), Compiled(steps)
 
     @property
     def feedback(self) -> tuple[Feedback, ...]:
@@ -450,4 +449,5 @@ def compile(
         y = model(x=torch.randn(8, 100, 16))              # (batch, time, features)
     """
     check_compilable(source)
-    return Compiled(source, options.checked(backend, skip, recompute, float32, tune))
+    chosen = options.checked(backend, skip, recompute, float32, tune)
+    return Compiled(Network(source, chosen))

@@ -149,6 +149,19 @@ def test_the_step_graph_contains_no_encoder() -> None:
     assert held and {n.op for n in steps.ir if n.op == "input" and n.name == "target"}
 
 
+def test_the_parts_of_a_model_are_models() -> None:
+    model = translator()
+    before, steps = model.parts("target")
+    assert before is not None
+    words = torch.randint(5, (2, 4))
+    target = torch.randint(5, (2, 3))
+    with torch.no_grad():
+        wanted = model(source=words, target=target)
+        given = before(source=words)
+        given = given if isinstance(given, dict) else {next(iter(before.ir.outputs)): given}
+        torch.testing.assert_close(steps(target=target, **given), wanted)
+
+
 def test_generation_can_start_from_several_symbols() -> None:
     torch.manual_seed(0)
     model, hint = gn.compile(Next().double()), torch.randn(2, 8, 2, dtype=torch.float64)
