@@ -1,7 +1,7 @@
-"""Torch's operators as nodes of a graph, compared with torch on torch's samples.
+"""Runs torch's operators on torch's own samples, in a graph and by torch itself.
 
-An operator is called in a graph, outside and inside a loop, on two examples at two different
-positions. The expected result is that of torch for each example and position separately.
+Each operator is called in a graph, outside and inside a loop, on two examples with two different
+positions each. The expected result is torch's result for each example and position separately.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ BATCH, TIME = 2, 2
 DTYPES = {str(d)[6:]: d for d in (torch.float64, torch.float32, torch.bfloat16)}
 DTYPES |= {str(d)[6:]: d for d in (torch.int64, torch.bool)}
 PLACES = ("outside", "loop")
-# how far numbers may be off, of the largest of them
+# tolerances, relative to the largest element
 NEAR = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 COARSE = (torch.float32, torch.bfloat16)
-# the results of these are uninitialised memory
+# these return uninitialised memory
 UNWRITTEN = frozenset(
     "empty new_empty empty_like empty_strided new_empty_strided empty_permuted".split()
 )
-MEMORY, NOISE = "left out: memory is as it was", "left out: it draws random numbers"
+MEMORY, NOISE = "left out: it returns uninitialised memory", "left out: it draws random numbers"
 OPERATORS = {
     f"{op.name}{'.' * bool(op.variant_test_name)}{op.variant_test_name}": op for op in op_db
 }
 
 
 @dataclass
-class Found:
-    """What became of an operator's samples: how many are equal, the refusals' first words, and
-    whatever is neither."""
+class Outcome:
+    """The outcome for an operator's samples: the number equal, refusals, and wrong results."""
 
     equal: int = 0
     refused: set[str] = field(default_factory=set)
@@ -51,7 +50,7 @@ class Found:
 
 @dataclass
 class Sample:
-    """One call of an operator: its arguments, those that vary, and the numbers that these take."""
+    """One call of an operator: its arguments, and the values of the arguments that vary."""
 
     call: Any
     leaves: list[Any]
@@ -59,18 +58,18 @@ class Sample:
     moving: dict[int, Tensor]
 
     def __call__(self, leaves: list[Any]) -> list[Any]:
-        """The results, flat."""
+        """Returns the results as a flat list."""
         args, kwargs = tree_unflatten(leaves, self.spec)
         return [x for x in tree_flatten(self.call(*args, **kwargs))[0] if x is not None]
 
     def main(self) -> int:
-        """The argument that a loop's state is added to."""
+        """Returns the index of the argument to which a loop's state is added."""
         floats = [i for i, x in self.moving.items() if x.is_floating_point()]
         return (floats or list(self.moving))[0]
 
 
 def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[Sample]:
-    """Returns at most that many of the samples of an operator, spread over all of them."""
+    """Yields at most `most` evenly spaced samples of an operator."""
     op = OPERATORS[name]
     grad = dtype.is_floating_point and op.supports_autograd
     given = list(op.sample_inputs("cpu", dtype, requires_grad=grad))
@@ -78,7 +77,7 @@ def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[Sample]:
         leaves, spec = tree_flatten(((s.input, *s.args), s.kwargs))
         leaves = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         tensors = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-        if not tensors or any(_odd(leaves[i]) for i in tensors):
+        if not tensors or any(_unsupported(leaves[i]) for i in tensors):
             continue
         floats = [i for i in tensors if leaves[i].is_floating_point()]
         chosen = tensors if k % 2 else (floats or tensors)[:1]
@@ -86,20 +85,23 @@ def samples(name: str, dtype: torch.dtype, most: int) -> Iterator[Sample]:
         yield Sample(_bound(op.op), leaves, spec, moving)
 
 
-def _odd(x: Tensor) -> bool:
-    """What is neither dense nor of a dtype that torch computes with."""
+def _unsupported(x: Tensor) -> bool:
+    """Whether a tensor is not dense or has a dtype that torch does not compute with."""
     return x.layout != torch.strided or (x.is_floating_point() and x.element_size() == 1)
 
 
 def _bound(function: Any) -> Any:
-    """A method as one calls it: Python lets those of tensors be called of tensors alone."""
+    """Wraps a tensor method so that it can also be called on graph values."""
     if not isinstance(function, (MethodDescriptorType, WrapperDescriptorType)):
         return function
     return lambda x, *rest, **named: getattr(x, function.__name__)(*rest, **named)
 
 
 def _varied(x: Tensor, main: bool) -> Tensor:
-    """Examples and positions that differ; indices and the like are the same for all."""
+    """Stacks variations of a tensor, one for each example and position.
+
+    Floating-point tensors are scaled; others are rolled if `main` and repeated otherwise.
+    """
     if x.is_floating_point() or x.is_complex():
         rows = [x * (1 - k / 8) for k in range(BATCH * TIME)]
     else:
@@ -125,28 +127,28 @@ class Net(nn.Module):
             x = leaves[s.main()]
             h = g.state("h", (), dtype=x.dtype)
             leaves[s.main()] = x ^ h if x.dtype == torch.bool else x + h
-        made = [g.value(y) for y in s(leaves)]
-        self.varies = ["time" in y.axes for y in made]
+        results = [g.value(y) for y in s(leaves)]
+        self.varies = ["time" in y.axes for y in results]
         if self.place == "loop":
-            unlike = sum((y != y).sum() for y in made)
-            h.next = (unlike * 0).to(h.dtype)
-        for k, y in enumerate(made):
+            nans = sum((y != y).sum() for y in results)
+            h.next = (nans * 0).to(h.dtype)
+        for k, y in enumerate(results):
             g.output(f"y{k}", y)
 
 
 def weight(k: int, y: Tensor) -> Tensor:
-    """What the result `k` is weighed by where gradients are compared: different all over."""
+    """Returns the weights of result `k` in the loss whose gradients are compared; all differ."""
     return torch.linspace(-1, 2, y.numel(), dtype=torch.float64).sin().add(k).reshape(y.shape)
 
 
-def pulled(outs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """The gradients of a weighed sum of results, zero where there is none."""
-    flows = [(weight(k, y).to(y.dtype) * y).sum() for k, y in enumerate(outs) if y.requires_grad]
-    found = torch.autograd.grad(sum(flows), inputs, allow_unused=True)
+def loss_gradients(outs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Returns the gradients of a weighted sum of results, with zeros for missing ones."""
+    terms = [(weight(k, y).to(y.dtype) * y).sum() for k, y in enumerate(outs) if y.requires_grad]
+    found = torch.autograd.grad(sum(terms), inputs, allow_unused=True)
     return [torch.zeros_like(x) if d is None else d for d, x in zip(found, inputs)]
 
 
-def moved(sample: Sample, grad: bool) -> dict[int, Tensor]:
+def leaf_copies(sample: Sample, grad: bool) -> dict[int, Tensor]:
     return {
         i: x.clone().requires_grad_(grad and x.is_floating_point())
         for i, x in sample.moving.items()
@@ -154,8 +156,8 @@ def moved(sample: Sample, grad: bool) -> dict[int, Tensor]:
 
 
 def by_torch(sample: Sample, grad: bool) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Results and gradients, each example and position by itself."""
-    inputs = moved(sample, grad)
+    """Returns torch's results and gradients, computed for each example and position separately."""
+    inputs = leaf_copies(sample, grad)
     rows = []
     for b in range(BATCH):
         for t in range(TIME):
@@ -175,24 +177,24 @@ def _dense(y: Any) -> Tensor:
 def by_graph(
     sample: Sample, dtype: torch.dtype, place: str, grad: bool
 ) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Results and gradients of the compiled graph."""
-    inputs = moved(sample, grad)
+    """Returns the results and gradients of the compiled graph."""
+    inputs = leaf_copies(sample, grad)
     net = Net(sample, dtype, place)
     model = gn.compile(net, backend="torch")
-    made = model(**{f"x{i}": x for i, x in inputs.items()})
-    outs = list(made.values()) if isinstance(made, dict) else [made]
-    # a value that does not vary over time has no such axis
+    found = model(**{f"x{i}": x for i, x in inputs.items()})
+    outs = list(found.values()) if isinstance(found, dict) else [found]
+    # a result that does not vary over time has no time axis
     outs = [y if v else y[:, None].expand(-1, TIME, *y.shape[1:]) for y, v in zip(outs, net.varies)]
     return outs, _gradients(outs, inputs)
 
 
 def _gradients(outs: list[Tensor], inputs: dict[int, Tensor]) -> list[Tensor] | None:
     wanted = [x for x in inputs.values() if x.requires_grad]
-    return pulled(outs, wanted) if wanted and any(y.requires_grad for y in outs) else None
+    return loss_gradients(outs, wanted) if wanted and any(y.requires_grad for y in outs) else None
 
 
-def differs(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> str:
-    """How two results differ; empty where they are the same."""
+def difference(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> str:
+    """Describes how two results differ; empty if they are equal within tolerance."""
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return f"{tuple(ours.shape)} {ours.dtype} for {tuple(theirs.shape)} {theirs.dtype}"
     if not ours.dtype.is_floating_point and not ours.dtype.is_complex:
@@ -206,11 +208,11 @@ def differs(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> str:
     return f"{ours[~same][:3].tolist()} for {theirs[~same][:3].tolist()}"
 
 
-def examine(name: str, dtype: torch.dtype, place: str, most: int) -> Found:
-    """An operator's samples, in a graph and by torch."""
-    found = Found()
+def examine(name: str, dtype: torch.dtype, place: str, most: int) -> Outcome:
+    """Compares the samples of an operator in a graph with torch."""
+    found = Outcome()
     if OPERATORS[name].name.split(".")[-1] in UNWRITTEN:
-        return Found(refused={MEMORY})
+        return Outcome(refused={MEMORY})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for k, sample in enumerate(samples(name, dtype, most)):
@@ -218,19 +220,21 @@ def examine(name: str, dtype: torch.dtype, place: str, most: int) -> Found:
                 with RandomCalls() as drawn:
                     theirs = by_torch(sample, dtype.is_floating_point)
             except Exception:
-                continue  # torch itself refuses it
+                continue  # torch itself refuses the sample
             if drawn.found:
                 found.refused.add(NOISE)
                 continue
-            _one(found, f"sample {k}", sample, dtype, place, theirs)
+            _examine_sample(found, f"sample {k}", sample, dtype, place, theirs)
     return found
 
 
-def _one(found: Found, where: str, sample: Sample, dtype: Any, place: str, theirs: Any) -> None:
+def _examine_sample(
+    found: Outcome, where: str, sample: Sample, dtype: Any, place: str, theirs: Any
+) -> None:
     try:
         ours = by_graph(sample, dtype, place, dtype.is_floating_point)
     except GraphnnError as error:
-        found.refused.add(words(error))
+        found.refused.add(message_start(error))
         return
     except Exception as error:
         found.wrong.append(f"{where}: {type(error).__name__}: {str(error)[:300]}")
@@ -239,19 +243,20 @@ def _one(found: Found, where: str, sample: Sample, dtype: Any, place: str, their
         found.wrong.append(f"{where}: {len(ours[0])} results for {len(theirs[0])}")
         return
     pairs = [*zip(ours[0], theirs[0])]
-    # no gradient is one of zeros
-    some = ours[1] or theirs[1] or ()
-    zeros = [torch.zeros_like(x) for x in some]
+    # a missing gradient counts as zeros
+    zeros = [torch.zeros_like(x) for x in ours[1] or theirs[1] or ()]
     pairs += zip(ours[1] or zeros, theirs[1] or zeros)
-    said = [f"{j}: {text}" for j, (a, b) in enumerate(pairs) if (text := differs(a, b, dtype))]
-    if said and dtype in COARSE and _as_precise(sample, pairs):
-        said = []
-    found.wrong += [f"{where}: {text}" for text in said]
-    found.equal += not said
+    differences = [
+        f"{j}: {text}" for j, (a, b) in enumerate(pairs) if (text := difference(a, b, dtype))
+    ]
+    if differences and dtype in COARSE and _as_precise(sample, pairs):
+        differences = []
+    found.wrong += [f"{where}: {text}" for text in differences]
+    found.equal += not differences
 
 
 def _as_precise(sample: Sample, pairs: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether results are off float64's by no more than twice what torch's own are."""
+    """Whether the errors against float64 are at most twice those of torch."""
     wide = replace(
         sample,
         leaves=[_wide(x) for x in sample.leaves],
@@ -270,7 +275,7 @@ def _wide(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
-def words(error: GraphnnError) -> str:
-    """The first words of a refusal, whatever its numbers."""
+def message_start(error: GraphnnError) -> str:
+    """Returns the start of an error's message, with numbers replaced by N."""
     text = error.problem.splitlines()[0]
     return f"{type(error).__name__}: {re.sub(r'[0-9]+', 'N', text)[:90]}"

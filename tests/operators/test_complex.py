@@ -1,4 +1,4 @@
-"""Complex values in and out of loops, as torch has them: values and gradients."""
+"""Complex values inside and outside loops: values and gradients equal those of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REAL, COMPLEX = torch.float64, torch.complex128
 
 
 class Cell(nn.Module):
-    """A loop over `step(net, x, h) -> (h, y)`, drawn or run by torch."""
+    """A loop over `step(net, x, h) -> (h, y)`, as a graph or run eagerly by torch."""
 
     def __init__(self, step: Callable[..., Any], dtype: torch.dtype, init: Any = None):
         super().__init__()
@@ -41,7 +41,7 @@ class Cell(nn.Module):
 
 
 class Values:
-    """A module's parameters as values of a graph."""
+    """The parameters of a module as values of a graph."""
 
     def __init__(self, g: gn.Graph, net: nn.Module):
         self.g, self.net = g, net
@@ -102,7 +102,7 @@ def _loss(y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_values_and_gradients_as_torch(backend: str, name: str) -> None:
+def test_values_and_gradients_equal_torch(backend: str, name: str) -> None:
     torch.manual_seed(0)
     net, x = Cell(*STEPS[name]).double(), torch.randn(2, 5, 4, dtype=REAL, requires_grad=True)
     moving = [x, *net.parameters()]
@@ -118,7 +118,7 @@ def test_values_and_gradients_as_torch(backend: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_complex_state_is_given_and_returned(backend: str) -> None:
+def test_a_complex_state_can_be_passed_and_returned(backend: str) -> None:
     torch.manual_seed(1)
     net, x = Cell(*STEPS["lru"]), torch.randn(2, 6, 4, dtype=REAL)
     model = gn.compile(net, backend=backend)
@@ -128,13 +128,13 @@ def test_a_complex_state_is_given_and_returned(backend: str) -> None:
     rest, end = model(x=x[:, 2:], state=state, return_state=True)
     torch.testing.assert_close(torch.cat([first, rest], 1), whole)
     torch.testing.assert_close(end["h"], last["h"])
-    short, held = model(x=x, lengths={"time": torch.tensor([6, 2])}, return_state=True)
-    torch.testing.assert_close(short[1, :2], whole[1, :2])
-    torch.testing.assert_close(held["h"][1], state["h"][1])
+    ragged, final = model(x=x, lengths={"time": torch.tensor([6, 2])}, return_state=True)
+    torch.testing.assert_close(ragged[1, :2], whole[1, :2])
+    torch.testing.assert_close(final["h"][1], state["h"][1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_complex_values_between_loops_and_over_an_axis(backend: str) -> None:
+def test_complex_values_between_loops_and_over_an_axis_equal_torch(backend: str) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -163,7 +163,7 @@ def test_complex_values_between_loops_and_over_an_axis(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_parts_of_a_complex_value(backend: str) -> None:
+def test_the_parts_of_a_complex_value_equal_torch(backend: str) -> None:
     def draw(g: gn.Graph) -> None:
         x = g.input("x", (4,), over="time")
         z = torch.fft.fft(x)
@@ -181,7 +181,7 @@ def test_the_parts_of_a_complex_value(backend: str) -> None:
         torch.testing.assert_close(y[name], value)
 
 
-def test_operations_without_complex_support_are_refused() -> None:
+def test_unsupported_operations_on_complex_values_are_refused() -> None:
     g = gn.Graph()
     x = g.input("x", (), over=("time", "slot"))
     k = g.state("k", (), along="slot", dtype=torch.complex64)

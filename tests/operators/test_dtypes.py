@@ -1,4 +1,4 @@
-"""Dtypes are what torch says of one example: stated ones stay, others follow the model."""
+"""Dtypes equal torch's for one example: explicit ones stay, others follow the model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BACKENDS = ("reference", "torch", "interpret")
 HALVES = (torch.bfloat16, torch.float16)
 
 
-class Drawn(nn.Module):
-    """A module with a weight, a parameter and a graph given as a function."""
+class FunctionNet(nn.Module):
+    """A module with two linear maps, a parameter and a graph given as a function."""
 
-    def __init__(self, draw: Callable[[Drawn, gn.Graph], None], size: int = 4):
+    def __init__(self, draw: Callable[[FunctionNet, gn.Graph], None], size: int = 4):
         super().__init__()
         self.draw = draw
         self.map, self.back = nn.Linear(size, size), nn.Linear(size, size)
@@ -31,7 +31,7 @@ class Drawn(nn.Module):
         self.draw(self, g)
 
 
-def worst(a: Tensor, b: Tensor) -> float:
+def max_difference(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach().double()).abs().max())
 
 
@@ -39,14 +39,14 @@ def outputs(model: gn.Compiled, y: Any) -> dict[str, Tensor]:
     return y if isinstance(y, dict) else dict.fromkeys(model.ir.outputs, y)
 
 
-def judge(
+def check_against_eager(
     net: nn.Module,
     eager: Callable[[nn.Module, Tensor], dict[str, Tensor]],
     x: Tensor,
     backend: str,
     skip: tuple[str, ...] = (),
 ) -> gn.Compiled:
-    """Dtypes as eager torch's, and errors against float64 at most twice as large."""
+    """Checks dtypes against eager torch; errors against float64 may be at most twice as large."""
     exact = copy.deepcopy(net).double()
     precise = eager(exact, x.double())
     sum(v.double().square().sum() for v in precise.values()).backward()
@@ -59,24 +59,24 @@ def judge(
     slack = torch.finfo(x.dtype).eps * (0.5 if x.dtype in HALVES else 8)
     for name, value in wanted.items():
         assert got[name].dtype == value.dtype, name
-        allowed = 2 * worst(value, precise[name]) + slack * max(
+        allowed = 2 * max_difference(value, precise[name]) + slack * max(
             float(value.detach().abs().max()), 1
         )
-        assert worst(got[name], precise[name]) <= allowed, name
+        assert max_difference(got[name], precise[name]) <= allowed, name
     for (name, p), q, r in zip(model.named_parameters(), plain.parameters(), exact.parameters()):
         if r.grad is None:
             assert p.grad is None or not p.grad.any(), name
             continue
         assert q.grad is not None and p.grad is not None, name
-        allowed = 2 * worst(q.grad, r.grad) + slack * float(r.grad.abs().max())
-        assert worst(p.grad, r.grad) <= allowed, name
+        allowed = 2 * max_difference(q.grad, r.grad) + slack * float(r.grad.abs().max())
+        assert max_difference(p.grad, r.grad) <= allowed, name
     return model
 
 
-# a float32 state with half precision weights
+# a float32 state in a model with half-precision weights
 
 
-def _kept(net: Drawn, g: gn.Graph) -> None:
+def _float32_state(net: FunctionNet, g: gn.Graph) -> None:
     x = g.input("x", (4,), over="time")
     h = g.state("h", (4,), dtype=torch.float32, init=0.5)
     y = torch.tanh(net.map(x) + net.back(h.type_as(x)))
@@ -85,7 +85,7 @@ def _kept(net: Drawn, g: gn.Graph) -> None:
     g.output("y", y)
 
 
-def _kept_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
+def _float32_state_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
     wide = torch.promote_types(x.dtype, torch.float32)
     h, hs, ys = torch.full((len(x), 4), 0.5, dtype=wide), [], []
     for v in x.unbind(1):
@@ -96,13 +96,13 @@ def _kept_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
     return {"h": torch.stack(hs, 1), "y": torch.stack(ys, 1)}
 
 
-def _counted(net: Drawn, g: gn.Graph) -> None:
+def _float32_sum(net: FunctionNet, g: gn.Graph) -> None:
     x, h = g.input("x", (4,), over="time"), g.state("h", (4,), dtype=torch.float32)
     h.next = h + x.float() * net.p
     g.output("h", h.next)
 
 
-def _counted_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
+def _float32_sum_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
     return {"h": (x.to(torch.promote_types(x.dtype, torch.float32)) * net.p).cumsum(1)}
 
 
@@ -117,12 +117,14 @@ def _counted_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
         ("interpret", ("resident", "cooperative"), "stepwise"),
     ],
 )
-def test_a_state_is_kept_in_float32(
+def test_a_float32_state_stays_float32_in_a_half_precision_model(
     backend: str, skip: tuple[str, ...], strategy: str, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(1)
     x = torch.randn(2, 12, 4).to(dtype)
-    model = judge(Drawn(_kept).to(dtype), _kept_eager, x, backend, skip)
+    model = check_against_eager(
+        FunctionNet(_float32_state).to(dtype), _float32_state_eager, x, backend, skip
+    )
     if strategy:
         loops = [loop for p in model.programs for loop in p.loops]
         assert {c.strategy for loop in loops for c in loop.choices()} == {strategy}
@@ -130,12 +132,12 @@ def test_a_state_is_kept_in_float32(
 
 @pytest.mark.parametrize("skip", [(), ("scan",)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_long_sum_in_float32(backend: str, skip: tuple[str, ...]) -> None:
+def test_a_long_sum_in_a_float32_state_is_precise(backend: str, skip: tuple[str, ...]) -> None:
     x = torch.full((1, 64, 4), 0.01, dtype=torch.bfloat16)
-    judge(Drawn(_counted).bfloat16(), _counted_eager, x, backend, skip)
+    check_against_eager(FunctionNet(_float32_sum).bfloat16(), _float32_sum_eager, x, backend, skip)
 
 
-def _wide_weight(net: Drawn, g: gn.Graph) -> None:
+def _wide_weight(net: FunctionNet, g: gn.Graph) -> None:
     x, h = g.input("x", (4,), over="time"), g.state("h", (4,), dtype=torch.float32)
     h.next = torch.tanh(F.linear(h, g.value(net.wide)) + net.map(x).float())
     g.output("h", h.next)
@@ -150,11 +152,11 @@ def _wide_weight_eager(net: Any, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_float32_weights_next_to_others_are_multiplied_by_torch(backend: str) -> None:
+def test_a_float32_weight_in_a_bfloat16_model_is_multiplied_by_torch(backend: str) -> None:
     torch.manual_seed(2)
-    net = Drawn(_wide_weight).bfloat16()
+    net = FunctionNet(_wide_weight).bfloat16()
     net.wide = nn.Parameter(torch.randn(4, 4))
-    model = judge(net, _wide_weight_eager, torch.randn(2, 6, 4).bfloat16(), backend)
+    model = check_against_eager(net, _wide_weight_eager, torch.randn(2, 6, 4).bfloat16(), backend)
     if backend == "interpret":
         assert "a weight of torch.float32 in a graph of torch.bfloat16" in model.explain()
 
@@ -186,20 +188,20 @@ def _casts(net: Any, x: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", (*HALVES, torch.float32, torch.float64))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_casts_equal_torch(backend: str, dtype: torch.dtype) -> None:
+def test_explicit_casts_equal_torch(backend: str, dtype: torch.dtype) -> None:
     def draw(net: Any, g: gn.Graph) -> None:
         for name, value in _casts(net, g.input("x", (4,), over="time")).items():
             g.output(name, value)
 
     torch.manual_seed(3)
-    net = Drawn(draw)
+    net = FunctionNet(draw)
     net.norm = RMS(4)
-    judge(net.to(dtype), _casts, torch.randn(2, 3, 4).to(dtype), backend)
+    check_against_eager(net.to(dtype), _casts, torch.randn(2, 3, 4).to(dtype), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_cast_down_rounds(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_a_cast_to_lower_precision_rounds(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x, h = g.input("x", (4,), over="time"), g.state("h", (4,), dtype=torch.float32)
         h.next = torch.maximum((h + x.float() / 3).bfloat16().float(), h * 0.5)
         g.output("h", h.next)
@@ -208,11 +210,11 @@ def test_a_cast_down_rounds(backend: str) -> None:
     for v in x.unbind(1):
         h = torch.maximum((h + v.float() / 3).bfloat16().float(), h * 0.5)
         hs.append(h)
-    y = gn.compile(Drawn(draw).bfloat16(), backend=backend)(x=x)
+    y = gn.compile(FunctionNet(draw).bfloat16(), backend=backend)(x=x)
     torch.testing.assert_close(y, torch.stack(hs, 1), rtol=1e-6, atol=0)
 
 
-# numbers of several dtypes
+# mixed dtypes
 
 
 POSITIONS: dict[str, Callable[[Any], Any]] = {
@@ -233,33 +235,33 @@ POSITIONS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32, torch.float64))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_positions_promote_as_in_torch(backend: str, dtype: torch.dtype) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_positions_promote_like_torch(backend: str, dtype: torch.dtype) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x = g.input("x", (), over="time")
         g.output("x", x * g.value(net.p)[0])
         for name, form in POSITIONS.items():
             g.output(name, form(gn.index("time", g)))
 
-    y = gn.compile(Drawn(draw).to(dtype), backend=backend)(x=torch.ones(1, 300, dtype=dtype))
+    y = gn.compile(FunctionNet(draw).to(dtype), backend=backend)(x=torch.ones(1, 300, dtype=dtype))
     for name, form in POSITIONS.items():
         torch.testing.assert_close(y[name][0], form(torch.arange(300)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_positions_in_a_loop_are_float32_in_a_model_of_bfloat16(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_divided_positions_in_a_loop_are_float32_in_a_bfloat16_model(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x, h = g.input("x", (), over="time"), g.state("h", (), dtype=torch.float32)
         h.next = torch.maximum(h * 0.5, gn.index("time", g) / 3) + x * g.value(net.p)[0]
         g.output("h", h.next)
 
-    net, x = Drawn(draw).bfloat16(), torch.zeros(1, 300).bfloat16()
+    net, x = FunctionNet(draw).bfloat16(), torch.zeros(1, 300).bfloat16()
     y = gn.compile(net, backend=backend)(x=x)
     torch.testing.assert_close(y[0], torch.arange(300) / 3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_value_of_no_dimension_counts_less_in_a_batch_too(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_scalar_values_of_a_batch_promote_like_zero_dimensional_tensors(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x, h = g.input("x", (4,), over="time"), g.state("h", (4,))
         n, b = g.state("n", (4,), dtype=torch.int32), g.state("b", (4,), dtype=torch.uint8)
         h.next = torch.tanh(x.sum().double() * x * net.p + h)
@@ -273,7 +275,7 @@ def test_a_value_of_no_dimension_counts_less_in_a_batch_too(backend: str) -> Non
         g.output("eq", x.sum().double() == x.sum())
 
     torch.manual_seed(4)
-    net, x = Drawn(draw), torch.randn(2, 30, 4)
+    net, x = FunctionNet(draw), torch.randn(2, 30, 4)
     y = gn.compile(net, backend=backend)(x=x)
     for k in range(2):
         h, n = torch.zeros(4), torch.zeros(4, dtype=torch.int32)
@@ -289,22 +291,22 @@ def test_a_value_of_no_dimension_counts_less_in_a_batch_too(backend: str) -> Non
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["positions", "truths", "numbers"])
-def test_weights_times_whole_numbers(kind: str, backend: str) -> None:
-    values = {"positions": torch.arange(5), "truths": torch.arange(5) > 2}
-    values["numbers"] = torch.tensor([3, 1, 4, 1, 5])
+@pytest.mark.parametrize("kind", ["positions", "booleans", "integers"])
+def test_weights_times_integers_and_booleans_equal_torch(kind: str, backend: str) -> None:
+    values = {"positions": torch.arange(5), "booleans": torch.arange(5) > 2}
+    values["integers"] = torch.tensor([3, 1, 4, 1, 5])
 
-    def draw(net: Drawn, g: gn.Graph) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x = g.input("x", (4,), over="time")
         g.axis("slot", 5)
-        place = gn.index("slot", g)
-        made = {"positions": place, "truths": place > 2}
-        made["numbers"] = gn.along(values["numbers"], "slot", g)
-        weights = gn.softmax(place * net.map(x)[0], over="slot")
-        g.output("y", gn.sum(weights * made[kind], over="slot"))
+        position = gn.index("slot", g)
+        factors = {"positions": position, "booleans": position > 2}
+        factors["integers"] = gn.along(values["integers"], "slot", g)
+        weights = gn.softmax(position * net.map(x)[0], over="slot")
+        g.output("y", gn.sum(weights * factors[kind], over="slot"))
 
     torch.manual_seed(5)
-    net, x = Drawn(draw).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    net, x = FunctionNet(draw).double(), torch.randn(2, 3, 4, dtype=torch.float64)
     y = gn.compile(net, backend=backend)(x=x)
     weights = torch.softmax(torch.arange(5) * net.map(x)[..., :1], -1)
     torch.testing.assert_close(y, (weights * values[kind]).sum(-1))
@@ -313,15 +315,15 @@ def test_weights_times_whole_numbers(kind: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_attention_in_float32_within_a_model_of_bfloat16(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_attention_in_float32_within_a_bfloat16_model_equals_torch(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x = g.input("x", (4,), over="time")
         keys = gn.rename(x, time="key")
         score = (net.map(x) * keys).sum(-1, keepdim=True).float() * 4
         g.output("y", gn.sum(gn.softmax(score, over="key") * keys, over="key"))
 
     torch.manual_seed(6)
-    net, x = Drawn(draw).bfloat16(), torch.randn(1, 5, 4).bfloat16()
+    net, x = FunctionNet(draw).bfloat16(), torch.randn(1, 5, 4).bfloat16()
     y = gn.compile(net, backend=backend)(x=x)
     score = (net.map(x)[:, :, None] * x[:, None]).sum(-1).float() * 4
     wanted = (torch.softmax(score, -1)[..., None] * x[:, None]).sum(-2)
@@ -331,8 +333,10 @@ def test_attention_in_float32_within_a_model_of_bfloat16(backend: str) -> None:
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_whole_state_from_the_end(backend: str, ragged: bool) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_an_integer_state_in_a_reverse_loop_follows_back_pointers(
+    backend: str, ragged: bool
+) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         back = g.input("x", (3,), over="time", dtype=torch.int64)
         nxt = g.state("nxt", (), delay=-1, dtype=torch.int64)
         nxt.next = torch.gather(back, 0, nxt[None])[0]
@@ -341,7 +345,7 @@ def test_a_whole_state_from_the_end(backend: str, ragged: bool) -> None:
     torch.manual_seed(7)
     back, n = torch.randint(3, (2, 5, 3)), torch.tensor([5, 3] if ragged else [5, 5])
     lengths = {"time": n} if ragged else None
-    y = gn.compile(Drawn(draw), backend=backend)(x=back, lengths=lengths)
+    y = gn.compile(FunctionNet(draw), backend=backend)(x=back, lengths=lengths)
     assert y.dtype == torch.int64
     for k in range(2):
         tag = torch.tensor(0)
@@ -350,13 +354,15 @@ def test_a_whole_state_from_the_end(backend: str, ragged: bool) -> None:
             assert y[k, t] == tag
 
 
-# initial values of a state
+# initial values
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_start_takes_the_dtype_of_its_state(backend: str, dtype: torch.dtype) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_an_initial_value_is_cast_to_the_dtype_of_its_state(
+    backend: str, dtype: torch.dtype
+) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x = g.input("x", (4,), over="time")
         h = g.state("h", (4,), init=torch.full((4,), 0.5))
         k = g.state("k", (4,), init=g.value(net.p), dtype=torch.float64)
@@ -376,11 +382,11 @@ def test_a_start_takes_the_dtype_of_its_state(backend: str, dtype: torch.dtype) 
         return {name: torch.stack(values, 1) for name, values in found.items()}
 
     torch.manual_seed(8)
-    judge(Drawn(draw).to(dtype), eager, torch.randn(2, 5, 4).to(dtype), backend)
+    check_against_eager(FunctionNet(draw).to(dtype), eager, torch.randn(2, 5, 4).to(dtype), backend)
 
 
 @pytest.mark.parametrize("init", [0.5, torch.ones(4), torch.zeros((), dtype=torch.complex64)])
-def test_an_initial_value_that_would_lose_precision_is_refused(init: Any) -> None:
+def test_an_initial_value_with_a_lossy_cast_is_refused(init: Any) -> None:
     g = gn.Graph()
     g.input("x", (4,), over="time")
     with pytest.raises(DtypeError, match="the initial value of state 'n' cannot be torch") as error:
@@ -411,7 +417,7 @@ class Leak(nn.Module):
 
 @pytest.mark.parametrize("kind", [Echo, Leak])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_models_without_parameters_can_be_moved(backend: str, kind: type[nn.Module]) -> None:
+def test_models_without_parameters_can_change_dtype(backend: str, kind: type[nn.Module]) -> None:
     model = gn.compile(kind(), backend=backend)
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float32):
         model.to(dtype)
@@ -423,7 +429,7 @@ def test_models_without_parameters_can_be_moved(backend: str, kind: type[nn.Modu
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_models_without_parameters_have_torchs_default_dtype(backend: str) -> None:
+def test_models_without_parameters_use_the_default_dtype(backend: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         y = gn.compile(Leak(), backend=backend)(x=torch.ones(1, 3, 4))
@@ -434,7 +440,7 @@ def test_models_without_parameters_have_torchs_default_dtype(backend: str) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_graph_drawn_once_is_moved_node_by_node(backend: str) -> None:
+def test_double_converts_a_traced_graph_and_keeps_explicit_dtypes(backend: str) -> None:
     torch.manual_seed(9)
     g = gn.Graph()
     x, h = g.input("x", (4,), over="time"), g.state("h", (4,))
@@ -472,20 +478,20 @@ def test_an_explicit_state_dtype_that_no_longer_fits_is_refused() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_products_of_several_dtypes_are_refused(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_matmuls_of_mixed_dtypes_are_refused(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         g.output("y", net.map(g.input("x", (4,), over="time", dtype=torch.float32)))
 
     with pytest.raises(DtypeError, match=r"torch.float32 by torch.bfloat16") as error:
-        gn.compile(Drawn(draw).bfloat16(), backend=backend)
+        gn.compile(FunctionNet(draw).bfloat16(), backend=backend)
     assert "x.type_as(weight)" in str(error.value) and "test_dtypes.py" in str(error.value)
 
 
 @pytest.mark.parametrize("skip", [(), ("scan",)])
 @pytest.mark.parametrize("backend", ["torch", "interpret"])
-def test_a_stated_state_stays_under_autocast(backend: str, skip: tuple[str, ...]) -> None:
+def test_a_float32_state_stays_float32_under_autocast(backend: str, skip: tuple[str, ...]) -> None:
     x = torch.full((1, 1000, 4), 0.01)
-    model = gn.compile(Drawn(_counted), backend=backend, skip=skip)
+    model = gn.compile(FunctionNet(_float32_sum), backend=backend, skip=skip)
     with torch.no_grad():
         model.p.fill_(1.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -496,8 +502,8 @@ def test_a_stated_state_stays_under_autocast(backend: str, skip: tuple[str, ...]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_number_that_is_cast(backend: str) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_a_constant_can_be_cast(backend: str) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x, h = g.input("x", (4,), over="time"), g.state("h", (), dtype=torch.float64)
         h.next = torch.maximum(h * 0.5, g.value(3).double()) + x.sum().double()
         g.output("h", h.next)
@@ -506,14 +512,14 @@ def test_a_number_that_is_cast(backend: str) -> None:
         g.output("c", g.value(2.7).int() * 2)
 
     x = torch.ones(1, 3, 4, dtype=torch.bfloat16)
-    y = gn.compile(Drawn(draw).bfloat16(), backend=backend)(x=x)
+    y = gn.compile(FunctionNet(draw).bfloat16(), backend=backend)(x=x)
     torch.testing.assert_close(y["h"], torch.tensor([[7.0, 7.5, 7.75]]).double())
     assert y["a"].dtype == torch.float64 and (y["a"] == 0.5).all()
     torch.testing.assert_close(y["b"], torch.full((1, 3, 4), 2.0))
     assert y["c"].dtype == torch.int32 and (y["c"] == 4).all()
 
 
-def test_a_model_is_drawn_anew_in_another_default_dtype() -> None:
+def test_a_model_is_traced_again_if_its_dtype_changes() -> None:
     model, source = gn.compile(Leak()), Echo()
     echo = gn.compile(source)
     assert model(x=torch.ones(1, 2, 4)).dtype == torch.float32
@@ -527,18 +533,20 @@ def test_a_model_is_drawn_anew_in_another_default_dtype() -> None:
     assert copy.deepcopy(model.half())(x=torch.ones(1, 2, 4).half()).dtype == torch.float16
 
 
-# guards
+# results stay finite
 
 
 @pytest.mark.parametrize("dtype", (*HALVES, torch.float32))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_cosine_with_nothing_is_a_number(backend: str, dtype: torch.dtype) -> None:
-    def draw(net: Drawn, g: gn.Graph) -> None:
+def test_a_cosine_with_a_zero_vector_is_zero_with_finite_gradients(
+    backend: str, dtype: torch.dtype
+) -> None:
+    def draw(net: FunctionNet, g: gn.Graph) -> None:
         x = g.input("x", (4,), over="time")
         g.output("y", gn.cosine(x, g.value(net.p)))
 
     torch.manual_seed(10)
-    net = Drawn(draw).to(dtype)
+    net = FunctionNet(draw).to(dtype)
     x = torch.cat([torch.zeros(1, 1, 4), torch.randn(1, 3, 4)], 1).to(dtype).requires_grad_()
     y = gn.compile(net, backend=backend)(x=x)
     y.sum().backward()
@@ -549,11 +557,11 @@ def test_a_cosine_with_nothing_is_a_number(backend: str, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype, sharp", [(torch.float16, 0.0), (torch.float32, 60.0)])
-def test_heads_of_a_turing_machine_are_numbers(
+def test_ntm_heads_have_finite_results_and_gradients(
     dtype: torch.dtype, sharp: float, backend: str
 ) -> None:
     torch.manual_seed(0)
-    net = Drawn(lambda net, g: g.output("y", net.ntm(g.input("x", (4,), over="time"))))
+    net = FunctionNet(lambda net, g: g.output("y", net.ntm(g.input("x", (4,), over="time"))))
     net.ntm = gn.nn.NTM(4, 8, 16, 6)
     with torch.no_grad():
         for head in net.ntm.modules():

@@ -1,7 +1,7 @@
-"""Torch's conventions where numbers are odd: kinks, bits, ranges, shape (), masks, none at all.
+"""Torch's conventions in edge cases: kinks, integers, ranges, scalars, masks, empty tensors.
 
-Each program means, for every example and position, what torch gives for it by itself, called
-eagerly in a loop of Python; forward and gradients, outside and inside a loop over time.
+Expected results and gradients are those of eager torch for each example and position separately.
+Each function is tested outside and inside a loop over time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from graphnn.errors import FunctionError, GraphError, GraphnnError, ShapeError
 
 BACKENDS = ("torch", "interpret", "reference")
 Function = Callable[..., Any]
-# special values of states: bounds, zero, ties
+# bounds, zero and ties of the functions
 POINTS = torch.tensor([-6.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 6.0], dtype=torch.float64)
 
 
 class Applied(nn.Module):
-    """`f` of the inputs; in a loop, a state that stays zero is added to the first."""
+    """Applies `f` to inputs; in a loop, a state that stays zero is added to the first input."""
 
     def __init__(self, f: Function, like: dict[str, Tensor], loop: bool):
         super().__init__()
@@ -44,15 +44,15 @@ class Applied(nn.Module):
         g.output("y", y)
 
 
-def each(f: Function, inputs: dict[str, Tensor]) -> Tensor:
-    """`f` of each example and position by itself."""
+def apply_separately(f: Function, inputs: dict[str, Tensor]) -> Tensor:
+    """Applies `f` to each example and position separately."""
     batch, time = next(iter(inputs.values())).shape[:2]
     rows = [[f(*(x[b, t] for x in inputs.values())) for t in range(time)] for b in range(batch)]
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def pulled(call: Function, given: dict[str, Tensor]) -> list[Tensor]:
-    """The result, and the gradients of a weighed sum of it."""
+def result_and_gradients(call: Function, given: dict[str, Tensor]) -> list[Tensor]:
+    """Returns the result and the gradients of a weighted sum of it."""
     inputs = {n: x.clone().requires_grad_(x.is_floating_point()) for n, x in given.items()}
     y = call(inputs)
     found = [y.detach()]
@@ -65,19 +65,19 @@ def pulled(call: Function, given: dict[str, Tensor]) -> list[Tensor]:
 
 
 def compare(f: Function, backends: tuple[str, ...] = BACKENDS, **given: Tensor) -> None:
-    """Asserts that `f` in a graph, outside and inside a loop, equals torch on all backends."""
-    wanted = pulled(lambda xs: each(f, xs), given)
+    """Checks that `f` in a graph equals torch on each backend, outside and inside a loop."""
+    wanted = result_and_gradients(lambda xs: apply_separately(f, xs), given)
     for loop in (False, True):
         for backend in backends:
             model = gn.compile(Applied(f, given, loop), backend=backend)
-            got = pulled(lambda xs: model(**xs), given)  # noqa: B023
-            # no gradient is a gradient of zeros
+            got = result_and_gradients(lambda xs: model(**xs), given)  # noqa: B023
+            # a missing gradient counts as zeros
             got += [torch.zeros_like(w) for w in wanted[len(got) :]]
-            said = f"{backend}, {'in a loop' if loop else 'outside'}"
+            case = f"{backend}, {'in a loop' if loop else 'outside'}"
             for a, b in zip(got[: len(wanted)], wanted, strict=True):
-                assert a.dtype == b.dtype, said
+                assert a.dtype == b.dtype, case
                 torch.testing.assert_close(
-                    a, b, rtol=1e-12, atol=1e-12, equal_nan=True, msg=lambda m, s=said: f"{s}: {m}"
+                    a, b, rtol=1e-12, atol=1e-12, equal_nan=True, msg=lambda m, s=case: f"{s}: {m}"
                 )
 
 
@@ -87,7 +87,7 @@ KINKS: dict[str, Function] = {
     "clamp": lambda x: torch.clamp(x, -1, 1),
     "clamp from below": lambda x: x.clamp(min=0),
     "clamp from above": lambda x: x.clamp(max=0.5),
-    "clamp the wrong way round": lambda x: x.clamp(1, -1),
+    "clamp with swapped bounds": lambda x: x.clamp(1, -1),
     "hardtanh": F.hardtanh,
     "relu6": F.relu6,
     "relu": torch.relu,
@@ -101,67 +101,67 @@ KINKS: dict[str, Function] = {
     "power 0": lambda x: x**0,
     "power 1": lambda x: x**1,
     "polynomial": lambda x: sum(c * x**k for k, c in enumerate((0.5, 1.0, -0.2))),
-    "power of whole values": lambda x: x ** torch.round(x),
-    "power of a number": lambda x: 2.0**x,
-    "power of a negative number": lambda x: (-2.0) ** torch.round(x.detach()) * x,
+    "power of integers": lambda x: x ** torch.round(x),
+    "power of a constant": lambda x: 2.0**x,
+    "power of a negative constant": lambda x: (-2.0) ** torch.round(x.detach()) * x,
     "power of zero": lambda x: 0.0 ** x.abs(),
     "sqrt": lambda x: torch.sqrt(x.abs()),
     "floor division": lambda x: x - torch.div(x, 0.3, rounding_mode="floor"),
     "truncated division": lambda x: x - torch.div(x, 0.3, rounding_mode="trunc"),
     "remainder": lambda x: x % 0.3,
-    "remainder, of the divisor": lambda x: torch.remainder(x.detach() + 7, x + 0.3),
+    "remainder, gradient of the divisor": lambda x: torch.remainder(x.detach() + 7, x + 0.3),
     "round to decimals": lambda x: torch.round(x * 1.2345, decimals=2) + x,
     "logaddexp": lambda x: torch.logaddexp(x, -x),
 }
 
 
 @pytest.mark.parametrize("name", KINKS)
-def test_kinks(name: str) -> None:
+def test_functions_at_kinks_equal_torch(name: str) -> None:
     compare(KINKS[name], x=POINTS.reshape(1, 1, 9))
 
 
-def test_ties_of_nan() -> None:
+def test_maximum_with_nan_equals_torch() -> None:
     compare(
         lambda x: torch.maximum(x, x * 0 + 1), x=torch.tensor([[[math.nan, 1.0, 2.0]]]).double()
     )
 
 
-def test_bounds_that_are_values() -> None:
+def test_clamp_with_tensor_bounds_equals_torch() -> None:
     low, high = POINTS.reshape(1, 1, 9) * 0, POINTS.abs().reshape(1, 1, 9)
     compare(torch.clamp, ("torch", "reference"), x=POINTS.reshape(1, 1, 9), low=low, high=high)
 
 
-WHOLE: dict[str, Function] = {
+INTEGERS: dict[str, Function] = {
     "and": lambda a, b: a & b,
     "or": lambda a, b: a | b,
     "xor": lambda a, b: a ^ b,
     "not": lambda a, b: ~a,
-    "numbers": lambda a, b: ((a & 6) | 1) ^ 3,
-    "numbers first": lambda a, b: (6 & a) + (1 | a) + (3 ^ a),
+    "constants": lambda a, b: ((a & 6) | 1) ^ 3,
+    "constants first": lambda a, b: (6 & a) + (1 | a) + (3 ^ a),
     "shifts": lambda a, b: (a << 1) + (b >> 1) + (1 << b.clamp(0, 9)),
     "functions": lambda a, b: torch.bitwise_and(a, b) - torch.bitwise_xor(a, b),
     "division": lambda a, b: a // (b + 20),
     "remainder": lambda a, b: a % 3 - a % -3,
-    "truth": lambda a, b: (a > 0) & (b > 0) | ~(a == b) ^ (a < b),
-    "truth and number": lambda a, b: (a > 0) & 1,
+    "boolean": lambda a, b: (a > 0) & (b > 0) | ~(a == b) ^ (a < b),
+    "boolean and constant": lambda a, b: (a > 0) & 1,
     "clamp": lambda a, b: a.clamp(-2, 3) + b.clamp(min=0),
-    "sum of truth": lambda a, b: (a > b).sum() + a.sum(),
+    "sum of booleans": lambda a, b: (a > b).sum() + a.sum(),
     "comparison": lambda a, b: (a >= b).long() * 2,
     "extremes": lambda a, b: a.amax() - b.amin() + a.max(0).values,
     "product": lambda a, b: (a.clamp(1, 3)).prod(),
-    "place": lambda a, b: a.argmax(-1, keepdim=True) + b.argmin(),
+    "argmax": lambda a, b: a.argmax(-1, keepdim=True) + b.argmin(),
     "power": lambda a, b: a**3,
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_numbers(name: str) -> None:
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_and_booleans_equal_torch(name: str) -> None:
     a = torch.tensor([[[-9, -1, 0, 3], [5, 6, 7, 8]]])
     b = torch.tensor([[[3, -1, 4, -1], [5, 9, 2, 6]]])
-    compare(WHOLE[name], a=a, b=b)
+    compare(INTEGERS[name], a=a, b=b)
 
 
-NONE: dict[str, Function] = {
+SCALARS: dict[str, Function] = {
     "sum 0": lambda x: torch.sum(x, 0),
     "sum -1": lambda x: x + x.sum(-1),
     "mean": lambda x: x.mean(-1),
@@ -175,12 +175,12 @@ NONE: dict[str, Function] = {
 }
 
 
-@pytest.mark.parametrize("name", NONE)
-def test_values_without_dimensions(name: str) -> None:
-    compare(NONE[name], x=torch.arange(1.0, 7.0, dtype=torch.float64).reshape(2, 3))
+@pytest.mark.parametrize("name", SCALARS)
+def test_reductions_of_scalars_equal_torch(name: str) -> None:
+    compare(SCALARS[name], x=torch.arange(1.0, 7.0, dtype=torch.float64).reshape(2, 3))
 
 
-OUT: dict[str, Function] = {
+INVALID: dict[str, Function] = {
     "softmax": lambda x: torch.softmax(x, 2),
     "log_softmax": lambda x: F.log_softmax(x, 2),
     "softmin": lambda x: F.softmin(x, 2),
@@ -201,21 +201,21 @@ OUT: dict[str, Function] = {
     "index": lambda x: x[:, 3],
     "too many indices": lambda x: x[0, 0, 0],
     "negative step": lambda x: x[::-1],
-    "mean of whole numbers": lambda x: x.long().mean(),
+    "mean of integers": lambda x: x.long().mean(),
     "negative shape": lambda x: x.reshape(5, -1),
 }
 
 
-@pytest.mark.parametrize("name", OUT)
-def test_arguments_that_torch_refuses_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", INVALID)
+def test_shape_errors_of_torch_are_shape_errors_with_the_users_line(name: str) -> None:
     x = torch.randn(4, 3, dtype=torch.float64)
     with pytest.raises((IndexError, RuntimeError, ValueError)):
-        OUT[name](x)
+        INVALID[name](x)
     with pytest.raises(ShapeError, match=r"test_edges\.py"):
-        gn.compile(Applied(OUT[name], {"x": x[None, None]}, False))
+        gn.compile(Applied(INVALID[name], {"x": x[None, None]}, False))
 
 
-SPELLED: dict[str, Function] = {
+SPELLINGS: dict[str, Function] = {
     "flip by name": lambda x: torch.flip(x, dims=(0,)),
     "flip of several": lambda x: x.reshape(2, 3).flip(0, 1),
     "variance of all": lambda x: torch.var(x, dim=None),
@@ -225,16 +225,16 @@ SPELLED: dict[str, Function] = {
     "determinant": lambda x: torch.det(x[:4].reshape(2, 2)),
     "mH": lambda x: x.reshape(2, 3).mH + x.reshape(2, 3).H,
     "is_floating_point": lambda x: x if torch.is_floating_point(x) else x + 1,
-    "none of it": lambda x: x[:0].sum() + x.sum(),
-    "joined with none": lambda x: torch.cat([x, x[:0]]),
-    "sum over none": lambda x: x.reshape(2, 3)[:, :0].sum(1) + x[:2],
+    "empty slice": lambda x: x[:0].sum() + x.sum(),
+    "cat with an empty slice": lambda x: torch.cat([x, x[:0]]),
+    "sum over an empty dimension": lambda x: x.reshape(2, 3)[:, :0].sum(1) + x[:2],
     "roll of several": lambda x: x.reshape(2, 3).roll((1, -1), (0, 1)),
     "unflatten": lambda x: x.unflatten(-1, (2, -1)),
     "numpy divisor": lambda x: x / np.sqrt(8),
     "numpy first": lambda x: np.float32(2) * x,
     "numpy bound": lambda x: torch.clamp(x, min=np.float64(0.1)),
     "numpy slope": lambda x: F.leaky_relu(x, np.float64(0.3)),
-    "truth, one and one": lambda x: x * True + x * 1 + x * 1.0,
+    "products with True, 1 and 1.0": lambda x: x * True + x * 1 + x * 1.0,
     "select_scatter": lambda x: torch.select_scatter(x.reshape(3, 2), x[:2] * 2, 0, -2),
     "to a device": lambda x: x.to("cpu") + x.to(x.device),
     "columns": lambda x: torch.column_stack([x, x.reshape(6, 1)]),
@@ -242,31 +242,31 @@ SPELLED: dict[str, Function] = {
 }
 
 
-@pytest.mark.parametrize("name", SPELLED)
-def test_spellings(name: str) -> None:
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_alternative_spellings_equal_torch(name: str) -> None:
     x = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    compare(SPELLED[name], ("torch", "reference"), x=x)
+    compare(SPELLINGS[name], ("torch", "reference"), x=x)
 
 
 INDICES: dict[str, Function] = {
-    "a place": lambda x, k, i: x[k],
-    "a place of its own": lambda x, k, i: x[x[0].argmax() % 3],
-    "a place after a slice": lambda x, k, i: x[1:, k],
-    "a place from the end": lambda x, k, i: x[k - 3],
-    "two places": lambda x, k, i: x[k, k],
-    "a place and None": lambda x, k, i: x[None, k, ..., None],
-    "places": lambda x, k, i: x[i],
-    "places behind": lambda x, k, i: x[..., i],
-    "places and a number": lambda x, k, i: x[1, i],
-    "pairs of places": lambda x, k, i: x[i, i],
-    "places apart": lambda x, k, i: x[i, None, i],
-    "a place and places": lambda x, k, i: x[k, i],
-    "a number": lambda x, k, i: x[-1, ::2],
+    "a position": lambda x, k, i: x[k],
+    "an argmax": lambda x, k, i: x[x[0].argmax() % 3],
+    "a position after a slice": lambda x, k, i: x[1:, k],
+    "a position from the end": lambda x, k, i: x[k - 3],
+    "two positions": lambda x, k, i: x[k, k],
+    "a position and None": lambda x, k, i: x[None, k, ..., None],
+    "positions": lambda x, k, i: x[i],
+    "positions in the last dimension": lambda x, k, i: x[..., i],
+    "positions and a constant": lambda x, k, i: x[1, i],
+    "pairs of positions": lambda x, k, i: x[i, i],
+    "separated positions": lambda x, k, i: x[i, None, i],
+    "a position and positions": lambda x, k, i: x[k, i],
+    "constants": lambda x, k, i: x[-1, ::2],
 }
 
 
 @pytest.mark.parametrize("name", INDICES)
-def test_indices_that_are_values(name: str) -> None:
+def test_indices_from_values_equal_torch(name: str) -> None:
     x = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     k, i = torch.tensor([[0, 2], [1, 0]]), torch.tensor([[[0, 1], [2, 2]], [[-1, 0], [1, -3]]])
     compare(INDICES[name], ("torch", "reference"), x=x, k=k, i=i)
@@ -286,7 +286,7 @@ class Table(nn.Module):
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3)])
-def test_table_read_at_a_position(shape: tuple[int, ...]) -> None:
+def test_a_table_indexed_by_position_equals_torch(shape: tuple[int, ...]) -> None:
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     net = Table(shape)
     rows = []
@@ -303,7 +303,7 @@ def test_table_read_at_a_position(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(torch.autograd.grad(z.sin().sum(), net.table)[0], grad)
 
 
-REFUSED: dict[str, tuple[Function, str]] = {
+UNSUPPORTED: dict[str, tuple[Function, str]] = {
     "a mask": (lambda x: x[x > 0], "indexed by a mask"),
     "a mask of bytes": (lambda x: x[(x > 0).to(torch.uint8)], "no indices"),
     "a float": (lambda x: x[x], "no indices"),
@@ -325,25 +325,25 @@ REFUSED: dict[str, tuple[Function, str]] = {
         lambda x: F.instance_norm(x.reshape(1, 2, 3), torch.zeros(2), torch.ones(2)),
         "mixes the examples",
     ),
-    "a check of numbers": (
+    "a check of values": (
         lambda x: F.gaussian_nll_loss(x, x * 2, x.square() + 1),
         "'gaussian_nll_loss' cannot be planned",
     ),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refusals(name: str) -> None:
-    function, words = REFUSED[name]
-    with pytest.raises(GraphError, match=words) as caught:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_functions_are_refused_with_the_users_line(name: str) -> None:
+    function, message = UNSUPPORTED[name]
+    with pytest.raises(GraphError, match=message) as caught:
         gn.compile(Applied(function, {"x": torch.ones(1, 1, 6)}, False))
     assert caught.value.site is not None and caught.value.site.file == __file__
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("loop", [False, True], ids=["outside", "loop"])
-def test_function_that_fails_when_called(backend: str, loop: bool) -> None:
-    """An index beyond its table: torch's IndexError, as an error of ours with the user's line."""
+def test_a_failing_call_raises_an_error_with_the_users_line(backend: str, loop: bool) -> None:
+    """An index out of range raises FunctionError, not torch's IndexError."""
     given = {"x": torch.ones(1, 1, 3, dtype=torch.float64), "i": torch.tensor([[[0, 7]]])}
     model = gn.compile(Applied(lambda x, i: x[i], given, loop), backend=backend)
     with pytest.raises(FunctionError, match="'__getitem__' failed") as caught:
@@ -351,23 +351,25 @@ def test_function_that_fails_when_called(backend: str, loop: bool) -> None:
     assert caught.value.site is not None and caught.value.site.file == __file__
 
 
-NOTHING: dict[str, Function] = {"tanh": torch.tanh, "lgamma": torch.lgamma, "selu": F.selu}
+EMPTY: dict[str, Function] = {"tanh": torch.tanh, "lgamma": torch.lgamma, "selu": F.selu}
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 4, 0)], ids=["no example", "no feature"])
-@pytest.mark.parametrize("name", NOTHING)
-def test_none_at_all(name: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_batches_and_features_have_empty_results_and_gradients(
+    name: str, shape: tuple[int, ...]
+) -> None:
     for loop in (False, True):
         for backend in ("torch", "reference"):
             x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
-            model = gn.compile(Applied(NOTHING[name], {"x": x}, loop), backend=backend)
+            model = gn.compile(Applied(EMPTY[name], {"x": x}, loop), backend=backend)
             y = model(x=x)
             y.sum().backward()
             assert y.shape == shape and x.grad is not None and x.grad.shape == shape
 
 
 class Masked(nn.Module):
-    """Attention over a source whose scores a mask is added to."""
+    """Attention over a source with a mask added to the scores."""
 
     def __init__(self, mask: Function, loop: bool):
         super().__init__()
@@ -384,14 +386,14 @@ class Masked(nn.Module):
             z.next = read
         g.output("c", read)
 
-    def plain(self, q: Tensor, h: Tensor, m: Tensor) -> Tensor:
-        """A row that is masked whole reads zeros."""
+    def eager(self, q: Tensor, h: Tensor, m: Tensor) -> Tensor:
+        """Computes the same with torch; a fully masked row reads zeros."""
         z, rows = torch.zeros_like(q[:, 0]), []
         for t in range(q.shape[1]):
             x = self.W(torch.tanh((z if self.loop else q[:, t]) + q[:, t]))
             scores = torch.einsum("bi,bsi->bs", x, h) + self.mask(m[:, t])
-            some = (scores > -math.inf).any(1, keepdim=True)
-            weights = torch.softmax(torch.where(some, scores, 0), 1) * some
+            any_unmasked = (scores > -math.inf).any(1, keepdim=True)
+            weights = torch.softmax(torch.where(any_unmasked, scores, 0), 1) * any_unmasked
             z = torch.einsum("bs,bsi->bi", weights, h)
             rows.append(z)
         return torch.stack(rows, 1)
@@ -407,7 +409,7 @@ MASKS: dict[str, Function] = {
 
 @pytest.mark.parametrize("loop", [False, True], ids=["outside", "loop"])
 @pytest.mark.parametrize("name", MASKS)
-def test_rows_that_are_masked_whole(name: str, loop: bool) -> None:
+def test_fully_masked_rows_read_zeros(name: str, loop: bool) -> None:
     draw = torch.Generator().manual_seed(1)
     q, h = (torch.randn(2, 3, 3, generator=draw, dtype=torch.float64) for _ in range(2))
     one = torch.ones(2, 3, 3, dtype=torch.float64)
@@ -420,7 +422,7 @@ def test_rows_that_are_masked_whole(name: str, loop: bool) -> None:
         return [c, *torch.autograd.grad(c.sin().sum(), [*inputs, *net.parameters()])]
 
     given = torch.where(one > 0, 0.0, -math.inf).double() if name == "given" else one
-    wanted = run(net.plain, given)
+    wanted = run(net.eager, given)
     for backend in BACKENDS:
         model = gn.compile(net, backend=backend)
         got = run(lambda q, h, m: model(q=q, h=h, m=m), given)  # noqa: B023
@@ -428,7 +430,7 @@ def test_rows_that_are_masked_whole(name: str, loop: bool) -> None:
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_parameter_without_dimensions_and_without_gradient() -> None:
+def test_a_scalar_parameter_without_gradient_does_not_break_backward() -> None:
     g = gn.Graph("rounded")
     x = g.input("x", (3,), over="time")
     z = g.state("z", (), init=g.parameter("p", torch.tensor(0.5)))
@@ -441,7 +443,7 @@ def test_parameter_without_dimensions_and_without_gradient() -> None:
     assert x.grad is not None
 
 
-def test_layers_on_one_example() -> None:
+def test_layers_without_a_batch_dimension_equal_torch() -> None:
     torch.manual_seed(0)
     attention, bag = nn.MultiheadAttention(4, 2).double(), nn.EmbeddingBag(5, 3).double()
 
@@ -457,14 +459,14 @@ def test_layers_on_one_example() -> None:
 
     x, i = torch.randn(2, 2, 3, 4, dtype=torch.float64), torch.randint(0, 5, (2, 2, 2, 2))
     for backend in ("torch", "reference"):
-        made = gn.compile(Both(), backend=backend)(x=x, i=i)
-        wanted = each(lambda x: attention(x, x, x, need_weights=False)[0], {"x": x})
-        torch.testing.assert_close(made["a"], wanted)
-        torch.testing.assert_close(made["b"], each(bag, {"i": i}))
+        found = gn.compile(Both(), backend=backend)(x=x, i=i)
+        wanted = apply_separately(lambda x: attention(x, x, x, need_weights=False)[0], {"x": x})
+        torch.testing.assert_close(found["a"], wanted)
+        torch.testing.assert_close(found["b"], apply_separately(bag, {"i": i}))
 
 
-def test_errors_are_ours() -> None:
-    """Whatever torch refuses of a call, an error of ours says so."""
+def test_invalid_calls_raise_graphnn_errors() -> None:
+    """Calls that torch refuses raise an error of graphnn."""
     for f in (lambda x: x.sum(nothing=1), lambda x: x @ torch.ones(2), lambda x: x.view("a")):
         with pytest.raises(GraphnnError):
             gn.compile(Applied(f, {"x": torch.ones(1, 1, 6)}, False))

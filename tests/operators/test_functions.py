@@ -1,4 +1,4 @@
-"""Torch's functions on values, and the vocabulary over named axes, against plain torch."""
+"""Torch functions on values, and functions over named axes, against plain torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH, TIME = 2, 3
 BACKENDS = ("torch", "reference")
 Function = Callable[..., Any]
 
-# functions of x (4,), y (4,) and s (); each must mean per example and position what torch means
+# functions of x (4,), y (4,) and s (); each must equal torch for every example and position
 FUNCTIONS: dict[str, Function] = {
     "add": lambda x, y, s: x + y,
     "radd": lambda x, y, s: 1.5 + x,
@@ -208,7 +208,7 @@ FUNCTIONS |= {f"F.{name}": _of_x(getattr(F, name)) for name in _ACTIVATIONS.spli
 
 
 class Apply(nn.Module):
-    """Two sequences and a scalar one, a function of them at every step; in a loop on request."""
+    """Applies a function to three sequences at each step, optionally in a loop."""
 
     def __init__(self, function: Function, loop: bool):
         super().__init__()
@@ -229,8 +229,8 @@ class Apply(nn.Module):
         z.next = torch.tanh(z + flat + x)
 
 
-def plain(function: Function, loop: bool, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    """The same by torch alone."""
+def eager(function: Function, loop: bool, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+    """Computes the same as `Apply` with torch alone."""
     if not loop:
         return torch.vmap(torch.vmap(function))(x, y, s)
     z, steps = torch.zeros_like(x[:, 0]), []
@@ -266,15 +266,15 @@ def with_gradients(call: Callable[..., Tensor]) -> dict[str, Tensor]:
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("loop", [False, True], ids=["whole", "loop"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_torch_function(name: str, loop: bool) -> None:
+def test_a_torch_function_equals_torch(name: str, loop: bool) -> None:
     function = FUNCTIONS[name]
-    wanted = with_gradients(lambda x, y, s: plain(function, loop, x, y, s))
+    wanted = with_gradients(lambda x, y, s: eager(function, loop, x, y, s))
     for backend in BACKENDS:
         model = gn.compile(Apply(function, loop), backend=backend)
         assert_same(wanted, with_gradients(model), 1e-11)
 
 
-# modules, each with arguments made of x (4,) and an index i
+# modules, each with a call on x (4,) and an index i
 MODULES: dict[str, tuple[Callable[[], nn.Module], Function]] = {
     "Linear": (lambda: nn.Linear(4, 3), lambda m, x, i: m(x)),
     "Linear of a matrix": (lambda: nn.Linear(2, 3), lambda m, x, i: m(x.reshape(2, 2))),
@@ -309,7 +309,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Function]] = {
 
 
 class Holder(nn.Module):
-    """A module applied to a sequence, in a loop on request."""
+    """Applies a module to a sequence, optionally in a loop."""
 
     def __init__(self, module: nn.Module, use: Function, loop: bool):
         super().__init__()
@@ -327,8 +327,8 @@ class Holder(nn.Module):
         g.output("f", value)
         z.next = torch.tanh(z + torch.tanh(value.sum()) + x)
 
-    def plain(self, x: Tensor, i: Tensor) -> Tensor:
-        """The same by torch alone, one example at one position after the other."""
+    def eager(self, x: Tensor, i: Tensor) -> Tensor:
+        """Computes the same with torch alone, for each example and position separately."""
         z, steps = torch.zeros_like(x[:, 0]), []
         for t in range(x.shape[1]):
             now = x[:, t] + 0.1 * z if self.loop else x[:, t]
@@ -342,7 +342,7 @@ class Holder(nn.Module):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("loop", [False, True], ids=["whole", "loop"])
 @pytest.mark.parametrize("name", MODULES)
-def test_module(name: str, loop: bool) -> None:
+def test_a_module_equals_torch(name: str, loop: bool) -> None:
     torch.manual_seed(0)
     make, use = MODULES[name]
     net = Holder(make().double(), use, loop)
@@ -361,7 +361,7 @@ def test_module(name: str, loop: bool) -> None:
             found[k] = torch.zeros_like(v) if g is None else g
         return found
 
-    wanted = run(net.plain)
+    wanted = run(net.eager)
     for backend in BACKENDS:
         assert_same(wanted, run(gn.compile(net, backend=backend)), 1e-11)
 
@@ -371,18 +371,18 @@ WEIGHT = torch.tensor([1.0, -2.0], dtype=torch.float64)
 Mask = Tensor
 
 
-def _spread(n: Tensor) -> Mask:
-    """(batch, source): true at the positions each example has."""
+def _present(n: Tensor) -> Mask:
+    """Returns a (batch, source) mask of the positions that each example has."""
     return torch.arange(SOURCE) < n[:, None]
 
 
-def _soft(v: Tensor, m: Mask) -> Tensor:
+def _masked_softmax(v: Tensor, m: Mask) -> Tensor:
     weights = v.masked_fill(~m[:, None, :, None], float("-inf")).softmax(2)
     return torch.where(m[:, None, :, None] & m.any(1)[:, None, None, None], weights, 0)
 
 
-def _each(f: Function) -> Function:
-    """`f` of one example's own positions, (time, n, width); zero where it has none."""
+def _reduced(f: Function) -> Function:
+    """Applies `f` to the positions of each example, (time, n, width); zeros if it has none."""
 
     def run(v: Tensor, m: Mask) -> Tensor:
         rows = []
@@ -393,8 +393,8 @@ def _each(f: Function) -> Function:
     return run
 
 
-def _kept(f: Function) -> Function:
-    """`f` permutes the positions of an example. The output is zero beyond its length."""
+def _mapped(f: Function) -> Function:
+    """Applies `f` to the positions of each example; padded positions are zero in the output."""
 
     def run(v: Tensor, m: Mask) -> Tensor:
         rows = []
@@ -406,70 +406,70 @@ def _kept(f: Function) -> Function:
     return run
 
 
-# (the function on a value over time and source, its meaning on (batch, time, source, width))
+# (the function of a value over time and source, the same on (batch, time, source, width))
 AXIS: dict[str, tuple[Function, Function]] = {
-    "sum": (lambda v: gn.sum(v, over="source"), _each(lambda x: x.sum(1))),
-    "mean": (lambda v: gn.mean(v, over="source"), _each(lambda x: x.mean(1))),
-    "max": (lambda v: gn.max(v, over="source"), _each(lambda x: x.amax(1))),
-    "argmax": (lambda v: gn.argmax(v, over="source"), _each(lambda x: x.argmax(1))),
-    "last": (lambda v: gn.last(v, over="source"), _each(lambda x: x[:, -1])),
-    "first": (lambda v: gn.first(v, over="source"), _each(lambda x: x[:, 0])),
+    "sum": (lambda v: gn.sum(v, over="source"), _reduced(lambda x: x.sum(1))),
+    "mean": (lambda v: gn.mean(v, over="source"), _reduced(lambda x: x.mean(1))),
+    "max": (lambda v: gn.max(v, over="source"), _reduced(lambda x: x.amax(1))),
+    "argmax": (lambda v: gn.argmax(v, over="source"), _reduced(lambda x: x.argmax(1))),
+    "last": (lambda v: gn.last(v, over="source"), _reduced(lambda x: x[:, -1])),
+    "first": (lambda v: gn.first(v, over="source"), _reduced(lambda x: x[:, 0])),
     "logsumexp": (
         lambda v: torch.exp(gn.logsumexp(v, over="source")),
-        _each(lambda x: x.exp().sum(1)),
+        _reduced(lambda x: x.exp().sum(1)),
     ),
-    "softmax": (lambda v: gn.softmax(v, over="source"), _soft),
-    "reverse": (lambda v: gn.reverse(v, over="source"), _kept(lambda x: x.flip(1))),
-    "roll": (lambda v: gn.roll(v, 1, over="source"), _kept(lambda x: x.roll(1, 1))),
-    "roll back": (lambda v: gn.roll(v, -2, over="source"), _kept(lambda x: x.roll(-2, 1))),
+    "softmax": (lambda v: gn.softmax(v, over="source"), _masked_softmax),
+    "reverse": (lambda v: gn.reverse(v, over="source"), _mapped(lambda x: x.flip(1))),
+    "roll": (lambda v: gn.roll(v, 1, over="source"), _mapped(lambda x: x.roll(1, 1))),
+    "roll back": (lambda v: gn.roll(v, -2, over="source"), _mapped(lambda x: x.roll(-2, 1))),
     "delay": (
         lambda v: gn.delay(v, 2, over="source", init=0.5),
-        _kept(lambda x: F.pad(x, (0, 0, 2, 0), value=0.5)[:, : x.shape[1]]),
+        _mapped(lambda x: F.pad(x, (0, 0, 2, 0), value=0.5)[:, : x.shape[1]]),
     ),
     "delay ahead": (
         lambda v: gn.delay(v, -1, over="source", init=0.5),
-        _kept(lambda x: torch.cat([x[:, 1:], torch.full_like(x[:, :1], 0.5)], 1)),
+        _mapped(lambda x: torch.cat([x[:, 1:], torch.full_like(x[:, :1], 0.5)], 1)),
     ),
     "index": (
         lambda v: v * gn.index("source").to(v.dtype),
-        _kept(lambda x: x * torch.arange(x.shape[1])[:, None]),
+        _mapped(lambda x: x * torch.arange(x.shape[1])[:, None]),
     ),
     "length": (
         lambda v: gn.sum(v, over="source") * gn.length("source").to(v.dtype),
-        _each(lambda x: x.sum(1) * x.shape[1]),
+        _reduced(lambda x: x.sum(1) * x.shape[1]),
     ),
     "sum of index": (
         lambda v: gn.first(v, over="source") + gn.sum(gn.index("source"), over="source"),
-        _each(lambda x: x[:, 0] + sum(range(x.shape[1]))),
+        _reduced(lambda x: x[:, 0] + sum(range(x.shape[1]))),
     ),
     "rename": (
         lambda v: gn.sum(v * gn.last(gn.rename(v, source="copy"), over="copy"), over="source"),
-        _each(lambda x: (x * x[:, -1:]).sum(1)),
+        _reduced(lambda x: (x * x[:, -1:]).sum(1)),
     ),
     "pairs": (
         lambda v: gn.sum(gn.dot(v, gn.rename(v, source="copy")) ** 2, over="copy"),
-        _kept(lambda x: (x @ x.mT).square().sum(2)),
+        _mapped(lambda x: (x @ x.mT).square().sum(2)),
     ),
-    "dot": (lambda v: gn.dot(v, v * v), _kept(lambda x: (x**3).sum(-1))),
+    "dot": (lambda v: gn.dot(v, v * v), _mapped(lambda x: (x**3).sum(-1))),
     "cosine": (
         lambda v: gn.cosine(v, gn.roll(v, 1, over="source")),
-        _kept(lambda x: F.cosine_similarity(x, x.roll(1, 1), dim=-1)),
+        _mapped(lambda x: F.cosine_similarity(x, x.roll(1, 1), dim=-1)),
     ),
     "attend": (
         lambda v: gn.attend(v, v, over="source"),
-        _kept(lambda x: F.scaled_dot_product_attention(x, x, x)),
+        _mapped(lambda x: F.scaled_dot_product_attention(x, x, x)),
     ),
     "attend causal": (
         lambda v: gn.attend(v, v, over="source", causal=True),
-        _kept(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+        _mapped(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
     ),
     "attend by one query": (
         lambda v: gn.attend(gn.first(v, over="source"), v, v * 2, over="source"),
-        _each(lambda x: F.scaled_dot_product_attention(x[:, :1], x, x * 2)[:, 0]),
+        _reduced(lambda x: F.scaled_dot_product_attention(x[:, :1], x, x * 2)[:, 0]),
     ),
     "attend heads": (
         lambda v: gn.attend(v, v, over="source", heads=2, scale=1.0),
-        _kept(
+        _mapped(
             lambda x: torch.cat(
                 [F.scaled_dot_product_attention(h, h, h, scale=1.0) for h in x.chunk(2, -1)], -1
             )
@@ -483,17 +483,19 @@ AXIS: dict[str, tuple[Function, Function]] = {
             score="additive",
             weight=WEIGHT,
         ),
-        _each(lambda x: ((torch.tanh(x[:, :1] + x) @ WEIGHT).softmax(1)[..., None] * x).sum(1)),
+        _reduced(lambda x: ((torch.tanh(x[:, :1] + x) @ WEIGHT).softmax(1)[..., None] * x).sum(1)),
     ),
     "attend masked": (
         lambda v: gn.attend(
             gn.first(v, over="source"), v, over="source", mask=gn.index("source", v.graph) < 2
         ),
-        _each(lambda x: F.scaled_dot_product_attention(x[:, :1], x[:, :2], x[:, :2])[:, 0]),
+        _reduced(lambda x: F.scaled_dot_product_attention(x[:, :1], x[:, :2], x[:, :2])[:, 0]),
     ),
     "attend window": (
         lambda v: gn.attend(v, v, over="source", window=2),
-        _kept(lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=_near(x.shape[1]))),
+        _mapped(
+            lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=_window_of_two(x.shape[1]))
+        ),
     ),
     "attend bias": (
         lambda v: gn.attend(
@@ -502,7 +504,7 @@ AXIS: dict[str, tuple[Function, Function]] = {
             over="source",
             bias=lambda own, key: 0.5 * (gn.index(key, v.graph) - gn.index(own, v.graph)),
         ),
-        _kept(
+        _mapped(
             lambda x: F.scaled_dot_product_attention(
                 x, x, x, attn_mask=0.5 * (torch.arange(n := x.shape[1]) - torch.arange(n)[:, None])
             )
@@ -512,37 +514,39 @@ AXIS: dict[str, tuple[Function, Function]] = {
         lambda v: gn.lookup(
             gn.first(v, over="source"), v, v, over="source", mask=gn.index("source", v.graph) > 0
         ),
-        _each(lambda x: ((x[:, :1] * x[:, 1:]).sum(-1, keepdim=True).softmax(1) * x[:, 1:]).sum(1)),
+        _reduced(
+            lambda x: ((x[:, :1] * x[:, 1:]).sum(-1, keepdim=True).softmax(1) * x[:, 1:]).sum(1)
+        ),
     ),
     "top": (
         lambda v: v * gn.top(v[:1], 1, over="source").to(v.dtype),
-        _kept(lambda x: x * (x[..., :1] == x[..., :1].amax(1, keepdim=True))),
+        _mapped(lambda x: x * (x[..., :1] == x[..., :1].amax(1, keepdim=True))),
     ),
     "lookup": (
         lambda v: gn.lookup(gn.first(v, over="source"), v, v * v, over="source"),
-        _each(lambda x: ((x[:, :1] * x).sum(-1, keepdim=True).softmax(1) * x * x).sum(1)),
+        _reduced(lambda x: ((x[:, :1] * x).sum(-1, keepdim=True).softmax(1) * x * x).sum(1)),
     ),
     "lookup topk": (
         lambda v: gn.lookup(gn.first(v, over="source"), v, v, over="source", topk=2, sharpness=2.0),
-        _each(lambda x: _topk(x)),
+        _reduced(lambda x: _topk_lookup(x)),
     ),
-    "clip_gradient": (lambda v: gn.clip_gradient(v, 1e9), _kept(lambda x: x)),
+    "clip_gradient": (lambda v: gn.clip_gradient(v, 1e9), _mapped(lambda x: x)),
 }
 
 
-def _near(n: int) -> Tensor:
-    """True at a position and the one before it."""
+def _window_of_two(n: int) -> Tensor:
+    """Returns a mask that is true at each position and the one before it."""
     return torch.ones(n, n, dtype=torch.bool).tril().triu(-1)
 
 
-def _topk(x: Tensor) -> Tensor:
+def _topk_lookup(x: Tensor) -> Tensor:
     match = 2 * (x[:, :1] * x).sum(-1)
     best = match >= match.topk(min(2, x.shape[1]), 1).values[:, -1:]
     return (match.masked_fill(~best, float("-inf")).softmax(1)[..., None] * x).sum(1)
 
 
-class Over(nn.Module):
-    """A function over an axis; in a loop over time on request."""
+class OverAxis(nn.Module):
+    """Applies a function over an axis, optionally in a loop over time."""
 
     def __init__(self, function: Function, loop: bool):
         super().__init__()
@@ -561,15 +565,15 @@ class Over(nn.Module):
         z.next = torch.tanh(z + torch.tanh(flat) + x)
 
 
-def over_plain(function: Function, loop: bool, x: Tensor, mask: Tensor) -> Tensor:
+def over_axis_eager(function: Function, loop: bool, x: Tensor, mask: Tensor) -> Tensor:
     if not loop:
         return function(x, mask)
     z, steps = torch.zeros_like(x[:, 0]), []
     for t in range(x.shape[1]):
         value = function((x[:, t] + 0.1 * z)[:, None], mask)
         steps.append(value[:, 0])
-        keeps = value.dim() > 2 and value.shape[2] == SOURCE
-        rows = value[:, 0].to(x.dtype).reshape(len(x), SOURCE if keeps else 1, -1)
+        has_axis = value.dim() > 2 and value.shape[2] == SOURCE
+        rows = value[:, 0].to(x.dtype).reshape(len(x), SOURCE if has_axis else 1, -1)
         flat = rows.sum(-1, keepdim=True)
         z = torch.tanh(z + torch.tanh(flat) + x[:, t])
     return torch.stack(steps, 1)
@@ -578,7 +582,7 @@ def over_plain(function: Function, loop: bool, x: Tensor, mask: Tensor) -> Tenso
 @pytest.mark.parametrize("loop", [False, True], ids=["whole", "loop"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
 @pytest.mark.parametrize("name", AXIS)
-def test_over_axis(name: str, ragged: bool, loop: bool) -> None:
+def test_a_function_over_an_axis_equals_torch(name: str, ragged: bool, loop: bool) -> None:
     ours, theirs = AXIS[name]
     n = torch.tensor([SOURCE, 2, 1] if ragged else [SOURCE] * 3)
     lengths = {"source": n} if ragged else None
@@ -593,14 +597,14 @@ def test_over_axis(name: str, ragged: bool, loop: bool) -> None:
             found["x"] = torch.autograd.grad((value * weights).sum(), x)[0]
         return found
 
-    wanted = run(lambda x: over_plain(theirs, loop, x, _spread(n)))
+    wanted = run(lambda x: over_axis_eager(theirs, loop, x, _present(n)))
     for backend in BACKENDS:
-        model = gn.compile(Over(ours, loop), backend=backend)
+        model = gn.compile(OverAxis(ours, loop), backend=backend)
         assert_same(wanted, run(lambda x: model(x=x, lengths=lengths)), 1e-11)  # noqa: B023
 
 
 class InPlace(nn.Module):
-    """Operations that change their operand, the result dropped."""
+    """Calls in-place operations and ignores their results."""
 
     def graph(self, g):
         x = g.input("x", (4,), over="time")
@@ -610,6 +614,6 @@ class InPlace(nn.Module):
         g.output("y", h + x)
 
 
-def test_what_is_changed_in_place_is_read_changed():
+def test_later_reads_see_in_place_changes():
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(gn.compile(InPlace())(x=x), F.relu(x * 2) + x)

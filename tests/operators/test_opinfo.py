@@ -1,7 +1,7 @@
-"""Every operator of torch's database means in a graph what it means in torch, or is refused.
+"""Every operator in torch's OpInfo database computes the same in a graph, or is refused.
 
-`opinfo_refused.json` says which are refused, in which first words and where, and what is left out
-and why; it is kept true here. To write it anew: `python -m tests.operators.test_opinfo`.
+`opinfo_refused.json` lists which operators are refused, with the start of each message, and where,
+and which are left out with the reason. To rewrite it: `python -m tests.operators.test_opinfo`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from tests.operators.opinfo import DTYPES, OPERATORS, PLACES, examine
 
 FILE = Path(__file__).with_name("opinfo_refused.json")
-# samples of an operator, dtype and place
+# number of samples for each operator, dtype and place
 MOST = 4
 # operators in the default run
 SOME = sorted(random.Random(15).sample(sorted(OPERATORS), 24))
@@ -24,41 +24,41 @@ SOME = sorted(random.Random(15).sample(sorted(OPERATORS), 24))
 Refused = dict[str, list[str]]
 
 
-def kept() -> dict[str, Refused]:
+def recorded_refusals() -> dict[str, Refused]:
     found: dict[str, Refused] = json.loads(FILE.read_text())
     return found
 
 
 def refusals(name: str) -> Refused:
-    """The first words of an operator's refusals, and where they are met; none may be wrong."""
+    """Returns an operator's refusals and where they occur; fails if any result is wrong."""
     found: Refused = {}
     for kind, dtype in DTYPES.items():
         if not OPERATORS[name].supports_dtype(dtype, "cpu"):
             continue
         for place in PLACES:
             torch.manual_seed(0)
-            seen = examine(name, dtype, place, MOST)
-            assert not seen.wrong, f"{name}, {kind}, {place}: {seen.wrong}"
-            for said in sorted(seen.refused):
-                found.setdefault(said, []).append(f"{kind} {place}")
+            outcome = examine(name, dtype, place, MOST)
+            assert not outcome.wrong, f"{name}, {kind}, {place}: {outcome.wrong}"
+            for message in sorted(outcome.refused):
+                found.setdefault(message, []).append(f"{kind} {place}")
     return found
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_some_operators(name: str) -> None:
-    assert refusals(name) == kept().get(name, {})
+def test_a_sample_of_operators_equals_torch_or_is_refused_as_recorded(name: str) -> None:
+    assert refusals(name) == recorded_refusals().get(name, {})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OPERATORS))
-def test_every_operator(name: str) -> None:
-    assert refusals(name) == kept().get(name, {})
+def test_every_operator_equals_torch_or_is_refused_as_recorded(name: str) -> None:
+    assert refusals(name) == recorded_refusals().get(name, {})
 
 
-def test_the_file_names_operators() -> None:
-    assert set(kept()) <= set(OPERATORS)
+def test_the_file_contains_only_known_operators() -> None:
+    assert set(recorded_refusals()) <= set(OPERATORS)
 
 
 if __name__ == "__main__":
-    made = {name: found for name in sorted(OPERATORS) if (found := refusals(name))}
-    FILE.write_text(json.dumps(made, indent=1) + "\n")
+    refused = {name: found for name in sorted(OPERATORS) if (found := refusals(name))}
+    FILE.write_text(json.dumps(refused, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Each row of the table of operations: which parts it has, and that these agree with torch."""
+"""Each row of the operation table has the parts it needs, and these agree with torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphnn.ops.registry import OPS, Primitive
 from graphnn.ops.torch.registry import HANDLERS
 from tests.networks.equality import assert_same
 
-# part of a row -> (whether a row has it, what to write if it is missing)
+# for each part, whether a row has it and how to add it
 Part = tuple[Callable[[Primitive], bool], str]
 PARTS: dict[str, Part] = {
     "semantics": (lambda op: op.run is not None, "give `run`, the operation on tensors"),
@@ -49,19 +49,19 @@ NEEDED = {
     "einsum": ["semantics", "gradient"],
 }
 _GRADIENT_ONLY = "only gradients use it"
-_SOFTMAX_ONLY = "passes make it of softmaxes"
+_SOFTMAX_ONLY = "passes create it from softmaxes"
 _NO_OUT = "its torch function cannot write into a given tensor"
-_PROMOTED = "the pass dtype_promotion makes it a cast before anything else reads it"
-# the parts that a row cannot have, and why
+_PROMOTED = "the pass dtype_promotion replaces it by a cast before anything else reads it"
+# the parts that a row cannot have, with the reason
 LACKING: dict[str, dict[str, str]] = {
     "isnan": {"out text": _NO_OUT},
     "cast": {
-        "torch function": "Tensor.to, Tensor.float and others make it, each with arguments",
+        "torch function": "Tensor.to, Tensor.float and others create it, each with arguments",
         "out text": _NO_OUT,
         "Triton text": "it depends on both dtypes, so kernels write it themselves",
     },
     "type_as": dict.fromkeys(["gradient", "torch text", "out text", "Triton text"], _PROMOTED),
-    "clip_gradient": {"torch function": "gn.clip_gradient makes it", "out text": _NO_OUT},
+    "clip_gradient": {"torch function": "gn.clip_gradient creates it", "out text": _NO_OUT},
     "detach": {"out text": _NO_OUT},
     "tanh_grad": {"torch function": _GRADIENT_ONLY},
     "sigmoid_grad": {"torch function": _GRADIENT_ONLY},
@@ -69,69 +69,69 @@ LACKING: dict[str, dict[str, str]] = {
     "weigh": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
     "widen": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
     "level": {"torch function": _SOFTMAX_ONLY, "out text": _NO_OUT},
-    "axis_argmax": {"kernel function": "kernels have no positions of the largest within a step"},
-    "axis_put": {"kernel function": "steps of a stream make it, outside kernels"},
-    "slice": {"torch function": "indexing, narrow, split and others make it"},
-    "pad": {"torch function": "gradients of slices make it"},
-    "affine": {"gradient": "the pass multiply_add makes it after gradients are derived"},
+    "axis_argmax": {"kernel function": "kernels cannot compute an argmax within a step"},
+    "axis_put": {"kernel function": "steps of a stream create it, outside kernels"},
+    "slice": {"torch function": "indexing, narrow, split and others create it"},
+    "pad": {"torch function": "gradients of slices create it"},
+    "affine": {"gradient": "the pass multiply_add creates it after gradients are derived"},
 }
 
 
-# the rows that are torch functions of one or two tensors
+# the rows that name torch functions of one or two tensors
 FUNCTIONS = [n for n, op in OPS.items() if op.torch_names and op.family == "pointwise"]
 
 
 def missing(op: Primitive) -> list[str]:
-    """The parts that a row of its family needs, but this one has not."""
+    """Returns the parts that a row of this family needs but this row lacks."""
     return [part for part in NEEDED.get(op.family, []) if not PARTS[part][0](op)]
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_a_row_has_every_part_or_a_reason_not_to(name: str) -> None:
+def test_every_row_has_each_needed_part_or_a_reason_for_lacking_it(name: str) -> None:
     known = LACKING.get(name, {})
     lacks = {p: PARTS[p][1] for p in missing(OPS[name]) if p not in known}
     todo = "; ".join(f"no {part}: {fix}" for part, fix in lacks.items())
     assert not lacks, f"the row '{name}' has {todo}; or add a reason to LACKING in this file"
 
 
-def test_reasons_are_of_parts_that_rows_lack() -> None:
+def test_reasons_are_given_only_for_missing_parts() -> None:
     stale = {n: set(parts) - set(missing(OPS[n])) for n, parts in LACKING.items()}
     assert not {n: parts for n, parts in stale.items() if parts}
 
 
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.prelude or op.triton_text])
-def test_kernels_find_the_functions_that_a_row_calls(name: str) -> None:
+def test_the_prelude_has_the_functions_that_a_row_calls(name: str) -> None:
     op = OPS[name]
     called = {op.prelude} - {""} | (functions(op.triton_text or "0") - {"float"})
     assert not {f for f in called if not hasattr(prelude, f)}
 
 
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.torch_names])
-def test_torch_has_the_functions_that_a_row_names(name: str) -> None:
-    lost = [n for n in OPS[name].torch_names if not any(hasattr(h, n) for h in HOMES)]
-    assert not lost, f"none of {HOMES} has {lost}"
+def test_torch_has_the_functions_of_a_row(name: str) -> None:
+    absent = [n for n in OPS[name].torch_names if not any(hasattr(h, n) for h in HOMES)]
+    assert not absent, f"none of {HOMES} has {absent}"
 
 
 def _on_meta(op: Primitive, arity: int) -> Tensor | None:
     operands = [torch.empty(2, 3, dtype=torch.bfloat16, device="meta") for _ in range(arity)]
     try:
         return op.run(*operands)  # type: ignore[misc,no-any-return]
-    except (RuntimeError, TypeError):  # it takes numbers, truth values or attributes
+    except (RuntimeError, TypeError):  # it needs integers, booleans or attributes
         return None
 
 
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.family == "pointwise"])
-def test_rows_declare_correctly_whether_the_result_is_like_the_operands(name: str) -> None:
+def test_same_dtype_is_set_exactly_if_shape_and_dtype_are_kept(name: str) -> None:
     op = OPS[name]
-    made = _on_meta(op, 3 if name == "soft" else op.arity)
-    like = made is not None and (made.shape, made.dtype) == ((2, 3), torch.bfloat16)
-    # a row of a user's function must have the fast inference that it can have
+    result = _on_meta(op, 3 if name == "soft" else op.arity)
+    unchanged = result is not None and (result.shape, result.dtype) == ((2, 3), torch.bfloat16)
+    # a row for a torch function must enable fast inference if it can
     if op.same_dtype or name in FUNCTIONS:
-        assert op.same_dtype == like, f"write same_dtype={like} in the row '{name}'"
+        assert op.same_dtype == unchanged, f"write same_dtype={unchanged} in the row '{name}'"
 
 
 @pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.linear_in])
-def test_rows_are_the_sums_of_products_that_they_say(name: str) -> None:
+def test_rows_equal_their_declared_sum_of_products(name: str) -> None:
     op = OPS[name]
     operands = [torch.randn(5, dtype=torch.float64) for _ in range(op.arity)]
     added = torch.zeros(5, dtype=torch.float64)
@@ -141,7 +141,7 @@ def test_rows_are_the_sums_of_products_that_they_say(name: str) -> None:
     torch.testing.assert_close(op.run(*operands), added)
 
 
-# where a function of one operand is defined: elsewhere it is not compared
+# the domain of each function; it is compared only there
 DOMAINS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("log", "log2", "log10", "sqrt", "rsqrt", "reciprocal"), (0.3, 3.0)),
     "log1p": (-0.7, 3.0),
@@ -154,16 +154,16 @@ BACKENDS = ("torch", "reference", "interpret")
 
 
 def applied(name: str, x: Tensor, y: Tensor) -> Tensor:
-    """The torch function of a row, on operands within its domain."""
-    op, word = OPS[name], OPS[name].torch_names[0]
-    function: Any = next(getattr(h, word) for h in HOMES if hasattr(h, word))
+    """Applies the torch function of a row to operands mapped into its domain."""
+    op, torch_name = OPS[name], OPS[name].torch_names[0]
+    function: Any = next(getattr(h, torch_name) for h in HOMES if hasattr(h, torch_name))
     low, high = DOMAINS.get(name, ANYWHERE)
     a, b = (low + (high - low) * torch.sigmoid(v) for v in (x, y))
     return (function(a, b) if op.arity == 2 else function(a)).to(x.dtype)
 
 
 class Functions(nn.Module):
-    """Functions of two sequences at every step; in a loop on request."""
+    """Applies functions to two sequences at each step, optionally in a loop."""
 
     def __init__(self, names: list[str], loop: bool):
         super().__init__()
@@ -173,14 +173,14 @@ class Functions(nn.Module):
     def graph(self, g: gn.Graph) -> None:
         x, y = (g.input(k, shape=(4,), over="time") for k in "xy")
         z = g.state("z", shape=(4,)) if self.loop else 0.0
-        made = {name: applied(name, x + 0.5 * z, y) for name in self.names}
-        for name, value in made.items():
+        results = {name: applied(name, x + 0.5 * z, y) for name in self.names}
+        for name, value in results.items():
             g.output(name, value)
         if self.loop:
-            z.next = torch.tanh(sum(made.values()) + x)
+            z.next = torch.tanh(sum(results.values()) + x)
 
-    def plain(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The same by torch alone."""
+    def eager(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Computes the same with torch alone."""
         z, steps = torch.zeros_like(x[:, 0]), []
         for t in range(x.shape[1]):
             now = x[:, t] + 0.5 * z * self.loop
@@ -189,34 +189,36 @@ class Functions(nn.Module):
         return {name: torch.stack([s[name] for s in steps], 1) for name in self.names}
 
 
-def _found(call: Callable[..., Any], names: list[str]) -> dict[str, Tensor]:
-    """The outputs, and the gradients of both operands."""
+def _outputs_and_gradients(call: Callable[..., Any], names: list[str]) -> dict[str, Tensor]:
+    """Returns the outputs and the gradients of both operands."""
     seed = torch.Generator().manual_seed(1)
     x, y = (
         torch.randn(3, 4, 4, generator=seed, dtype=torch.float64).requires_grad_() for _ in "xy"
     )
-    made = call(x=x, y=y)
-    made = {names[0]: made} if isinstance(made, Tensor) else made
+    found = call(x=x, y=y)
+    found = {names[0]: found} if isinstance(found, Tensor) else found
     weights = torch.randn(3, 4, 4, generator=seed, dtype=torch.float64)
-    total = sum((v * weights).sum() for v in made.values()) + 0.0 * (x.sum() + y.sum())
+    total = sum((v * weights).sum() for v in found.values()) + 0.0 * (x.sum() + y.sum())
     dx, dy = torch.autograd.grad(total, [x, y])
-    return {**{k: v.detach() for k, v in made.items()}, "dx": dx, "dy": dy}
+    return {**{k: v.detach() for k, v in found.items()}, "dx": dx, "dy": dy}
 
 
 @pytest.mark.parametrize("loop", [False, True], ids=["whole", "loop"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_row_is_the_torch_function_it_names(name: str, loop: bool) -> None:
+def test_a_row_equals_the_torch_function_it_names(name: str, loop: bool) -> None:
     net = Functions([name], loop)
-    wanted = _found(net.plain, [name])
+    wanted = _outputs_and_gradients(net.eager, [name])
     for backend in BACKENDS[:2]:
         model = gn.compile(net, backend=backend)
-        assert_same(wanted, _found(model, [name]), 1e-11)
+        assert_same(wanted, _outputs_and_gradients(model, [name]), 1e-11)
     assert not any(n.op == "opaque" for n in model.ir)
 
 
-def test_kernels_have_every_row_that_names_a_torch_function() -> None:
+def test_kernels_support_every_row_that_names_a_torch_function() -> None:
     net = Functions(FUNCTIONS, loop=True)
     model = gn.compile(net, backend="interpret")
-    assert_same(_found(net.plain, FUNCTIONS), _found(model, FUNCTIONS), 1e-9)
+    assert_same(
+        _outputs_and_gradients(net.eager, FUNCTIONS), _outputs_and_gradients(model, FUNCTIONS), 1e-9
+    )
     text = model.explain()
     assert "falls back:" not in text and "over time, from the start: persistent" in text

@@ -1,4 +1,4 @@
-"""The parts of one module's call have names of their own, in `explain()` and in generated code."""
+"""Each part of a module's call has its own name in `explain()` and in generated code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphnn.ops.builder import owner
 
 CENTRED = "mean mean.sum centred squared variance variance.sum variance_eps rstd normalised"
 GATES = "input_gate input_gate.sum forget_gate forget_gate.sum output_gate output_gate.sum"
-# a module, how it is called on x (4,), and the parts that it is made of
+# a module, its call on x (4,), and the names of its parts
 CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], str]] = {
     "LayerNorm": (lambda: nn.LayerNorm(4), lambda m, x: m(x), f"{CENTRED} scaled"),
     "GroupNorm": (
@@ -47,8 +47,8 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Te
 }
 
 
-class Called(nn.Module):
-    """A module of the name `part`, called once."""
+class CalledOnce(nn.Module):
+    """Calls a module named `part` once."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -60,8 +60,8 @@ class Called(nn.Module):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_parts_are_named_by_their_roles(name: str) -> None:
-    net = Called(name)
+def test_parts_are_named_after_their_roles(name: str) -> None:
+    net = CalledOnce(name)
     ir = gn.compile(net).ir
     found = {n.name for n in ir if n.name.startswith("part") and n.op != "parameter"}
     assert not any(n.op == "opaque" for n in ir)
@@ -69,22 +69,24 @@ def test_parts_are_named_by_their_roles(name: str) -> None:
     assert {owner(name) for name in found} == {"part"}
 
 
-def test_generated_code_and_explain_have_the_names() -> None:
-    model = gn.compile(Called("LayerNorm"), skip=("hoist",))
+def test_generated_code_and_explain_use_the_role_names() -> None:
+    model = gn.compile(CalledOnce("LayerNorm"), skip=("hoist",))
     assert "part_rstd = " in model.source() and "norm.rstd" not in model.source()
     rows = [line.split()[0] for line in model.explain().splitlines() if "part" in line]
     assert {"part.mean", "part.rstd", "part.centred"} <= set(rows)
 
 
-class Bare(nn.Module):
-    """A function that belongs to no module."""
+class FunctionOnly(nn.Module):
+    """Calls a function outside any module."""
 
     def graph(self, g: gn.Graph) -> None:
         x = g.input("x", shape=(4,), over="time")
         g.output("y", nn.functional.layer_norm(x, (4,)))
 
 
-def test_functions_of_no_module_are_named_by_their_operations() -> None:
-    ir = gn.compile(Bare()).ir
+def test_functions_outside_modules_have_no_role_names() -> None:
+    ir = gn.compile(FunctionOnly()).ir
     assert {n.name for n in ir} == {"x", ""}
-    torch.testing.assert_close(gn.compile(Bare())(x=torch.ones(1, 2, 4)), torch.zeros(1, 2, 4))
+    torch.testing.assert_close(
+        gn.compile(FunctionOnly())(x=torch.ones(1, 2, 4)), torch.zeros(1, 2, 4)
+    )

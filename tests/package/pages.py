@@ -1,8 +1,8 @@
-"""Runs the code blocks of the Markdown pages, and compares what they print with what is shown.
+"""Runs the code blocks of the Markdown pages and compares their output with the shown output.
 
-A page's Python blocks run in order, in one namespace, each as a file of its own: `readme.py:3` is
-the third line of its block. A `text` block shows the whole output of the Python block before it.
-A Python block that begins with `# net.py` has that name, and is there for the page's commands.
+The Python blocks of a page run in order in one namespace, each as its own file: `readme.py:3`
+is the third line of a block. A `text` block shows the whole output of the Python block before it.
+A Python block that starts with `# net.py` is saved under that name for the page's commands.
 
 `python -m tests.package.pages --write` runs every page and rewrites the shown outputs.
 """
@@ -27,7 +27,7 @@ PICTURES = ROOT / "examples" / "pictures"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 _SAVED = re.compile(r"# (\w+\.py)\n")
 _DURATION = re.compile(r"planned in [\d.]+ ms")
-# Commands that take minutes, or whose output is about the machine: they are parsed, not run.
+# Commands that need minutes or whose output depends on the machine are parsed but not run.
 _LONG = ("bench", "calibrate", "demo", "doctor", "report", "resources")
 
 
@@ -42,22 +42,22 @@ class Block:
 
 
 def pages() -> list[pathlib.Path]:
-    """Every Markdown file of the repository."""
+    """Returns every Markdown file of the repository."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     try:
         done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # an unpacked archive
+    except (OSError, subprocess.CalledProcessError):  # outside a git checkout
         return sorted(p for p in ROOT.rglob("*.md") if ".venv" not in p.parts)
     return sorted(ROOT / name for name in done.stdout.split())
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Returns the fenced blocks of a page in order."""
     return [Block(m[1], m[2], m.start(2), m.end(2)) for m in _FENCE.finditer(text)]
 
 
 def shown_outputs(text: str) -> list[tuple[Block, Block | None]]:
-    """Each Python block with the `text` block that directly follows it, if there is one."""
+    """Returns each Python block with the `text` block directly after it, or None without one."""
     found = blocks(text)
     pairs = zip(found, [*found[1:], None])
     return [
@@ -68,8 +68,10 @@ def shown_outputs(text: str) -> list[tuple[Block, Block | None]]:
 
 
 def run(page: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    """Run the Python blocks of a page and the quick `graphnn` commands. Returns what each Python
-    block printed. The working directory is `folder` meanwhile."""
+    """Runs the Python blocks and the quick `graphnn` commands of a page in `folder`.
+
+    Returns the printed output of each Python block.
+    """
     import torch
 
     text, namespace, printed = page.read_text(), {"__name__": "page"}, []
@@ -93,7 +95,7 @@ def run(page: pathlib.Path, folder: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def _directory(folder: pathlib.Path) -> Iterator[None]:
-    """Another working directory."""
+    """Changes the working directory inside its context."""
     before = pathlib.Path.cwd()
     os.chdir(folder)
     try:
@@ -104,22 +106,24 @@ def _directory(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _captured() -> Iterator[io.StringIO]:
-    """What is printed meanwhile."""
+    """Captures standard output inside its context."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         yield out
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The commands of a shell block, as words; comments are left out."""
+    """Returns the commands of a shell block, each as a list of words, without comments."""
     lines = block.text.replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in line.split(" && ")]
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
 def _run_command(words: list[str]) -> None:
-    """Check a command of a page: `graphnn` commands are parsed, and run if they are quick; modules
-    and scripts must exist."""
+    """Checks a command of a page.
+
+    `graphnn` commands are parsed, and run if they are quick. Modules and scripts must exist.
+    """
     from graphnn import cli
 
     if words[0].endswith("graphnn"):
@@ -139,13 +143,13 @@ TOOLS = {"git", "mypy", "pip", "pre-commit", "pytest", "python3", "ruff"}
 
 
 def comparable(text: str) -> str:
-    """Output without what differs from run to run."""
+    """Returns output without the parts that differ between runs."""
     lines = _DURATION.sub("planned in 0 ms", text).strip().splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
 
 def with_outputs(text: str, printed: list[str]) -> str:
-    """A page whose shown outputs are what its blocks printed."""
+    """Returns the page with its shown outputs replaced by the printed ones."""
     for (_, shown), output in reversed(list(zip(shown_outputs(text), printed, strict=True))):
         if shown is not None and comparable(shown.text) != comparable(output):
             lines = [line.rstrip() for line in output.strip().splitlines()]
@@ -154,12 +158,12 @@ def with_outputs(text: str, printed: list[str]) -> str:
 
 
 def labels(svg: str) -> list[str]:
-    """The texts of a picture, in order."""
+    """Returns the texts of a picture in order."""
     return re.findall(r"<text[^>]*>(.*?)</text>", svg, flags=re.S)
 
 
 def main(names: list[str]) -> None:
-    """Rewrite the outputs and pictures that the pages show, or those named."""
+    """Rewrites the outputs and pictures of the named pages, or of all pages."""
     for page in pages():
         if names and str(page.relative_to(ROOT)) not in names:
             continue
@@ -168,14 +172,14 @@ def main(names: list[str]) -> None:
             folder = pathlib.Path(name)
             _write(page, with_outputs(text, run(page, folder)))
             for picture in sorted(folder.glob("*.svg")):
-                kept = PICTURES / picture.name
-                drawn, shown = picture.read_text(), kept.read_text() if kept.exists() else ""
-                if f"pictures/{kept.name})" in text and labels(drawn) != labels(shown):
-                    _write(kept, drawn)
+                saved = PICTURES / picture.name
+                drawn, shown = picture.read_text(), saved.read_text() if saved.exists() else ""
+                if f"pictures/{saved.name})" in text and labels(drawn) != labels(shown):
+                    _write(saved, drawn)
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """Write a file if its text changes, and say so."""
+    """Writes a file if its text changes and prints its name."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
         print("rewritten:", path.relative_to(ROOT))
@@ -185,5 +189,5 @@ if __name__ == "__main__":
     if "--write" not in sys.argv:
         sys.exit("usage: python -m tests.package.pages --write [PAGE.md ...]")
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache  # no constants calibrated for this machine
+        os.environ["XDG_CACHE_HOME"] = cache  # without calibrated constants of this machine
         main([name for name in sys.argv[1:] if name != "--write"])

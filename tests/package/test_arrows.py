@@ -1,6 +1,6 @@
-"""Imports point one way: each folder imports only folders that stand before it in this list.
+"""Imports point one way: each folder imports only folders that come before it in this list.
 
-Imports within functions count; those for type checkers alone do not. A package's `__init__` may
+Imports inside functions count; imports under TYPE_CHECKING do not. A package's `__init__` may
 import from its own folders.
 """
 
@@ -77,7 +77,7 @@ PLACE = {folder: n for n, folder in enumerate(ORDER)}
 
 
 def modules() -> dict[str, pathlib.Path]:
-    """Every module by its name."""
+    """Returns the path of every module by its name."""
     found = {}
     for top in ("graphnn", "kernels", "bench", "examples"):
         for path in sorted((ROOT / top).rglob("*.py")):
@@ -91,17 +91,17 @@ MODULES = modules()
 
 
 def folder(module: str) -> str:
-    """The folder of a module, or the module itself if the list names it."""
+    """Returns the folder of a module, or the module itself if the list contains it."""
     if module in PLACE or MODULES[module].name == "__init__.py":
         return module
     return module.rpartition(".")[0]
 
 
-def imported(module: str) -> Iterator[tuple[str, int]]:
-    """The modules that one imports, and in which line."""
+def imports_of(module: str) -> Iterator[tuple[str, int]]:
+    """Yields the modules that a module imports, each with its line number."""
     path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in running(ast.parse(path.read_text())):
+    for node in runtime_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((a.name, node.lineno) for a in node.names if a.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
@@ -115,34 +115,34 @@ def imported(module: str) -> Iterator[tuple[str, int]]:
                     yield inner if inner in MODULES else base, node.lineno
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree, but for what only type checkers read."""
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields the nodes of a tree, except those under TYPE_CHECKING."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return
     yield node
     for child in ast.iter_child_nodes(node):
-        yield from running(child)
+        yield from runtime_nodes(child)
 
 
-def upwards(module: str) -> list[str]:
-    """The imports of a module that point the wrong way."""
+def wrong_imports(module: str) -> list[str]:
+    """Returns the imports of a module that point the wrong way."""
     here = folder(module)
     inner = MODULES[module].name == "__init__.py"
     return [
         f"{MODULES[module].relative_to(ROOT)}:{line} imports {target}"
-        for target, line in imported(module)
+        for target, line in imports_of(module)
         if folder(target) != here
         and PLACE[folder(target)] > PLACE[here]
         and not (inner and target.startswith(f"{module}."))
     ]
 
 
-def test_every_folder_has_its_place():
+def test_every_folder_is_in_the_list():
     assert {folder(m) for m in MODULES} - set(ORDER) - {"graphnn.kernels.cooperative"} == set()
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_folder_imports_only_lower_folders(name):
+def test_a_folder_imports_only_folders_before_it(name):
     inside = [m for m in MODULES if folder(m) == name]
     assert inside
-    assert [w for m in inside for w in upwards(m)] == []
+    assert [w for m in inside for w in wrong_imports(m)] == []

@@ -1,4 +1,4 @@
-"""What `import graphnn` and the command line import: little, and never what they do not use."""
+"""`import graphnn` and the command line import few modules and no unused library."""
 
 import ast
 import pathlib
@@ -33,13 +33,13 @@ for backend in ("triton", "interpret"):
     except BackendError as error:
         print(error)
 """
-# libraries that no model needs before it is compiled; each takes 0.1 s or more
+# libraries that no model needs before it is compiled; importing each costs at least 0.1 s
 HEAVY = ("torch._dynamo", "torch._inductor", "triton", "networkx", "rich", "matplotlib", "igraph")
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def modules(code: str, already: str = "") -> set[str]:
-    """The modules that code imports in a new process, without those that `already` imports."""
+    """Returns the modules that `code` imports in a new process after running `already`."""
     script = f"import sys\n{already}\nbefore = set(sys.modules)\n{code}\n"
     script += "print(*sorted(set(sys.modules) - before))"
     done = subprocess.run(
@@ -49,20 +49,20 @@ def modules(code: str, already: str = "") -> set[str]:
     return set(done.stdout.split("\n")[-2].split())
 
 
-def test_without_triton_all_but_kernels_works_and_torch_compile_is_left_alone():
+def test_without_triton_only_kernels_are_unavailable_and_dynamo_is_not_imported():
     command = [sys.executable, "-c", WITHOUT_TRITON]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     dynamo, *errors = done.stdout.strip().splitlines()
-    said = "\n".join(errors)
+    messages = "\n".join(errors)
     for backend in ("triton", "interpret"):
-        assert f"backend '{backend}' runs Triton kernels, and Triton is not installed" in said
-    assert said.count("pip install triton, or compile with backend='torch'") == 2
+        assert f"backend '{backend}' runs Triton kernels, and Triton is not installed" in messages
+    assert messages.count("pip install triton, or compile with backend='torch'") == 2
     assert dynamo == "False"
 
 
-def test_the_package_alone_imports_nothing():
-    """0.002 s of processor time; with all its names it was 0.33 s."""
+def test_importing_the_package_imports_no_submodules_and_no_torch():
+    """It needs 0.002 s of CPU time; importing all names needed 0.33 s."""
     found = modules("import graphnn")
     assert {m for m in found if m.startswith("graphnn")} == {
         *("graphnn", "graphnn.pictures", "graphnn.pictures.sources")
@@ -70,27 +70,27 @@ def test_the_package_alone_imports_nothing():
     assert "torch" not in found and len(found) < 30
 
 
-def test_the_first_name_imports_graphnn_alone():
-    """0.21 s of processor time after torch (AMD EPYC): 230 modules, all of them graphnn's."""
+def test_the_first_attribute_access_imports_only_graphnn_modules():
+    """It needs 0.21 s of CPU time after torch (AMD EPYC): 230 modules, all of graphnn."""
     found = modules("import graphnn\ngraphnn.compile", already="import torch")
     assert [m for m in found if m.startswith(HEAVY)] == []
     others = {m for m in found if not m.startswith("graphnn")}
-    assert len(others) < 10, "libraries"
-    assert len(found) < 300, "a folder that models do not need"
+    assert len(others) < 10, "other libraries are imported"
+    assert len(found) < 300, "modules that models do not need are imported"
     unneeded = ("graphnn.tools", "graphnn.timing", "graphnn.cli", "graphnn.bench")
     assert [m for m in found if m.startswith(unneeded)] == []
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "explain --help", "bench --help"])
-def test_help_imports_neither_torch_nor_a_library(command):
-    """0.05 s of processor time; with torch it was 1.9 s."""
+def test_help_imports_neither_torch_nor_heavy_libraries(command):
+    """It needs 0.05 s of CPU time; with torch it needed 1.9 s."""
     argv = command.split()
     code = f"from graphnn.cli import main\ntry:\n    main({argv})\nexcept SystemExit:\n    pass"
     found = modules(code)
     assert "torch" not in found and [m for m in found if m.startswith(HEAVY)] == []
 
 
-def test_names_for_type_checkers_are_those_that_are_imported_late():
+def test_type_checkers_see_exactly_the_lazily_imported_names():
     tree = ast.parse((ROOT / "graphnn" / "__init__.py").read_text())
     block = next(n for n in tree.body if isinstance(n, ast.If))
     stated = {
@@ -105,7 +105,7 @@ def test_names_for_type_checkers_are_those_that_are_imported_late():
         gn.nothing  # noqa: B018
 
 
-def test_a_picture_of_a_module_needs_no_other_import():
+def test_drawing_a_module_imports_what_it_needs():
     code = "from torch import nn\nfrom graphnn.pictures import to_dot\n"
     code += "class Net(nn.Module):\n"
     code += "    def graph(self, g):\n"

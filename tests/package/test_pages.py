@@ -1,4 +1,4 @@
-"""The pages are true: their code runs, its whole output is shown, links and files exist."""
+"""The pages are correct: code runs, shown output is complete, and links and files exist."""
 
 import functools
 import itertools
@@ -29,25 +29,25 @@ PICTURES = sorted(path.name for path in (ROOT / "examples" / "pictures").iterdir
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Run a page once: what its blocks printed, and the folder with the files that they wrote.
+def run_page(tmp_path_factory):
+    """Returns a function that runs a page once: its printed outputs and its output folder.
 
-    The cache is empty, because constants calibrated for this machine change what `explain` shows.
+    The cache is empty because constants calibrated for this machine change what `explain` shows.
     """
 
     @functools.cache
-    def once(name):
+    def run_once(name):
         folder = tmp_path_factory.mktemp("page")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
             return run(PAGES[name], folder), folder
 
-    return once
+    return run_once
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_code_runs_and_its_whole_output_is_shown(name, ran):
-    printed, _ = ran(name)
+def test_the_code_runs_and_prints_the_shown_output(name, run_page):
+    printed, _ = run_page(name)
     for (_, text), output in zip(shown_outputs(PAGES[name].read_text()), printed, strict=True):
         if text is not None:
             assert comparable(output) == comparable(text.text)
@@ -63,7 +63,7 @@ def test_each_shown_output_follows_the_code_that_prints_it(name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name):
+def test_links_have_existing_targets(name):
     page = PAGES[name]
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith("http"):
@@ -74,34 +74,34 @@ def test_links_lead_somewhere(name):
 
 
 def anchors(text):
-    """The names that headings have in links."""
+    """Returns the link anchors of the headings."""
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_files_that_are_named_exist(name):
-    """A path in backticks is a file or folder of the repository, from its root or from the page."""
+def test_paths_in_backticks_exist(name):
+    """A path is relative to the root of the repository or to the page."""
     for path in re.findall(r"`([\w.]+/[\w./]*)`", PAGES[name].read_text()):
         if not path.startswith(("build/", "dist/")):
             homes = (ROOT, PAGES[name].parent)
             assert any((home / path).exists() for home in homes), path
 
 
-def test_the_readme_is_short():
+def test_the_readme_has_at_most_12000_characters():
     assert len(README) <= 12_000
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-def test_pictures_are_those_that_a_page_draws(picture, ran):
+def test_each_picture_equals_the_one_its_page_draws(picture, run_page):
     (name,) = (n for n, page in PAGES.items() if f"pictures/{picture})" in page.read_text())
-    _, folder = ran(name)
+    _, folder = run_page(name)
     shown = labels((ROOT / "examples" / "pictures" / picture).read_text())
     assert len(shown) > 10
     assert labels((folder / picture).read_text()) == shown
 
 
-def test_ci_runs_the_test_command():
+def test_ci_runs_the_commands_of_the_readme():
     block = next(b for b in blocks(README) if "pytest" in b.text)
     script = (ROOT / ".ci" / "run").read_text()
     found = [script.index(f"    {part}\n") for part in block.text.strip().split(" && ")]
@@ -109,13 +109,13 @@ def test_ci_runs_the_test_command():
     assert "set -- setup lint types tests proofs\n" in script
 
 
-def test_the_table_of_timings_is_that_of_the_file():
+def test_the_timings_table_equals_the_results_file():
     found = load(ROOT / "bench" / "results" / "cpu.json")
     assert markdown(found) in (ROOT / "bench" / "README.md").read_text()
 
 
 def tree():
-    """The folders that the architecture page names, from the indentation of its tree."""
+    """Yields the folders in the tree of the architecture page, from its indentation."""
     lines = next(b.text for b in blocks(ARCHITECTURE) if b.text.startswith("graphnn/")).splitlines()
     path = []
     for line in lines:
@@ -124,7 +124,7 @@ def tree():
         yield "/".join(path)
 
 
-def test_the_architecture_names_each_folder_with_code_once():
+def test_the_architecture_page_lists_each_code_folder_once():
     folders = {
         str(file.parent.relative_to(ROOT))
         for top in ("graphnn", "kernels", "bench", "examples", "tests")
@@ -133,7 +133,7 @@ def test_the_architecture_names_each_folder_with_code_once():
     assert sorted(tree()) == sorted(folders | {"tests"})
 
 
-def test_the_architecture_has_the_order_of_imports():
+def test_the_architecture_page_shows_the_import_order():
     shown = next(b.text for b in blocks(ARCHITECTURE) if b.text.startswith("cli/"))
     groups = [re.findall(r"[\w/]+", line) for line in reversed(shown.splitlines())]
     found = [[ORDER.index(module(name)) for name in group] for group in groups]
@@ -143,12 +143,12 @@ def test_the_architecture_has_the_order_of_imports():
 
 
 def module(folder):
-    """The first entry of the order of imports that belongs to a folder of the page."""
+    """Returns the first entry of the import order that belongs to a folder of the page."""
     name = "graphnn." + folder.rstrip("/").replace("/", ".")
     return name if name in ORDER else next(n for n in ORDER if n.startswith(name + "."))
 
 
-def test_modules_of_the_old_names_exist():
+def test_modules_in_the_table_of_old_names_exist():
     rows = re.findall(r"^\| `([\w/]+)/` \| (.*\(.*) \|$", ARCHITECTURE, flags=re.M)
     found = [(folder, n) for folder, names in rows for n in re.findall(r"(\w+) \(", names)]
     assert len(found) > 150

@@ -1,4 +1,4 @@
-"""The API reference is made of docstrings: every public name has one, and pdoc can read them."""
+"""The API reference: every public name has a docstring and pdoc can render them."""
 
 import inspect
 
@@ -11,24 +11,24 @@ SPACES = {"gn": gn, "gn.nn": gn.nn, "gn.pictures": gn.pictures, "kernels": kerne
 
 
 def public():
-    """Public names with what they name, methods of public classes included."""
+    """Yields public names and their objects, including methods of public classes."""
     for space, module in SPACES.items():
         for name in module.__all__:
-            thing = getattr(module, name)
-            yield f"{space}.{name}", thing
-            if inspect.isclass(thing):
-                for key, member in vars(thing).items():
+            item = getattr(module, name)
+            yield f"{space}.{name}", item
+            if inspect.isclass(item):
+                for key, member in vars(item).items():
                     if not key.startswith("_") and (
                         callable(member) or isinstance(member, property)
                     ):
                         yield f"{space}.{name}.{key}", member
-    for name, thing in vars(gn.errors).items():
+    for name, item in vars(gn.errors).items():
         if (
-            inspect.isclass(thing)
+            inspect.isclass(item)
             and not name.startswith("_")
-            and thing.__module__.endswith("errors")
+            and item.__module__.endswith("errors")
         ):
-            yield f"gn.errors.{name}", thing
+            yield f"gn.errors.{name}", item
 
 
 NAMES = dict(public())
@@ -36,14 +36,14 @@ NAMES = dict(public())
 
 def test_every_public_name_has_a_docstring():
     assert len(NAMES) > 250
-    things = {name: getattr(thing, "fget", thing) for name, thing in NAMES.items()}
-    assert [name for name, thing in things.items() if not inspect.getdoc(thing)] == []
+    items = {name: getattr(item, "fget", item) for name, item in NAMES.items()}
+    assert [name for name, item in items.items() if not inspect.getdoc(item)] == []
 
 
-def test_pdoc_writes_the_reference(tmp_path):
+def test_pdoc_renders_the_reference(tmp_path):
     pdoc = pytest.importorskip("pdoc")
     pdoc.render.configure(docformat="numpy")
-    with pytest.warns(UserWarning):  # of annotations that it cannot place
+    with pytest.warns(UserWarning):  # pdoc warns about annotations that it cannot resolve
         pdoc.pdoc("graphnn", output_directory=tmp_path)
     page = (tmp_path / "graphnn.html").read_text()
     assert all(f'id="{name}"' in page for name in ("Graph.state", "compile", "Compiled.forward"))
