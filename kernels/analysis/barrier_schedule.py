@@ -46,7 +46,7 @@ def _under_way(step: Sequence[Statement]) -> list[Statement]:
             waits = len(found) if step[first].effect is Effect.WAIT else waits
             found += step[first:last]
             continue
-        statements = _ahead(step[first:last])
+        statements = _hoistable(step[first:last])
         # values that do not come from other blocks are loaded while this block waits for them
         early = [s for s in takewhile(_loads, statements) if not s.exchanged]
         found[waits:waits] = early
@@ -69,7 +69,7 @@ def _stretches(step: Sequence[Statement]) -> Iterator[tuple[int, int]]:
     yield first, len(step)
 
 
-def _ahead(order: Sequence[Statement]) -> list[Statement]:
+def _hoistable(order: Sequence[Statement]) -> list[Statement]:
     """The statements between two barriers, each load in the place of the `AHEAD`th load before."""
     made = {name for statement in order for name in statement.targets}
     free = [k for k, s in enumerate(order) if _loads(s) and _free(order, k, made)]

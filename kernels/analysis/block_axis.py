@@ -12,11 +12,11 @@ import math
 from ..ir.program import LoopProgram, Op
 
 # rows of a matrix product of a value that is one row
-EQUAL = 16
+MIN_MATMUL_ROWS = 16
 # elements of a position in one tile, in a sharded program
-PIECE = 64
+MAX_ELEMENTS = 64
 # functions of the prelude whose result differs from position to position
-KEPT = frozenset({"softmax", "roll", "flip", "topk_mask"})
+PER_POSITION = frozenset({"softmax", "roll", "flip", "topk_mask"})
 
 
 def wide(program: LoopProgram) -> frozenset[str]:
@@ -39,7 +39,7 @@ def _varies(program: LoopProgram, op: Op, found: set[str]) -> bool:
         state = program.state(op.name)
         return bool(found & {state.next, *state.inits})
     if op.kind == "over_positions":
-        return op.attrs["law"] in KEPT
+        return op.attrs["law"] in PER_POSITION
     return op.kind == "position" or bool(found & set(op.args))
 
 
@@ -63,10 +63,10 @@ def heavy(program: LoopProgram, op: Op) -> bool:
     """
     size = math.prod(op.shape)
     many = size > 1 and program.block_axis in op.attrs["tensor"].axes
-    many |= size > PIECE and op.attrs.get("own", False)
+    many |= size > MAX_ELEMENTS and op.attrs.get("own", False)
     return bool(program.block_axis) and many and op.name not in starts(program)
 
 
 def padded_length(positions: int) -> int:
     """The rows of a tile that holds `positions` positions: a power of two, and at least 16."""
-    return max(EQUAL, 1 << (positions - 1).bit_length())
+    return max(MIN_MATMUL_ROWS, 1 << (positions - 1).bit_length())

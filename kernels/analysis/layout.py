@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ir.program import LoopProgram, Op, Unsupported
 from ..ir.tile import Span
-from .block_axis import PIECE
+from .block_axis import MAX_ELEMENTS
 from .matmul_form import ValueMatmul, WeightMatmul, matmul_form
 
 # more tiles of one value would fill pages of source and all registers
@@ -84,10 +84,10 @@ def cover(size: int, least: int = LEAST) -> list[tuple[int, int]]:
     return pieces if total <= (1 - SAVING) * whole else [(size, whole)]
 
 
-class Layout:
+class TileLayout:
     """The spans of every value of a program, and how its products are computed.
 
-    `pieces` are values that are cut into pieces of PIECE elements. Raises Unsupported if a value
+    Values of `pieces` are cut into pieces of MAX_ELEMENTS elements. Raises Unsupported if a value
     would need too many tiles.
     """
 
@@ -103,7 +103,7 @@ class Layout:
             if units := op.attrs.get("units"):
                 self._cut(op.name, range(0, self.size[op.name], units))
         for name in pieces:
-            self._cut(name, range(0, self.size[name], PIECE))
+            self._cut(name, range(0, self.size[name], MAX_ELEMENTS))
         self.links = [link for op in program.ops for link in self._links(op)]
         for state in program.states:
             for other in (*state.inits, state.next):

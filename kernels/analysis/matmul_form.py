@@ -60,7 +60,7 @@ class WeightMatmul:
         strides = self.strides()
         return strides[self.letters[0][-1]], strides[self.letters[2][-1]]
 
-    def meet(self, value: int, out: int) -> int | None:
+    def weight_index(self, value: int, out: int) -> int | None:
         """The index in the weight at which the elements `value` and `out` meet, or None."""
         place: dict[str, int] = {}
         for spelled, flat in ((self.letters[0], value), (self.letters[2], out)):
@@ -100,12 +100,12 @@ def matmul_form(op: Op, ops: Mapping[str, Op]) -> WeightMatmul | ValueMatmul:
         ((a, b, out), ops[op.args[1]], 0),
         ((b, a, out), ops[op.args[0]], 1),
     ):
-        if is_weight(weight) and _suits(*spelled):
+        if is_weight(weight) and _is_matmul_form(*spelled):
             return WeightMatmul(op.args[k], op.args[1 - k], spelled, sizes(op, ops))
     return _rows(op, ops)
 
 
-def _suits(value: str, weight: str, out: str) -> bool:
+def _is_matmul_form(value: str, weight: str, out: str) -> bool:
     """Whether the value's last letter is summed over and the result's last is only the weight's."""
     if not value or not out:
         return False
@@ -116,7 +116,7 @@ def _suits(value: str, weight: str, out: str) -> bool:
 
 def _rows(op: Op, ops: Mapping[str, Op]) -> ValueMatmul:
     a, b, out = letters(op)
-    along = _along(a, b, out)
+    along = _tiled_letter(a, b, out)
     length = sizes(op, ops)
     if along is None:
         raise Unsupported(
@@ -136,7 +136,7 @@ def _rows(op: Op, ops: Mapping[str, Op]) -> ValueMatmul:
     return ValueMatmul(length.get(along, 1), moves, tuple(terms))  # type: ignore[arg-type]
 
 
-def _along(a: str, b: str, out: str) -> str | None:
+def _tiled_letter(a: str, b: str, out: str) -> str | None:
     """The letter that tiles lie along, the last one of all that have it; "" without letters."""
     if not (a or b):
         return ""

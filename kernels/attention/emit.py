@@ -19,7 +19,7 @@ from ..ir.statement import do
 from ..ir.tile import SCALAR, Span, Tile
 from .argmax import store_argmax
 from .builder import AttentionBuilder, Form, V
-from .kernel_text import Loop, kernel_text
+from .kernel_text import ColumnLoop, kernel_text
 from .operations import (
     INF,
     aligned,
@@ -62,10 +62,10 @@ def emit(program: AttentionProgram) -> AttentionSource:
         _store_logsumexp(b, program.peak)
     if program.top is not None:
         _store_topk(b, program.top)
-    return source_of(b, [Loop(b.before, b.step)])
+    return source_of(b, [ColumnLoop(b.before, b.step)])
 
 
-def source_of(b: AttentionBuilder, loops: list[Loop]) -> AttentionSource:
+def source_of(b: AttentionBuilder, loops: list[ColumnLoop]) -> AttentionSource:
     """Return the source of a finished kernel with these loops over columns."""
     p = b.program
     return AttentionSource(

@@ -15,7 +15,7 @@ from ..ir.program import Op, Unsupported
 from ..ir.tile import Tile
 from .builder import AttentionBuilder, V
 from .emit import AttentionSource, accumulate, logsumexp, normalized, source_of
-from .kernel_text import Loop
+from .kernel_text import ColumnLoop
 from .operations import INF, column_scores, tile_of
 from .stores import store_elements, store_sum
 
@@ -49,13 +49,13 @@ def emit(program: AttentionProgram) -> AttentionSource:
     b, before, soft = AttentionBuilder(program), loops_before(program), softmax_of(program)
     per_column = {s.op: s for s in program.stores if s.kind == "element"}
     last = max([before[op.name] for op in program.ops] + [before[n] + 1 for n in per_column])
-    loops: list[Loop] = []
+    loops: list[ColumnLoop] = []
     for n in range(1, last + 1):
         sums = [op for op in program.ops if op.kind in COLUMN_SUMS and before[op.name] == n]
         written = _sums(b, sums, soft)
         for name in (name for name in per_column if before[name] == n - 1):
             store_elements(b, per_column[name])
-        loops.append(Loop(b.before, b.step))
+        loops.append(ColumnLoop(b.before, b.step))
         _begin_loop(b)
         for op, variables in zip(sums, written, strict=True):
             _define_sum(b, op, variables, op.name in soft)

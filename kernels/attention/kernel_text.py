@@ -13,14 +13,14 @@ from ..ir.statement import Statement, assign, printed
 from .builder import AttentionBuilder, V
 
 
-class Loop(NamedTuple):
+class ColumnLoop(NamedTuple):
     """A loop over columns: the statements before it, and those of one step."""
 
     before: list[Statement]
     step: list[Statement]
 
 
-def kernel_text(b: AttentionBuilder, loops: Sequence[Loop]) -> str:
+def kernel_text(b: AttentionBuilder, loops: Sequence[ColumnLoop]) -> str:
     """Return the text of the module with a kernel that consists of `loops`, then `b.after`."""
     statements = [*(s for loop in loops for s in (*loop.before, *loop.step)), *b.after]
     read = {name for s in statements for name in s.uses}

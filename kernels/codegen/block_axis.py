@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis.block_axis import KEPT
+from ..analysis.block_axis import PER_POSITION
 from ..ir.expression import Code, call, code, expr
 from ..ir.program import Op
 from .loop_builder import PersistentBuilder
@@ -35,5 +35,5 @@ def over_positions(b: PersistentBuilder, op: Op) -> None:
             live = code("{} & ({} < {})", live, which, many)
         value = call(law, b.full(tile, span.width), which, live, many, *more, int(flat))
         b.add(op, name, value)
-        tiles.append(b.tile(span, name, span.width, law in KEPT))
+        tiles.append(b.tile(span, name, span.width, law in PER_POSITION))
     b.tiles[op.name] = tuple(tiles)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..analysis.block_axis import wide
-from ..analysis.layout import Layout, source
+from ..analysis.layout import TileLayout, source
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.expression import Code, Effect, Expr, Name, broadcast, call, code, expr
 from ..ir.program import LoopProgram, Op, Tensor
@@ -61,12 +61,12 @@ class PersistentBuilder(KernelBuilder):
         program: LoopProgram,
         join: bool = True,
         ahead: bool = True,
-        layout: Layout | None = None,
+        layout: TileLayout | None = None,
     ):
         stored = (tensor for _, tensor in program.stores)
         tensors = (*program.tensors, *stored)
         super().__init__(program.name, program.sizes, tensors, program.ops)
-        self.program, self.layout = program, layout or Layout(program)
+        self.program, self.layout = program, layout or TileLayout(program)
         self.frame = Frame(block_axis=program.block_axis)
         self.ahead = ahead
         reduces = any(op.kind in ("sum", "max") for op in program.ops)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ..analysis.block_axis import EQUAL
+from ..analysis.block_axis import MIN_MATMUL_ROWS
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.expression import (
     Code,
@@ -29,7 +29,7 @@ from ..ir.expression import (
 from ..ir.program import Op, Tensor
 from ..ir.tile import Span, Tile
 from .loop_builder import PersistentBuilder
-from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
+from .matmul_scalars import MIN_N, ScalarSpan, gather_scalars, scalar_span, split_elements
 
 # The columns of joined parts take turns, two of each part. A split then needs no exchange between
 # threads, and Triton changes the layout of the product once, to the one in which it loads and
@@ -54,10 +54,10 @@ from .matmul_scalars import WIDTH, Singles, gathered, picked, singles
 # than rows, each warp computes all of them, and so it does in every other product of the step, as
 # Triton gives all of them one layout (sm_90, bf16, 8 warps, 16 rows, registers/spills of the
 # backward, alone and padded: HyperLSTM 16 255/309 156/0, LSTM 16 117 54, RNN 48 of pieces 113 55).
-NARROW = 16
+PADDED_WIDTH = 16
 
 # functions that split a matmul of several parts
-APART = {4: "deinterleave4", 2: "deinterleave2"}
+DEINTERLEAVE = {4: "deinterleave4", 2: "deinterleave2"}
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,21 @@ class Columns:
 def matmul(b: PersistentBuilder, op: Op, how: WeightMatmul) -> None:
     """Writes a product by a weight."""
     names = dict(b.named(op))
-    tiles = gathered(b, op, how)
+    tiles = gather_scalars(b, op, how)
     operands = [t.span.width for t in tiles if t.span.width > 1]
     b.staged = max(b.staged, operands, key=sum)
     left = list(names)
-    if operands and (alone := singles(b, op, how.letters[2], left, WIDTH)):
+    if operands and (alone := scalar_span(b, op, how.letters[2], left, MIN_N)):
         row = b.fresh(f"{op.name}_singles")
-        _sum(b, op, how, tiles, Columns((alone,)), row, op.note)
-        picked(b, op, alone, row, [name for span, name in names.items() if span.width == 1])
+        _accumulate(b, op, how, tiles, Columns((alone,)), row, op.note)
+        split_elements(b, op, alone, row, [name for span, name in names.items() if span.width == 1])
         left = [span for span in left if span.width > 1]
     while left:
         columns = _columns(b, how, tiles, left)
         left = [span for span in left if span not in columns.spans]
         parts = [names[span] for span in columns.spans]
         if columns.count == 1:
-            _sum(b, op, how, tiles, columns, parts[0], op.note)
+            _accumulate(b, op, how, tiles, columns, parts[0], op.note)
         else:
             _split(b, op, how, tiles, columns, parts)
     wide = op.name in b.wide
@@ -127,9 +127,9 @@ def _split(
         b.sizes[whole] = columns.width
     if not columns.padded:
         b.joined.append(columns.width)
-    _sum(b, op, how, tiles, columns, whole, note)
+    _accumulate(b, op, how, tiles, columns, whole, note)
     zeros = [b.fresh("zeros")] * (columns.count - len(parts))
-    b.add(op, parts + zeros, call(APART[columns.count], whole), note)
+    b.add(op, parts + zeros, call(DEINTERLEAVE[columns.count], whole), note)
 
 
 def _columns(
@@ -139,11 +139,11 @@ def _columns(
     first = left[0]
     equal = [s for s in left if (s.valid, s.width) == (first.valid, first.width)][:4]
     if b.joins(len(equal)) and first.width > 1 and any(t.span.width > 1 for t in tiles):
-        met = [[how.meet(t.span.start, s.start) for t in tiles] for s in equal]
+        met = [[how.weight_index(t.span.start, s.start) for t in tiles] for s in equal]
         stride = _stride(met)
         if stride is not None:
             return Columns(tuple(equal), stride)
-    return Columns((first,), padded=first.width == NARROW)
+    return Columns((first,), padded=first.width == PADDED_WIDTH)
 
 
 def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
@@ -157,7 +157,7 @@ def _stride(met: Sequence[Sequence[int | None]]) -> int | None:
     return strides.pop() if len(strides) == 1 else None
 
 
-def _sum(
+def _accumulate(
     b: PersistentBuilder,
     op: Op,
     how: WeightMatmul,
@@ -174,12 +174,12 @@ def _sum(
     so_far: Name | None = None
     wide = op.name in b.wide
     equal = not wide and columns.width > 1 and any(t.span.width > 1 for t in tiles)
-    rows = "ROWS" if wide else str(EQUAL if equal else 1)
+    rows = "ROWS" if wide else str(MIN_MATMUL_ROWS if equal else 1)
     made = b.fresh(f"{name.text}_equal") if equal else name
     for tile in tiles:
-        base = how.meet(tile.span.start, columns.spans[0].start)
+        base = how.weight_index(tile.span.start, columns.spans[0].start)
         if base is not None:
-            term = _term(b, how, _filled(b, tile, rows), columns, base, so_far, rows)
+            term = _term(b, how, _pad_tile(b, tile, rows), columns, base, so_far, rows)
             b.add(op, made, term, note)
             so_far = made
     if equal:
@@ -188,7 +188,7 @@ def _sum(
         b.add(op, name, code("tl.trans({})", made))
 
 
-def _filled(b: PersistentBuilder, tile: Tile, rows: str) -> Tile:
+def _pad_tile(b: PersistentBuilder, tile: Tile, rows: str) -> Tile:
     """A tile in all of its columns and `rows` rows, with zeros beyond its value."""
     k, value = tile.span, tile.upright
     if k.valid < k.width:
@@ -246,7 +246,7 @@ def _places(
     if k.width > 1:
         line = b.down(k.width) if n.width > 1 else b.cols(k.width)
         masks += [code("({} < {})", line, k.valid)] * (k.valid < k.width)
-        places.append(times(_lying(b, line, k), to_k))
+        places.append(times(_index_in_value(b, line, k), to_k))
     if n.width > 1:
         line, first = b.cols(n.width), n.spans[0]
         if n.count > 1:
@@ -254,14 +254,14 @@ def _places(
             places += [times(part, n.stride)] * bool(n.stride)
             masks += [code("({} < {})", part, len(n.spans))] * (len(n.spans) < n.count)
         masks += [code("({} < {})", line, first.valid)] * (first.valid < first.width)
-        places.append(times(_lying(b, line, first), to_n))
+        places.append(times(_index_in_value(b, line, first), to_n))
     return places, masks
 
 
-def _lying(b: PersistentBuilder, index: Name, span: Span) -> Name:
+def _index_in_value(b: PersistentBuilder, index: Name, span: Span) -> Name:
     """The indices of the elements of a tile in a value, from its first element."""
-    if not isinstance(span, Singles):
+    if not isinstance(span, ScalarSpan):
         return index
     name = b.fresh(f"{index.text}_apart")
-    b.begin(name, span.places(index))
+    b.begin(name, span.indices(index))
     return name

@@ -21,12 +21,12 @@ from .loop_builder import PersistentBuilder
 
 # fewer are multiplied one by one
 FEWEST = 2
-# the least columns of a tile: see matmul.NARROW
-DEPTH, WIDTH = 16, 32
+# the least columns of a tile: see matmul.PADDED_WIDTH
+MIN_K, MIN_N = 16, 32
 
 
 @dataclass(frozen=True)
-class Singles(Span):
+class ScalarSpan(Span):
     """The elements at `starts` of a value, next to each other in a tile."""
 
     starts: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class Singles(Span):
         """A suffix that distinguishes this span from others with the same first element."""
         return self.valid, self.width, *self.starts
 
-    def places(self, index: Name) -> Expr:
+    def indices(self, index: Name) -> Expr:
         """The indices of the elements of a tile in the value, from its first element."""
         *firsts, last = runs(np.array(self.starts) - self.start)
         place = code("{} + {}", index, last.arg - last.out)
@@ -46,9 +46,9 @@ class Singles(Span):
         return place
 
 
-def singles(
+def scalar_span(
     b: PersistentBuilder, op: Op, letters: str, spans: Sequence[Span], least: int
-) -> Singles | None:
+) -> ScalarSpan | None:
     """The single elements among `spans` of a vector, if it is the same at all positions of a block
     axis and has several of them."""
     starts = tuple(span.start for span in spans if span.width == 1)
@@ -56,13 +56,13 @@ def singles(
     if not row or len(starts) < FEWEST or len(letters) > 1:
         return None
     width = max(least, 1 << (len(starts) - 1).bit_length())
-    return Singles(starts[0], len(starts), width, starts)
+    return ScalarSpan(starts[0], len(starts), width, starts)
 
 
-def gathered(b: PersistentBuilder, op: Op, how: WeightMatmul) -> tuple[Tile, ...]:
+def gather_scalars(b: PersistentBuilder, op: Op, how: WeightMatmul) -> tuple[Tile, ...]:
     """The tiles of a value that meets a weight, with its single elements in one of them."""
     tiles = b.tiles[how.value]
-    span = singles(b, op, how.letters[0], [t.span for t in tiles], DEPTH)
+    span = scalar_span(b, op, how.letters[0], [t.span for t in tiles], MIN_K)
     if span is None:
         return tiles
     name, cols = b.fresh(f"{how.value}_singles"), b.cols(span.width)
@@ -73,7 +73,9 @@ def gathered(b: PersistentBuilder, op: Op, how: WeightMatmul) -> tuple[Tile, ...
     return (*rest, Tile(code("{}", name), width=span.width, span=span))
 
 
-def picked(b: PersistentBuilder, op: Op, span: Singles, row: Name, names: Sequence[Name]) -> None:
+def split_elements(
+    b: PersistentBuilder, op: Op, span: ScalarSpan, row: Name, names: Sequence[Name]
+) -> None:
     """The elements of a tile, each in a variable of its own."""
     cols = b.cols(span.width)
     for k, name in enumerate(names):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import triton
 
 from .. import cache
-from ..analysis.block_axis import EQUAL, padded_length
+from ..analysis.block_axis import MIN_MATMUL_ROWS, padded_length
 from ..analysis.matmul_form import WeightMatmul, matmul_form
 from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
@@ -270,7 +270,7 @@ def shared_memory(source: LoopSource, launch: Launch, target: str) -> int:
     widest = max(source.staged, default=0)
     # what is equal for all positions of the block axis is multiplied in few rows; the compiler
     # accounts for the rest
-    rows = EQUAL if source.program.block_axis else launch.rows
+    rows = MIN_MATMUL_ROWS if source.program.block_axis else launch.rows
     # Operands pass one after another, but in Triton before 3.9 side by side, together with a value
     # that is being stored (an LSTM of 128 units, backward: 4 KB and 20 KB).
     side_by_side = OPERANDS_SIDE_BY_SIDE and parts == 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..analysis.loop_carried import loaded
-from ..cooperative.codegen.emit import APART, CooperativeSource
+from ..cooperative.codegen.emit import COUNTER_STRIDE, CooperativeSource
 from ..cooperative.codegen.watchdog import Watchdog
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
@@ -165,7 +165,9 @@ class CooperativeLauncher(Launcher):
         ]
         stuck = torch.zeros(1, dtype=torch.int32, device=device)
         for begin, tiles in self._waves(count, rows, source.blocks * source.loops):
-            arrived = torch.zeros(tiles * source.loops * APART, dtype=torch.int32, device=device)
+            arrived = torch.zeros(
+                tiles * source.loops * COUNTER_STRIDE, dtype=torch.int32, device=device
+            )
             given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], begin]
             run(source, tiles * source.blocks, given)
         self.watchdog.follow(stuck)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
-from ..cooperative.plan.granularity import granularities, widest
+from ..cooperative.plan.granularity import granularities, largest_granularity
 from ..cooperative.plan.outline import Demand, Outline, demand, outline
 from ..cooperative.plan.retime import retimed
 from ..cooperative.plan.tiling import Tiling
@@ -144,8 +144,9 @@ def _ranked(
 def _nothing_fits(program: LoopProgram, gpu: GpuModel) -> str:
     """Return why no number of units per block fits."""
     return (
-        f"no block of {min(UNITS_PER_BLOCK)} to {max(UNITS_PER_BLOCK)} of its {widest(program)} "
-        f"units fits one of the {gpu.processors} multiprocessors ({gpu.name})"
+        f"no block of {min(UNITS_PER_BLOCK)} to {max(UNITS_PER_BLOCK)} of its "
+        f"{largest_granularity(program)} units fits one of the {gpu.processors} multiprocessors "
+        f"({gpu.name})"
     )
 
 
@@ -183,7 +184,7 @@ def cooperative_candidates(
     Raises Unsupported if none can be written.
     """
     known = granularities(program)
-    period = widest(program, known)
+    period = largest_granularity(program, known)
     possible = [units for units in UNITS_PER_BLOCK if 1 < -(-period // units) <= gpu.processors]
     if possible and (late := retimed(program, possible[0])) is not program:
         program, known = late, granularities(late)

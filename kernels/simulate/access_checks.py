@@ -16,7 +16,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 from ..interpreter.faults import OutOfBounds, Race, Uninitialised, format_line, kernel_line
 from ..interpreter.schedule import InOrder
 from .memory import Access, Memory
-from .races import Clocks, Events, History
+from .races import AccessLog, Clocks, History
 
 _BUILDER = interpreter.interpreter_builder
 _RELEASES = (ir.MEM_SEMANTIC.RELEASE, ir.MEM_SEMANTIC.ACQUIRE_RELEASE)
@@ -40,7 +40,7 @@ class AccessChecker:
         self.counts: Counter[str] = Counter()
         self._memory, self._schedule, self._index = memory, schedule, index
         self._clocks = Clocks(len(index))
-        self._events = Events()
+        self._events = AccessLog()
         self._histories = {kind: History(self._events, memory.cells) for kind in _CONFLICTS}
         self._lanes = np.zeros(memory.cells, np.int32)
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..interpreter.faults import SourceLine
 
 
-class Events:
+class AccessLog:
     """Numbered accesses: their program, its clock at the time, and the line. Number 0 is unused."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Events:
 class History:
     """The last access of one kind to each cell; one per program if several are unordered."""
 
-    def __init__(self, events: Events, cells: int):
+    def __init__(self, events: AccessLog, cells: int):
         self._events = events
         self._last = np.zeros(cells, np.int32)
         self._shared = np.zeros(cells, bool)

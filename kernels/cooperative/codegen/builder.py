@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...analysis.block_axis import padded_length, wide
-from ...analysis.layout import Layout
+from ...analysis.layout import TileLayout
 from ...codegen.builder import FAMILIES, declared
 from ...codegen.loop_builder import Frame, PersistentBuilder
 from ...codegen.variables import V
@@ -57,7 +57,7 @@ class CooperativeBuilder(PersistentBuilder):
     reserved = PersistentBuilder.reserved | declared(C) | {*BARRIER, PATIENCE}
     families = FAMILIES | {"shard", "row_shard"}
 
-    def __init__(self, sharded: ShardedProgram, ahead: bool, layout: Layout):
+    def __init__(self, sharded: ShardedProgram, ahead: bool, layout: TileLayout):
         program = sharded.program
         varying = wide(program) if program.block_axis else frozenset()
         super().__init__(program, ahead=ahead, layout=layout)

@@ -42,7 +42,7 @@ from .builder import BARRIER, PATIENCE, C, CooperativeBuilder
 from .matmul import Operand, ShardedMatmul
 
 # the distance between the counters of two tiles, in 32-bit numbers: each has its own cache line
-APART = 32
+COUNTER_STRIDE = 32
 IMPORT = f"from graphnn.kernels.cooperative.codegen.barrier import {', '.join(BARRIER)}"
 # the writers of operations that read an exchange or that only sharded programs have
 FETCHING = {
@@ -361,7 +361,7 @@ class _Writer:
             row_count(b),
             assign(C.block, code("tl.program_id(0) % {}", blocks)),
             assign(C.tile, code("tl.program_id(0) // {}", blocks)),
-            assign(C.arrived, code("{} + {} * {}", C.arrived_ptr, C.tile, APART)),
+            assign(C.arrived, code("{} + {} * {}", C.arrived_ptr, C.tile, COUNTER_STRIDE)),
             *self._rows(),
             assign(V.first_block, code("{} < {}", V.rows, first)),
         ]

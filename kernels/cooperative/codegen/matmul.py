@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...codegen.loads import rows_at
-from ...codegen.matmul import APART, Columns
+from ...codegen.matmul import DEINTERLEAVE, Columns
 from ...codegen.variables import V
 from ...ir.expression import Code, Expr, Name, both, call, code, expr, load, times, total, where
 from ...ir.program import Op, Part, Tensor
@@ -58,7 +58,7 @@ class ShardedMatmul:
             if k + flight < len(self.pieces):
                 self._load(k + flight, self.pieces[k + flight])
         for n, name in zip(self.groups, sums):
-            self._split(n, name)
+            self._split_result(n, name)
         b.tiles[op.name] = tuple(b.tile(s, name, s.width, True) for s, name in self.names.items())
 
     def _warp_pieces(self) -> tuple[int, int]:
@@ -88,11 +88,11 @@ class ShardedMatmul:
             self.loaded[k] = self.b.full(self.operand.tiles[k], span.width)
             return
         name = self.b.fresh(f"{self.op.name}_of_{k}")
-        self.b.add(self.op, name, self._loaded(span))
+        self.b.add(self.op, name, self._operand_piece(span))
         self.loaded[k] = expr(name)
 
-    def _loaded(self, span: Span) -> Expr:
-        line = self._along(span, "operand")
+    def _operand_piece(self, span: Span) -> Expr:
+        line = self._piece_index(span, "operand")
         rows, live = (C.rows_3d, C.live_3d) if self.split_k else (V.rows, V.live)
         mask = both([live, *[code("({} < {})", line, span.valid)] * (span.valid < span.width)])
         column = total([span.start, line])
@@ -103,7 +103,7 @@ class ShardedMatmul:
         at = total([rows_at(self.b, tensor, V.t, rows), column])
         return load(code("{} + ({})", self.b.pointer(tensor), at), mask)
 
-    def _along(self, span: Span, what: str) -> Name:
+    def _piece_index(self, span: Span, what: str) -> Name:
         """0, 1, 2 … along the elements of a piece, as the operand or the weight has them."""
         if self.split_k:
             return self.b.split_k_range(*self._warp_pieces(), what)
@@ -137,7 +137,7 @@ class ShardedMatmul:
         """A tile of the weight: kept from before the loop, while there is room."""
         b, tensor = self.b, self.weight
         name = b.fresh(f"{tensor.name}_{k}")
-        places, masks = self._places(n, span)
+        places, masks = self._weight_indices(n, span)
         value = load(code("{} + ({})", b.pointer(tensor), total(places)), both(masks))
         count = span.width * n.width
         if self.tiling.has_room(b.weights_on_chip, count):
@@ -148,12 +148,12 @@ class ShardedMatmul:
             b.streamed += count
         return name
 
-    def _places(self, n: Columns, span: Span) -> tuple[list[Code], list[Code]]:
+    def _weight_indices(self, n: Columns, span: Span) -> tuple[list[Code], list[Code]]:
         """The offsets of the tile's elements in the weight, and the masks of those that exist."""
         to_k, to_n = self.op.attrs["steps"]
         places, masks = self._columns(n, to_n)
         if span.width > 1:
-            line = self._along(span, "weight") if n.width > 1 else self.b.cols(span.width)
+            line = self._piece_index(span, "weight") if n.width > 1 else self.b.cols(span.width)
             places.append(times(line, to_k))
             masks += [code("({} < {})", line, span.valid)] * (span.valid < span.width)
         places.insert(0, span.start * to_k + self.op.attrs["first"] * to_n)
@@ -171,10 +171,10 @@ class ShardedMatmul:
             found = self.b.cols(n.width)
             if n.count > 1:
                 found, part_of = self.b.interleave(n.width, n.count)
-                of = self._stood(part_of)
+                of = self._as_weight_row(part_of)
                 places.append(times(of, n.stride))
                 masks += [code("({} < {})", of, len(n.spans))] * (len(n.spans) < n.count)
-            line = self._stood(found)
+            line = self._as_weight_row(found)
         places += [at * to_n, times(line, to_n) if n.width > 1 else ""]
         masks += [code("({} < {})", line, first.valid)] * (first.valid < first.width)
         if part.period and not part.even:
@@ -182,11 +182,11 @@ class ShardedMatmul:
             masks.append(code("({} < {})", own, part.period))
         return places, masks
 
-    def _stood(self, line: Name) -> Expr:
+    def _as_weight_row(self, line: Name) -> Expr:
         """Numbers along a row in the shape of a weight, a third dimension if warps split it."""
         return code("{}[None, :, :]", line) if self.split_k else expr(line)
 
-    def _split(self, n: Columns, name: Name) -> None:
+    def _split_result(self, n: Columns, name: Name) -> None:
         """The parts of a result, from the sums of warps if these split the operand."""
         b, op = self.b, self.op
         parts = [self.names[span] for span in n.spans]
@@ -194,6 +194,6 @@ class ShardedMatmul:
             b.add(op, name, call("sum_bf16x3", name, self.rest[name]))
         value = code("tl.sum({}, 0)", name) if self.split_k else expr(name)
         if len(parts) > 1:
-            value = call(APART[n.count], value)
+            value = call(DEINTERLEAVE[n.count], value)
             parts += [b.fresh("zeros")] * (n.count - len(parts))
         b.add(op, parts, value)

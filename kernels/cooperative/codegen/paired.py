@@ -15,7 +15,7 @@ from ...ir.program import LoopProgram
 from ...ir.source import KernelFunction, module
 from ...ir.symbols import NameTable, entry
 from .builder import BARRIER, PATIENCE, C
-from .emit import APART, CooperativeSource
+from .emit import COUNTER_STRIDE, CooperativeSource
 
 COUNTERS = (C.arrived_ptr.text, C.stuck_ptr.text)
 # the names that the module defines in addition to those of the two kernels
@@ -84,7 +84,10 @@ def _counters(source: LoopSource) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(source, CooperativeSource):
         return (), ()
     arrived, stuck = COUNTERS
-    return COUNTERS, (f"{arrived} + tl.num_programs(0) // {source.blocks} * {APART}", stuck)
+    return COUNTERS, (
+        f"{arrived} + tl.num_programs(0) // {source.blocks} * {COUNTER_STRIDE}",
+        stuck,
+    )
 
 
 def stores_last(first: LoopSource, second: LoopSource, arguments: list[list[str]]) -> list[str]:

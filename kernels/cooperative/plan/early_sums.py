@@ -33,7 +33,7 @@ def last(op: Op) -> int:
     return op.shape[-1] if op.shape else 1
 
 
-def waits(ops: Mapping[str, Op], sharded: Mapping[str, int]) -> dict[str, int]:
+def sum_depth(ops: Mapping[str, Op], sharded: Mapping[str, int]) -> dict[str, int]:
     """For how many sums of sharded values (`sharded`), one after another, each value waits."""
     found: dict[str, int] = {}
     for op in ops.values():

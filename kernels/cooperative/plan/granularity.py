@@ -27,7 +27,7 @@ def granularities(program: LoopProgram) -> dict[str, int]:
     1: the value cannot be sharded, as its elements are permuted or needed together. Negative: it is
     sharded among the blocks of one row. OWN: one block has all of it.
     """
-    ops = {op.name: op for op in plainer(program)}
+    ops = {op.name: op for op in with_pointwise_products(program)}
     dots = {
         name: dot for name, op in ops.items() if isinstance(dot := dot_of(op, ops), WeightMatmul)
     }
@@ -43,7 +43,7 @@ def granularities(program: LoopProgram) -> dict[str, int]:
     return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}
 
 
-def widest(program: LoopProgram, known: dict[str, int] | None = None) -> int:
+def largest_granularity(program: LoopProgram, known: dict[str, int] | None = None) -> int:
     """The largest granularity of a value. Raises Unsupported if nothing can be sharded."""
     ops = {op.name: op for op in program.ops}
     if not any(isinstance(dot_of(op, ops), WeightMatmul) for op in program.ops):
@@ -54,7 +54,7 @@ def widest(program: LoopProgram, known: dict[str, int] | None = None) -> int:
     return found
 
 
-def plainer(program: LoopProgram) -> list[Op]:
+def with_pointwise_products(program: LoopProgram) -> list[Op]:
     """The operations, with pointwise products, and sums of them, written as such.
 
     Products by a weight are split if their parts have different granularities.
@@ -64,7 +64,7 @@ def plainer(program: LoopProgram) -> list[Op]:
     found: list[Op] = []
     for op in program.ops:
         if op.kind == "einsum" and not isinstance(dot_of(op, ops), WeightMatmul):
-            found += _plain(op, ops, names)
+            found += _as_pointwise_product(op, ops, names)
         else:
             found.append(op)
     kept = {name for state in program.states for name in (*state.inits, state.next)}
@@ -79,7 +79,7 @@ def dot_of(op: Op, ops: dict[str, Op]) -> Any:
     return matmul_form(op, ops)
 
 
-def _plain(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
+def _as_pointwise_product(op: Op, ops: dict[str, Op], names: NameTable) -> list[Op]:
     a, b, out = letters(op)
     full = max((a, b), key=len)
     if not (full.endswith(a) and full.endswith(b)) or set(out) - set(full):
@@ -108,7 +108,7 @@ class _Granularities:
     def __init__(self, ops: dict[str, Op], states: tuple[LoopState, ...], others: frozenset[str]):
         self.ops, self.states, self.others = ops, states, others
         self.parent = {name: name for name in ops}
-        self.loose = loose(ops)
+        self.recomputable = recomputable(ops)
         self.divides = {name: last(op) for name, op in ops.items()}
 
     def found(self) -> dict[str, int]:
@@ -116,10 +116,12 @@ class _Granularities:
             if state.name not in self.others:
                 self._join(state.name, state.next)
         for op in self.ops.values():
-            if op.name not in self.loose and op.name not in self.others:
-                getattr(self, f"_{op.kind}", self._alone)(op)
+            if op.name not in self.recomputable and op.name not in self.others:
+                getattr(self, f"_{op.kind}", self._unsharded)(op)
         return {
-            x: self.divides[self._root(x)] for x in self.ops if x not in self.loose | self.others
+            x: self.divides[self._root(x)]
+            for x in self.ops
+            if x not in self.recomputable | self.others
         }
 
     def _root(self, name: str) -> str:
@@ -127,19 +129,19 @@ class _Granularities:
             self.parent[name] = name = self.parent[up]  # path halving
         return name
 
-    def _must(self, name: str, number: int) -> None:
+    def _restrict(self, name: str, number: int) -> None:
         root = self._root(name)
         self.divides[root] = math.gcd(self.divides[root], number)
 
     def _join(self, a: str, b: str) -> None:
         """Puts two values into one group. A value that has any form follows the other one."""
-        if b in self.loose or b in self.others:
-            self._must(a, last(self.ops[b]))
+        if b in self.recomputable or b in self.others:
+            self._restrict(a, last(self.ops[b]))
             return
         first, second = self._root(a), self._root(b)
         if first != second:
             self.parent[second] = first
-            self._must(first, self.divides[second])
+            self._restrict(first, self.divides[second])
 
     def _state(self, op: Op) -> None:
         """A state is joined to its next value beforehand."""
@@ -155,31 +157,31 @@ class _Granularities:
         for arg, places in zip(op.args, op.attrs["maps"]):
             for run in runs(places):
                 moves = run.step == 1 and self.ops[arg].kind != "const"
-                self._must(op.name, run.out)
-                self._must(op.name, run.size)
+                self._restrict(op.name, run.out)
+                self._restrict(op.name, run.size)
                 if moves:
                     self._join(op.name, arg)
-                    self._must(op.name, run.arg)
+                    self._restrict(op.name, run.arg)
 
     def _einsum(self, op: Op) -> None:
         how = dot_of(op, self.ops)
         if not isinstance(how, WeightMatmul) or len(op.shape) != 1:
-            self._alone(op)
+            self._unsharded(op)
 
     def _sum(self, op: Op) -> None:
         x = self.ops[op.args[0]]
         if len(x.shape) - 1 in op.attrs["dims"]:
-            self._alone(op)
+            self._unsharded(op)
         else:
             self._join(op.name, x.name)
 
     _max = _sum
 
-    def _alone(self, op: Op) -> None:
-        self._must(op.name, 1)
+    def _unsharded(self, op: Op) -> None:
+        self._restrict(op.name, 1)
 
 
-def loose(ops: dict[str, Op]) -> set[str]:
+def recomputable(ops: dict[str, Op]) -> set[str]:
     """Values that are computed from tensors alone: each block can compute any part of them."""
     found: set[str] = set()
     for op in ops.values():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...analysis.block_axis import heavy, padded_length, wide
-from ...analysis.layout import Layout
+from ...analysis.layout import TileLayout
 from ...ir.program import LoopProgram, Op, Unsupported
 from .exchange import Exchange
 from .phases import Phases, phases
@@ -26,7 +26,7 @@ class Outline:
 
     program: LoopProgram
     sharded: ShardedProgram
-    layout: Layout
+    layout: TileLayout
     moving: frozenset[str]
     phases: Phases
 
@@ -58,7 +58,7 @@ def outline(program: LoopProgram, units: int, known: dict[str, int] | None = Non
     moving = frozenset(_moving(sharded.program))
     events = phases(sharded, moving)
     varying = wide(sharded.program) if program.block_axis else ()
-    layout = Layout(sharded.program, MIN_UNITS, varying)
+    layout = TileLayout(sharded.program, MIN_UNITS, varying)
     return Outline(program, sharded, layout, moving, events)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ...analysis.block_axis import PIECE, wide
+from ...analysis.block_axis import MAX_ELEMENTS, wide
 from ...ir.program import LoopState, Op
 from .exchange import EARLY, SLOTS, Exchange
 from .sharding import ShardedProgram
@@ -133,7 +133,7 @@ class _Schedule:
         """
         size, own = math.prod(op.shape), op.attrs.get("own", False)
         many = (op.name in self.varying and size > 1) or (own and op.kind == "read")
-        many |= own and op.kind == "fetch_row" and size > PIECE
+        many |= own and op.kind == "fetch_row" and size > MAX_ELEMENTS
         return many and op.kind != "state"
 
     def _delay_heavy(self) -> None:

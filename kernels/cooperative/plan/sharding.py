@@ -20,9 +20,16 @@ from ...analysis.block_axis import wide
 from ...analysis.matmul_form import WeightMatmul
 from ...ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
 from . import split_products
-from .early_sums import last, waits
+from .early_sums import last, sum_depth
 from .exchange import Exchange
-from .granularity import broadcasts, dot_of, granularities, loose, plainer, widest
+from .granularity import (
+    broadcasts,
+    dot_of,
+    granularities,
+    largest_granularity,
+    recomputable,
+    with_pointwise_products,
+)
 from .reductions import Sums
 from .row_owners import OWN, WHOLE
 
@@ -60,7 +67,7 @@ def shard(program: LoopProgram, units: int, known: dict[str, int] | None = None)
     Raises Unsupported if the program cannot be sharded.
     """
     known = known or granularities(program)
-    blocks = -(-widest(program, known) // units)
+    blocks = -(-largest_granularity(program, known) // units)
     groups = max(1, blocks // MIN_ROWS)
     try:
         return Sharder(program, blocks, known, groups).run()
@@ -80,8 +87,8 @@ class Sharder:
 
     def __init__(self, program: LoopProgram, blocks: int, known: dict[str, int], groups: int):
         self.program, self.blocks, self.groups = program, blocks, groups
-        self.ops = {op.name: op for op in plainer(program)}
-        self.loose = loose(self.ops)
+        self.ops = {op.name: op for op in with_pointwise_products(program)}
+        self.recomputable = recomputable(self.ops)
         self.period = {name: self._used(p) for name, p in known.items()}
         self.units = {p: self._units(p) for p in sorted(set(self.period.values())) if split(p)}
         self.made: dict[str, Op] = {}
@@ -89,7 +96,7 @@ class Sharder:
         self.exchanges: dict[tuple[str, str], Exchange] = {}
         plain = replace(program, ops=tuple(self.ops.values()))
         self.varying = wide(plain) if program.block_axis else frozenset[str]()
-        self.waiting = waits(self.ops, {name: p for name, p in self.period.items() if p > 0})
+        self.waiting = sum_depth(self.ops, {name: p for name, p in self.period.items() if p > 0})
 
     def _used(self, period: int) -> int:
         """The form of a value of this granularity: sharded if that pays."""
@@ -104,7 +111,7 @@ class Sharder:
 
     def run(self) -> ShardedProgram:
         for name in self.ops:  # in their order, so that recursion stays shallow
-            if name not in self.loose:
+            if name not in self.recomputable:
                 self.make(name, self.home(name))
         states = [self._state(s) for s in self.program.states]
         wanted = split_products.stores(self.ops.values(), self.program.stores)
@@ -139,15 +146,15 @@ class Sharder:
     def _state(self, state: LoopState) -> LoopState:
         home = self.home(state.name)
         op = self.ops[state.name]
-        inits = tuple(self._like(op, i, home) for i in state.inits)
-        name, after = self.make(state.name, home), self._like(op, state.next, home)
+        inits = tuple(self._operand(op, i, home) for i in state.inits)
+        name, after = self.make(state.name, home), self._operand(op, state.next, home)
         return LoopState(name, state.delay, inits, after)
 
     def _store(self, name: str, tensor: Tensor, first: int) -> tuple[str, Tensor]:
         home = self.home(name)
         if home == OWN:
             return self.make(name, OWN), tensor
-        if name in self.loose and home >= 0:
+        if name in self.recomputable and home >= 0:
             home = max((p for p in self.units if last(self.ops[name]) % p == 0), default=WHOLE)
         return self.make(name, home), replace(self.part(tensor, home), first=first)
 
@@ -159,7 +166,7 @@ class Sharder:
         shard_start = f"{'shard' if period > 0 else 'row_shard'}_{abs(period)}"
         return Part(*like, abs(period), units, shard_start, units * blocks == abs(period))
 
-    def _like(self, op: Op, arg: str, wanted: int) -> str:
+    def _operand(self, op: Op, arg: str, wanted: int) -> str:
         """An operand in the form of the result, or whole if it is the same along it."""
         same_split = not split(wanted) or not broadcasts(op, self.ops[arg])
         return self.make(arg, wanted if same_split else OWN if wanted < 0 else WHOLE)
@@ -170,8 +177,8 @@ class Sharder:
         if op.kind == "const":
             wanted = WHOLE
         if (name, wanted) not in self.known:
-            if name not in self.loose and self.home(name) != wanted:
-                made = self._moved(op, wanted)
+            if name not in self.recomputable and self.home(name) != wanted:
+                made = self._exchanged_form(op, wanted)
             else:
                 self.known[name, wanted] = made = self._fresh(name)
                 shape = self._shape(op, wanted)
@@ -202,7 +209,7 @@ class Sharder:
             )
         return (*op.shape[:-1], last(op) // abs(wanted) * self.units[wanted])
 
-    def _moved(self, op: Op, wanted: int) -> str:
+    def _exchanged_form(self, op: Op, wanted: int) -> str:
         """A value in another form than the one that it is computed in."""
         home = self.home(op.name)
         if wanted == OWN and home == WHOLE:
@@ -243,7 +250,7 @@ class Sharder:
     # each kind of operation, `made` the block's and `op` the whole one
 
     def _as_read(self, made: Op, op: Op, wanted: int) -> Op:
-        args = tuple(self._like(op, a, wanted) for a in op.args)
+        args = tuple(self._operand(op, a, wanted) for a in op.args)
         tensor = op.attrs["tensor"]
         attrs = {**op.attrs, "tensor": self.part(tensor, wanted) if split(wanted) else tensor}
         return replace(made, args=args, attrs=attrs)
@@ -259,7 +266,7 @@ class Sharder:
     _as_index = _as_size = _as_state = _as_position = _as_const
 
     def _as_pointwise(self, made: Op, op: Op, wanted: int) -> Op:
-        return replace(made, args=tuple(self._like(op, a, wanted) for a in op.args))
+        return replace(made, args=tuple(self._operand(op, a, wanted) for a in op.args))
 
     _as_over_positions = _as_pointwise
 
@@ -311,7 +318,7 @@ class Sharder:
         args: tuple[str, ...]
         if value.kind == "read" and not value.args:
             args, attrs["source"] = (), value.attrs["tensor"]
-        elif how.value in self.loose or not self.home(how.value):
+        elif how.value in self.recomputable or not self.home(how.value):
             args = (self.make(how.value, WHOLE),)
         else:
             exchange = self._exchange(value, wide=False)
@@ -319,6 +326,6 @@ class Sharder:
         return replace(made, kind="sharded_matmul", args=args, attrs=attrs)
 
     def _as_sum(self, made: Op, op: Op, wanted: int) -> Op:
-        return Sums(self).total(made, op, wanted)
+        return Sums(self).sharded_sum(made, op, wanted)
 
     _as_max = _as_sum

@@ -7,7 +7,15 @@ import itertools
 import numpy as np
 import pytest
 
-from graphnn.kernels.analysis.layout import MOST_TILES, Layout, Run, broadcast, cover, runs, source
+from graphnn.kernels.analysis.layout import (
+    MOST_TILES,
+    Run,
+    TileLayout,
+    broadcast,
+    cover,
+    runs,
+    source,
+)
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor, Unsupported
 from graphnn.kernels.ir.tile import Span
 
@@ -94,12 +102,12 @@ def view(name: str, shape: tuple[int, ...], **maps: list[int]) -> Op:
     return Op(name, "view", tuple(maps), shape, attrs={"maps": found})
 
 
-def layout(*ops: Op, states: tuple[LoopState, ...] = ()) -> Layout:
+def layout(*ops: Op, states: tuple[LoopState, ...] = ()) -> TileLayout:
     tensors = tuple(op.attrs["tensor"] for op in ops if op.kind == "read")
-    return Layout(LoopProgram("made", "time", ("batch",), False, tensors, ops, states, ()))
+    return TileLayout(LoopProgram("made", "time", ("batch",), False, tensors, ops, states, ()))
 
 
-def spans(made: Layout, name: str) -> list[tuple[int, int]]:
+def spans(made: TileLayout, name: str) -> list[tuple[int, int]]:
     """Where each tile of a value starts, and how many numbers of it are valid."""
     return [(s.start, s.valid) for s in made.spans[name]]
 

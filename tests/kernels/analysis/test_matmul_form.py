@@ -72,7 +72,7 @@ def test_numbers_of_value_and_result_meet_in_the_weight(sub: str) -> None:
     a, b, out = (torch.randn([SIZES[x] for x in s]) for s in sub.replace("->", ",").split(","))
     wanted, got = torch.einsum(sub, a, b).reshape(-1), torch.zeros(out.numel())
     for n, k in itertools.product(range(out.numel()), range(a.numel())):
-        place = how.meet(k, n)
+        place = how.weight_index(k, n)
         if place is not None:
             got[n] += a.reshape(-1)[k] * b.reshape(-1)[place]
     torch.testing.assert_close(got, wanted)
@@ -82,8 +82,8 @@ def test_numbers_of_value_and_result_meet_in_the_weight(sub: str) -> None:
 def test_steps_are_the_distances_in_the_weight(sub: str) -> None:
     how = of(sub, "b")
     to_k, to_n = how.steps()
-    assert how.meet(1, 0) == how.meet(0, 0) + to_k
-    assert how.meet(0, 1) == how.meet(0, 0) + to_n
+    assert how.weight_index(1, 0) == how.weight_index(0, 0) + to_k
+    assert how.weight_index(0, 1) == how.weight_index(0, 0) + to_n
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ LINES = [
 
 @pytest.fixture(autouse=True)
 def nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload_wide, "APART", 4)
+    monkeypatch.setattr(reload_wide, "MIN_DISTANCE", 4)
 
 
 def lines(texts: list[str], used: set[str] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import graphnn as gn
-from graphnn.kernels.codegen.matmul_scalars import Singles
+from graphnn.kernels.codegen.matmul_scalars import ScalarSpan
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.ir.expression import Name
 from graphnn.nn import NTM
@@ -22,14 +22,14 @@ from graphnn.tools.resources import Layer, kernels
     [(3, 4), (0, 9), (20, 21, 22, 23, 24, 25, 46, 47, 48, 49, 50, 51), (1, 3, 4, 8)],
 )
 def test_where_the_numbers_of_a_tile_lie(starts: tuple[int, ...]) -> None:
-    span = Singles(starts[0], len(starts), 16, starts)
+    span = ScalarSpan(starts[0], len(starts), 16, starts)
     names: dict[str, Any] = {"tl": SimpleNamespace(where=np.where), "cols": np.arange(16)}
-    places = eval(span.places(Name("cols")).text, names)
+    places = eval(span.indices(Name("cols")).text, names)
     assert (starts[0] + places[: len(starts)]).tolist() == list(starts)
 
 
 def test_tiles_that_differ_only_in_their_elements_have_separate_weights() -> None:
-    assert Singles(0, 2, 16, (0, 3)).shape != Singles(0, 2, 16, (0, 4)).shape
+    assert ScalarSpan(0, 2, 16, (0, 3)).shape != ScalarSpan(0, 2, 16, (0, 4)).shape
 
 
 def test_a_head_of_a_memory_takes_one_product_for_its_single_numbers() -> None:

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 import graphnn as gn
-from graphnn.kernels.analysis.layout import Layout
-from graphnn.kernels.cooperative.plan.early_sums import SumTerm, terms, uniform, waits
-from graphnn.kernels.cooperative.plan.granularity import granularities, plainer, widest
+from graphnn.kernels.analysis.layout import TileLayout
+from graphnn.kernels.cooperative.plan.early_sums import SumTerm, sum_depth, terms, uniform
+from graphnn.kernels.cooperative.plan.granularity import (
+    granularities,
+    largest_granularity,
+    with_pointwise_products,
+)
 from graphnn.kernels.cooperative.plan.phases import Event, levels, phases
 from graphnn.kernels.cooperative.plan.sharding import ShardedProgram, shard
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Part, Tensor, Unsupported
@@ -44,7 +48,7 @@ def of(kinds: str, found: ShardedProgram) -> Iterator[Op]:
 def test_gates_and_states_have_the_period_of_the_units() -> None:
     found = granularities(program("lstm"))
     assert set(found.values()) == {48}
-    assert widest(program("lstm")) == 48
+    assert largest_granularity(program("lstm")) == 48
     assert {*granularities(program("projected")).values()} == {24, 48}
     assert 1 in granularities(program("norm")).values()  # what a norm adds up
 
@@ -163,7 +167,7 @@ def test_a_pointwise_product_is_not_a_matmul() -> None:
     dot = Op("dot", "einsum", ("h", "h"), (), "float", {"sub": "k,k->"})
     scaled = Op("scaled", "einsum", ("h", "dot"), (48,), "float", {"sub": "k,->k"})
     found = made(dot, scaled, times("p", "scaled"), after="p")
-    kinds = {op.name: op.kind for op in plainer(found)}
+    kinds = {op.name: op.kind for op in with_pointwise_products(found)}
     assert (kinds["dot_terms"], kinds["dot"], kinds["scaled"]) == ("pointwise", "sum", "pointwise")
     assert {e.name for e in shard(found, 16).exchanges} == {"dot_terms_sums", "scaled_all"}
 
@@ -177,7 +181,7 @@ def test_parts_that_no_slice_takes_apart_are_cut_all_the_same() -> None:
     known = replace(known, tensors=(wide,), ops=(ZERO, H, to_all, all_three, first))
     saved = ("p", Tensor("p_out", (144,), ("time", *ROWS)))
     found = shard(replace(known, stores=(saved,)), 16)
-    spans = Layout(found.program, 4).spans["p"]
+    spans = TileLayout(found.program, 4).spans["p"]
     assert [(s.start, s.valid) for s in spans] == [(0, 16), (16, 16), (32, 16)]
 
 
@@ -205,7 +209,7 @@ def test_nested_sums_become_sums_of_the_original_values() -> None:
             point("odd", "tanh({0})", "y"),
         )
     }
-    waiting = waits(ops, {"x": 48, "scaled": 48, "y": 48, "odd": 48})
+    waiting = sum_depth(ops, {"x": 48, "scaled": 48, "y": 48, "odd": 48})
     assert waiting == {"x": 0, "s": 1, "scaled": 1, "y": 1, "odd": 1}
     assert terms(ops, "y", waiting, 1) == [SumTerm(1, (), "x"), SumTerm(-1, ("s",), "x")]
     assert terms(ops, "odd", waiting, 1) is None

@@ -24,7 +24,7 @@ from graphnn.kernels.ir.symbols import quoted
 from graphnn.planner.core.regions import Loop, Whole
 
 
-class Phases(Protocol):
+class PhaseLowering(Protocol):
     """Makes the kernel of a phase: its variable, the nodes it reads, and axes; or None."""
 
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None: ...
@@ -36,7 +36,7 @@ Called = tuple[Expression, list[int], tuple[str, ...]]
 class StepWriter:
     """Writes one loop. `keep` are the nodes that the outer scope reads."""
 
-    def __init__(self, outer: Scope, loop: Loop, keep: set[int], name: str, phases: Phases):
+    def __init__(self, outer: Scope, loop: Loop, keep: set[int], name: str, phases: PhaseLowering):
         self.ir, self.loop, self.outer, self.name = outer.ir, loop, outer, name
         self.s = Scope(outer.ir, (*outer.dropped, loop.axis), outer)
         self.next_of = {d: self.ir.closings[d] for d in loop.states}
