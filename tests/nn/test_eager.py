@@ -115,6 +115,7 @@ def test_hyper_equals_a_functional_call() -> None:
 
 
 def test_hyper_starts_near_its_module() -> None:
+    torch.manual_seed(0)
     inner = nn.Linear(WIDTH, HIDDEN)
     hyper = gn.nn.Hyper(inner, 3)
     x, z = torch.randn(2, 4, WIDTH), torch.randn(2, 4, 3)
