@@ -174,6 +174,7 @@ def assert_no_leak(model: gn.Compiled, calls: int, lengths: int) -> None:
     """Checks that calls and steps with several lengths and batches leave nothing behind.
 
     The first three quarters of the calls fill all caches; only the last quarter is checked.
+    Measuring itself leaves about 20 kB, however many calls there are: this is subtracted.
     """
     inputs = [torch.randn(1 + k % 3, 2 + k % lengths, WIDTH) for k in range(3 * lengths)]
 
@@ -185,10 +186,15 @@ def assert_no_leak(model: gn.Compiled, calls: int, lengths: int) -> None:
     tracemalloc.start()
     try:
         leaked(call, 3 * calls // 4)
+        measuring, _ = leaked(call, 1)
         more, kinds = leaked(call, calls // 4)
     finally:
         tracemalloc.stop()
-    assert more < 50_000 and kinds.total() < calls // 4, (more, kinds.most_common(5))
+    assert more - measuring < 30_000 and kinds.total() < calls // 4, (
+        more,
+        measuring,
+        kinds.most_common(5),
+    )
 
 
 @pytest.mark.parametrize(
