@@ -18,7 +18,7 @@ from graphnn.timing import results
 from graphnn.timing.clock import Timer, timer_for
 from graphnn.timing.contest import Contest
 from graphnn.timing.provenance import about
-from graphnn.timing.suite import Plan, run
+from graphnn.timing.suite import SuitePlan, run
 
 
 def select(name: str, only: Sequence[str] = ()) -> Suite:
@@ -73,7 +73,7 @@ def run_suite(
         if save is not None:
             results.save(now, save)
 
-    how = Plan(suite.rounds, suite.spend, suite.sweeps, suite.budget)
+    how = SuitePlan(suite.rounds, suite.spend, suite.sweeps, suite.budget)
     return run(suite.cases, ready, found, limits, clock, how, device, saved)
 
 

@@ -2,15 +2,15 @@
 
 from .feasibility.aot import (
     TARGETS,
-    Case,
     DoesNotCompile,
     Resources,
-    Row,
     inspect,
     main,
     render,
     table,
 )
+from .feasibility.aot import KernelCase as Case
+from .feasibility.aot import VerdictRow as Row
 
 __all__ = [
     "TARGETS",

@@ -27,7 +27,7 @@ def _valid(x: torch.Tensor, length: Length) -> torch.Tensor | None:
 
 
 def lowest(dtype: torch.dtype) -> float:
-    """Return the maximum of no elements of a dtype: the value that no other one is below."""
+    """Return the lowest value of a dtype, which is the maximum of no elements."""
     if dtype.is_floating_point:
         return float("-inf")
     return 0 if dtype == torch.bool else torch.iinfo(dtype).min

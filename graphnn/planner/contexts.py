@@ -108,7 +108,7 @@ class DeriveContext(Context):
 
     `recompute`: pointwise values are recomputed instead of saved (True), never (False), or (None)
     those that `kernels` recompute faster than they load them. `saved` are the values that the
-    forward pass has handed out already, or None if it hands out whatever the backward needs.
+    forward already returned, or None if it returns all values that the backward needs.
     """
 
     loop: LoopIR

@@ -278,7 +278,7 @@ def rematerialized(ir: IR, context: DeriveContext) -> IR:
 
 
 def unsaved(ir: IR, context: DeriveContext) -> IR:
-    """Values that the forward pass has not handed out are computed again."""
+    """Recompute values that the forward pass did not return."""
     assert context.saved is not None
     while lost := set(context.gradients.saved).difference(context.saved):
         context.again |= lost

@@ -24,7 +24,7 @@ from graphnn.timing.results import Found, title
 OURS = "graphnn"
 
 
-class Case(Protocol):
+class TimedCase(Protocol):
     """A case to time, as data."""
 
     def record(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SuitePlan:
     """How to time: most rounds per sweep, seconds per pass and sweep, sweeps, seconds in total."""
 
     rounds: int = 15
@@ -68,7 +68,7 @@ class _Entry:
     device: str
     sweeps: dict[str, list[dict[str, list[float]]]] = field(default_factory=dict)
 
-    def sweep(self, timer: Timer, plan: Plan) -> None:
+    def sweep(self, timer: Timer, plan: SuitePlan) -> None:
         made = self.prepared
         passes = {**made.contest.passes(), **made.passes}
         for what, runs in passes.items():
@@ -81,12 +81,12 @@ class _Entry:
 
 
 def run(
-    cases: Sequence[Case],
+    cases: Sequence[TimedCase],
     prepare: Callable[[Any], Prepared],
     found: Found,
     limits: Device,
     timer: Timer,
-    plan: Plan,
+    plan: SuitePlan,
     device: str = "cpu",
     saved: Callable[[Found], None] = lambda found: None,
     now: Callable[[], float] = time.monotonic,
@@ -136,7 +136,7 @@ def _begin(
     return _Entry(made, device)
 
 
-def _go_on(entry: _Entry, timer: Timer, plan: Plan, found: Found, name: str) -> None:
+def _go_on(entry: _Entry, timer: Timer, plan: SuitePlan, found: Found, name: str) -> None:
     try:
         with quiet():
             entry.sweep(timer, plan)
@@ -144,7 +144,7 @@ def _go_on(entry: _Entry, timer: Timer, plan: Plan, found: Found, name: str) -> 
         entry.prepared.contest.failed["all"] = f"{type(problem).__name__}: {problem}"[:LONGEST]
 
 
-def _failed(found: Found, case: Case, problem: Exception) -> None:
+def _failed(found: Found, case: TimedCase, problem: Exception) -> None:
     why = f"{type(problem).__name__}: {problem}"[:LONGEST]
     found["rows"].append(_row(case.record(), "setting up", {"all": why}))
 
@@ -153,7 +153,7 @@ def _row(case: dict[str, Any], what: str, failed: dict[str, str]) -> dict[str, A
     return {"case": case, "pass": what, "contenders": {}, "absent": {}, "failed": failed}
 
 
-def _record(found: Found, case: Case, entry: _Entry, limits: Device) -> None:
+def _record(found: Found, case: TimedCase, entry: _Entry, limits: Device) -> None:
     """Replace the rows of a case by those of all sweeps so far."""
     record, contest = case.record(), entry.prepared.contest
     others = [r for r in found["rows"] if r["case"] != record]

@@ -20,7 +20,7 @@ from graphnn.timing.clock import Run, Timer, timer_for
 from graphnn.timing.contender_weights import weights
 from graphnn.timing.contest import BOTH, FORWARD, Contest
 from graphnn.timing.provenance import about
-from graphnn.timing.suite import Plan, Prepared, run
+from graphnn.timing.suite import Prepared, SuitePlan, run
 from graphnn.timing.table import notes, printed, table
 
 Tensor = torch.Tensor
@@ -117,7 +117,7 @@ def compare(
     found = results.empty({**about(kind, contest.dtype), "lead": next(iter(contenders))})
     found["limits"] = limits.record()
     made = Prepared(contest, _work(contenders, inputs))
-    plan = Plan(rounds, seconds, 1)
+    plan = SuitePlan(rounds, seconds, 1)
     case = _Case(name, contest.dtype)
     run([case], lambda _: made, found, limits, timer or timer_for(kind), plan, kind)
     return Comparison(found)

@@ -22,7 +22,7 @@ from graphnn.frontend.graph import Graph
 from graphnn.kernels.attention import tile_size, topk
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
-from graphnn.kernels.feasibility.aot import Row, render
+from graphnn.kernels.feasibility.aot import VerdictRow, render
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import (
     Launch,
@@ -138,7 +138,7 @@ def _planned(model: Compiled, dtype: torch.dtype) -> Compiled:
     return planned
 
 
-def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterator[Row]:
+def _attention(planned: Compiled, name: str, how: Launch, target: str) -> Iterator[VerdictRow]:
     """A row for each kernel of a model's contractions, with the tile that it would have."""
     for program in planned.programs:
         for engine in (a.engine for a in program.attends):
@@ -158,7 +158,7 @@ def rows(
     dtype: str,
     targets: Sequence[str],
     float32: str = PRECISION["fp32"],
-) -> Iterator[Row | tuple[str, str, str]]:
+) -> Iterator[VerdictRow | tuple[str, str, str]]:
     """A row for each kernel and target, or (kernel, target, reason) if it is not chosen."""
     how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
     for name, model in models.items():
@@ -215,8 +215,8 @@ def show(
     if models is None:
         models = {name: compile(make()) for name, make in LIBRARY.items()}
     found = list(rows(models, dtype, targets, float32))
-    fit = [row for row in found if isinstance(row, Row)]
-    refused = [row for row in found if not isinstance(row, Row)]
+    fit = [row for row in found if isinstance(row, VerdictRow)]
+    refused = [row for row in found if not isinstance(row, VerdictRow)]
     bad = any(serious_faults(row) for row in fit)
     if as_json:
         print(json.dumps({"fit": [asdict(r) for r in fit], "refused": refused}, indent=1))

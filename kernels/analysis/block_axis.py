@@ -1,8 +1,8 @@
 """The block axis: an axis that every step reads in full. Its positions are the tile rows of one
 thread block.
 
-A block then has one example. A value that does not vary over the positions is one row, and is
-multiplied by weights as sixteen equal rows, the least of a matrix product.
+A block then has one example. A value that does not vary over the positions has one row. It is
+repeated 16 times to be multiplied by weights, as matrix products have at least 16 rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 from ..ir.program import LoopProgram, Op
 
-# rows of a matrix product of a value that is one row
+# rows in a matrix product whose left operand is one row, repeated
 MIN_MATMUL_ROWS = 16
 # elements of a position in one tile, in a sharded program
 MAX_ELEMENTS = 64

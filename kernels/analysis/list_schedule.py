@@ -1,7 +1,7 @@
-"""List scheduling for register pressure: the order of a step's statements in which least is held.
+"""List scheduling for register pressure: orders a step's statements to hold few values at once.
 
-It is for steps with a block axis. LLVM and the assembler move statements too, but not across a
-barrier, and there each change of layout is one.
+It is for steps with a block axis. LLVM and the assembler move statements too, but not across
+barriers. In these steps each change of layout is a barrier.
 """
 
 from __future__ import annotations

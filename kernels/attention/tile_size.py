@@ -8,7 +8,7 @@ import triton.language as tl
 
 from ..analysis.loop_carried import loaded
 from ..cache import recall, remember
-from ..feasibility.aot import Case, DoesNotCompile
+from ..feasibility.aot import DoesNotCompile, KernelCase
 from ..feasibility.limits import register_cap
 from .emit import AttentionSource
 
@@ -52,7 +52,7 @@ def tile_shapes(source: AttentionSource, few: bool = False) -> list[TileShape]:
 
 def attention_case(
     source: AttentionSource, dtype: str, shape: TileShape, precision: str = "ieee"
-) -> Case:
+) -> KernelCase:
     """Return a kernel as a case of the ahead-of-time check.
 
     `dtype` is that of its floats: "bf16", "fp16" or "fp32".
@@ -73,7 +73,7 @@ def attention_case(
         "PRECISION": precision,
         "UPCAST": False,
     }
-    return Case(
+    return KernelCase(
         f"{source.name} {dtype} {shape.rows} x {shape.columns}, {shape.warps} warps",
         function,
         dict(zip(names, kinds, strict=False)),

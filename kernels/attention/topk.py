@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ..codegen.prelude import LAST_POSITION, empty_topk, merge_topk
-from ..feasibility.aot import Case
+from ..feasibility.aot import KernelCase
 from ..interpreter import interpreter
 from .emit import AttentionSource
 from .launch import AttentionLauncher
@@ -82,9 +82,9 @@ def _constants(top: int) -> dict[str, int]:
     return {"TOP": top, "KEEP": 1 << (top - 1).bit_length(), "COLS": CHUNK}
 
 
-def merge_case(top: int) -> Case:
+def merge_case(top: int) -> KernelCase:
     """Return the kernel that merges lists of length `top` as a case of the ahead-of-time check."""
     kinds = {"scores_ptr": "*fp32", "positions_ptr": "*i64", "out_ptr": "*i64"}
     kinds |= dict.fromkeys(("n_rows", "n_parts", "n_columns"), "i32")
     constants = {**_constants(top), "ACC": tl.float32}
-    return Case(f"merge of the {top} best", merge_lists, kinds, constants, WARPS)
+    return KernelCase(f"merge of the {top} best", merge_lists, kinds, constants, WARPS)

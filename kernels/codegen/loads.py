@@ -156,8 +156,7 @@ def _stored_as(value: Expr, pointer: Name) -> Expr:
 def fill(
     b: PersistentBuilder, name: str, tensor: Tensor
 ) -> tuple[list[Statement], list[Statement]]:
-    """For a position without a step: the statements that load what is at `last`, and those that
-    store it, or zeros."""
+    """Statements for a position without a step: load the value at `last`; store it or zeros."""
     pointer = b.pointer(tensor)
     before, inside = [], []
     for tile in b.tiles[name]:
@@ -230,7 +229,7 @@ def column(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
 
 
 def columns(b: PersistentBuilder, span: Span) -> list[Name]:
-    """The numbers of a tile's columns, if it has several."""
+    """The column indices of a tile, if it has several columns."""
     return [b.cols(span.width)] if span.width > 1 else []
 
 
@@ -239,24 +238,24 @@ def _address(b: PersistentBuilder, tensor: Tensor, span: Span, when: Code | None
         # one offset of 64 bits for all positions, and one of 32 for each
         start, inside = total(_rows(b, tensor, when)), _inside(b, tensor, span)
         if b.hoists and when is not None and V.t in expr(when).names:
-            # `t` is below 2**30, but LLVM cannot know that. What it can compute of addresses before
-            # the loop, or add up from step to step, it keeps in two registers per tensor. (A Neural
-            # Turing Machine of 128 slots, sm_90, bf16, 8 warps: 496 bytes spilled backward, 160
-            # with this.) As a multiple of 16 the term leaves loads as wide as they are
+            # LLVM keeps addresses that it can precompute or increment in two registers per tensor.
+            # The term below prevents that: it is 0, as `t` is below 2**30, but LLVM cannot know it.
+            # (A Neural Turing Machine of 128 slots, sm_90, bf16, 8 warps: 496 bytes spilled
+            # backward, 160 with this.) As a multiple of 16 it does not make loads narrower
             inside = inside.replaced(_depending_on_t(b, inside))
         return code("{} + ({}) + ({})", b.pointer(tensor), start, inside)
     return code("{} + ({})", b.pointer(tensor), place(b, tensor, span, when))
 
 
 def _depending_on_t(b: PersistentBuilder, inside: Expr) -> dict[Name, Code]:
-    """For each variable that counts positions or columns: the same number, made of `t`."""
+    """An equal expression of `t` for each position or column counter."""
     counting = {V.pos_row, V.pos, *b.widths.values()}
     found = (name for name in inside.names if name in counting)
     return {name: code("({} + ({} >> 30) * 16)", name, V.t) for name in found}
 
 
 def _inside(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
-    """The offsets in one row of a tensor of the elements of a span, for all positions."""
+    """For all positions, the offsets of a span's elements within a row of a tensor."""
     found = column(b, tensor, span)
     if b.over(tensor):
         return total([_across(b, tensor, span), found])
@@ -268,7 +267,7 @@ def _across(b: PersistentBuilder, tensor: Tensor, span: Span) -> Expr:
     later = tensor.axes[tensor.axes.index(b.frame.block_axis) + 1 :]
     lane = expr(V.pos_row if span.width == 1 else V.pos)
     if not b.hoists:
-        # in 64 bits the distance to a thread's other positions is part of the load's instruction
+        # a 64-bit offset lets the load encode the distance to a thread's other positions
         lane = lane.to("tl.int64")
     return times(lane, *b.lengths(later), math.prod(tensor.shape))
 

@@ -181,8 +181,10 @@ class PersistentBuilder(KernelBuilder):
         return width == 1 and bool(self.frame.block_axis)
 
     def meet(self, tiles: Sequence[Tile]) -> tuple[list[Expr], int, bool]:
-        """Tiles as they broadcast against each other, the width of the result, and whether it
-        varies over rows."""
+        """Brings tiles into a common layout, in which they broadcast against each other.
+
+        Returns them, the width of the result, and whether it varies over rows.
+        """
         width, rows = max((t.width for t in tiles), default=1), any(t.rows for t in tiles)
         if width == 1 and not rows:
             return [t.value for t in tiles], 1, any(t.columns for t in tiles)
@@ -191,7 +193,7 @@ class PersistentBuilder(KernelBuilder):
         return texts, width, rows or along
 
     def _next_to_rows(self, tile: Tile) -> Expr:
-        """A tile as it meets tiles that have several elements per position."""
+        """A tile in the layout of tiles with several elements per position."""
         if tile.rows or tile.columns or not tile.value.names:
             return tile.upright
         return call("to_block_layout", tile.value, "ROWS", "ACC")

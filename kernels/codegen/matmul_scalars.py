@@ -1,8 +1,8 @@
-"""Single elements of a row that meet a weight, gathered in one tile: a matrix product takes them
-all, and their rows or columns of the weight lie in shared memory.
+"""Gathers single elements into one tile, so that one matrix product multiplies them all.
 
-Multiplied one by one, each holds its own part of the weight in registers (a Neural Turing Machine
-of 128 slots, the twelve single elements of two heads: 48 per thread, sm_90, 8 warps).
+Their rows or columns of the weight are then in shared memory. Multiplied one by one, each element
+would hold its part of the weight in registers (a Neural Turing Machine of 128 slots, the twelve
+single elements of two heads: 48 per thread, sm_90, 8 warps).
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def moves(b: PersistentBuilder, op: Op) -> bool:
 
 
 def _const(b: PersistentBuilder, op: Op) -> None:
-    """Constants are written at each of their uses."""
+    """Writes nothing: constants are inlined where they are used."""
 
 
 def _index(b: PersistentBuilder, op: Op) -> None:

@@ -124,7 +124,7 @@ def _total(b: PersistentBuilder, value: Expr, span: Span, width: int, kind: str)
 
 
 def _flat(b: PersistentBuilder, value: Expr, rows: bool) -> Expr:
-    """What is left of a row, one element: with a block axis it is laid along the row."""
+    """A reduced row is one element. With a block axis it is placed along the row."""
     return code("tl.trans({})", value) if rows and b.frame.block_axis else value
 
 

@@ -183,7 +183,7 @@ def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     """A kernel to be compiled and judged. Arguments in `loaded_once` must be loaded only once.
 
     With `own_process` it is compiled in a process of its own: it might crash the compiler.
@@ -200,11 +200,11 @@ class Case:
     maxnreg: int | None = None
     own_process: bool = False
 
-    def judge(self, target: str) -> Row:
+    def judge(self, target: str) -> VerdictRow:
         """Compile the kernel for one target and return the verdict."""
         if self.own_process:
             made = judge_in_subprocess(self, target)
-            return made if isinstance(made, Row) else self._failed(target, made)
+            return made if isinstance(made, VerdictRow) else self._failed(target, made)
         options = (target, self.warps, self.stages, self.cooperative, self.maxnreg)
         try:
             found = inspect(self.function, self.signature, self.constants, *options)
@@ -213,14 +213,14 @@ class Case:
         moved = found.loaded_inside + found.staged_inside
         again = ", ".join(name for name in self.loaded_once if name in moved)
         weights = (f"{again} again" if again else "resident") if self.loaded_once else ""
-        return Row(self.name, target, found, weights, tuple(found.faults(self.loaded_once)))
+        return VerdictRow(self.name, target, found, weights, tuple(found.faults(self.loaded_once)))
 
-    def _failed(self, target: str, why: str) -> Row:
-        return Row(self.name, target, None, "", (f"does not compile: {why}",))
+    def _failed(self, target: str, why: str) -> VerdictRow:
+        return VerdictRow(self.name, target, None, "", (f"does not compile: {why}",))
 
 
 @dataclass(frozen=True)
-class Row:
+class VerdictRow:
     """The verdict on one case for one target. Without faults it fits.
 
     `step` describes how a step is split over blocks and its predicted time, if there is one.
@@ -267,12 +267,12 @@ COLUMNS = (
 )
 
 
-def table(cases: Sequence[Case], targets: Sequence[str] = TARGETS) -> list[Row]:
+def table(cases: Sequence[KernelCase], targets: Sequence[str] = TARGETS) -> list[VerdictRow]:
     """Return a row for each case and target."""
     return [case.judge(target) for case in cases for target in targets]
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[VerdictRow]) -> Table:
     """Return the rows as a table for `rich.print`."""
     rendered = Table(*COLUMNS)
     for row in rows:
@@ -280,7 +280,7 @@ def render(rows: Sequence[Row]) -> Table:
     return rendered
 
 
-def main(cases: Sequence[Case], arguments: Sequence[str] | None = None) -> int:
+def main(cases: Sequence[KernelCase], arguments: Sequence[str] | None = None) -> int:
     """Run as a command over `cases`: print the table, and return 1 if there is any fault."""
     parser = argparse.ArgumentParser(description="Compile kernels for absent GPUs")
     parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")

@@ -9,7 +9,7 @@ import triton.language as tl
 from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
 from ..cooperative.codegen.emit import CooperativeSource
-from .aot import Case
+from .aot import KernelCase
 from .limits import PATIENCE, register_option
 
 POINTER_TYPES = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
@@ -17,7 +17,7 @@ POINTER_TYPES = {"int": "*i64", "bool": "*i1", "seed": "*i64", "acc": "*fp32"}
 
 def loop_case(
     source: LoopSource, dtype: str, rows: int, warps: int, precision: str = "ieee"
-) -> Case:
+) -> KernelCase:
     """Return the case of a kernel, compiled as a launch would compile it.
 
     `dtype` is that of its floats: "bf16", "fp16" or "fp32".
@@ -40,7 +40,7 @@ def loop_case(
     weights = tuple(
         name for name, t in zip(names, source.pointers, strict=False) if t.name in source.weights
     )
-    return Case(
+    return KernelCase(
         f"{source.name} {dtype} rows {rows} warps {warps}",
         function,
         dict(zip(names, kinds, strict=False)),

@@ -18,7 +18,7 @@ from ..analysis.block_axis import MIN_MATMUL_ROWS, padded_length
 from ..analysis.matmul_form import WeightMatmul, matmul_form
 from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
-from .aot import Row
+from .aot import VerdictRow
 from .cases import loop_case
 from .limits import SHARED_MEMORY, register_cap
 
@@ -378,7 +378,7 @@ def is_tolerated(source: LoopSource, fault: Fault) -> bool:
     return bool(source.program.block_axis) and 0 < fault.spilled <= TOLERATED_SPILL
 
 
-def serious_faults(row: Row) -> tuple[Fault, ...]:
+def serious_faults(row: VerdictRow) -> tuple[Fault, ...]:
     """Return the faults of a compiled kernel, except that it uses all registers without a spill."""
     if (found := row.resources) is None:
         return tuple(Fault(text) for text in row.faults)

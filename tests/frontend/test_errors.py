@@ -87,8 +87,8 @@ def test_a_cycle_without_a_delay():
                   -> tanh_4 (test_errors.py:N)
                   -> z
           wanted: at least one delay on every cycle
-          fix:    a delay would go on the edge tanh_4 -> z: g.state('z', …, delay=1), where
-                  it has delay=0
+          fix:    put a delay on the edge tanh_4 -> z: change delay=0 to delay=1 in
+                  g.state('z', …)
         """,
     ):
         gn.compile(g)
@@ -108,8 +108,8 @@ def test_a_state_that_is_its_own_wire():
                   -> b (test_errors.py:N)
                   -> a
           wanted: at least one delay on every cycle
-          fix:    a delay would go on the edge b -> a: g.state('a', …, delay=1), where it
-                  has delay=0
+          fix:    put a delay on the edge b -> a: change delay=0 to delay=1 in
+                  g.state('a', …)
         """,
     ):
         gn.compile(g)
@@ -189,8 +189,8 @@ def test_a_loop_that_sums_over_its_own_axis():
     with says(
         errors.NonCausalError,
         """
-        a loop over 'time' needs all of its own future: 'axis_sum_4' takes every position of
-            'time' and feeds the loop that makes them
+        the loop over 'time' depends on its own future: 'axis_sum_4' reads every position and
+            feeds the loop that computes them
           at:     node 'axis_sum_4' test_errors.py:N
           got:    axis_sum over 'time' inside the loop z
           wanted: inside the loop, only values of this and earlier positions of 'time'

@@ -12,7 +12,7 @@ from graphnn.planner.core.cost import Work
 from graphnn.planner.core.device_constants import CPU
 from graphnn.timing import results, table
 from graphnn.timing.contest import BOTH, FORWARD, Contest
-from graphnn.timing.suite import Plan, Prepared, model_error, run
+from graphnn.timing.suite import Prepared, SuitePlan, model_error, run
 from tests.timing import fake_results
 
 
@@ -61,7 +61,7 @@ class Machine:
 
 
 def test_every_case_and_pass_has_a_row_with_its_limit_and_prediction():
-    found = Machine({"graphnn": 1.0, "eager": 3.0}).run(["A", "B"], Plan(3, 100.0, 1))
+    found = Machine({"graphnn": 1.0, "eager": 3.0}).run(["A", "B"], SuitePlan(3, 100.0, 1))
     labels = [results.label(r) for r in found["rows"]]
     assert labels == [(f"{n} H1 float32", w) for n in "AB" for w in (FORWARD, BOTH, "first call")]
     row = found["rows"][0]
@@ -75,7 +75,7 @@ def test_every_case_and_pass_has_a_row_with_its_limit_and_prediction():
 
 def test_each_sweep_covers_all_cases_before_the_next_starts():
     machine = Machine({"graphnn": 1.0})
-    found = machine.run(["A", "B"], Plan(3, 100.0, 2))
+    found = machine.run(["A", "B"], SuitePlan(3, 100.0, 2))
     order = [a[0] for a, b in zip(machine.log, [*machine.log[1:], ("", "")]) if a[0] != b[0]]
     assert order == ["A", "B", "A", "B"]
     assert len(found["rows"][0]["contenders"]["graphnn"]["sweeps"]) == 2
@@ -84,7 +84,7 @@ def test_each_sweep_covers_all_cases_before_the_next_starts():
 
 def test_cases_beyond_the_budget_are_listed_and_later_sweeps_skipped():
     machine = Machine({"graphnn": 1.0})
-    found = machine.run(["A", "B", "C"], Plan(3, 1.0, 2, budget=15.0))
+    found = machine.run(["A", "B", "C"], SuitePlan(3, 1.0, 2, budget=15.0))
     reached = {r["case"]["network"] for r in found["rows"]}
     assert reached == {"A", "B"} and found["not_reached"] == ["C H1 float32"]
     assert all(len(r["contenders"]["graphnn"]["sweeps"]) == 1 for r in found["rows"])
@@ -93,13 +93,13 @@ def test_cases_beyond_the_budget_are_listed_and_later_sweeps_skipped():
 def test_results_are_saved_after_each_case():
     seen = []
     Machine({"graphnn": 1.0}).run(
-        ["A", "B"], Plan(3, 1.0, 1), lambda f: seen.append(len(f["rows"]))
+        ["A", "B"], SuitePlan(3, 1.0, 1), lambda f: seen.append(len(f["rows"]))
     )
     assert seen == [3, 6, 6]
 
 
 def test_a_case_that_fails_to_set_up_has_a_row_with_the_reason():
-    found = Machine({"graphnn": 1.0}).run(["broken", "A"], Plan(3, 1.0, 1))
+    found = Machine({"graphnn": 1.0}).run(["broken", "A"], SuitePlan(3, 1.0, 1))
     assert found["rows"][0]["failed"] == {"all": "MemoryError: too large"}
     assert found["rows"][1]["case"]["network"] == "A"
     assert "failed: all: MemoryError: too large (broken H1 float32)" in table.notes(found)

@@ -59,7 +59,7 @@ SETTINGS = frozenset("bias eps elementwise_affine affine momentum inplace batch_
 
 
 @dataclass(frozen=True)
-class Statement:
+class SourceStatement:
     """A statement of the user: its first line, the name it assigns, and the expression."""
 
     file: str
@@ -68,18 +68,18 @@ class Statement:
     value: str
 
 
-def statement(site: Site | None) -> Statement | None:
+def statement(site: Site | None) -> SourceStatement | None:
     """The statement that contains a line of the user's file, or None if it cannot be read."""
     return _statements(site.file).get(site.line) if site is not None else None
 
 
 @functools.lru_cache(maxsize=64)
-def _statements(file: str) -> dict[int, Statement]:
+def _statements(file: str) -> dict[int, SourceStatement]:
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return {}
-    found: dict[int, Statement] = {}
+    found: dict[int, SourceStatement] = {}
     for node in ast.walk(tree):
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr)):
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
@@ -87,7 +87,7 @@ def _statements(file: str) -> dict[int, Statement]:
     return found
 
 
-def _described(file: str, node: ast.stmt) -> Statement:
+def _described(file: str, node: ast.stmt) -> SourceStatement:
     target, value = "", ""
     if isinstance(node, ast.Assign):
         target = " = ".join(ast.unparse(t) for t in node.targets).strip("()")
@@ -95,7 +95,7 @@ def _described(file: str, node: ast.stmt) -> Statement:
         target = ast.unparse(node.target)
     if isinstance(node, (ast.Assign, ast.Return)) and node.value is not None:
         value = plain(ast.unparse(node.value))
-    return Statement(file, node.lineno, target.removesuffix(".next"), value)
+    return SourceStatement(file, node.lineno, target.removesuffix(".next"), value)
 
 
 def plain(code: str) -> str:

@@ -21,12 +21,12 @@ def unrolled(scene: Scene, ir: IR, steps: Mapping[str, int]) -> Scene:
     """
     made, axes = scene, list(steps)
     for n, axis in enumerate(axes):
-        made = _Unroller(made, ir, axis, steps[axis], axes[n + 1 :]).run()
+        made = _SceneUnroller(made, ir, axis, steps[axis], axes[n + 1 :]).run()
     made.name = f"{scene.name} unrolled"
     return made
 
 
-class _Unroller:
+class _SceneUnroller:
     """Makes copies over one axis, in new columns on the right.
 
     Boxes that vary over an axis in `others` are left to that axis.

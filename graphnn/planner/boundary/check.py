@@ -116,6 +116,6 @@ def _raise_cycle(cycle: list[Node]) -> None:
         site=first.site,
         got=arrow.join([*steps, first.label]),
         wanted="at least one delay on every cycle",
-        fix=f"a delay would go on the edge {path[-1].label} -> {first.label}: "
-        f"g.state('{first.label}', …, delay=1), where it has delay=0",
+        fix=f"put a delay on the edge {path[-1].label} -> {first.label}: "
+        f"change delay=0 to delay=1 in g.state('{first.label}', …)",
     )

@@ -232,8 +232,8 @@ def _axis(ir: IR, nodes: list[Node], delays: list[Node]) -> str:
         n for n in nodes if axis not in n.axes or (n.attrs.get("axis") == axis and n.op != "delay")
     )
     raise NonCausalError(
-        f"a loop over '{axis}' needs all of its own future: '{culprit.label}' takes every "
-        f"position of '{axis}' and feeds the loop that makes them",
+        f"the loop over '{axis}' depends on its own future: '{culprit.label}' reads every "
+        "position and feeds the loop that computes them",
         node=culprit.label,
         site=culprit.site,
         got=f"{culprit.op} over '{axis}' inside the loop " + " -> ".join(d.label for d in delays),

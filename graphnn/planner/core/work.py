@@ -89,8 +89,7 @@ def of_nodes(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
 
 
 def through(ir: IR, nodes: Iterable[int], sizes: Sizes) -> Work:
-    """A lower bound for some nodes together: what they read from outside, and what is read of them
-    outside, is moved once."""
+    """A lower bound for nodes run together: outside operands and results are moved once."""
     inside = list(nodes)
     mine, users, wanted = set(inside), ir.users(), set(ir.outputs.values())
     ends = {i for i in inside if i in wanted or any(u not in mine for u in users[i])}

@@ -58,19 +58,19 @@ PREFERRED = {
     ("cuda", torch.float16): {"lstm", "gru", "rnn_tanh", "rnn_relu"},
     ("cuda", torch.bfloat16): {"lstm", "gru", "rnn_tanh", "rnn_relu"},
 }
-# On a CPU torch runs packed sequences without oneDNN. Forward and backward, a padded LSTM needs as
-# long for all positions as a packed one if the latter has a share of 0.07 of them (T, B, H = 100,
-# 8, 64), 0.11 (99, 32, 96), 0.22 (64, 16, 512) or 0.33 (50, 64, 256). Only layers whose values stay
-# bounded in the padding may run on it: not relu.
+# On a CPU torch runs packed sequences without oneDNN. Padded and packed LSTMs take equally long,
+# forward and backward, if this share of the positions is no padding: 0.07 at (T, B, H) =
+# (100, 8, 64), 0.11 at (99, 32, 96), 0.22 at (64, 16, 512), 0.33 at (50, 64, 256). Only layers
+# whose values stay bounded may run on the padding, so ReLU layers may not.
 PADDED, SHARE = frozenset({"lstm", "gru", "rnn_tanh"}), 0.2
 LAYER = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)"}
 
 
 def use_torch_layers(ir: IR, target: Target) -> tuple[IR, list[Decision], dict[int, Match]]:
-    """Replace the loops that one of torch's layers runs faster.
+    """Replace loops by an equivalent layer of torch if that is faster.
 
-    Returns the graph, a decision for each loop replaced, and by their first states all loops that
-    are one of torch's layers, faster or not.
+    Returns the graph, a decision for each replaced loop, and all loops with an equivalent layer,
+    keyed by their first state.
     """
     matches = find(ir)
     preferred = PREFERRED.get((target.device, ir.floating), set())
@@ -81,13 +81,13 @@ def use_torch_layers(ir: IR, target: Target) -> tuple[IR, list[Decision], dict[i
 
 
 def use_scans(ir: IR) -> tuple[IR, list[Decision]]:
-    """Replace the loops that are a scan. Returns the graph, and a decision for each."""
+    """Replace loops by scans if possible. Returns the graph and a decision for each such loop."""
     decisions = [_scan(ir, loop) for loop in loops(partition(ir)) if scannable(ir, loop)]
     return scan(ir), decisions
 
 
 def keep_loops(ir: IR, target: Target, matches: Mapping[int, Match]) -> list[Decision]:
-    """A decision for each loop that stays one: why it is none of torch's layers, if it could be."""
+    """Decide on the remaining loops, and say why an equivalent layer of torch does not run one."""
     found = loops(partition(ir))
     return [_stepwise(ir, loop, matches.get(loop.states[0]), target) for loop in found]
 

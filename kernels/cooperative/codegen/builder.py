@@ -102,6 +102,8 @@ class CooperativeBuilder(PersistentBuilder):
         return self.split_k_ranges[key].targets[0]
 
     def _next_to_rows(self, tile: Tile) -> Expr:
-        """A tile as it meets tiles with several elements per position: it comes from no matrix
-        product, and needs no other layout."""
+        """A tile in the layout of tiles with several elements per position.
+
+        It is not the result of a matrix product, so no conversion is needed.
+        """
         return tile.upright

@@ -24,9 +24,9 @@ def address(
     rows: Name = V.rows,
     far: bool = False,
 ) -> Expr:
-    """The offsets of the elements of all rows in a slot; if `far`, in 64 bits.
+    """Addresses of all rows' elements in a slot; 64-bit if `far`.
 
-    What is added to an offset of 64 bits is part of the instruction that stores there.
+    A constant added to a 64-bit address is encoded in the store.
     """
     row = code("({} * {} + {})", slot, V.n_rows, rows)
     if far:
@@ -37,7 +37,7 @@ def address(
 def publish(
     b: CooperativeBuilder, exchange: Exchange, pointer: Name, tiles: Sequence[Tile], slot: Code
 ) -> list[Expr]:
-    """The stores of a block's own elements, of these `tiles`."""
+    """Stores a block's own elements in `tiles`."""
     found = []
     for tile in tiles:
         own = b.frame.mine is not None
@@ -67,19 +67,19 @@ def received(
     other: str = "0.0",
     rows: Name = V.rows,
 ) -> Expr:
-    """A load of what other blocks have published."""
+    """A load of elements that other blocks have published."""
     at = address(exchange, pointer, C.slot, column, rows)
     return load(at, mask, other, exchanged=True)
 
 
 def _checked(value: Expr) -> Expr:
-    """A value that is NaN after a stuck barrier; a load stays one."""
+    """A value that becomes NaN after a stuck barrier. A load remains a load."""
     made = code("{} + {}", value, C.poison)
     return made.as_load() if value.is_load else made
 
 
 def all_gather(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
-    """All elements of a sharded value."""
+    """Loads all elements of a sharded value."""
     tiles = []
     for span, name in b.named(op):
         column = total([span.start, *loads.columns(b, span)])
@@ -90,7 +90,7 @@ def all_gather(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) 
 
 
 def fetch_row(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
-    """The elements of a value, of a block's own row: all, or its own part of them."""
+    """Loads the row that a block owns: all of its elements, or the block's part of them."""
     part: Part = op.attrs["part"]
     assert b.frame.mine is not None
     tiles = []
@@ -114,14 +114,14 @@ def _published(b: PersistentBuilder, exchange: Exchange, tile: Tile) -> Name:
 
 
 def _member(b: PersistentBuilder, tile: Tile, member: Code) -> Expr:
-    """Where one block of a row has its part of a sum: of each position, or one element."""
+    """The address of a block's partial sum: one per position, or a single one."""
     if tile.columns:
         return code("({}) * {} + {}", member, b.frame.height, V.pos_row)
     return code("tl.full([1, 1], {}, tl.int32)", member)
 
 
 def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
-    """The sum, or the maximum, of the parts of the blocks of one row."""
+    """The sum or maximum of the partial results of the blocks that share one row."""
     ((span, name),) = b.named(op)
     (tile,) = b.tiles[exchange.value]
     mask = V.live_pos_row if tile.columns else b.frame.mine
@@ -131,7 +131,7 @@ def row_reduce(b: CooperativeBuilder, op: Op, exchange: Exchange, pointer: Name)
         column = _member(b, tile, member)
         part = received(exchange, pointer, column, mask, rows=b.frame.rows)
         value = part if value is None else code(JOINS[op.attrs["join"]], value, part)
-    # parts that are combined as they are loaded are one load to the scheduler
+    # the scheduler treats loads that are combined at once as one load
     b.add(op, name, _checked((value or expr("")).as_load()))
     b.tiles[op.name] = (b.tile(span, name, 1, tile.columns),)
 
@@ -144,7 +144,7 @@ def _along(b: PersistentBuilder, span: Span) -> Expr:
 
 
 def fetch_shard(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) -> None:
-    """A block's own elements of a value that each row's block has published in full."""
+    """Loads a block's own elements of a value that the owner of each row has published in full."""
     part: Part = op.attrs["part"]
     tiles = []
     for span, name in b.named(op):

@@ -9,7 +9,7 @@ import torch
 
 
 class StuckBarrier(RuntimeError):
-    """Thread blocks of a cooperative kernel waited in vain; all that it stored after is NaN."""
+    """A barrier of a cooperative kernel was never passed; all later results are NaN."""
 
 
 class Watchdog:
@@ -38,8 +38,8 @@ class Watchdog:
     def _judge(self, step: int) -> None:
         if step:
             raise StuckBarrier(
-                f"{self.name}: at step {step - 1} thread blocks waited in vain for others at a "
-                "barrier, and all that it stored from there on is NaN. All of its blocks must run "
-                "at the same time: was the GPU shared with another program? "
+                f"{self.name}: a barrier was never passed at step {step - 1}; all later results "
+                "are NaN. All blocks of the kernel must run at the same time: was the GPU shared "
+                "with another program? "
                 "skip=('cooperative',) plans without such kernels"
             )

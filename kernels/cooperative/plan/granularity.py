@@ -37,7 +37,7 @@ def granularities(program: LoopProgram) -> dict[str, int]:
         return found
     free = frozenset(name for name, p in found.items() if p < 2)
     own = with_sources(ops, own, free)
-    # without the values of rows: a product whose parts only they use is one again
+    # Values owned by rows are settled. A product that was split only for them is whole again
     found = _Granularities(ops, program.states, own).found()
     within = _Granularities(ops, program.states, frozenset(ops) - own).found()
     return {**found, **dict.fromkeys(own, OWN), **{name: -p for name, p in within.items()}}

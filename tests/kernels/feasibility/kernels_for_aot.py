@@ -13,7 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from graphnn.kernels.feasibility.aot import Case
+from graphnn.kernels.feasibility.aot import KernelCase
 
 GATES = {"elman": "n", "gru": "rzn", "lstm": "fioz"}
 
@@ -135,9 +135,9 @@ def case(
     weights: str = "bf16",
     how: str = "ieee",
     reload: bool = False,
-) -> Case:
+) -> KernelCase:
     """The kernel as a case whose weights must be loaded once."""
-    return Case(
+    return KernelCase(
         name=f"{cell} {'+'.join(map(str, pieces))}, {rows} rows, {warps} warps",
         function=kernel(cell, pieces, reload),
         signature=signature(cell, weights),

@@ -13,7 +13,7 @@ from triton import knobs
 from triton.runtime.interpreter import InterpretedFunction
 
 from graphnn.kernels.feasibility import aot, sass
-from graphnn.kernels.feasibility.aot import Case, Resources, inspect
+from graphnn.kernels.feasibility.aot import KernelCase, Resources, inspect
 from graphnn.kernels.feasibility.limits import register_cap
 from graphnn.kernels.feasibility.ttgir import census
 from graphnn.kernels.interpreter.interpreter import launch
@@ -38,7 +38,7 @@ FIT = Resources(
 )
 
 
-def resources(tested: Case, target: str = "sm_90") -> Resources:
+def resources(tested: KernelCase, target: str = "sm_90") -> Resources:
     return inspect(tested.function, tested.signature, tested.constants, target, tested.warps)
 
 
@@ -240,7 +240,7 @@ def test_a_table_has_a_row_for_every_case_and_target(capsys):
     cases = [
         case("elman", (32,)),
         case("elman", (32,), reload=True),
-        Case("mistaken", kernels.mistaken, {"x_ptr": "*fp32"}, {}),
+        KernelCase("mistaken", kernels.mistaken, {"x_ptr": "*fp32"}, {}),
     ]
     rows = aot.table(cases, ["sm_80", "sm_90"])
     assert [row.target for row in rows] == ["sm_80", "sm_90"] * 3

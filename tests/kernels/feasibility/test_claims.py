@@ -18,7 +18,7 @@ from bench.networks import NETWORKS
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.feasibility import aot
-from graphnn.kernels.feasibility.aot import Row
+from graphnn.kernels.feasibility.aot import VerdictRow
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import (
     OPERANDS_SIDE_BY_SIDE,
@@ -113,7 +113,7 @@ def test_a_neural_turing_machine_of_128_slots_fits(target: str) -> None:
     found = list(rows({"machine": model}, "bf16", [target]))
     assert len(found) == 2
     for row in found:
-        assert isinstance(row, Row), row
+        assert isinstance(row, VerdictRow), row
         assert serious_faults(row) == () and row.weights == "resident"
         # sm_80 has no room for the weights on one multiprocessor; before Triton 3.9, which has the
         # operands of a matmul side by side, a forward kernel of one block spills

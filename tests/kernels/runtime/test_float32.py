@@ -16,7 +16,7 @@ from graphnn.errors import BackendError
 from graphnn.kernels.cache import load_module
 from graphnn.kernels.codegen.persistent import LoopSource
 from graphnn.kernels.feasibility import compile_process, fit
-from graphnn.kernels.feasibility.aot import Case, Row
+from graphnn.kernels.feasibility.aot import KernelCase, VerdictRow
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, judge
 from graphnn.kernels.runtime.launch import PRECISIONS, Launcher
@@ -91,7 +91,7 @@ def test_only_the_launch_that_was_compiled_is_tried_on_a_gpu() -> None:
     assert len(fit.launch_candidates(source, Launch("fp32", "tf32"), "sm_90", 64)) > 1
 
 
-def made() -> Case:
+def made() -> KernelCase:
     """A kernel that multiplies by multiply-adds."""
     return loop_case(sources(network(8))["saving"], "fp32", 16, 8, "ieee")
 
@@ -106,7 +106,7 @@ def test_a_case_is_judged_in_another_process() -> None:
     sent = path, given.function.__name__, replace(given, function=None), "sm_90"
     compile_process.main(lambda: pickle.dumps(sent), answers.append)
     row = pickle.loads(answers[0])
-    assert isinstance(row, Row) and not row.faults and row.resources is not None
+    assert isinstance(row, VerdictRow) and not row.faults and row.resources is not None
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from graphnn.backends.torch.codegen.code import (
     used,
 )
 from graphnn.backends.torch.codegen.operations import express, is_linear, pointwise
-from graphnn.backends.torch.codegen.ragged_loop import ActiveRows, rows_of
+from graphnn.backends.torch.codegen.ragged_loop import ActiveRowsText, rows_of
 from graphnn.backends.torch.codegen.scope import (
     DEVICE,
     Scope,
@@ -104,7 +104,7 @@ class LoopWriter:
 
     def _enter_invariant(self, node: Node) -> None:
         """A loop-invariant value. Steps read its active rows."""
-        if BATCH in node.axes and isinstance(self.rows, ActiveRows):
+        if BATCH in node.axes and isinstance(self.rows, ActiveRowsText):
             whole = self.outer.var(node.id)
             name = self.s.fresh(f"{whole.text}_fixed")
             self.before.append(assign(name, whole))
@@ -295,7 +295,7 @@ class LoopWriter:
         turned = "" if is_linear(self.s, a, b, node.attrs["sub"]) else ".t()"
         steps, rows = self.s.size(self.loop.axis), self.s.size(self.s.axes(a)[0])
         # the number of active rows changes: choose the layout that does not depend on it
-        count = 1 if isinstance(self.rows, ActiveRows) else rows
+        count = 1 if isinstance(self.rows, ActiveRowsText) else rows
         made = code("runtime.recurrent_linear({}{}, {}, {})", weight, turned, steps, count)
         self.before.append(assign(times, made))
         if node.op == "einsum":

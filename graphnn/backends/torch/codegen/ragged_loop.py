@@ -28,7 +28,7 @@ def rows_of(outer: Scope, step: Scope, loop: Loop) -> AllRows:
     """The rows that a loop's steps compute: the active ones if examples are sorted by length."""
     ends = outer.ends
     ragged = ends is not None and ends.sorted and ends.axis == loop.axis and _simple(loop)
-    return (ActiveRows if ragged else AllRows)(outer, step, loop)
+    return (ActiveRowsText if ragged else AllRows)(outer, step, loop)
 
 
 class AllRows:
@@ -69,7 +69,7 @@ class AllRows:
         return []
 
 
-class ActiveRows(AllRows):
+class ActiveRowsText(AllRows):
     """The code of a loop whose steps each compute only the rows that still run."""
 
     def __init__(self, outer: Scope, step: Scope, loop: Loop):
