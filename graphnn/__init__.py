@@ -117,13 +117,15 @@ def _import(modules: dict[str, tuple[str, ...]]) -> None:
         globals().update({name: getattr(module, name) for name in names})
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        tools = {m: n for m, n in _TOOLS.items() if name in n or m == f"graphnn.{name}"}
-        _import(tools or _CORE)
-        return globals()[name]
-    raise AttributeError(f"module 'graphnn' has no attribute '{name}'")
+if not TYPE_CHECKING:  # type checkers see the imports above, and report names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            tools = {m: n for m, n in _TOOLS.items() if name in n or m == f"graphnn.{name}"}
+            _import(tools or _CORE)
+            return globals()[name]
+        raise AttributeError(f"module 'graphnn' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

@@ -700,7 +700,7 @@ def test_an_unknown_pass():
     with says(
         errors.BackendError,
         """
-        there is no pass ['fuze'] to skip
+        there is no pass 'fuze' to skip
           got:    ['fuze']
           wanted: passes among ['simplify', 'split', 'gather', 'hoist', 'merge', 'contract',
                   'hops', 'attend', 'match', 'scan', 'sink', 'beside', 'stacked', 'resident',

@@ -200,6 +200,17 @@ def test_invalid_arguments_of_generate_raise_with_the_reason() -> None:
     model = translator()
     with pytest.raises(GenerateError, match=r"(?s)beam search.*leave beam out"):
         model.generate(source=SOURCE, start=1, beam=2, choose="sample")
+    invalid = {
+        "not chosen by 'greedy'": {"choose": "greedy"},
+        "beam is too small": {"beam": 0},
+        "beam is not a whole number": {"beam": 1.5},
+        "top_k is too small": {"top_k": 0, "choose": "sample"},
+        "temperature is out of range": {"temperature": 0.0, "choose": "sample"},
+        "top_p is out of range": {"top_p": 1.5, "choose": "sample"},
+    }
+    for reason, given in invalid.items():
+        with pytest.raises(GenerateError, match=reason):
+            model.generate(source=SOURCE, start=1, **given)
     with pytest.raises(GenerateError, match="max_steps is too small"):
         model.generate(source=SOURCE, start=1, max_steps=0)
     with pytest.raises(GenerateError, match=r"the wrong shape for these examples"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphnn.backends.requirements import need_triton
-from graphnn.errors import BackendError
+from graphnn.errors import BackendError, closest
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import SWITCHABLE
 from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS
@@ -85,13 +85,14 @@ def checked(
         )
     if backend in KERNELS:
         need_triton(backend)
-    unknown = set(skip) - set(SWITCHABLE)
-    if unknown:
+    skip = [skip] if isinstance(skip, str) else list(skip)
+    if unknown := sorted(set(skip) - set(SWITCHABLE)):
+        near = closest(unknown[0], SWITCHABLE)
         raise BackendError(
-            f"there is no pass {sorted(unknown)} to skip",
-            got=list(skip),
+            f"there is no pass {', '.join(map(repr, unknown))} to skip",
+            got=skip,
             wanted=f"passes among {list(SWITCHABLE)}",
-            fix="check the spelling",
+            fix=f"{near!r}, if that is meant" if near else "check the spelling",
         )
     if float32 is not None and float32 not in FLOAT32:
         raise BackendError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphnn.errors import GenerateError
-from graphnn.frontend.feedback import Feedback
+from graphnn.frontend.feedback import CHOICES, Feedback
 from graphnn.ir.graph import IR
 from graphnn.runtime.call.network import Network
 from graphnn.runtime.call.read import declared
@@ -22,6 +22,8 @@ from graphnn.runtime.generation.sampling import Chooser
 from graphnn.runtime.generation.search import Stepped, beam_search, one_by_one
 from graphnn.runtime.streaming.step import State, Streaming
 from graphnn.runtime.streaming.stepper import stepper
+
+INF = float("inf")
 
 
 def generate(
@@ -46,9 +48,9 @@ def generate(
     network = streaming.network
     back = _feedback(network)
     axis = declared(network.ir)[back.input].attrs["over"][0]
-    copies = beam or 1
     chooser = Chooser(choose or back.choose, temperature, top_k, top_p, generator)
-    _check(max_steps, copies, chooser, beam)
+    _check(max_steps, chooser, beam)
+    copies = beam or 1
     names = _recorded(network.ir, record)
     batch = _batch(inputs, start)
     prompt = _prompt(start, batch, network.device).repeat_interleave(copies, 0)
@@ -99,11 +101,32 @@ def _recorded(ir: IR, record: Sequence[str]) -> list[str]:
     return names
 
 
-def _check(max_steps: int, copies: int, choose: Chooser, beam: int | None) -> None:
-    for name, given in (("max_steps", max_steps), ("beam", copies)):
+def _check(max_steps: int, choose: Chooser, beam: int | None) -> None:
+    """Raise GenerateError for an argument without a meaning."""
+    whole = {"max_steps": max_steps, "beam": 1 if beam is None else beam}
+    whole["top_k"] = 1 if choose.top_k is None else choose.top_k
+    for name, given in whole.items():
+        if type(given) is not int:
+            raise GenerateError(f"{name} is not a whole number", got=repr(given), wanted="an int")
         if given < 1:
             raise GenerateError(
                 f"{name} is too small", got=given, wanted="1 or more", fix=f"{name}=1"
+            )
+    if choose.how not in CHOICES:
+        raise GenerateError(
+            f"symbols are not chosen by {choose.how!r}",
+            got=f"choose={choose.how!r}",
+            wanted=f"one of {', '.join(map(repr, CHOICES))}",
+            fix="'argmax' takes the most probable symbol (greedy), 'sample' draws one at random",
+        )
+    ranges = {"temperature": (choose.temperature, INF), "top_p": (choose.top_p, 1.0)}
+    for name, (value, most) in ranges.items():
+        if value is not None and not 0 < value <= most:
+            raise GenerateError(
+                f"{name} is out of range",
+                got=value,
+                wanted="more than 0" + (f", at most {most:g}" if most < INF else ""),
+                fix=f"{name}=1.0",
             )
     if beam is not None and choose.how == "sample":
         raise GenerateError(

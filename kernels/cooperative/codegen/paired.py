@@ -27,6 +27,7 @@ def pair(name: str, first: LoopSource, second: LoopSource) -> LoopSource:
 
     Both must have the same axes of rows and the same loop axis, and equally many blocks.
     """
+    second = _renamed(second, first.name)
     sizes = tuple(dict.fromkeys((*first.sizes, *second.sizes)))
     tensors = (*first.program.tensors, *second.program.tensors)
     stores = (*first.program.stores, *second.program.stores)
@@ -53,6 +54,12 @@ def pair(name: str, first: LoopSource, second: LoopSource) -> LoopSource:
     if isinstance(made, CooperativeSource) and isinstance(second, CooperativeSource):
         made = replace(made, exchanges=(*made.exchanges, *second.exchanges), others=())
     return made
+
+
+def _renamed(source: LoopSource, taken: str) -> LoopSource:
+    """The kernel under a name of its own: long names are cut, so two kernels may share one."""
+    name = entry(source.name, (*RESERVED, taken))
+    return replace(source, name=name, function=replace(source.function, name=name))
 
 
 def _held(source: LoopSource) -> int:
