@@ -18,8 +18,11 @@ Recipe: a new operation is one row.
 2. Run `tests/operators/test_registry.py`. It names every part that the row lacks (no gradient, no
    Triton text, no torch function, ...), and says what to add. A part that cannot exist goes into
    the test's table LACKING, with the reason. The same test compares the row with torch: forward and
-   gradient, in and outside a loop, on every backend, kernels included. If the function is not
-   defined for every number, add its interval to the test's table DOMAINS.
+   gradient, in and outside a loop, on every backend, kernels included. Kernels are also compared
+   in float32, relative to each result. If the function is not defined for every number, add its
+   interval to the test's table DOMAINS, and to WIDE in `tests/operators/accuracy.py`.
+3. A new function of the prelude is compared with torch, also at infinities and NaN, by
+   `tests/kernels/codegen/test_prelude.py`: add it to that file's table.
 
 A torch function that is a formula of operations that exist needs no row but a handler: see
 `graphnn.ops.torch.registry`.
