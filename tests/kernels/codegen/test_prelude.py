@@ -13,6 +13,7 @@ from graphnn.kernels.codegen.prelude import (
     acosh,
     asinh,
     atanh,
+    close_to_max,
     cosh,
     expm1,
     floor_divide,
@@ -27,6 +28,9 @@ from graphnn.kernels.codegen.prelude import (
     tanh,
 )
 from graphnn.kernels.interpreter import interpreter
+from graphnn.kernels.ir.expression import functions
+from graphnn.ops.pointwise.softmax import level
+from graphnn.ops.registry import OPS
 
 INF, NAN = float("inf"), float("nan")
 HALVES = [k + 0.5 for k in range(-4, 5)]
@@ -71,6 +75,8 @@ def two(x, y, out, F: tl.constexpr, SIZE: tl.constexpr):
         v = power(a, b)
     elif F == "floor_divide":
         v = floor_divide(a, b)
+    elif F == "close_to_max":
+        v = close_to_max(a, b)
     else:
         v = remainder(a, b)
     tl.store(out + i, v)
@@ -116,6 +122,17 @@ ONE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "sign": (torch.sign, 0),
     "round_half_even": (torch.round, 0),
 }
+
+
+# functions of two numbers, which the tests below compare each
+TWO = ("power", "remainder", "floor_divide", "close_to_max")
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.family == "pointwise"])
+def test_the_functions_that_a_row_calls_are_in_a_table(name: str) -> None:
+    called = {OPS[name].prelude} - {""} | (functions(OPS[name].triton_text or "0") - {"float"})
+    absent = called - {*ONE, *TWO}
+    assert not absent, f"the row '{name}' calls {absent}: add it to `ONE` and `one` in this file"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -176,3 +193,16 @@ def test_products_add_to_a_total(dtype: torch.dtype) -> None:
     interpreter.launch(multiplied, (1,), a, w, out, SIZE=16, UPCAST=a.element_size() == 2)
     wanted = (1 + a.double() @ w.double()).to(wide)
     torch.testing.assert_close(out, wanted, rtol=0, atol=50 * torch.finfo(wide).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_close_to_the_maximum_is_as_its_row_defines_it(dtype: torch.dtype) -> None:
+    top = torch.linspace(-50, 50, 512, dtype=torch.float64).to(dtype)
+    distance = torch.arange(512) % 8 * 16  # in roundings; the limit is 64
+    x = top - top.abs() * distance * torch.finfo(dtype).eps
+    x[:2], top[:2] = torch.tensor([-INF, 0.0]), torch.tensor([-INF, 0.0])
+    out = torch.empty_like(x)
+    interpreter.launch(two, (1,), x, top, out, F="close_to_max", SIZE=512)
+    off = distance != 64  # the comparison itself rounds
+    assert torch.equal(out.bool()[off], level(x, top)[off])
+    assert 0 < out.sum() < 512
