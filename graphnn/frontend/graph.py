@@ -232,6 +232,15 @@ class Graph(Names):
         tensor([[11., 12., 13.]])
         """
         self._take(name, "a state")
+        if type(delay) is not int:
+            raise AxisError(
+                f"the delay of state '{name}' is not a whole number of positions",
+                node=name,
+                site=user_site(),
+                got=f"delay={delay!r}",
+                wanted="an int: 1 for the position before, -1 for the one after",
+                fix="delay=1",
+            )
         carried = self._axes(along, declare=False)
         self._axes(over, declare=True)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)

@@ -1117,3 +1117,17 @@ def test_a_step_along_no_axis(model):
         """,
     ):
         model.step({}, over="tine", x=X[:, 0])
+
+
+def test_a_delay_that_is_no_whole_number():
+    with says(
+        errors.AxisError,
+        """
+        the delay of state 'h' is not a whole number of positions
+          at:     node 'h' test_errors.py:N
+          got:    delay=1.5
+          wanted: an int: 1 for the position before, -1 for the one after
+          fix:    delay=1
+        """,
+    ):
+        gn.Graph("net").state("h", (3,), delay=1.5)
