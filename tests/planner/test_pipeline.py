@@ -214,6 +214,18 @@ def test_skip_accepts_exactly_the_names_of_passes_and_kernel_options() -> None:
     assert {*SWITCHABLE} == names | {"resident", "cooperative", "fit"}
 
 
+def test_the_word_of_every_pass_is_switchable() -> None:
+    missing = {p.name: p.skip for p in PASSES if p.skip is not None and p.skip not in SWITCHABLE}
+    assert not missing, f"these passes never run; add their words to SWITCHABLE: {missing}"
+
+
+def test_the_contributing_page_lists_words_that_differ_from_their_passes() -> None:
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    differ = {(p.skip, p.name) for p in PASSES if p.skip not in (None, p.name)}
+    rows = [f"| `{word}` | `{name}` |" for word, name in differ]
+    assert not [line for line in rows if line not in page]
+
+
 def imports(path: pathlib.Path) -> Iterator[str]:
     """Yields the modules that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
