@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
@@ -15,7 +16,7 @@ from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import StatisticsRegion
 from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.core.regions import Loop, Whole, partition
-from graphnn.planner.loops.choose import Decision, Fallback, fallbacks, loop_name
+from graphnn.planner.loops.choose import LAYER, Decision, Fallback, fallbacks, loop_name
 from graphnn.planner.pipeline import Plan
 
 SILENT = frozenset({"const", "parameter", "tensor", "size", "index", "length", "given", "pick"})
@@ -80,15 +81,19 @@ def _when(plan: Plan, k: int, numbered: dict[int, int], loops: list[Loop]) -> st
 
 
 def _whole(ir: IR, region: Whole, when: str) -> list[str]:
-    rows = [_row(ir, ir[i]) for i in region.nodes if ir[i].op not in SILENT]
+    rows = _rows(ir, [ir[i] for i in region.nodes if ir[i].op not in SILENT])
     return [f"{when}:", *(f"  {row}" for row in rows)] if rows else []
 
 
-def _row(ir: IR, node: Node) -> str:
-    """A row: name, operation with sizes, axes, and the user's line."""
-    axes = " x ".join(a for a in ir.layout(node.axes)) or "once"
-    site = f"  {node.site}" if node.site else ""
-    return f"{node.label:<18} {_operation(ir, node):<34} {axes:<18}{site}".rstrip()
+def _rows(ir: IR, nodes: Sequence[Node]) -> list[str]:
+    """Rows in aligned columns: name, operation with sizes, axes, and the user's line."""
+    axes = [" x ".join(ir.layout(n.axes)) or "once" for n in nodes]
+    columns = [[n.label for n in nodes], [_operation(ir, n) for n in nodes], axes]
+    widths = [max(map(len, c), default=0) for c in columns]
+    return [
+        "  ".join([*map(str.ljust, cells, widths), str(n.site or "")]).rstrip()
+        for n, *cells in zip(nodes, *columns, strict=True)
+    ]
 
 
 def _operation(ir: IR, node: Node) -> str:
@@ -97,11 +102,11 @@ def _operation(ir: IR, node: Node) -> str:
     if node.op == "opaque":
         return f"torch.{node.attrs['called']} (opaque)"
     if node.op == "aten":
-        return f"torch's {node.attrs['kind']} {tuple(node.shape)}"
+        return f"torch's {LAYER[node.attrs['kind']]} layer {tuple(node.shape)}"
     if node.op == "attend":
         part = node.attrs["part"]
-        word = f"{part.count} hops" if isinstance(part, Hops) else "in tiles"
-        return f"{word} over {part.axis} {tuple(node.shape)}"
+        word = f"{part.count} hops over {part.axis}" if isinstance(part, Hops) else "in tiles"
+        return f"{word} {tuple(node.shape)}"
     detail = f" over {node.attrs['axis']}" if OPS[node.op].family == "axis" else ""
     return f"{node.op}{detail} {tuple(node.shape)}"
 
@@ -124,7 +129,8 @@ def _loop(ir: IR, loop: Loop, plan: Plan, program: LoopOperator | None) -> list[
     decision = next(d for d in plan.decisions if d.loop == name and d.axis == loop.axis)
     way = "from the end" if loop.reverse else "from the start"
     strategy, reason = _chosen(program, decision)
-    lines = [f"loop {name} over {loop.axis}, {way}: {strategy_name(strategy)}", f"  why: {reason}"]
+    lines = [f"loop {name} over {loop.axis}, {way}: {strategy_name(strategy)}"]
+    lines += [f"  {text}" for text in _why(reason)]
     lines += [f"  {text}" for text in (program.candidates() if program is not None else [])]
     lines += _ragged(program, strategy)
     for i in loop.states:
@@ -148,6 +154,12 @@ def _chosen(program: LoopOperator | None, decision: Decision) -> tuple[str, str]
     if not choices:
         return decision.strategy, decision.reason
     return choices[0].strategy, choices[0].reason
+
+
+def _why(reason: str) -> list[str]:
+    """The reason for a strategy, one line per part."""
+    first, *more = reason.split("; ")
+    return [f"why: {first}", *(f"     {text}" for text in more)]
 
 
 def _ragged(program: LoopOperator | None, strategy: str) -> list[str]:
@@ -180,11 +192,8 @@ def _body(ir: IR, loop: Loop, plan: Plan) -> list[str]:
     rows: list[str] = []
     for region in loop.body:
         if isinstance(region, Whole):
-            rows += [
-                _row(ir, ir[i])
-                for i in region.nodes
-                if i not in loop.states and ir[i].op not in SILENT
-            ]
+            inside = [i for i in region.nodes if i not in loop.states]
+            rows += _rows(ir, [ir[i] for i in inside if ir[i].op not in SILENT])
         else:
             until = ", stops by itself" if region.stop is not None else ""
             rows.append(f"loop {loop_name(ir, region)} over {region.axis}{until}:")
@@ -207,17 +216,17 @@ def _backward(program: LoopOperator) -> list[str]:
     choices = program.choices()
     if len(choices) > 1:
         lines.append(f"  backward kernel: {strategy_name(choices[1].strategy)}")
-        lines.append(f"    why: {choices[1].reason}")
+        lines += [f"    {text}" for text in _why(choices[1].reason)]
         lines += [f"    {text}" for text in program.candidates(backward=True)]
     after = [
-        f"    {_row(derived.ir, derived.ir[i])}"
+        derived.ir[i]
         for region in partition(derived.ir)
         if isinstance(region, Whole)
         for i in region.nodes
         if derived.ir[i].op == "einsum"
     ]
     lines.append("  backward: reversed loop" + ("; computed once after it:" * bool(after)))
-    return lines + after
+    return lines + [f"    {row}" for row in _rows(derived.ir, after)]
 
 
 def _attention(plan: Plan, program: Program | None) -> list[str]:
@@ -265,8 +274,9 @@ def _direct(plan: Plan, program: Program | None) -> list[str]:
     layers = {x.called: x for x in program.layers} if program is not None else {}
     for d in plan.decisions:
         if d.strategy in ("aten", "scan"):
-            lines.append(f"loop {d.loop} over {d.axis}: {d.strategy}")
-            lines.append(f"  why: {d.reason}")
+            how = f"torch's {d.layer} layer" if d.layer else d.strategy
+            lines.append(f"loop {d.loop} over {d.axis}: {how}")
+            lines += [f"  {text}" for text in _why(d.reason)]
             layer = layers.get((d.loop, d.axis)) if d.strategy == "aten" else None
             lines += [f"  {text}" for text in (layer.report() if layer is not None else [])]
     return lines

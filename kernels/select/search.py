@@ -309,5 +309,6 @@ def _reason(
         f"{launch.rows} rows: {best.description}, {best.shared_memory / 1024:.0f} of "
         f"{SHARED_MEMORY[target] / 1024:.0f} KB of shared memory, "
         f"{barriers} barrier{'s' * (barriers != 1)} per step; predicted {best.microseconds:.1f} µs "
-        f"per step, most of it {largest} (cost model, not measured; others: {', '.join(listed)})"
+        f"per step, most of it {largest} (cost model, not measured); "
+        f"others: {', '.join(listed)}"
     )

@@ -39,13 +39,17 @@ class Fallback:
 
 @dataclass
 class Decision:
-    """The strategy of one loop, the reason for it, and what falls back to torch."""
+    """The strategy of one loop, the reason for it, and what falls back to torch.
+
+    `layer` is the name of the layer of torch that runs the loop, if one does.
+    """
 
     loop: str
     axis: str
     strategy: str
     reason: str
     fallbacks: list[Fallback]
+    layer: str = ""
 
 
 # The layers of torch that run instead of a generated loop. CPU (Xeon, 2 cores), float32, forward
@@ -103,7 +107,9 @@ def _torch_layer(ir: IR, match: Match, target: Target) -> Decision:
     reason = f"{layer}, with cuDNN" if target.device == "cuda" else on_cpu
     if match.ragged and target.device == "cpu":
         reason += ", " + _ragged(ir, match)
-    return Decision(loop_name(ir, match.loop), match.loop.axis, "aten", reason, [])
+    return Decision(
+        loop_name(ir, match.loop), match.loop.axis, "aten", reason, [], LAYER[match.kind]
+    )
 
 
 def _ragged(ir: IR, match: Match) -> str:
