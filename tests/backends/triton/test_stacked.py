@@ -112,7 +112,7 @@ def test_the_model_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"2 {TOGETHER}: 1.2 µs per step, 1.2 + 1.2 in sequence" in backward.reason
     monkeypatch.setattr(stacked, "MODEL_ERROR", 10.0)
     apart = reasons(run(randomised(NETS["lstm"]())))
-    assert "not one kernel with those stacked on it: 1.2 µs per step, 1.1 + 1.1" in apart[0]
+    assert "not fused with the loops stacked on it: 1.2 µs per step, 1.1 + 1.1" in apart[0]
     assert not any(TOGETHER in reason for reason in apart)
 
 

@@ -17,7 +17,7 @@ Key = tuple[tuple[int, str], ...]
 
 
 def key_of(ir: IR, loop: Loop) -> Key:
-    """The key of a loop: its states, which are equal in the graph and in generated functions."""
+    """The key of a loop: its states. They are equal in the graph and in generated functions."""
     return tuple((i, ir[i].label) for i in loop.states)
 
 
@@ -26,7 +26,7 @@ class Stacks:
     """Compares stacked loops in one kernel with the same loops in sequence, by the cost model.
 
     A decision holds for all programs made of these loops; `why` gives the reason by the key of a
-    loop. `resident` and `fit` are those of the lowering. If `ask`, the compiler confirms a choice.
+    loop. `resident` and `fit` are those of the lowering. If `ask`, a choice is compiled first.
     """
 
     launch: Callable[[], Launch]
@@ -51,14 +51,14 @@ class Stacks:
             separate = [self._one_loop(ir, x) for x in loops]
             joint = self._micros(ir, one, self.ask)
         except Unsupported as reason:
-            self.why |= dict.fromkeys(keys, f"not one kernel with those stacked on it: {reason}")
+            self.why |= dict.fromkeys(keys, f"not fused with the loops stacked on it: {reason}")
             return False
         sums = " + ".join(f"{x:.1f}" for x in separate)
-        figures = f"{joint:.1f} µs per step, {sums} in sequence (cost model, not measured)"
+        estimate = f"{joint:.1f} µs per step, {sums} in sequence (cost model, not measured)"
         if joint * MODEL_ERROR >= sum(separate):
-            self.why |= dict.fromkeys(keys, f"not one kernel with those stacked on it: {figures}")
+            self.why |= dict.fromkeys(keys, f"not fused with the loops stacked on it: {estimate}")
             return False
-        self.why[key_of(ir, one)] = f"{len(loops)} stacked loops in one kernel: {figures}"
+        self.why[key_of(ir, one)] = f"{len(loops)} stacked loops in one kernel: {estimate}"
         return True
 
     def _one_loop(self, ir: IR, loop: Loop) -> float:
