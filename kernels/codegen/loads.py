@@ -306,6 +306,8 @@ def rows_at(b: PersistentBuilder, tensor: Tensor, when: Code, rows: Name) -> Exp
 
 def _stride(b: PersistentBuilder, tensor: Tensor) -> Name:
     """The distance from one position to the next: 64 bits, for long sequences."""
+    if tensor in b.stride_of:
+        return b.stride_of[tensor]
     inner = tensor.axes[tensor.axes.index(b.program.axis) + 1 :]
     width = math.prod(tensor.shape)
     value = code("tl.full([], {}, tl.int64)", width)
@@ -314,7 +316,8 @@ def _stride(b: PersistentBuilder, tensor: Tensor) -> Name:
     if value.text not in b.strides:
         b.strides[value.text] = b.fresh(f"{tensor.name}_step")
         b.begin(b.strides[value.text], value)
-    return b.strides[value.text]
+    b.stride_of[tensor] = b.strides[value.text]
+    return b.stride_of[tensor]
 
 
 def _along(b: PersistentBuilder, tensor: Tensor, axis: str) -> Expr:

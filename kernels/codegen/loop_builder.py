@@ -84,6 +84,7 @@ class PersistentBuilder(KernelBuilder):
         self.moving: set[str] = set()
         # strides between steps, by how they are computed; tiles of weights; columns of joined parts
         self.strides: dict[str, Name] = {}
+        self.stride_of: dict[Tensor, Name] = {}
         self.weights: dict[Weight, Name] = {}
         self.interleaved: dict[tuple[int, int], tuple[Name, Name]] = {}
         # elements of each weight that stay on chip

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from string import Formatter
 
 from .printer import closing
@@ -53,30 +53,52 @@ class Name:
         raise TypeError(f"'{self.text}' would be lost in a string: use code()")
 
 
-@dataclass(frozen=True)
 class Expr:
-    """An expression: `parts` are literal text and the variables between it.
+    """An expression: `parts` are literal text and the variables between it. It is immutable.
 
     `effect` is LOAD if the whole expression is one load, cast or not; `loads` is whether any
     part of it loads. `exchanged` is true if it reads memory that other thread blocks write in the
     same launch. `calls` are the prelude's functions in it.
     """
 
-    parts: tuple[str | Name, ...] = ()
-    effect: Effect = Effect.PURE
-    loads: bool = False
-    exchanged: bool = False
-    calls: frozenset[str] = frozenset()
+    # a kernel is made of tens of thousands: a dataclass takes twice as long to make
+    __slots__ = ("_names", "_text", "calls", "effect", "exchanged", "loads", "parts")
 
-    @cached_property
+    def __init__(
+        self,
+        parts: tuple[str | Name, ...] = (),
+        effect: Effect = Effect.PURE,
+        loads: bool = False,
+        exchanged: bool = False,
+        calls: frozenset[str] = frozenset(),
+    ):
+        self.parts, self.effect = parts, effect
+        self.loads, self.exchanged, self.calls = loads, exchanged, calls
+        self._text: str | None = None
+        self._names: tuple[Name, ...] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Expr) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.parts, self.effect, self.loads, self.exchanged, self.calls
+
+    @property
     def text(self) -> str:
         """The source code."""
-        return "".join(str(part) for part in self.parts)
+        if self._text is None:
+            self._text = "".join(p if isinstance(p, str) else p.text for p in self.parts)
+        return self._text
 
-    @cached_property
+    @property
     def names(self) -> tuple[Name, ...]:
         """The variables that are read, each once, in the order of the text."""
-        return tuple(dict.fromkeys(part for part in self.parts if isinstance(part, Name)))
+        if self._names is None:
+            self._names = tuple(dict.fromkeys(p for p in self.parts if isinstance(p, Name)))
+        return self._names
 
     def replaced(self, new: Mapping[Name, Code]) -> Expr:
         """The expression with other expressions in place of variables."""
@@ -93,11 +115,12 @@ class Expr:
 
     def as_load(self) -> Expr:
         """The expression as one that is scheduled as a load."""
-        return replace(self, effect=Effect.LOAD)
+        return Expr(self.parts, Effect.LOAD, self.loads, self.exchanged, self.calls)
 
     def to(self, kind: str) -> Expr:
         """The expression cast to a dtype: a load stays one."""
-        return replace(code("{}.to({})", self, kind), effect=self.effect)
+        made = code("{}.to({})", self, kind)
+        return Expr(made.parts, self.effect, made.loads, made.exchanged, made.calls)
 
     def __str__(self) -> str:
         return self.text
@@ -108,17 +131,22 @@ class Expr:
 
 # the parts of an expression: strings and numbers are literal text
 Code = Expr | Name | str | int
+NO_CALLS: frozenset[str] = frozenset()
 
 
 def code(template: str, *args: Code, calls: Iterable[str] = ()) -> Expr:
     """An expression: the template with its fields, `{}` or `{0}`, filled in."""
     found: list[Code] = []
     for literal, field in _fields(template):
-        found.append(literal)
+        if literal:
+            found.append(literal)
         if field is not None:
             found.append(args[field])
     made = join("", found)
-    return replace(made, calls=made.calls | frozenset(calls)) if calls else made
+    if not calls:
+        return made
+    both = made.calls | frozenset(calls)
+    return Expr(made.parts, made.effect, made.loads, made.exchanged, both)
 
 
 @lru_cache(4096)
@@ -152,20 +180,27 @@ def expr(value: Code) -> Expr:
 def join(separator: str, values: Iterable[Code]) -> Expr:
     """Expressions in a row."""
     parts: list[str | Name] = []
+    text = ""  # literal text that is not in `parts` yet
     loads = exchanged = False
-    calls: frozenset[str] = frozenset()
+    calls = NO_CALLS
     for k, value in enumerate(values):
-        made = expr(value)
-        loads, exchanged, calls = (
-            loads or made.loads,
-            exchanged or made.exchanged,
-            calls | made.calls,
-        )
-        for part in (separator, *made.parts) if k else made.parts:
-            if isinstance(part, str) and parts and isinstance(parts[-1], str):
-                parts[-1] += part
-            elif part:
-                parts.append(part)
+        text += separator if k else ""
+        if isinstance(value, Expr):
+            loads, exchanged = loads or value.loads, exchanged or value.exchanged
+            calls = calls | value.calls if value.calls else calls
+            added: Iterable[str | Name] = value.parts
+        else:
+            added = (value if isinstance(value, Name) else str(value),)
+        for part in added:
+            if isinstance(part, str):
+                text += part
+                continue
+            if text:
+                parts.append(text)
+                text = ""
+            parts.append(part)
+    if text:
+        parts.append(text)
     return Expr(tuple(parts), Effect.PURE, loads, exchanged, calls)
 
 
@@ -174,16 +209,25 @@ def call(function: str, *args: Code) -> Expr:
     return code("{}({})", function, join(", ", args), calls=(function,))
 
 
+def _literal(value: Code) -> str | None:
+    """The text of an expression without variables, else None."""
+    if isinstance(value, Expr):
+        if len(value.parts) > 1:
+            return None
+        value = value.parts[0] if value.parts else ""
+    return None if isinstance(value, Name) else str(value)
+
+
 def total(parts: Iterable[Code]) -> Expr:
     """A sum of addresses; parts that are empty or 0 are left out."""
-    kept = [made for made in map(expr, parts) if made.text not in ("", "0")]
+    kept = [part for part in parts if _literal(part) not in ("", "0")]
     return join(" + ", kept) if kept else expr("0")
 
 
 def times(*factors: Code) -> Expr:
     """A product of addresses; factors of 1 are left out."""
-    kept = [made for made in map(expr, factors) if made.text != "1"]
-    if any(made.text == "0" for made in kept):
+    kept = [factor for factor in factors if _literal(factor) != "1"]
+    if any(_literal(factor) == "0" for factor in kept):
         return expr("0")
     return join(" * ", kept) if kept else expr("1")
 
@@ -200,11 +244,15 @@ def bare(value: Expr) -> Expr:
         return value
     first, *rest = value.parts
     if not rest:
-        return replace(value, parts=(text[1:-1],))
+        return _with_parts(value, (text[1:-1],))
     *middle, last = rest
     assert isinstance(first, str) and isinstance(last, str)
     parts = (first[1:], *middle, last[:-1])
-    return replace(value, parts=tuple(part for part in parts if part))
+    return _with_parts(value, tuple(part for part in parts if part))
+
+
+def _with_parts(value: Expr, parts: tuple[str | Name, ...]) -> Expr:
+    return Expr(parts, value.effect, value.loads, value.exchanged, value.calls)
 
 
 def load(address: Code, mask: Code = "", other: Code = "0.0", exchanged: bool = False) -> Expr:
@@ -212,16 +260,17 @@ def load(address: Code, mask: Code = "", other: Code = "0.0", exchanged: bool = 
 
     What other blocks have `exchanged` is read past the cache of this multiprocessor.
     """
-    guard = code(", mask={}, other={}", mask, other) if expr(mask).parts else expr("")
+    guard = code(", mask={}, other={}", mask, other) if expr(mask).parts else ""
     past = ', cache_modifier=".cg"' if exchanged else ""
     made = code("tl.load({}{}{})", address, guard, past)
-    return replace(made, effect=Effect.LOAD, loads=True, exchanged=exchanged)
+    return Expr(made.parts, Effect.LOAD, True, exchanged, made.calls)
 
 
 def store(address: Code, value: Code, mask: Code = "") -> Expr:
     """A store."""
     guard = code(", mask={}", mask) if expr(mask).parts else ""
-    return replace(code("tl.store({}, {}{})", address, value, guard), effect=Effect.STORE)
+    made = code("tl.store({}, {}{})", address, value, guard)
+    return Expr(made.parts, Effect.STORE, made.loads, made.exchanged, made.calls)
 
 
 def where(mask: Code, value: Code, other: Code) -> Expr:
