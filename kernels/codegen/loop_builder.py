@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..analysis.block_axis import wide
 from ..analysis.layout import TileLayout, source
@@ -161,7 +161,7 @@ class PersistentBuilder(KernelBuilder):
             if place is not None:
                 tile = self.at(arg, place)
                 assert tile.span.valid in (1, span.valid), f"'{arg}' is cut unlike '{out}'"
-                return replace(tile, span=span)
+                return Tile(tile.value, tile.rows, tile.columns, tile.width, span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 
     def full(self, tile: Tile, width: int, wide: bool = True) -> Expr:
