@@ -281,7 +281,9 @@ def test_a_stuck_barrier_is_an_error_that_names_kernel_and_step(
 ) -> None:
     monkeypatch.setattr(cooperative_launch, "PATIENCE", 20)
     stuck = changed(saving(), lambda text: re.sub(r"\n        arrive\(arrived\)", "", text))
-    with pytest.raises(StuckBarrier, match=rf"{stuck.source.name}: at step 1 .*is NaN"):
+    with pytest.raises(
+        StuckBarrier, match=rf"{stuck.source.name}: a barrier was never passed at step 1; .*are NaN"
+    ):
         made_up(stuck)
 
 
