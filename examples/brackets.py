@@ -11,6 +11,7 @@ import argparse
 import bisect
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from graphnn.nn.types import Value
 EMBEDDED = 32
 
 
-class Checker(nn.Module):
+class Checker(nn.Module, ABC):
     """Maps a text to one number, which is above zero if the text is well-formed.
 
     Subclasses define the recurrent cell.
@@ -46,9 +47,9 @@ class Checker(nn.Module):
         reading = self.cell(g, self.embed(char))
         g.output("whole", self.judge(gn.last(reading, over="time")).squeeze(-1))
 
+    @abstractmethod
     def cell(self, g: gn.Graph, x: Value) -> Value:
         """Maps x (EMBEDDED,) at each character to the reading (reading,) of the text so far."""
-        raise NotImplementedError
 
 
 class Elman(Checker):

@@ -117,8 +117,14 @@ class AccessChecker:
         return self._atomic(pointers, mask, sem, scope, act)
 
     def create_atomic_load(self, *_: Any) -> None:
-        """Raise NotImplementedError, as for the other atomics that Triton 3.6 does not have."""
-        raise NotImplementedError("not simulated; to read a value, atomically add 0")
+        """Raise NotImplementedError: the checker does not follow atomic loads, stores and polls.
+
+        No generated kernel has one; Triton 3.6 does not have them either.
+        """
+        raise NotImplementedError(
+            "the checker does not simulate atomic loads, stores and polls; "
+            "read a value with tl.atomic_add(pointer, 0), write one with tl.atomic_xchg"
+        )
 
     create_atomic_store = create_atomic_poll = create_atomic_load
 

@@ -6,6 +6,7 @@ example at one position in plain torch; `at` returns those of earlier lines.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,14 +52,16 @@ def step(lab: Any, op: Op, found: list[Any]) -> list[Any]:
 
 
 @dataclass
-class Line:
+class Line(ABC):
     form: Form
 
+    @abstractmethod
     def draw(self, net: Any, g: gn.Graph, values: list[Any]) -> Any:
-        raise NotImplementedError
+        """Adds the line to a graph."""
 
+    @abstractmethod
     def eager(self, at: Any, place: Place) -> Tensor:
-        raise NotImplementedError
+        """Evaluates the line at one place."""
 
 
 @dataclass

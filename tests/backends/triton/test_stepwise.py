@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.nn.common import doubles, randomised
 WIDTH = 4
 
 
-class Step(nn.Module):
+class Step(nn.Module, ABC):
     """h = tanh(W x + f(U h'))."""
 
     def __init__(self) -> None:
@@ -31,8 +32,9 @@ class Step(nn.Module):
         h.next = torch.tanh(self.enc(x) + self.changed(self.rec(h)))
         g.output("y", h.next)
 
+    @abstractmethod
     def changed(self, v: gn.Value) -> gn.Value:
-        raise NotImplementedError
+        """f, which decides whether a kernel can be written."""
 
 
 class Opaque(Step):
@@ -74,8 +76,8 @@ class Slots(nn.Module):
         g.output("y", w.next)
 
 
-class Pieces(Step):
-    """A reversed state: every number is a piece of its own."""
+class Pieces(nn.Module):
+    """A reversed state: every element is a piece of its own."""
 
     def __init__(self) -> None:
         super().__init__()
