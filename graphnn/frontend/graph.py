@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -232,7 +233,7 @@ class Graph(Names):
         tensor([[11., 12., 13.]])
         """
         self._take(name, "a state")
-        if type(delay) is not int:
+        if isinstance(delay, bool) or not isinstance(delay, Integral):
             raise AxisError(
                 f"the delay of state '{name}' is not a whole number of positions",
                 node=name,

@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def _check(max_steps: int, choose: Chooser, beam: int | None) -> None:
     whole = {"max_steps": max_steps, "beam": 1 if beam is None else beam}
     whole["top_k"] = 1 if choose.top_k is None else choose.top_k
     for name, given in whole.items():
-        if type(given) is not int:
+        if isinstance(given, bool) or not isinstance(given, Integral):
             raise GenerateError(f"{name} is not a whole number", got=repr(given), wanted="an int")
         if given < 1:
             raise GenerateError(
