@@ -437,7 +437,8 @@ def compile(
       kernels draw their noise and attention its dropout, which then is nowhere in memory. False
       saves all. None takes the faster.
     - `float32`: how kernels multiply float32: "ieee" (plain multiply-adds), "tf32x3" (three TF32
-      products), "tf32" (one), or None, which follows torch.set_float32_matmul_precision. Matrix
+      products), "tf32" (one), or None, which follows torch's setting for CUDA, made by
+      torch.set_float32_matmul_precision or torch.backends.cuda.matmul.fp32_precision. Matrix
       products run by torch always follow that.
     - `tune`: on a GPU, time the execution strategies of a loop and the launches of a kernel at the
       first call, and remember the fastest. Strategies differ in rounding. If false, the cost model

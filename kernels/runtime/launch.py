@@ -17,6 +17,7 @@ from ..codegen.persistent import LoopSource
 from ..feasibility.fit import Launch
 from ..feasibility.limits import register_option
 from ..interpreter import interpreter
+from ..precision import matmul_precision
 from ..select.autotune import Autotuner
 
 # rows per program if interpreted: the least for which matmuls work
@@ -214,4 +215,4 @@ def input_precision(dtype: torch.dtype, float32: str | None = None) -> str:
         return "ieee"
     if float32 is not None:
         return float32
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32x3" if matmul_precision() == "ieee" else "tf32"

@@ -23,6 +23,7 @@ import triton
 from triton.errors import TritonError
 
 from .. import cache
+from ..precision import matmul_precision
 from . import autotune
 from .strategies import strategy_name
 
@@ -55,6 +56,11 @@ class StrategyChoice:
 def gpu_name(tensor: torch.Tensor) -> str | None:
     """Return the name of the GPU of a tensor, or None if it is elsewhere: nothing is timed then."""
     return autotune.gpu_and_target(tensor.get_device())[0] if tensor.is_cuda else None
+
+
+def _float32_setting(like: torch.Tensor) -> str:
+    """Return torch's setting for matmuls of float32, if calls like `like` have any."""
+    return matmul_precision() if like.dtype == torch.float32 else ""
 
 
 def _size_ranges(sizes: Mapping[str, int]) -> list[str]:
@@ -104,7 +110,7 @@ class StrategyTuner:
         signature.
         """
         timing = self.tuned and autotune.timing_enabled()
-        context = like.dtype, like.device, timing, torch.get_float32_matmul_precision(), direction
+        context = like.dtype, like.device, timing, _float32_setting(like), direction
         key = (*context, *sizes.values())
         known = self._seen.get(key)
         if known is None:
@@ -155,7 +161,7 @@ class StrategyTuner:
             "direction": direction,
             "sizes": dict(sizes),
             "dtype": str(like.dtype),
-            "float32": torch.get_float32_matmul_precision(),
+            "float32": _float32_setting(like),
             "device": device,
             "torch": torch.__version__,
             "triton": triton.__version__,

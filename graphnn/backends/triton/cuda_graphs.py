@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn.kernels.precision import matmul_precision
+
 _LOG = logging.getLogger(__name__)
 # launches per call: with fewer, replaying does not pay; with more, recording takes long
 LEAST, MOST = 64, 20_000
@@ -145,7 +147,7 @@ class Replayed:
         if place is None or 3 * size > SHARE * self.cuda.memory(tensors[0].device):
             return None
         # modes that change the launches but not the tensors
-        modes = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+        modes = matmul_precision(), torch.are_deterministic_algorithms_enabled()
         return place, modes, tuple(sizes), tuple((t.shape, t.dtype) for t in tensors)
 
     def _due(self, key: Any) -> bool:
