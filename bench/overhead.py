@@ -19,6 +19,9 @@ from rich.table import Table
 
 import graphnn as gn
 from graphnn.bench.networks import NETWORKS
+from graphnn.kernels.executors.executor import GpuInfo
+from graphnn.kernels.executors.gpu import Gpu
+from graphnn.kernels.executors.interpreted import PLANNED_FOR
 
 
 class EmptyKernel:
@@ -29,6 +32,14 @@ class EmptyKernel:
 
     def launch(self, *args: Any, **constants: Any) -> None:
         """Do nothing."""
+
+
+class NoGpu(Gpu):
+    """Launches nothing: stands for the GPU that kernels are planned for."""
+
+    def gpu(self, index: int) -> GpuInfo:
+        """Return the GPU that kernels are planned for."""
+        return PLANNED_FOR
 
 
 class FixedTuner:
@@ -47,7 +58,7 @@ def silenced(model: gn.Compiled, x: torch.Tensor) -> dict[str, Any]:
     (program,) = model.programs
     launchers = program.loops[0].lowering.launchers
     for launcher in launchers.values():
-        launcher.interpret, launcher.function, launcher.tuner = False, EmptyKernel(), FixedTuner()
+        launcher.executor, launcher.function, launcher.tuner = NoGpu(), EmptyKernel(), FixedTuner()
     return launchers
 
 

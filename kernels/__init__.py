@@ -4,7 +4,7 @@ Imported as `graphnn.kernels`. It depends on nothing else of graphnn and can be 
 
     from graphnn import kernels
     source = kernels.emit(program)           # a kernels.ir.program.LoopProgram
-    launcher = kernels.Launcher(source, interpret=True)
+    launcher = kernels.Launcher(source, kernels.INTERPRETER)
     kernels.simulate.run(launcher.function, grid, *arguments)
     kernels.aot.table(cases)
 
@@ -24,9 +24,11 @@ _PUBLIC = {
     "emit": ("codegen.persistent", "emit"),
     "emit_attention": ("attention.emit", "emit"),
     "Launcher": ("runtime.launch", "Launcher"),
+    "GPU": ("executors.named", "GPU"),
+    "INTERPRETER": ("executors.named", "INTERPRETER"),
 }
 
-__all__ = ["Launcher", "aot", "cache", "emit", "emit_attention", "simulate"]
+__all__ = ["GPU", "INTERPRETER", "Launcher", "aot", "cache", "emit", "emit_attention", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,11 +41,10 @@ def draw(
 ) -> torch.Tensor:
     """`normal` N(0, 1), `uniform` U[0, 1), or `dropout`: 0 with probability p, else 1/(1 - p)."""
     if _COUNTED[0]:
+        from graphnn.kernels.executors.named import executor_for
         from graphnn.kernels.runtime.random import random_tensor
 
-        return random_tensor(
-            new_seed(device), kind, p, shape, dtype, interpret=device.type == "cpu"
-        )
+        return random_tensor(new_seed(device), kind, p, shape, dtype, executor_for(device.type))
     if kind == "normal":
         return torch.randn(shape, dtype=dtype, device=device)
     if kind == "uniform":

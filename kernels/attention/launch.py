@@ -12,8 +12,8 @@ import torch
 import triton.language as tl
 
 from ..analysis.loop_carried import loaded
-from ..feasibility.limits import nearest_target, register_cap
-from ..interpreter import interpreter
+from ..executors.executor import Executor, KernelLaunch
+from ..feasibility.limits import register_cap
 from ..runtime.launch import DTYPE_NAMES, input_precision
 from .emit import AttentionSource
 from .tile_size import INTERPRETED_SHAPE, STAGES, TileShape, choose_tile, tile_shapes
@@ -24,7 +24,7 @@ TARGET_PROGRAMS, MIN_PART = 264, 1024
 
 
 class AttentionLauncher:
-    """A callable attention kernel. `interpret` runs it by Triton's interpreter, on CPU tensors.
+    """A callable attention kernel, which `executor` runs.
 
     `float32` is how float32 matmuls are computed; if None, torch's setting decides. The loop over
     columns is split until there are `target_programs` programs, in parts of at least `min_part`
@@ -34,12 +34,12 @@ class AttentionLauncher:
     def __init__(
         self,
         source: AttentionSource,
-        interpret: bool,
+        executor: Executor,
         target_programs: int = TARGET_PROGRAMS,
         min_part: int = MIN_PART,
         float32: str | None = None,
     ):
-        self.source, self.interpret, self.float32 = source, interpret, float32
+        self.source, self.executor, self.float32 = source, executor, float32
         self.target_programs, self.min_part = target_programs, min_part
         self._shapes: dict[Any, TileShape] = {}
 
@@ -53,21 +53,21 @@ class AttentionLauncher:
         """The jitted function."""
         return getattr(self.module, self.source.name)
 
-    def shape(self, count: int, dtype: torch.dtype) -> TileShape:
-        """Return the tile for `count` rows: few rows have a smaller one."""
-        if self.interpret:
+    def shape(self, count: int, dtype: torch.dtype, index: int = -1) -> TileShape:
+        """Return the tile for `count` rows on GPU `index`: few rows have a smaller one."""
+        if self.executor.interprets:
             rows = INTERPRETED_SHAPE.rows if self.source.program.rows else 1
             return TileShape(rows, INTERPRETED_SHAPE.columns, INTERPRETED_SHAPE.warps)
         few = count <= INTERPRETED_SHAPE.rows
-        key = few, dtype, input_precision(dtype, self.float32)
+        key = few, dtype, input_precision(dtype, self.float32), index
         if key not in self._shapes:
             self._shapes[key] = self._choose(*key)
         return self._shapes[key]
 
-    def _choose(self, few: bool, dtype: torch.dtype, precision: str) -> TileShape:
+    def _choose(self, few: bool, dtype: torch.dtype, precision: str, index: int) -> TileShape:
         if dtype == torch.float64:
             return tile_shapes(self.source, few)[-1]
-        target = nearest_target(*torch.cuda.get_device_capability())
+        target = self.executor.gpu(index).target
         return choose_tile(self.source, DTYPE_NAMES[dtype], target, precision, few)
 
     def parts(self, programs: int, columns: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class AttentionLauncher:
         )
         arguments = zip(p.tensors, tensors, strict=True)
         dtype = next(x.dtype for t, x in arguments if t.kind == "float")
-        shape = self.shape(rows, dtype)
+        shape = self.shape(rows, dtype, tensors[0].get_device())
         tiles = -(-rows // shape.rows)
         parts, length = self.parts(tiles * blocks, columns)
         outs = self._outputs(tensors[0], sizes, kinds, parts, tiles)
@@ -137,14 +137,20 @@ class AttentionLauncher:
             "COLS": shape.columns,
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": input_precision(dtype, self.float32),
-            "UPCAST": self.interpret and dtype in (torch.float16, torch.bfloat16),
+            "UPCAST": self.executor.interprets and dtype in (torch.float16, torch.bfloat16),
         }
-        if self.interpret:
-            interpreter.launch(self.function, (programs,), *args, *lengths, **constants)
-            return
-        options = {"num_warps": shape.warps, "num_stages": STAGES}
-        options["maxnreg"] = register_cap(32 * shape.warps)
-        with torch.cuda.device_of(args[0]):
-            self.function[(programs,)](
-                *args, *lengths, **constants, **options, enable_fp_fusion=True
-            )
+        options: dict[str, Any] = {}
+        if not self.executor.interprets:
+            options = {"num_warps": shape.warps, "num_stages": STAGES, "enable_fp_fusion": True}
+            options["maxnreg"] = register_cap(32 * shape.warps)
+        inputs = len(self.source.program.tensors)
+        launch = KernelLaunch(
+            self.function,
+            (programs,),
+            [*args, *lengths],
+            constants,
+            options,
+            range(inputs, len(args)),
+        )
+        with self.executor.device_of(args[0]):
+            self.executor.launch(launch)

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from ..codegen.prelude import LAST_POSITION, empty_topk, merge_topk
+from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.aot import KernelCase
-from ..interpreter import interpreter
 from .emit import AttentionSource
 from .launch import AttentionLauncher
 
@@ -45,8 +46,8 @@ def merge_lists(
 class TopKLauncher:
     """A callable kernel that finds the best columns of each row."""
 
-    def __init__(self, source: AttentionSource, interpret: bool, float32: str | None = None):
-        self.run, self.interpret = AttentionLauncher(source, interpret, float32=float32), interpret
+    def __init__(self, source: AttentionSource, executor: Executor, float32: str | None = None):
+        self.run, self.executor = AttentionLauncher(source, executor, float32=float32), executor
 
     def __call__(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
         """Return the positions of the best columns, (axes of the rows, k), int64, in no order.
@@ -70,11 +71,9 @@ class TopKLauncher:
         acc = tl.float64 if scores.dtype == torch.float64 else tl.float32
         args = (scores, positions, found, rows, len(scores), columns)
         constants = {**_constants(found.shape[-1]), "ACC": acc}
-        if self.interpret:
-            interpreter.launch(merge_lists, (rows,), *args, **constants)
-        else:
-            with torch.cuda.device_of(scores):
-                merge_lists[(rows,)](*args, **constants, num_warps=WARPS, enable_fp_fusion=True)
+        options: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": True}
+        with self.executor.device_of(scores):
+            self.executor.launch(KernelLaunch(merge_lists, (rows,), args, constants, options, [2]))
         return found
 
 

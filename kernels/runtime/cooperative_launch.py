@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -13,15 +13,12 @@ import torch
 from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import COUNTER_STRIDE, CooperativeSource
 from ..cooperative.codegen.watchdog import Watchdog
+from ..executors.executor import Executor, GpuInfo, KernelLaunch
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
-from ..interpreter import interleaved
-from ..select.autotune import Autotuner, RunTimer, gpu_and_target, time_on_gpu
-from ..select.cost_model import GPUS
+from ..select.autotune import Autotuner, RunTimer, time_on_gpu
 from ..select.search import shared_memory
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
-
-TileRunner = Callable[[CooperativeSource, int, list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,10 @@ class CooperativeLaunch(Launch):
 class CooperativeTuner(Autotuner):
     """Chooses among a cooperative kernel, its alternatives, and their rows per program."""
 
-    def __init__(self, source: CooperativeSource, timer: RunTimer = time_on_gpu):
-        super().__init__(source, timer)
+    def __init__(
+        self, source: CooperativeSource, executor: Executor, timer: RunTimer = time_on_gpu
+    ):
+        super().__init__(source, executor, timer)
         self.kernels = (source, *source.others)
 
     def candidates(self, judged: Launch, target: str, rows: int) -> list[Launch]:
@@ -70,15 +69,18 @@ class CooperativeLauncher(Launcher):
     source: CooperativeSource
 
     def __init__(
-        self, source: CooperativeSource, interpret: bool, warps: int = 8, float32: str | None = None
+        self,
+        source: CooperativeSource,
+        executor: Executor,
+        warps: int = 8,
+        float32: str | None = None,
     ):
-        super().__init__(source, interpret, warps, float32)
-        self.tuner = CooperativeTuner(source)
+        super().__init__(source, executor, warps, float32)
+        self.tuner = CooperativeTuner(source, executor)
         self._widest = max(
             self._widest, source.slots * max((e.size for e in source.exchanges), default=1)
         )
         self.watchdog = Watchdog(source.name)
-        self.processors = GPUS["sm_90"].processors
 
     @functools.cached_property
     def _modules(self) -> list[ModuleType]:
@@ -91,72 +93,73 @@ class CooperativeLauncher(Launcher):
         pairs = zip(self.source.others, self._modules, strict=True)
         return {x.tiling.units: getattr(module, x.name) for x, module in pairs}
 
-    def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        constants = {"ROWS": MIN_ROWS, **self._constants(dtype), "PATIENCE": PATIENCE}
-
-        def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
-            interleaved.launch(self.function, (grid, source.loops), *given, **constants)
-
-        self._all(self.source, args, count, dtype, self.source.owned_rows or MIN_ROWS, run)
-
-    def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
-        props = torch.cuda.get_device_properties(index)
-        self.processors = props.multi_processor_count
-        needed = self.source.blocks * self.source.loops
-        if needed > self.processors:
-            raise ValueError(
-                f"the kernel {self.source.name} was planned for {needed} multiprocessors, but "
-                f"{gpu_and_target(index)[0]} has {self.processors}: compile the model again on "
-                "this device"
-            )
+    def _launch(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
+        gpu = self.executor.gpu(index)
         self.watchdog.check()
         units = self.source.tiling.units
         precision = input_precision(dtype, self.float32)
         judged = CooperativeLaunch(DTYPE_NAMES[dtype], precision, MIN_ROWS, self.warps, units)
-        judged = replace(judged, rows=self._rows_for(count, judged, gpu_and_target(index)[1]))
-        run = functools.partial(self._launched, args, count, dtype)
-        self._launched(args, count, dtype, self.tuner.choose(judged, count, index, run))
+        run = functools.partial(self._launched, args, count, dtype, gpu.processors)
+        if self.executor.interprets:
+            run(judged)
+            return
+        needed = self.source.blocks * self.source.loops
+        if needed > gpu.processors:
+            raise ValueError(
+                f"the kernel {self.source.name} was planned for {needed} multiprocessors, but "
+                f"{gpu.name} has {gpu.processors}: compile the model again on this device"
+            )
+        judged = replace(judged, rows=self._rows_for(count, judged, gpu))
+        run(self.tuner.choose(judged, count, index, run))
 
-    def _launched(self, args: list[Any], count: int, dtype: torch.dtype, launch: Launch) -> None:
-        """Run all rows with one launch configuration."""
+    def _launched(
+        self, args: list[Any], count: int, dtype: torch.dtype, processors: int, launch: Launch
+    ) -> None:
+        """Run all rows with one launch configuration, on a GPU of `processors`."""
         units = getattr(launch, "units", 0)
         kernels = (self.source, *self.source.others)
         source = next((x for x in kernels if x.tiling.units == units), self.source)
         function = self.function if source is self.source else self._functions[units]
-        options = {
-            **self._options(launch, dtype),
-            "PATIENCE": PATIENCE,
-            "launch_cooperative_grid": True,
-        }
+        rows = source.owned_rows or launch.rows
+        constants = {"ROWS": launch.rows, **self._constants(dtype), "PATIENCE": PATIENCE}
+        options = {**self._options(launch), "launch_cooperative_grid": True}
+        if self.executor.interprets:
+            options = {}
+        outputs, scratch = self._outputs, self._scratch(source)
+        for grid, given in self._waves(source, args, count, dtype, rows, processors):
+            self.executor.launch(
+                KernelLaunch(
+                    function, grid, given, constants, options, outputs, scratch, together=True
+                )
+            )
 
-        def run(source: CooperativeSource, grid: int, given: list[Any]) -> None:
-            function[(grid, source.loops)](*given, **options)
+    def _scratch(self, source: CooperativeSource) -> range:
+        """Return the positions of exchange buffers and counters among the arguments."""
+        first = len(source.pointers)
+        return range(first, first + len(source.exchanges) + 2)
 
-        self._all(source, args, count, dtype, source.owned_rows or launch.rows, run)
-
-    def _rows_for(self, count: int, launch: CooperativeLaunch, target: str) -> int:
+    def _rows_for(self, count: int, launch: CooperativeLaunch, gpu: GpuInfo) -> int:
         """Return the fewest rows per program with which all tiles run at once.
 
         If there is no such number, returns the one that needs the fewest launches.
         """
-        most = self.processors // (self.source.blocks * self.source.loops)
+        most = gpu.processors // (self.source.blocks * self.source.loops)
         if self.source.owned_rows:
             return MIN_ROWS
-        able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), target)] or [
-            MIN_ROWS
-        ]
+        able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), gpu.target)]
+        able = able or [MIN_ROWS]
         return next((r for r in able if -(-count // r) <= most), able[-1])
 
-    def _all(
+    def _waves(
         self,
         source: CooperativeSource,
         args: list[Any],
         count: int,
         dtype: torch.dtype,
         rows: int,
-        run: TileRunner,
-    ) -> None:
-        """Run all rows in launches of as many tiles as can run at once."""
+        processors: int,
+    ) -> Iterator[tuple[tuple[int, int], list[Any]]]:
+        """Yield grid and arguments of each launch; each has as many tiles as can run at once."""
         tensors, device = len(source.pointers), args[0].device
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         kinds = [(e.size, wide if e.wide else dtype) for e in source.exchanges]
@@ -164,17 +167,13 @@ class CooperativeLauncher(Launcher):
             torch.empty([source.slots, count, size], dtype=k, device=device) for size, k in kinds
         ]
         stuck = torch.zeros(1, dtype=torch.int32, device=device)
-        for begin, tiles in self._waves(count, rows, source.blocks * source.loops):
-            arrived = torch.zeros(
-                tiles * source.loops * COUNTER_STRIDE, dtype=torch.int32, device=device
-            )
-            given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], begin]
-            run(source, tiles * source.blocks, given)
-        self.watchdog.follow(stuck)
-
-    def _waves(self, count: int, rows: int, blocks: int) -> Iterator[tuple[int, int]]:
-        """Yield the first row of each launch, and its number of tiles."""
         tiles = -(-count // rows)
-        most = max(1, self.processors // blocks)
+        most = max(1, processors // (source.blocks * source.loops))
         for first in range(0, tiles, most):
-            yield first * rows, min(most, tiles - first)
+            now = min(most, tiles - first)
+            arrived = torch.zeros(
+                now * source.loops * COUNTER_STRIDE, dtype=torch.int32, device=device
+            )
+            given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], first * rows]
+            yield (now * source.blocks, source.loops), given
+        self.watchdog.follow(stuck)

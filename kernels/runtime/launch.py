@@ -1,4 +1,4 @@
-"""Run a loop's kernel on tensors: allocate outputs, set the grid, compile or interpret it."""
+"""Run a loop's kernel on tensors: allocate outputs, choose the launch, give it to an executor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import triton.language as tl
 from ..analysis.block_axis import padded_length
 from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
+from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.fit import Launch
 from ..feasibility.limits import register_option
-from ..interpreter import interpreter
 from ..precision import matmul_precision
 from ..select.autotune import Autotuner
 
@@ -45,19 +45,19 @@ DTYPE_NAMES = {
 class Launcher:
     """A callable kernel: `launcher(tensors, sizes, dtype)` returns what it stores.
 
-    `sizes` maps the names in `source.sizes` to lengths; nothing is specialised on them. `warps` is
-    the number with which the kernel was found to fit. On a GPU the autotuner may choose another
-    launch, per dtype, device and bucket of rows. `float32` is how float32 matmuls are computed; if
-    None, torch's setting decides. Calls raise ValueError if tensors are on different devices, or if
-    one position has 2^31 elements or more.
+    `executor` runs it. `sizes` maps the names in `source.sizes` to lengths; nothing is specialised
+    on them. `warps` is the number with which the kernel was found to fit. On a GPU the autotuner
+    may choose another launch, per dtype, device and bucket of rows. `float32` is how float32
+    matmuls are computed; if None, torch's setting decides. Calls raise ValueError if
+    tensors are on different devices, or if one position has 2^31 elements or more.
     """
 
     def __init__(
-        self, source: LoopSource, interpret: bool, warps: int = 8, float32: str | None = None
+        self, source: LoopSource, executor: Executor, warps: int = 8, float32: str | None = None
     ):
-        self.source, self.interpret, self.warps = source, interpret, warps
+        self.source, self.executor, self.warps = source, executor, warps
         self.float32 = float32
-        self.tuner = Autotuner(source)
+        self.tuner = Autotuner(source, executor)
         program = source.program
         self._axis, self._rows, self._sizes = program.axis, program.rows, source.sizes
         axis = program.block_axis
@@ -65,7 +65,9 @@ class Launcher:
         self._stores = [(t.axes, t.shape, t.kind) for _, t in program.stores]
         of_rows = [t for t in source.pointers if set(t.axes) & set(program.rows)]
         self._widest = max((math.prod(t.shape) for t in of_rows), default=1)
-        self._launches: dict[Any, tuple[int, dict[str, Any]]] = {}
+        count = len(source.pointers)
+        self._outputs = range(count - len(self._stores), count)
+        self._launches: dict[Any, tuple[int, dict[str, Any], dict[str, Any]]] = {}
 
     @functools.cached_property
     def module(self) -> ModuleType:
@@ -126,13 +128,11 @@ class Launcher:
         args += outs
         index = self._device(args)
         args += [sizes[a] for a in self._sizes]
-        if self.interpret:
-            self._interpreted(args, count, dtype)
-        elif index < 0 or index == torch.cuda.current_device():
-            self._compiled(args, count, dtype, index)
+        if index < 0 or index == torch.cuda.current_device():
+            self._launch(args, count, dtype, index)
         else:
             with torch.cuda.device(index):
-                self._compiled(args, count, dtype, index)
+                self._launch(args, count, dtype, index)
 
     def _device(self, args: Sequence[torch.Tensor]) -> int:
         """Return the index of the device that all tensors are on, -1 for the CPU."""
@@ -146,14 +146,11 @@ class Launcher:
                 )
         return index
 
-    def _interpreted(self, args: list[Any], count: int, dtype: torch.dtype) -> None:
-        least = self._least(args)
-        constants = {"ROWS": least, **self._constants(dtype)}
-        grid = self._grid(count, least)
-        interpreter.launch(self.function, grid, *args, **constants)
-
-    def _compiled(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
-        """Launch on the current device, as the autotuner chooses."""
+    def _launch(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
+        """Launch on the current device: with the fewest rows if interpreted, else as tuned."""
+        if self.executor.interprets:
+            self._run_with(args, count, self._least(args), self._constants(dtype), {})
+            return
         fixed = torch.are_deterministic_algorithms_enabled()
         precision = input_precision(dtype, self.float32)
         least = self._least(args)
@@ -162,15 +159,30 @@ class Launcher:
         if known is None:
 
             def run(launch: Launch) -> None:
-                self.function[self._grid(count, launch.rows)](*args, **self._options(launch, dtype))
+                given = self._constants(dtype), self._options(launch)
+                self._run_with(args, count, launch.rows, *given)
 
             judged = Launch(DTYPE_NAMES[dtype], precision, least, self.warps)
             chosen = self.tuner.choose(judged, count, index, run)
             if len(self._launches) >= MAX_CHOICES:
                 self._launches.clear()
-            known = self._launches[key] = chosen.rows, self._options(chosen, dtype)
-        rows, options = known
-        self.function[self._grid(count, rows)](*args, **options)
+            known = chosen.rows, self._constants(dtype), self._options(chosen)
+            self._launches[key] = known
+        self._run_with(args, count, *known)
+
+    def _run_with(
+        self,
+        args: list[Any],
+        count: int,
+        rows: int,
+        constants: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        constants = {"ROWS": rows, **constants}
+        grid = self._grid(count, rows)
+        self.executor.launch(
+            KernelLaunch(self.function, grid, args, constants, options, self._outputs)
+        )
 
     def _least(self, args: Sequence[Any]) -> int:
         """Return the fewest rows of a tile: those of a matmul, or the padded block axis."""
@@ -181,10 +193,8 @@ class Launcher:
         tiles = count if self.source.program.block_axis else -(-count // rows)
         return tiles, self.source.loops
 
-    def _options(self, launch: Launch, dtype: torch.dtype) -> dict[str, Any]:
+    def _options(self, launch: Launch) -> dict[str, Any]:
         return {
-            "ROWS": launch.rows,
-            **self._constants(dtype),
             "num_warps": launch.warps,
             "num_stages": 1,
             "maxnreg": register_option(32 * launch.warps, self.source.capped),
@@ -195,7 +205,7 @@ class Launcher:
         return {
             "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
             "PRECISION": input_precision(dtype, self.float32),
-            "UPCAST": self.interpret and dtype != torch.float64,
+            "UPCAST": self.executor.interprets and dtype != torch.float64,
         }
 
 

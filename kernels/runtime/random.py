@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ..codegen.prelude import dropout, normal, uniform
-from ..interpreter import interpreter
+from ..executors.executor import Executor, KernelLaunch
 
 BLOCK = 1024
 # the laws of `random_tensor`
@@ -42,12 +42,12 @@ def random_tensor(
     p: float,
     shape: Sequence[int],
     dtype: torch.dtype,
-    interpret: bool = False,
+    executor: Executor,
 ) -> torch.Tensor:
     """Return a contiguous tensor of random numbers on the device of `seed`, a (1,) int64 tensor.
 
     `law` is "uniform" in [0, 1), "normal" N(0, 1), or "dropout": 0 with probability `p`, else
-    1 / (1 - p). The same seed and shape always give the same numbers. CPU (`interpret`) and GPU
+    1 / (1 - p). The same seed and shape always give the same numbers. Executors
     agree except for the last digits of logarithms.
     """
     out = torch.empty(shape, dtype=dtype, device=seed.device)
@@ -57,9 +57,6 @@ def random_tensor(
     wide = tl.float64 if dtype == torch.float64 else tl.float32
     constants: dict[str, Any] = {"LAW": law, "P": float(p), "ACC": wide, "BLOCK": BLOCK}
     grid = (-(-count // BLOCK),)
-    if interpret:
-        interpreter.launch(fill, grid, seed, out, count, **constants)
-    else:
-        with torch.cuda.device(seed.device):
-            fill[grid](seed, out, count, **constants)
+    with executor.device_of(seed):
+        executor.launch(KernelLaunch(fill, grid, (seed, out, count), constants, {}, [1]))
     return out

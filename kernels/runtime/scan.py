@@ -6,7 +6,7 @@ in parallel, from initial states that come from summaries of the segments before
 atomics: results are bitwise reproducible.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import gcd, isqrt, prod
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ..executors.executor import Executor, KernelLaunch
 
 # A program is one warp. It has TILE bytes of its operands in flight, in rows of 512 or 256 bytes of
 # each operand, before it uses the first: 128 registers per thread for them, and about as many for
@@ -24,8 +26,6 @@ TILE = 16384
 # not queried from the device, so that the order of operations is the same on every device.
 SATURATION = 2 << 20
 LENGTHS = ["time", "units", "reverse", "length"]
-
-KernelRunner = Callable[..., None]
 
 
 @triton.jit
@@ -179,45 +179,39 @@ def scan_tiling(
     return ScanTiling(rows, columns, align, triton.cdiv(time, length), length)
 
 
-def compiled(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Launch a kernel on the device of the tensors; the counterpart of `interpreter.launch`."""
-    with torch.cuda.device_of(args[0]):
-        kernel[grid](*args, **constants)
-
-
 def forward(
     a: Tensor,
     b: Tensor,
     start: Tensor,
     reverse: bool,
-    run: KernelRunner,
+    executor: Executor,
     segments: int | None = None,
 ) -> Tensor:
     """Return z of z(t) = a(t) z(t-1) + b(t), from `start`; from the end if `reverse`.
 
-    `a` and `b` are (time, …) of the same shape and dtype, `start` is (…). `run` is `compiled` or
-    `interpreter.launch`. 16-bit values are accumulated in 32 bits.
+    `a` and `b` are (time, …) of the same shape and dtype, `start` is (…). 16-bit values are
+    accumulated in 32 bits.
     """
     a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
     z = torch.empty_like(b)
     if z.numel():
-        launches = _Launches(b, reverse, run, 2, segments)
+        launches = _Launches(b, reverse, executor, 2, segments)
         launches.summarize(a, b, back=False)
-        launches.compute(forward_kernel, a, b, start, z)
+        launches.compute(forward_kernel, (a, b, start), (z,))
     return z
 
 
 def backward(
-    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, run: KernelRunner,
+    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, executor: Executor,
     segments: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of `a`, `b` and `start` for the gradient `g` of the result `z`."""
     a, start, z, g = (x.contiguous() for x in (a, start, z, g))
     da, db, dstart = torch.empty_like(a), torch.empty_like(g), torch.zeros_like(start)
     if z.numel():
-        launches = _Launches(z, not reverse, run, 3, segments)
+        launches = _Launches(z, not reverse, executor, 3, segments)
         launches.summarize(a, g, back=True)
-        launches.compute(backward_kernel, a, start, z, g, da, db, dstart)
+        launches.compute(backward_kernel, (a, start, z, g), (da, db, dstart))
     return da, db, dstart
 
 
@@ -225,15 +219,15 @@ class _Launches:
     """The launches of one scan over tensors like `x`."""
 
     def __init__(
-        self, x: Tensor, reverse: bool, run: KernelRunner, operands: int, segments: int | None
+        self, x: Tensor, reverse: bool, executor: Executor, operands: int, segments: int | None
     ):
         time, channels, size = x.shape[0], prod(x.shape[1:]), x.element_size()
-        self.run, self.tiling = run, scan_tiling(time, channels, size, operands, segments)
+        self.executor, self.tiling = executor, scan_tiling(time, channels, size, operands, segments)
         rows, columns, align, _, length = self.tiling
         # specialised only on the alignment of rows, not on the number of channels
         self.lengths = time, channels // align, int(reverse), length
         self.constants = {"ROWS": rows, "COLUMNS": columns, "ALIGN": align}
-        self.constants |= {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+        self.options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
         self.blocks = triton.cdiv(channels, columns)
         acc = torch.promote_types(x.dtype, torch.float32)
         self.summaries = x.new_empty(2, self.tiling.segments - 1, channels, dtype=acc)
@@ -243,9 +237,22 @@ class _Launches:
         if self.tiling.segments > 1:
             grid = self.blocks, self.tiling.segments - 1
             args = a, b, self.summaries, *self.lengths
-            self.run(summary_kernel, grid, *args, BACK=back, **self.constants)
+            self._launch(summary_kernel, grid, args, {"BACK": back, **self.constants}, [2])
 
-    def compute(self, kernel: Any, *tensors: Tensor) -> None:
+    def compute(self, kernel: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Run the kernel that computes the results, on every segment."""
         grid = self.blocks, self.tiling.segments
-        self.run(kernel, grid, *tensors, self.summaries, *self.lengths, **self.constants)
+        args = *inputs, *outputs, self.summaries, *self.lengths
+        stored = range(len(inputs), len(inputs) + len(outputs))
+        self._launch(kernel, grid, args, self.constants, stored)
+
+    def _launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        args: Sequence[Any],
+        constants: dict[str, Any],
+        stored: Sequence[int],
+    ) -> None:
+        with self.executor.device_of(args[0]):
+            self.executor.launch(KernelLaunch(kernel, grid, args, constants, self.options, stored))

@@ -25,8 +25,8 @@ from triton.errors import TritonError
 
 from .. import cache
 from ..codegen.persistent import LoopSource
+from ..executors.executor import Executor
 from ..feasibility.fit import Launch, launch_candidates
-from ..feasibility.limits import nearest_target
 
 _LOG = logging.getLogger(__name__)
 # A choice applies to all calls with up to this many rows; one more choice to all larger calls.
@@ -78,11 +78,11 @@ def time_on_gpu(run: TimedRun) -> float:
 class Autotuner:
     """Chooses launches of one kernel. `timer` times a run, and is replaced in tests.
 
-    Nothing is timed unless `enabled`.
+    Nothing is timed unless `enabled`, and the executor can be timed.
     """
 
-    def __init__(self, source: LoopSource, timer: RunTimer = time_on_gpu):
-        self.source, self.timer = source, timer
+    def __init__(self, source: LoopSource, executor: Executor, timer: RunTimer = time_on_gpu):
+        self.source, self.executor, self.timer = source, executor, timer
         self.enabled = True
         self.choices: dict[Any, Launch] = {}
 
@@ -96,7 +96,7 @@ class Autotuner:
         return self.choices[key]
 
     def _may_time(self) -> bool:
-        return self.enabled and timing_enabled()
+        return self.enabled and self.executor.timed and timing_enabled()
 
     def candidates(self, judged: Launch, target: str, rows: int) -> list[Launch]:
         """Return the launches to choose from, the safest first."""
@@ -105,7 +105,7 @@ class Autotuner:
     def _choose(
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
     ) -> Launch:
-        name, target = gpu_and_target(device)
+        name, target, _ = self.executor.gpu(device)
         candidates = self.candidates(judged, target, bucket(rows))
         if len(candidates) == 1 or not self._may_time():
             return candidates[0]
@@ -148,10 +148,3 @@ class Autotuner:
         best = min(times, key=lambda x: times[x])
         first = times.get(candidates[0])
         return candidates[0] if first and times[best] > (1 - MARGIN) * first else best
-
-
-@functools.cache
-def gpu_and_target(device: int) -> tuple[str, str]:
-    """Return a GPU's name, and the target that kernels must fit."""
-    target = nearest_target(*torch.cuda.get_device_capability(device))
-    return torch.cuda.get_device_name(device), target

@@ -23,6 +23,7 @@ import triton
 from triton.errors import TritonError
 
 from .. import cache
+from ..executors.named import GPU
 from ..precision import matmul_precision
 from . import autotune
 from .strategies import strategy_name
@@ -55,7 +56,7 @@ class StrategyChoice:
 
 def gpu_name(tensor: torch.Tensor) -> str | None:
     """Return the name of the GPU of a tensor, or None if it is elsewhere: nothing is timed then."""
-    return autotune.gpu_and_target(tensor.get_device())[0] if tensor.is_cuda else None
+    return GPU.gpu(tensor.get_device()).name if tensor.is_cuda else None
 
 
 def _float32_setting(like: torch.Tensor) -> str:

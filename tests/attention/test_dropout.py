@@ -11,6 +11,7 @@ import graphnn as gn
 from graphnn.backends.random import by_counter
 from graphnn.backends.torch.operators import attention_tiles
 from graphnn.backends.torch.runtime.philox import block_positions, dropout
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.runtime.random import random_tensor
 from tests.attention.networks import WIDTH, Additive, inputs, ragged
 from tests.attention.test_memory import peak
@@ -67,7 +68,7 @@ def test_equals_the_reference(name, backend, tile, monkeypatch):
 def test_torch_and_kernels_draw_the_same_values():
     for number in (5, 2**62 + 12345, 2**63 - 2):
         seed = torch.tensor([number])
-        whole = random_tensor(seed, "dropout", 0.3, (3, 7, 50), torch.float64, interpret=True)
+        whole = random_tensor(seed, "dropout", 0.3, (3, 7, 50), torch.float64, executor=INTERPRETER)
         at = block_positions([(1, 3, 3), (2, 5, 7), (10, 50, 50)], seed.device)
         assert torch.equal(dropout(seed, 0.3, at, torch.float64), whole[1:, 2:5, 10:])
 

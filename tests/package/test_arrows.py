@@ -23,6 +23,7 @@ graphnn.kernels.cooperative.plan
 graphnn.kernels.cooperative.codegen
 graphnn.kernels.interpreter
 graphnn.kernels.feasibility
+graphnn.kernels.executors
 graphnn.kernels.select
 graphnn.kernels.runtime
 graphnn.kernels.attention

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphnn.backends.torch.runtime import scan as scans
 from graphnn.backends.torch.runtime.active_transforms import under_transform
-from graphnn.kernels.interpreter import interpreter
+from graphnn.kernels.executors.named import named
 from graphnn.kernels.runtime import scan as kernels
 
 
@@ -23,46 +23,42 @@ def scan(
     start: Any,
     d: int,
     reverse: bool,
-    interpret: bool,
+    executor: str,
     stated: torch.dtype | None = None,
 ) -> Tensor:
     """`scan_kernel` along dimension `d`. `start` may be a number or lack dimensions.
 
-    If `interpret`, Triton's interpreter runs the kernels on CPU tensors.
+    `executor` is the name of what runs the kernels.
     """
     if under_transform():
         return scans.scan(a, b, start, d, reverse, stated)
     return torch.movedim(
-        scan_kernel(*scans.operands(a, b, start, d, stated), reverse, interpret), 0, d
+        scan_kernel(*scans.operands(a, b, start, d, stated), reverse, executor), 0, d
     )
 
 
-def _run(interpret: bool) -> kernels.KernelRunner:
-    return interpreter.launch if interpret else kernels.compiled
-
-
 @torch.library.custom_op("graphnn::scan_kernel", mutates_args=())
-def scan_kernel(a: Tensor, b: Tensor, start: Tensor, reverse: bool, interpret: bool) -> Tensor:
+def scan_kernel(a: Tensor, b: Tensor, start: Tensor, reverse: bool, executor: str) -> Tensor:
     """Scan `a`, `b` (time, …) of equal shape and dtype from `start` (…); backwards if `reverse`."""
-    return kernels.forward(a, b, start, reverse, _run(interpret))
+    return kernels.forward(a, b, start, reverse, named(executor))
 
 
 @scan_kernel.register_fake
-def _(a: Tensor, b: Tensor, start: Tensor, reverse: bool, interpret: bool) -> Tensor:
+def _(a: Tensor, b: Tensor, start: Tensor, reverse: bool, executor: str) -> Tensor:
     return _like(b)
 
 
 @torch.library.custom_op("graphnn::scan_kernel_backward", mutates_args=())
 def scan_kernel_backward(
-    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, interpret: bool
+    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, executor: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a, b and start, from the result z and its gradient g."""
-    return kernels.backward(a, start, z, g, reverse, _run(interpret))
+    return kernels.backward(a, start, z, g, reverse, named(executor))
 
 
 @scan_kernel_backward.register_fake
 def _(
-    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, interpret: bool
+    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, executor: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like(a), _like(g), _like(start)
 
@@ -91,8 +87,8 @@ def _second(ctx: Any, u: Tensor, v: Tensor, w: Tensor) -> Any:
     m(t) = a(t) m(t-1) + u(t) z(t-1) + v(t) from w is that of g, and dz(t) m(t-1) that of a.
     """
     a, start, z, dz = ctx.saved_tensors
-    reverse, interpret = ctx.flags
-    m = scan_kernel(a, u * _before(z, start, reverse) + v, w.contiguous(), reverse, interpret)
+    reverse, executor = ctx.flags
+    m = scan_kernel(a, u * _before(z, start, reverse) + v, w.contiguous(), reverse, executor)
     flow = u * dz
     after = _before(flow, torch.zeros_like(start), not reverse)
     edge = (flow[-1:] if reverse else flow[:1]).sum(0)

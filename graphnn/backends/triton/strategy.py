@@ -30,6 +30,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.kernels.codegen.persistent import LoopSource, emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.feasibility.fit import Launch, Verdict, choose_kernel
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.ir.symbols import NameTable
@@ -82,13 +83,13 @@ class KernelLowering:
     the weights (`resident`, the persistent kernel), many blocks do it together (`cooperative`),
     torch's products with one kernel per phase (stepwise). With `fit` a kernel must fit the GPU
     `target`; with `only_if_faster` a cooperative one must be predicted to be faster than stepwise.
-    `interpret` runs kernels by Triton's interpreter on the CPU. With `graphs` the launches of
+    `executor` runs the kernels. With `graphs` the launches of
     stepwise loops are replayed by `cuda`. `float32` says how float32 is multiplied, if not as
     torch's setting says. With `tune` strategies are timed on the GPU; otherwise the cost model
     chooses.
     """
 
-    interpret: bool
+    executor: Executor
     target: str
     resident: bool = True
     fit: bool = True
@@ -241,7 +242,7 @@ class KernelLowering:
             return False
         if ir.floating not in self.stacks:
             launch = functools.partial(self._launch, ir.floating)
-            how = (self.resident, self.fit, not self.interpret)
+            how = (self.resident, self.fit, not self.executor.interprets)
             self.stacks[ir.floating] = Stacks(launch, self.target, *how)
         return self.stacks[ir.floating].faster(ir, loops, one)
 
@@ -272,7 +273,7 @@ class KernelLowering:
         kept = [i for i in loop.nodes if i in keep]
         program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
-        ask = not self.interpret
+        ask = not self.executor.interprets
         how = (ask, self.fit, loops, self.only_if_faster)
         source, verdict = choose_cooperative(program, launch, self.target, *how)
         return LoopKernel(source, verdict, reads, kept)
@@ -303,7 +304,7 @@ class KernelLowering:
             reason = "not checked whether it fits a GPU (skip 'fit')"
             return emit(program), Verdict(True, launch, reason)
         source, verdict = choose_kernel(
-            program, launch, self.target, may_compile=not self.interpret
+            program, launch, self.target, may_compile=not self.executor.interprets
         )
         if not verdict.fits:
             raise Unsupported(verdict.reason)
@@ -311,7 +312,7 @@ class KernelLowering:
 
     def _launch(self, floating: torch.dtype) -> Launch:
         """Return the launch of a kernel of a whole loop. Raises Unsupported if there is none."""
-        if floating not in DTYPES and not self.interpret:
+        if floating not in DTYPES and not self.executor.interprets:
             raise Unsupported(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter, which run the kernels of half precision
         dtype = floating if floating in DTYPES else torch.bfloat16
@@ -319,7 +320,7 @@ class KernelLowering:
 
     def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> Expression:
         kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
-        launcher = kind(source, self.interpret, warps, self.float32)
+        launcher = kind(source, self.executor, warps, self.float32)
         launcher.tuner.enabled = self.tune
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
@@ -333,7 +334,7 @@ class KernelLowering:
         kind: Any = StatisticsKernels if isinstance(part, StatisticsRegion) else AttentionKernels
         kind = TopKKernels if part.top else kind
         try:
-            return kind(part, passes, self.interpret, self.float32)
+            return kind(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None
@@ -345,7 +346,7 @@ class KernelLowering:
     def hops(self, part: Hops, passes: frozenset[str]) -> Any:
         """Return the kernels of hops; None if torch has to compute them."""
         try:
-            return HopKernels(part, passes, self.interpret, self.float32)
+            return HopKernels(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None
@@ -353,8 +354,8 @@ class KernelLowering:
     def called(self) -> dict[str, Any]:
         """Return the functions that replace those of generated code: scans and random tensors."""
         return {
-            "scan": functools.partial(scan, interpret=self.interpret),
-            "noise": functools.partial(random_tensor, interpret=self.interpret),
+            "scan": functools.partial(scan, executor=self.executor.name),
+            "noise": functools.partial(random_tensor, executor=self.executor),
         }
 
     def _stepwise(

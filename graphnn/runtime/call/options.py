@@ -54,9 +54,10 @@ class Options:
         from graphnn.backends.triton import cuda_graphs
         from graphnn.backends.triton.strategy import KernelLowering
         from graphnn.backends.triton.target import current
+        from graphnn.kernels.executors.named import GPU, INTERPRETER
 
         return KernelLowering(
-            self.backend == "interpret",
+            INTERPRETER if self.backend == "interpret" else GPU,
             current(),
             "resident" in self.passes,
             "fit" in self.passes,

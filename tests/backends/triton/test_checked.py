@@ -13,6 +13,7 @@ import torch
 
 import graphnn as gn
 from graphnn.kernels import simulate
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.runtime.launch import Launcher
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
 from tests.backends.triton.places import INTERPRET, STRATEGIES, both, lowerings
@@ -112,4 +113,4 @@ def test_a_fault_in_emitted_text_is_named(fault: str, strategy: str) -> None:
     text = change(sound.source.text)
     assert text != sound.source.text
     with pytest.raises(kind, match=sound.source.name):
-        checked(Launcher(replace(sound.source, text=text), interpret=True))
+        checked(Launcher(replace(sound.source, text=text), executor=INTERPRETER))

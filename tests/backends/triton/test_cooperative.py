@@ -20,6 +20,9 @@ from graphnn.backends.triton import target
 from graphnn.kernels import simulate
 from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier
 from graphnn.kernels.cooperative.plan.sharding import MIN_UNITS
+from graphnn.kernels.executors.executor import Executor, GpuInfo, KernelLaunch, launches_run_by
+from graphnn.kernels.executors.interpreted import Interpreter
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.runtime import cooperative_launch
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
@@ -190,7 +193,7 @@ def changed(launcher: CooperativeLauncher, change: Callable[[str], str]) -> Coop
     """A kernel whose text is another."""
     text = change(launcher.source.text)
     assert text != launcher.source.text
-    return CooperativeLauncher(replace(launcher.source, text=text), interpret=True)
+    return CooperativeLauncher(replace(launcher.source, text=text), executor=INTERPRETER)
 
 
 def early(text: str) -> str:
@@ -298,10 +301,18 @@ def test_after_a_stuck_barrier_all_is_nan(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_batch_too_large_for_one_launch_takes_several(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = saving()
     wanted = made_up(launcher, 2, 40)
-    assert list(launcher._waves(40, 16, 2)) == [(0, 3)]
-    monkeypatch.setattr(launcher, "processors", 5)
-    assert list(launcher._waves(40, 16, 2)) == [(0, 2), (32, 1)]
-    for got, want in zip(made_up(launcher, 2, 40), wanted, strict=True):
+    grids: list[tuple[int, ...]] = []
+
+    def counted(executor: Executor, launch: KernelLaunch) -> None:
+        grids.append(launch.grid)
+        executor.run(launch)
+
+    monkeypatch.setattr(Interpreter, "gpu", lambda self, index: GpuInfo("small", "sm_90", 5))
+    with launches_run_by(counted):
+        few = made_up(launcher, 2, 40)
+    blocks = launcher.source.blocks
+    assert grids == [(2 * blocks, 1), (blocks, 1)]
+    for got, want in zip(few, wanted, strict=True):
         assert torch.equal(got, want)
 
 

@@ -11,6 +11,7 @@ import torch
 from graphnn.kernels.codegen.persistent import emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
 from graphnn.kernels.cooperative.plan.tiling import Tiling
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
@@ -39,8 +40,8 @@ def stored(launcher: Launcher, dtype: torch.dtype = torch.float64) -> list[torch
 
 def agree(source: CooperativeSource) -> None:
     """Asserts that the kernel equals the persistent kernel of the same program up to rounding."""
-    wanted = stored(Launcher(emit(source.program), interpret=True))
-    for got, want in zip(stored(CooperativeLauncher(source, interpret=True)), wanted, strict=True):
+    wanted = stored(Launcher(emit(source.program), INTERPRETER))
+    for got, want in zip(stored(CooperativeLauncher(source, INTERPRETER)), wanted, strict=True):
         assert (got - want).abs().max() <= 1e-12 * want.abs().max()
 
 
@@ -60,8 +61,10 @@ def test_numbers_multiplied_in_parts_are_as_exact_as_float32(kind: str) -> None:
     for parted in (False, True):
         source = emit_cooperative(program("lstm", kind, 50), Tiling(8, 8, 256, 4, bf16x3=parted))
         assert ("matmul_bf16x3(" in source.text) == parted
-        found[parted] = stored(CooperativeLauncher(source, True, float32="tf32x3"), torch.float32)
-    wanted = stored(CooperativeLauncher(source, interpret=True))
+        found[parted] = stored(
+            CooperativeLauncher(source, INTERPRETER, float32="tf32x3"), torch.float32
+        )
+    wanted = stored(CooperativeLauncher(source, INTERPRETER))
     errors = {
         parted: max((a - b).abs().max() / b.abs().max() for a, b in zip(got, wanted, strict=True))
         for parted, got in found.items()

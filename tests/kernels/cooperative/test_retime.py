@@ -12,6 +12,7 @@ from graphnn.kernels.cooperative.plan.outline import outline
 from graphnn.kernels.cooperative.plan.phases import levels
 from graphnn.kernels.cooperative.plan.retime import barriers, delayed, retimed
 from graphnn.kernels.cooperative.plan.tiling import Tiling
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.ir.program import LoopProgram, LoopState, Op, Tensor
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from tests.kernels.cooperative.test_sharding import program
@@ -54,7 +55,7 @@ def stored(found: LoopProgram) -> list[torch.Tensor]:
     shapes = [[*(sizes[a] for a in t.axes), *t.shape] for t in found.tensors]
     tensors = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
     source = emit_cooperative(found, Tiling(16))
-    return CooperativeLauncher(source, interpret=True)(tensors, sizes, torch.float64)
+    return CooperativeLauncher(source, executor=INTERPRETER)(tensors, sizes, torch.float64)
 
 
 def test_a_barrier_is_spared_and_the_bits_are_the_same() -> None:

@@ -6,7 +6,6 @@ The GPU is made up: nothing is compiled.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from graphnn.kernels.runtime.cooperative_launch import (
 )
 from graphnn.kernels.select import search
 from tests.kernels.cooperative.test_sharding import program
+from tests.kernels.made_up_gpu import MadeUpGpu
 
 HALF = Launch("bf16", "ieee")
 
@@ -37,8 +37,8 @@ def source(size: int = 256) -> CooperativeSource:
 def test_alternatives_and_more_rows_are_candidates_too() -> None:
     chosen = source()
     judged = CooperativeLaunch("bf16", "ieee", 16, 8, chosen.tiling.units)
-    few = CooperativeTuner(chosen).candidates(judged, "sm_90", 16)
-    many = CooperativeTuner(chosen).candidates(judged, "sm_90", 64)
+    few = CooperativeTuner(chosen, MadeUpGpu()).candidates(judged, "sm_90", 16)
+    many = CooperativeTuner(chosen, MadeUpGpu()).candidates(judged, "sm_90", 64)
     assert few[0] == many[0] == judged and len(set(many)) == len(many)
     assert {x.rows for x in few} == {16} and {x.rows for x in many} == {16, 32}
     units = {chosen.tiling.units, *(x.tiling.units for x in chosen.others)}
@@ -58,16 +58,11 @@ class Function:
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[CooperativeLauncher, list[torch.Tensor]]:
     """A launcher for a fake GPU of 132 multiprocessors, and 40 rows for it."""
-    props = SimpleNamespace(multi_processor_count=132)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
-    gpu = lambda index: ("a made-up GPU", "sm_90")
-    monkeypatch.setattr(cooperative_launch, "gpu_and_target", gpu)
-    monkeypatch.setattr("graphnn.kernels.select.autotune.gpu_and_target", gpu)
-    launcher = CooperativeLauncher(replace(source(), others=()), interpret=False)
+    gpu = MadeUpGpu()
+    launcher = CooperativeLauncher(replace(source(), others=()), gpu)
     launcher.function, launcher.tuner = (
         Function(),
-        CooperativeTuner(launcher.source, lambda run: 1.0),
+        CooperativeTuner(launcher.source, gpu, lambda run: 1.0),
     )
     sizes = {"time": 2, "batch": 40}
     tensors = launcher.source.program.tensors
@@ -95,8 +90,7 @@ def test_a_gpu_with_too_few_multiprocessors_is_an_error_before_any_launch(
     made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher, tensors = made_up
-    props = SimpleNamespace(multi_processor_count=14)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: props)
+    launcher.executor = MadeUpGpu(processors=14)
     with pytest.raises(ValueError, match=r"planned for 32 multiprocessors, but .* has 14"):
         launcher(tensors, {"time": 2, "batch": 40}, torch.bfloat16)
     assert not launcher.function.launches
@@ -105,16 +99,18 @@ def test_a_gpu_with_too_few_multiprocessors_is_an_error_before_any_launch(
 def test_more_rows_per_program_are_used_if_that_saves_a_launch(
     made_up: tuple[CooperativeLauncher, list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher, _ = made_up
+    launcher, tensors = made_up
     judged = CooperativeLaunch("bf16", "ieee", 16, 8, launcher.source.tiling.units)
 
     def rows(target: str) -> list[int]:
-        return [launcher._rows_for(count, judged, target) for count in (1, 64, 65, 128, 500)]
+        gpu = MadeUpGpu(target=target).info
+        return [launcher._rows_for(count, judged, gpu) for count in (1, 64, 65, 128, 500)]
 
     assert rows("sm_90") == [16, 16, 32, 32, 32]
     monkeypatch.setattr(cooperative_launch, "SHARED_MEMORY", {"sm_80": 30 << 10})
     assert rows("sm_80") == [16] * 5  # 32 rows would not fit
-    assert list(launcher._waves(200, 32, 32)) == [(0, 4), (128, 3)]
+    waves = launcher._waves(launcher.source, tensors, 200, torch.bfloat16, 32, 132)
+    assert [(grid, given[-1]) for grid, given in waves] == [((128, 1), 0), ((96, 1), 128)]
 
 
 class Event:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from graphnn.kernels.codegen.persistent import emit
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.ir.program import LoopProgram, Op, Tensor
 from graphnn.kernels.runtime import launch
 from graphnn.kernels.runtime.launch import Launcher, input_precision
@@ -37,7 +38,7 @@ def doubled() -> Launcher:
     )
     stores = (("y", Tensor("y_out", (3,), ("time", "batch"))),)
     program = LoopProgram("doubled", "time", ("batch",), False, (x,), ops, (), stores)
-    return Launcher(emit(program), interpret=True)
+    return Launcher(emit(program), executor=INTERPRETER)
 
 
 @pytest.mark.parametrize("time, batch", [(2, 3), (1, 1), (3, 17), (0, 2), (2, 0)])

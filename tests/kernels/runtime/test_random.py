@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.runtime.random import LAWS, random_tensor
 
 SEED = torch.tensor([2**40 + 12345])
 
 
 def numbers(law: str, *shape: int, seed: torch.Tensor = SEED, p: float = 0.3) -> torch.Tensor:
-    return random_tensor(seed, law, p, shape, torch.float64, interpret=True)
+    return random_tensor(seed, law, p, shape, torch.float64, executor=INTERPRETER)
 
 
 def test_philox_gives_its_known_answer() -> None:

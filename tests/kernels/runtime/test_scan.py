@@ -11,11 +11,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from graphnn.kernels.interpreter import interpreter
+from graphnn.kernels.executors.named import GPU, INTERPRETER
 from graphnn.kernels.runtime import scan
 
-INTERPRETED = "cpu", interpreter.launch
-COMPILED = "cuda", scan.compiled
+INTERPRETED = "cpu", INTERPRETER
+COMPILED = "cuda", GPU
 SIZES = [(1, 1), (1, 100), (2, 3), (7, 1), (7, 17), (7, 100), (63, 3), (63, 100), (130, 17)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -88,15 +88,15 @@ def test_is_as_precise_as_the_loop(time, channels, dtype):
 def test_zeros_outlast_a_product_that_overflows():
     """1000^64 is no float32, but 0 times it is 0."""
     a, b = torch.full((70, 1), 1e3), torch.zeros(70, 1)
-    z = scan.forward(a, b, torch.zeros(1), False, interpreter.launch, segments=2)
+    z = scan.forward(a, b, torch.zeros(1), False, INTERPRETER, segments=2)
     assert (z == 0).all()
 
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0), (0, 2, 3)])
 def test_empty(sizes):
     a, start = torch.zeros(sizes), torch.ones(sizes[1:])
-    z = scan.forward(a, a, start, False, interpreter.launch)
-    da, db, dstart = scan.backward(a, start, z, z, False, interpreter.launch)
+    z = scan.forward(a, a, start, False, INTERPRETER)
+    da, db, dstart = scan.backward(a, start, z, z, False, INTERPRETER)
     assert z.shape == da.shape == db.shape == a.shape and (dstart == 0).all()
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_read_or_written_outside():
         return inside.copy_(x)
 
     a, b, start, g = map(guarded, numbers(7, 3))
-    found = by_kernels(a, b, start, g, True, interpreter.launch)
+    found = by_kernels(a, b, start, g, True, INTERPRETER)
     assert all(x.isfinite().all() for x in found)
     assert all(x[:32].isnan().all() and x[-32:].isnan().all() for x in buffers)
 

@@ -11,6 +11,8 @@ from triton.runtime.errors import OutOfResources
 import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.kernels import cache
+from graphnn.kernels.executors.executor import launches_run_by
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.feasibility import fit
 from graphnn.kernels.feasibility.aot import Resources
 from graphnn.kernels.feasibility.cases import loop_case
@@ -19,6 +21,7 @@ from graphnn.kernels.runtime import launch
 from graphnn.kernels.runtime.launch import Launcher
 from graphnn.kernels.select import autotune
 from graphnn.kernels.select.autotune import Autotuner, bucket
+from tests.kernels.made_up_gpu import MadeUpGpu
 
 JUDGED = Launch("bf16", "ieee", 16, 8)
 
@@ -28,7 +31,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
     monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
-    monkeypatch.setattr(autotune, "gpu_and_target", lambda device: ("a made-up GPU", "sm_90"))
 
 
 def launchers(name, size, skip=()):
@@ -63,8 +65,8 @@ class Timer:
         return self.times.get(launch, 1.0)
 
 
-def choose(source, timer, rows=64, judged=JUDGED):
-    return Autotuner(source, timer).choose(judged, rows, 0, lambda launch: None)
+def choose(source, timer, rows=64, judged=JUDGED, gpu="a made-up GPU"):
+    return Autotuner(source, MadeUpGpu(gpu), timer).choose(judged, rows, 0, lambda launch: None)
 
 
 def test_buckets():
@@ -115,10 +117,7 @@ def test_another_bucket_dtype_device_or_version_is_timed_again(resident, monkeyp
     changes = [
         lambda: choose(resident, timer, rows=65),
         lambda: choose(resident, timer, judged=replace(JUDGED, dtype="fp16")),
-        lambda: (
-            monkeypatch.setattr(autotune, "gpu_and_target", lambda d: ("another GPU", "sm_90"))
-            or choose(resident, timer)
-        ),
+        lambda: choose(resident, timer, gpu="another GPU"),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(resident, timer),
         lambda: monkeypatch.setattr(autotune.triton, "__version__", "9") or choose(resident, timer),
     ]
@@ -130,7 +129,7 @@ def test_another_bucket_dtype_device_or_version_is_timed_again(resident, monkeyp
 
 def test_a_choice_is_timed_once_per_process(resident):
     timer = Timer({})
-    tuner = Autotuner(resident, timer)
+    tuner = Autotuner(resident, MadeUpGpu(), timer)
     for rows in (20, 40, 64):
         tuner.choose(JUDGED, rows, 0, lambda launch: None)
     assert len(timer.ran) == len(set(timer.ran))
@@ -153,7 +152,7 @@ def test_if_nothing_runs_the_first_candidate_fails_in_its_launch(resident):
 
 @pytest.mark.parametrize("choice", [{"rows": 128, "warps": 3}, {}, {"rows": "x"}])
 def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
-    tuner = Autotuner(resident, Timer({}))
+    tuner = Autotuner(resident, MadeUpGpu(), Timer({}))
     cache.remember(tuner._key(JUDGED, "a made-up GPU", 64), choice)
     assert tuner.choose(JUDGED, 64, 0, lambda launch: None) == JUDGED and tuner.timer.ran
 
@@ -188,8 +187,8 @@ class Function:
 
 def made_up(source, monkeypatch, timer):
     """A launcher for a fake GPU, with tensors on the CPU."""
-    launcher = Launcher(source, interpret=False)
-    launcher.function, launcher.tuner = Function(), Autotuner(source, timer)
+    launcher = Launcher(source, MadeUpGpu())
+    launcher.function, launcher.tuner = Function(), Autotuner(source, launcher.executor, timer)
     program = source.program
     tensors = [torch.zeros([*(20 for _ in t.axes), *t.shape]) for t in program.tensors]
     return launcher, tensors, dict.fromkeys(source.sizes, 20)
@@ -231,15 +230,13 @@ def test_determinism_is_checked_at_every_call(resident, monkeypatch):
 
 
 def test_nothing_is_tuned_if_interpreted(resident, monkeypatch):
-    launcher = Launcher(resident, interpret=True)
+    launcher = Launcher(resident, INTERPRETER)
     launcher.tuner = None
     seen = []
-    monkeypatch.setattr(
-        launch.interpreter, "launch", lambda f, grid, *args, **constants: seen.append(constants)
-    )
     _, tensors, sizes = made_up(resident, monkeypatch, None)
-    launcher(tensors, sizes, torch.float32)
-    assert seen[0]["ROWS"] == 16 and "num_warps" not in seen[0]
+    with launches_run_by(lambda executor, launch: seen.append(launch)):
+        launcher(tensors, sizes, torch.float32)
+    assert seen[0].constants["ROWS"] == 16 and not seen[0].options
 
 
 class Elsewhere:
@@ -250,10 +247,10 @@ class Elsewhere:
     get_device = lambda self: 1
 
 
-@pytest.mark.parametrize("interpret", [True, False])
-def test_tensors_on_two_devices_are_named(resident, monkeypatch, interpret):
+@pytest.mark.parametrize("executor", [INTERPRETER, MadeUpGpu()])
+def test_tensors_on_two_devices_are_named(resident, monkeypatch, executor):
     launcher, tensors, sizes = made_up(resident, monkeypatch, None)
-    launcher.interpret = interpret
+    launcher.executor = executor
     tensors[1], name = Elsewhere(), resident.program.tensors[1].name
     with pytest.raises(ValueError, match=f"'{name}' of the kernel h_c_saving is on cuda:1, '.*cpu"):
         launcher(tensors, sizes, torch.float32)

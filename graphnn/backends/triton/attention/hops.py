@@ -22,6 +22,7 @@ from graphnn.ir.graph import IR, Node
 from graphnn.kernels.attention.emit import AttentionSource
 from graphnn.kernels.attention.hops import emit
 from graphnn.kernels.attention.launch import MIN_PART, TARGET_PROGRAMS, AttentionLauncher
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.ir.contraction import AttentionProgram, Store
 from graphnn.kernels.ir.program import Op, Tensor, Unsupported
 from graphnn.planner.attention.hops import Hops
@@ -92,9 +93,9 @@ class HopKernels:
     """Runs hops by two kernels. Raises Unsupported if there can be none."""
 
     def __init__(
-        self, part: Hops, passes: frozenset[str], interpret: bool, float32: str | None = None
+        self, part: Hops, passes: frozenset[str], executor: Executor, float32: str | None = None
     ):
-        self.part, self.passes, self.interpret = part, passes, interpret
+        self.part, self.passes, self.executor = part, passes, executor
         self.float32 = float32
         self.blocks = part.ir.layout(part.axes)
         self.name = function_name(f"hops over {part.axis}")
@@ -106,7 +107,7 @@ class HopKernels:
         softs = frozenset(made.softs.values())
         self.forward_kernel = self._kernel(made.ir, ends, self.name, softs=softs)
         self.run = AttentionLauncher(
-            emit(self.forward_kernel.program), interpret, float32=self.float32, target_programs=0
+            emit(self.forward_kernel.program), executor, float32=self.float32, target_programs=0
         )
         self._backwards: dict[Any, HopBackward] = {}
         floating = tuple(part.ir[i].dtype.is_floating_point for i in part.reads)
@@ -160,7 +161,7 @@ class HopKernels:
         if rest:
             after = write(ir, f"{self.name}_gradients", names, pairs, title, self.passes)
         run = AttentionLauncher(
-            emit(kernel.program), self.interpret, float32=self.float32, target_programs=0
+            emit(kernel.program), self.executor, float32=self.float32, target_programs=0
         )
         return HopBackward(run, kernel, code, after, places, direct)
 

@@ -27,6 +27,7 @@ from graphnn.backends.triton.attention.to_kernel import (
 from graphnn.ir.graph import IR
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.launch import AttentionLauncher
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.runtime.launch import PRECISIONS
 from graphnn.planner.attention.tiles import AttentionRegion
 from graphnn.planner.attention.topk import TopkRegion
@@ -72,11 +73,11 @@ class AttentionKernels:
         self,
         part: AttentionRegion,
         passes: frozenset[str],
-        interpret: bool,
+        executor: Executor,
         float32: str | None = None,
         picked: TopkRegion | None = None,
     ):
-        self.part, self.passes, self.interpret = part, passes, interpret
+        self.part, self.passes, self.executor = part, passes, executor
         self.float32 = float32
         self.tiles: TileAxes = tile_axes(part, picked)
         self.name = function_name(part.name)
@@ -87,7 +88,7 @@ class AttentionKernels:
 
     def _stage(self, kernel: TranslatedKernel) -> KernelStage:
         return KernelStage(
-            AttentionLauncher(emit(kernel.program), self.interpret, float32=self.float32), kernel
+            AttentionLauncher(emit(kernel.program), self.executor, float32=self.float32), kernel
         )
 
     def backward_of(self, wanted: tuple[bool, ...], present: tuple[bool, ...]) -> BackwardKernels:

@@ -20,6 +20,7 @@ from graphnn.backends.triton.attention.operators import (
     KernelStage,
 )
 from graphnn.backends.triton.attention.to_kernel import TranslatedKernel, kernels_of_exits
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.planner.attention.statistics import StatisticsRegion
 
@@ -37,10 +38,10 @@ class StatisticsKernels(AttentionKernels):
         self,
         part: StatisticsRegion,
         passes: frozenset[str],
-        interpret: bool,
+        executor: Executor,
         float32: str | None = None,
     ):
-        self.part, self.passes, self.interpret = part, passes, interpret
+        self.part, self.passes, self.executor = part, passes, executor
         self.float32 = float32
         self.tiles: TileAxes = tile_axes(part)
         self.name = function_name(part.name)

@@ -19,6 +19,7 @@ from graphnn.backends.triton.attention.operators import AttentionKernels
 from graphnn.backends.triton.attention.to_kernel import TileTranslator, TranslatedKernel
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.topk import MAX_K, TopKLauncher
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.ir.contraction import AttentionProgram, Top
 from graphnn.kernels.ir.program import Tensor as Argument
 from graphnn.kernels.ir.program import Unsupported
@@ -39,18 +40,18 @@ class TopKKernels:
         self,
         part: AttentionRegion,
         passes: frozenset[str],
-        interpret: bool,
+        executor: Executor,
         float32: str | None = None,
     ):
         if part.top > MAX_K:
             raise Unsupported(f"lists of more than {MAX_K} best do not fit in registers")
         self.part, self.picked = part, topk_region(part)
         self.kernel = topk_kernel(part, function_name(f"best {part.name}"))
-        self.finder = TopKLauncher(emit(self.kernel.program), interpret, float32)
+        self.finder = TopKLauncher(emit(self.kernel.program), executor, float32)
         self.inner: AttentionKernels | None = None
         self.why = ""
         try:
-            self.inner = AttentionKernels(self.picked.part, passes, interpret, float32, self.picked)
+            self.inner = AttentionKernels(self.picked.part, passes, executor, float32, self.picked)
         except Unsupported as reason:
             self.why = str(reason)
 

@@ -1,0 +1,1 @@
+"""What runs kernels: a GPU, or Triton's interpreter on the CPU."""

@@ -1,0 +1,39 @@
+"""Runs kernels on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from ..feasibility.limits import nearest_target
+from .executor import Executor, GpuInfo, KernelLaunch
+
+
+class Gpu(Executor):
+    """Runs kernels on the GPU of their tensors."""
+
+    name = "gpu"
+    device_type = "cuda"
+    timed = True
+
+    def gpu(self, index: int) -> GpuInfo:
+        """Return the GPU with this index."""
+        return _info(index)
+
+    def run(self, launch: KernelLaunch) -> None:
+        """Launch the compiled kernel on the current device and stream."""
+        launch.function[launch.grid](*launch.args, **launch.constants, **launch.options)
+
+    def device_of(self, tensor: torch.Tensor) -> AbstractContextManager[Any]:
+        """Return a context in which the device of a tensor is the current one."""
+        return torch.cuda.device_of(tensor)
+
+
+@functools.cache
+def _info(index: int) -> GpuInfo:
+    target = nearest_target(*torch.cuda.get_device_capability(index))
+    processors = torch.cuda.get_device_properties(index).multi_processor_count
+    return GpuInfo(torch.cuda.get_device_name(index), target, processors)

@@ -1,0 +1,20 @@
+"""The executors by name: torch operators take names, as their arguments must be plain values."""
+
+from __future__ import annotations
+
+from .executor import Executor
+from .gpu import Gpu
+from .interpreted import Interpreter
+
+GPU, INTERPRETER = Gpu(), Interpreter()
+_EXECUTORS: dict[str, Executor] = {x.name: x for x in (GPU, INTERPRETER)}
+
+
+def named(name: str) -> Executor:
+    """Return the executor of this name."""
+    return _EXECUTORS[name]
+
+
+def executor_for(tensor_device: str) -> Executor:
+    """Return what runs kernels on tensors of this type of device by default."""
+    return GPU if tensor_device == "cuda" else INTERPRETER
