@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import FunctionRewriter, InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from .language import replaced
+
 _BUILDER = interpreter.interpreter_builder
-# a stand-in for a function that refers to all of the language, as Triton's own library does
-_LIBRARY_FUNCTION = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
-_PATCH_LANGUAGE, _GET_NP_DTYPE = interpreter._patch_lang, interpreter._get_np_dtype
+_GET_NP_DTYPE = interpreter._get_np_dtype
 _NP_DTYPES: dict[str, np.dtype] = {}
 
 
@@ -46,53 +45,14 @@ def _rewrite(rewriter: FunctionRewriter, function: JITFunction) -> Any:
 
 @contextmanager
 def fast_interpreter() -> Iterator[None]:
-    """Enable the fast paths for one launch. The language is patched once in it."""
+    """Enable the fast paths for one launch."""
     # the interpreter checks int64 for overflow, and discards the result unless debugging
     options = replace(_BUILDER.options, sanitize_overflow=_BUILDER.options.debug)
     with (
         replaced(_BUILDER, "options", options),
         replaced(interpreter, "_get_np_dtype", _np_dtype),
-        replaced(interpreter, "_patch_lang", _patch_once()),
     ):
         yield
-
-
-@contextmanager
-def replaced(owner: Any, name: str, member: Any) -> Iterator[None]:
-    """Replace `owner.name` by `member` while the context is open."""
-    before = getattr(owner, name)
-    setattr(owner, name, member)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-def _patch_once() -> Callable[[Any], Any]:
-    """Return a function that patches all of the language at its first call only.
-
-    Triton's own function patches it for each function that a kernel calls, and does not undo that:
-    a call of `tl.zeros` would leave its module patched, and compiling would fail afterwards.
-    """
-    pending = [_patch_language]
-    return lambda _: pending.pop()() if pending else interpreter._LangPatchScope()
-
-
-def _patch_language() -> Any:
-    """Patch the language and return the scope that undoes it."""
-    scope = interpreter._LangPatchScope()
-    for owner, name, member in _patches():
-        scope.set_attr(owner, name, member)
-    return scope
-
-
-@functools.cache
-def _patches() -> list[tuple[Any, str, Any]]:
-    """Return what Triton replaces in the language, as (owner, name, member); found once."""
-    scope = _PATCH_LANGUAGE(_LIBRARY_FUNCTION)
-    found = {(owner, name): vars(owner)[name] for owner, name, _ in scope._changes}
-    scope.restore()
-    return [(*key, member) for key, member in found.items()]
 
 
 def _np_dtype(dtype: Any) -> np.dtype:

@@ -18,6 +18,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, mangle_type
 
 from .fast_paths import fast_interpreter, to_interpreted
+from .language import language_interpreted
 
 # imports what Triton loads lazily: that must not happen while its library is replaced
 mangle_type(0)
@@ -85,7 +86,7 @@ def _library_interpreted() -> Iterator[None]:
     with ExitStack() as stack:
         for library in libraries:
             stack.enter_context(_members_interpreted(vars(library)))
-        for patch in (_one_element_indices, _bfloat16_rounding, fast_interpreter):
+        for patch in (language_interpreted, _bfloat16_rounding, fast_interpreter):
             stack.enter_context(patch())
         yield
 
@@ -111,22 +112,6 @@ def _members_interpreted(names: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         names.update(found)
-
-
-@contextmanager
-def _one_element_indices() -> Iterator[None]:
-    """Work around Triton 3.6, which converts one-element arrays as numpy 2.4 no longer allows."""
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    interpreter._patch_lang_tensor = patched
-    try:
-        yield
-    finally:
-        interpreter._patch_lang_tensor = patch
 
 
 @contextmanager
