@@ -52,7 +52,9 @@ def pair(name: str, first: LoopSource, second: LoopSource) -> LoopSource:
         function=function,
     )
     if isinstance(made, CooperativeSource) and isinstance(second, CooperativeSource):
-        made = replace(made, exchanges=(*made.exchanges, *second.exchanges), others=())
+        exchanges = (*made.exchanges, *second.exchanges)
+        slots = max(made.slots, second.slots)  # buffers of both are allocated alike
+        made = replace(made, exchanges=exchanges, slots=slots, others=())
     return made
 
 

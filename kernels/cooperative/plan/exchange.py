@@ -1,9 +1,9 @@
 """Exchange buffers: what the thread blocks of a loop communicate at a step.
 
 An exchange has slots that steps use in turn: a block that has gone on to the next step must not
-overwrite what another block still reads. Two slots are enough if a block reads states before it
-arrives at the last barrier of a step. If it may arrive earlier, as with a state of several steps
-ago, whose next value is known early, three are needed.
+overwrite what another block still reads. `kernels/analysis/happens_before.py` derives how many are
+needed: two if a block reads states before it arrives at the last barrier of a step, three if it may
+arrive earlier, as with a state of several steps ago, whose next value is known early.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from ...ir.program import Part
 
-# the slots that steps use in turn, and those if states are read after the last arrival
-SLOTS, EARLY = 2, 3
+# the fewest slots that steps use in turn
+SLOTS = 2
 
 
 @dataclass(frozen=True)

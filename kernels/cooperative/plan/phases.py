@@ -7,12 +7,13 @@ published. Between the two it does what depends on neither: stores, and loads fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...analysis import happens_before
 from ...analysis.block_axis import MAX_ELEMENTS, wide
 from ...ir.program import LoopState, Op
-from .exchange import EARLY, SLOTS, Exchange
+from .exchange import SLOTS, Exchange
 from .sharding import ShardedProgram
 
 
@@ -82,15 +83,29 @@ class _Schedule:
             self._rest(level)
             if level < inner:
                 self.events.append(Event("wait", barrier=level + 1))
-        return Phases(tuple(self.events), count, carries, EARLY if self._arrives_early() else SLOTS)
+        return Phases(tuple(self.events), count, carries, self._slots(carries))
 
-    def _arrives_early(self) -> bool:
-        """Whether a state is read after the last arrival of a step: other blocks may then already
-        publish the state after the next one."""
-        last = max((k for k, e in enumerate(self.events) if e.what == "arrive"), default=-1)
-        behind = (self.ops[e.name] for e in self.events[last + 1 :] if e.what == "op")
-        read = {op.attrs.get(what) for op in behind for what in ("exchange", "sums")}
-        return any(e.state and e.name in read for e in self.exchanges.values())
+    def _slots(self, carries: bool) -> int:
+        """The fewest slots with which no block overwrites what another still reads."""
+        states = [e.name for e in self.exchanges.values() if e.state]
+        before = [happens_before.Event("store", name) for name in states]
+        before += [happens_before.Event("arrive")] * carries
+        step = [made for e in self.events for made in self._accesses(e, carries)]
+        return happens_before.slots_needed(before, step, SLOTS)
+
+    def _accesses(self, event: Event, carries: bool) -> Iterator[happens_before.Event]:
+        """What an event of a step does to exchanges."""
+        if event.what == "op":
+            attrs = self.ops[event.name].attrs
+            for name in (attrs.get("exchange"), attrs.get("sums")):
+                if name in self.exchanges:
+                    yield happens_before.Event("load", name)
+        elif event.what == "publish":
+            later = int(self.exchanges[event.name].state)
+            yield happens_before.Event("store", event.name, later)
+        else:
+            arrivals = event.barrier + carries if event.what == "wait" else 0
+            yield happens_before.Event(event.what, arrivals=arrivals)
 
     def _delay_reads(self) -> None:
         """Delays reads of a state until after the first barrier, if nothing needs it earlier.
