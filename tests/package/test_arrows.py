@@ -28,6 +28,8 @@ graphnn.kernels.select
 graphnn.kernels.runtime
 graphnn.kernels.attention
 graphnn.kernels.simulate
+graphnn.kernels.ptx.arithmetic
+graphnn.kernels.ptx
 graphnn.kernels.aot
 graphnn.errors
 graphnn.ir

@@ -1,0 +1,1 @@
+"""Compiled kernels, executed as PTX on a CPU."""
