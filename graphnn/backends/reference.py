@@ -122,7 +122,7 @@ class Reference:
     def _number(self, node: Node, bare: bool) -> Any:
         """A number as it is, or as a tensor."""
         value = node.attrs["value"]
-        return value if bare else torch.tensor(value, dtype=node.dtype, device=self.device)
+        return value if bare else torch.full((), value, dtype=node.dtype, device=self.device)
 
     def _run(self, node: Node, operands: list[tuple[Any, bool]]) -> Any:
         op = OPS[node.op]
@@ -138,9 +138,11 @@ class Reference:
         if node.op == "const":
             return self._number(node, bare=False)
         if node.op == "index":
-            return torch.tensor(place[node.attrs["axis"]], device=self.device) + self._offset(node)
+            return torch.full((), place[node.attrs["axis"]], device=self.device) + self._offset(
+                node
+            )
         if node.op == "size":
-            return torch.tensor(self.sizes[node.attrs["axis"]], device=self.device)
+            return torch.full((), self.sizes[node.attrs["axis"]], device=self.device)
         if node.op == "length":
             axis = self.ir.axes[node.attrs["axis"]].copy_of or node.attrs["axis"]
             full = torch.full((self.sizes[BATCH],), self.sizes[axis], device=self.device)
@@ -199,7 +201,7 @@ class Reference:
             return picked if abs(steps) == 1 else picked[:, slot]
         init = self.ir.operands(node)[0 if self.ir.alone(node.id) else slot]
         if init.op == "const":
-            value = torch.tensor(init.attrs["value"], dtype=node.dtype, device=self.device)
+            value = torch.full((), init.attrs["value"], dtype=node.dtype, device=self.device)
         else:
             value = self.values[self._at(init, outside)]
         return self._full(init, value, node)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.distributions import Distribution
 
 from graphnn.errors import GraphnnError, UnsupportedError
@@ -48,6 +49,22 @@ class Trace:
     number: int = field(default_factory=lambda: next(_numbers))
     unchecked: IR | None = None  # the graph as it was traced, once `ir` is checked
     default: torch.dtype = field(default_factory=torch.get_default_dtype)
+    # copies of constants on other devices, with the version of each constant that was copied
+    copies: dict[tuple[int, torch.device], tuple[int, torch.Tensor]] = field(default_factory=dict)
+
+    def constant(self, key: int, device: torch.device) -> torch.Tensor:
+        """The constant of a key on a device, copied to it once: a copy would wait for a GPU."""
+        constant = self.constants[key]
+        if torch.compiler.is_compiling() or constant.device == device or constant.requires_grad:
+            return constant.to(device)
+        version = -1 if constant.is_inference() else constant._version
+        known = self.copies.get((key, device))
+        if known is None or known[0] != version:
+            with torch.inference_mode(False):  # a backward may save it
+                known = version, constant.to(device)
+            if not isinstance(known[1], FakeTensor):  # a fake one is of no use outside its mode
+                self.copies[key, device] = known
+        return known[1]
 
     def holds(self) -> bool:
         """Whether all that the trace read, and torch's default dtype, is unchanged."""

@@ -75,12 +75,12 @@ def _reverse(x: torch.Tensor, length: Length = None) -> torch.Tensor:
 def _roll(x: torch.Tensor, length: Length = None, *, shift: int) -> torch.Tensor:
     n = x.shape[0]
     places = torch.arange(n, device=x.device)
-    last = torch.tensor(n, device=x.device) if length is None else length
+    last = torch.full((), n, device=x.device) if length is None else length
     return x[torch.where(places < last, (places - shift) % last.clamp(min=1), places)]
 
 
 def _at(x: torch.Tensor, length: Length = None, *, position: int) -> torch.Tensor:
-    last = torch.tensor(x.shape[0], device=x.device) if length is None else length
+    last = torch.full((), x.shape[0], device=x.device) if length is None else length
     place = last + position if position < 0 else torch.full_like(last, position)
     there = (place >= 0) & (place < last)
     picked = x[torch.where(there, place, 0).reshape(1)].squeeze(0)

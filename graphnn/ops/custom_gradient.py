@@ -55,7 +55,7 @@ class Rule:
 
 def _run(node: Node, operands: list[Any], like: torch.Tensor) -> Any:
     if node.op == "const":
-        return torch.tensor(node.attrs["value"], dtype=node.dtype, device=like.device)
+        return torch.full((), node.attrs["value"], dtype=node.dtype, device=like.device)
     if node.op == "pick":
         return operands[0][node.attrs["which"]]
     op = OPS[node.op]

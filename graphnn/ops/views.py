@@ -102,7 +102,7 @@ def run_put_rows(
     flat = g.reshape(index.numel(), g.shape[index.dim() :].numel())
     out = flat.new_zeros(rows, flat.shape[1]).index_add(0, index.reshape(-1), flat)
     if padding_idx is not None:
-        out = out.index_fill(0, torch.tensor([padding_idx], device=g.device), 0)
+        out = out.index_fill(0, torch.full((1,), padding_idx, device=g.device), 0)
     return out.reshape(rows, *g.shape[index.dim() :])
 
 
@@ -149,5 +149,5 @@ def put_each(
     out = run_put_rows(g.reshape(at.numel(), -1), at.reshape(-1), count * rows, None)
     out = out.reshape(*lead, rows, *g.shape[index.dim() :])
     if padding_idx is not None:
-        out = out.index_fill(len(lead), torch.tensor([padding_idx], device=g.device), 0)
+        out = out.index_fill(len(lead), torch.full((1,), padding_idx, device=g.device), 0)
     return out

@@ -12,13 +12,13 @@ import torch
 
 from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import COUNTER_STRIDE, CooperativeSource
-from ..cooperative.codegen.watchdog import Watchdog
 from ..executors.executor import Executor, GpuInfo, KernelLaunch
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
 from ..select.autotune import Autotuner, RunTimer, time_on_gpu
 from ..select.search import shared_memory
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
+from .watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ class CooperativeLauncher(Launcher):
 
     def _launch(self, args: list[Any], count: int, dtype: torch.dtype, index: int) -> None:
         gpu = self.executor.gpu(index)
-        self.watchdog.check()
         units = self.source.tiling.units
         precision = input_precision(dtype, self.float32)
         judged = CooperativeLaunch(DTYPE_NAMES[dtype], precision, MIN_ROWS, self.warps, units)
@@ -166,7 +165,7 @@ class CooperativeLauncher(Launcher):
         slots = [
             torch.empty([source.slots, count, size], dtype=k, device=device) for size, k in kinds
         ]
-        stuck = torch.zeros(1, dtype=torch.int32, device=device)
+        stuck = self.watchdog.flag(device)
         tiles = -(-count // rows)
         most = max(1, processors // (source.blocks * source.loops))
         for first in range(0, tiles, most):
@@ -176,4 +175,4 @@ class CooperativeLauncher(Launcher):
             )
             given = [*args[:tensors], *slots, arrived, stuck, *args[tensors:], first * rows]
             yield (now * source.blocks, source.loops), given
-        self.watchdog.follow(stuck)
+        self.watchdog.look(stuck)

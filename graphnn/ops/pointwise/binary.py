@@ -123,7 +123,7 @@ binary("pow", _pow_grad, prelude="power", floats_only=True, same_dtype=True, flo
 def _run_floor_divide(a: Any, b: Any) -> torch.Tensor:
     # torch.floor_divide is the same, but torch has no derivative of it
     like = a if isinstance(a, torch.Tensor) else b
-    a = a if isinstance(a, torch.Tensor) else torch.tensor(a, device=like.device)
+    a = a if isinstance(a, torch.Tensor) else torch.full((), a, device=like.device)
     return torch.div(a, b, rounding_mode="floor")
 
 

@@ -80,10 +80,10 @@ def check_materialized(device: torch.device | None) -> None:
         )
 
 
-def lengths_of(given: Any, axis: str, device: torch.device) -> Tensor:
-    """Lengths as a tensor on the model's device. Raises LengthsError if they cannot be read."""
+def lengths_of(given: Any, axis: str) -> Tensor:
+    """Lengths as a tensor, where they are. Raises LengthsError if they cannot be read."""
     try:
-        return torch.as_tensor(given, device=device)
+        return torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise LengthsError(
             f"lengths of '{axis}' cannot be read",

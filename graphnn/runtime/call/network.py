@@ -212,7 +212,7 @@ class Network:
         """The tensor of a parameter, buffer or constant."""
         key = node.attrs["key"]
         if node.op == "tensor":
-            return traced.constants[key].to(device)
+            return traced.constant(key, device)
         path, _, name = key.rpartition(".")
         holder = self.owner.get_submodule(path)
         tensor = holder._parameters.get(name)

@@ -25,6 +25,7 @@ from graphnn.runtime.call.inputs import (
     lengths_of,
     tensor_of,
 )
+from graphnn.runtime.call.lengths import checked
 
 Tensor = torch.Tensor
 
@@ -252,7 +253,7 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
             wanted=f"axes among {sorted(brought)}",
             fix="check the spelling against g.input(..., over=...)",
         )
-    n, size, batch = lengths_of(given, axis, device), sizes[axis], sizes[BATCH]
+    n, batch = lengths_of(given, axis), sizes[BATCH]
     if n.dtype not in (torch.int64, torch.int32) or tuple(n.shape) != (batch,):
         raise LengthsError(
             f"lengths of '{axis}' have the wrong shape or dtype",
@@ -260,16 +261,7 @@ def _lengths(ir: IR, axis: str, given: Any, sizes: dict[str, int], device: torch
             wanted=f"({batch},) of torch.int64, one number per example",
             fix="lengths={'" + axis + "': torch.tensor([...])}",
         )
-    if not torch.compiler.is_compiling() and n.numel():
-        low, high = int(n.min()), int(n.max())
-        if low < 0 or high > size:
-            raise LengthsError(
-                f"lengths of '{axis}' are out of range",
-                got=f"from {low} to {high}",
-                wanted=f"0 to {size}, the padded length",
-                fix="count positions, not indices; pad the input up to the longest",
-            )
-    return n.to(torch.int64)
+    return checked(n, sizes[axis], ir.name, axis, device)
 
 
 def _state(ir: IR, state: Any, sizes: dict[str, int], device: torch.device) -> dict[str, Tensor]:

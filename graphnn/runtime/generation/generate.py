@@ -16,6 +16,7 @@ from torch import Tensor
 from graphnn.errors import GenerateError
 from graphnn.frontend.feedback import CHOICES, Feedback
 from graphnn.ir.graph import IR
+from graphnn.kernels.runtime import late
 from graphnn.runtime.call.network import Network
 from graphnn.runtime.call.read import declared
 from graphnn.runtime.generation.result import Generation
@@ -71,8 +72,11 @@ def generate(
         positions = _tracked(range(count - 1, count - 1 + max_steps), progress)
         last = prompt[:, -1]
         if beam is None:
-            return one_by_one(step, state, last, positions, stop, chooser)
-        return beam_search(step, state, last, positions, stop, beam, length_penalty)
+            found = one_by_one(step, state, last, positions, stop, chooser)
+        else:
+            found = beam_search(step, state, last, positions, stop, beam, length_penalty)
+    late.wait()  # generation waits for the GPU at every step anyway
+    return found
 
 
 def _feedback(network: Network) -> Feedback:

@@ -30,6 +30,7 @@ def one_by_one(
     lengths, scores = last.new_zeros(rows), torch.zeros(rows, device=last.device)
     running = torch.ones(rows, dtype=torch.bool, device=last.device)
     tokens, record = [], _Record()
+    may_end = stop is not None or not rows
     for position in positions:
         logits, state, values = step(state, position, last)
         record.add(values)
@@ -41,7 +42,7 @@ def one_by_one(
             last = torch.where(running, last, stop)
             running = running & (last != stop)
         tokens.append(last)
-        if not running.any():
+        if may_end and not running.any():  # reading it waits for the GPU
             break
     return Generation(_stacked(tokens, rows, lengths), lengths, scores, record=record.steps)
 
@@ -61,7 +62,7 @@ def beam_search(
     score / ((5 + length) / 6)^length_penalty (Wu et al. 2016, arXiv:1609.08144, eq. 14).
     """
     search = _Beams(last.shape[0] // beam, beam, stop, length_penalty, last.device)
-    start = state
+    start, may_end = state, stop is not None or not last.shape[0]
     for position in positions:
         logits, state, values = step(state, position, last)
         search.record.add(values)
@@ -71,7 +72,7 @@ def beam_search(
             k: v.index_select(0, parents) if v.dim() and v is not start.get(k) else v
             for k, v in state.items()
         }
-        if not search.running.any():
+        if may_end and not search.running.any():
             break
     return search.best()
 

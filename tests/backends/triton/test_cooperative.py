@@ -18,13 +18,13 @@ from hypothesis import given, settings
 import graphnn as gn
 from graphnn.backends.triton import target
 from graphnn.kernels import simulate
-from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier
 from graphnn.kernels.cooperative.plan.sharding import MIN_UNITS
 from graphnn.kernels.executors.executor import Executor, GpuInfo, KernelLaunch, launches_run_by
 from graphnn.kernels.executors.interpreted import Interpreter
 from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.runtime import cooperative_launch
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
+from graphnn.kernels.runtime.watchdog import StuckBarrier
 from tests.backends.triton.cells import CELLS, Sizes, inputs, network, ragged, run, skipped
 from tests.backends.triton.places import INTERPRET, Place, choices, lowerings
 from tests.networks import random_cells
@@ -293,7 +293,7 @@ def test_a_stuck_barrier_is_an_error_that_names_kernel_and_step(
 def test_after_a_stuck_barrier_all_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cooperative_launch, "PATIENCE", 20)
     stuck = changed(saving(), lambda text: re.sub(r"\n        arrive\(arrived\)", "", text))
-    monkeypatch.setattr(stuck.watchdog, "follow", lambda flag: None)
+    monkeypatch.setattr(stuck.watchdog, "look", lambda flag: None)
     for out in made_up(stuck):
         assert not out[0].isnan().any() and out[1:].isnan().all()
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
-from graphnn.kernels.cooperative.codegen.watchdog import StuckBarrier, Watchdog
 from graphnn.kernels.feasibility.fit import Launch
 from graphnn.kernels.runtime import cooperative_launch
 from graphnn.kernels.runtime.cooperative_launch import (
@@ -111,24 +110,3 @@ def test_more_rows_per_program_are_used_if_that_saves_a_launch(
     assert rows("sm_80") == [16] * 5  # 32 rows would not fit
     waves = launcher._waves(launcher.source, tensors, 200, torch.bfloat16, 32, 132)
     assert [(grid, given[-1]) for grid, given in waves] == [((128, 1), 0), ((96, 1), 128)]
-
-
-class Event:
-    """Replaces a CUDA event: knows whether the work recorded before it is done."""
-
-    def __init__(self, done: bool):
-        self.done = done
-
-    def query(self) -> bool:
-        return self.done
-
-
-def test_a_watchdog_does_not_wait_for_launches() -> None:
-    dog, late = Watchdog("kernel"), Event(False)
-    dog._pending.extend([(Event(True), torch.tensor([0])), (late, torch.tensor([3]))])
-    dog.check()
-    dog.check()
-    late.done = True
-    with pytest.raises(StuckBarrier, match="kernel: a barrier was never passed at step 2"):
-        dog.check()
-    dog.check()

@@ -14,6 +14,7 @@ from graphnn.backends.torch.operators.loop import LoopOperator
 from graphnn.backends.torch.program import Program
 from graphnn.backends.torch.runtime.torch_layers import recurrent
 from graphnn.ir.graph import BATCH, Node
+from graphnn.kernels.select.autotune import is_capturing
 from graphnn.kernels.select.strategies import strategy_name
 from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner
 
@@ -53,6 +54,8 @@ class TimedLayer:
         if torch.is_autocast_enabled(operands[0].device.type):
             direction += f" in {torch.get_autocast_dtype(operands[0].device.type)}"
         name = self.tuner.choose(operands[0], known, strategies, direction)
+        if self.node.attrs["ragged"] and is_capturing():
+            name = KERNELS  # torch's layer reads lengths on the CPU, which a CUDA graph cannot hold
         return self.strategies[name](operands, sizes)
 
     def _run_once(self, name: str, operands: Operands, sizes: Sequence[int], train: bool) -> None:
