@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from triton.runtime.jit import JITFunction
 
+from graphnn.kernels.executors import gpu as executors_gpu
 from graphnn.kernels.interpreter import interleaved, interpreter
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -238,6 +239,7 @@ def _nothing(*args: Any) -> Iterator[None]:
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Return a fake GPU, an H200, which torch.cuda and Triton use."""
     gpu = FakeGpu()
+    executors_gpu._info.cache_clear()
     props = SimpleNamespace(name="a fake GPU", multi_processor_count=132, total_memory=140 << 30,
                             shared_memory_per_block_optin=232_448)  # fmt: skip
     stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None,
