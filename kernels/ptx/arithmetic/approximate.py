@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .floats import flush_half
-from .formats import DTYPES, F64, FORMATS, Array, canonical, decode, encode, flush, round_to
+from .formats import DTYPES, F64, Array, decode, encode, flush, round_to
 
 MODES = ("exact", "random", "worst", "high", "low")
 
@@ -61,11 +61,8 @@ def ulps(count: int) -> Bound:
     """Bound the distance from the correctly rounded result, in units of the last place."""
 
     def bound(operands: tuple[Array, ...], exact: F64, kind: str) -> tuple[F64, F64]:
-        form = FORMATS[kind]
-        nearest = round_to(exact, kind)
-        _, exponent = np.frexp(nearest)
-        last = np.maximum(exponent - 1, form.low) - (form.precision - 1)
-        return nearest, np.ldexp(float(count), last)
+        nearest = exact.astype(DTYPES[kind])
+        return nearest.astype(np.float64), count * np.spacing(np.abs(nearest)).astype(np.float64)
 
     return bound
 
@@ -145,24 +142,33 @@ def approximate(opcode: str, kind: str, ftz: bool = False) -> Callable[..., Arra
         nearest = encode(exact, kind)
         if errors.mode == "exact":
             return one(nearest)
-        listed = ~np.isfinite(decode(nearest, kind)) | (decode(nearest, kind) == 0)
-        listed &= exact != 0 if opcode == "lg2" else True
-        for x in wide:
-            listed |= ~np.isfinite(x) | (x == 0)
         made = _within(errors.draw(*wide), *spec.bound(wide, exact, kind), kind)
-        return one(_choose(listed, nearest, made, kind))
+        listed = _listed(opcode, decode(nearest, kind), exact, wide)
+        return one(np.where(listed, nearest, encode(made, kind)))
 
     return computed
 
 
-def _choose(listed: Array, nearest: Array, made: F64, kind: str) -> Array:
-    given = decode(nearest, kind).astype(np.float64)
-    return canonical(encode(np.where(listed, given, made), kind)).astype(DTYPES[kind])
+def _listed(opcode: str, nearest: Array, exact: F64, operands: tuple[F64, ...]) -> Array:
+    """Where the ISA lists the result: zeros, infinities and NaN, as operands or results."""
+    found = ~np.isfinite(nearest)
+    found |= (nearest == 0) & (exact != 0) if opcode == "lg2" else nearest == 0
+    for x in operands:
+        found |= ~np.isfinite(x) | (x == 0)
+    return found
 
 
 def _within(share: F64, centre: F64, bound: F64, kind: str) -> F64:
     """Move numbers by a share of the bound and round them to numbers within the bound."""
     moved = centre + share * bound
-    # rounded toward the centre, so that the rounding does not leave the bound
-    made = np.where(moved > centre, round_to(moved, kind, "rm"), round_to(moved, kind, "rp"))
-    return np.where(np.abs(made - centre) <= bound, made, round_to(centre, kind))
+    made = _nearest(moved, kind)
+    out = np.abs(made - centre) > bound
+    if out.any():  # rounded toward the centre instead, which is nearest if all else leaves it
+        inward = np.where(moved > centre, round_to(moved, kind, "rm"), round_to(moved, kind, "rp"))
+        made = np.where(out, inward, made)
+        made = np.where(np.abs(made - centre) > bound, _nearest(centre, kind), made)
+    return made
+
+
+def _nearest(x: F64, kind: str) -> F64:
+    return decode(encode(x, kind), kind).astype(np.float64)

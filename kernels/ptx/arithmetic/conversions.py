@@ -90,6 +90,8 @@ def convert_pair(spec: Conversion) -> Callable[..., Array]:
         spec.relu,
         spec.satfinite,
     )
+    if part == Conversion("bf16", "f32", "rn", None, False, False, False, False):
+        return to_bf16_pair
     one = convert(part)
     if spec.source.endswith("x2"):
 
@@ -141,12 +143,27 @@ def _to_finite(value: F64, target: str) -> F64:
     return np.where(np.isnan(value), value, np.clip(value, -largest, largest))
 
 
+_BELOW, _ONE, _SIXTEEN, _UPPER = map(np.uint32, (0x7FFF, 1, 16, 0xFFFF0000))
+_NAN = np.uint32(0x7FFF0000)
+
+
+def _rounded(x: Array) -> Array:
+    """The bits of float32 with the upper half rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    made = bits + ((bits >> _SIXTEEN) & _ONE)
+    made += _BELOW
+    bad = x != x
+    return np.where(bad, _NAN, made) if np.count_nonzero(bad) else made
+
+
 def to_bf16(x: Array) -> Array:
     """Round float32 to the bits of bf16, to nearest with ties to even; NaN becomes 0x7fff."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    made = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
-    return np.where(np.isnan(x), np.uint16(0x7FFF), made)
+    return (_rounded(x) >> _SIXTEEN).astype(np.uint16)
+
+
+def to_bf16_pair(high: Array, low: Array) -> Array:
+    """Round two float32 to bf16 as `to_bf16` does, and pack them."""
+    return np.asarray((_rounded(high) & _UPPER) | (_rounded(low) >> _SIXTEEN))
 
 
 def _integer_to_float(spec: Conversion) -> Callable[[Array], Array]:
