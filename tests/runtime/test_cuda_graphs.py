@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
@@ -11,7 +12,9 @@ import graphnn as gn
 from bench.networks import NETWORKS
 from graphnn.backends.triton import cuda_graphs
 from graphnn.backends.triton.cuda_graphs import Replayed, agree
+from graphnn.backends.triton.graph_memory import GraphMemory
 from graphnn.backends.triton.strategy import KernelLowering
+from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.runtime.call.options import Options
 from graphnn.runtime.model import network_of
 
@@ -23,7 +26,10 @@ class Device:
 
     def __init__(self):
         self.place, self.total, self.recorded, self.replays = "gpu 0", 1 << 40, 0, 0
-        self.fault = None
+        self.fault, self.taken, self.pool = None, 0, 0
+
+    def held(self, device):
+        return self.taken
 
     def form(self, tensors):
         return self.place
@@ -36,6 +42,7 @@ class Device:
             raise self.fault
         outs = run()
         self.recorded += 1
+        self.taken += self.pool
 
         def replay():
             self.replays += 1
@@ -58,7 +65,8 @@ class Function:
 
 
 @pytest.fixture
-def device():
+def device(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "GRAPHS", GraphMemory())
     return Device()
 
 
@@ -139,7 +147,8 @@ def test_evicting_the_least_recently_used_graph_raises_the_recording_threshold(r
     assert replayed.patience == cuda_graphs.SEEN
     for _ in range(3):
         call(replayed, rows=5)
-    assert [key[3][0][0][0] for key in replayed.graphs] == [3, 4, 1, 5]
+    by_turn = sorted(replayed.graphs, key=lambda key: replayed.graphs[key].turn)
+    assert [key[3][0][0][0] for key in by_turn] == [3, 4, 1, 5]
     assert replayed.patience == 2 * cuda_graphs.SEEN
 
 
@@ -166,6 +175,71 @@ def test_a_call_that_needs_too_much_memory_is_not_recorded(replayed, device):
     assert graph_use(device, lambda: [call(replayed) for _ in range(5)]) == (0, 0)
     device.total += 1
     assert graph_use(device, lambda: [call(replayed) for _ in range(5)]) == (1, 3)
+
+
+def test_all_functions_share_the_memory_for_graphs(replayed, device):
+    """Three graphs of a third of the budget and a bit: the one used longest ago is dropped."""
+    others = [Replayed(Function(), ("time", "batch"), [("time", 3)], device) for _ in range(2)]
+    device.total, device.pool = 16 * 3000, 1001
+    for function in (replayed, *others):
+        for _ in range(3):
+            call(function)
+    assert [len(f.graphs) for f in (replayed, *others)] == [0, 1, 1]
+    assert replayed.patience == 2 * cuda_graphs.SEEN
+    assert cuda_graphs.GRAPHS.held(torch.device("cpu")) == 2 * 1001
+
+
+def test_a_graph_that_holds_more_than_all_may_is_not_kept(replayed, device, caplog):
+    device.total, device.pool = 16 << 20, (1 << 20) + 1
+    for _ in range(4):
+        call(replayed)
+    assert not replayed.graphs and "holds 1 MB, more than all graphs" in caplog.text
+    assert device.recorded == 1
+
+
+def test_a_dropped_function_frees_the_memory_of_its_graphs(device):
+    function = Replayed(Function(), ("time", "batch"), [("time", 3)], device)
+    device.pool = 1000
+    for _ in range(3):
+        call(function)
+    assert cuda_graphs.GRAPHS.held(torch.device("cpu")) == 1000
+    del function
+    gc.collect()
+    assert cuda_graphs.GRAPHS.held(torch.device("cpu")) == 0
+
+
+def test_out_of_memory_drops_all_graphs_and_repeats_the_call(replayed, device, monkeypatch):
+    other = Replayed(Function(), ("time", "batch"), [("time", 3)], device)
+    for _ in range(3):
+        call(other)
+        call(replayed)
+    assert other.graphs and replayed.graphs
+    run, faults = replayed.call, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def short_of_memory(tensors, sizes):
+        if faults:
+            raise faults.pop()
+        return run(tensors, sizes)
+
+    monkeypatch.setattr(replayed, "call", short_of_memory)
+    call(replayed, rows=7)  # launched, not replayed
+    assert not other.graphs and not replayed.graphs and not replayed.off
+    faults.append(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):  # no graph holds memory any more
+        call(replayed, rows=7)
+
+
+def test_a_replay_that_runs_out_of_memory_is_repeated_without_graphs(replayed, device):
+    for _ in range(3):
+        call(replayed)
+
+    def short_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (graph,) = replayed.graphs.values()
+    graph.replay = short_of_memory
+    call(replayed)
+    assert not replayed.graphs and not replayed.off
 
 
 def test_nothing_is_recorded_or_counted_if_the_device_does_not_support_it(replayed, device):
@@ -237,7 +311,7 @@ def stepwise(name, backend="interpret", **options):
 
         class Recording(Options):
             def lowering(self, target):
-                return KernelLowering(True, "sm_90", False, **options)
+                return KernelLowering(INTERPRETER, "sm_90", False, **options)
 
         network.options = Recording(**vars(network.options))
     return model

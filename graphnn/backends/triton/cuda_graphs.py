@@ -9,8 +9,9 @@ signature launch them one by one.
 
 A call is recorded when its signature occurs for the third time, as its kernels are compiled and
 tuned by then. The results of the first two replays are compared with those of the launches. A loop
-whose replay differs, or that cannot be recorded, is not replayed any more. GRAPHNN_CUDA_GRAPHS=0
-turns this off.
+whose replay differs, or that cannot be recorded, is not replayed any more. All graphs of a device
+share one budget of memory. If the device runs out of memory, all are dropped and the call is
+repeated. GRAPHNN_CUDA_GRAPHS=0 turns graphs off.
 
 The bookkeeping is tested with a simulated device. `Cuda`, the part that records, has not been run.
 """
@@ -21,14 +22,15 @@ import logging
 import math
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphnn.backends.triton.graph_memory import GRAPHS, SHARE, Held
 from graphnn.kernels.precision import matmul_precision
 
 _LOG = logging.getLogger(__name__)
@@ -40,9 +42,8 @@ KEPT, SEEN = 4, 3
 COUNTED = 64
 # replays of a graph that are compared with the launches
 CHECKED = 2
-# the fraction of device memory that a graph may hold: inputs, results and buffers, about three
-# times the inputs
-SHARE = 1 / 16
+# inputs, results and buffers of a graph together, in multiples of the inputs: an estimate
+COPIES = 3
 
 # CUDA records one graph at a time in a process
 _RECORDING = threading.Lock()
@@ -73,6 +74,10 @@ class Cuda:
         """The memory of the device in bytes."""
         return int(torch.cuda.get_device_properties(device).total_memory)
 
+    def held(self, device: torch.device) -> int:
+        """The memory that torch has taken from the device, in bytes."""
+        return torch.cuda.memory_reserved(device)
+
     def record(self, run: Callable[[], list[Tensor]], device: torch.device) -> tuple[Replay, Any]:
         """Record `run` as a graph. Returns its replay function and the results it overwrites."""
         with _RECORDING, torch.cuda.device(device):
@@ -91,14 +96,20 @@ class Cuda:
         return graph.replay, outs
 
 
-@dataclass
-class Recorded:
-    """A graph with the tensors that it reads and writes."""
+class Recorded(Held):
+    """A graph with the tensors that it reads and writes, `size` bytes in all."""
 
-    inputs: list[Tensor]
-    outs: list[Tensor]
-    replay: Replay
-    unchecked: int = CHECKED
+    def __init__(
+        self,
+        inputs: list[Tensor],
+        outs: list[Tensor],
+        replay: Replay,
+        size: int,
+        drop: Callable[[], None],
+    ):
+        super().__init__(inputs[0].device, size, drop)
+        self.inputs, self.outs, self.replay = inputs, outs, replay
+        self.unchecked = CHECKED
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results for these tensors, in new memory."""
@@ -121,7 +132,7 @@ class Replayed:
     ):
         self.call, self.axes, self.loops = call, tuple(axes), tuple(loops)
         self.cuda = Cuda() if cuda is None else cuda
-        self.graphs: OrderedDict[Any, Recorded] = OrderedDict()
+        self.graphs: dict[Any, Recorded] = {}
         self.counts: OrderedDict[Any, int] = OrderedDict()
         self.patience = SEEN
         self.off = ""
@@ -131,9 +142,15 @@ class Replayed:
         key = self._signature(tensors, sizes)
         if key is None:
             return self.call(tensors, sizes)
-        with self._lock:
-            if key in self.graphs or self._due(key):
-                return self._replayed(key, tensors, sizes)
+        try:
+            with self._lock:
+                if key in self.graphs or self._due(key):
+                    return self._replayed(key, tensors, sizes)
+            return self.call(tensors, sizes)
+        except torch.OutOfMemoryError:
+            if not GRAPHS.drop_all(tensors[0].device):
+                raise
+            self.counts.clear()
         return self.call(tensors, sizes)
 
     def _signature(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Any | None:
@@ -143,12 +160,15 @@ class Replayed:
         if self.off or not LEAST <= launches <= MOST:
             return None
         place = self.cuda.form(tensors)
-        size = sum(math.prod(t.shape) * t.element_size() for t in tensors)
-        if place is None or 3 * size > SHARE * self.cuda.memory(tensors[0].device):
+        if place is None or _size(tensors) > self._budget(tensors):
             return None
         # modes that change the launches but not the tensors
         modes = matmul_precision(), torch.are_deterministic_algorithms_enabled()
         return place, modes, tuple(sizes), tuple((t.shape, t.dtype) for t in tensors)
+
+    def _budget(self, tensors: Sequence[Tensor]) -> float:
+        """The bytes that all graphs on the device of a call may hold."""
+        return SHARE * self.cuda.memory(tensors[0].device)
 
     def _due(self, key: Any) -> bool:
         """Count a call. Returns whether its signature has occurred often enough."""
@@ -159,11 +179,11 @@ class Replayed:
 
     def _replayed(self, key: Any, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         try:
-            if key not in self.graphs:
-                self._keep(key, self._record(tensors, sizes))
-            graph = self.graphs[key]
-            self.graphs.move_to_end(key)
+            graph = self.graphs.get(key) or self._record(key, tensors, sizes)
+            GRAPHS.use(graph)
             outs = graph(tensors)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self._give_up(f"cannot be recorded: {error}")
             return self.call(tensors, sizes)
@@ -175,27 +195,53 @@ class Replayed:
             return wanted
         return outs
 
-    def _record(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Recorded:
+    def _record(self, key: Any, tensors: Sequence[Tensor], sizes: Sequence[int]) -> Recorded:
+        device = tensors[0].device
+        before = self.cuda.held(device)
         # tensors created in inference mode could not be written outside it
         with torch.inference_mode(False), torch.no_grad():
             inputs = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tensors]
             torch._foreach_copy_(inputs, list(tensors))
             run = lambda: self.call(inputs, sizes)
-            replay, outs = self.cuda.record(run, tensors[0].device)
-        return Recorded(inputs, outs, replay)
+            replay, outs = self.cuda.record(run, device)
+        size = max(_size(tensors), self.cuda.held(device) - before)
+        graph = Recorded(inputs, outs, replay, size, _forgetting(self, key))
+        if GRAPHS.add(graph, self._budget(tensors)):
+            self._keep(key, graph)
+        else:
+            self._give_up(f"holds {size >> 20:,} MB, more than all graphs of the device may")
+        return graph
 
     def _keep(self, key: Any, graph: Recorded) -> None:
         """Keep a graph. If it evicts another, the next signature must occur twice as often."""
         self.graphs[key] = graph
         self.counts.pop(key, None)
         if len(self.graphs) > KEPT:
-            self.graphs.popitem(last=False)
+            oldest = min(self.graphs, key=lambda k: self.graphs[k].turn)
+            del self.graphs[oldest]
             self.patience *= 2
 
     def _give_up(self, reason: str) -> None:
         self.off = reason
         self.graphs.clear()
         _LOG.warning("a stepwise loop's CUDA graph %s; it is launched step by step", reason)
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    """The bytes that a graph of a call on these tensors holds, estimated."""
+    return COPIES * sum(math.prod(t.shape) * t.element_size() for t in tensors)
+
+
+def _forgetting(owner: Replayed, key: Any) -> Callable[[], None]:
+    """A function that makes a function drop its graph, and does not keep either alive."""
+    known = weakref.ref(owner)
+
+    def drop() -> None:
+        found = known()
+        if found is not None and found.graphs.pop(key, None) is not None:
+            found.patience *= 2  # recording it again should pay
+
+    return drop
 
 
 def agree(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
