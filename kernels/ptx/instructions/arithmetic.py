@@ -1,0 +1,381 @@
+"""Instructions of each thread on its own numbers: arithmetic, bits, comparisons, conversions.
+
+A row has an expression over the operands {0}, {1}, …, or a function of `arithmetic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..arithmetic import approximate, comparisons, conversions, floats, formats, integers
+from ..arithmetic.formats import BITS, DTYPES
+from ..program.program import Instruction, Vector
+from ..program.report import Problem
+from .writer import SIZES, Emit, Row, Writer, pair, types_of
+
+INTEGERS = frozenset(f"{sign}{size}" for sign in "us" for size in (16, 32, 64))
+WIDE_INTEGERS = frozenset({"u16", "s16", "u32", "s32"})
+UNTYPED = frozenset({"b16", "b32", "b64"})
+HALVES, PAIRS = frozenset({"f16", "bf16"}), frozenset({"f16x2", "bf16x2"})
+FLOATS = frozenset({"f32", "f64"}) | HALVES | PAIRS
+MODES = frozenset({"rn", "rz", "rm", "rp"})
+# arithmetic for which numpy's own operator is right: rounded to nearest
+PLAIN = {"add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}"}
+
+
+def expression(text: str, unsigned: bool = False) -> Emit:
+    """Return the text of d = expression of the operands."""
+
+    def emit(writer: Writer, instruction: Instruction) -> None:
+        kind = types_of(instruction)[-1]
+        if unsigned:
+            kind = f"u{8 * SIZES[kind]}"
+        d, *sources = instruction.operands
+        names = [writer.read(x, kind) for x in sources]
+        if all(x in writer.names for x in names):
+            names[0] = writer.array(sources[0], kind)
+        writer.write(d, kind, text.format(*names))
+
+    return emit
+
+
+def function(
+    made: Callable[..., Any], *kinds: str, result: str = "", literals: bool = False
+) -> Emit:
+    """Return the text of d = function(operands), of types `kinds` if not of the instruction's."""
+
+    def emit(writer: Writer, instruction: Instruction) -> None:
+        kind = types_of(instruction)[-1]
+        d, *sources = instruction.operands
+        listed = [*(kinds or [kind]), *[kind] * len(sources)]
+        listed = [k or kind for k in listed]
+        arguments = ", ".join(writer.array(x, k) for x, k in zip(sources, listed))
+        writer.write(d, result or kind, f"{writer.constant(made)}({arguments})")
+
+    return emit
+
+
+def floating(writer: Writer, instruction: Instruction) -> None:
+    """Arithmetic on floats, with its rounding, flush and saturation."""
+    opcode, kind = instruction.opcode, types_of(instruction)[-1]
+    flags = set(instruction.modifiers)
+    mode = next((m for m in instruction.modifiers if m in MODES), "rn")
+    part = kind.removesuffix("x2")
+    made = _rounded(opcode, part, mode)
+    if kind == "f32" and mode == "rn" and not flags & {"ftz", "sat"} and opcode in PLAIN:
+        expression(PLAIN[opcode])(writer, instruction)
+        return
+    apply(writer, instruction, modified(made, kind, flags))
+
+
+def _rounded(opcode: str, part: str, mode: str) -> Callable[..., Any]:
+    if opcode in ("fma", "mad") and part == "f32" and mode == "rn":
+        return fma32
+    return floats.ROUNDED[opcode](part, mode)
+
+
+_WHOLE_FMA = floats.fma("f32")
+
+
+def fma32(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c in float32, rounded once; the product is exact in float64.
+
+    Rounding the sum first to float64 matters only if that gives a midpoint of two float32 numbers,
+    or a subnormal one, whose midpoints lie elsewhere: these sums are computed with care.
+    """
+    total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
+    pattern = total.view(np.uint64)
+    risky = (pattern & np.uint64(0x1FFFFFFF)) == np.uint64(0x10000000)
+    # zero becomes the largest number here, and is exact
+    risky |= (pattern << np.uint64(1)) - np.uint64(1) < np.uint64((897 << 53) - 1)
+    return _WHOLE_FMA(a, b, c) if risky.any() else total.astype(np.float32)
+
+
+def modified(made: Callable[..., Any], kind: str, flags: set[str]) -> Callable[..., Any]:
+    """Return a function with the effects of `.ftz`, `.sat`, `.relu`, and of packed pairs."""
+    part = kind.removesuffix("x2")
+    if "ftz" in flags:
+        made = floats.flushing(made, part)
+    if "sat" in flags:
+        made = _after(made, floats.saturate)
+    if "relu" in flags:
+        made = _after(made, lambda x: floats.relu(x, part))
+    return floats.pairwise(made, kind) if kind in PAIRS else made
+
+
+def _after(made: Callable[..., Any], then: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *operands: then(made(*operands))
+
+
+def apply(writer: Writer, instruction: Instruction, made: Callable[..., Any]) -> None:
+    """Write d = made(operands), all of the instruction's type."""
+    function(made)(writer, instruction)
+
+
+def signs(make: Callable[[str], Callable[..., Any]]) -> Emit:
+    """Return the text of an operation on the sign of floats (`neg`, `abs`, `copysign`)."""
+
+    def emit(writer: Writer, instruction: Instruction) -> None:
+        kind = types_of(instruction)[-1]
+        made = make(kind.removesuffix("x2"))
+        apply(writer, instruction, modified(made, kind, set(instruction.modifiers)))
+
+    return emit
+
+
+def extreme(writer: Writer, instruction: Instruction) -> None:
+    """`min` and `max` of floats."""
+    kind, flags = types_of(instruction)[-1], set(instruction.modifiers)
+    largest = instruction.opcode == "max"
+    made = floats.extreme(kind.removesuffix("x2"), largest, "NaN" in flags, "xorsign" in flags)
+    apply(writer, instruction, modified(made, kind, flags))
+
+
+def rough(writer: Writer, instruction: Instruction) -> None:
+    """An approximate instruction: off by what its documentation allows."""
+    kind, flags = types_of(instruction)[-1], set(instruction.modifiers)
+    opcode = instruction.opcode + (".full" if "full" in flags else "")
+    if (opcode, kind.removesuffix("x2")) not in approximate.APPROXIMATIONS:
+        raise Problem(f"has a form of {opcode}.{kind} that is not modelled")
+    made = approximate.approximate(opcode, kind.removesuffix("x2"), "ftz" in flags)
+    d, *sources = instruction.operands
+    arguments = ", ".join(writer.array(x, kind) for x in sources)
+    if kind in PAIRS:
+        name = writer.constant(
+            lambda errors, *given: floats.pairwise(lambda *x: made(errors, *x), kind)(*given)
+        )
+    else:
+        name = writer.constant(made)
+    writer.write(d, kind, f"{name}(S.errors, {arguments})")
+
+
+def wide(writer: Writer, instruction: Instruction) -> None:
+    """`mul` and `mad` of integers: the low half, the high half, or all of the product."""
+    kind, flags = types_of(instruction)[-1], set(instruction.modifiers)
+    d, a, b, *more = instruction.operands
+    if "wide" in flags:
+        result = f"{kind[0]}{16 * SIZES[kind]}"
+        made = integers.mul_wide
+    elif "hi" in flags:
+        result, made = kind, integers.mul_hi
+    else:
+        result, made = kind, None
+    x, y = (writer.array(a, kind), writer.read(b, kind))
+    if made is not None:
+        y = writer.array(b, kind)
+    text = f"{writer.constant(made)}({x}, {y})" if made else f"{x} * {y}"
+    writer.write(d, result, f"{text} + {writer.read(more[0], result)}" if more else text)
+
+
+def shift(writer: Writer, instruction: Instruction) -> None:
+    """`shl` and `shr`; the count is unsigned and may exceed the width."""
+    kind = types_of(instruction)[-1]
+    d, a, b = instruction.operands
+    count, width = writer.read(b, "u32"), 8 * SIZES[kind]
+    left = instruction.opcode == "shl"
+    if count in writer.names and writer.names[count] < width:
+        amount = writer.constant(DTYPES[kind](writer.names[count]))
+        writer.write(d, kind, f"{writer.array(a, kind)} {'<<' if left else '>>'} {amount}")
+        return
+    made = writer.constant(integers.shift_left if left else integers.shift_right)
+    writer.write(d, kind, f"{made}({writer.array(a, kind)}, {writer.array(b, 'u32')})")
+
+
+def funnel(writer: Writer, instruction: Instruction) -> None:
+    """`shf`: the shift of two registers side by side."""
+    d, *sources = instruction.operands
+    given = ", ".join(writer.array(x, "u32") for x in sources)
+    left, wrap = ("l" in instruction.modifiers), ("wrap" in instruction.modifiers)
+    made = writer.constant(integers.funnel)
+    writer.write(d, "u32", f"{made}({given}, left={left}, wrap={wrap})")
+
+
+def permute(writer: Writer, instruction: Instruction) -> None:
+    """`prmt`: bytes chosen from two registers."""
+    d, *sources = instruction.operands
+    given = ", ".join(writer.array(x, "u32") for x in sources)
+    mode = next((m for m in instruction.modifiers if m != "b32"), None)
+    writer.write(d, "u32", f"{writer.constant(integers.permute)}({given}, {mode!r})")
+
+
+def logic(writer: Writer, instruction: Instruction) -> None:
+    """`lop3`: any function of three bits, by its truth table."""
+    d, *sources, table = instruction.operands
+    a, b, c = (writer.array(x, "u32") for x in sources)
+    number = writer.literal(table)
+    terms = []
+    for k in range(8):
+        if number >> k & 1:
+            x, y, z = ((a, b, c)[j] if k >> (2 - j) & 1 else f"~{(a, b, c)[j]}" for j in range(3))
+            terms.append(f"({x} & {y} & {z})")
+    writer.write(d, "u32", " | ".join(terms) or f"{a} ^ {a}")
+
+
+def move(writer: Writer, instruction: Instruction) -> None:
+    """`mov`: copies, packs and unpacks registers."""
+    kind = types_of(instruction)[-1]
+    d, source = instruction.operands
+    if kind == "pred":
+        writer.write(d, kind, writer.array(source, kind))
+    elif isinstance(d, Vector):
+        size = SIZES[kind] // len(d)
+        part, count = writer.constant(BITS[size]), 8 * size
+        whole, shift_type = writer.array(source, f"u{8 * SIZES[kind]}"), f"u{8 * SIZES[kind]}"
+        unsigned = writer.constant(DTYPES[shift_type])
+        for k, register in enumerate(d):
+            writer.write(
+                register, f"u{count}", f"({whole} >> {unsigned}({count * k})).astype({part})"
+            )
+    elif isinstance(source, Vector):
+        part, whole = f"u{8 * SIZES[kind] // len(source)}", f"u{8 * SIZES[kind]}"
+        unsigned = writer.constant(DTYPES[whole])
+        count = 8 * SIZES[part]
+        terms = [
+            f"({writer.array(x, part)}.astype({unsigned}) << {unsigned}({count * k}))"
+            for k, x in enumerate(source)
+        ]
+        writer.write(d, whole, " | ".join(terms))
+    else:
+        writer.write(d, kind, writer.array(source, kind))
+
+
+def to_address(writer: Writer, instruction: Instruction) -> None:
+    """`cvta`: generic addresses of global memory are its own addresses."""
+    d, source = instruction.operands
+    writer.write(d, "u64", writer.array(source, "u64"))
+
+
+def select(writer: Writer, instruction: Instruction) -> None:
+    """`selp`: one of two numbers, by a predicate."""
+    kind = types_of(instruction)[-1]
+    d, a, b, p = instruction.operands
+    x, y = writer.read(a, kind), writer.read(b, kind)
+    writer.write(d, kind, f"where({writer.array(p, 'pred')}, {x}, {y})")
+
+
+def compare(writer: Writer, instruction: Instruction) -> None:
+    """`setp`: a comparison, joined with a predicate if there is one, and its opposite."""
+    how, *others = instruction.modifiers
+    kind = types_of(instruction)[-1]
+    result, a, b, *more = instruction.operands
+    table = comparisons.FLOATS if kind in FLOATS else comparisons.INTEGERS
+    if how not in table:
+        raise Problem(f"has the comparison .{how}, which is not modelled for .{kind}")
+    kind = f"u{8 * SIZES[kind]}" if how in comparisons.UNSIGNED else kind
+    x, y = writer.read(a, kind), writer.read(b, kind)
+    if x in writer.names:
+        x = writer.array(a, kind)
+    if kind == "bf16":
+        made = writer.constant(formats.decode)
+        x, y = (writer.let(f"{made}({writer.array(v, kind)}, 'bf16')") for v in (a, b))
+    if "ftz" in others:
+        made = writer.constant(formats.flush)
+        x, y = (writer.let(f"{made}({v})") for v in (x, y))
+    found = writer.let(f"{writer.constant(table[how])}({x}, {y})")
+    first, second = pair(result)
+    join = next((m for m in others if m in comparisons.JOINS), None)
+    sign = {"and": "&", "or": "|", "xor": "^"}.get(join or "")
+    other = f" {sign} {writer.array(more[0], 'pred')}" if sign else ""
+    writer.write(first, "pred", found + other)
+    writer.write(second, "pred", f"~{found}{other}")
+
+
+def test(writer: Writer, instruction: Instruction) -> None:
+    """`testp`: whether floats are finite, NaN, …"""
+    kind, what = types_of(instruction)[-1], instruction.modifiers[0]
+    d, a = instruction.operands
+    made = writer.constant(floats.TESTS[what])
+    writer.write(d, "pred", f"{made}({writer.array(a, kind)})")
+
+
+def convert(writer: Writer, instruction: Instruction) -> None:
+    """`cvt`: from one type to another."""
+    try:
+        spec = conversions.parse(instruction.modifiers)
+    except ValueError as error:
+        raise Problem(f"has a form that is not modelled ({error})") from error
+    d, *sources = instruction.operands
+    pairs = spec.target.endswith("x2")
+    made = conversions.convert_pair(spec) if pairs else conversions.convert(spec)
+    given = ", ".join(writer.array(x, spec.source) for x in sources)
+    writer.write(d, spec.target, f"{writer.constant(made)}({given})")
+
+
+def _none(*modifiers: str) -> frozenset[str]:
+    return frozenset(modifiers)
+
+
+_COMPARISONS = frozenset({*comparisons.FLOATS, *comparisons.INTEGERS, *comparisons.JOINS})
+_ROUNDED = MODES | {"ftz", "sat", "relu"}
+_ROUGH = frozenset({"approx", "full", "ftz"})
+_CVT = MODES | {"rni", "rzi", "rmi", "rpi", "rna", "ftz", "sat", "relu", "satfinite"}
+_ANY = frozenset(DTYPES)
+_B32 = frozenset({"b32"})
+
+ROWS: dict[str, tuple[Row, ...]] = {
+    **{
+        name: (Row(INTEGERS, _none(), expression(PLAIN[name])), Row(FLOATS, _ROUNDED, floating))
+        for name in ("add", "sub")
+    },
+    "mul": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
+    "mad": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
+    "fma": (Row(FLOATS, _ROUNDED, floating),),
+    "div": (
+        Row(INTEGERS, _none(), function(integers.divide)),
+        Row(frozenset({"f32", "f64"}), MODES, floating),
+        Row(frozenset({"f32"}), _ROUGH, rough),
+    ),
+    "rem": (Row(INTEGERS, _none(), function(integers.remainder)),),
+    **{
+        name: (
+            Row(INTEGERS, _none(), function(bound)),
+            Row(FLOATS, _none("ftz", "NaN", "xorsign", "abs"), extreme),
+        )
+        for name, bound in (("min", np.minimum), ("max", np.maximum))
+    },
+    "abs": (
+        Row(INTEGERS, _none(), function(np.abs)),
+        Row(FLOATS, _none("ftz"), signs(floats.absolute)),
+    ),
+    "neg": (
+        Row(INTEGERS, _none(), function(np.negative)),
+        Row(FLOATS, _none("ftz"), signs(floats.negate)),
+    ),
+    "copysign": (Row(frozenset({"f32", "f64"}), _none(), signs(floats.copysign)),),
+    **{
+        name: (Row(frozenset({"f32", "f64"}), MODES, floating), Row(FLOATS, _ROUGH, rough))
+        for name in ("rcp", "sqrt")
+    },
+    **{
+        name: (Row(FLOATS, _ROUGH, rough),)
+        for name in ("ex2", "lg2", "rsqrt", "sin", "cos", "tanh")
+    },
+    "testp": (Row(frozenset({"f32", "f64"}), frozenset(floats.TESTS), test),),
+    **{
+        name: (Row(UNTYPED | {"pred"}, _none(), expression(text)),)
+        for name, text in (
+            ("and", "{0} & {1}"),
+            ("or", "{0} | {1}"),
+            ("xor", "{0} ^ {1}"),
+            ("not", "~{0}"),
+        )
+    },
+    "shl": (Row(UNTYPED, _none(), shift),),
+    "shr": (Row(UNTYPED | INTEGERS, _none(), shift),),
+    "shf": (Row(_B32, _none("l", "r", "wrap", "clamp"), funnel),),
+    "prmt": (Row(_B32, _none("f4e", "b4e", "rc8", "ecl", "ecr", "rc16"), permute),),
+    "lop3": (Row(_B32, _none(), logic),),
+    "bfe": (Row(INTEGERS, _none(), function(integers.extract, "", "u32", "u32")),),
+    "bfi": (Row(UNTYPED, _none(), function(integers.insert, "", "", "u32", "u32")),),
+    "popc": (Row(UNTYPED, _none(), function(integers.population, result="u32")),),
+    "clz": (Row(UNTYPED, _none(), function(integers.leading_zeros, result="u32")),),
+    "brev": (Row(UNTYPED, _none(), function(integers.reverse)),),
+    "mov": (Row(_ANY, _none(), move),),
+    "cvta": (Row(frozenset({"u64"}), _none("to", "global"), to_address),),
+    "selp": (Row(_ANY, _none(), select),),
+    "setp": (Row(_ANY, _COMPARISONS | {"ftz"}, compare),),
+    "cvt": (Row(_ANY, _CVT, convert),),
+}

@@ -1,0 +1,150 @@
+"""One launch of a program: its memory, parameters and blocks, and where faults are told from."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arithmetic.approximate import Errors
+from ..arithmetic.formats import DTYPES
+from ..arithmetic.products import Adder
+from ..program.locations import Describe, described
+from ..program.program import Instruction, Program
+from ..program.report import MAX_FINDINGS, Finding, Problem, PtxFault, Report
+from .control import Control
+from .order import Order
+from .tensors import Memory, Span
+from .thread_block import ThreadBlock
+
+Grid = tuple[int, int, int]
+
+
+class Machine:
+    """What the blocks of a launch share; `changed` becomes true when memory is written."""
+
+    def __init__(
+        self,
+        program: Program,
+        grid: Grid,
+        arguments: Sequence[Any],
+        shared: int,
+        order: Order,
+        errors: Errors,
+        adder: Adder | None,
+        limit: int,
+        describe: Describe | None,
+    ):
+        self.program, self.grid, self.shared, self.order = program, grid, shared, order
+        self.errors, self.adder, self.limit, self.describe = errors, adder, limit, describe
+        self.fenced = any(i.opcode == "wgmma" for i in program.instructions)
+        self.report = Report()
+        self.changed, self.steps = False, 0
+        # whether it was reported that products of TF32 cut their operands
+        self.trimmed = False
+        self.executed = np.zeros(len(program.blocks), np.int64).tolist()
+        self._by_number = {i.number: i for i in program.instructions}
+        # the program's own data, in memory of this launch
+        self._data = {name: x.copy() for name, x in program.constants.items()}
+        self.constants = {name: x.ctypes.data for name, x in self._data.items()}
+        self.parameters, spans = self._bound(arguments)
+        self.memory = Memory([*spans, *(_constant_span(n, x) for n, x in self._data.items())])
+
+    def _bound(self, arguments: Sequence[Any]) -> tuple[dict[str, Any], list[Span]]:
+        """Return the value of each parameter, and the memory of the tensors.
+
+        Parameters without an argument are 0: Triton adds pointers to scratch memory of no bytes.
+        """
+        parameters: dict[str, Any] = {}
+        spans = []
+        listed = self.program.parameters
+        if len(arguments) > len(listed):
+            raise ValueError(
+                f"{self.program.name} takes {len(listed)} arguments, and got {len(arguments)}"
+            )
+        for k, parameter in enumerate(listed):
+            value = arguments[k] if k < len(arguments) else 0
+            if hasattr(value, "data_ptr"):
+                spans.append(_tensor_span(value, k))
+                value = value.data_ptr()
+            parameters[parameter.name] = _number(value, parameter.type)
+        return parameters, spans
+
+    def block(self, number: int) -> Iterator[int]:
+        """Run one block to its end; yields where others may go on. Raises PtxFault."""
+        x, y, _ = self.grid
+        index = number % x, number // x % y, number // (x * y)
+        block = ThreadBlock(self, index, number)
+        try:
+            yield from Control(block).run()
+        except Problem as problem:
+            raise self.fault(str(problem), block, problem.lane) from problem
+
+    def fault(self, text: str, block: ThreadBlock, lane: int | None) -> PtxFault:
+        """Return the fault at the statement that a block is executing."""
+        at = self._by_number.get(block.now)
+        where = f"block {block.index}" + ("" if lane is None else f", thread {lane}")
+        return PtxFault(
+            f"{self.program.name}, {where}: {text}{self._place(at)}",
+            at.text if at else None,
+            at.loc if at else (),
+            block.index,
+            lane,
+        )
+
+    def _place(self, at: Instruction | None) -> str:
+        if at is None:
+            return ""
+        return f"\n  statement:  {at}{described(at.loc, self.describe)}"
+
+    def found(self, findings: list[Finding], text: str, block: ThreadBlock) -> None:
+        """Add a finding at the statement that a block is executing, unless there is one like it."""
+        at = self._by_number.get(block.now)
+        statement = at.text if at else ""
+        new = all((f.statement, f.kind) != (statement, kind_of(text)) for f in findings)
+        if new and len(findings) < MAX_FINDINGS:
+            full = f"{self.program.name}, block {block.index}: {text}{self._place(at)}"
+            findings.append(Finding(full, statement, at.loc if at else (), kind_of(text)))
+
+    def finish(self) -> Report:
+        """Return the report, with what was executed."""
+        report, counts = self.report, self.report.counts
+        for basic, times in zip(self.program.blocks, self.executed):
+            for instruction in [*basic.body, *([basic.end] if basic.end else [])]:
+                counts[instruction.name] = counts.get(instruction.name, 0) + times
+        report.counts = {name: n for name, n in sorted(counts.items()) if n}
+        report.statements = self.steps
+        report.blocks = self.grid[0] * self.grid[1] * self.grid[2]
+        return report
+
+
+def kind_of(text: str) -> str:
+    """Return a finding's text without its numbers: findings of one kind are reported once."""
+    return "".join(x for x in text if not x.isdigit())
+
+
+def _tensor_span(tensor: Any, k: int) -> Span:
+    """Return the memory that a tensor reaches, strided ones too."""
+    size = int(tensor.element_size())
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    count = (last + 1) * size if tensor.numel() else 0
+    return Span(int(tensor.data_ptr()), count, size, f"argument {k}")
+
+
+def _constant_span(name: str, x: NDArray[Any]) -> Span:
+    return Span(x.ctypes.data, x.nbytes, x.itemsize, name)
+
+
+def _number(value: Any, kind: str) -> Any:
+    """Return an argument as the bits of a parameter's type."""
+    dtype = np.dtype(DTYPES[kind])
+    if isinstance(value, float):
+        if dtype.kind == "f":
+            return dtype.type(value)
+        size, code = {4: ("<I", "<f"), 8: ("<Q", "<d")}[dtype.itemsize]
+        return struct.unpack(size, struct.pack(code, value))[0]
+    pattern = int(value) & ((1 << 8 * dtype.itemsize) - 1)
+    return np.array([pattern], np.dtype(f"u{dtype.itemsize}")).view(dtype)[0]

@@ -1,0 +1,53 @@
+"""Kernels of a few statements give the numbers that they must."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphnn.kernels import ptx
+from tests.kernels.ptx.written import executed, kernel
+
+
+def test_a_kernel_loads_adds_and_stores():
+    y, report = executed("add.s32 %r3, %r2, 5;")
+    assert y.tolist() == [t + 5 for t in range(64)]
+    assert (report.races, report.warnings, report.blocks) == ([], [], 1)
+
+
+def test_statements_are_counted_by_opcode():
+    _, report = executed("add.s32 %r3, %r2, 5; add.s32 %r3, %r3, %r3;")
+    assert report.counts["add.s32"] == 3
+    assert report.counts["ret"] == 1
+    assert report.statements == sum(report.counts.values())
+
+
+def test_registers_and_shared_memory_begin_as_nan():
+    y, _ = executed("ld.shared.b32 %r3, [%r52]; add.f32 %r3, %r3, %r40;")
+    assert torch.isnan(y.view(torch.float32)).all()
+
+
+def test_the_same_text_is_parsed_once():
+    assert ptx.parse(kernel("mov.b32 %r3, %r2;")) is ptx.parse(kernel("mov.b32 %r3, %r2;"))
+
+
+def test_an_unknown_instruction_is_refused_before_anything_runs():
+    with pytest.raises(ptx.PtxFault, match=r"line 18 .*not modelled: frob\.b32 %r3, %r2") as found:
+        ptx.parse(kernel("frob.b32 %r3, %r2;"))
+    assert found.value.statement == "frob.b32 %r3, %r2"
+
+
+@pytest.mark.parametrize(
+    "body, named",
+    [
+        ("add.sat.frob.s32 %r3, %r2, 1;", "frob"),
+        ("mul.lo.f16x2 %r3, %r2, %r2;", r"\.lo"),
+        ("mov.b32 %r3, %undeclared;", "%undeclared"),
+        ("ld.global.b64 %r3, [%rd3];", "%r3"),
+        ("bar.arrive 0, 64; mov.b32 %r3, %r2;", "arrive"),
+        ("bra $L_nowhere;", "nowhere"),
+    ],
+)
+def test_an_unknown_form_is_refused_by_name(body, named):
+    with pytest.raises(ptx.PtxFault, match=named):
+        ptx.parse(kernel(body))
