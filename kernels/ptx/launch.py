@@ -10,12 +10,13 @@ import numpy as np
 
 from .arithmetic.approximate import Errors
 from .arithmetic.products import Adder
+from .instructions.memory import smallest_access
 from .machine.machine import Machine
 from .machine.order import Order
 from .machine.schedule import in_turns, one_after_another
 from .program.locations import Describe
 from .program.program import Program
-from .program.report import Problem, PtxFault, Report
+from .program.report import Report
 
 # statements after which a launch is given up
 LIMIT = 2_000_000_000
@@ -50,18 +51,15 @@ def run(
     """
     x, y, z = (*grid, *[1] * (3 - len(grid)))
     count = x * y * z
-    machine = Machine(
-        program, (x, y, z), arguments, shared, Order(), Errors(ulps, seed), adder, limit, describe
-    )
+    order = Order(count, program.threads // 32, cooperative, smallest_access(program))
+    errors = Errors(ulps, seed)
+    machine = Machine(program, (x, y, z), arguments, shared, order, errors, adder, limit, describe)
     begin = time.perf_counter()
     with np.errstate(all="ignore"):
-        try:
-            if cooperative:
-                in_turns(machine, count, seed)
-            else:
-                one_after_another(machine, count)
-        except Problem as problem:
-            raise PtxFault(f"{program.name}: {problem}") from problem
+        if cooperative:
+            in_turns(machine, count, seed)
+        else:
+            one_after_another(machine, count)
     report = machine.finish()
     report.seconds = time.perf_counter() - begin
     return report

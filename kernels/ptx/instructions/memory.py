@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arithmetic.formats import DTYPES
-from ..program.program import Instruction
+from ..program.program import Instruction, Program
 from ..program.report import Problem
 from .writer import SIZES, Row, Writer, types_of, vector
 
@@ -48,6 +48,21 @@ def _ordered(writer: Writer, instruction: Instruction, where: str) -> str:
         f"S.synchronize({where}, {order!r}, {scope!r}, {writer.mask}, writes={writes})"
     )
     return ", strong=True"
+
+
+def smallest_access(program: Program) -> int:
+    """Return the bytes of the smallest access of global memory in a program."""
+    sizes = [
+        SIZES[types_of(i)[-1]] * _VECTORS.get(_one(i, tuple(_VECTORS), ""), 1)
+        for i in program.instructions
+        if i.opcode in ("ld", "st") and _space(i) == "global"
+    ]
+    copied = [
+        int(i.operands[2], 0)
+        for i in program.instructions
+        if i.opcode == "cp" and set(i.modifiers) & {"ca", "cg"}
+    ]
+    return min([*sizes, *copied], default=1)
 
 
 def load(writer: Writer, instruction: Instruction) -> None:

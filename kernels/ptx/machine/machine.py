@@ -43,6 +43,7 @@ class Machine:
         self.fenced = any(i.opcode == "wgmma" for i in program.instructions)
         self.report = Report()
         self.changed, self.steps = False, 0
+        self._running: dict[int, ThreadBlock] = {}
         # whether it was reported that products of TF32 cut their operands
         self.trimmed = False
         self.executed = np.zeros(len(program.blocks), np.int64).tolist()
@@ -77,11 +78,16 @@ class Machine:
         """Run one block to its end; yields where others may go on. Raises PtxFault."""
         x, y, _ = self.grid
         index = number % x, number // x % y, number // (x * y)
-        block = ThreadBlock(self, index, number)
+        block = self._running[number] = ThreadBlock(self, index, number)
         try:
             yield from Control(block).run()
         except Problem as problem:
             raise self.fault(str(problem), block, problem.lane) from problem
+        del self._running[number]
+
+    def stuck(self, number: int, text: str) -> PtxFault:
+        """Return the fault of a block that waits at the statement that it executed last."""
+        return self.fault(text, self._running[number], None)
 
     def fault(self, text: str, block: ThreadBlock, lane: int | None) -> PtxFault:
         """Return the fault at the statement that a block is executing."""

@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from typing import Protocol
 
-from ..program.report import Problem
-
 # how often a block finds nothing new where it waits before that is a deadlock
 IDLE = 200
 # the chance at each turn that the ranks of blocks are drawn anew
@@ -15,17 +13,23 @@ REDRAWN = 0.02
 
 
 class Blocks(Protocol):
-    """The blocks of a launch; `block` runs one, and `changed` says whether memory was written."""
+    """The blocks of a launch.
+
+    `block` runs one, `changed` says whether memory was written, and `stuck` is the error of a block
+    that waits forever.
+    """
 
     changed: bool
 
     def block(self, number: int) -> Iterator[int]: ...
 
+    def stuck(self, number: int, text: str) -> Exception: ...
+
 
 def one_after_another(blocks: Blocks, count: int) -> None:
     """Run each block to its end before the next begins.
 
-    Raises Problem if one waits for another: nothing makes the GPU run them at the same time.
+    Raises `blocks.stuck` if one waits for another: a GPU need not run them at the same time.
     """
     for number in range(count):
         last, idle = -1, 0
@@ -35,9 +39,10 @@ def one_after_another(blocks: Blocks, count: int) -> None:
             idle = idle + 1 if where == last and not blocks.changed else 0
             last, blocks.changed = where, False
             if idle > IDLE:
-                raise Problem(
-                    f"block {number} waits for another block, and the launch is not cooperative: "
-                    "nothing makes them run at the same time"
+                raise blocks.stuck(
+                    number,
+                    "a deadlock: it waits for another block, and the launch is not cooperative: "
+                    "the GPU need not run them at the same time",
                 )
 
 
@@ -45,8 +50,8 @@ def in_turns(blocks: Blocks, count: int, seed: int) -> None:
     """Run all blocks together; they stop before and after what may wait, and at barriers.
 
     The block with the best rank goes on, so that some are left behind while others go as far as
-    they can. A block that waits where nothing has changed is passed over. Raises Problem if none
-    can go on.
+    they can. A block that waits where nothing has changed is passed over. Raises `blocks.stuck` if
+    none can go on.
     """
     drawn = random.Random(seed)
     ranks = list(range(count))
@@ -61,7 +66,8 @@ def in_turns(blocks: Blocks, count: int, seed: int) -> None:
         if not able:
             idle += 1
             if idle > IDLE:
-                raise Problem(f"a deadlock: {len(alive)} of {count} blocks wait for each other")
+                text = f"a deadlock: {len(alive)} of {count} blocks wait for what no block will do"
+                raise blocks.stuck(min(alive), text)
             for wait in waits.values():
                 wait.asleep = -1
             continue

@@ -52,7 +52,7 @@ class Allocation:
         """Return where an address lies, relative to the tensor that it is nearest to."""
         near = min(self.spans, key=lambda s: max(s.begin - address, address - s.begin - s.size))
         at = address - near.begin
-        return f"bytes {at} to {at + size} of {near.name}, which has {near.size}"
+        return f"bytes {at} to {at + size} of {near.name} ({near.size} bytes)"
 
 
 class Memory:
@@ -157,7 +157,7 @@ class GlobalMemory:
             if new != old:
                 view[at] = new
                 self.block.machine.changed = True
-            self.order.atomic(self.block, int(here), order, scope, int(lane) // 32, writes=True)
+            self.order.atomic(self.block, int(here), order, scope, int(lane) // 32, True, True)
         return made
 
     def _lanes(self, address: Array, offset: int, mask: Array | None) -> tuple[Array | None, Array]:

@@ -243,7 +243,7 @@ class ThreadBlock:
         lanes = self.lane if mask is None else np.flatnonzero(mask)
         for lane in lanes:
             here = int(address[lane]) + offset
-            self.machine.order.atomic(self, here, order, scope, int(lane) // 32, writes)
+            self.machine.order.atomic(self, here, order, scope, int(lane) // 32, not writes, writes)
 
     def fence(self, scope: str, mask: Array | None) -> None:
         """Order the accesses of each warp before it with those after it."""
