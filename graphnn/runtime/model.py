@@ -59,7 +59,7 @@ class Compiled(nn.Module):
 
     @property
     def backend(self) -> str:
-        """The backend that was asked for: "auto", "torch", "triton", "interpret" or "reference"."""
+        """The backend that was asked for: "auto", "torch", "triton" and so on."""
         return self._network.options.backend
 
     @property
@@ -424,13 +424,15 @@ def compile(
     recompute: bool | None = None,
     float32: str | None = None,
     tune: bool = True,
+    target: str | None = None,
 ) -> Compiled:
     """Check, plan and compile a graph, or a module with a `graph(self, g)` method.
 
     Arguments:
 
     - `backend`: "auto" (kernels on CUDA, PyTorch elsewhere), "triton" (loops as generated kernels),
-      "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs) or
+      "torch", "interpret" (the kernels run by Triton's interpreter on a CPU: slow, for proofs),
+      "ptx" (the kernels compiled for a GPU and their PTX executed on a CPU: slower still) or
       "reference" (the definition, evaluated position by position).
     - `skip`: names of passes to leave out. The result is the same, slower.
     - `recompute`: True recomputes pointwise values in the backward instead of saving them, and lets
@@ -443,12 +445,15 @@ def compile(
     - `tune`: on a GPU, time the execution strategies of a loop and the launches of a kernel at the
       first call, and remember the fastest. Strategies differ in rounding. If false, the cost model
       chooses, and the choice is the same everywhere.
+    - `target`: the GPU that backends "ptx" and "interpret" plan for: "sm_75", "sm_80" (A100),
+      "sm_86", "sm_89" or "sm_90" (H100, H200). None takes the GPU at hand, or else "sm_90".
 
     Raises GraphError if the graph is wrong, BackendError for an argument that has no such value.
+    Backend "ptx" raises PtxFault or PtxRace if a compiled kernel is wrong.
 
         model = gn.compile(Net())
         y = model(x=torch.randn(8, 100, 16))              # (batch, time, features)
     """
     check_compilable(source)
-    chosen = options.checked(backend, skip, recompute, float32, tune)
+    chosen = options.checked(backend, skip, recompute, float32, tune, target)
     return Compiled(Network(source, chosen))

@@ -1,1 +1,1 @@
-"""What runs kernels: a GPU, or Triton's interpreter on the CPU."""
+"""What runs kernels: a GPU, Triton's interpreter, or the executor of compiled PTX."""

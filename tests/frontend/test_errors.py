@@ -689,7 +689,7 @@ def test_an_unknown_backend():
         """
         there is no backend 'tritom'
           got:    'tritom'
-          wanted: one of auto, torch, triton, interpret, reference
+          wanted: one of auto, torch, triton, interpret, ptx, reference
           fix:    backend='auto' takes the fastest there is
         """,
     ):

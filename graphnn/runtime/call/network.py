@@ -234,9 +234,9 @@ def require_program(options: Options) -> None:
 
 
 def _check_device(backend: str, device: torch.device) -> None:
-    wanted = {"triton": "cuda", "interpret": "cpu"}.get(backend, device.type)
+    wanted = {"triton": "cuda", "interpret": "cpu", "ptx": "cpu"}.get(backend, device.type)
     if device.type != wanted:
-        other = "triton" if backend == "interpret" else "interpret"
+        other = "interpret" if backend == "triton" else "triton"
         raise InputDeviceError(
             f"backend '{backend}' runs on {wanted} tensors",
             got=f"inputs and parameters on {device}",

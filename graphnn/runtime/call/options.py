@@ -10,7 +10,7 @@ from graphnn.backends.requirements import need_triton
 from graphnn.errors import BackendError, closest
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import SWITCHABLE
-from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS
+from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS, PLANNED
 
 if TYPE_CHECKING:
     from graphnn.backends.triton.strategy import KernelLowering
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `gn.compile`. `passes` run; "tune" is among them if kernels are timed."""
+    """The arguments of `gn.compile`. `passes` run; "tune" is among them if kernels are timed.
+
+    Kernels are planned for the GPU `target`, or else for the one at hand.
+    """
 
     backend: str
     passes: frozenset[str]
     recompute: bool | None = None
     float32: str | None = None
+    target: str | None = None
 
     def kernels(self, target: Target) -> bool:
         """Whether loops become Triton kernels: always, never, or only on a GPU."""
@@ -54,16 +58,18 @@ class Options:
         from graphnn.backends.triton import cuda_graphs
         from graphnn.backends.triton.strategy import KernelLowering
         from graphnn.backends.triton.target import current
-        from graphnn.kernels.executors.named import GPU, INTERPRETER
+        from graphnn.kernels.executors.named import named
 
+        gpu = self.target or current()
+        executors = {"interpret": "interpret", "ptx": f"ptx:{gpu}"}
         return KernelLowering(
-            INTERPRETER if self.backend == "interpret" else GPU,
-            current(),
+            named(executors.get(self.backend, "gpu")),
+            gpu,
             "resident" in self.passes,
             "fit" in self.passes,
             "cooperative" in self.passes,
             # torch.compile may record CUDA graphs itself
-            self.backend != "interpret" and not target.traced and cuda_graphs.enabled(),
+            self.backend not in PLANNED and not target.traced and cuda_graphs.enabled(),
             self.float32,
             "tune" in self.passes,
         )
@@ -75,6 +81,7 @@ def checked(
     recompute: bool | None,
     float32: str | None,
     tune: bool,
+    target: str | None = None,
 ) -> Options:
     """The options of a call of `gn.compile`. Raises BackendError if one has no such value."""
     if backend not in BACKENDS:
@@ -102,5 +109,27 @@ def checked(
             wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
             fix="None follows torch.set_float32_matmul_precision",
         )
+    if target is not None:
+        _check_target(backend, target)
     passes = frozenset(SWITCHABLE) - set(skip) | ({"tune"} if tune else set())
-    return Options(backend, passes, recompute, float32)
+    return Options(backend, passes, recompute, float32, target)
+
+
+def _check_target(backend: str, target: str) -> None:
+    """Raise BackendError unless a backend can plan for this GPU."""
+    if backend not in PLANNED:
+        raise BackendError(
+            f"backend '{backend}' cannot plan for a GPU that is absent",
+            got=f"target={target!r}",
+            wanted=f"one of the backends {', '.join(PLANNED)}",
+            fix=f"gn.compile(net, backend='ptx', target={target!r})",
+        )
+    from graphnn.kernels.executors.ptx import EXECUTED
+
+    if target not in EXECUTED:
+        raise BackendError(
+            f"kernels are not executed for target {target!r}",
+            got=f"target={target!r}",
+            wanted=f"one of {', '.join(EXECUTED)}",
+            fix="target='sm_90' is an H100 or H200, 'sm_80' an A100",
+        )
