@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from graphnn.errors import BackendError
+from graphnn.kernels.feasibility.targets import refusal
 
 
 def need_triton(backend: str) -> None:
@@ -15,4 +16,15 @@ def need_triton(backend: str) -> None:
             got="no module named 'triton'",
             wanted="triton 3.6 or newer, which exists for Linux",
             fix="pip install triton, or compile with backend='torch'",
+        )
+
+
+def need_gpu(backend: str, target: str) -> None:
+    """Raise BackendError if a GPU, given by its target, is too old for kernels."""
+    if target and (why := refusal(target)):
+        raise BackendError(
+            f"backend '{backend}' has no kernels for this GPU",
+            got=target,
+            wanted=why,
+            fix="compile with backend='auto' or 'torch'",
         )

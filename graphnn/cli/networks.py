@@ -13,7 +13,7 @@ from graphnn.runtime.backends import BACKENDS, FLOAT32
 if TYPE_CHECKING:
     from graphnn.runtime.model import Compiled
 
-TARGETS = ("sm_80", "sm_90", "sm_100")
+TARGETS = tuple(f"sm_{capability}" for capability in (75, 80, 86, 87, 89, 90, 100, 103, 120, 121))
 
 
 def add_all(commands: Any, examples: str) -> None:

@@ -347,7 +347,7 @@ class Compiled(nn.Module):
 
     def _variant(self, lengths: Sequence[str], device: str | None, rest: dict[str, Any]) -> Variant:
         """The variant of a kind of call."""
-        target = self._network.target if device is None else Target(device)
+        target = self._network.target if device is None else Target.of(torch.device(device))
         return Variant(frozenset(lengths), **{"target": target, **rest})
 
     def source(self) -> str:

@@ -9,7 +9,10 @@ import triton.language as tl
 from ..analysis.loop_carried import loaded
 from ..cache import recall, remember
 from ..feasibility.aot import DoesNotCompile, KernelCase
+from ..feasibility.large_tiles import most_rows
 from ..feasibility.limits import register_cap
+from ..feasibility.targets import refusal, shared_memory_of
+from ..ir.program import Unsupported
 from .emit import AttentionSource
 
 POINTER_TYPES = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
@@ -40,14 +43,19 @@ FEW_ROWS_SHAPES = [TileShape(16, 64, 4), TileShape(16, 32, 4), TileShape(16, 16,
 INTERPRETED_SHAPE = TileShape(16, 16, 4)
 
 
-def tile_shapes(source: AttentionSource, few: bool = False) -> list[TileShape]:
-    """Return the tiles that a kernel may use, the best first. `few`: at most 16 rows."""
+def tile_shapes(source: AttentionSource, few: bool = False, target: str = "") -> list[TileShape]:
+    """Return the tiles that a kernel may use, the best first. `few`: at most 16 rows.
+
+    With a target they have at most the rows that matmuls may have on it.
+    """
     if not source.program.rows:
         return SINGLE_ROW_SHAPES
     if source.wide:
         return WIDE_SHAPES
     # top-k lists are filled in rounds, as many as the slowest row of a tile needs
-    return FEW_ROWS_SHAPES if few or source.program.top else MATMUL_SHAPES
+    if few or source.program.top:
+        return FEW_ROWS_SHAPES
+    return [x for x in MATMUL_SHAPES if not target or x.rows <= most_rows(target)]
 
 
 def attention_case(
@@ -88,8 +96,13 @@ def attention_case(
 def choose_tile(
     source: AttentionSource, dtype: str, target: str, precision: str, few: bool = False
 ) -> TileShape:
-    """Return the first tile without spills, or else the one with the fewest; it is remembered."""
-    shapes = tile_shapes(source, few)
+    """Return the first tile without spills, or else the one with the fewest; it is remembered.
+
+    Raises Unsupported if no tile fits the target.
+    """
+    if why := refusal(target, dtype, precision):
+        raise Unsupported(why)
+    shapes = tile_shapes(source, few, target)
     key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
     key["shapes"] = str([tuple(shape) for shape in shapes])
     known = recall(key)
@@ -102,11 +115,15 @@ def choose_tile(
             row = case.judge(target)
         except DoesNotCompile:
             continue
-        if row.resources is None or row.resources.shared > row.resources.shared_limit:
+        if row.resources is None or row.resources.shared > shared_memory_of(target):
             continue
         judged.append((row.resources.spills, shape))
         if not row.resources.spills:
             break
-    chosen = min(judged)[1] if judged else shapes[-1]
+    if not judged:
+        raise Unsupported(
+            f"no tile of {source.name} fits {target}, of {len(shapes)} that were tried"
+        )
+    chosen = min(judged)[1]
     remember(key, chosen._asdict())
     return chosen

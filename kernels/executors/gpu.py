@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..feasibility.limits import nearest_target
+from ..feasibility.targets import device_limits
 from .executor import Executor, GpuInfo, KernelLaunch
 
 
@@ -34,6 +34,5 @@ class Gpu(Executor):
 
 @functools.cache
 def _info(index: int) -> GpuInfo:
-    target = nearest_target(*torch.cuda.get_device_capability(index))
-    processors = torch.cuda.get_device_properties(index).multi_processor_count
-    return GpuInfo(torch.cuda.get_device_name(index), target, processors)
+    found = device_limits(index)
+    return GpuInfo(found.name, found.target, found.processors)

@@ -24,11 +24,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from .compile_process import judge_in_subprocess
-from .limits import SHARED_MEMORY, TENSOR_MEMORY, register_cap
+from .limits import TENSOR_MEMORY, register_cap
 from .sass import read_cubin
+from .targets import TARGETS as KNOWN_TARGETS
+from .targets import capability
 from .ttgir import census
 
-TARGETS = tuple(SHARED_MEMORY)
+# for which the table is made if no target is named
+TARGETS = ("sm_80", "sm_90", "sm_100")
 # the matrix instructions of Ampere, Hopper and Blackwell in PTX
 _MATMULS = {"mma": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
 _INSPECTED: dict[tuple[str, str, tuple[tuple[str, Any], ...]], Resources] = {}
@@ -67,7 +70,7 @@ class Resources:
     @property
     def shared_limit(self) -> int:
         """The most shared memory per block on this target."""
-        return SHARED_MEMORY[self.target]
+        return KNOWN_TARGETS[self.target].shared_memory
 
     @property
     def spill_fault(self) -> str:
@@ -119,8 +122,8 @@ def inspect(
     registers and none with it). It does not always help: near the cap it causes as many spills as
     it avoids.
     """
-    if target not in SHARED_MEMORY:
-        raise ValueError(f"target {target!r} is none of {', '.join(TARGETS)}")
+    if target not in KNOWN_TARGETS:
+        raise ValueError(f"target {target!r} is none of {', '.join(KNOWN_TARGETS)}")
     if not isinstance(function, JITFunction):
         raise TypeError(f"{function!r} is not compiled by @triton.jit (is TRITON_INTERPRET set?)")
     options = {
@@ -152,7 +155,7 @@ def _source(function: Any, signature: Mapping[str, str], constants: Mapping[str,
 
 
 def _compile(source: ASTSource, target: str, options: dict[str, Any]) -> Any:
-    device = GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    device = GPUTarget("cuda", capability(target), 32)
     try:
         return triton.compile(source, target=device, options=options)
     except Exception as error:  # failures of passes and of the assembler have no common class
@@ -283,7 +286,9 @@ def render(rows: Sequence[VerdictRow]) -> Table:
 def main(cases: Sequence[KernelCase], arguments: Sequence[str] | None = None) -> int:
     """Run as a command over `cases`: print the table, and return 1 if there is any fault."""
     parser = argparse.ArgumentParser(description="Compile kernels for absent GPUs")
-    parser.add_argument("--target", action="append", choices=TARGETS, help="may be repeated")
+    parser.add_argument(
+        "--target", action="append", choices=list(KNOWN_TARGETS), help="may be repeated"
+    )
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     options = parser.parse_args(arguments)
     rows = table(cases, options.target or TARGETS)

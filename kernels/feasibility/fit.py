@@ -20,7 +20,9 @@ from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
 from .aot import VerdictRow
 from .cases import loop_case
-from .limits import SHARED_MEMORY, register_cap
+from .large_tiles import most_rows
+from .limits import register_cap
+from .targets import capability, refusal, shared_memory_of
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 # No launch uses a cluster of blocks (num_ctas > 1). Triton 3.9 does compile the unchanged kernels
@@ -141,7 +143,7 @@ def choose_kernel(
         verdict = judge(source, launch, target, budget or False, doubt=bool(tried))
         tried.append((source, verdict))
         need = shared_memory(source, launch, target)
-        if verdict.fits or (not source.joined and need > SHARED_MEMORY[target]):
+        if verdict.fits or (not source.joined and need > shared_memory_of(target)):
             break
     return tried[-1]
 
@@ -218,9 +220,7 @@ def launch_candidates(source: LoopSource, launch: Launch, target: str, rows: int
         return _phase_launches(source, launch)
     if uses_multiply_adds(launch):  # others were not compiled, which may crash the process
         return [launch]
-    # On Blackwell 64 rows are multiplied in tensor memory. A lack of it is not predicted, and is
-    # compiled to a trap.
-    most = min(max(16, rows), 32 if target == "sm_100" else 64)
+    most = min(max(16, rows), most_rows(target))
     tries = (replace(launch, rows=r, warps=w) for r in MATMUL_ROWS if r <= most for w in WARPS)
     fitting = [x for x in tries if x != launch and _judge_launch(source, x, target, HOPELESS).fits]
     return [launch, *fitting]
@@ -276,8 +276,9 @@ def shared_memory(source: LoopSource, launch: Launch, target: str) -> int:
     side_by_side = OPERANDS_SIDE_BY_SIDE and parts == 1
     operands = widest + sum(source.staged) if side_by_side else widest * parts
     # a joined matmul passes in float32, from Hopper on in rounds of 64 bytes per thread
-    change = rows * max(source.joined, default=0) * (4 if target == "sm_80" else 2)
-    if target != "sm_80":
+    rounds = capability(target) >= 90
+    change = rows * max(source.joined, default=0) * (2 if rounds else 4)
+    if rounds:
         change = min(change, 64 * 32 * launch.warps)
     return weights + max(8 * 1024, rows * operands * itemsize, change)
 
@@ -315,7 +316,9 @@ def _judge_launch(
     budget: CompileBudget | None = None,
 ) -> Verdict:
     """Return the verdict on one launch. Up to `predicted` registers the prediction suffices."""
-    need, have = shared_memory(source, launch, target), SHARED_MEMORY[target]
+    if why := refusal(target, launch.dtype, launch.precision):
+        return Verdict(False, launch, why)
+    need, have = shared_memory(source, launch, target), shared_memory_of(target)
     if need > have:
         text = f"weights of {need / 1024:.0f} KB do not fit the {have / 1024:.0f} KB of one "
         return Verdict(False, launch, f"{text}multiprocessor ({target}, {launch.dtype})")

@@ -1,9 +1,7 @@
-"""Limits of GPUs per block: shared memory, registers, tensor memory; and the nearest known GPU."""
+"""Limits per block that all GPUs have in common: registers, tensor memory, rows."""
 
 from __future__ import annotations
 
-# bytes of shared memory that a block may use at most
-SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 # 32-bit registers of one multiprocessor, and the most that one thread may have
 REGISTERS = 65_536
 MAX_REGISTERS = 255
@@ -16,13 +14,6 @@ TENSOR_MEMORY = 512
 # rows per program of cooperative kernels: more rows need more registers and shared memory, but a
 # large batch then needs fewer launches
 TILE_ROWS = (16, 32)
-
-
-def nearest_target(major: int, minor: int) -> str:
-    """Return the target with known limits that is nearest to a GPU's compute capability."""
-    capability = 10 * major + minor
-    known = sorted(int(name.removeprefix("sm_")) for name in SHARED_MEMORY)
-    return f"sm_{max((k for k in known if k <= capability), default=known[0])}"
 
 
 def register_option(threads: int, capped: bool) -> int | None:

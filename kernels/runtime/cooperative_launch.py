@@ -14,7 +14,8 @@ from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import COUNTER_STRIDE, CooperativeSource
 from ..executors.executor import Executor, GpuInfo, KernelLaunch
 from ..feasibility.fit import Launch, uses_multiply_adds
-from ..feasibility.limits import PATIENCE, SHARED_MEMORY, TILE_ROWS
+from ..feasibility.limits import PATIENCE, TILE_ROWS
+from ..feasibility.targets import shared_memory_of
 from ..select.autotune import Autotuner, RunTimer, time_on_gpu
 from ..select.search import shared_memory
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
@@ -55,7 +56,7 @@ class CooperativeTuner(Autotuner):
 
 def _fits(source: CooperativeSource, launch: Launch, target: str) -> bool:
     """Return whether a block's weights and operands fit its shared memory."""
-    return shared_memory(source, launch) <= SHARED_MEMORY[target]
+    return shared_memory(source, launch) <= shared_memory_of(target)
 
 
 class CooperativeLauncher(Launcher):

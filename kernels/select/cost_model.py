@@ -29,13 +29,24 @@ class GpuModel:
     l2_size: int
 
 
-# Boost clocks: 1.41, 1.75, 1.85 GHz. Per clock and multiprocessor: 128 bytes of shared memory, 64
-# bytes of L2, mma.sync at half the peak of the tensor cores, 64 instructions on single elements for
-# sm_80 and 128 for the others.
+# One GPU for each target; if one is at hand, its own number of multiprocessors counts. From data
+# sheets and white papers, at boost clocks (1.59, 1.41, 1.70, 1.30, 2.52, 1.75, 1.85, 1.85, 2.41,
+# 2.42 GHz). Per clock and multiprocessor: 128 bytes of shared memory (sm_75: 64), 64 bytes of L2
+# (sm_75: 32), 64 instructions on single elements for sm_75 and sm_80, 128 for the others. mma.sync
+# reaches half the peak of the tensor cores on sm_80, sm_90, sm_100 and sm_103, and the peak with
+# sums in float32 on the others. L2 of the whole GPU: published for the data centre GPUs, for the
+# others 24 bytes per clock and multiprocessor. B300 is published with 148 or 160 multiprocessors.
 GPUS = {
+    "sm_75": GpuModel("T4", 40, 102e3, 0.81e6, 102e3, 51e3, 1.3e6, 0.27e6, 4 << 20),
     "sm_80": GpuModel("A100", 108, 180e3, 0.72e6, 90e3, 60e3, 4.0e6, 1.7e6, 40 << 20),
+    "sm_86": GpuModel("RTX 3090", 82, 217e3, 0.43e6, 217e3, 108e3, 3.3e6, 0.80e6, 6 << 20),
+    "sm_87": GpuModel("AGX Orin", 16, 166e3, 1.33e6, 166e3, 83e3, 0.5e6, 0.17e6, 4 << 20),
+    "sm_89": GpuModel("RTX 4090", 128, 322e3, 0.65e6, 322e3, 161e3, 7.7e6, 0.86e6, 72 << 20),
     "sm_90": GpuModel("H200", 132, 224e3, 1.8e6, 224e3, 80e3, 5.5e6, 4.3e6, 50 << 20),
     "sm_100": GpuModel("B200", 148, 237e3, 1.9e6, 237e3, 90e3, 9.0e6, 7.0e6, 126 << 20),
+    "sm_103": GpuModel("B300", 148, 237e3, 1.9e6, 237e3, 90e3, 9.0e6, 7.0e6, 126 << 20),
+    "sm_120": GpuModel("RTX 5090", 170, 308e3, 0.62e6, 308e3, 154e3, 9.8e6, 1.5e6, 96 << 20),
+    "sm_121": GpuModel("GB10", 48, 310e3, 0.62e6, 310e3, 155e3, 2.8e6, 0.23e6, 24 << 20),
 }
 # µs per barrier: a write, an atomic and a read pass through the L2 cache (0.3 to 0.5 each). In
 # addition, blocks arrive one after another.

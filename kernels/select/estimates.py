@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from ..codegen.persistent import LoopSource
 from ..cooperative.codegen.emit import CooperativeSource
 from ..feasibility.fit import ITEMSIZE, Launch
-from ..feasibility.limits import SHARED_MEMORY, TILE_ROWS
+from ..feasibility.limits import TILE_ROWS
+from ..feasibility.targets import shared_memory_of
 from ..ir.program import LoopProgram, Op, Unsupported
 from . import cost_model, search
 from .cost_model import GpuModel, StepWork
@@ -95,7 +96,7 @@ class CostEstimates:
         return cost_model.persistent_time(work, len(self._matmul_weights), self._gpu)
 
     def _cooperative(self, source: CooperativeSource, rows: int) -> float:
-        have = SHARED_MEMORY[self.target]
+        have = shared_memory_of(self.target)
         launches = [replace(self.launch, rows=tile) for tile in TILE_ROWS]
         fitting = [x for x in launches if search.shared_memory(source, x) <= have]
         return min(self._waves(source, x, rows) for x in fitting or launches[:1])

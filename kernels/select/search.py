@@ -11,13 +11,12 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
 from ..cooperative.plan.granularity import granularities, largest_granularity
 from ..cooperative.plan.outline import Demand, Outline, demand, outline
 from ..cooperative.plan.retime import retimed
 from ..cooperative.plan.tiling import Tiling
+from ..feasibility import targets
 from ..feasibility.fit import (
     ITEMSIZE,
     CompileBudget,
@@ -26,7 +25,7 @@ from ..feasibility.fit import (
     bytes_per_weight,
     compile_faults,
 )
-from ..feasibility.limits import SHARED_MEMORY
+from ..feasibility.targets import refusal, shared_memory_of
 from ..ir.program import LoopProgram, Unsupported
 from .cost_model import GPUS, GpuModel, StepWork, cooperative_parts, stepwise_time
 
@@ -123,6 +122,8 @@ def _ranked(
     compare_stepwise: bool = True,
 ) -> tuple[list[Candidate], GpuModel, float]:
     """Return the kernels that fit, the best first, the GPU, and the stepwise time in µs."""
+    if why := refusal(target, launch.dtype, launch.precision):
+        raise Unsupported(why)
     gpu = device_at_hand(target)
     gpu = replace(gpu, processors=gpu.processors // loops)
     found = cooperative_candidates(program, launch, target, gpu)
@@ -168,12 +169,11 @@ def _first_sound(ranked: list[Candidate], launch: Launch, target: str) -> tuple[
 
 
 def device_at_hand(target: str) -> GpuModel:
-    """Return the target's cost model, with the processor count of the GPU at hand, if any."""
-    gpu = GPUS[target]
-    if torch.cuda.is_available():
-        props = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return replace(gpu, name=props.name, processors=props.multi_processor_count)
-    return gpu
+    """Return the target's cost model, with the multiprocessors of the GPU at hand, if it is one."""
+    gpu, device = GPUS[target], targets.device_at_hand(target)
+    if device is None:
+        return gpu
+    return replace(gpu, name=device.name, processors=device.processors)
 
 
 def cooperative_candidates(
@@ -200,7 +200,7 @@ def _candidate(
     planned: Outline, units: int, launch: Launch, target: str, gpu: GpuModel
 ) -> Candidate | None:
     """Return the kernel with `units` units per block that keeps the most weights, or None."""
-    have = SHARED_MEMORY[target]
+    have = shared_memory_of(target)
     for tiling in _tilings(units, launch, have):
         found = demand(planned, tiling)
         if (need := shared_memory(found, launch)) <= have:
@@ -307,7 +307,7 @@ def _reason(
     return (
         f"one kernel on {blocks} of {gpu.processors} multiprocessors ({gpu.name}) for each "
         f"{launch.rows} rows: {best.description}, {best.shared_memory / 1024:.0f} of "
-        f"{SHARED_MEMORY[target] / 1024:.0f} KB of shared memory, "
+        f"{shared_memory_of(target) / 1024:.0f} KB of shared memory, "
         f"{barriers} barrier{'s' * (barriers != 1)} per step; predicted {best.microseconds:.1f} µs "
         f"per step, most of it {largest} (cost model, not measured); "
         f"others: {', '.join(listed)}"

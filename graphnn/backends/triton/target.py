@@ -1,17 +1,17 @@
-"""The GPU that kernels are planned for."""
+"""The GPU that kernels are planned for, if the device of a call does not say."""
 
 from __future__ import annotations
 
 import torch
 
-from graphnn.kernels.feasibility.limits import nearest_target
+from graphnn.kernels.feasibility.targets import device_limits
 
 # without a GPU, plans are made for this one and run by the interpreter
 DEFAULT = "sm_90"
 
 
 def current() -> str:
-    """The nearest target, among those whose limits are known, to the GPU at hand."""
+    """The target of the current GPU."""
     if not torch.cuda.is_available():
         return DEFAULT
-    return nearest_target(*torch.cuda.get_device_capability())
+    return device_limits().target

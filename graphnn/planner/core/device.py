@@ -8,7 +8,7 @@ import torch
 
 from graphnn.errors import DeviceError
 from graphnn.kernels import cache
-from graphnn.kernels.feasibility.limits import nearest_target
+from graphnn.kernels.feasibility.targets import device_limits
 from graphnn.planner.core.cost import Device
 from graphnn.planner.core.device_constants import default
 
@@ -26,8 +26,8 @@ def here(kind: str = "cpu", name: str = "") -> Device:
     """
     target = "sm_90"
     if kind == "cuda" and torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        target = nearest_target(*torch.cuda.get_device_capability())
+        device = device_limits()
+        name, target = device.name, device.target
     known = cache.recall(key(kind, name))
     if known is not None:
         try:

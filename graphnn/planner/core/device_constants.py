@@ -36,10 +36,18 @@ def _gpu(name: str, copy: float, half: float, single: float, units: int, source:
     )
 
 
+# B300: the rates of B200. GB10: 48 of the 170 multiprocessors of an RTX 5090, with its own memory.
 KNOWN: dict[str, Device] = {
+    "sm_75": _gpu("NVIDIA T4", 0.32 * T, 65 * T, 8.1 * T, 40, SHEET),
     "sm_80": _gpu("NVIDIA A100 80GB", 2.04 * T, 312 * T, 156 * T, 108, SHEET),
+    "sm_86": _gpu("NVIDIA GeForce RTX 3090", 0.94 * T, 71 * T, 35.6 * T, 82, SHEET),
+    "sm_87": _gpu("NVIDIA Jetson AGX Orin", 0.2 * T, 42 * T, 21 * T, 16, SHEET),
+    "sm_89": _gpu("NVIDIA GeForce RTX 4090", 1.01 * T, 165 * T, 82.6 * T, 128, SHEET),
     "sm_90": _gpu("NVIDIA H200", 4.3 * T, 790 * T, 494 * T, 132, REACHED),
     "sm_100": _gpu("NVIDIA B200", 8.0 * T, 2250 * T, 1125 * T, 148, SHEET),
+    "sm_103": _gpu("NVIDIA B300", 8.0 * T, 2250 * T, 1125 * T, 148, SHEET),
+    "sm_120": _gpu("NVIDIA GeForce RTX 5090", 1.79 * T, 209 * T, 105 * T, 170, SHEET),
+    "sm_121": _gpu("NVIDIA GB10", 0.27 * T, 59 * T, 30 * T, 48, SHEET),
 }
 NAMED: dict[str, Device] = {
     "H100": _gpu("NVIDIA H100 SXM", 3.35 * T, 989 * T, 494 * T, 132, SHEET),

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from graphnn.backends.torch_compile import constant
 from graphnn.ir.graph import IR, Node
 from graphnn.ir.source_location import Site
+from graphnn.kernels.feasibility.targets import device_limits
 from graphnn.planner.core.regions import Loop, loops, partition
 from graphnn.planner.loops.scan import scan, scannable
 from graphnn.planner.loops.torch_layers import Match, find, replace_loops
@@ -22,11 +24,25 @@ from graphnn.planner.loops.torch_layers import Match, find, replace_loops
 class Target:
     """The device of a plan.
 
-    `traced` is true under torch.compile, which cannot trace ATen's recurrent layers.
+    `traced` is true under torch.compile, which cannot trace ATen's recurrent layers. `gpu` is the
+    compute capability of a CUDA device ("sm_89"), empty if none is at hand.
     """
 
     device: str = "cpu"
     traced: bool = False
+    gpu: str = ""
+
+    @classmethod
+    def of(cls, device: torch.device, traced: bool = False) -> Target:
+        """The target of plans for tensors on a device."""
+        gpu = gpu_of(device.index) if device.type == "cuda" else ""
+        return cls(device.type, traced, gpu)
+
+
+@constant
+def gpu_of(index: int | None) -> str:
+    """The compute capability of a CUDA device, as kernels are planned for it."""
+    return device_limits(index).target if torch.cuda.is_available() else ""
 
 
 @dataclass(frozen=True)

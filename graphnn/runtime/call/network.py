@@ -78,7 +78,7 @@ class Network:
     @property
     def target(self) -> Target:
         """The target of plans for the device of the parameters."""
-        return Target() if self.device is None else Target(self.device.type)
+        return Target() if self.device is None else Target.of(self.device)
 
     def current(self) -> Trace:
         """The trace for the present modes and attributes: the last, an earlier, or a new one."""
@@ -169,7 +169,7 @@ class Network:
         `probed` states take a value to add at each position: the input "state probe NAME".
         """
         traced = traced or self.current()
-        target = Target(call.device.type, torch.compiler.is_compiling() or under_transform())
+        target = Target.of(call.device, torch.compiler.is_compiling() or under_transform())
         given = frozenset(call.state)
         variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
         run = self._run_reference if self.options.backend == "reference" else self._run_program

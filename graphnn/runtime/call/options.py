@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graphnn.backends.requirements import need_triton
+from graphnn.backends.requirements import need_gpu, need_triton
 from graphnn.errors import BackendError, closest
+from graphnn.kernels.feasibility.targets import refusal
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import SWITCHABLE
 from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS, PLANNED
@@ -30,8 +31,10 @@ class Options:
     target: str | None = None
 
     def kernels(self, target: Target) -> bool:
-        """Whether loops become Triton kernels: always, never, or only on a GPU."""
-        return self.backend in KERNELS or (self.backend == "auto" and target.device == "cuda")
+        """Whether loops become Triton kernels: always, never, or only on a GPU that has them."""
+        if self.backend != "auto":
+            return self.backend in KERNELS
+        return target.device == "cuda" and not (target.gpu and refusal(target.gpu))
 
     def backend_for(self, target: Target) -> str:
         """The backend that runs on a target: "auto" becomes "triton" or "torch"."""
@@ -50,17 +53,18 @@ class Options:
     def lowering(self, target: Target) -> KernelLowering | None:
         """The lowering of loops to kernels, or None if loops stay torch code.
 
-        Raises BackendError if Triton is missing.
+        Raises BackendError if Triton is missing, or if the GPU is too old for kernels.
         """
         if not self.kernels(target):
             return None
         need_triton(self.backend)
+        need_gpu(self.backend, target.gpu)
         from graphnn.backends.triton import cuda_graphs
         from graphnn.backends.triton.strategy import KernelLowering
         from graphnn.backends.triton.target import current
         from graphnn.kernels.executors.named import named
 
-        gpu = self.target or current()
+        gpu = self.target or target.gpu or current()
         executors = {"interpret": "interpret", "ptx": f"ptx:{gpu}"}
         return KernelLowering(
             named(executors.get(self.backend, "gpu")),
@@ -107,7 +111,7 @@ def checked(
             f"float32 is not multiplied as '{float32}'",
             got=f"float32={float32!r}",
             wanted="one of 'ieee', 'tf32x3', 'tf32', or None",
-            fix="None follows torch.set_float32_matmul_precision",
+            fix="None follows torch's setting for CUDA",
         )
     if target is not None:
         _check_target(backend, target)

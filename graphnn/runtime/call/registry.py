@@ -47,9 +47,8 @@ def program_of(number: int, trace: int, variant: Variant) -> Program:
     sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
     ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
     target = variant.target
-    place = _place(
-        number, trace, ragged, given, variant.finals, recorded, probed, target.device, target.traced
-    )
+    chosen = (target.device, target.traced, target.gpu)
+    place = _place(number, trace, ragged, given, variant.finals, recorded, probed, chosen)
     return _PROGRAMS[place]()  # type: ignore[return-value]
 
 
@@ -62,12 +61,11 @@ def _place(
     finals: bool,
     recorded: tuple[str, ...],
     probed: tuple[str, ...],
-    device: str,
-    traced: bool,
+    chosen: tuple[str, bool, str],
 ) -> int:
     """The key in `_PROGRAMS` of a network's program: a constant to torch.compile."""
     sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
-    target = Target(device, traced)
+    target = Target(*chosen)
     variant = Variant(sets[0], sets[1], finals, sets[2], sets[3], target)
     program = _NETWORKS[number].program(variant, trace)
     if program.place < 0:

@@ -228,7 +228,7 @@ def test_a_missing_tool_is_named(monkeypatch):
 
 def test_errors_of_wrong_calls_name_the_mistake():
     chosen = case("elman", (32,))
-    with pytest.raises(ValueError, match="'sm_70' is none of sm_80, sm_90, sm_100"):
+    with pytest.raises(ValueError, match="'sm_70' is none of sm_75, sm_80, sm_86,"):
         resources(chosen, "sm_70")
     with pytest.raises(ValueError, match="kernel takes"):
         inspect(chosen.function, chosen.signature, {})

@@ -106,7 +106,7 @@ def test_more_rows_per_program_are_used_if_that_saves_a_launch(
         return [launcher._rows_for(count, judged, gpu) for count in (1, 64, 65, 128, 500)]
 
     assert rows("sm_90") == [16, 16, 32, 32, 32]
-    monkeypatch.setattr(cooperative_launch, "SHARED_MEMORY", {"sm_80": 30 << 10})
+    monkeypatch.setattr(cooperative_launch, "shared_memory_of", lambda target: 30 << 10)
     assert rows("sm_80") == [16] * 5  # 32 rows would not fit
     waves = launcher._waves(launcher.source, tensors, 200, torch.bfloat16, 32, 132)
     assert [(grid, given[-1]) for grid, given in waves] == [((128, 1), 0), ((96, 1), 128)]

@@ -13,7 +13,7 @@ from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Fault, Launch, serious_faults
-from graphnn.kernels.feasibility.limits import SHARED_MEMORY
+from graphnn.kernels.feasibility.targets import shared_memory_of
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.select import search
 from graphnn.kernels.select.cost_model import GPUS, StepWork, cooperative_parts, stepwise_time
@@ -51,7 +51,9 @@ def test_candidates_fit_and_run_at_once() -> None:
     found = list(cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200))
     assert [c.source.tiling.units for c in found] == [4, 8, 16, 32, 64]
     for c in found:
-        assert 1 < c.source.blocks <= H200.processors and c.shared_memory <= SHARED_MEMORY["sm_90"]
+        assert 1 < c.source.blocks <= H200.processors and c.shared_memory <= shared_memory_of(
+            "sm_90"
+        )
         held = sum(c.source.weights.values()) + c.source.streamed
         assert held * c.source.blocks == 4 * 512 * 512
     assert [c.source.streamed > 0 for c in found] == [False] * 4 + [True]
@@ -174,7 +176,7 @@ def test_split_float32_weights_take_six_bytes_each() -> None:
 def test_no_kernel_is_written_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "emit_outlined", lambda *_: pytest.fail("written"))
     for c in cooperative_candidates(program("lstm", size=512), HALF, "sm_90", H200):
-        assert c.shared_memory <= SHARED_MEMORY["sm_90"] and c.microseconds > 0
+        assert c.shared_memory <= shared_memory_of("sm_90") and c.microseconds > 0
     least = search.fastest_step(program("lstm", size=512), HALF, "sm_90", may_compile=False)
     assert least == min(
         c.microseconds

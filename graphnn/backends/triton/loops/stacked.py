@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphnn.backends.triton.loops.to_kernel import loop_program
 from graphnn.ir.graph import IR
 from graphnn.kernels.feasibility.fit import Launch, choose_kernel, weight_bytes
-from graphnn.kernels.feasibility.limits import SHARED_MEMORY
+from graphnn.kernels.feasibility.targets import shared_memory_of
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.select.search import MODEL_ERROR, fastest_step
 from graphnn.planner.core.regions import Loop, users_of
@@ -80,6 +80,6 @@ class Stacks:
 
     def _fits(self, program: LoopProgram, launch: Launch) -> bool:
         """Whether one block can run the whole loop."""
-        if weight_bytes(program, launch) > SHARED_MEMORY[self.target]:
+        if weight_bytes(program, launch) > shared_memory_of(self.target):
             return False
         return choose_kernel(program, launch, self.target, may_compile=False)[1].fits
