@@ -27,7 +27,7 @@ from .compile_process import judge_in_subprocess
 from .limits import TENSOR_MEMORY, register_cap
 from .sass import read_cubin
 from .targets import TARGETS as KNOWN_TARGETS
-from .targets import capability
+from .targets import capability, has_matrix_units
 from .ttgir import census
 
 # for which the table is made if no target is named
@@ -204,10 +204,17 @@ class KernelCase:
     own_process: bool = False
 
     def judge(self, target: str) -> VerdictRow:
-        """Compile the kernel for one target and return the verdict."""
-        if self.own_process:
+        """Compile the kernel for one target and return the verdict.
+
+        Multiply-adds may crash the compiler: another process compiles kernels that have them.
+        """
+        if self.own_process or not has_matrix_units(target):
             made = judge_in_subprocess(self, target)
             return made if isinstance(made, VerdictRow) else self._failed(target, made)
+        return self.judge_here(target)
+
+    def judge_here(self, target: str) -> VerdictRow:
+        """Compile the kernel in this process and return the verdict."""
         options = (target, self.warps, self.stages, self.cooperative, self.maxnreg)
         try:
             found = inspect(self.function, self.signature, self.constants, *options)

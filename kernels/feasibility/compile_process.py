@@ -43,7 +43,7 @@ def main(read: Callable[[], bytes], write: Callable[[bytes], Any]) -> None:
 
     path, name, case, target = pickle.loads(read())
     function = getattr(load_module(Path(path).read_text(), name), name)
-    write(pickle.dumps(replace(case, function=function, own_process=False).judge(target)))
+    write(pickle.dumps(replace(case, function=function).judge_here(target)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from .aot import VerdictRow
 from .cases import loop_case
 from .large_tiles import most_rows
 from .limits import register_cap
-from .targets import capability, refusal, shared_memory_of
+from .targets import capability, has_matrix_units, refusal, shared_memory_of
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 # No launch uses a cluster of blocks (num_ctas > 1). Triton 3.9 does compile the unchanged kernels
@@ -101,12 +101,13 @@ class CompileBudget:
         return True
 
 
-def uses_multiply_adds(launch: Launch) -> bool:
-    """Return whether float32 is multiplied by multiply-adds, not by matrix units.
+def uses_multiply_adds(launch: Launch, target: str) -> bool:
+    """Return whether matrices are multiplied by multiply-adds of float32, not by matrix units.
 
     Such kernels are compiled in a process of their own.
     """
-    return launch.dtype == "fp32" and launch.precision == "ieee"
+    exact = launch.dtype == "fp32" and launch.precision == "ieee"
+    return exact or not has_matrix_units(target)
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def launch_candidates(source: LoopSource, launch: Launch, target: str, rows: int
         return [launch]
     if not source.uses_matmul:
         return _phase_launches(source, launch)
-    if uses_multiply_adds(launch):  # others were not compiled, which may crash the process
+    if uses_multiply_adds(launch, target):  # others were not compiled, which may crash the process
         return [launch]
     most = min(max(16, rows), most_rows(target))
     tries = (replace(launch, rows=r, warps=w) for r in MATMUL_ROWS if r <= most for w in WARPS)
@@ -267,6 +268,8 @@ def shared_memory(source: LoopSource, launch: Launch, target: str) -> int:
     itemsize = ITEMSIZE[launch.dtype]
     parts = bytes_per_weight(launch) // itemsize
     weights = sum(source.weights.values()) * bytes_per_weight(launch)
+    if not has_matrix_units(target):  # operands of multiply-adds are float32
+        weights, itemsize = weights * 4 // itemsize, 4
     widest = max(source.staged, default=0)
     # what is equal for all positions of the block axis is multiplied in few rows; the compiler
     # accounts for the rest
@@ -324,9 +327,11 @@ def _judge_launch(
         return Verdict(False, launch, f"{text}multiprocessor ({target}, {launch.dtype})")
     cap = register_cap(32 * launch.warps)
     weights = sum(source.weights.values()) // (32 * launch.warps)
-    if uses_multiply_adds(launch) and weights >= FMA_WEIGHTS * cap // 255:
+    if uses_multiply_adds(launch, target) and weights >= FMA_WEIGHTS * cap // 255:
         text = f"float32 multiply-adds need {weights} weights per thread in registers, which does "
         return Verdict(False, launch, f"{text}not fit the {cap} registers ({target})")
+    if budget is not None and not has_matrix_units(target):
+        predicted = 0  # the estimate was fitted to kernels with matrix units
     registers = estimate_registers(source, launch)
     if registers <= predicted * cap // 255:
         return Verdict(True, launch, _fits_text(need, have, launch))

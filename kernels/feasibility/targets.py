@@ -21,18 +21,19 @@ class Limits:
     """What a target allows.
 
     `shared_memory` is the most per block, in bytes, as a kernel may ask for it ("opt-in").
-    `bf16_and_tf32`: matrix units multiply bfloat16 and TF32, not float16 alone. `large` is the
-    instruction that multiplies tiles of 64 rows; empty if it is that of smaller ones, mma.sync.
+    `matrix_units`: Triton multiplies matrices by them, among others of bfloat16 and TF32. Turing's
+    multiply float16 alone, and Triton 3.9 compiles even that to multiply-adds of float32. `large`
+    is the instruction for tiles of 64 rows; empty if it is that of smaller ones, mma.sync.
     """
 
     shared_memory: int
-    bf16_and_tf32: bool = True
+    matrix_units: bool = True
     large: str = ""
 
 
 KB = 1024
 TARGETS = {
-    "sm_75": Limits(64 * KB, bf16_and_tf32=False),
+    "sm_75": Limits(64 * KB, matrix_units=False),
     "sm_80": Limits(163 * KB),
     "sm_86": Limits(99 * KB),
     "sm_87": Limits(163 * KB),
@@ -123,7 +124,7 @@ def refusal(target: str, dtype: str = "", precision: str = "ieee") -> str:
     if capability(target) < OLDEST:
         had, needed = (".".join(map(str, divmod(c, 10))) for c in (capability(target), OLDEST))
         return f"kernels need a GPU of compute capability {needed} or newer; this one has {had}"
-    if TARGETS[target].bf16_and_tf32:
+    if has_matrix_units(target):
         return ""
     if dtype == "bf16":
         return f"{target} multiplies no bfloat16: use float16, or float32"
@@ -134,5 +135,9 @@ def refusal(target: str, dtype: str = "", precision: str = "ieee") -> str:
 
 def float32_precision(target: str, asked: str | None) -> str | None:
     """Return how kernels multiply float32 on a target: as asked, or the only way that it has."""
-    known = TARGETS.get(target)
-    return asked or (None if known is None or known.bf16_and_tf32 else "ieee")
+    return asked or (None if has_matrix_units(target) else "ieee")
+
+
+def has_matrix_units(target: str) -> bool:
+    """Return whether Triton multiplies matrices by matrix units on a target."""
+    return target not in TARGETS or TARGETS[target].matrix_units

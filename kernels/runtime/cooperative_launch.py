@@ -41,7 +41,9 @@ class CooperativeTuner(Autotuner):
     def candidates(self, judged: Launch, target: str, rows: int) -> list[Launch]:
         """Return the launches of all kernels whose tiles fit; the first is the one judged."""
         found: list[Launch] = [judged]
-        if uses_multiply_adds(judged):  # others were not compiled, which may crash the process
+        if uses_multiply_adds(
+            judged, target
+        ):  # others were not compiled, which may crash the process
             return found
         for source in self.kernels:
             for tile in TILE_ROWS[: 1 if source.owned_rows else None]:
@@ -146,7 +148,8 @@ class CooperativeLauncher(Launcher):
         most = gpu.processors // (self.source.blocks * self.source.loops)
         if self.source.owned_rows:
             return MIN_ROWS
-        able = [r for r in TILE_ROWS if _fits(self.source, replace(launch, rows=r), gpu.target)]
+        tiles = (MIN_ROWS,) if uses_multiply_adds(launch, gpu.target) else TILE_ROWS
+        able = [r for r in tiles if _fits(self.source, replace(launch, rows=r), gpu.target)]
         able = able or [MIN_ROWS]
         return next((r for r in able if -(-count // r) <= most), able[-1])
 

@@ -33,11 +33,12 @@ class GpuModel:
 # sheets and white papers, at boost clocks (1.59, 1.41, 1.70, 1.30, 2.52, 1.75, 1.85, 1.85, 2.41,
 # 2.42 GHz). Per clock and multiprocessor: 128 bytes of shared memory (sm_75: 64), 64 bytes of L2
 # (sm_75: 32), 64 instructions on single elements for sm_75 and sm_80, 128 for the others. mma.sync
-# reaches half the peak of the tensor cores on sm_80, sm_90, sm_100 and sm_103, and the peak with
-# sums in float32 on the others. L2 of the whole GPU: published for the data centre GPUs, for the
-# others 24 bytes per clock and multiprocessor. B300 is published with 148 or 160 multiprocessors.
+# reaches half the peak of the tensor cores on sm_80, sm_90, sm_100 and sm_103, and on the others
+# the peak with sums in float32; on sm_75, kernels multiply by multiply-adds. L2 of the whole GPU:
+# published for the data centre GPUs, for the others 24 bytes per clock and multiprocessor. B300 is
+# published with 148 or 160 multiprocessors.
 GPUS = {
-    "sm_75": GpuModel("T4", 40, 102e3, 0.81e6, 102e3, 51e3, 1.3e6, 0.27e6, 4 << 20),
+    "sm_75": GpuModel("T4", 40, 102e3, 0.10e6, 102e3, 51e3, 1.3e6, 0.27e6, 4 << 20),
     "sm_80": GpuModel("A100", 108, 180e3, 0.72e6, 90e3, 60e3, 4.0e6, 1.7e6, 40 << 20),
     "sm_86": GpuModel("RTX 3090", 82, 217e3, 0.43e6, 217e3, 108e3, 3.3e6, 0.80e6, 6 << 20),
     "sm_87": GpuModel("AGX Orin", 16, 166e3, 1.33e6, 166e3, 83e3, 0.5e6, 0.17e6, 4 << 20),

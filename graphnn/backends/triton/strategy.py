@@ -32,6 +32,7 @@ from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
 from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.feasibility.fit import Launch, Verdict, choose_kernel
+from graphnn.kernels.feasibility.targets import float32_precision, refusal
 from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.ir.symbols import NameTable
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
@@ -83,9 +84,9 @@ class KernelLowering:
     the weights (`resident`, the persistent kernel), many blocks do it together (`cooperative`),
     torch's products with one kernel per phase (stepwise). With `fit` a kernel must fit the GPU
     `target`; with `only_if_faster` a cooperative one must be predicted to be faster than stepwise.
-    `executor` runs the kernels. With `graphs` the launches of
-    stepwise loops are replayed by `cuda`. `float32` says how float32 is multiplied, if not as
-    torch's setting says. With `tune` strategies are timed on the GPU; otherwise the cost model
+    `executor` runs the kernels. With `graphs` the launches of stepwise loops are replayed by
+    `cuda`. `float32` says how float32 is multiplied, if not as torch's setting says; a target may
+    have only one way. With `tune` strategies are timed on the GPU; otherwise the cost model
     chooses.
     """
 
@@ -109,6 +110,9 @@ class KernelLowering:
     written: list[tuple[IR, str, str, int]] = field(default_factory=list)
     stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
     dispatchers: dict[str, StrategyDispatcher] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.float32 = float32_precision(self.target, self.float32)
 
     def dispatched(self, write: Callable[[KernelLowering], Function], direction: str) -> Function:
         """Return the function of `write`, with a variant per strategy if costs could be predicted.
@@ -228,11 +232,12 @@ class KernelLowering:
 
     def _details(self, scope: Scope, made: LoopKernel) -> str:
         """Return how float32 is multiplied, and where ragged loops end, as text."""
-        how = PRECISIONS[input_precision(torch.float32, self.float32)]
-        if isinstance(made.source, CooperativeSource) and made.source.tiling.bf16x3:
-            how = SPLIT_PRODUCTS
-        text = f"; float32 is multiplied by {how}" if scope.ir.floating == torch.float32 else ""
-        program = made.source.program
+        program, text = made.source.program, ""
+        if scope.ir.floating == torch.float32:
+            how = PRECISIONS[input_precision(torch.float32, self.float32)]
+            if isinstance(made.source, CooperativeSource) and made.source.tiling.bf16x3:
+                how = SPLIT_PRODUCTS
+            text = f"; float32 is multiplied by {how}"
         text += RAGGED if program.ends is not None else ""
         return text + (SORTED if program.order is not None else "")
 
@@ -316,7 +321,14 @@ class KernelLowering:
             raise Unsupported(f"no matrix unit multiplies {floating}")
         # float64 is for proofs by the interpreter, which run the kernels of half precision
         dtype = floating if floating in DTYPES else torch.bfloat16
+        self._refuse(dtype)
         return Launch(DTYPES[dtype], input_precision(dtype, self.float32))
+
+    def _refuse(self, floating: torch.dtype) -> None:
+        """Raise Unsupported if the target runs no kernels of a dtype."""
+        how = DTYPES.get(floating, ""), input_precision(floating, self.float32)
+        if self.fit and (why := refusal(self.target, *how)):
+            raise Unsupported(why)
 
     def _launcher(self, scope: Scope, source: LoopSource, warps: int = 8) -> Expression:
         kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
@@ -334,6 +346,7 @@ class KernelLowering:
         kind: Any = StatisticsKernels if isinstance(part, StatisticsRegion) else AttentionKernels
         kind = TopKKernels if part.top else kind
         try:
+            self._refuse(part.ir.floating)
             return kind(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
@@ -346,6 +359,7 @@ class KernelLowering:
     def hops(self, part: Hops, passes: frozenset[str]) -> Any:
         """Return the kernels of hops; None if torch has to compute them."""
         try:
+            self._refuse(part.ir.floating)
             return HopKernels(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
@@ -411,6 +425,7 @@ class KernelLowering:
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
         """Return a phase's kernel, the nodes it reads and its axes; None if there is none."""
         try:
+            self._refuse(s.ir.floating)
             program, reads = phase_program(s, nodes, kept, name)
             source = emit(program)
         except Unsupported as reason:

@@ -96,7 +96,7 @@ def test_turing_multiplies_float16_and_exact_float32_only(
     assert why in refusal("sm_75", dtype, precision)
     assert bool(refusal("sm_75", dtype, precision)) == bool(why)
     assert not refusal("sm_80", dtype, precision)
-    verdict = judge(made(KB), Launch(dtype, precision), "sm_75")
+    verdict = judge(made(KB), Launch(dtype, precision), "sm_75", may_compile=False)
     assert verdict.fits != bool(why)
     if why:
         with pytest.raises(Unsupported, match=why):
@@ -162,9 +162,3 @@ def test_large_tiles_need_a_verification_where_they_are_known_to_be_faulty(
     assert not large_tiles.large_tiles("sm_100")
     large_tiles.remember_verified("sm_90", False)
     assert not large_tiles.large_tiles("sm_90") and large_tiles.most_rows("sm_90") == 32
-
-
-@pytest.mark.parametrize(("target", "most"), [("sm_80", 64), ("sm_90", 32), ("sm_103", 32)])
-def test_the_autotuner_tries_as_many_rows_as_are_verified(target: str, most: int) -> None:
-    found = launch_candidates(replace(made(KB), joined=()), HALF, target, 256)
-    assert max(x.rows for x in found) == most

@@ -13,7 +13,7 @@ from bench.networks import NETWORKS
 from graphnn.kernels import cache
 from graphnn.kernels.executors.executor import launches_run_by
 from graphnn.kernels.executors.named import INTERPRETER
-from graphnn.kernels.feasibility import fit
+from graphnn.kernels.feasibility import fit, large_tiles
 from graphnn.kernels.feasibility.aot import Resources
 from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, launch_candidates
@@ -75,10 +75,25 @@ def test_buckets():
 
 def test_the_first_candidate_of_a_loop_is_the_launch_that_was_judged(resident):
     for rows, most in ((16, 16), (64, 64), (256, 64)):
-        able = launch_candidates(resident, JUDGED, "sm_90", rows)
+        able = launch_candidates(resident, JUDGED, "sm_80", rows)
         assert able[0] == JUDGED and len(set(able)) == len(able)
         assert max(x.rows for x in able) == most
-    assert max(x.rows for x in launch_candidates(resident, JUDGED, "sm_100", 256)) == 32
+
+
+def test_64_rows_are_tried_where_they_are_multiplied_as_fewer_are_or_were_verified(
+    resident, monkeypatch, tmp_path
+):
+    def most(target):
+        return max(x.rows for x in launch_candidates(resident, JUDGED, target, 256))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [most(t) for t in ("sm_80", "sm_90", "sm_100", "sm_103")] == [64, 32, 32, 32]
+    large_tiles.remember_verified("sm_90")
+    assert [most(t) for t in ("sm_90", "sm_100")] == [64, 32]
+    large_tiles.remember_verified("sm_90", False)
+
+
+def test_warps_are_varied(resident):
     assert {x.warps for x in launch_candidates(resident, JUDGED, "sm_90", 16)} == {4, 8, 16}
 
 
