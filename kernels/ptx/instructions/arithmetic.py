@@ -35,7 +35,7 @@ def expression(text: str, unsigned: bool = False) -> Emit:
             kind = f"u{8 * SIZES[kind]}"
         d, *sources = instruction.operands
         names = [writer.read(x, kind) for x in sources]
-        if all(x in writer.names for x in names):
+        if all(x in writer.scalars for x in names):
             names[0] = writer.array(sources[0], kind)
         writer.write(d, kind, text.format(*names))
 
@@ -176,7 +176,7 @@ def shift(writer: Writer, instruction: Instruction) -> None:
     d, a, b = instruction.operands
     count, width = writer.read(b, "u32"), 8 * SIZES[kind]
     left = instruction.opcode == "shl"
-    if count in writer.names and writer.names[count] < width:
+    if count in writer.scalars and writer.names[count] < width:
         amount = writer.constant(DTYPES[kind](writer.names[count]))
         writer.write(d, kind, f"{writer.array(a, kind)} {'<<' if left else '>>'} {amount}")
         return
@@ -266,7 +266,7 @@ def compare(writer: Writer, instruction: Instruction) -> None:
         raise Problem(f"has the comparison .{how}, which is not modelled for .{kind}")
     kind = f"u{8 * SIZES[kind]}" if how in comparisons.UNSIGNED else kind
     x, y = writer.read(a, kind), writer.read(b, kind)
-    if x in writer.names:
+    if x in writer.scalars:
         x = writer.array(a, kind)
     if kind == "bf16":
         made = writer.constant(formats.decode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..arithmetic import fragments
+from ..arithmetic import fragments, warps
 from ..arithmetic.formats import DTYPES
 from ..program.program import Instruction, Vector
 from ..program.report import Problem
@@ -16,10 +16,14 @@ def shuffle(writer: Writer, instruction: Instruction) -> None:
     """`shfl.sync`: each thread reads a register of another one."""
     result, a, b, c, *members = instruction.operands
     mode = next(m for m in instruction.modifiers if m in ("up", "down", "bfly", "idx"))
-    given = ", ".join(writer.array(x, "u32") for x in (a, b, c))
     writer.now(instruction)
+    names = [writer.array(x, "u32") for x in (b, c)]
+    if all(writer.read(x, "u32") in writer.scalars for x in (b, c)):
+        lanes = writer.constant(warps.shuffle_lanes(mode, *(writer.names[x] for x in names)))
+    else:
+        lanes = f"{writer.constant(warps.shuffle_lanes)}({mode!r}, {', '.join(names)})"
     asked = writer.array(members[0], "u32")
-    got = writer.let(f"S.shuffle({mode!r}, {given}, {asked}, {writer.mask})")
+    got = writer.let(f"S.shuffle({writer.array(a, 'u32')}, {lanes}, {asked}, {writer.mask})")
     first, second = pair(result)
     writer.write(first, "u32", f"{got}[0]")
     writer.write(second, "pred", f"{got}[1]")

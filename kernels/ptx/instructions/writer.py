@@ -51,6 +51,8 @@ class Writer:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {"where": np.where}
         self.guard = "m" if masked else ""
+        # the names of scalars
+        self.scalars: set[str] = set()
         self._known: dict[tuple[str, str], str] = {}
         self._fresh = 0
 
@@ -121,7 +123,9 @@ class Writer:
         value = immediate(operand, kind)
         if value is None:
             raise Problem(f"has the operand {operand}, which is not modelled")
-        return self.constant(value)
+        name = self.constant(value)
+        self.scalars.add(name)
+        return name
 
     def _register(self, operand: str, kind: str) -> str:
         slot, own = self.program.slots[operand], self.program.registers[operand]
@@ -140,9 +144,13 @@ class Writer:
     def array(self, operand: str, kind: str) -> str:
         """Return the name of an operand as an array, an immediate one too."""
         name = self.read(operand, kind)
-        if name in self.names:
-            return self.let(f"S.full({name}, {self.constant(DTYPES[kind])})")
-        return name
+        if name not in self.scalars:
+            return name
+        key = f"{operand}, for all threads", kind
+        if key not in self._known:
+            value = self.names[name]
+            self._known[key] = self.constant(np.full(self.program.threads, value, DTYPES[kind]))
+        return self._known[key]
 
     def arrays(self, operands: Sequence[str], kind: str) -> str:
         """Return a list of operands as text."""

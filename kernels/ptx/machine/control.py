@@ -44,7 +44,10 @@ class Control:
             basic = program.blocks[where]
             if basic.polls:
                 yield where
-            compiled(program, where, mask is not None)(block, block.registers, mask)
+            function = program.functions.get((where, mask is not None))
+            if function is None:
+                function = compiled(program, where, mask is not None)
+            function(block, block.registers, mask)
             executed[where] += 1
             machine.steps += len(basic.body) + 1
             if machine.steps > limit:
@@ -114,6 +117,10 @@ class Control:
 
     def barrier(self, end: Instruction, where: int, mask: Array | None) -> bool:
         """`bar` and `barrier`: threads wait until as many have come as the barrier wants."""
+        if mask is None and not (end.guard or self.waiting or len(end.operands) > 1):
+            self._met(None)
+            self._go(where + 1, None)
+            return True
         here = self._taken(end, mask)
         others = (~here if mask is None else mask & ~here) if end.guard else None
         if others is not None and others.any():
@@ -150,13 +157,16 @@ class Control:
         if len(places) > 1:
             self.block.warn("threads wait for each other at barriers of different places")
         whole = bool((came == self.live).all())
-        warps = None if whole else np.unique(self.block.warp_of[came])
-        self.block.shared.marks.barrier(warps)
-        self.block.machine.order.barrier(self.block, warps)
+        self._met(None if whole else np.unique(self.block.warp_of[came]))
         del self.waiting[number]
         for place, mask in places.items():
             self._go(place, mask)
         return True
+
+    def _met(self, warps: Array | None) -> None:
+        """Order the accesses of warps that have met; None: all of the block."""
+        self.block.shared.marks.barrier(warps)
+        self.block.machine.order.barrier(self.block, warps)
 
     def _release_all(self) -> None:
         """Threads that return no longer count at barriers of all threads."""

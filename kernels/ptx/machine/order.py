@@ -115,6 +115,7 @@ class Order:
                 if late.any():
                     self._report(block, memory, at, late, writer, "stores", "stored")
         if history.loaded:
+            history.settle()
             self._after_reads(block, memory, history, at, each)
         history.write(at, block.number * self.warps + each, self.times[block.number])
 
@@ -179,8 +180,9 @@ class Order:
 
     def barrier(self, block: ThreadBlock, warps: Array | None) -> None:
         """Order all accesses before a barrier before those after it; None: of all warps."""
-        every = np.arange(self.warps) if warps is None else warps
-        clock = self._clock(block, every)
+        clock: Any = self._clock(block, 0 if warps is None else warps)
+        if warps is None:
+            clock = slice(clock, clock + self.warps)
         joined = self.known[clock].max(0)
         joined[clock] = self.times[block.number]
         self._learn(clock, joined)

@@ -66,15 +66,19 @@ class SharedMemory:
     def put(self, at: Array, width: int, x: Array, lanes: Array | None) -> None:
         """Store numbers at places in units of their width, which are known to exist."""
         view = self.views[width]
-        self.wrote(at, width, lanes, view[at] != x)
+        self.wrote(at, width, lanes, x)
         view[at] = x
         self.block.alike(view[at], x, "shared memory")
 
-    def wrote(self, at: Array, width: int, lanes: Array | None, changes: Array | None) -> None:
-        """Note writes, and find races."""
-        races, twice = self.marks.write(at, width, lanes, changes)
-        if races is not None:
-            self._race(at, width, lanes, races, "writes", "wrote" if twice else "read")
+    def wrote(self, at: Array, width: int, lanes: Array | None, x: Array | None) -> None:
+        """Note writes, and find races. Writing the number `x` that is there is none with writes."""
+        twice, late = self.marks.write(at, width, lanes)
+        if twice is not None and x is not None:
+            twice &= self.views[width][at] != x
+        if twice is not None and twice.any():
+            self._race(at, width, lanes, twice, "writes", "wrote")
+        elif late is not None:
+            self._race(at, width, lanes, late, "writes", "read")
         if self._unfenced is not None:
             self._unfenced[(at[:, None] * width + np.arange(width)).ravel()] = True
 

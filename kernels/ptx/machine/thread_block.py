@@ -146,15 +146,16 @@ class ThreadBlock:
         return named & here
 
     def shuffle(
-        self, mode: str, a: Array, b: Array, c: Array, asked: Array, mask: Array | None
+        self, a: Array, lanes: tuple[Array, Array], asked: Array, mask: Array | None
     ) -> tuple[Array, Array]:
         """`shfl`: return what each thread reads, and whether its lane is in range."""
-        source, valid = warps.shuffle_lanes(mode, b, c)
+        source, valid = lanes
         if mask is not None:
             there = np.take_along_axis(mask.reshape(-1, 32), source, 1).ravel()
             if not there[mask].all():
                 self.warn("a thread reads a register of a lane that does not execute the shuffle")
-        return np.take_along_axis(a.reshape(-1, 32), source, 1).ravel(), valid.ravel()
+        place = (source + 32 * np.arange(self.warps)[:, None]).ravel()
+        return a[place], valid.ravel()
 
     def vote(self, mode: str, p: Array, asked: Array, mask: Array | None) -> Array:
         """`vote`: predicates of a warp, joined."""
