@@ -122,6 +122,8 @@ def round_to(x: F64, name: str, mode: str = "rn") -> F64:
     form = FORMATS[name]
     if name == "f64":
         return x
+    if mode == "rn" and name in ("f16", "f32"):  # as numpy rounds
+        return np.asarray(x, np.float64).astype(DTYPES[name]).astype(np.float64)
     _, exponent = np.frexp(x)
     # `frexp` has 0.5 <= |fraction| < 1; below the smallest normal the spacing stays the same
     last = np.maximum(exponent - 1, form.low) - (form.precision - 1)

@@ -66,7 +66,7 @@ class Marks:
         own = _of(self._own[width], lanes)
         twice = _racing(self._written[width][at] & own) if self._writes else None
         late = _racing(self._read[width][at] & own) if self._reads else None
-        self._written[width][at] = np.broadcast_to(_of(self._others[width], lanes), at.shape)
+        self._written[width][at] = _of(self._others[width], lanes)
         self._writes = True
         return twice, late
 
