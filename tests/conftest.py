@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from tests.without_triton import skip_if_needed
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -47,6 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if os.path.relpath(item.path, home).startswith(PROOFS):
             item.add_marker(pytest.mark.proof)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Skip modules that import Triton if it is missing."""
+    report = yield
+    if report.failed and report.call is not None and report.call.excinfo is not None:
+        skip_if_needed(collector, report, report.call.excinfo.value)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Skip tests that run kernels if Triton is missing."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        skip_if_needed(item, report, call.excinfo.value)
+    return report
 
 
 def pytest_collection_finish() -> None:

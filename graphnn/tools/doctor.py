@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from graphnn.backends.requirements import TESTED_TRITON, is_tested
 from graphnn.kernels import cache
 from graphnn.planner.core.device import here
 from graphnn.timing.provenance import processor, triton_version
@@ -57,9 +58,19 @@ def _versions() -> list[Finding]:
     found = [Finding("graphnn", version("graphnn")), Finding("python", platform.python_version())]
     text = f"{torch.__version__}, built for CUDA {torch.version.cuda or '-'}"
     found.append(Finding("torch", text))
-    triton = triton_version()
-    why = "not installed: kernels cannot run, loops are torch code"
-    return [*found, Finding("triton", triton or why, bool(triton) or not torch.cuda.is_available())]
+    return [*found, _triton()]
+
+
+def _triton() -> Finding:
+    """Which Triton there is, and whether kernels were checked with it."""
+    there = triton_version()
+    if not there:
+        why = "not installed: kernels cannot run, loops are torch code"
+        return Finding("triton", why, not torch.cuda.is_available())
+    if is_tested(there):
+        return Finding("triton", there)
+    text = f"{there}, with which kernels were not checked: {', '.join(TESTED_TRITON)} were"
+    return Finding("triton", text, False)
 
 
 def _device() -> list[Finding]:
@@ -119,7 +130,8 @@ def _used() -> list[Finding]:
     elif gpu:
         text = "PyTorch everywhere, because Triton is not installed"
     else:
-        text = "PyTorch on the CPU, because there is no GPU; backend='interpret' interprets kernels"
+        text = "PyTorch on the CPU, because there is no GPU"
+        text += "; backend='interpret' interprets kernels" if triton_version() else ""
     constants = here("cuda" if gpu else "cpu")
     model = f"{constants.source}"
     if "measured on 2" not in constants.source:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graphnn.backends.requirements import need_gpu, need_triton
+from graphnn.backends.requirements import (
+    has_triton,
+    need_gpu,
+    need_triton,
+    warn_if_missing,
+    warn_if_untested,
+)
 from graphnn.errors import BackendError, closest
 from graphnn.kernels.feasibility.targets import refusal
 from graphnn.planner.loops.choose import Target
@@ -31,10 +37,12 @@ class Options:
     target: str | None = None
 
     def kernels(self, target: Target) -> bool:
-        """Whether loops become Triton kernels: always, never, or only on a GPU that has them."""
-        if self.backend != "auto":
-            return self.backend in KERNELS
-        return target.device == "cuda" and not (target.gpu and refusal(target.gpu))
+        """Whether loops become Triton kernels: always, never, or on a GPU, if it can have them."""
+        return self.backend in KERNELS or (self._prefers_kernels(target) and has_triton())
+
+    def _prefers_kernels(self, target: Target) -> bool:
+        fits = target.device == "cuda" and not (target.gpu and refusal(target.gpu))
+        return self.backend == "auto" and fits
 
     def backend_for(self, target: Target) -> str:
         """The backend that runs on a target: "auto" becomes "triton" or "torch"."""
@@ -53,12 +61,16 @@ class Options:
     def lowering(self, target: Target) -> KernelLowering | None:
         """The lowering of loops to kernels, or None if loops stay torch code.
 
-        Raises BackendError if Triton is missing, or if the GPU is too old for kernels.
+        Raises BackendError if Triton is missing, or if the GPU is too old for kernels. "auto" then
+        takes torch code, with a warning if Triton is missing. Warns of an untested Triton.
         """
         if not self.kernels(target):
+            if self._prefers_kernels(target):
+                warn_if_missing()
             return None
         need_triton(self.backend)
         need_gpu(self.backend, target.gpu)
+        warn_if_untested()
         from graphnn.backends.triton import cuda_graphs
         from graphnn.backends.triton.strategy import KernelLowering
         from graphnn.backends.triton.target import current
