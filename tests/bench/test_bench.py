@@ -44,6 +44,7 @@ def checked_contest(case, backend="torch"):
 
 
 def test_the_whole_program_with_the_interpreter(tmp_path):
+    pytest.importorskip("triton", reason="Triton is not installed")
     suite = select("tiny", ["RNN", "MinGRU"])
     path = tmp_path / "tiny.json"
     found = run_suite(suite, "interpret", str(path), constant_timer(), CPU, rounds=3)

@@ -25,7 +25,9 @@ def options(backend):
     return checked(backend, (), None, None, True)
 
 
-@pytest.mark.parametrize("version, tested", [("3.7.1", True), ("3.5.0+git1", True), ("3.4.0", False)])
+@pytest.mark.parametrize(
+    "version, tested", [("3.7.1", True), ("3.5.0+git1", True), ("3.4.0", False)]
+)
 def test_another_patch_of_a_tested_version_is_tested(version, tested):
     assert requirements.is_tested(version) == tested
 

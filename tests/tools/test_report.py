@@ -80,6 +80,7 @@ def file(tmp_path):
 
 
 def test_a_report_has_all_five_sections_and_no_external_resources(file, tmp_path, capsys):
+    pytest.importorskip("triton", reason="Triton is not installed")
     out = tmp_path / "report.html"
     given = ["report", f"{file}:Cell", "-o", str(out), "--size", "time=4", "--rounds", "1"]
     assert main(given) == 0
@@ -97,6 +98,8 @@ def test_a_report_has_all_five_sections_and_no_external_resources(file, tmp_path
 
 
 def test_a_report_of_a_network_without_states():
+    pytest.importorskip("triton", reason="Triton is not installed")
+
     class Still(Clock):
         def now(self):
             return 0.0
