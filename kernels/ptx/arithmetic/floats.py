@@ -117,10 +117,18 @@ def _wide(x: Array, kind: str) -> F64:
     return decode(x, kind).astype(np.float64)
 
 
+def _directed(name: str, kind: str, mode: str) -> None:
+    """Raise ValueError for a rounding mode that is not modelled."""
+    if mode != "rn":
+        raise ValueError(f"{name}.{mode}.{kind} is not modelled")
+
+
 def add(kind: str, mode: str = "rn") -> Function:
     """Return addition in a format, rounded once."""
     if mode == "rn" and kind != "bf16":
         return lambda a, b: canonical(a + b)
+    if kind == "f64":
+        _directed("add", kind, mode)
     return lambda a, b: encode(odd_sum(_wide(a, kind), _wide(b, kind)), kind, mode)
 
 
@@ -128,6 +136,8 @@ def sub(kind: str, mode: str = "rn") -> Function:
     """Return subtraction in a format, rounded once."""
     if mode == "rn" and kind != "bf16":
         return lambda a, b: canonical(a - b)
+    if kind == "f64":
+        _directed("sub", kind, mode)
     return lambda a, b: encode(odd_sum(_wide(a, kind), -_wide(b, kind)), kind, mode)
 
 
@@ -135,12 +145,15 @@ def mul(kind: str, mode: str = "rn") -> Function:
     """Return multiplication in a format, rounded once; products fit float64."""
     if mode == "rn" and kind != "bf16":
         return lambda a, b: canonical(a * b)
+    if kind == "f64":
+        _directed("mul", kind, mode)
     return lambda a, b: encode(_wide(a, kind) * _wide(b, kind), kind, mode)
 
 
 def fma(kind: str, mode: str = "rn") -> Function:
     """Return a * b + c in a format, rounded once."""
     if kind == "f64":
+        _directed("fma", kind, mode)
         return fma64
     if kind == "f32" and mode == "rn":
         return fma32
@@ -154,16 +167,19 @@ def fma(kind: str, mode: str = "rn") -> Function:
 
 def div(kind: str, mode: str = "rn") -> Function:
     """Return division in f32 or f64, rounded to nearest."""
+    _directed("div", kind, mode)
     return lambda a, b: canonical(a / b)
 
 
 def rcp(kind: str, mode: str = "rn") -> Function:
     """Return the reciprocal in f32 or f64, rounded to nearest."""
+    _directed("rcp", kind, mode)
     return lambda a: canonical(a.dtype.type(1) / a)
 
 
 def sqrt(kind: str, mode: str = "rn") -> Function:
     """Return the square root in f32 or f64, rounded to nearest."""
+    _directed("sqrt", kind, mode)
     return lambda a: canonical(np.sqrt(a))
 
 

@@ -6,6 +6,7 @@ A row has an expression over the operands {0}, {1}, …, or a function of `arith
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from ..program.report import Problem
 from .writer import SIZES, Emit, Row, Writer, pair, types_of
 
 INTEGERS = frozenset(f"{sign}{size}" for sign in "us" for size in (16, 32, 64))
-WIDE_INTEGERS = frozenset({"u16", "s16", "u32", "s32"})
+WIDE = frozenset({"u32", "s32"})
 UNTYPED = frozenset({"b16", "b32", "b64"})
-HALVES, PAIRS = frozenset({"f16", "bf16"}), frozenset({"f16x2", "bf16x2"})
+HALVES, PAIRS = frozenset({"f16", "bf16"}), frozenset({"f16x2", "bf16x2", "f32x2"})
 FLOATS = frozenset({"f32", "f64"}) | HALVES | PAIRS
 MODES = frozenset({"rn", "rz", "rm", "rp"})
 # arithmetic for which numpy's own operator is right: rounded to nearest
@@ -170,6 +171,22 @@ def wide(writer: Writer, instruction: Instruction) -> None:
     writer.write(d, result, f"{text} + {writer.read(more[0], result)}" if more else text)
 
 
+def short(writer: Writer, instruction: Instruction) -> None:
+    """`mul24` and `mad24`: parts of a product of 24 bits, and a summand."""
+    kind = types_of(instruction)[-1]
+    d, a, b, *more = instruction.operands
+    made = writer.constant(integers.MUL24["hi" if "hi" in instruction.modifiers else "lo"])
+    text = f"{made}({writer.array(a, kind)}, {writer.array(b, kind)})"
+    writer.write(d, kind, f"{text} + {writer.read(more[0], kind)}" if more else text)
+
+
+def dot(writer: Writer, instruction: Instruction) -> None:
+    """`dp4a`: products of four bytes each, and a summand; signed if an operand is."""
+    left, right = types_of(instruction)
+    result = "s32" if "s32" in (left, right) else "u32"
+    function(integers.dot4, left, right, result, result=result)(writer, instruction)
+
+
 def shift(writer: Writer, instruction: Instruction) -> None:
     """`shl` and `shr`; the count is unsigned and may exceed the width."""
     kind = types_of(instruction)[-1]
@@ -317,11 +334,19 @@ _B32 = frozenset({"b32"})
 
 ROWS: dict[str, tuple[Row, ...]] = {
     **{
-        name: (Row(INTEGERS, _none(), expression(PLAIN[name])), Row(FLOATS, _ROUNDED, floating))
-        for name in ("add", "sub")
+        name: (
+            Row(INTEGERS, _none(), expression(PLAIN[name])),
+            Row(frozenset({"s32"}), _none("sat"), function(clamped)),
+            Row(FLOATS, _ROUNDED, floating),
+        )
+        for name, clamped in (("add", integers.add_sat), ("sub", integers.sub_sat))
     },
     "mul": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
     "mad": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
+    "mul24": (Row(WIDE, _none("lo", "hi"), short),),
+    "mad24": (Row(WIDE, _none("lo", "hi"), short),),
+    "sad": (Row(INTEGERS, _none(), function(integers.sad)),),
+    "dp4a": (Row(WIDE, _none(), dot),),
     "fma": (Row(FLOATS, _ROUNDED, floating),),
     "div": (
         Row(INTEGERS, _none(), function(integers.divide)),
@@ -370,6 +395,12 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "lop3": (Row(_B32, _none(), logic),),
     "bfe": (Row(INTEGERS, _none(), function(integers.extract, "", "u32", "u32")),),
     "bfi": (Row(UNTYPED, _none(), function(integers.insert, "", "", "u32", "u32")),),
+    "bfind": (
+        Row(INTEGERS, _none(), function(integers.find, result="u32")),
+        Row(
+            INTEGERS, _none("shiftamt"), function(partial(integers.find, shift=True), result="u32")
+        ),
+    ),
     "popc": (Row(UNTYPED, _none(), function(integers.population, result="u32")),),
     "clz": (Row(UNTYPED, _none(), function(integers.leading_zeros, result="u32")),),
     "brev": (Row(UNTYPED, _none(), function(integers.reverse)),),

@@ -125,8 +125,10 @@ def group_product(writer: Writer, instruction: Instruction) -> None:
         return
     spec = _spec(instruction)
     d, a, b, keep, *more = instruction.operands
-    signs = (writer.literal(more[0]), writer.literal(more[1]))
-    turned = [bool(writer.literal(x)) for x in more[2:]]
+    # integers have neither signs nor transposed operands
+    numbers = [writer.literal(x) for x in more]
+    signs = (numbers[0], numbers[1]) if numbers else (1, 1)
+    turned = [bool(x) for x in numbers[2:]]
     # operand A in registers is never transposed, and is not asked about
     turned = [False] * (2 - len(turned)) + turned
     kind = _accumulator(spec)

@@ -51,3 +51,34 @@ def test_an_unknown_instruction_is_refused_before_anything_runs():
 def test_an_unknown_form_is_refused_by_name(body, named):
     with pytest.raises(ptx.PtxFault, match=named):
         ptx.parse(kernel(body))
+
+
+BITS = torch.randint(-(2**31), 2**31, (64,), generator=torch.Generator().manual_seed(0)).int()
+INTEGER = {
+    "add.sat.s32 %r3, %r2, 2000000000;": lambda v: min(v + 2000000000, 2**31 - 1),
+    "sub.sat.s32 %r3, %r2, 2000000000;": lambda v: max(v - 2000000000, -(2**31)),
+    "sad.s32 %r3, %r2, 5, 7;": lambda v: 7 + abs(v - 5),
+    "mul24.lo.u32 %r3, %r2, 3;": lambda v: v % 2**24 * 3,
+    "mad24.hi.u32 %r3, %r2, 0x800000, 1;": lambda v: (v % 2**24 << 23 >> 16) + 1,
+    "bfind.u32 %r3, %r2;": lambda v: (v % 2**32).bit_length() - 1,
+    "bfind.shiftamt.u32 %r3, %r2;": lambda v: 32 - (v % 2**32).bit_length(),
+    "dp4a.u32.u32 %r3, %r2, 0x01010101, 1;": lambda v: 1 + sum((v % 2**32).to_bytes(4, "big")),
+}
+
+
+@pytest.mark.parametrize("body", INTEGER)
+def test_integers(body):
+    y, _ = executed(body, BITS)
+    assert [v % 2**32 for v in y.tolist()] == [INTEGER[body](v) % 2**32 for v in BITS.tolist()]
+
+
+def test_pairs_of_float32():
+    body = """
+    mov.b64 %rd5, {%r2, %r2};
+    fma.rn.f32x2 %rd6, %rd5, %rd5, %rd5;
+    add.f32x2 %rd6, %rd6, %rd5;
+    mov.b64 {%r4, %r3}, %rd6;
+    """
+    x = torch.arange(64, dtype=torch.float32)
+    y, _ = executed(body, x.view(torch.int32))
+    assert torch.equal(y.view(torch.float32), x * x + 2 * x)

@@ -215,3 +215,27 @@ def test_comparisons_with_nan(name):
             assert got == (lost == (name == "nan"))
         else:
             assert got == (name.endswith("u") if lost else ordered[plain])
+
+
+@pytest.mark.parametrize("name", ["div", "rcp", "sqrt"])
+def test_quotients_and_roots_are_rounded_once(name):
+    a, b = (np.abs(numbers("f32", 300, seed)) for seed in (0, 1))
+    b = np.where(b == 0, np.float32(1), b)
+    got = floats.ROUNDED[name]("f32", "rn")(*((a, b) if name == "div" else (b,)))
+    for value, x, y in zip(got.tolist(), a.tolist(), b.tolist()):
+        if name == "sqrt":  # the square of the result is nearer to y than those of its neighbours
+            low, high = (np.nextafter(np.float32(value), np.float32(v)) for v in (0, math.inf))
+            half = [(Fraction(float(v)) + Fraction(value)) / 2 for v in (low, high)]
+            assert half[0] ** 2 <= Fraction(y) <= half[1] ** 2
+        else:
+            exact = Fraction(x if name == "div" else 1) / Fraction(y)
+            assert value == rounded(exact, "f32", "rn")
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [*itertools.product(("div", "rcp", "sqrt"), ("f32", "f64")), *((n, "f64") for n in EXACT)],
+)
+def test_directed_rounding_that_is_not_modelled_is_refused(name, kind):
+    with pytest.raises(ValueError, match=f"{name}.rz.{kind} is not modelled"):
+        floats.ROUNDED[name](kind, "rz")
