@@ -56,6 +56,15 @@ class Deep(nn.Module):
         g.output("y", self.lstm(g.input("x", (WIDTH,), over="time")))
 
 
+class Scan(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = gn.nn.MinGRU(WIDTH, WIDTH)
+
+    def graph(self, g: gn.Graph) -> None:
+        g.output("y", self.layer(g.input("x", (WIDTH,), over="time")))
+
+
 class TopK(networks.Net):
     def mixed(self, q: gn.Value, k: gn.Value) -> gn.Value:
         return gn.lookup(self.query(q), self.key(k), self.value(k), over="source", topk=2)
@@ -70,7 +79,8 @@ def pair_inputs() -> dict[str, Tensor]:
 
 
 def story_inputs() -> dict[str, Tensor]:
-    return networks.inputs(gn.compile(networks.Story()), {"batch": 2}, torch.float32)
+    memory = {name: torch.randn(2, 4, WIDTH) for name in "mc"}
+    return {"q": torch.randn(2, WIDTH), **memory}
 
 
 MODELS: dict[str, tuple[Any, Any]] = {
@@ -81,6 +91,8 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "additive attention": (networks.Additive, pair_inputs),
     "reductions": (Coverage, pair_inputs),
     "top-k": (TopK, pair_inputs),
+    "hops": (networks.Story, story_inputs),
+    "scan": (Scan, time_inputs),
 }
 BACKENDS = ("torch", "interpret")
 
@@ -137,6 +149,23 @@ def test_a_hundred_dropped_models_leave_nothing_behind() -> None:
     before = live_objects()
     for width in range(2, 102):
         gn.compile(Elman(width))(x=torch.randn(1, 2, width)).sum().backward()
+    assert live_objects() == before
+
+
+@pytest.mark.parametrize("name", ["attention", "scan"])
+def test_a_sweep_over_sizes_leaves_nothing_behind(name: str) -> None:
+    """As in a search for the best size: every model has other kernels, calls and results."""
+
+    def trial(k: int) -> None:
+        make, inputs = MODELS[name]
+        with torch.no_grad():
+            given = {key: v.repeat(1 + k % 2, 1 + k, 1) for key, v in inputs().items()}
+            gn.compile(make(), backend="interpret")(**given)
+
+    trial(0)
+    before = live_objects()
+    for k in range(4):
+        trial(k)
     assert live_objects() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from graphnn.errors import LengthsError
 from graphnn.kernels.runtime import late
 from graphnn.runtime.call import lengths
 from tests.attention import networks
-from tests.fake_gpu import FakeGpu, fake_gpu
+from tests.fake_gpu import FakeGpu, GpuTensor, fake_gpu
 
 WIDTH = networks.WIDTH
 
@@ -217,3 +218,21 @@ def test_a_steady_step_does_not_wait_for_the_gpu(gpu: FakeGpu, case: str) -> Non
         for t in (1, 2):
             _, state = model.step(state, x=given["x"][:, t])
     assert gpu.waits == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_dropped_model_frees_its_memory_on_the_gpu(gpu: FakeGpu, case: str) -> None:
+    def live() -> int:
+        gc.collect()
+        return sum(type(x) is GpuTensor for x in gc.get_objects())
+
+    def train() -> None:
+        model, given = on_gpu(gpu, case)
+        for _ in range(3):
+            call(model, given, ragged(gpu, case, "gpu"))
+
+    with gpu:
+        train()
+        before = live()
+        train()
+        assert live() == before
