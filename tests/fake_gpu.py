@@ -94,6 +94,9 @@ class FakeGpu(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self.launches: list[str] = []
+        # the kernels that a GPU would have compiled; if `only_compiles`, none of them is run
+        self.compiled: dict[Any, str] = {}
+        self.only_compiles = False
         self.capturing = False
         self.pinned: list[torch.Tensor] = []
         self.events: list[Event] = []
@@ -196,6 +199,11 @@ class FakeGpu(TorchDispatchMode):
         """Launch a kernel by the interpreter."""
         self.launches.append(function.__name__)
         values = [_inner(x) for x in args]
+        dtypes = tuple(x.dtype if isinstance(x, torch.Tensor) else type(x) for x in values)
+        key = function.fn.__code__, dtypes, tuple(sorted((k, str(v)) for k, v in kw.items()))
+        self.compiled.setdefault(key, function.__name__)
+        if self.only_compiles:
+            return
         known = set(inspect.signature(function.fn).parameters)
         constants = {k: v for k, v in kw.items() if k in known}
         if "UPCAST" in constants:
