@@ -8,18 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic.approximate import Errors
 from .arithmetic.products import Adder
-from .instructions.memory import smallest_access
-from .machine.machine import Machine
-from .machine.order import Order
+from .machine.machine import LIMIT, Launch, Machine
 from .machine.schedule import in_turns, one_after_another
 from .program.locations import Describe
 from .program.program import Program
 from .program.report import Report
-
-# statements after which a launch is given up
-LIMIT = 2_000_000_000
 
 
 def run(
@@ -33,6 +27,7 @@ def run(
     adder: Adder | None = None,
     limit: int = LIMIT,
     describe: Describe | None = None,
+    names: Sequence[str] = (),
 ) -> Report:
     """Execute `program[grid](*arguments)` with `shared` bytes of shared memory per block.
 
@@ -41,7 +36,7 @@ def run(
     others one after another. `ulps` says how approximate instructions err, within the bounds that
     NVIDIA documents: one of `arithmetic.approximate.MODES`. `adder` is how tensor cores add, and
     None is exactly. `describe` returns text for a file and a line, such as the node of a network
-    that the line belongs to.
+    that the line belongs to; `names` are those of the arguments in messages.
 
     Returns what was done and found. Raises PtxFault for invalid accesses, deadlocks, and kernels
     that execute more than `limit` statements; ValueError for too many arguments.
@@ -50,16 +45,26 @@ def run(
         report = run(program, (4,), [x, y, 128], shared=kernel.metadata.shared)
     """
     x, y, z = (*grid, *[1] * (3 - len(grid)))
-    count = x * y * z
-    order = Order(count, program.threads // 32, cooperative, smallest_access(program))
-    errors = Errors(ulps, seed)
-    machine = Machine(program, (x, y, z), arguments, shared, order, errors, adder, limit, describe)
+    launch = Launch(
+        program,
+        (x, y, z),
+        arguments,
+        shared,
+        cooperative,
+        seed,
+        ulps,
+        adder,
+        limit,
+        describe,
+        names,
+    )
+    machine = Machine(launch)
     begin = time.perf_counter()
     with np.errstate(all="ignore"):
         if cooperative:
-            in_turns(machine, count, seed)
+            in_turns(machine, launch.count, seed)
         else:
-            one_after_another(machine, count)
+            one_after_another(machine, launch.count)
     report = machine.finish()
     report.seconds = time.perf_counter() - begin
     return report

@@ -148,7 +148,7 @@ class _Parser:
         text = " ".join(token[:-1].split())
         line = bisect.bisect_right(self.lines, position) + 1
         named = text
-        for scope in self.scopes:
+        for scope in reversed(self.scopes):
             for name, inner in scope.items():
                 named = re.sub(rf"(?<![\w%$.]){re.escape(name)}(?![\w$])", inner, named)
         found = _STATEMENT.fullmatch(named)

@@ -43,6 +43,7 @@ class Control:
             mask = self.running.pop(where)
             basic = program.blocks[where]
             if basic.polls:
+                block.polled = basic.body[0].number
                 yield where
             function = program.functions.get((where, mask is not None))
             if function is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ..arithmetic.approximate import Errors
 from ..arithmetic.formats import DTYPES
 from ..arithmetic.products import Adder
+from ..instructions.memory import smallest_access
 from ..program.locations import Describe, described
 from ..program.program import Instruction, Program
 from ..program.report import MAX_FINDINGS, Finding, Problem, PtxFault, Report
@@ -21,25 +23,43 @@ from .tensors import Memory, Span
 from .thread_block import ThreadBlock
 
 Grid = tuple[int, int, int]
+# statements after which a launch is given up
+LIMIT = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is executed, and how; see `ptx.run`."""
+
+    program: Program
+    grid: Grid
+    arguments: Sequence[Any]
+    shared: int
+    cooperative: bool = False
+    seed: int = 0
+    ulps: str = "exact"
+    adder: Adder | None = None
+    limit: int = LIMIT
+    describe: Describe | None = None
+    names: Sequence[str] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of thread blocks."""
+        return math.prod(self.grid)
 
 
 class Machine:
     """What the blocks of a launch share; `changed` becomes true when memory is written."""
 
-    def __init__(
-        self,
-        program: Program,
-        grid: Grid,
-        arguments: Sequence[Any],
-        shared: int,
-        order: Order,
-        errors: Errors,
-        adder: Adder | None,
-        limit: int,
-        describe: Describe | None,
-    ):
-        self.program, self.grid, self.shared, self.order = program, grid, shared, order
-        self.errors, self.adder, self.limit, self.describe = errors, adder, limit, describe
+    def __init__(self, launch: Launch):
+        program = launch.program
+        self.launch, self.program, self.grid = launch, program, launch.grid
+        self.shared, self.adder, self.limit = launch.shared, launch.adder, launch.limit
+        self.errors = Errors(launch.ulps, launch.seed)
+        self.order = Order(
+            launch.count, program.threads // 32, launch.cooperative, smallest_access(program)
+        )
         self.fenced = any(i.opcode == "wgmma" for i in program.instructions)
         self.report = Report()
         self.changed, self.steps = False, 0
@@ -51,15 +71,15 @@ class Machine:
         # the program's own data, in memory of this launch
         self._data = {name: x.copy() for name, x in program.constants.items()}
         self.constants = {name: x.ctypes.data for name, x in self._data.items()}
-        self.parameters, spans = self._bound(arguments)
+        self.parameters, spans = self._bound(launch.arguments)
         self.memory = Memory([*spans, *(_constant_span(n, x) for n, x in self._data.items())])
 
-    def _bound(self, arguments: Sequence[Any]) -> tuple[dict[str, Any], list[Span]]:
-        """Return the value of each parameter, and the memory of the tensors.
+    def _bound(self, arguments: Sequence[Any]) -> tuple[dict[str, int], list[Span]]:
+        """Return the bits of each parameter, and the memory of the tensors.
 
         Parameters without an argument are 0: Triton adds pointers to scratch memory of no bytes.
         """
-        parameters: dict[str, Any] = {}
+        parameters: dict[str, int] = {}
         spans = []
         listed = self.program.parameters
         if len(arguments) > len(listed):
@@ -69,10 +89,14 @@ class Machine:
         for k, parameter in enumerate(listed):
             value = arguments[k] if k < len(arguments) else 0
             if hasattr(value, "data_ptr"):
-                spans.append(_tensor_span(value, k))
+                spans.append(_tensor_span(value, self._name(k)))
                 value = value.data_ptr()
-            parameters[parameter.name] = _number(value, parameter.type)
+            parameters[parameter.name] = _bits(value, parameter.type)
         return parameters, spans
+
+    def _name(self, k: int) -> str:
+        names = self.launch.names
+        return f"'{names[k]}'" if k < len(names) else f"argument {k}"
 
     def block(self, number: int) -> Iterator[int]:
         """Run one block to its end; yields where others may go on. Raises PtxFault."""
@@ -86,8 +110,10 @@ class Machine:
         del self._running[number]
 
     def stuck(self, number: int, text: str) -> PtxFault:
-        """Return the fault of a block that waits at the statement that it executed last."""
-        return self.fault(text, self._running[number], None)
+        """Return the fault of a block that waits for another one."""
+        block = self._running[number]
+        block.now = block.polled
+        return self.fault(text, block, None)
 
     def fault(self, text: str, block: ThreadBlock, lane: int | None) -> PtxFault:
         """Return the fault at the statement that a block is executing."""
@@ -104,7 +130,7 @@ class Machine:
     def _place(self, at: Instruction | None) -> str:
         if at is None:
             return ""
-        return f"\n  statement:  {at}{described(at.loc, self.describe)}"
+        return f"\n  statement:  {at}{described(at.loc, self.launch.describe)}"
 
     def found(self, findings: list[Finding], text: str, block: ThreadBlock) -> None:
         """Add a finding at the statement that a block is executing, unless there is one like it."""
@@ -123,7 +149,7 @@ class Machine:
                 counts[instruction.name] = counts.get(instruction.name, 0) + times
         report.counts = {name: n for name, n in sorted(counts.items()) if n}
         report.statements = self.steps
-        report.blocks = self.grid[0] * self.grid[1] * self.grid[2]
+        report.blocks = self.launch.count
         return report
 
 
@@ -132,25 +158,21 @@ def kind_of(text: str) -> str:
     return "".join(x for x in text if not x.isdigit())
 
 
-def _tensor_span(tensor: Any, k: int) -> Span:
+def _tensor_span(tensor: Any, name: str) -> Span:
     """Return the memory that a tensor reaches, strided ones too."""
     size = int(tensor.element_size())
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
     count = (last + 1) * size if tensor.numel() else 0
-    return Span(int(tensor.data_ptr()), count, size, f"argument {k}")
+    return Span(int(tensor.data_ptr()), count, size, name)
 
 
 def _constant_span(name: str, x: NDArray[Any]) -> Span:
     return Span(x.ctypes.data, x.nbytes, x.itemsize, name)
 
 
-def _number(value: Any, kind: str) -> Any:
-    """Return an argument as the bits of a parameter's type."""
-    dtype = np.dtype(DTYPES[kind])
+def _bits(value: Any, kind: str) -> int:
+    """Return the bits of an argument, as a parameter of this type."""
+    size = np.dtype(DTYPES[kind]).itemsize
     if isinstance(value, float):
-        if dtype.kind == "f":
-            return dtype.type(value)
-        size, code = {4: ("<I", "<f"), 8: ("<Q", "<d")}[dtype.itemsize]
-        return struct.unpack(size, struct.pack(code, value))[0]
-    pattern = int(value) & ((1 << 8 * dtype.itemsize) - 1)
-    return np.array([pattern], np.dtype(f"u{dtype.itemsize}")).view(dtype)[0]
+        return int(np.array([value], f"f{size}").view(f"u{size}")[0])
+    return int(value) & ((1 << 8 * size) - 1)

@@ -42,6 +42,8 @@ class ThreadBlock:
         # threads that have not returned
         self.live = self.every.copy()
         self.now = 0
+        # the statement at which it last could wait for another block
+        self.polled = 0
         self.shared = SharedMemory(self, machine.shared, machine.fenced)
         self.tensors = GlobalMemory(self, machine.memory, machine.order)
         self.copies = Copies(self)
@@ -65,7 +67,9 @@ class ThreadBlock:
 
     def parameter(self, name: str, dtype: Any) -> Array:
         """Return a parameter of the kernel."""
-        return self.full(self.machine.parameters[name], dtype)
+        size = np.dtype(dtype).itemsize
+        bits = self.machine.parameters[name] & ((1 << 8 * size) - 1)
+        return self.full(BITS[size](bits).view(dtype), dtype)
 
     def special(self, name: str) -> Array:
         """Return a special register, as int64."""

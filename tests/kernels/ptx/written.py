@@ -43,7 +43,7 @@ def executed(
     body: str, x: Any = X, threads: int = 64, shared: int = 4096, **more: Any
 ) -> tuple[torch.Tensor, ptx.Report]:
     """Run a body with one block; return what it stored and the report."""
-    x = torch.as_tensor(x).contiguous()
+    x = torch.as_tensor(x).clone()
     y = torch.full([threads], -1, dtype=torch.int32)
     report = ptx.run(ptx.parse(kernel(body, threads)), (1,), [x, y], shared, **more)
     return y, report
