@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from graphnn.tools.compare import compare
     from graphnn.tools.gradient_flow import gradient_flow
     from graphnn.tools.unroll import unroll
+    from graphnn.tools.verification.verify import verify
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ _TOOLS = {
     "graphnn.tools.compare": ("compare",),
     "graphnn.tools.gradient_flow": ("gradient_flow",),
     "graphnn.tools.unroll": ("unroll",),
+    "graphnn.tools.verification.verify": ("verify",),
 }
 
 __all__ = [
@@ -104,6 +106,7 @@ __all__ = [
     "top",
     "unroll",
     "until",
+    "verify",
 ]
 
 # pictures of modules, graphs and compiled models; imported at the first drawing

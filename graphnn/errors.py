@@ -125,6 +125,10 @@ class TimingError(GraphnnError):
     """Timings cannot be made, read or compared as requested."""
 
 
+class VerificationError(GraphnnError):
+    """A compiled kernel, or a result of a model that it computes, is wrong."""
+
+
 class CallError(GraphnnError):
     """A compiled model was called with invalid arguments."""
 

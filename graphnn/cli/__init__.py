@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from graphnn import __version__
-from graphnn.cli import bench, machine, networks
+from graphnn.cli import bench, machine, networks, verify
 from graphnn.cli.arguments import UsageError
 from graphnn.errors import GraphnnError, TimingError
 
@@ -24,6 +24,10 @@ EXAMPLES = """examples:
   graphnn draw cells.py:MyNet -o - --plan > plan.svg     what each kernel computes
   graphnn report cells.py:MyNet -o report.html           pictures, plan, kernels, times on a page
   graphnn resources cells.py:MyNet --target sm_80        registers and spills of its kernels
+  graphnn verify cells.py:MyNet                          run its compiled kernels and check them
+  graphnn verify cells.py:MyNet --target sm_80 sm_90 --dtype bf16 fp32      for two GPUs
+  graphnn verify "LSTM 160" --every-launch               every launch of a network of the library
+  graphnn verify --library --json verified.json          all of the library: hours on a CPU
   graphnn doctor                                         versions, GPU, cache: what will be used
   graphnn calibrate                                      measure this machine for the cost model
   graphnn bench --quick                                  time networks against other libraries
@@ -36,7 +40,7 @@ EXAMPLES = """examples:
 NAME is a graph, a module, a compiled model, or a class or function that makes one without
 arguments. The file is run as Python: name only files you trust.
 Exit codes: 0 for success; 1 for an invalid graph, a problem found, or a slowdown (--check);
-2 for bad input.
+2 for bad input, and if a verification could not run.
 """
 __all__ = ["UsageError", "main", "parser"]
 
@@ -61,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "demo", help="train four small networks and time them: two minutes"
     ).set_defaults(run=_demo)
     networks.add_all(commands, EXAMPLES)
+    verify.add_all(commands, EXAMPLES)
     bench.add_all(commands, EXAMPLES)
     machine.add_all(commands, EXAMPLES)
     return top

@@ -18,6 +18,8 @@ from triton.runtime.driver import driver
 
 from .executor import KernelLaunch
 
+# Triton's kernel of a launch, and the arguments that its PTX takes
+CompiledLaunch = tuple[Any, list[Any]]
 # the active driver is one for the whole process
 _LOCK = threading.RLock()
 
@@ -58,7 +60,7 @@ class AbsentGpu(DriverBase):  # type: ignore[misc]
         raise RuntimeError(f"{self.target} is absent")
 
 
-def compiled(launch: KernelLaunch, target: str, assemble: bool = False) -> tuple[Any, list[Any]]:
+def compiled(launch: KernelLaunch, target: str, assemble: bool = False) -> CompiledLaunch:
     """Return Triton's kernel of a launch, and the arguments that its PTX takes.
 
     Without `assemble` the kernel ends at PTX, which takes half of the time; its `asm["cubin"]` is

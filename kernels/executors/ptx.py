@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import ptx
-from .compiled import compiled
+from .compiled import CompiledLaunch, compiled
 from .executor import Executor, GpuInfo, KernelLaunch
 
 # the GPUs whose instructions the executor of PTX knows, one for each target
@@ -52,9 +52,9 @@ class PtxExecutor(Executor):
             found = "\n".join(map(str, report.races))
             raise PtxRace(f"{launch.function.__name__} compiled for {self.target}: {found}")
 
-    def execute(self, launch: KernelLaunch) -> ptx.Report:
-        """Compile the launch, execute it, and return what was observed, races included."""
-        kernel, given = compiled(launch, self.target)
+    def execute(self, launch: KernelLaunch, made: CompiledLaunch | None = None) -> ptx.Report:
+        """Execute a launch, compiled or `made` before; return what was observed, races included."""
+        kernel, given = made or compiled(launch, self.target)
         return ptx.run(
             ptx.parse(kernel.asm["ptx"]),
             launch.grid,

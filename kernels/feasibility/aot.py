@@ -139,7 +139,7 @@ def inspect(
         if len(_INSPECTED) >= MAX_INSPECTED:
             _INSPECTED.clear()
         arguments = [name for name in function.arg_names if name not in constants]
-        _INSPECTED[key] = _read(_compile(source, target, options), target, arguments)
+        _INSPECTED[key] = resources_of(_compile(source, target, options), target, arguments)
     return _INSPECTED[key]
 
 
@@ -162,7 +162,8 @@ def _compile(source: ASTSource, target: str, options: dict[str, Any]) -> Any:
         raise DoesNotCompile(f"{source.name} for {target}: {error}") from error
 
 
-def _read(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
+def resources_of(kernel: Any, target: str, arguments: Sequence[str]) -> Resources:
+    """Return the resources of a kernel that Triton compiled, with the names of its arguments."""
     cubin = next(path for name, path in kernel.metadata_group.items() if name.endswith(".cubin"))
     machine, code = read_cubin(str(cubin)), census(kernel.asm["ttgir"], arguments)
     matmuls = {kind: kernel.asm["ptx"].count(text) for kind, text in _MATMULS.items()}

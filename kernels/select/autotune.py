@@ -15,7 +15,8 @@ import hashlib
 import logging
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -40,6 +41,8 @@ FLUSH_BYTES = 256 << 20
 
 TimedRun = Callable[[], None]
 RunTimer = Callable[[TimedRun], float]
+# not empty within `every_candidate_run`
+_EVERY: list[bool] = []
 
 
 def bucket(rows: int) -> int:
@@ -51,6 +54,16 @@ def timing_enabled() -> bool:
     """Return whether launches are timed at all."""
     off = torch.are_deterministic_algorithms_enabled() or os.environ.get("GRAPHNN_TUNE") == "0"
     return not off
+
+
+@contextmanager
+def every_candidate_run() -> Iterator[None]:
+    """Run every candidate once, time none, and choose the first: a checker sees all of them."""
+    _EVERY.append(True)
+    try:
+        yield
+    finally:
+        _EVERY.pop()
 
 
 def is_capturing() -> bool:
@@ -90,7 +103,7 @@ class Autotuner:
         self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
     ) -> Launch:
         """Return the launch for `rows` rows on a GPU. `judged` is known to fit, `run` runs one."""
-        key = judged, bucket(rows), device, self._may_time()
+        key = judged, bucket(rows), device, self._may_time(), len(_EVERY)
         if key not in self.choices:
             self.choices[key] = self._choose(judged, rows, device, run)
         return self.choices[key]
@@ -107,6 +120,10 @@ class Autotuner:
     ) -> Launch:
         name, target, _ = self.executor.gpu(device)
         candidates = self.candidates(judged, target, bucket(rows))
+        if _EVERY:
+            for launch in candidates:
+                run(launch)
+            return candidates[0]
         if len(candidates) == 1 or not self._may_time():
             return candidates[0]
         key = self._key(judged, name, bucket(rows))

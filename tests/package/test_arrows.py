@@ -73,6 +73,7 @@ graphnn.nn.recurrent
 graphnn.nn.attention
 graphnn.nn.memory
 graphnn.tools
+graphnn.tools.verification
 graphnn
 graphnn.bench
 graphnn.examples
