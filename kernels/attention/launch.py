@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..analysis.loop_carried import loaded
 from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.limits import register_cap
+from ..rules.table import loaded
 from ..runtime.launch import DTYPE_NAMES, input_precision
 from .emit import AttentionSource
 from .tile_size import INTERPRETED_SHAPE, STAGES, TileShape, choose_tile, tile_shapes

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-from ..analysis.loop_carried import loaded
 from ..cache import recall, remember
 from ..feasibility.aot import DoesNotCompile, KernelCase
 from ..feasibility.large_tiles import most_rows
 from ..feasibility.limits import register_cap
 from ..feasibility.targets import refusal, shared_memory_of
 from ..ir.program import Unsupported
+from ..rules.table import loaded
 from .emit import AttentionSource
 
 POINTER_TYPES = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}

@@ -6,8 +6,9 @@ so that those of a program end at about the same step.
 
 from __future__ import annotations
 
-from ..ir.expression import Expr, code, expr, load, where
+from ..ir.expression import Expr, Name, code, expr, load, where
 from ..ir.printer import INDENT
+from ..ir.program import Tensor
 from ..ir.statement import Statement, assign, do, printed
 from ..ir.tile import SCALAR
 from . import loads
@@ -62,9 +63,22 @@ def beyond(b: PersistentBuilder) -> list[str]:
         ]
         lines += printed(begin, INDENT)
     end = b.length(program.axis)
-    for name, tensor in stored:
-        b.enter(b.ops[name])
-        before, inside = loads.fill(b, name, tensor)
+    for tensors in _by_pointer(b, stored):
+        before, inside = list[Statement](), list[Statement]()
+        for name, tensor in tensors:
+            b.enter(b.ops[name])
+            loaded, kept = loads.fill(b, name, tensor)
+            before, inside = before + loaded, inside + kept
         head = code("for {} in tl.range({}, {}, num_stages=1):", V.t, V.longest, end)
         lines += [*printed(before, INDENT), INDENT + head.text, *printed(inside, INDENT * 2)]
     return lines
+
+
+def _by_pointer(
+    b: PersistentBuilder, stored: list[tuple[str, Tensor]]
+) -> list[list[tuple[str, Tensor]]]:
+    """The parts of each tensor: all are loaded before the first of them is stored."""
+    found: dict[Name, list[tuple[str, Tensor]]] = {}
+    for name, tensor in stored:
+        found.setdefault(b.pointer(tensor), []).append((name, tensor))
+    return list(found.values())

@@ -6,9 +6,9 @@ from typing import Any
 
 import triton.language as tl
 
-from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
 from ..cooperative.codegen.emit import CooperativeSource
+from ..rules.table import loaded
 from .aot import KernelCase
 from .limits import PATIENCE, register_option
 

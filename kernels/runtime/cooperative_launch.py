@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..analysis.loop_carried import loaded
 from ..cooperative.codegen.emit import COUNTER_STRIDE, CooperativeSource
 from ..executors.executor import Executor, GpuInfo, KernelLaunch
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, TILE_ROWS
 from ..feasibility.targets import shared_memory_of
+from ..rules.table import loaded
 from ..select.autotune import Autotuner, RunTimer, time_on_gpu
 from ..select.search import shared_memory
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision

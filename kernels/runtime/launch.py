@@ -12,12 +12,12 @@ import torch
 import triton.language as tl
 
 from ..analysis.block_axis import padded_length
-from ..analysis.loop_carried import loaded
 from ..codegen.persistent import LoopSource
 from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.fit import Launch
 from ..feasibility.limits import register_option
 from ..precision import matmul_precision
+from ..rules.table import loaded
 from ..select.autotune import Autotuner
 
 # rows per program if interpreted: the least for which matmuls work

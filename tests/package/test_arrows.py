@@ -18,6 +18,7 @@ ORDER = """
 graphnn.kernels
 graphnn.kernels.ir
 graphnn.kernels.analysis
+graphnn.kernels.rules
 graphnn.kernels.codegen
 graphnn.kernels.cooperative.plan
 graphnn.kernels.cooperative.codegen
