@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from hashlib import sha256
+from pathlib import Path
 from types import ModuleType
 
-from ..cache import load_module
+from ..cache import load_module, recall, remember
 from . import aliases, expressions, memory, names
 from .syntax import Fault, Source, parsed
 
@@ -62,7 +64,7 @@ def loaded(text: str, name: str) -> ModuleType:
 
     Raises AssertionError if the source breaks a rule: a defect of graphnn.
     """
-    if found := broken(text):
+    if not _kept(text) and (found := broken(text)):
         first = found[0]
         line = text.splitlines()[first.line - 1].strip()
         raise AssertionError(
@@ -72,8 +74,29 @@ def loaded(text: str, name: str) -> ModuleType:
     return load_module(text, name)
 
 
-@lru_cache(REMEMBERED)
 def broken(text: str) -> tuple[Broken, ...]:
     """Return the lines of a source that break rules."""
     source = parsed(text)
     return tuple(Broken(rule.name, *fault) for rule in RULES for fault in rule.check(source))
+
+
+@lru_cache(REMEMBERED)
+def _kept(text: str) -> bool:
+    """Whether a source keeps all rules. Those that do are remembered on disk.
+
+    A check takes 3 ms for 150 lines and 33 ms for 1,490, a seventh to a third of planning and
+    writing the kernel; looking it up takes 0.1 ms (processor times, Python 3.11).
+    """
+    key = {"source": sha256(text.encode()).hexdigest(), "rules": _version()}
+    if recall(key) is None:
+        if broken(text):
+            return False
+        remember(key, {"kept": True})
+    return True
+
+
+@cache
+def _version() -> str:
+    """What changes if a rule does: the digest of the code of all rules."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
