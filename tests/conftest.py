@@ -33,6 +33,7 @@ PROOFS = (
     "backends/",
     "frontend/test_names.py",
     "fuzz/",
+    "kernels/ptx/test_mutants.py",
     "operators/test_opinfo.py",
     "package/test_import.py",
     "pictures/test_layout.py",
