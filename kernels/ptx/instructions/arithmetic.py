@@ -5,7 +5,7 @@ A row has an expression over the operands {0}, {1}, …, or a function of `arith
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arithmetic import approximate, comparisons, conversions, floats, formats, integers
 from ..arithmetic.formats import BITS, DTYPES
-from ..program.program import Instruction, Vector
+from ..program.program import Instruction, Operand, Vector
 from ..program.report import Problem
 from .writer import SIZES, Emit, Row, Writer, pair, types_of
 
@@ -274,30 +274,50 @@ def select(writer: Writer, instruction: Instruction) -> None:
 
 
 def compare(writer: Writer, instruction: Instruction) -> None:
-    """`setp`: a comparison, joined with a predicate if there is one, and its opposite."""
+    """`setp`: a comparison, joined with a predicate if there is one.
+
+    It writes the result and its opposite. A comparison of packed pairs writes the results of the
+    low and the high number (PTX ISA 9.1, 9.7.7, setp).
+    """
     how, *others = instruction.modifiers
     kind = types_of(instruction)[-1]
     result, a, b, *more = instruction.operands
     table = comparisons.FLOATS if kind in FLOATS else comparisons.INTEGERS
     if how not in table:
         raise Problem(f"has the comparison .{how}, which is not modelled for .{kind}")
-    kind = f"u{8 * SIZES[kind]}" if how in comparisons.UNSIGNED else kind
-    x, y = writer.read(a, kind), writer.read(b, kind)
-    if x in writer.scalars:
-        x = writer.array(a, kind)
-    if kind == "bf16":
-        made = writer.constant(formats.decode)
-        x, y = (writer.let(f"{made}({writer.array(v, kind)}, 'bf16')") for v in (a, b))
-    if "ftz" in others:
-        made = writer.constant(formats.flush)
-        x, y = (writer.let(f"{made}({v})") for v in (x, y))
-    found = writer.let(f"{writer.constant(table[how])}({x}, {y})")
-    first, second = pair(result)
+    made = writer.constant(table[how])
+    found = [
+        writer.let(f"{made}({x}, {y})")
+        for x, y in zip(
+            _compared(writer, a, kind, how, others), _compared(writer, b, kind, how, others)
+        )
+    ]
     join = next((m for m in others if m in comparisons.JOINS), None)
     sign = {"and": "&", "or": "|", "xor": "^"}.get(join or "")
     other = f" {sign} {writer.array(more[0], 'pred')}" if sign else ""
-    writer.write(first, "pred", found + other)
-    writer.write(second, "pred", f"~{found}{other}")
+    second = found[1] if kind in PAIRS else f"~{found[0]}"
+    for target, value in zip(pair(result), (found[0], second)):
+        writer.write(target, "pred", value + other)
+
+
+def _compared(
+    writer: Writer, operand: Operand, kind: str, how: str, others: Sequence[str]
+) -> list[str]:
+    """Return the numbers of an operand that are compared, both of a packed pair."""
+    kind = f"u{8 * SIZES[kind]}" if how in comparisons.UNSIGNED else kind
+    part = kind.removesuffix("x2")
+    found = [writer.array(operand, kind)]
+    if kind in PAIRS:
+        made = writer.constant(partial(formats.halves, name=kind))
+        both = writer.let(f"{made}({found[0]})")
+        found = [writer.let(f"{both}[{k}]") for k in (0, 1)]
+    if part == "bf16":
+        made = writer.constant(partial(formats.decode, name=part))
+        found = [writer.let(f"{made}({x})") for x in found]
+    if "ftz" in others:
+        made = writer.constant(formats.flush)
+        found = [writer.let(f"{made}({x})") for x in found]
+    return found
 
 
 def test(writer: Writer, instruction: Instruction) -> None:

@@ -212,3 +212,19 @@ def test_a_scope_has_registers_of_its_own():
 def test_threads_read_the_last_number_of_their_warp():
     y, _ = executed("shfl.sync.idx.b32 %r3|%p1, %r2, 31, 31, -1; @!%p1 mov.b32 %r3, -5;", X)
     assert y.tolist() == [t // 32 * 32 + 31 for t in range(64)]
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("join", ["", ".and"])
+def test_packed_comparisons_have_a_predicate_for_each_half(kind, join):
+    dtype = {"f16": torch.float16, "bf16": torch.bfloat16}[kind]
+    pairs = torch.randn(64, 2, generator=torch.Generator().manual_seed(1)).to(dtype)
+    pairs[3] = float("nan")
+    also = ", %p2" if join else ""
+    body = f"""setp.lt.u32 %p2, %r1, 32; setp.lt{join}.{kind}x2 %p0|%p1, %r2, 0{also};
+    mov.b32 %r3, 0; @%p0 or.b32 %r3, %r3, 1; @%p1 or.b32 %r3, %r3, 2;"""
+    y, _ = executed(body, pairs.view(torch.int32).flatten())
+    found = pairs < 0
+    if join:
+        found[32:] = False
+    assert y.tolist() == (found.int() @ torch.tensor([1, 2], dtype=torch.int32)).tolist()
