@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arithmetic import approximate, comparisons, conversions, floats, formats, integers
 from ..arithmetic.formats import BITS, DTYPES
-from ..program.program import Instruction, Operand, Vector
+from ..program.program import Instruction, Vector
 from ..program.report import Problem
 from .writer import SIZES, Emit, Row, Writer, pair, types_of
 
@@ -301,7 +301,7 @@ def compare(writer: Writer, instruction: Instruction) -> None:
 
 
 def _compared(
-    writer: Writer, operand: Operand, kind: str, how: str, others: Sequence[str]
+    writer: Writer, operand: Any, kind: str, how: str, others: Sequence[str]
 ) -> list[str]:
     """Return the numbers of an operand that are compared, both of a packed pair."""
     kind = f"u{8 * SIZES[kind]}" if how in comparisons.UNSIGNED else kind
