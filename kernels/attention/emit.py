@@ -8,9 +8,11 @@ no atomics: every program writes to locations of its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
+from ..feasibility.large_tiles import SMALL
 from ..ir.contraction import AttentionProgram, Store, Top, letters
 from ..ir.expression import Expr, Name, call, code, expr, join, store, where
 from ..ir.program import Op, Tensor, Unsupported
@@ -172,18 +174,44 @@ def _store_outer_products(b: AttentionBuilder, output: Store, op: Op) -> None:
         raise Unsupported(
             f"tiled attention kernels do not sum products like '{op.attrs['sub']}' of '{op.name}'"
         )
-    for j, high in enumerate(b.spans(first)):
-        for k, span in enumerate(b.spans(second)):
-            acc = b.fresh(f"{op.name}_{j}_{k}")
-            zeros = code("tl.zeros([{}, {}], ACC)", high.width, span.width)
-            b.assign(acc, zeros, op.note, False)
-            x, y = (
-                _existing_rows(b, tile_of(b, name, n), part)
-                for name, n, part in ((first, j, high), (second, k, span))
-            )
-            b.assign(acc, matmul(code("tl.trans({})", x), y, expr(acc)), op.note, True)
-            _store_matrix(b, output, acc, (high, span), b.ops[second].shape[0])
-            b.drop_wide_tiles()
+    for chunks in itertools.product(enumerate(b.spans(first)), enumerate(b.spans(second))):
+        _outer_product(b, output, op, (first, second), chunks)
+        b.drop_wide_tiles()
+
+
+def _outer_product(
+    b: AttentionBuilder,
+    output: Store,
+    op: Op,
+    vectors: tuple[str, str],
+    chunks: tuple[tuple[int, Span], tuple[int, Span]],
+) -> None:
+    """Store Σ of outer products of a chunk of each of two vectors, in pieces of few rows."""
+    flat = []
+    for name, (k, span) in zip(vectors, chunks, strict=True):
+        value = _existing_rows(b, tile_of(b, name, k), span)
+        flat.append(b.fresh(f"{name}_flat"))
+        b.assign(flat[-1], value, b.ops[name].note, True)
+    (j, high), (k, span) = chunks
+    for number, piece in enumerate(_pieces(high)):
+        acc = b.fresh(f"{op.name}_{j}_{k}_{number}")
+        b.assign(acc, code("tl.zeros([{}, {}], ACC)", piece.width, span.width), op.note, False)
+        left = expr(flat[0])
+        if piece.width < high.width:
+            left = call("piece_of", left, str(number), str(high.width // piece.width))
+        b.assign(acc, matmul(code("tl.trans({})", left), expr(flat[1]), expr(acc)), op.note, True)
+        _store_matrix(b, output, acc, (piece, span), b.ops[vectors[1]].shape[0])
+
+
+def _pieces(span: Span) -> list[Span]:
+    """Return a span in pieces that may be the rows of a transposed left operand.
+
+    With 64 rows, such matmuls are those that Triton is known to miscompile on Hopper, see
+    `feasibility.large_tiles`.
+    """
+    width = min(span.width, SMALL)
+    starts = range(0, span.valid, width)
+    return [Span(span.start + i, min(width, span.valid - i), width) for i in starts]
 
 
 def _store_matrix(

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import triton.language as tl
 
 from ..cache import recall, remember
-from ..feasibility.aot import DoesNotCompile, KernelCase
-from ..feasibility.large_tiles import most_rows
+from ..feasibility.aot import DoesNotCompile, KernelCase, unverified
+from ..feasibility.large_tiles import large_tiles, most_rows
 from ..feasibility.limits import register_cap
 from ..feasibility.targets import refusal, shared_memory_of
 from ..ir.program import Unsupported
@@ -30,8 +30,9 @@ class TileShape(NamedTuple):
 # larger tiles first; matmuls need at least 16 rows and columns
 MATMUL_SHAPES = [
     *(TileShape(64, 64, 4), TileShape(64, 64, 8), TileShape(64, 32, 4), TileShape(64, 32, 8)),
+    *(TileShape(32, 64, 4), TileShape(32, 32, 4)),
     # the last is for values of more than 128 elements, whose sums fill the registers of 4 warps
-    *(TileShape(32, 32, 4), TileShape(16, 16, 4), TileShape(16, 16, 8)),
+    *(TileShape(16, 16, 4), TileShape(16, 16, 8)),
 ]
 # for values over rows, columns and a width: one column at a time keeps a tile [rows, width] in
 # registers
@@ -46,7 +47,8 @@ INTERPRETED_SHAPE = TileShape(16, 16, 4)
 def tile_shapes(source: AttentionSource, few: bool = False, target: str = "") -> list[TileShape]:
     """Return the tiles that a kernel may use, the best first. `few`: at most 16 rows.
 
-    With a target they have at most the rows that matmuls may have on it.
+    With a target they have at most the rows that matmuls may have on it. Columns of keys may
+    become rows of a matmul: only the compiled kernel shows that.
     """
     if not source.program.rows:
         return SINGLE_ROW_SHAPES
@@ -105,6 +107,7 @@ def choose_tile(
     shapes = tile_shapes(source, few, target)
     key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
     key["shapes"] = str([tuple(shape) for shape in shapes])
+    key["large"] = str(large_tiles(target))
     known = recall(key)
     if known is not None:
         return TileShape(known["rows"], known["columns"], known["warps"])
@@ -115,15 +118,15 @@ def choose_tile(
             row = case.judge(target)
         except DoesNotCompile:
             continue
-        if row.resources is None or row.resources.shared > shared_memory_of(target):
+        found = row.resources
+        if found is None or found.shared > shared_memory_of(target) or unverified(found):
             continue
-        judged.append((row.resources.spills, shape))
-        if not row.resources.spills:
+        judged.append((found.spills, shape))
+        if not found.spills:
             break
     if not judged:
-        raise Unsupported(
-            f"no tile of {source.name} fits {target}, of {len(shapes)} that were tried"
-        )
+        tried = ", ".join(f"{x.rows} x {x.columns}" for x in shapes)
+        raise Unsupported(f"no tile of {source.name} fits {target} (tried: {tried})")
     chosen = min(judged)[1]
     remember(key, chosen._asdict())
     return chosen

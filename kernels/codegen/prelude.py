@@ -295,6 +295,14 @@ def merge_topk(scores, positions, score, position, valid):
 
 
 @triton.jit
+def piece_of(x, NUMBER: tl.constexpr, COUNT: tl.constexpr):
+    """Return a piece of the columns of a tile, of COUNT equal ones."""
+    pieces = tl.reshape(x, [x.shape[0], COUNT, x.shape[1] // COUNT])
+    this = tl.arange(0, COUNT)[None, :, None] == NUMBER
+    return tl.sum(tl.where(this, pieces, 0.0), 1).to(x.dtype)
+
+
+@triton.jit
 def close_to_max(x, top):
     """Return whether values equal the maximum `top`, up to 64 rounding errors."""
     slack = 2.0**-46 if x.dtype == tl.float64 else 2.0**-17

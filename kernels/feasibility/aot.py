@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from . import large_tiles
 from .compile_process import judge_in_subprocess
 from .limits import TENSOR_MEMORY, register_cap
 from .sass import read_cubin
@@ -98,6 +99,14 @@ class Resources:
         found += [f"{name} is loaded again inside the loop" for name in again]
         staged = [name for name in loaded_once if name in self.staged_inside and name not in again]
         return found + [f"{name} is copied to shared memory inside the loop" for name in staged]
+
+
+def unverified(found: Resources) -> str:
+    """Return the instruction of large tiles that a kernel has although they are not verified."""
+    instruction = large_tiles.instruction(found.target)
+    if found.matmuls.get(instruction) and not large_tiles.large_tiles(found.target):
+        return instruction
+    return ""
 
 
 def inspect(

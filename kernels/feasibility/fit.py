@@ -18,9 +18,9 @@ from ..analysis.block_axis import MIN_MATMUL_ROWS, padded_length
 from ..analysis.matmul_form import WeightMatmul, matmul_form
 from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
-from .aot import VerdictRow
+from .aot import VerdictRow, unverified
 from .cases import loop_case
-from .large_tiles import most_rows
+from .large_tiles import large_tiles, most_rows
 from .limits import register_cap
 from .targets import capability, has_matrix_units, refusal, shared_memory_of
 
@@ -367,6 +367,7 @@ def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[Fau
         "capped": source.capped,
         "launch": repr(launch),
         "target": target,
+        "large": large_tiles(target),
         "triton": triton.__version__,
     }
     known = cache.recall(key)
@@ -391,5 +392,7 @@ def serious_faults(row: VerdictRow) -> tuple[Fault, ...]:
     if (found := row.resources) is None:
         return tuple(Fault(text) for text in row.faults)
     spilled = {found.spill_fault: found.stack}
-    serious = (text for text in row.faults if text != found.register_fault)
+    serious = [text for text in row.faults if text != found.register_fault]
+    if instruction := unverified(found):
+        serious.append(f"matmuls of 64 rows by {instruction}, not verified on {row.target}")
     return tuple(Fault(text, spilled.get(text, 0)) for text in serious)

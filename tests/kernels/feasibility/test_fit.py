@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from graphnn.kernels.codegen.persistent import LoopSource
-from graphnn.kernels.feasibility import fit
-from graphnn.kernels.feasibility.fit import Fault, Launch, estimate_registers, judge, shared_memory
+from graphnn.kernels.feasibility import fit, large_tiles
+from graphnn.kernels.feasibility.aot import Resources, VerdictRow
+from graphnn.kernels.feasibility.fit import (
+    Fault,
+    Launch,
+    estimate_registers,
+    judge,
+    serious_faults,
+    shared_memory,
+)
 from graphnn.kernels.ir.program import LoopProgram
 
 KB = 1024
@@ -149,3 +157,24 @@ def test_a_budget_of_lines_is_compiled_and_no_kernel_twice(monkeypatch):
     asked.clear()
     assert fit.NOT_COMPILED in judge(long, HALF, "sm_90", doubt=True).reason
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "target, instruction, faulty",
+    [
+        ("sm_90", "wgmma", True),
+        ("sm_103", "tcgen05", True),
+        ("sm_90", "mma", False),
+        ("sm_80", "mma", False),
+    ],
+)
+def test_matmuls_of_64_rows_are_a_fault_until_they_are_verified(
+    target: str, instruction: str, faulty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {f.name: 0 for f in fields(Resources)} | {"loaded_inside": (), "staged_inside": ()}
+    found = Resources(**{**numbers, "target": target, "threads": 128, "matmuls": {instruction: 4}})
+    row = VerdictRow("made", target, found, "", ())
+    text = f"matmuls of 64 rows by {instruction}, not verified on {target}"
+    assert serious_faults(row) == ((Fault(text),) if faulty else ())
+    monkeypatch.setattr(large_tiles, "_verified", lambda target: True)
+    assert serious_faults(row) == ()
