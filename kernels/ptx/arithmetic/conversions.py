@@ -108,6 +108,8 @@ def _float_to_float(spec: Conversion) -> Callable[[Array], Array]:
     plain = not (spec.ftz or spec.sat or spec.relu or spec.satfinite or spec.whole)
     if plain and (source, target, mode) == ("f32", "bf16", "rn"):
         return to_bf16
+    if plain and (source, target, mode) == ("f32", "tf32", "rna"):
+        return to_tf32
     if plain and (source, target) == ("bf16", "f32"):
         return lambda a: decode(a, "bf16")
 
@@ -164,6 +166,14 @@ def to_bf16(x: Array) -> Array:
 def to_bf16_pair(high: Array, low: Array) -> Array:
     """Round two float32 to bf16 as `to_bf16` does, and pack them."""
     return np.asarray((_rounded(high) & _UPPER) | (_rounded(low) >> _SIXTEEN))
+
+
+def to_tf32(x: Array) -> Array:
+    """Round float32 to TF32, to nearest with ties away from zero; NaN becomes 0x7fffffff."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    made = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    special = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
+    return np.where(special, np.where(np.isnan(x), np.uint32(0x7FFFFFFF), bits), made)
 
 
 def _integer_to_float(spec: Conversion) -> Callable[[Array], Array]:

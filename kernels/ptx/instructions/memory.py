@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ..arithmetic.formats import DTYPES
@@ -50,6 +51,7 @@ def _ordered(writer: Writer, instruction: Instruction, where: str) -> str:
     return ", strong=True"
 
 
+@functools.lru_cache(maxsize=512)
 def smallest_access(program: Program) -> int:
     """Return the bytes of the smallest access of global memory in a program."""
     sizes = [

@@ -67,7 +67,6 @@ class Machine:
         # whether it was reported that products of TF32 cut their operands
         self.trimmed = False
         self.executed = np.zeros(len(program.blocks), np.int64).tolist()
-        self._by_number = {i.number: i for i in program.instructions}
         # the program's own data, in memory of this launch
         self._data = {name: x.copy() for name, x in program.constants.items()}
         self.constants = {name: x.ctypes.data for name, x in self._data.items()}
@@ -117,7 +116,7 @@ class Machine:
 
     def fault(self, text: str, block: ThreadBlock, lane: int | None) -> PtxFault:
         """Return the fault at the statement that a block is executing."""
-        at = self._by_number.get(block.now)
+        at = self.program.by_number.get(block.now)
         where = f"block {block.index}" + ("" if lane is None else f", thread {lane}")
         return PtxFault(
             f"{self.program.name}, {where}: {text}{self._place(at)}",
@@ -134,7 +133,7 @@ class Machine:
 
     def found(self, findings: list[Finding], text: str, block: ThreadBlock) -> None:
         """Add a finding at the statement that a block is executing, unless there is one like it."""
-        at = self._by_number.get(block.now)
+        at = self.program.by_number.get(block.now)
         statement = at.text if at else ""
         new = all((f.statement, f.kind) != (statement, kind_of(text)) for f in findings)
         if new and len(findings) < MAX_FINDINGS:
@@ -145,9 +144,8 @@ class Machine:
         """Return the report, with what was executed."""
         report, counts = self.report, self.report.counts
         for basic, times in zip(self.program.blocks, self.executed):
-            for instruction in [*basic.body, *([basic.end] if basic.end else [])]:
+            for instruction in [*basic.body, *([basic.end] if basic.end else [])] if times else ():
                 counts[instruction.name] = counts.get(instruction.name, 0) + times
-        report.counts = {name: n for name, n in sorted(counts.items()) if n}
         report.statements = self.steps
         report.blocks = self.launch.count
         return report

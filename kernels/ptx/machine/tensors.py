@@ -29,6 +29,10 @@ class Span(NamedTuple):
     element: int
     name: str
 
+    def distance(self, address: int) -> int:
+        """Return how many bytes an address is away; 0 within."""
+        return max(self.begin - address, address - self.begin - self.size + 1, 0)
+
 
 class Allocation:
     """The memory of tensors that overlap; `views` has it as unsigned integers of each size.
@@ -50,9 +54,13 @@ class Allocation:
 
     def describe(self, address: int, size: int) -> str:
         """Return where an address lies, relative to the tensor that it is nearest to."""
-        near = min(self.spans, key=lambda s: max(s.begin - address, address - s.begin - s.size))
+        near = min(self.spans, key=lambda span: span.distance(address))
         at = address - near.begin
         return f"bytes {at} to {at + size} of {near.name} ({near.size} bytes)"
+
+    def distance(self, address: int) -> int:
+        """Return how far an address is from the nearest tensor."""
+        return min(span.distance(address) for span in self.spans)
 
 
 class Memory:
@@ -77,7 +85,7 @@ class Memory:
 
     def problem(self, what: str, address: int, size: int, lane: int) -> Problem:
         """Return the problem of an address that is outside all tensors."""
-        near = self.at(address) or (self.allocations[0] if self.allocations else None)
+        near = min(self.allocations, key=lambda a: a.distance(address), default=None)
         where = near.describe(address, size) if near else "no tensor was given"
         return Problem(f"{what} outside of all tensors: {where}", lane)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Union
@@ -42,7 +43,7 @@ class Instruction:
     span: tuple[int, int]
     loc: tuple[SourceLine, ...]
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The opcode with its modifiers."""
         return ".".join((self.opcode, *self.modifiers))
@@ -76,7 +77,7 @@ class Parameter:
     type: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """One kernel of a PTX text.
 
@@ -100,10 +101,15 @@ class Program:
         self.slots = {name: k for k, name in enumerate(self.registers)}
         self.labels = {b.label: k for k, b in enumerate(self.blocks) if b.label}
 
-    @property
+    @functools.cached_property
     def instructions(self) -> list[Instruction]:
         """All statements in their order; `.loc` is the source line of each."""
         return sorted(self._all(), key=lambda i: i.number)
+
+    @functools.cached_property
+    def by_number(self) -> dict[int, Instruction]:
+        """All statements by their number."""
+        return {i.number: i for i in self.instructions}
 
     @property
     def barriers(self) -> list[Instruction]:
