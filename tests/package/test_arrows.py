@@ -77,6 +77,7 @@ graphnn.tools
 graphnn.tools.verification
 graphnn
 graphnn.bench
+graphnn.bench.contact
 graphnn.examples
 graphnn.cli
 graphnn.__main__

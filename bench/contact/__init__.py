@@ -1,0 +1,1 @@
+"""First contact with a GPU: what only a GPU can tell, in ten minutes."""
