@@ -1,4 +1,4 @@
-"""Functions in processes of their own, which end well, raise, crash, abort, hang, or need memory."""
+"""Functions in processes of their own: they end well, raise, crash, abort, hang, lack memory."""
 
 from __future__ import annotations
 
