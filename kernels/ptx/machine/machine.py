@@ -18,8 +18,8 @@ from ..program.locations import Describe, described
 from ..program.program import Instruction, Program
 from ..program.report import MAX_FINDINGS, Finding, Problem, PtxFault, Report
 from .control import Control
+from .memory import Memory, Span
 from .order import Order
-from .tensors import Memory, Span
 from .thread_block import ThreadBlock
 
 Grid = tuple[int, int, int]
@@ -69,29 +69,30 @@ class Machine:
         self.executed = np.zeros(len(program.blocks), np.int64).tolist()
         # the program's own data, in memory of this launch
         self._data = {name: x.copy() for name, x in program.constants.items()}
-        self.constants = {name: x.ctypes.data for name, x in self._data.items()}
-        self.parameters, spans = self._bound(launch.arguments)
-        self.memory = Memory([*spans, *(_constant_span(n, x) for n, x in self._data.items())])
+        spans = [_constant_span(name, x) for name, x in self._data.items()]
+        for k, value in enumerate(launch.arguments):
+            if hasattr(value, "data_ptr"):
+                spans.append(_tensor_span(value, self._name(k)))
+        self.memory = Memory(spans)
+        self.constants = {n: self.memory.address(x.ctypes.data) for n, x in self._data.items()}
+        self.parameters = self._bound(launch.arguments)
 
-    def _bound(self, arguments: Sequence[Any]) -> tuple[dict[str, int], list[Span]]:
-        """Return the bits of each parameter, and the memory of the tensors.
+    def _bound(self, arguments: Sequence[Any]) -> dict[str, int]:
+        """Return the bits of each parameter.
 
         Parameters without an argument are 0: Triton adds pointers to scratch memory of no bytes.
         """
-        parameters: dict[str, int] = {}
-        spans = []
         listed = self.program.parameters
         if len(arguments) > len(listed):
             raise ValueError(
                 f"{self.program.name} takes {len(listed)} arguments, and got {len(arguments)}"
             )
-        for k, parameter in enumerate(listed):
-            value = arguments[k] if k < len(arguments) else 0
+        parameters = {parameter.name: 0 for parameter in listed}
+        for parameter, value in zip(listed, arguments):
             if hasattr(value, "data_ptr"):
-                spans.append(_tensor_span(value, self._name(k)))
-                value = value.data_ptr()
+                value = self.memory.address(value.data_ptr())
             parameters[parameter.name] = _bits(value, parameter.type)
-        return parameters, spans
+        return parameters
 
     def _name(self, k: int) -> str:
         names = self.launch.names

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .history import History
 
 if TYPE_CHECKING:
-    from .tensors import Allocation
+    from .memory import Allocation
     from .thread_block import ThreadBlock
 
 Array = NDArray[Any]

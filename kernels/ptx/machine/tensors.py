@@ -1,11 +1,9 @@
-"""Global memory: the tensors of a launch, at their own addresses, and accesses to them."""
+"""What a thread block does to global memory: loads, stores and atomics, with bounds checked."""
 
 from __future__ import annotations
 
-import bisect
-import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,81 +11,13 @@ from numpy.typing import NDArray
 from ..arithmetic.formats import BITS
 from ..program.report import Problem
 from .atomics import NEW_VALUES
+from .memory import Memory
 from .order import Order
 
 if TYPE_CHECKING:
     from .thread_block import ThreadBlock
 
 Array = NDArray[Any]
-
-
-class Span(NamedTuple):
-    """Memory of one argument: where it begins, its size in bytes, and what it is called."""
-
-    begin: int
-    size: int
-    element: int
-    name: str
-
-    def distance(self, address: int) -> int:
-        """Return how many bytes an address is away; 0 within."""
-        return max(self.begin - address, address - self.begin - self.size + 1, 0)
-
-
-class Allocation:
-    """The memory of tensors that overlap; `views` has it as unsigned integers of each size.
-
-    Views begin at a multiple of 16 at or before the first byte, as vectors are aligned.
-    """
-
-    def __init__(self, spans: Sequence[Span]):
-        self.spans = spans
-        self.begin = min(s.begin for s in spans)
-        self.end = max(s.begin + s.size for s in spans)
-        self.base = self.begin & ~15
-        size = self.end - self.base
-        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.base))
-        self.views = {w: raw[: size // w * w].view(dtype) for w, dtype in BITS.items()}
-        self.first = self.begin - self.base
-        self.size = size
-        self.element = min(s.element for s in spans)
-
-    def describe(self, address: int, size: int) -> str:
-        """Return where an address lies, relative to the tensor that it is nearest to."""
-        near = min(self.spans, key=lambda span: span.distance(address))
-        at = address - near.begin
-        return f"bytes {at} to {at + size} of {near.name} ({near.size} bytes)"
-
-    def distance(self, address: int) -> int:
-        """Return how far an address is from the nearest tensor."""
-        return min(span.distance(address) for span in self.spans)
-
-
-class Memory:
-    """All tensors of a launch."""
-
-    def __init__(self, spans: Sequence[Span]):
-        groups: list[list[Span]] = []
-        end = -1
-        for span in sorted(s for s in spans if s.size):
-            if groups and span.begin < end:
-                groups[-1].append(span)
-            else:
-                groups.append([span])
-            end = max(end, span.begin + span.size)
-        self.allocations = [Allocation(group) for group in groups]
-        self._begins = [a.begin for a in self.allocations]
-
-    def at(self, address: int) -> Allocation | None:
-        """Return the memory that an address lies in, or before the next."""
-        k = bisect.bisect_right(self._begins, address) - 1
-        return self.allocations[k] if k >= 0 else None
-
-    def problem(self, what: str, address: int, size: int, lane: int) -> Problem:
-        """Return the problem of an address that is outside all tensors."""
-        near = min(self.allocations, key=lambda a: a.distance(address), default=None)
-        where = near.describe(address, size) if near else "no tensor was given"
-        return Problem(f"{what} outside of all tensors: {where}", lane)
 
 
 class GlobalMemory:
@@ -199,7 +129,7 @@ class GlobalMemory:
         groups: dict[int, list[int]] = {}
         for k, here in enumerate(address.tolist()):
             memory = self.memory.at(here)
-            if memory is None or here + size > memory.end:
+            if memory is None or here < memory.begin or here + size > memory.end:
                 lane = int(k if lanes is None else lanes[k])
                 raise self.memory.problem(f"a thread {what} {size} bytes", here, size, lane)
             groups.setdefault(memory.base, []).append(k)

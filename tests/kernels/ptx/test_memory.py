@@ -19,7 +19,9 @@ FAULTS = {
     "ld.shared.b32 %r3, [%r52+-8];": (0, "loads bytes -8 to -4 of 4096"),
     "ld.shared.v2.b32 {%r3, %r4}, [%r52];": (1, "loads 8 bytes at 4 of shared memory, not al"),
     "st.shared.b32 [%r52+3844], %r2; mov.b32 %r3, 0;": (63, "stores bytes 4096 to 4100"),
-    "mov.b64 %rd9, 0; ld.global.b32 %r3, [%rd9];": (0, "outside of all tensors"),
+    "mov.b64 %rd9, 0; ld.global.b32 %r3, [%rd9];": (0, "outside of all tensors: .* is 0x0"),
+    # however far: no other tensor is there
+    "ld.global.b32 %r3, [%rd3+0x1000000];": (0, "bytes 16777216 to 16777220 of argument 0"),
     "atom.global.add.u32 %r3, [%rd3+4], 1;": (63, "changes 4 bytes outside"),
 }
 
