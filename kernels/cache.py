@@ -1,4 +1,4 @@
-"""The disk cache of sources and tuned choices: private files in `$XDG_CACHE_HOME/graphnn`.
+"""The disk cache of sources, tuned choices and verdicts on kernels: private files in `$XDG_CACHE_HOME/graphnn`.
 
 The text given is run, never the text found in a file; a file that differs from it is overwritten.
 The folder that XDG_CACHE_HOME names is trusted, but the contents of `graphnn` in it are not.
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.RLock()
 _MODULES: weakref.WeakValueDictionary[str, ModuleType] = weakref.WeakValueDictionary()
-_KINDS = "kernels", "tuned"
+_KINDS = "kernels", "tuned", "trust"
 _TEMPORARY: list[Path] = []
 # called with the name and the text of each source that is loaded
 watchers: list[Callable[[str, str], None]] = []
@@ -51,12 +51,12 @@ def load_module(source: str, name: str) -> ModuleType:
         return module
 
 
-def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
+def recall(key: Mapping[str, Any], kind: str = "tuned") -> dict[str, Any] | None:
     """Return the choice remembered for `key`, or None if there is no valid one."""
     wanted = _canonical(key)
     for folder in (_home(), *_TEMPORARY):
         try:
-            entry = json.loads(_read(_private(folder, "tuned") / _entry_name(wanted)) or b"")
+            entry = json.loads(_read(_private(folder, kind) / _entry_name(wanted)) or b"")
             if _canonical(entry["key"]) == wanted and isinstance(entry["choice"], dict):
                 return dict(entry["choice"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -64,13 +64,26 @@ def recall(key: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def remember(key: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
-    """Remember `choice` for `key`. Both consist of JSON types.
+def remember(key: Mapping[str, Any], choice: Mapping[str, Any], kind: str = "tuned") -> None:
+    """Remember `choice` for `key` in the folder `kind`. Both consist of JSON types.
 
     `key` must contain everything that the choice depends on.
     """
     text = json.dumps({"key": dict(key), "choice": dict(choice)}, sort_keys=True, indent=1)
-    _save("tuned", _entry_name(_canonical(key)), text.encode())
+    _save(kind, _entry_name(_canonical(key)), text.encode())
+
+
+def entries(kind: str) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Yield the file, the key and the choice of everything remembered in the folder `kind`."""
+    for folder in (_home(), *_TEMPORARY):
+        if not (folder / kind).is_dir():
+            continue
+        for path in sorted(_private(folder, kind).glob("*.json")):
+            try:
+                entry = json.loads(_read(path) or b"")
+                yield path, dict(entry["key"]), dict(entry["choice"])
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                continue
 
 
 def folder() -> Path:
