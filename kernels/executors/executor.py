@@ -30,7 +30,8 @@ class KernelLaunch:
     `constants` are constexpr arguments by name. `options` are those of the compiler and the
     driver (num_warps, maxnreg ...); they do not change results. `outputs` and `scratch` are
     positions among `args`: what the kernel stores, and what its programs exchange. If `together`,
-    programs wait for each other, so all of them must run at the same time.
+    programs wait for each other, so all of them must run at the same time. `family` says what the
+    kernel is written by: kernels of one family look alike to the compiler.
     """
 
     function: Any
@@ -41,6 +42,7 @@ class KernelLaunch:
     outputs: Sequence[int] = ()
     scratch: Sequence[int] = ()
     together: bool = False
+    family: str = ""
 
     @property
     def argument_names(self) -> list[str]:
@@ -53,13 +55,15 @@ class Executor(ABC):
 
     If it `interprets`, kernels are not compiled: small tiles are the fastest, nothing must fit a
     GPU, and matmuls of 16 bits are computed in float32. If it is `timed`, launches may be timed to
-    find the fastest one.
+    find the fastest one. If it is `checked`, kernels are compared with torch on first use: see
+    `kernels/trust/`.
     """
 
     name: str
     device_type: str
     interprets = False
     timed = False
+    checked = False
 
     @abstractmethod
     def gpu(self, index: int) -> GpuInfo:
@@ -75,6 +79,9 @@ class Executor(ABC):
             _RUNNERS[-1](self, launch)
         else:
             self.run(launch)
+
+    def wait(self, tensor: torch.Tensor) -> None:
+        """Wait until the launches on a tensor's device have run; raise what they failed by."""
 
     def device_of(self, tensor: torch.Tensor) -> AbstractContextManager[Any]:
         """Return a context in which the device of a tensor is the current one."""
@@ -92,4 +99,11 @@ def launches_run_by(runner: LaunchRunner) -> Iterator[None]:
     try:
         yield
     finally:
-        _RUNNERS.pop()
+        # the last of equal ones: another thread may have added its own since
+        at = max(k for k, other in enumerate(_RUNNERS) if other == runner)
+        del _RUNNERS[at]
+
+
+def current_runner() -> LaunchRunner:
+    """Return what runs launches now: the executor, or what replaces it."""
+    return _RUNNERS[-1] if _RUNNERS else Executor.run

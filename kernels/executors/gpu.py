@@ -18,6 +18,7 @@ class Gpu(Executor):
     name = "gpu"
     device_type = "cuda"
     timed = True
+    checked = True
 
     def gpu(self, index: int) -> GpuInfo:
         """Return the GPU with this index."""
@@ -26,6 +27,11 @@ class Gpu(Executor):
     def run(self, launch: KernelLaunch) -> None:
         """Launch the compiled kernel on the current device and stream."""
         launch.function[launch.grid](*launch.args, **launch.constants, **launch.options)
+
+    def wait(self, tensor: torch.Tensor) -> None:
+        """Wait for the tensor's GPU; raises RuntimeError if a kernel failed on it."""
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)
 
     def device_of(self, tensor: torch.Tensor) -> AbstractContextManager[Any]:
         """Return a context in which the device of a tensor is the current one."""

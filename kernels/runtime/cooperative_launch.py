@@ -18,6 +18,7 @@ from ..feasibility.targets import shared_memory_of
 from ..rules.table import loaded
 from ..select.autotune import Autotuner, RunTimer, time_on_gpu
 from ..select.search import shared_memory
+from ..trust.rehearsal import chosen_for
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
 from .watchdog import Watchdog
 
@@ -111,8 +112,10 @@ class CooperativeLauncher(Launcher):
                 f"the kernel {self.source.name} was planned for {needed} multiprocessors, but "
                 f"{gpu.name} has {gpu.processors}: compile the model again on this device"
             )
-        judged = replace(judged, rows=self._rows_for(count, judged, gpu))
-        run(self.tuner.choose(judged, count, index, run))
+        chosen = chosen_for(self._rows, count)
+        judged = replace(judged, rows=self._rows_for(chosen, judged, gpu))
+        outs = [args[k] for k in self._outputs]
+        run(self.tuner.choose(judged, chosen, index, run, outs))
 
     def _launched(
         self, args: list[Any], count: int, dtype: torch.dtype, processors: int, launch: Launch
@@ -131,7 +134,9 @@ class CooperativeLauncher(Launcher):
         for grid, given in self._waves(source, args, count, dtype, rows, processors):
             self.executor.launch(
                 KernelLaunch(
-                    function, grid, given, constants, options, outputs, scratch, together=True
+                    *(function, grid, given, constants, options, outputs, scratch),
+                    together=True,
+                    family="cooperative loop",
                 )
             )
 

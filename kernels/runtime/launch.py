@@ -19,6 +19,7 @@ from ..feasibility.limits import register_option
 from ..precision import matmul_precision
 from ..rules.table import loaded
 from ..select.autotune import Autotuner
+from ..trust.rehearsal import chosen_for
 
 # rows per program if interpreted: the least for which matmuls work
 MIN_ROWS = 16
@@ -154,7 +155,8 @@ class Launcher:
         fixed = torch.are_deterministic_algorithms_enabled()
         precision = input_precision(dtype, self.float32)
         least = self._least(args)
-        key = dtype, precision, count, index, fixed, least
+        rows = chosen_for(self._rows, count)
+        key = dtype, precision, rows, index, fixed, least
         known = self._launches.get(key)
         if known is None:
 
@@ -163,7 +165,8 @@ class Launcher:
                 self._run_with(args, count, launch.rows, *given)
 
             judged = Launch(DTYPE_NAMES[dtype], precision, least, self.warps)
-            chosen = self.tuner.choose(judged, count, index, run)
+            outs = [args[k] for k in self._outputs]
+            chosen = self.tuner.choose(judged, rows, index, run, outs)
             if len(self._launches) >= MAX_CHOICES:
                 self._launches.clear()
             known = chosen.rows, self._constants(dtype), self._options(chosen)
@@ -181,7 +184,9 @@ class Launcher:
         constants = {"ROWS": rows, **constants}
         grid = self._grid(count, rows)
         self.executor.launch(
-            KernelLaunch(self.function, grid, args, constants, options, self._outputs)
+            KernelLaunch(
+                self.function, grid, args, constants, options, self._outputs, family="loop"
+            )
         )
 
     def _least(self, args: Sequence[Any]) -> int:

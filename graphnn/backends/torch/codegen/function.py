@@ -93,7 +93,28 @@ def write(
     loaded = load(source, name, {**scope.objects, **called(lowering)})
     loaded = lowering.replayed(ir, loaded, tuple(ir.axes)) if lowering else loaded
     user_code = any(node.op in USER_CODE for node in ir)
-    return Function(name, source, loaded, tuple(ir.axes), floating, forms, user_code)
+    layouts = tuple(_layout(ir, i) for i in reads)
+    at = reads.index(ends.node.id) if ends is not None and ends.node.id in reads else None
+    return Function(
+        *(name, source, loaded, tuple(ir.axes), floating, forms, user_code),
+        *(layouts, frozenset(_cuttable(ir)), at),
+    )
+
+
+def _layout(ir: IR, i: int) -> tuple[str, ...]:
+    """The axes that an argument has as its first dimensions; none if it is unused, or a seed."""
+    return ir.layout(ir[i].axes) if i in ir.nodes and "places" not in ir[i].attrs else ()
+
+
+def _cuttable(ir: IR) -> set[str]:
+    """The axes along which the arguments may end earlier.
+
+    Not those of a fixed length, those that share theirs with others, and those of which values are
+    taken at positions that an argument says.
+    """
+    renamed = {a for x in ir.axes.values() if x.copy_of for a in (x.name, x.copy_of)}
+    indexed = {n.attrs["axis"] for n in ir if n.op.startswith("axis_")}
+    return {a for a, x in ir.axes.items() if x.length is None} - renamed - indexed
 
 
 def _scope(ir: IR, name: str, ends: Ends | None) -> Scope:

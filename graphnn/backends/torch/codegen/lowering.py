@@ -25,7 +25,10 @@ class Function:
 
     `sizes` are the lengths of `axes`. `floating` is the index of the first tensor in the graph's
     floating dtype. `results` are the axes, shapes and dtypes of the results; None stands for the
-    dtype of that tensor. `user_code`: it calls functions of the user.
+    dtype of that tensor. `user_code`: it calls functions of the user. `layouts` are the axes that
+    the first dimensions of each tensor are; calls on the beginnings of tensors along the axes
+    `cuttable` are valid calls. `lengths` is the index of the tensor that has those of a ragged
+    axis.
     """
 
     name: str
@@ -35,6 +38,9 @@ class Function:
     floating: int | None
     results: list[tuple[tuple[str, ...], tuple[int, ...], torch.dtype | None]]
     user_code: bool
+    layouts: tuple[tuple[str, ...], ...] = ()
+    cuttable: frozenset[str] = frozenset()
+    lengths: int | None = None
 
     def shapes(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """Empty tensors of the results' shapes, for tracing."""
@@ -61,11 +67,13 @@ class Lowering(Protocol):
     unwritten_phases: dict[str, dict[str, str]]
     dispatchers: dict[str, Any]
 
-    def dispatched(self, write: Callable[[Any], Function], direction: str) -> Function:
+    def dispatched(
+        self, write: Callable[[Any], Function], direction: str, layer: str, axis: str
+    ) -> Function:
         """The function that `write` returns for this lowering, or a dispatcher over variants.
 
         The variants run the loops by other strategies; a call takes the best for its sizes.
-        `direction` names the function in reports.
+        `direction` names the function in reports, `layer` the loop, which is over `axis`.
         """
         ...
 

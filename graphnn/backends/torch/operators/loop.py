@@ -135,7 +135,9 @@ class LoopOperator:
             ir, name, reads, results, title = form
             return write(ir, name, reads, results, title, self.passes, lowering, ends)
 
-        return make(None) if self.lowering is None else self.lowering.dispatched(make, direction)
+        if self.lowering is None:
+            return make(None)
+        return self.lowering.dispatched(make, direction, self.loop.name, self.loop.loop.axis)
 
     def _ends(self, held: bool) -> Ends | None:
         """Where the examples of a ragged axis end; values beyond are `held` or zero."""
