@@ -1,4 +1,6 @@
-"""The disk cache of sources, tuned choices and verdicts on kernels: private files in `$XDG_CACHE_HOME/graphnn`.
+"""The disk cache: sources, tuned choices, verdicts on kernels, in `$XDG_CACHE_HOME/graphnn`.
+
+Files are private.
 
 The text given is run, never the text found in a file; a file that differs from it is overwritten.
 The folder that XDG_CACHE_HOME names is trusted, but the contents of `graphnn` in it are not.

@@ -15,6 +15,7 @@ from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.limits import register_cap
 from ..rules.table import loaded
 from ..runtime.launch import DTYPE_NAMES, input_precision
+from ..trust.rehearsal import chosen_for
 from .emit import AttentionSource
 from .tile_size import INTERPRETED_SHAPE, STAGES, TileShape, choose_tile, tile_shapes
 
@@ -91,9 +92,10 @@ class AttentionLauncher:
         )
         arguments = zip(p.tensors, tensors, strict=True)
         dtype = next(x.dtype for t, x in arguments if t.kind == "float")
-        shape = self.shape(rows, dtype, tensors[0].get_device())
+        shape = self.shape(chosen_for(p.rows, rows), dtype, tensors[0].get_device())
         tiles = -(-rows // shape.rows)
-        parts, length = self.parts(tiles * blocks, columns)
+        all_tiles = -(-chosen_for(p.rows, rows) // shape.rows)
+        parts, length = self.parts(all_tiles * chosen_for(p.blocks, blocks), columns)
         outs = self._outputs(tensors[0], sizes, kinds, parts, tiles)
         programs = parts * blocks * tiles
         if programs:
@@ -151,6 +153,7 @@ class AttentionLauncher:
             constants,
             options,
             range(inputs, len(args)),
+            family="attention",
         )
         with self.executor.device_of(args[0]):
             self.executor.launch(launch)

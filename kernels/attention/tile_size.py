@@ -8,11 +8,12 @@ import triton.language as tl
 
 from ..cache import recall, remember
 from ..feasibility.aot import DoesNotCompile, KernelCase, unverified
-from ..feasibility.large_tiles import large_tiles, most_rows
+from ..feasibility.large_tiles import LARGE, large_tiles, most_rows
 from ..feasibility.limits import register_cap
 from ..feasibility.targets import refusal, shared_memory_of
 from ..ir.program import Unsupported
 from ..rules.table import loaded
+from ..trust.switches import most_tile_rows
 from .emit import AttentionSource
 
 POINTER_TYPES = {"int": "*i64", "bool": "*i1", "acc": "*fp32", "seed": "*i64"}
@@ -55,9 +56,9 @@ def tile_shapes(source: AttentionSource, few: bool = False, target: str = "") ->
     if source.wide:
         return WIDE_SHAPES
     # top-k lists are filled in rounds, as many as the slowest row of a tile needs
-    if few or source.program.top:
-        return FEW_ROWS_SHAPES
-    return [x for x in MATMUL_SHAPES if not target or x.rows <= most_rows(target)]
+    shapes = FEW_ROWS_SHAPES if few or source.program.top else MATMUL_SHAPES
+    most = min(most_tile_rows(), most_rows(target) if target else LARGE)
+    return [shape for shape in shapes if shape.rows <= most]
 
 
 def attention_case(

@@ -73,7 +73,10 @@ class TopKLauncher:
         constants = {**_constants(found.shape[-1]), "ACC": acc}
         options: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": True}
         with self.executor.device_of(scores):
-            self.executor.launch(KernelLaunch(merge_lists, (rows,), args, constants, options, [2]))
+            launch = KernelLaunch(
+                merge_lists, (rows,), args, constants, options, [2], family="top-k"
+            )
+            self.executor.launch(launch)
         return found
 
 

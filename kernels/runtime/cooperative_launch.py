@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -153,7 +153,8 @@ class CooperativeLauncher(Launcher):
         most = gpu.processors // (self.source.blocks * self.source.loops)
         if self.source.owned_rows:
             return MIN_ROWS
-        tiles = (MIN_ROWS,) if uses_multiply_adds(launch, gpu.target) else TILE_ROWS
+        tiles: Sequence[int] = (MIN_ROWS,) if uses_multiply_adds(launch, gpu.target) else TILE_ROWS
+        tiles = [r for r in tiles if r <= self.tuner.most_rows]
         able = [r for r in tiles if _fits(self.source, replace(launch, rows=r), gpu.target)]
         able = able or [MIN_ROWS]
         return next((r for r in able if -(-count // r) <= most), able[-1])

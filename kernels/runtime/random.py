@@ -58,5 +58,6 @@ def random_tensor(
     constants: dict[str, Any] = {"LAW": law, "P": float(p), "ACC": wide, "BLOCK": BLOCK}
     grid = (-(-count // BLOCK),)
     with executor.device_of(seed):
-        executor.launch(KernelLaunch(fill, grid, (seed, out, count), constants, {}, [1]))
+        launch = KernelLaunch(fill, grid, (seed, out, count), constants, {}, [1], family="random")
+        executor.launch(launch)
     return out

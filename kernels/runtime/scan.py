@@ -255,4 +255,7 @@ class _Launches:
         stored: Sequence[int],
     ) -> None:
         with self.executor.device_of(args[0]):
-            self.executor.launch(KernelLaunch(kernel, grid, args, constants, self.options, stored))
+            launch = KernelLaunch(
+                kernel, grid, args, constants, self.options, stored, family="scan"
+            )
+            self.executor.launch(launch)

@@ -15,7 +15,8 @@ import hashlib
 import logging
 import os
 import statistics
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +29,10 @@ from .. import cache
 from ..codegen.persistent import LoopSource
 from ..executors.executor import Executor
 from ..feasibility.fit import Launch, launch_candidates
+from ..trust.compare import candidates_differ
+from ..trust.failures import KernelWarning
+from ..trust.rehearsal import trying
+from ..trust.switches import most_tile_rows
 
 _LOG = logging.getLogger(__name__)
 # A choice applies to all calls with up to this many rows; one more choice to all larger calls.
@@ -97,15 +102,25 @@ class Autotuner:
     def __init__(self, source: LoopSource, executor: Executor, timer: RunTimer = time_on_gpu):
         self.source, self.executor, self.timer = source, executor, timer
         self.enabled = True
+        self.most_rows = most_tile_rows()
         self.choices: dict[Any, Launch] = {}
 
     def choose(
-        self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
+        self,
+        judged: Launch,
+        rows: int,
+        device: int,
+        run: Callable[[Launch], None],
+        outs: Sequence[torch.Tensor] = (),
     ) -> Launch:
-        """Return the launch for `rows` rows on a GPU. `judged` is known to fit, `run` runs one."""
+        """Return the launch for `rows` rows on a GPU. `judged` is known to fit, `run` runs one.
+
+        `outs` are the tensors that a run stores: candidates that store something else than the
+        first are dropped.
+        """
         key = judged, bucket(rows), device, self._may_time(), len(_EVERY)
         if key not in self.choices:
-            self.choices[key] = self._choose(judged, rows, device, run)
+            self.choices[key] = self._choose(judged, rows, device, run, outs)
         return self.choices[key]
 
     def _may_time(self) -> bool:
@@ -116,10 +131,16 @@ class Autotuner:
         return launch_candidates(self.source, judged, target, rows)
 
     def _choose(
-        self, judged: Launch, rows: int, device: int, run: Callable[[Launch], None]
+        self,
+        judged: Launch,
+        rows: int,
+        device: int,
+        run: Callable[[Launch], None],
+        outs: Sequence[torch.Tensor],
     ) -> Launch:
         name, target, _ = self.executor.gpu(device)
         candidates = self.candidates(judged, target, bucket(rows))
+        candidates = [c for c in candidates if c.rows <= self.most_rows] or candidates[:1]
         if _EVERY:
             for launch in candidates:
                 run(launch)
@@ -133,7 +154,7 @@ class Autotuner:
                 return launch
         if is_capturing():  # nothing can be timed now
             return candidates[0]
-        best = self._fastest(candidates, run)
+        best = self._fastest(candidates, run, outs)
         cache.remember(key, asdict(best))
         return best
 
@@ -149,19 +170,44 @@ class Autotuner:
             "triton": triton.__version__,
         }
 
-    def _fastest(self, candidates: list[Launch], run: Callable[[Launch], None]) -> Launch:
+    def _fastest(
+        self,
+        candidates: list[Launch],
+        run: Callable[[Launch], None],
+        outs: Sequence[torch.Tensor],
+    ) -> Launch:
         """Return the first candidate unless another is faster by the margin.
 
-        Candidates that fail to run are skipped.
+        Candidates that fail to run are skipped, and those whose results are not the first one's.
         """
         times: dict[Launch, float] = {}
+        wanted: list[torch.Tensor] = []
         for launch in candidates:
             try:
-                times[launch] = self.timer(functools.partial(run, launch))
+                with trying():
+                    time = self.timer(functools.partial(run, launch))
             except (TritonError, RuntimeError) as error:
                 _LOG.info("%s does not run with %s: %s", self.source.name, launch, error)
+                continue
+            if self._agrees(launch, outs, wanted):
+                times[launch] = time
+            wanted = wanted or [t.clone() for t in outs]
         if not times:
             return candidates[0]  # its error is raised when it is launched
         best = min(times, key=lambda x: times[x])
         first = times.get(candidates[0])
         return candidates[0] if first and times[best] > (1 - MARGIN) * first else best
+
+    def _agrees(
+        self, launch: Launch, outs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+    ) -> bool:
+        """Return whether a launch stored what the first one did; warns if it did not."""
+        differs = candidates_differ(outs, wanted) if wanted else ""
+        if differs:
+            warnings.warn(
+                f"the kernel {self.source.name} is not run with {launch}: its results are not "
+                f"those of the launch that is tried first ({differs})",
+                KernelWarning,
+                stacklevel=2,
+            )
+        return not differs

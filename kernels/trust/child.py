@@ -6,6 +6,7 @@ hang: here it is a child, which is killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ COMMAND = "-m", "graphnn.kernels.trust"
 def prove(executor: Executor, launch: KernelLaunch) -> str:
     """Run a launch in another process; return what went wrong there, empty if nothing did.
 
-    Whatever says nothing about the kernel is logged: memory that is full, a child that cannot start.
+    What says nothing about the kernel is logged: memory that is full, a child that cannot start.
     """
     job = packed(executor, launch)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -92,11 +93,9 @@ def _ended(child: subprocess.Popen[bytes], step: str, errors: queue.Queue[bytes]
 
 def _write(child: subprocess.Popen[bytes], job: bytes) -> None:
     assert child.stdin is not None
-    try:
+    with contextlib.suppress(OSError):  # the child has ended, which is seen where it is read
         child.stdin.write(job)
         child.stdin.close()
-    except OSError:
-        pass  # the child has ended, which is seen where it is read
 
 
 def _read(child: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
@@ -113,8 +112,6 @@ def _read_errors(child: subprocess.Popen[bytes], errors: queue.Queue[bytes]) -> 
 
 def _end(child: subprocess.Popen[Any]) -> None:
     """Kill a child and what it started, a compiler for example."""
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         os.killpg(child.pid, signal.SIGKILL)
-    except OSError:
-        pass  # it has ended
     child.wait(timeout=10)

@@ -18,8 +18,8 @@ from torch import Tensor
 # another order: at most twice as far each. Twice that is for the luck of torch's rounding. With 16
 # bits, both compute in float32 and round what they store or multiply, a kernel no more often.
 FACTORS = {torch.float64: 8.0, torch.float32: 8.0, torch.bfloat16: 3.0, torch.float16: 3.0}
-# Where torch happens to be exact, as for sums of few numbers, a kernel may still round: by this many
-# units in the last place of the largest result.
+# Where torch happens to be exact, as for sums of few numbers, a kernel may still round: by this
+# many units in the last place of the largest result.
 ULPS = {torch.float64: 16.0, torch.float32: 16.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 # The relative rounding of a product's operands: TF32 has 10 bits; three products of its parts drop
 # only the product of the two low parts (2^-11 each), and round their sums as float32 does.
@@ -53,6 +53,27 @@ def difference(found: Sequence[Tensor], expected: Expected) -> str:
     return next((f"result {k}: {text}" for k, text in enumerate(texts) if text), "")
 
 
+def candidates_differ(found: Sequence[Tensor], first: Sequence[Tensor]) -> str:
+    """Return how the results of a launch differ from those of another one of the same kernel.
+
+    They add in another order. A loop may amplify that, at most to half of the digits: what is wrong
+    is off by more.
+    """
+    for k, (f, w) in enumerate(zip(found, first, strict=True)):
+        if not f.is_floating_point():
+            text = (
+                "" if torch.equal(f, w) else f"{int((f != w).sum())} of {f.numel()} values differ"
+            )
+        else:
+            error, _ = _error(f, w, w, 1.0)
+            largest = torch.where(w.isfinite(), w, 0).abs().max() if w.numel() else torch.zeros(())
+            allowed = float(largest) * torch.finfo(f.dtype).eps ** 0.5
+            text = _pattern(f, w, w) or (_numbers(error, allowed, w) if f.numel() else "")
+        if text:
+            return f"result {k}: {text}"
+    return ""
+
+
 def proves_nothing(wide: Sequence[Tensor]) -> bool:
     """Return whether results are zero throughout: any kernel that stores nothing has them."""
     return not any(bool(t.count_nonzero()) for t in wide)
@@ -74,11 +95,11 @@ def _of_one(found: Tensor, eager: Tensor, wide: Tensor, ratio: float) -> str:
 def _pattern(found: Tensor, eager: Tensor, wide: Tensor) -> str:
     """Return how NaN and infinities differ, wherever torch's two computations agree on them."""
     rules = {
-        "NaN or infinite where torch has numbers": eager.isfinite()
+        "NaN or infinite where there are numbers": eager.isfinite()
         & wide.isfinite()
         & ~found.isfinite(),
-        "numbers where torch has NaN": eager.isnan() & wide.isnan() & ~found.isnan(),
-        "not torch's infinities": eager.isinf() & (eager == wide) & (found != eager),
+        "numbers where there is NaN": eager.isnan() & wide.isnan() & ~found.isnan(),
+        "not the same infinities": eager.isinf() & (eager == wide) & (found != eager),
     }
     for text, wrong in rules.items():
         if wrong.any():
@@ -107,5 +128,5 @@ def _numbers(error: Tensor, allowed: float, wide: Tensor) -> str:
     many = int((error > allowed).sum())
     return (
         f"{many} of {error.numel()} are wrong, the worst at {place} by {off:.3g} of {value:.3g}; "
-        f"torch's own rounding allows {allowed:.2g}"
+        f"rounding allows {allowed:.2g}"
     )

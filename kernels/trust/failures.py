@@ -6,7 +6,7 @@ import torch
 
 
 class KernelWarning(UserWarning):
-    """A kernel failed the check of its first use: something slower runs instead, with right results.
+    """A kernel failed the check of its first use; something slower runs instead.
 
     The text names layer, kernel, Triton's version, target, and the error or the numbers.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ Run = Callable[[Tensors, Any], list[Tensor]]
 TORCH = "torch"
 # kinds of calls whose way is remembered
 MAX_KNOWN = 1024
+# calls after which kernels are not checked again although all their results were zero
+UNPROVEN = 3
 _CHECKING = threading.RLock()
 
 
@@ -77,17 +80,19 @@ class Gate:
 
     def __init__(self, title: str, executor: Executor):
         self.title, self.executor = title, executor
-        self.known: dict[Hashable, Run] = {}
+        self.known: dict[tuple[Any, ...], Run] = {}
+        self._unproven: Counter[tuple[Any, ...]] = Counter()
         self.refused: dict[str, str] = {}
         self._warned: set[Hashable] = set()
 
     def __call__(
-        self, kind: Hashable, problem: Problem, tensors: Tensors, sizes: Any
+        self, kind: tuple[Any, ...], problem: Problem, tensors: Tensors, sizes: Any
     ) -> list[Tensor]:
         """Run a call of a kind that is not in `known`: check its ways in order."""
         with _CHECKING, torch.no_grad():
-            run, outs = self._first(problem, tensors, sizes)
-        if run is not None:
+            run, lasting, outs = self._first(problem, tensors, sizes)
+            self._unproven[kind] += 1
+        if run is not None and (lasting or self._unproven[kind] >= UNPROVEN):
             if len(self.known) >= MAX_KNOWN:
                 self.known.clear()
             self.known[kind] = run
@@ -95,27 +100,29 @@ class Gate:
 
     def _first(
         self, problem: Problem, tensors: Tensors, sizes: Any
-    ) -> tuple[Run | None, list[Tensor]]:
-        """Return the results, and the way of later calls; None if they are to be checked again."""
+    ) -> tuple[Run | None, bool, list[Tensor]]:
+        """Return the way of later calls, if there is one; whether it was proven; the results."""
         mode = trust_mode()
         strict = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         failed_rows = 0
         for way in problem.ways():
             if mode == NEVER:
-                return way.run, way.run(tensors, sizes)
+                return way.run, True, way.run(tensors, sizes)
             if 0 < failed_rows <= way.rows:
                 continue  # the same tiles have failed
             trial = Trial(self, way, problem, strict or mode == ALWAYS)
             outs = trial.results(tensors, sizes, strict)
             if outs is not None:
-                return way.run if trial.lasting and mode != ALWAYS else None, outs
+                return None if strict or mode == ALWAYS else way.run, trial.proven, outs
             failed_rows = trial.guard.rows
-            self._report(way, trial.reason, strict, tensors)
+            self._report(trial, strict, tensors)
         outs = problem.reference(tensors, sizes)
-        return None if strict or mode == ALWAYS else problem.reference, outs
+        again = strict or mode == ALWAYS
+        return None if again else problem.reference, not again, outs
 
-    def _report(self, way: Way, reason: str, strict: bool, tensors: Tensors) -> None:
+    def _report(self, trial: Trial, strict: bool, tensors: Tensors) -> None:
         """Warn once that a way is not taken, by dtype."""
+        way, reason = trial.way, trial.reason
         topic = way.name, _dtype(tensors), strict
         if topic in self._warned:
             return
@@ -123,11 +130,11 @@ class Gate:
         if not strict:
             self.refused[way.name] = reason
         gpu = self.executor.gpu(tensors[0].get_device())
-        where = f"Triton {versions()['triton']}, {gpu.target}"
-        after = "" if strict else " from now on"
+        where = f"{way.name}; Triton {versions()['triton']}, {gpu.target}"
+        after = "while a CUDA graph is captured" if strict else "from now on"
         warnings.warn(
-            f"{self.title}: the kernel ({way.name}; {where}) is not used: {reason}. Something "
-            f"slower runs{after}. GRAPHNN_TRUST=0 runs it all the same; `graphnn doctor` lists "
+            f"{self.title}: {trial.guard.kernels} ({where}) is not used: {reason}. Something "
+            f"slower runs {after}. GRAPHNN_TRUST=0 runs it all the same; `graphnn doctor` lists "
             "refused kernels and says how to check them again",
             KernelWarning,
             stacklevel=2,
@@ -140,7 +147,7 @@ class Trial:
     def __init__(self, gate: Gate, way: Way, problem: Problem, always: bool):
         self.gate, self.way, self.problem, self.always = gate, way, problem, always
         self.guard = Guard(gate.title)
-        self.reason, self.lasting = "", True
+        self.reason, self.proven = "", True
 
     def results(self, tensors: Tensors, sizes: Any, strict: bool) -> list[Tensor] | None:
         """Return the results of the way if they are right, else None; `reason` says why.
@@ -161,7 +168,6 @@ class Trial:
             self._failed(error, tensors, sizes)
             return None
         if strict:
-            self.lasting = False
             return outs
         if self.guard.launches and (self.guard.untrusted() or self.always):
             return outs if self._right(outs, tensors, sizes) else None
@@ -218,8 +224,8 @@ class Trial:
             self.reason = f"its results are not torch's: {self.reason}"
             guard.refuse(self.reason, guard.untrusted() or list(guard.launches))
             return False
-        self.lasting = not proves_nothing(expected.wide)
-        if self.lasting:
+        self.proven = not proves_nothing(expected.wide)
+        if self.proven:
             guard.trust()
         return True
 
@@ -228,11 +234,18 @@ class Trial:
         dtype = _dtype(cut.tensors)
         # nothing is wider than float64: its error is that of float32, scaled
         narrow = torch.float32 if dtype == torch.float64 else dtype
-        made = [self._reference(cut, d) for d in (None if narrow == dtype else narrow, torch.float64)]
+        eager = self._reference(cut, None if narrow == dtype else narrow)
         on_gpu = bool(cut.tensors) and cut.tensors[0].is_cuda
         torchs = matmul_precision() if on_gpu and narrow == torch.float32 else "ieee"
         kernels = max(unit(dtype, p) for p in self.guard.precisions)
-        return Expected(*made, ratio=kernels / unit(narrow, torchs))
+        ratio = kernels / unit(narrow, torchs)
+        try:
+            return Expected(eager, self._reference(cut, torch.float64), ratio)
+        except (TypeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            # functions of the user may know one dtype only: half of the digits must agree
+            return Expected(eager, eager, ratio=max(ratio, torch.finfo(dtype).eps ** -0.5))
 
     def _reference(self, cut: Cut, dtype: torch.dtype | None) -> list[Tensor]:
         tensors = [t.to(dtype) if dtype and t.is_floating_point() else t for t in cut.tensors]

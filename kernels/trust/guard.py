@@ -1,4 +1,4 @@
-"""Watches the launches of one run: refused kernels do not run, new ones run in another process first.
+"""Watches the launches of one run: refused kernels do not run, new ones first run elsewhere.
 
 A verdict on a launch is looked up once per process, then kept in a dictionary.
 """
@@ -19,6 +19,8 @@ from .record import Verdict, recalled, remember
 # verdicts of this process, by the identity of launches; None: not known yet
 _VERDICTS: dict[Hashable, Verdict | None] = {}
 _FAMILIES: set[str] = set()
+# kernels that a warning names
+MOST_NAMES = 3
 
 
 class Guard:
@@ -48,12 +50,10 @@ class Guard:
 
     def _admit(self, executor: Executor, launch: KernelLaunch) -> None:
         mine = identity.identity(executor, launch)
-        if mine not in self.launches:
-            self.launches[mine] = identity.key(executor, launch)
-            self.rows = max(self.rows, identity.rows_of(launch))
-            self.precisions.add(str(launch.constants.get("PRECISION", "ieee")))
-        self.current = mine
-        verdict = _verdict(mine, self.launches[mine])
+        key = self.launches.get(mine) or identity.key(executor, launch)
+        if not rehearsal.tried():
+            self._noted(mine, key, launch)
+        verdict = _verdict(mine, key)
         name = identity.name_of(launch.function)
         if verdict is not None and not verdict.right:
             raise KernelRefused(f"{name} was refused before: {verdict.reason}")
@@ -61,6 +61,14 @@ class Guard:
             raise KernelRefused(f"{name} was not checked yet")
         if verdict is None and not rehearsal.rehearsing():
             self._try_elsewhere(executor, launch, name)
+
+    def _noted(self, mine: Hashable, key: dict[str, Any], launch: KernelLaunch) -> None:
+        """Note a launch of the call, not one of a tuner."""
+        self.current = mine
+        if mine not in self.launches:
+            self.launches[mine] = key
+            self.rows = max(self.rows, identity.rows_of(launch))
+            self.precisions.add(str(launch.constants.get("PRECISION", "ieee")))
 
     def _try_elsewhere(self, executor: Executor, launch: KernelLaunch, name: str) -> None:
         """Run a launch in another process if its family never ran on this machine."""
@@ -74,6 +82,13 @@ class Guard:
                 raise KernelRefused(f"{name} failed in a process of its own: {problem}")
             remember(family, Verdict(True))
         _FAMILIES.add(str(family))
+
+    @property
+    def kernels(self) -> str:
+        """The names of the kernels, as text."""
+        names = [*dict.fromkeys(key["name"] for key in self.launches.values())]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"the kernel {', '.join(names[:MOST_NAMES])}{more}" if names else "the kernel"
 
     def untrusted(self) -> list[Hashable]:
         """Return the launches that nothing is known about."""

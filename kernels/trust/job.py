@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..analysis.loop_carried import loaded
 from ..executors.executor import Executor, KernelLaunch
 from ..executors.named import named
+from ..rules.table import loaded
 from .identity import ALIGNED, name_of, path_of, text_of
 
 PACKAGE = __name__.partition(".kernels.")[0] + ".kernels."

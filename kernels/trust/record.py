@@ -1,4 +1,4 @@
-"""The verdicts on kernels: kept in the cache, listed by `graphnn doctor`, and forgotten on request."""
+"""The verdicts on kernels: kept in the cache, listed by `graphnn doctor`, forgotten on request."""
 
 from __future__ import annotations
 
@@ -53,16 +53,12 @@ def remember(key: Mapping[str, Any], verdict: Verdict) -> None:
 
 def refusals() -> list[Refusal]:
     """Return the kernels that were refused, as they are remembered."""
-    return [
-        Refusal(
-            *(str(key.get(k, "")) for k in ("name",)),
-            str(choice.get("layer", "")),
-            *(str(key.get(k, "")) for k in ("device", "triton")),
-            str(choice.get("reason", "")),
-        )
-        for _, key, choice in cache.entries(KIND)
-        if choice.get("right") is False
+    found = [(key, c) for _, key, c in cache.entries(KIND) if c.get("right") is False]
+    texts = [
+        (k.get("name"), c.get("layer"), k.get("device"), k.get("triton"), c.get("reason"))
+        for k, c in found
     ]
+    return [Refusal(*(str(x or "") for x in each)) for each in texts]
 
 
 def forget() -> int:

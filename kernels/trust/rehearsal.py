@@ -12,12 +12,31 @@ from contextlib import contextmanager
 
 
 class _Full(threading.local):
-    """The lengths of the axes of the full call, by name; None outside rehearsals."""
+    """The lengths of the axes of the full call, by name; None outside rehearsals.
+
+    While launches are `tried`, they are candidates of a tuner, not those of the call.
+    """
 
     sizes: Mapping[str, int] | None = None
+    tried: bool = False
 
 
 _full = _Full()
+
+
+@contextmanager
+def trying() -> Iterator[None]:
+    """Mark the launches of this thread as candidates, most of which will not be taken."""
+    before, _full.tried = _full.tried, True
+    try:
+        yield
+    finally:
+        _full.tried = before
+
+
+def tried() -> bool:
+    """Return whether launches are candidates."""
+    return _full.tried
 
 
 @contextmanager
@@ -36,7 +55,7 @@ def rehearsing() -> bool:
 
 
 def chosen_for(axes: Sequence[str], count: int) -> int:
-    """Return the number of rows over `axes` that launches are chosen for; it is `count` if not cut."""
+    """Return the number of rows over `axes` that launches are chosen for: `count`, if not cut."""
     if _full.sizes is None:
         return count
     return math.prod(_full.sizes.get(a, 1) for a in axes)

@@ -1,10 +1,9 @@
 """The environment variables that say which kernels run, and which are checked first.
 
-| variable | values | meaning |
-|---|---|---|
-| GRAPHNN_TRUST | 0, 1 (default), always | when kernels are checked: never, on first use, each call |
-| GRAPHNN_KERNELS | words of `KINDS`, by commas | the kernels that may run; torch computes the rest |
-| GRAPHNN_ROWS | 16, 32, 64, 128 | the most rows of a tile |
+GRAPHNN_TRUST says when kernels are checked: 0 is never, 1 (the default) on first use, always at
+each call. GRAPHNN_KERNELS lists the kinds of kernels that may run (`KINDS`), separated by commas;
+torch computes the rest, and everything with GRAPHNN_KERNELS=torch. GRAPHNN_ROWS is the most rows
+of a tile.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def allowed_kinds() -> frozenset[str]:
     return frozenset(words) - {TORCH}
 
 
-def most_rows() -> int:
+def most_tile_rows() -> int:
     """Return the most rows of a tile."""
     given = os.environ.get("GRAPHNN_ROWS") or str(ROWS[-1])
     if given not in map(str, ROWS):
@@ -49,7 +48,7 @@ def most_rows() -> int:
 
 def check_switches() -> None:
     """Raise ValueError if one of the variables has a value that it cannot have."""
-    trust_mode(), allowed_kinds(), most_rows()
+    trust_mode(), allowed_kinds(), most_tile_rows()
 
 
 def _wrong(name: str, given: str, wanted: str) -> ValueError:

@@ -42,4 +42,4 @@ def _driver() -> str:
         found = None
     if found is not None:
         return found.group()
-    return str(torch._C._cuda_getDriverVersion()) if torch.version.cuda else ""
+    return str(getattr(torch._C, "_cuda_getDriverVersion", str)())

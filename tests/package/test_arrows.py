@@ -30,6 +30,7 @@ graphnn.kernels.ptx.instructions
 graphnn.kernels.ptx.machine
 graphnn.kernels.ptx
 graphnn.kernels.executors
+graphnn.kernels.trust
 graphnn.kernels.select
 graphnn.kernels.runtime
 graphnn.kernels.attention

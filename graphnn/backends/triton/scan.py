@@ -13,8 +13,10 @@ from torch import Tensor
 
 from graphnn.backends.torch.runtime import scan as scans
 from graphnn.backends.torch.runtime.active_transforms import under_transform
-from graphnn.kernels.executors.named import named
+from graphnn.backends.triton.trusted_scan import trusted
+from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.runtime import scan as kernels
+from graphnn.kernels.trust.gate import Tensors
 
 
 def scan(
@@ -40,7 +42,8 @@ def scan(
 @torch.library.custom_op("graphnn::scan_kernel", mutates_args=())
 def scan_kernel(a: Tensor, b: Tensor, start: Tensor, reverse: bool, executor: str) -> Tensor:
     """Scan `a`, `b` (time, …) of equal shape and dtype from `start` (…); backwards if `reverse`."""
-    return kernels.forward(a, b, start, reverse, named(executor))
+    given = [a, b, start]
+    return trusted("forward", _forward, _forward_by_torch, given, reverse, executor)[0]
 
 
 @scan_kernel.register_fake
@@ -53,7 +56,9 @@ def scan_kernel_backward(
     a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, executor: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a, b and start, from the result z and its gradient g."""
-    return kernels.backward(a, start, z, g, reverse, named(executor))
+    given = [a, start, z, g]
+    da, db, dstart = trusted("backward", _gradients, _by_torch, given, reverse, executor)
+    return da, db, dstart
 
 
 @scan_kernel_backward.register_fake
@@ -61,6 +66,26 @@ def _(
     a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool, executor: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like(a), _like(g), _like(start)
+
+
+def _forward(executor: Executor, tensors: Tensors, reverse: bool) -> list[Tensor]:
+    a, b, start = tensors
+    return [kernels.forward(a, b, start, reverse, executor)]
+
+
+def _forward_by_torch(tensors: Tensors, reverse: bool) -> list[Tensor]:
+    a, b, start = (x.contiguous() for x in tensors)
+    return [scans.linear_scan(a, b, start, reverse)]
+
+
+def _gradients(executor: Executor, tensors: Tensors, reverse: bool) -> list[Tensor]:
+    a, start, z, g = tensors
+    return list(kernels.backward(a, start, z, g, reverse, executor))
+
+
+def _by_torch(tensors: Tensors, reverse: bool) -> list[Tensor]:
+    a, start, z, g = tensors
+    return list(scans.gradients(a, start, z, g, reverse))
 
 
 def _like(x: Tensor) -> Tensor:

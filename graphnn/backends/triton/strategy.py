@@ -25,6 +25,7 @@ from graphnn.backends.triton.loops.stacked import Stacks, key_of
 from graphnn.backends.triton.loops.stepwise import Called, StepWriter, lengths_text
 from graphnn.backends.triton.loops.to_kernel import loop_program, phase_program
 from graphnn.backends.triton.loops.torch_layers import TimedLayer
+from graphnn.backends.triton.random import trusted_random_tensor
 from graphnn.backends.triton.scan import scan
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.codegen.persistent import LoopSource, emit
@@ -37,10 +38,10 @@ from graphnn.kernels.ir.program import LoopProgram, Unsupported
 from graphnn.kernels.ir.symbols import NameTable
 from graphnn.kernels.runtime.cooperative_launch import CooperativeLauncher
 from graphnn.kernels.runtime.launch import PRECISIONS, SPLIT_PRODUCTS, Launcher, input_precision
-from graphnn.kernels.runtime.random import random_tensor
 from graphnn.kernels.select.estimates import CostEstimates
 from graphnn.kernels.select.search import choose_cooperative
-from graphnn.kernels.select.strategies import STEPWISE
+from graphnn.kernels.select.strategies import COOPERATIVE, RESIDENT, STEPWISE
+from graphnn.kernels.trust.switches import allowed_kinds, most_tile_rows
 from graphnn.planner.attention.hops import Hops
 from graphnn.planner.attention.statistics import StatisticsRegion
 from graphnn.planner.attention.tiles import AttentionRegion
@@ -99,6 +100,9 @@ class KernelLowering:
     float32: str | None = None
     tune: bool = True
     only_if_faster: bool = True
+    # the most rows of a tile, and the kinds of kernels that may run
+    rows: int = field(default_factory=most_tile_rows)
+    kinds: frozenset[str] = field(default_factory=allowed_kinds)
     cuda: Any = field(default_factory=Cuda)
     # the names of loops, each used once
     names: NameTable = field(default_factory=lambda: NameTable(RESERVED))
@@ -114,26 +118,34 @@ class KernelLowering:
     def __post_init__(self) -> None:
         self.float32 = float32_precision(self.target, self.float32)
 
-    def dispatched(self, write: Callable[[KernelLowering], Function], direction: str) -> Function:
+    def dispatched(
+        self,
+        write: Callable[[KernelLowering | None], Function],
+        direction: str,
+        layer: str,
+        axis: str,
+    ) -> Function:
         """Return the function of `write`, with a variant per strategy if costs could be predicted.
 
-        A call runs the variant that is best for its sizes. `direction` names it in reports.
+        A call runs the variant that is best for its sizes, once its results were compared with
+        torch's. `direction` names it in reports, `layer` the loop, which is over `axis`.
         """
         launchers, choices = dict(self.launchers), dict(self.choices)
         first = write(self)
         made = {k: c for k, c in self.choices.items() if choices.get(k) is not c}
         texts = [x.source.text for k, x in self.launchers.items() if launchers.get(k) is not x]
-        if not any(c.estimates for c in made.values()):
+        if not any(c.estimates for c in made.values()) and not (self.executor.checked and texts):
             return first
-        dispatcher = StrategyDispatcher(self, write, first, list(made.values()), texts, direction)
+        named = direction, layer, axis
+        dispatcher = StrategyDispatcher(self, write, first, list(made.values()), texts, *named)
         self.dispatchers |= dict.fromkeys(made, dispatcher)
         return replace(first, call=dispatcher)
 
-    def with_switches(self, **switches: bool) -> KernelLowering:
+    def with_switches(self, **switches: Any) -> KernelLowering:
         """Return a lowering with kernels of its own, and these switches."""
         fields = ("launchers", "choices", "unwritten", "unwritten_phases", "dispatchers")
         own: dict[str, Any] = {k: {} for k in fields}
-        return replace(self, written=[], **own, **switches)  # type: ignore[arg-type]
+        return replace(self, written=[], **own, **switches)
 
     def write(self, scope: Scope, loop: Loop, keep: set[int], name: str) -> list[Line] | None:
         """Return the lines that run a loop by kernels; None if torch code has to run it."""
@@ -255,6 +267,7 @@ class KernelLowering:
         self, scope: Scope, loop: Loop, keep: set[int], name: str, loops: int = 1
     ) -> LoopKernel:
         """Return the persistent kernel of a loop. Raises Unsupported if there is none."""
+        self._need(RESIDENT)
         kept = [i for i in loop.nodes if i in keep]
         program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         try:
@@ -275,6 +288,7 @@ class KernelLowering:
         """
         if not self.cooperative:
             raise Unsupported("cooperative kernels are switched off (skip 'cooperative')")
+        self._need(COOPERATIVE)
         kept = [i for i in loop.nodes if i in keep]
         program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         launch = self._launch(scope.ir.floating)
@@ -282,6 +296,11 @@ class KernelLowering:
         how = (ask, self.fit, loops, self.only_if_faster)
         source, verdict = choose_cooperative(program, launch, self.target, *how)
         return LoopKernel(source, verdict, reads, kept)
+
+    def _need(self, kind: str) -> None:
+        """Raise Unsupported if GRAPHNN_KERNELS names other kinds of kernels only."""
+        if kind not in self.kinds:
+            raise Unsupported(f"GRAPHNN_KERNELS does not name '{kind}'")
 
     def _call(
         self, scope: Scope, source: LoopSource, verdict: Verdict, reads: list[int], kept: list[int]
@@ -334,6 +353,7 @@ class KernelLowering:
         kind = CooperativeLauncher if isinstance(source, CooperativeSource) else Launcher
         launcher = kind(source, self.executor, warps, self.float32)
         launcher.tuner.enabled = self.tune
+        launcher.tuner.most_rows = min(self.rows, most_tile_rows())
         self.launchers[source.name] = launcher
         return scope.object(launcher, f"{source.name}_kernel")
 
@@ -347,6 +367,7 @@ class KernelLowering:
         kind = TopKKernels if part.top else kind
         try:
             self._refuse(part.ir.floating)
+            self._need("attention")
             return kind(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
@@ -360,6 +381,7 @@ class KernelLowering:
         """Return the kernels of hops; None if torch has to compute them."""
         try:
             self._refuse(part.ir.floating)
+            self._need("attention")
             return HopKernels(part, passes, self.executor, self.float32)
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
@@ -367,16 +389,22 @@ class KernelLowering:
 
     def called(self) -> dict[str, Any]:
         """Return the functions that replace those of generated code: scans and random tensors."""
-        return {
+        found = {
             "scan": functools.partial(scan, executor=self.executor.name),
-            "noise": functools.partial(random_tensor, executor=self.executor),
+            "noise": functools.partial(trusted_random_tensor, executor=self.executor),
         }
+        kinds = {"scan": "scan", "noise": "random"}
+        return {name: call for name, call in found.items() if kinds[name] in self.kinds}
 
     def _stepwise(
         self, scope: Scope, loop: Loop, keep: set[int], name: str, reason: str
     ) -> list[Line] | None:
         """Return the lines of a stepwise loop, a kernel per phase; None for loops within loops."""
-        if loop.stop is not None or any(not isinstance(r, Whole) for r in loop.body):
+        switched_off = STEPWISE not in self.kinds
+        if switched_off:
+            reason = f"GRAPHNN_KERNELS does not name '{STEPWISE}'; {reason}"
+        whole = all(isinstance(r, Whole) for r in loop.body)
+        if switched_off or loop.stop is not None or not whole:
             why = f"one torch call per operation and time step: {reason}"
             self._record(scope, loop, name, LoopStrategy("torch", why))
             return None

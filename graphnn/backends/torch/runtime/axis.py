@@ -14,7 +14,7 @@ import torch
 
 from graphnn.backends.opaque_calls import OpaqueCall, empty_batch
 from graphnn.backends.torch.runtime.buffers import bare, buffer
-from graphnn.backends.torch.runtime.philox import block_positions, dropout
+from graphnn.backends.torch.runtime.philox import block_positions, drawn
 from graphnn.ops.axis import lowest
 from graphnn.ops.pointwise.identity import clip_gradient
 from graphnn.ops.pointwise.softmax import level, soft, weigh, widen
@@ -136,11 +136,9 @@ def axis_top(x: Tensor, d: int, length: Tensor | None = None, *, k: int) -> Tens
 
 
 def noise(seed: Tensor, kind: str, p: float, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Counter-based noise from a seed. The only kind that torch code draws is dropout."""
-    if kind != "dropout":
-        raise AssertionError(f"torch code draws no noise '{kind}' from a seed")
+    """Counter-based noise from a seed: "dropout", "uniform" or "normal"."""
     at = block_positions([(0, n, n) for n in shape], seed.device)
-    return dropout(seed, p, at, dtype)
+    return drawn(seed, kind, p, at, dtype)
 
 
 def shift(x: Tensor, d: int, steps: int, inits: Sequence[Any]) -> Tensor:

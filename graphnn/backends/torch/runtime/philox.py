@@ -1,11 +1,11 @@
-"""Counter-based dropout by torch operations: the same numbers that kernels draw.
+"""Counter-based random numbers by torch operations: the same that kernels draw.
 
 Philox-4x32 with ten rounds (Salmon et al. 2011), as in `triton.language.rand`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,9 +25,31 @@ def dropout(seed: Tensor, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
     float32, as in kernels, and then cast to `dtype`.
     """
     scale = 1 / (1 - p) if p < 1 else 0.0
-    pieces = [_uniform(seed, x) >= p for x in at.reshape(-1).split(PIECE)]
-    kept = torch.cat(pieces) if pieces else at.new_empty(0, dtype=torch.bool)
-    return (kept.reshape(at.shape).to(torch.float32) * scale).to(dtype)
+    kept = _in_pieces(at, lambda x: _uniform(_bits(seed, x)[0]) >= p)
+    return (kept.to(torch.float32) * scale).to(dtype)
+
+
+def uniform(seed: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """U[0, 1), computed in float32 as in kernels; `seed` and `at` as of `dropout`."""
+    return _in_pieces(at, lambda x: _uniform(_bits(seed, x)[0])).to(dtype)
+
+
+def normal(seed: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """N(0, 1) from two uniform numbers (Box and Muller 1958), as in `triton.language.randn`."""
+    return _in_pieces(at, lambda x: _normal(*_bits(seed, x)[:2])).to(dtype)
+
+
+def drawn(seed: Tensor, law: str, p: float, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers of a law: "dropout", "uniform" or "normal"."""
+    if law == "dropout":
+        return dropout(seed, p, at, dtype)
+    return {"uniform": uniform, "normal": normal}[law](seed, at, dtype)
+
+
+def _in_pieces(at: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `draw` returns for all positions; those of a piece at a time."""
+    pieces = [draw(x) for x in at.reshape(-1).split(PIECE)]
+    return torch.cat(pieces).reshape(at.shape)
 
 
 def block_positions(spans: Sequence[tuple[int, int, int]], device: torch.device) -> Tensor:
@@ -39,8 +61,8 @@ def block_positions(spans: Sequence[tuple[int, int, int]], device: torch.device)
     return at
 
 
-def _uniform(seed: Tensor, at: Tensor) -> Tensor:
-    """U[0, 1) in float32."""
+def _bits(seed: Tensor, at: Tensor) -> list[Tensor]:
+    """The four numbers of 32 bits at each position."""
     c = [at & LOW, (at >> 32) & LOW, torch.zeros_like(at), torch.zeros_like(at)]
     keys = [seed & LOW, (seed >> 32) & LOW]
     for _ in range(ROUNDS):
@@ -53,6 +75,16 @@ def _uniform(seed: Tensor, at: Tensor) -> Tensor:
             first & LOW,
         ]
         keys = [(k + add) & LOW for k, add in zip(keys, ADDED, strict=True)]
-    x = c[0]
+    return c
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """U[0, 1) in float32 from 32 bits."""
     x = torch.where(x > 0x7FFFFFFF, LOW - x, x)
     return x.to(torch.float32) * 4.6566127342e-10
+
+
+def _normal(first: Tensor, second: Tensor) -> Tensor:
+    """N(0, 1) in float32 from twice 32 bits."""
+    radius = torch.sqrt(-2.0 * torch.log(_uniform(first).clamp(min=1e-7)))
+    return radius * torch.cos(6.283185307179586 * _uniform(second))

@@ -72,18 +72,27 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, g: Tensor) -> Any:
-    """dz(t) = g(t) + a(t+1) dz(t+1), the same scan in the other direction."""
     a, start, z = ctx.saved_tensors
+    return *gradients(a, start, z, g, ctx.reverse), None
+
+
+def gradients(
+    a: Tensor, start: Tensor, z: Tensor, g: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a, b and start for the gradient g of the result z.
+
+    dz(t) = g(t) + a(t+1) dz(t+1) is the same scan in the other direction.
+    """
     nothing, begin = torch.zeros_like(start), start.unsqueeze(0)
-    if ctx.reverse:
+    if reverse:
         after = torch.cat([nothing.unsqueeze(0), a[:-1]])
         before = torch.cat([z[1:], begin])
     else:
         after = torch.cat([a[1:], nothing.unsqueeze(0)])
         before = torch.cat([begin, z[:-1]])
-    dz = linear_scan(after.contiguous(), g.contiguous(), nothing, not ctx.reverse)
-    edge = -1 if ctx.reverse else 0
-    return dz * before, dz, a[edge] * dz[edge], None
+    dz = linear_scan(after.contiguous(), g.contiguous(), nothing, not reverse)
+    edge = -1 if reverse else 0
+    return dz * before, dz, a[edge] * dz[edge]
 
 
 linear_scan.register_autograd(_backward, setup_context=_setup)
