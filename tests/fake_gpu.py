@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from graphnn.kernels.executors import gpu as executors_gpu
 from graphnn.kernels.interpreter import interleaved, interpreter
+from graphnn.kernels.trust import guard
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
@@ -282,4 +283,6 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(torch, "tensor", made_of)
     run: Callable[..., None] = lambda self, *a, **k: gpu.run_kernel(self, *a, **k)
     monkeypatch.setattr(JITFunction, "run", run)
+    # another process would have no such GPU
+    monkeypatch.setattr(guard, "prove", lambda executor, launch: "")
     return gpu

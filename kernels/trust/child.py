@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ..executors.executor import Executor, KernelLaunch
@@ -44,18 +45,23 @@ def prove(executor: Executor, launch: KernelLaunch) -> str:
     except OSError as error:
         _LOG.warning("a kernel is not tried in a process of its own first: %s", error)
         return ""
-    try:
-        return _followed(child, job)
-    finally:
-        _end(child)
-
-
-def _followed(child: subprocess.Popen[bytes], job: bytes) -> str:
-    """Give a child its job and follow its steps; return what went wrong."""
     lines: queue.Queue[bytes] = queue.Queue()
     errors: queue.Queue[bytes] = queue.Queue()
-    for work, given in ((_write, job), (_read, lines), (_read_errors, errors)):
-        threading.Thread(target=work, args=(child, given), daemon=True).start()
+    given: tuple[tuple[Callable[..., None], Any], ...]
+    given = (_write, job), (_read, lines), (_read_errors, errors)
+    threads = [threading.Thread(target=f, args=(child, x), daemon=True) for f, x in given]
+    for thread in threads:
+        thread.start()
+    try:
+        return _followed(child, lines, errors)
+    finally:
+        _end(child, threads)
+
+
+def _followed(
+    child: subprocess.Popen[bytes], lines: queue.Queue[bytes], errors: queue.Queue[bytes]
+) -> str:
+    """Follow the steps of a child; return what went wrong."""
     for step, seconds in STEPS.items():
         try:
             line = lines.get(timeout=seconds)
@@ -110,8 +116,14 @@ def _read_errors(child: subprocess.Popen[bytes], errors: queue.Queue[bytes]) -> 
     errors.put(child.stderr.read())
 
 
-def _end(child: subprocess.Popen[Any]) -> None:
+def _end(child: subprocess.Popen[bytes], threads: list[threading.Thread]) -> None:
     """Kill a child and what it started, a compiler for example."""
     with contextlib.suppress(OSError):  # it has ended
         os.killpg(child.pid, signal.SIGKILL)
     child.wait(timeout=10)
+    for thread in threads:
+        thread.join(timeout=10)
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was not read is not needed
+                pipe.close()

@@ -346,7 +346,8 @@ def test_a_replayed_model_computes_the_same_results_and_gradients(name, device, 
 def test_stepwise_loops_of_the_triton_backend_are_replayed():
     model = stepwise("LSTM", "triton")
     assert "Replayed as a CUDA graph" in model.source()
-    for function in functions(model):
+    for dispatcher in functions(model):
+        function = dispatcher.first.call
         assert isinstance(function, Replayed) and function.axes == ("time", "batch")
         ((axis, launches),) = function.loops
         assert axis == "time" and launches >= 2
