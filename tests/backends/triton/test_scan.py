@@ -31,7 +31,7 @@ def test_agrees_with_the_torch_scan_along_any_dimension(d, reverse):
     a, b, _ = numbers(3, 4, 5)
     start = torch.randn(b.movedim(d, 0).shape[1:], dtype=torch.float64, requires_grad=True)
     agree(
-        lambda *x: scan(*x, d, reverse, True),
+        lambda *x: scan(*x, d, reverse, "interpret"),
         lambda *x: torch_scan(*x, d, reverse),
         [a, b, start],
     )
@@ -40,7 +40,7 @@ def test_agrees_with_the_torch_scan_along_any_dimension(d, reverse):
 def test_start_may_be_a_number_or_lack_dimensions():
     a, b, start = numbers(3, 2, 4)
     for first in (0.0, 2, start[0].detach(), start[0, 0].detach().float()):
-        got, wanted = scan(a, b, first, 0, False, True), torch_scan(a, b, first, 0, False)
+        got, wanted = scan(a, b, first, 0, False, "interpret"), torch_scan(a, b, first, 0, False)
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -49,7 +49,7 @@ def test_first_and_second_derivatives(reverse):
     inputs = numbers(3, 2)
 
     def run(a, b, start):
-        return scan_kernel(a, b, start, reverse, True)
+        return scan_kernel(a, b, start, reverse, "interpret")
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
@@ -57,14 +57,14 @@ def test_first_and_second_derivatives(reverse):
 
 def test_what_torch_asks_of_an_operator():
     a, b, start = numbers(3, 2)
-    torch.library.opcheck(scan_kernel, (a, b, start, True, True))
+    torch.library.opcheck(scan_kernel, (a, b, start, True, "interpret"))
     z, g = torch.randn_like(b), torch.randn_like(b)
-    torch.library.opcheck(scan_kernel_backward, (a, start, z, g, False, True))
+    torch.library.opcheck(scan_kernel_backward, (a, start, z, g, False, "interpret"))
 
 
 def test_compiles_whole_for_any_length():
     compiled = torch.compile(
-        lambda *x: scan(*x, 0, False, True).tanh(),
+        lambda *x: scan(*x, 0, False, "interpret").tanh(),
         backend="aot_eager",
         fullgraph=True,
         dynamic=True,
@@ -76,7 +76,7 @@ def test_compiles_whole_for_any_length():
 def test_autocast_as_the_torch_scan():
     inputs = numbers(5, 3, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z = scan(*inputs, 0, False, True)
+        z = scan(*inputs, 0, False, "interpret")
     wanted = torch_scan(*inputs, 0, False)
     assert (z.dtype, wanted.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(z.float(), wanted, rtol=0.02, atol=0.02)
@@ -87,7 +87,7 @@ def test_autocast_as_the_torch_scan():
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
 def test_empty(sizes):
     inputs = numbers(*sizes)
-    agree(lambda *x: scan(*x, 0, False, True), lambda *x: (x[0] + x[1]) * x[2] * 0, inputs)
+    agree(lambda *x: scan(*x, 0, False, "interpret"), lambda *x: (x[0] + x[1]) * x[2] * 0, inputs)
 
 
 @pytest.mark.gpu
