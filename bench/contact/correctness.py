@@ -30,11 +30,11 @@ def check(
         remember_verified(target)
     source = made(name)
     model = place.compiled(source, DTYPES[dtype], skip=STRATEGIES[strategy])
-    definition = Definition(made(name), DTYPES[dtype], place.device)
+    definition = Definition(made(name), DTYPES[dtype], place.device, dtype)
     found: dict[str, Any] = {}
     for call in calls(place, model):
         given = call.on(place.device, DTYPES[dtype])
-        rows = check_results(definition, call, results(model, given), dtype)
+        rows = check_results(definition, call, results(model, given))
         if faults := [str(f) for row in rows for f in row.faults]:
             raise AssertionError("; ".join(faults))
         worst = max((row.error for row in rows), key=lambda e: e.severity)

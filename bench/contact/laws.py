@@ -81,8 +81,8 @@ class Rolled(nn.Module):
     def graph(self, g: gn.Graph) -> None:
         """Declare the graph."""
         x = g.input("x", (4,), over="time")
-        slots = g.input("slots", (4,), over="slot")
-        m = g.state("m", (4,), over="time", init=slots)
+        g.axis("slot", 5)
+        m = g.state("m", (4,), along="slot", init=gn.index("slot", graph=g) * 0.3)
         m.next = torch.tanh(gn.roll(m, 1, over="slot") + x)
         g.output("y", gn.sum(m.next, over="slot"))
 

@@ -83,8 +83,8 @@ def _compared(
 ) -> dict[str, Any]:
     """Return the worst error. Raises AssertionError with all results that are wrong."""
     call = Call("", inputs, {}).on(place.device, torch.bfloat16)
-    definition = Definition(net, torch.bfloat16, place.device)
-    rows = check_results(definition, call, results(model, call), "bf16")
+    definition = Definition(net, torch.bfloat16, place.device, "bf16")
+    rows = check_results(definition, call, results(model, call))
     if faults := [str(f) for row in rows for f in row.faults]:
         raise AssertionError("; ".join(faults))
     worst = max((row.error for row in rows), key=lambda e: e.severity)

@@ -88,10 +88,14 @@ def _factors(like: Tensor, seed: int) -> Tensor:
 
 
 class Definition:
-    """A network on the backends that results are compared with."""
+    """A network on the backends that results are compared with.
 
-    def __init__(self, source: nn.Module | Graph, dtype: torch.dtype, device: str):
+    `precision` is a key of `ROUNDING`: that of the dtype, or "tf32".
+    """
+
+    def __init__(self, source: nn.Module | Graph, dtype: torch.dtype, device: str, precision: str):
         self.source, self.dtype, self.device = source, dtype, device
+        self.precision = precision
 
     def exact(self, call: Call) -> Results:
         """Return the results of backend "reference" in float64, for the rounded weights."""
@@ -102,9 +106,10 @@ class Definition:
         model = compile(copy.deepcopy(self.source), "torch").to(self.device, self.dtype)
         return results(model, call.on(self.device, self.dtype))
 
-    def exact_if_rounded(self, call: Call, unit: float) -> list[Results]:
+    def exact_if_rounded(self, call: Call) -> list[Results]:
         """Return the exact results if weights and inputs differ by one rounding, for few draws."""
         found, generator = [], torch.Generator().manual_seed(0)
+        unit = ROUNDING[self.precision]
         for _ in range(ROUNDED):
             model, near = self._reference(), call.on("cpu", torch.float64)
             with torch.no_grad():
@@ -119,7 +124,7 @@ class Definition:
         return model.double()
 
 
-def check_results(definition: Definition, call: Call, got: Results, dtype: str) -> list[ResultRow]:
+def check_results(definition: Definition, call: Call, got: Results) -> list[ResultRow]:
     """Return a row for each result of a call."""
     exact, baseline = definition.exact(call), definition.baseline(call)
     names = [k for k in got if k in exact and k in baseline]
@@ -127,10 +132,10 @@ def check_results(definition: Definition, call: Call, got: Results, dtype: str) 
         raise AssertionError(f"the backends return different results: {sorted(missing)}")
 
     def rounded_inputs() -> list[list[Tensor]]:
-        changed = definition.exact_if_rounded(call, ROUNDING[dtype])
+        changed = definition.exact_if_rounded(call)
         return [[each[k] for k in names] for each in changed]
 
     ours, rough, right = ([each[k] for k in names] for each in (got, baseline, exact))
-    errors = tensor_errors(names, ours, rough, right, dtype, rounded_inputs)
+    errors = tensor_errors(names, ours, rough, right, definition.precision, rounded_inputs)
     faults = [[Fault(f"result{call.title}", e.fault, e.name)] if e.fault else [] for e in errors]
     return [ResultRow(call.title, e, f) for e, f in zip(errors, faults)]

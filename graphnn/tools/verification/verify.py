@@ -14,6 +14,8 @@ from graphnn.errors import BackendError, GraphnnError
 from graphnn.frontend.graph import Graph
 from graphnn.kernels.executors.executor import launches_run_by
 from graphnn.kernels.executors.named import named
+from graphnn.kernels.runtime.launch import DTYPE_NAMES as NAMES
+from graphnn.kernels.runtime.launch import input_precision
 from graphnn.kernels.select.autotune import every_candidate_run
 from graphnn.planner.pipeline import SWITCHABLE
 from graphnn.runtime.call.options import Options
@@ -25,12 +27,6 @@ from graphnn.tools.verification.rows import LaunchRow
 from graphnn.tools.verification.verification import Verification
 
 Tensor = torch.Tensor
-NAMES = {
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
@@ -95,7 +91,9 @@ def verify(
     calls = [given] if inputs else example_calls(tested, given, sizes)
     checker = LaunchChecker(executor, told)
     found = Verification(tested.ir.name, executor.name, NAMES[kind])
-    definition = Definition(source, kind, device)
+    # products of TF32, which are ordered, are not as exact as torch's on a CPU
+    tf32 = input_precision(kind, options.float32) == "tf32"
+    definition = Definition(source, kind, device, "tf32" if tf32 else NAMES[kind])
     with every_candidate_run() if every_launch else nullcontext():
         for call in calls:
             _check(found, tested, call, checker, definition)
@@ -121,7 +119,7 @@ def _check(
     except Exception as error:
         found.faults.append(raised(f"the model{call.title}", error))
         return
-    found.results += check_results(definition, call, got, found.dtype)
+    found.results += check_results(definition, call, got)
 
 
 def _source(model: Compiled | nn.Module | Graph) -> tuple[nn.Module | Graph, Options]:
