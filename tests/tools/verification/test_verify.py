@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import graphnn as gn
 from graphnn.cli import main
+from graphnn.cli.verify import TARGETS
+from graphnn.kernels import ptx
+from graphnn.kernels.executors.ptx import EXECUTED, PtxExecutor
+from graphnn.tools.resources import Decoding, Layer
 from graphnn.tools.verification.poison import poison
 from tests.tools.verification.networks import TINY, Elman, interpreted_by, text_changed
 
 KERNELS = ["h_saving", "h_backward"]
+LSTM = lambda *skip: gn.compile(Layer(gn.nn.LSTM(20, 20), 20), skip=skip)
+KINDS = {
+    "scan": lambda: Layer(gn.nn.MinGRU(24, 24), 24),
+    "attention": lambda: Decoding(16),
+    "best": lambda: Layer(gn.nn.AssociativeMemory(50, 8, 8, topk=4), 8),
+    "cooperative": lambda: LSTM("resident"),
+    "stepwise": lambda: LSTM("resident", "cooperative"),
+}
 
 
 def found_with(monkeypatch, spoil, **options):
@@ -153,6 +166,10 @@ def test_the_command_ends_with_2_if_it_cannot_run(file, capsys):
     assert "not of the form FILE:NAME" in capsys.readouterr().err
 
 
+def test_the_targets_of_the_command_are_those_that_are_executed():
+    assert set(TARGETS) == set(EXECUTED)
+
+
 def test_a_compiled_kernel_is_executed():
     found = gn.verify(Elman(), dtype="bf16", backward=False, x=torch.ones(2, 2, 5))
     assert found.ok, found
@@ -165,3 +182,39 @@ def test_a_compiled_kernel_with_another_text_is_a_fault(monkeypatch):
     text_changed(monkeypatch, "h_saving", r"tanh_2 = tanh\(map_4\)", "tanh_2 = map_4")
     found = gn.verify(Elman(), dtype="bf16", sizes=TINY)
     assert "tanh_out: wrong by" in faults(found)[0]
+
+
+@pytest.mark.ptx
+def test_a_barrier_left_out_is_a_race_that_names_statement_line_and_node(monkeypatch):
+    execute = PtxExecutor.execute
+
+    def without_a_barrier(executor, launch, made):
+        kernel, given = made
+        program = ptx.parse(kernel.asm["ptx"])
+        text = program.without(program.barriers[0])
+        changed = SimpleNamespace(asm={"ptx": text}, metadata=kernel.metadata)
+        return execute(executor, launch, (changed, given))
+
+    monkeypatch.setattr(PtxExecutor, "execute", without_a_barrier)
+    found = gn.verify(Elman(), dtype="bf16", backward=False, x=torch.ones(2, 3, 5))
+    races = [fault for fault in found.all_faults() if fault.text.startswith("race")]
+    assert found.launches[0].races and races, found
+    assert "st.shared" in races[0].statement or "ld" in races[0].statement, races[0]
+    assert ".py:" in races[0].source and "networks.py:" in races[0].node
+    assert "race" in str(found)
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("name", ["scan", "attention", "best", "cooperative", "stepwise"])
+def test_kernels_of_each_kind_are_right(name, dtype, target):
+    torch.manual_seed(0)
+    found = gn.verify(KINDS[name](), dtype=dtype, target=target)
+    assert found.ok and found.launches, found
+
+
+@pytest.mark.ptx
+def test_every_launch_is_right():
+    found = gn.verify(Elman(), dtype="bf16", every_launch=True, sizes={"batch": 40, "time": 2})
+    assert found.ok and len({(x.tile, x.warps) for x in found.launches}) > 3, found
