@@ -7,6 +7,7 @@ Imported as `graphnn.kernels`. It depends on nothing else of graphnn and can be 
     launcher = kernels.Launcher(source, kernels.INTERPRETER)
     kernels.simulate.run(launcher.function, grid, *arguments)
     kernels.aot.table(cases)
+    kernels.ptx.run(kernels.ptx.parse(text), grid, arguments, shared)
 
 Names are imported when first used, so that `import graphnn` stays fast.
 """
@@ -19,6 +20,7 @@ from typing import Any
 # public name -> (module, attribute); without an attribute, the module itself
 _PUBLIC = {
     "aot": ("aot", ""),
+    "ptx": ("ptx", ""),
     "simulate": ("simulate", ""),
     "cache": ("cache", ""),
     "emit": ("codegen.persistent", "emit"),
@@ -28,7 +30,17 @@ _PUBLIC = {
     "INTERPRETER": ("executors.named", "INTERPRETER"),
 }
 
-__all__ = ["GPU", "INTERPRETER", "Launcher", "aot", "cache", "emit", "emit_attention", "simulate"]
+__all__ = [
+    "GPU",
+    "INTERPRETER",
+    "Launcher",
+    "aot",
+    "cache",
+    "emit",
+    "emit_attention",
+    "ptx",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:
