@@ -30,7 +30,7 @@ _THREADS = re.compile(r"\.(?:reqntid|maxntid)\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*
 _CONSTANTS = re.compile(
     r"\.(?:global|const)[^;=\n]*?\.(\w+)\s+([\w$]+)\s*\[\s*\d*\s*\]\s*=\s*\{([^}]*)\}"
 )
-_SHARED = re.compile(r"\.shared[^;\n]*?\s([\w$]+)\s*\[")
+_SHARED = re.compile(r"^\s*(?:\.extern\s+)?\.shared\s[^;\n]*?([\w$]+)\s*\[", re.M)
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<open>\{) | (?P<close>\}) | (?P<label>[$\w]+):(?!:) | (?P<loc>\.loc\b[^\n;]*)
@@ -71,35 +71,48 @@ class _Parser:
         self.opened = self.count = 0
 
     def program(self) -> Program:
-        head = _ENTRY.search(self.clean)
-        if head is None:
-            raise PtxFault("the PTX has no .entry: it contains no kernel")
+        heads = list(_ENTRY.finditer(self.clean))
+        if len(heads) != 1:
+            raise PtxFault(f"the PTX has {len(heads)} kernels (.entry), and one can be executed")
+        head = heads[0]
         end = self.clean.index(")", head.end())
         listed = self.clean[head.end() : end]
         parameters = tuple(Parameter(m[2], m[1]) for m in _PARAMETER.finditer(listed))
         begin = self.clean.index("{", end)
-        threads = _THREADS.search(self.clean, end, begin)
-        if threads is None:
+        threads = self._threads(head[1], self.clean[end:begin])
+        shared = frozenset(_SHARED.findall(self.clean))
+        if len(shared) > 1:
             raise PtxFault(
-                f"the kernel {head[1]} has no .reqntid: its number of threads is unknown"
+                f"the kernel {head[1]} has several arrays in shared memory, and one is "
+                "modelled: " + ", ".join(sorted(shared))
             )
-        if any(int(x or 1) > 1 for x in threads.groups()[1:]):
-            raise PtxFault(f"the kernel {head[1]} has blocks of more than one dimension of threads")
         self._body(begin + 1)
         if self.blocks[-1].end is None:
             self.blocks[-1].end = self._returned()
         program = Program(
             self.text,
             head[1],
-            int(threads[1]),
+            threads,
             parameters,
             self.registers,
             {m[2]: _numbers(m[1], m[3]) for m in _CONSTANTS.finditer(self.clean)},
-            frozenset(_SHARED.findall(self.clean)),
+            shared,
             self.blocks,
         )
         self._check(program)
         return program
+
+    def _threads(self, name: str, directives: str) -> int:
+        """Return the number of threads per block."""
+        found = _THREADS.search(directives)
+        if found is None:
+            raise PtxFault(f"the kernel {name} has no .reqntid: its number of threads is unknown")
+        if any(int(x or 1) > 1 for x in found.groups()[1:]) or int(found[1]) % 32:
+            raise PtxFault(
+                f"the kernel {name} has blocks of {found[0].split(None, 1)[1]} threads; a multiple "
+                "of 32 in one dimension is modelled"
+            )
+        return int(found[1])
 
     def _body(self, position: int) -> None:
         """Read tokens up to the brace that closes the kernel."""

@@ -65,34 +65,11 @@ def floating(writer: Writer, instruction: Instruction) -> None:
     flags = set(instruction.modifiers)
     mode = next((m for m in instruction.modifiers if m in MODES), "rn")
     part = kind.removesuffix("x2")
-    made = _rounded(opcode, part, mode)
-    if kind == "f32" and mode == "rn" and not flags & {"ftz", "sat"} and opcode in PLAIN:
+    made = floats.ROUNDED[opcode](part, mode)
+    if kind == "f32" and opcode in PLAIN and flags <= {"rn", "f32"}:
         expression(PLAIN[opcode])(writer, instruction)
         return
     apply(writer, instruction, modified(made, kind, flags))
-
-
-def _rounded(opcode: str, part: str, mode: str) -> Callable[..., Any]:
-    if opcode in ("fma", "mad") and part == "f32" and mode == "rn":
-        return fma32
-    return floats.ROUNDED[opcode](part, mode)
-
-
-_WHOLE_FMA = floats.fma("f32")
-
-
-def fma32(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in float32, rounded once; the product is exact in float64.
-
-    Rounding the sum first to float64 matters only if that gives a midpoint of two float32 numbers,
-    or a subnormal one, whose midpoints lie elsewhere: these sums are computed with care.
-    """
-    total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
-    pattern = total.view(np.uint64)
-    risky = (pattern & np.uint64(0x1FFFFFFF)) == np.uint64(0x10000000)
-    # zero becomes the largest number here, and is exact
-    risky |= (pattern << np.uint64(1)) - np.uint64(1) < np.uint64((897 << 53) - 1)
-    return _WHOLE_FMA(a, b, c) if risky.any() else total.astype(np.float32)
 
 
 def modified(made: Callable[..., Any], kind: str, flags: set[str]) -> Callable[..., Any]:
@@ -346,7 +323,13 @@ def _none(*modifiers: str) -> frozenset[str]:
 
 
 _COMPARISONS = frozenset({*comparisons.FLOATS, *comparisons.INTEGERS, *comparisons.JOINS})
-_ROUNDED = MODES | {"ftz", "sat", "relu"}
+_WIDE_FLOATS = frozenset({"f32", "f64"})
+# float64 is rounded to nearest only
+_ROUNDED = (
+    Row(frozenset({"f64"}), _none("rn"), floating),
+    Row(FLOATS - {"f64"}, MODES | {"ftz", "sat", "relu"}, floating),
+)
+_COMPARED = INTEGERS | UNTYPED | HALVES | {"f16x2", "bf16x2"} | _WIDE_FLOATS
 _ROUGH = frozenset({"approx", "full", "ftz"})
 _CVT = MODES | {"rni", "rzi", "rmi", "rpi", "rna", "ftz", "sat", "relu", "satfinite"}
 _ANY = frozenset(DTYPES)
@@ -357,20 +340,20 @@ ROWS: dict[str, tuple[Row, ...]] = {
         name: (
             Row(INTEGERS, _none(), expression(PLAIN[name])),
             Row(frozenset({"s32"}), _none("sat"), function(clamped)),
-            Row(FLOATS, _ROUNDED, floating),
+            *_ROUNDED,
         )
         for name, clamped in (("add", integers.add_sat), ("sub", integers.sub_sat))
     },
-    "mul": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
-    "mad": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), Row(FLOATS, _ROUNDED, floating)),
+    "mul": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), *_ROUNDED),
+    "mad": (Row(INTEGERS, _none("lo", "hi", "wide"), wide), *_ROUNDED),
     "mul24": (Row(WIDE, _none("lo", "hi"), short),),
     "mad24": (Row(WIDE, _none("lo", "hi"), short),),
     "sad": (Row(INTEGERS, _none(), function(integers.sad)),),
     "dp4a": (Row(WIDE, _none(), dot),),
-    "fma": (Row(FLOATS, _ROUNDED, floating),),
+    "fma": _ROUNDED,
     "div": (
         Row(INTEGERS, _none(), function(integers.divide)),
-        Row(frozenset({"f32", "f64"}), MODES, floating),
+        Row(_WIDE_FLOATS, _none("rn", "ftz"), floating),
         Row(frozenset({"f32"}), _ROUGH, rough),
     ),
     "rem": (Row(INTEGERS, _none(), function(integers.remainder)),),
@@ -389,16 +372,16 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row(INTEGERS, _none(), function(np.negative)),
         Row(FLOATS, _none("ftz"), signs(floats.negate)),
     ),
-    "copysign": (Row(frozenset({"f32", "f64"}), _none(), signs(floats.copysign)),),
+    "copysign": (Row(_WIDE_FLOATS, _none(), signs(floats.copysign)),),
     **{
-        name: (Row(frozenset({"f32", "f64"}), MODES, floating), Row(FLOATS, _ROUGH, rough))
+        name: (Row(_WIDE_FLOATS, _none("rn", "ftz"), floating), Row(FLOATS, _ROUGH, rough))
         for name in ("rcp", "sqrt")
     },
     **{
         name: (Row(FLOATS, _ROUGH, rough),)
         for name in ("ex2", "lg2", "rsqrt", "sin", "cos", "tanh")
     },
-    "testp": (Row(frozenset({"f32", "f64"}), frozenset(floats.TESTS), test),),
+    "testp": (Row(_WIDE_FLOATS, frozenset(floats.TESTS), test),),
     **{
         name: (Row(UNTYPED | {"pred"}, _none(), expression(text)),)
         for name, text in (
@@ -427,6 +410,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "mov": (Row(_ANY, _none(), move),),
     "cvta": (Row(frozenset({"u64"}), _none("to", "global"), to_address),),
     "selp": (Row(_ANY, _none(), select),),
-    "setp": (Row(_ANY, _COMPARISONS | {"ftz"}, compare),),
+    "setp": (Row(_COMPARED, _COMPARISONS | {"ftz"}, compare),),
     "cvt": (Row(_ANY, _CVT, convert),),
 }

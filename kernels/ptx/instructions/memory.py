@@ -72,7 +72,8 @@ def load(writer: Writer, instruction: Instruction) -> None:
     kind, space = types_of(instruction)[-1], _space(instruction)
     d, place, *_ = instruction.operands
     if space == "param":
-        writer.write(d, kind, f"S.parameter({place.base!r}, {writer.constant(DTYPES[kind])})")
+        given = f"{place.base!r}, {place.offset}, {writer.constant(DTYPES[kind])}"
+        writer.write(d, kind, f"S.parameter({given})")
         return
     names = vector(d)
     if len(names) != _VECTORS.get(_one(instruction, tuple(_VECTORS), ""), 1):
@@ -192,7 +193,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
         for name in ("fence", "membar")
     },
     "prefetch": (Row(_NONE, frozenset({"global", "L1", "L2", *_HINTS}), nothing),),
-    "discard": (Row(_NONE, frozenset({"global", "L2"}), nothing),),
     "applypriority": (Row(_NONE, _HINTS | {"global"}, nothing),),
     "nanosleep": (Row(frozenset({"u32"}), frozenset(), nothing),),
     "griddepcontrol": (Row(_NONE, frozenset({"launch_dependents", "wait"}), nothing),),

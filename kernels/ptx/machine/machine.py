@@ -72,6 +72,8 @@ class Machine:
         spans = [_constant_span(name, x) for name, x in self._data.items()]
         for k, value in enumerate(launch.arguments):
             if hasattr(value, "data_ptr"):
+                if value.device.type != "cpu":
+                    raise ValueError(f"{self._name(k)} is on {value.device}; PTX runs on the CPU")
                 spans.append(_tensor_span(value, self._name(k)))
         self.memory = Memory(spans)
         self.constants = {n: self.memory.address(x.ctypes.data) for n, x in self._data.items()}

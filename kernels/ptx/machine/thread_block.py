@@ -65,10 +65,10 @@ class ThreadBlock:
             found = self._full[key] = np.full(self.threads, value, dtype)
         return found
 
-    def parameter(self, name: str, dtype: Any) -> Array:
-        """Return a parameter of the kernel."""
+    def parameter(self, name: str, offset: int, dtype: Any) -> Array:
+        """Return a parameter of the kernel, from a byte of it on."""
         size = np.dtype(dtype).itemsize
-        bits = self.machine.parameters[name] & ((1 << 8 * size) - 1)
+        bits = self.machine.parameters[name] >> 8 * offset & ((1 << 8 * size) - 1)
         return self.full(BITS[size](bits).view(dtype), dtype)
 
     def special(self, name: str) -> Array:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .locations import SourceLine
@@ -20,10 +19,6 @@ class Address(NamedTuple):
     offset: int
 
 
-# a register, name, immediate or label; a vector of them; an address
-Operand = Union[str, Address, "Vector"]
-
-
 class Vector(tuple[str, ...]):
     """An operand in braces."""
 
@@ -34,6 +29,7 @@ class Instruction:
 
     opcode: str
     modifiers: tuple[str, ...]
+    # each a register, name, immediate or label; a Vector of them; or an Address
     operands: tuple[Any, ...]
     guard: str  # a predicate register, "" if none
     negated: bool
@@ -145,8 +141,3 @@ class Program:
 def is_barrier(instruction: Instruction) -> bool:
     """Return whether a statement is a barrier of threads of a block; those of a warp are not."""
     return instruction.opcode in ("bar", "barrier") and "warp" not in instruction.modifiers
-
-
-def bits(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the bytes of an array as unsigned integers of the same size."""
-    return array.view(np.dtype(f"u{array.dtype.itemsize}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -267,3 +269,34 @@ $L_loop:
     )
     races = executed(body)[1].races
     assert len(races) == len({(r.statement, r.kind) for r in races}) == 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_exchanges_race_exactly_if_nothing_orders_them(seed):
+    """The first threads of four warps store, load and meet; races are counted here by hand."""
+    draw = random.Random(seed)
+    lines = ["and.b32 %r8, %r1, 31; setp.eq.u32 %p1, %r8, 0; shr.u32 %r9, %r1, 5; mov.b32 %r3, 0;"]
+    stored: dict[int, set[int]] = {}
+    loaded: dict[int, set[int]] = {}
+    races = False
+    for _ in range(draw.randrange(2, 9)):
+        what = draw.choice(("st", "ld", "bar", "bar"))
+        if what == "bar":
+            lines.append("bar.sync 0;")
+            stored, loaded = {}, {}
+            continue
+        by, begin, size = draw.randrange(1, 4), draw.randrange(6), 6
+        lines.append(f"mad.lo.s32 %r10, %r9, {by}, {begin}; rem.u32 %r10, %r10, {size};")
+        lines.append("shl.b32 %r10, %r10, 2; add.s32 %r10, %r10, %r50;")
+        statement = "st.shared.b32 [%r10], %r1" if what == "st" else "ld.shared.b32 %r3, [%r10]"
+        lines.append(f"@%p1 {statement};")
+        places = [(by * warp + begin) % size for warp in range(4)]
+        for warp, place in enumerate(places):
+            others = {w for w in range(4) if w != warp}
+            races |= bool(stored.get(place, set()) & others)
+            races |= what == "st" and bool(loaded.get(place, set()) & others)
+            races |= what == "st" and places.count(place) > 1
+        for warp, place in enumerate(places):
+            (stored if what == "st" else loaded).setdefault(place, set()).add(warp)
+    _, report = executed("\n".join(lines), torch.zeros(128, dtype=torch.int32), threads=128)
+    assert bool(report.races) == races

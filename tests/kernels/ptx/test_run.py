@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphnn.kernels import ptx
-from tests.kernels.ptx.written import executed, kernel
+from tests.kernels.ptx.written import X, executed, kernel
 
 
 def test_a_kernel_loads_adds_and_stores():
@@ -46,6 +46,12 @@ def test_an_unknown_instruction_is_refused_before_anything_runs():
         ("ld.global.b64 %r3, [%rd3];", "%r3"),
         ("bar.arrive 0, 64; mov.b32 %r3, %r2;", "arrive"),
         ("bra $L_nowhere;", "nowhere"),
+        ("setp.lt.f32x2 %p1, %rd1, %rd1;", "f32x2"),
+        ("sqrt.rz.f32 %r3, %r2;", r"\.rz"),
+        ("add.rz.f64 %rd1, %rd1, %rd1;", r"\.rz"),
+        ("min.relu.f32 %r3, %r2, %r2;", "relu"),
+        ("call.uni f, (%r2);", "not modelled"),
+        (".local .b8 depot[8]; mov.b32 %r3, 1;", "depot"),
     ],
 )
 def test_an_unknown_form_is_refused_by_name(body, named):
@@ -82,3 +88,32 @@ def test_pairs_of_float32():
     x = torch.arange(64, dtype=torch.float32)
     y, _ = executed(body, x.view(torch.int32))
     assert torch.equal(y.view(torch.float32), x * x + 2 * x)
+
+
+@pytest.mark.parametrize(
+    "old, new, text",
+    [
+        (".reqntid 64", "", "has no .reqntid"),
+        (".reqntid 64", ".reqntid 8, 8", "blocks of 8, 8 threads"),
+        (".reqntid 64", ".reqntid 48", "blocks of 48 threads"),
+        ("_smem[];", "_smem[]; \n.extern .shared .b8 more[];", "global_smem, more"),
+        (".visible .entry k(", ".visible .entry j() { ret; }\n.visible .entry k(", "2 kernels"),
+    ],
+)
+def test_what_a_kernel_is_must_be_modelled(old, new, text):
+    with pytest.raises(ptx.PtxFault, match=text):
+        ptx.parse(kernel("mov.b32 %r3, 1;").replace(old, new))
+
+
+def test_tensors_must_be_on_the_cpu():
+    program = ptx.parse(kernel("mov.b32 %r3, 1;"))
+    with pytest.raises(ValueError, match="'x' is on meta"):
+        ptx.run(program, (1,), [X.to("meta"), X], 0, names=["x", "y"])
+
+
+def test_a_part_of_a_parameter():
+    text = kernel("ld.param.b32 %r3, [k_param_2+4];")
+    text = text.replace("k_param_1)", "k_param_1, .param .u64 k_param_2)")
+    y = torch.zeros(64, dtype=torch.int32)
+    ptx.run(ptx.parse(text), (1,), [X, y, 7 << 32 | 9], 0)
+    assert y.tolist() == [7] * 64
