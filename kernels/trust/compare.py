@@ -24,18 +24,22 @@ ULPS = {torch.float64: 16.0, torch.float32: 16.0, torch.bfloat16: 2.0, torch.flo
 # The relative rounding of a product's operands: TF32 has 10 bits; three products of its parts drop
 # only the product of the two low parts (2^-11 each), and round their sums as float32 does.
 PRODUCT_UNITS = {"tf32": 2.0**-10, "tf32x3": 2.0**-21}
+# both operands of a product are rounded by half a unit; their errors seldom add up
+PRODUCT_ULPS = 2.0
 
 
 @dataclass(frozen=True)
 class Expected:
     """The results of torch: in the dtype of the call, and in a wider one.
 
-    `ratio` is the rounding of the kernel relative to that of `eager`.
+    `ratio` is the rounding of the kernel relative to that of `eager`, `products` that of operands
+    of its products, if they are rounded further.
     """
 
     eager: Sequence[Tensor]
     wide: Sequence[Tensor]
     ratio: float = 1.0
+    products: float = 0.0
 
 
 def unit(dtype: torch.dtype, precision: str = "ieee") -> float:
@@ -49,7 +53,7 @@ def difference(found: Sequence[Tensor], expected: Expected) -> str:
     if len(found) != len(expected.eager):
         return f"{len(found)} results instead of {len(expected.eager)}"
     each = zip(found, expected.eager, expected.wide, strict=True)
-    texts = (_of_one(f, e, w, expected.ratio) for f, e, w in each)
+    texts = (_of_one(f, e, w, expected) for f, e, w in each)
     return next((f"result {k}: {text}" for k, text in enumerate(texts) if text), "")
 
 
@@ -65,7 +69,7 @@ def candidates_differ(found: Sequence[Tensor], first: Sequence[Tensor]) -> str:
                 "" if torch.equal(f, w) else f"{int((f != w).sum())} of {f.numel()} values differ"
             )
         else:
-            error, _ = _error(f, w, w, 1.0)
+            error, _ = _error(f, w, w, Expected((), ()))
             largest = torch.where(w.isfinite(), w, 0).abs().max() if w.numel() else torch.zeros(())
             allowed = float(largest) * torch.finfo(f.dtype).eps ** 0.5
             text = _pattern(f, w, w) or (_numbers(error, allowed, w) if f.numel() else "")
@@ -79,14 +83,14 @@ def proves_nothing(wide: Sequence[Tensor]) -> bool:
     return not any(bool(t.count_nonzero()) for t in wide)
 
 
-def _of_one(found: Tensor, eager: Tensor, wide: Tensor, ratio: float) -> str:
+def _of_one(found: Tensor, eager: Tensor, wide: Tensor, expected: Expected) -> str:
     if found.shape != wide.shape:
         return f"shape {tuple(found.shape)} instead of {tuple(wide.shape)}"
     if not found.is_floating_point() or not wide.is_floating_point():
         # near ties may be decided either way, where torch itself decides both ways
         wrong = (found != eager) & (eager == wide)
         return f"{int(wrong.sum())} of {wrong.numel()} values differ" if wrong.any() else ""
-    error, allowed = _error(found, eager, wide, ratio)
+    error, allowed = _error(found, eager, wide, expected)
     if not found.numel():
         return ""
     return _pattern(found, eager, wide) or _numbers(error, allowed, wide)
@@ -107,15 +111,16 @@ def _pattern(found: Tensor, eager: Tensor, wide: Tensor) -> str:
     return ""
 
 
-def _error(found: Tensor, eager: Tensor, wide: Tensor, ratio: float) -> tuple[Tensor, float]:
+def _error(found: Tensor, eager: Tensor, wide: Tensor, expected: Expected) -> tuple[Tensor, float]:
     """Return the error of each number, and the largest that is allowed."""
     finite = eager.isfinite() & wide.isfinite()
     exact = torch.where(finite, wide.double(), 0)
-    own = torch.where(finite, (eager.double() - exact).abs(), 0) * ratio
+    own = torch.where(finite, (eager.double() - exact).abs(), 0)
     error = torch.where(finite, (found.double() - exact).abs(), 0)
     scale, largest = (float(t.abs().max()) if t.numel() else 0.0 for t in (exact, own))
     kind = found.dtype
-    return error, FACTORS[kind] * largest + ULPS[kind] * torch.finfo(kind).eps * ratio * scale
+    least = ULPS[kind] * torch.finfo(kind).eps + PRODUCT_ULPS * expected.products
+    return error, FACTORS[kind] * largest * expected.ratio + least * scale
 
 
 def _numbers(error: Tensor, allowed: float, wide: Tensor) -> str:

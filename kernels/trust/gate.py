@@ -239,8 +239,9 @@ class Trial:
         torchs = matmul_precision() if on_gpu and narrow == torch.float32 else "ieee"
         kernels = max(unit(dtype, p) for p in self.guard.precisions)
         ratio = kernels / unit(narrow, torchs)
+        products = kernels if dtype == torch.float32 and kernels > torch.finfo(dtype).eps else 0.0
         try:
-            return Expected(eager, self._reference(cut, torch.float64), ratio)
+            return Expected(eager, self._reference(cut, torch.float64), ratio, products)
         except (TypeError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise

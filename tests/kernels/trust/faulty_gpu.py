@@ -39,8 +39,9 @@ class FaultyGpu(MadeUpGpu):
         """Run a launch wrongly."""
         self.ran.append(launch)
         constants = dict(launch.constants)
+        exact = any(isinstance(t, torch.Tensor) and t.dtype == torch.float64 for t in launch.args)
         if "UPCAST" in constants:  # the interpreter multiplies no bfloat16
-            constants["UPCAST"] = True
+            constants["UPCAST"] = not exact
         INTERPRETER.run(replace(launch, constants=constants))
         outs = [launch.args[k] for k in launch.outputs]
         self.fault(launch, [t for t in outs if isinstance(t, torch.Tensor)])

@@ -26,6 +26,11 @@ class HopsEngine(Protocol):
 
     kept: list[Node]
 
+    @property
+    def refused(self) -> list[str]:
+        """Why kernels do not run, as text."""
+        ...
+
     def split(self, sizes: Mapping[str, int]) -> bool:
         """Whether one launch per hop is faster for these sizes."""
         ...
@@ -87,6 +92,7 @@ class HopsOperator:
             "one contraction after another",
             "saved for backward: what the hops read, and one number per hop; the weights over "
             f"{self.part.axis} are recomputed",
+            *self.engine.refused,
         ]
 
     def sources(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
 from graphnn.backends.triton.attention.exits import TileExit, remaining_graph
 from graphnn.backends.triton.attention.to_kernel import TileTranslator, TranslatedKernel
+from graphnn.backends.triton.attention.trusted import TrustedKernels, layouts_of
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.attention.emit import AttentionSource
 from graphnn.kernels.attention.hops import emit
@@ -87,6 +89,7 @@ class HopBackward:
     after: Function | None
     places: dict[int, int]
     direct: dict[int, int]
+    by_torch: Function | None = None
 
 
 class HopKernels:
@@ -99,11 +102,13 @@ class HopKernels:
         self.float32 = float32
         self.blocks = part.ir.layout(part.axes)
         self.name = function_name(f"hops over {part.axis}")
-        made = forward(part)
+        self.trusted = TrustedKernels(part.name, executor, part.ir, (), self.blocks)
+        made = self.made = forward(part)
         stored = [*part.results, *part.sums, *part.softs]
         ends = [made.at[i] for i in (*part.results, *part.sums)]
         ends += [made.peaks[i] for i in part.softs]
         self.kept = [part.ir[i] for i in stored[len(part.results) :]]
+        self.ends = ends
         softs = frozenset(made.softs.values())
         self.forward_kernel = self._kernel(made.ir, ends, self.name, softs=softs)
         self.run = AttentionLauncher(
@@ -205,6 +210,30 @@ class HopKernels:
         self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]
     ) -> list[torch.Tensor]:
         """Return the results, and the values saved for the backward."""
+        layouts = lambda: layouts_of(self.part.ir, self.part.reads)
+        run, by_torch = self._forward, self._forward_by_torch
+        return self.trusted("forward", None, tensors, sizes, run, by_torch, layouts)
+
+    @cached_property
+    def _forward_code(self) -> Function:
+        pairs = [(i, self.made.ir[i]) for i in self.ends]
+        title = f"{self.part.name}: results, and what the backward reads."
+        name = f"{self.name}_by_torch"
+        return write(self.made.ir, name, self.part.reads, pairs, title, self.passes)
+
+    def _forward_by_torch(
+        self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]
+    ) -> list[torch.Tensor]:
+        """Return what `forward` does, by torch code, which adds in float32 or wider as well."""
+        kind, acc = _kinds(tensors)
+        code = self._forward_code
+        outs = code.call(_widened(tensors, acc), [sizes[a] for a in code.axes])
+        kinds = [kind] * len(self.part.results) + [acc] * len(self.kept)
+        return [x.to(k) for x, k in zip(outs, kinds, strict=True)]
+
+    def _forward(
+        self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]
+    ) -> list[torch.Tensor]:
         kind, acc = _kinds(tensors)
         values = dict(zip(self.part.reads, tensors, strict=True))
         kinds = [kind] * len(self.part.results) + [acc] * len(self.kept)
@@ -220,6 +249,59 @@ class HopKernels:
         sizes: Mapping[str, int],
     ) -> list[torch.Tensor]:
         """Return the gradients of the wanted reads, given those of some results."""
+        present = tuple(f is not None for f in flows)
+        variant = tuple(wanted), present
+        self.backward_of(*variant)
+        saved = len(tensors) + len(kept)
+
+        def parts(given: Sequence[torch.Tensor]) -> tuple[Any, Any, Any]:
+            flowing = iter(given[saved:])
+            some = [next(flowing) if p else None for p in present]
+            return given[: len(tensors)], given[len(tensors) : saved], some
+
+        given = [*tensors, *kept, *(f for f in flows if f is not None)]
+        reads = layouts_of(self.part.ir, self.part.reads)
+        return self.trusted(
+            *("backward", variant, given, sizes),
+            lambda given, known: self._backward(*parts(given), wanted, known),
+            lambda given, known: self._backward_by_torch(*parts(given), wanted, known),
+            lambda: [*reads, *[tuple(self.blocks)] * (len(given) - len(tensors))],
+        )
+
+    def _backward_by_torch(
+        self,
+        tensors: Sequence[torch.Tensor],
+        kept: Sequence[torch.Tensor],
+        flows: Sequence[torch.Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[torch.Tensor]:
+        """Return what `backward` does, by torch code, which adds in float32 or wider as well."""
+        part, present = self.part, tuple(f is not None for f in flows)
+        made = self.backward_of(tuple(wanted), present)
+        reads = [i for i, w in zip(part.reads, wanted, strict=True) if w]
+        results = [i for i, p in zip(part.results, present, strict=True) if p]
+        if made.by_torch is None:
+            ir, ends = gradients(made.code.ir, reads)
+            pairs = [(i, part.ir[k]) for i, k in zip(ends, reads, strict=True)]
+            title = f"Gradients of {part.name}."
+            names = self._given(made.code, results)
+            name = f"{self.name}_gradients_by_torch"
+            made.by_torch = write(ir, name, names, pairs, title, self.passes)
+        given = [*tensors, *kept, *(f for f in flows if f is not None)]
+        lengths = [sizes[a] for a in made.by_torch.axes]
+        outs = made.by_torch.call(_widened(given, _kinds(tensors)[1]), lengths)
+        dtypes = [t.dtype for t, w in zip(tensors, wanted, strict=True) if w]
+        return [x.to(dtype) for x, dtype in zip(outs, dtypes, strict=True)]
+
+    def _backward(
+        self,
+        tensors: Sequence[torch.Tensor],
+        kept: Sequence[torch.Tensor],
+        flows: Sequence[torch.Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[torch.Tensor]:
         present = tuple(f is not None for f in flows)
         made = self.backward_of(tuple(wanted), present)
         kind, acc = _kinds(tensors)
@@ -241,6 +323,11 @@ class HopKernels:
             found.update({k: next(rest) for k in range(len(dtypes)) if k not in found})
         return [found[k].to(dtype) for k, dtype in enumerate(dtypes)]
 
+    @property
+    def refused(self) -> list[str]:
+        """The directions whose kernels were refused, and why, as text."""
+        return self.trusted.refused
+
     def kernels(self) -> list[AttentionSource]:
         """Return the kernels, forward and backward."""
         return [self.run.source, self.backward_of(*self.full).run.source]
@@ -250,6 +337,10 @@ class HopKernels:
         after = self.backward_of(*self.full).after
         more = [after.source] if after is not None else []
         return [k.text for k in self.kernels()] + more
+
+
+def _widened(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    return [t.to(dtype) if t.is_floating_point() else t for t in tensors]
 
 
 def _kinds(tensors: Sequence[torch.Tensor]) -> tuple[torch.dtype, torch.dtype]:

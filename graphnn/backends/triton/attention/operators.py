@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,13 @@ import torch
 from graphnn.backends.torch.codegen.function import write
 from graphnn.backends.torch.codegen.lowering import Function
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.attention_tiles import backward_delta, call_dtype, saved_text
+from graphnn.backends.torch.operators.attention_tiles import (
+    TiledAttention,
+    backward_delta,
+    call_dtype,
+    saved_text,
+)
+from graphnn.backends.torch.operators.topk import flat_positions, gather_positions
 from graphnn.backends.triton.attention.exits import (
     TileAxes,
     TileExit,
@@ -24,6 +31,7 @@ from graphnn.backends.triton.attention.to_kernel import (
     forward_kernel,
     kernels_of_exits,
 )
+from graphnn.backends.triton.attention.trusted import TrustedKernels, layouts_of
 from graphnn.ir.graph import IR
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.launch import AttentionLauncher
@@ -63,6 +71,25 @@ class BackwardKernels:
     final: set[int]
 
 
+@dataclass(frozen=True)
+class _BackwardCall:
+    """How the tensors of a backward lie in one list: reads, results, peak, gradients present."""
+
+    reads: int
+    results: int
+    wanted: tuple[bool, ...]
+    present: tuple[bool, ...]
+
+    def split(
+        self, given: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor, list[Tensor | None]]:
+        """Return reads, results, peak and gradients; None for those that are not present."""
+        after = self.reads + self.results
+        flowing = iter(given[after + 1 :])
+        flows = [next(flowing) if p else None for p in self.present]
+        return given[: self.reads], given[self.reads : after], given[after], flows
+
+
 class AttentionKernels:
     """Runs a contraction by generated kernels. Raises Unsupported if there can be none.
 
@@ -81,6 +108,9 @@ class AttentionKernels:
         self.float32 = float32
         self.tiles: TileAxes = tile_axes(part, picked)
         self.name = function_name(part.name)
+        self.trusted = TrustedKernels(
+            part.name, executor, part.ir, self.tiles.rows, self.tiles.blocks
+        )
         self.forward_stage = self._stage(forward_kernel(part, self.tiles, self.name))
         self._backwards: dict[Any, BackwardKernels] = {}
         self.full = part.moving, (True,) * len(part.ends)
@@ -134,8 +164,42 @@ class AttentionKernels:
         names = [*given, *places.values()]
         return write(ir, f"{self.name}_gradients", names, pairs, title, self.passes)
 
+    @cached_property
+    def reference(self) -> TiledAttention:
+        """The same computation by torch code."""
+        return TiledAttention(self.part, self.passes)
+
+    def layouts(self) -> list[tuple[str, ...]]:
+        """Return the axes that each read has as its first dimensions in memory."""
+        own = self.tiles.picked.layouts if self.tiles.picked is not None else {}
+        found = layouts_of(self.part.ir, self.part.reads)
+        return [own.get(i, axes) for i, axes in zip(self.part.reads, found, strict=True)]
+
+    def _unpicked(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
+        """Return the reads as torch code has them: gathered, if positions were picked."""
+        picked = self.tiles.picked
+        if picked is None:
+            return [*tensors]
+        known = dict(zip(self.part.reads, tensors, strict=True))
+        places, rows = known[picked.places], self.part.ir.layout(self.part.axes)
+
+        def gathered(i: int) -> Tensor:
+            axes = picked.layouts[i]
+            at = flat_positions(axes, picked.source, rows, places, sizes)
+            return gather_positions(known[i], len(axes), at)
+
+        return [gathered(i) if i in picked.layouts else x for i, x in known.items()]
+
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         """Return the results, and `peak` in float32 or wider."""
+        return self.trusted(
+            *("forward", None, tensors, sizes),
+            self._forward,
+            lambda given, known: self.reference.forward(self._unpicked(given, known), known),
+            self.layouts,
+        )
+
+    def _forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         kind, acc = self.kinds(tensors)
         stage = self.forward_stage
         given = self._arguments(stage, dict(zip(self.part.reads, tensors, strict=True)))
@@ -155,6 +219,32 @@ class AttentionKernels:
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
         """Return the gradients of the wanted reads, given those of some of `part.ends`."""
+        present = tuple(f is not None for f in flows)
+        call = _BackwardCall(len(tensors), len(results), tuple(wanted), present)
+
+        def by_torch(given: Sequence[Tensor], known: Mapping[str, int]) -> list[Tensor]:
+            reads, made, top, flowing = call.split(given)
+            unpicked = self._unpicked(reads, known)
+            return self.reference.backward(unpicked, made, top, flowing, wanted, known)
+
+        rows = self.part.ir.layout(self.part.axes)
+        given = [*tensors, *results, peak, *(f for f in flows if f is not None)]
+        return self.trusted(
+            *("backward", (call.wanted, present), given, sizes),
+            lambda given, known: self._backward(*call.split(given), wanted, known),
+            by_torch,
+            lambda: [*self.layouts(), *[rows] * (len(given) - len(tensors))],
+        )
+
+    def _backward(
+        self,
+        tensors: Sequence[Tensor],
+        results: Sequence[Tensor],
+        peak: Tensor,
+        flows: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        sizes: Mapping[str, int],
+    ) -> list[Tensor]:
         code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
         delta = backward_delta(results, flows[: len(results)], peak)
         given = [*tensors, peak, delta, *(f for f in flows if f is not None)]
@@ -234,6 +324,7 @@ class AttentionKernels:
             f"backward: {_count(len(stages), 'kernel')}: {', '.join(f'by {w}' for w in words)}",
             saved_text(self.part),
             *self._multiplied(),
+            *self.trusted.refused,
         ]
 
     def _multiplied(self) -> list[str]:

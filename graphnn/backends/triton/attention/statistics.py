@@ -7,12 +7,13 @@ over queries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.statistics_tiles import SAVED_TEXT
+from graphnn.backends.torch.operators.statistics_tiles import SAVED_TEXT, TiledStatistics
 from graphnn.backends.triton.attention.exits import TileAxes, TileExit, find_exits, tile_axes
 from graphnn.backends.triton.attention.operators import (
     AttentionKernels,
@@ -20,6 +21,7 @@ from graphnn.backends.triton.attention.operators import (
     KernelStage,
 )
 from graphnn.backends.triton.attention.to_kernel import TranslatedKernel, kernels_of_exits
+from graphnn.backends.triton.attention.trusted import TrustedKernels, layouts_of
 from graphnn.kernels.executors.executor import Executor
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.planner.attention.statistics import StatisticsRegion
@@ -45,6 +47,9 @@ class StatisticsKernels(AttentionKernels):
         self.float32 = float32
         self.tiles: TileAxes = tile_axes(part)
         self.name = function_name(part.name)
+        self.trusted = TrustedKernels(
+            part.name, executor, part.ir, self.tiles.rows, self.tiles.blocks
+        )
         self.exits = exits(part, self.tiles)
         kernels = kernels_of_exits(part, self.tiles, part.ir, self.exits, self.name, "reductions")
         self.stages = [self._stage(k) for k in kernels]
@@ -53,8 +58,17 @@ class StatisticsKernels(AttentionKernels):
         if part.ends:
             self.backward_of(*self.full)
 
+    @cached_property
+    def statistics_by_torch(self) -> TiledStatistics:
+        """The same computation by torch code."""
+        return TiledStatistics(self.part, self.passes)
+
     def forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         """Return the results, in the dtype of the call; positions in int64."""
+        by_torch = lambda given, known: self.statistics_by_torch.forward(given, known)
+        return self.trusted("forward", None, tensors, sizes, self._forward, by_torch, self.layouts)
+
+    def _forward(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         part = self.part
         kind, acc = self.kinds(tensors)
         values = dict(zip(part.reads, tensors, strict=True))
@@ -83,9 +97,23 @@ class StatisticsKernels(AttentionKernels):
         sizes: Mapping[str, int],
     ) -> list[Tensor]:
         """Return the gradients of the wanted reads, given those of some of `part.ends`."""
-        code = self.backward_of(tuple(wanted), tuple(f is not None for f in flows))
-        given = [*tensors, *(f for f in flows if f is not None)]
-        return self.gradients(code, given, wanted, sizes)
+        present, reads = tuple(f is not None for f in flows), len(tensors)
+        code = self.backward_of(tuple(wanted), present)
+
+        def by_torch(given: Sequence[Tensor], known: Mapping[str, int]) -> list[Tensor]:
+            flowing = iter(given[reads:])
+            some = [next(flowing) if p else None for p in present]
+            return self.statistics_by_torch.pull(given[:reads], some, wanted, known)
+
+        ends = [i for i, p in zip(self.part.ends, present, strict=True) if p]
+        return self.trusted(
+            *("backward", (tuple(wanted), present)),
+            [*tensors, *(f for f in flows if f is not None)],
+            sizes,
+            lambda given, known: self.gradients(code, given, wanted, known),
+            by_torch,
+            lambda: [*self.layouts(), *layouts_of(self.part.ir, ends)],
+        )
 
     def kept(self) -> list[int]:
         """Return what a backward reads in addition: nothing."""
@@ -102,7 +130,7 @@ class StatisticsKernels(AttentionKernels):
             by = ", ".join(f"by {r}" for r in rows)
             text = f"{direction}: {len(rows)} kernel{'s' * (len(rows) > 1)}: {by}"
             texts += [text] * bool(rows)
-        return [*texts, SAVED_TEXT]
+        return [*texts, SAVED_TEXT, *self.trusted.refused]
 
     def sources(self) -> list[str]:
         """Return the kernels, forward and backward, and the torch code that follows them."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 
 from graphnn.backends.torch.codegen.scope import function_name
-from graphnn.backends.torch.operators.topk import flat_positions
+from graphnn.backends.torch.operators.topk import TopK, flat_positions
 from graphnn.backends.triton.attention.exits import tile_axes
 from graphnn.backends.triton.attention.operators import AttentionKernels
 from graphnn.backends.triton.attention.to_kernel import TileTranslator, TranslatedKernel
+from graphnn.backends.triton.attention.trusted import TrustedKernels, layouts_of
 from graphnn.kernels.attention.emit import AttentionSource, emit
 from graphnn.kernels.attention.topk import MAX_K, TopKLauncher
 from graphnn.kernels.executors.executor import Executor
@@ -45,7 +47,9 @@ class TopKKernels:
     ):
         if part.top > MAX_K:
             raise Unsupported(f"lists of more than {MAX_K} best do not fit in registers")
-        self.part, self.picked = part, topk_region(part)
+        self.part, self.picked, self.passes = part, topk_region(part), passes
+        tiles = tile_axes(part)
+        self.trusted = TrustedKernels(part.name, executor, part.ir, tiles.rows, tiles.blocks)
         self.kernel = topk_kernel(part, function_name(f"best {part.name}"))
         self.finder = TopKLauncher(emit(self.kernel.program), executor, float32)
         self.inner: AttentionKernels | None = None
@@ -57,8 +61,38 @@ class TopKKernels:
 
     def choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
         """Return the positions of the best scores: (axes of the results, k), int64, unordered."""
+        by_torch = lambda given, known: [self.chosen_by_torch.choose(given, known)]
+        return self.trusted(
+            *("top-k", None, tensors, sizes, self._choose, by_torch),
+            lambda: layouts_of(self.part.ir, self.part.reads),
+            self._scores_of,
+        )[0]
+
+    @cached_property
+    def chosen_by_torch(self) -> TopK:
+        """The same computation by torch code."""
+        return TopK(self.part, self.passes)
+
+    def _choose(self, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor]:
         values = dict(zip(self.part.reads, tensors, strict=True))
-        return self.finder([values[i] for i in self.kernel.reads], sizes)
+        return [self.finder([values[i] for i in self.kernel.reads], sizes)]
+
+    def _scores_of(
+        self, found: Sequence[Tensor], tensors: Sequence[Tensor], sizes: Mapping[str, int]
+    ) -> list[Tensor]:
+        """Return the scores at positions, the best first, and how many are positions, and differ.
+
+        Several positions may be right: scores that are nearly equal are rounded differently.
+        """
+        code, count = self.chosen_by_torch, sizes[self.part.axis]
+        tile = {a: (0, sizes[a]) for a in (*code.tiles.row_axes, self.part.axis)}
+        (score,) = code.scores(code.tiles.cut_all(tensors, tile), tile, sizes)
+        d = self.part.ir.layout(self.part.axes | {self.part.axis}).index(self.part.axis)
+        places = found[0].sort(-1).values
+        there = (places >= 0) & (places < count)
+        new = torch.cat([there[..., :1], places.diff(dim=-1) != 0], -1)
+        picked = score.movedim(d, -1).gather(-1, places.clamp(0, max(count - 1, 0)))
+        return [picked.sort(-1, descending=True).values, (there & new).sum(-1)]
 
     def _sizes(self, places: Tensor, sizes: Mapping[str, int]) -> dict[str, int]:
         return {**sizes, self.picked.part.axis: places.shape[-1]}
@@ -111,10 +145,15 @@ class TopKKernels:
             f"the {self.part.top} best of {axis}, exactly: one kernel finds the best of each part "
             f"of {axis}, and another the best of all parts if there are several"
         )
+        refused = self.trusted.refused
         if self.inner is None:
-            return [found, f"falls back: {self.why}: torch computes softmax and sums over the best"]
+            return [
+                found,
+                *refused,
+                f"falls back: {self.why}: torch computes softmax and sums over the best",
+            ]
         after = f"only chosen positions get gradients, summed in the order of {axis}"
-        return [found, *self.inner.report(), after]
+        return [found, *self.inner.report(), after, *refused]
 
     def sources(self) -> list[str]:
         """Return the kernels, and the torch code that follows them."""
