@@ -9,7 +9,7 @@ from ..analysis.block_axis import wide
 from ..analysis.layout import TileLayout, source
 from ..analysis.matmul_form import WeightMatmul
 from ..ir.expression import Code, Effect, Expr, Name, broadcast, call, code, expr
-from ..ir.program import LoopProgram, Op, Tensor
+from ..ir.program import LoopProgram, Op, Tensor, Unsupported
 from ..ir.statement import Statement, assign
 from ..ir.tile import Span, Tile
 from .builder import KernelBuilder, declared
@@ -160,7 +160,8 @@ class PersistentBuilder(KernelBuilder):
             place = source(found, span.start)
             if place is not None:
                 tile = self.at(arg, place)
-                assert tile.span.valid in (1, span.valid), f"'{arg}' is cut unlike '{out}'"
+                if tile.span.valid not in (1, span.valid):
+                    raise Unsupported(f"'{arg}' is cut into other tiles than '{out}'")
                 return Tile(tile.value, tile.rows, tile.columns, tile.width, span)
         raise AssertionError(f"'{out}' has no tile of '{arg}' at {span.start}")
 

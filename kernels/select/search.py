@@ -8,7 +8,8 @@ and the first without faults is taken.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..cooperative.codegen.emit import CooperativeSource, emit_outlined
@@ -91,13 +92,16 @@ def choose_cooperative(
     """
     ranked, gpu, stepwise = _ranked(program, launch, target, loops, fit, compare_stepwise)
     if not fit:
-        reason = f"{ranked[0].description}; not checked whether it fits a GPU (skip 'fit')"
-        return ranked[0].source, Verdict(True, launch, reason)
-    best, faults = _first_sound(ranked, launch, target) if may_compile else (ranked[0], "")
+        first = next(_writable(ranked))
+        reason = f"{first.description}; not checked whether it fits a GPU (skip 'fit')"
+        return first.source, Verdict(True, launch, reason)
+    compiled = may_compile and _first_sound(ranked, launch, target)
+    best, faults = compiled or (next(_writable(ranked)), "")
     others = [c for c in ranked if c is not best][:LISTED]
     reason = _reason(best, others, stepwise, launch, target, gpu) + faults
-    close = (c.source for c in others if c.microseconds < MODEL_ERROR * best.microseconds)
-    source = replace(best.source, others=tuple(close))
+    close = [c for c in others if c.microseconds < MODEL_ERROR * best.microseconds]
+    alternatives = (c.source for c in _writable(close, needed=False))
+    source = replace(best.source, others=tuple(alternatives))
     return source, Verdict(True, replace(launch, warps=source.tiling.warps), reason)
 
 
@@ -151,6 +155,23 @@ def _nothing_fits(program: LoopProgram, gpu: GpuModel) -> str:
     )
 
 
+def _writable(candidates: Sequence[Candidate], needed: bool = True) -> Iterator[Candidate]:
+    """Yield the candidates whose kernels can be written.
+
+    If one is `needed` and there is none, raises Unsupported with the reason of the first.
+    """
+    refused: list[Unsupported] = []
+    for candidate in candidates:
+        try:
+            candidate.source  # noqa: B018  it is written now
+        except Unsupported as reason:
+            refused.append(reason)
+        else:
+            yield candidate
+    if needed and len(refused) == len(candidates):
+        raise refused[0]
+
+
 def _first_sound(ranked: list[Candidate], launch: Launch, target: str) -> tuple[Candidate, str]:
     """Return the first candidate that compiles without faults, and the fault of the first one.
 
@@ -158,7 +179,7 @@ def _first_sound(ranked: list[Candidate], launch: Launch, target: str) -> tuple[
     long kernels only the very first is compiled.
     """
     first, budget = "", CompileBudget()
-    for candidate in ranked[:COMPILED]:
+    for candidate in itertools.islice(_writable(ranked), COMPILED):
         if not budget.spend(candidate.source) and first:
             break
         faults = compile_faults(candidate.source, launch, target)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource, emit_cooperative
-from graphnn.kernels.cooperative.plan.outline import demand, outline
+from graphnn.kernels.cooperative.plan.outline import Outline, demand, outline
 from graphnn.kernels.cooperative.plan.tiling import Tiling
 from graphnn.kernels.feasibility import aot
 from graphnn.kernels.feasibility.cases import loop_case
@@ -216,3 +216,25 @@ def test_the_barrier_releases_and_acquires_at_the_scope_of_the_gpu() -> None:
         syncs = [j for j, line in enumerate(before) if line.startswith("bar.sync")]
         assert stores and max(syncs) > max(stores)
     assert sum("ld.global.cg" in line for line in lines) > 0
+
+
+def test_a_kernel_that_cannot_be_written_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [8, 16]
+    write = search.emit_outlined
+
+    def written(outline: Outline, tiling: Tiling) -> CooperativeSource:
+        if tiling.units in refused:
+            raise Unsupported(f"no {tiling.units} units")
+        return write(outline, tiling)
+
+    monkeypatch.setattr(search, "emit_outlined", written)
+    monkeypatch.setattr(search, "compile_faults", lambda *_: ())
+    for may_compile in (True, False):
+        for units in wanted:
+            refused = {u for u in search.UNITS_PER_BLOCK if u != units}
+            asked = (program("lstm", size=256), HALF, "sm_90", may_compile)
+            source, _ = search.choose_cooperative(*asked)
+            assert source.tiling.units == units and not source.others
+        refused = set(search.UNITS_PER_BLOCK)
+        with pytest.raises(Unsupported, match=r"no \d+ units"):
+            search.choose_cooperative(*asked)
