@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import triton.language as tl
 
 from ..cache import recall, remember
+from ..codegen.digest import digest
 from ..feasibility.aot import DoesNotCompile, KernelCase, unverified
 from ..feasibility.large_tiles import LARGE, large_tiles, most_rows
 from ..feasibility.limits import register_cap
@@ -106,7 +107,7 @@ def choose_tile(
     if why := refusal(target, dtype, precision):
         raise Unsupported(why)
     shapes = tile_shapes(source, few, target)
-    key = {"contraction": source.text, "dtype": dtype, "target": target, "precision": precision}
+    key = {"contraction": digest(source), "dtype": dtype, "target": target, "precision": precision}
     key["shapes"] = str([tuple(shape) for shape in shapes])
     key["large"] = str(large_tiles(target))
     known = recall(key)

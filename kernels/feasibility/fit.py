@@ -6,7 +6,6 @@ kernel, once: its findings are kept in the cache.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import triton
 from .. import cache
 from ..analysis.block_axis import MIN_MATMUL_ROWS, padded_length
 from ..analysis.matmul_form import WeightMatmul, matmul_form
+from ..codegen.digest import digest
 from ..codegen.persistent import LoopSource, emit
 from ..ir.program import LoopProgram
 from .aot import VerdictRow, unverified
@@ -363,8 +363,7 @@ def compile_faults(source: LoopSource, launch: Launch, target: str) -> tuple[Fau
     """Return the serious faults of a kernel compiled for `target`, from the cache if known."""
     key = {
         "what": "serious faults",
-        "kernel": hashlib.sha256(source.text.encode()).hexdigest(),
-        "capped": source.capped,
+        "kernel": digest(source),
         "launch": repr(launch),
         "target": target,
         "large": large_tiles(target),

@@ -11,7 +11,6 @@ The logic is tested with a fake timer; `time_on_gpu` has not run on a GPU yet.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
 import statistics
@@ -26,6 +25,7 @@ import triton
 from triton.errors import TritonError
 
 from .. import cache
+from ..codegen.digest import digest
 from ..codegen.persistent import LoopSource
 from ..executors.executor import Executor
 from ..feasibility.fit import Launch, launch_candidates
@@ -162,7 +162,7 @@ class Autotuner:
         """Return everything that a choice depends on."""
         return {
             "what": "launch",
-            "kernel": hashlib.sha256(self.source.text.encode()).hexdigest(),
+            "kernel": digest(self.source),
             "judged": asdict(judged),
             "device": device,
             "rows": bucket,

@@ -25,9 +25,11 @@ from graphnn.backends.triton.loops.stacked import Stacks, key_of
 from graphnn.backends.triton.loops.stepwise import Called, StepWriter, lengths_text
 from graphnn.backends.triton.loops.to_kernel import loop_program, phase_program
 from graphnn.backends.triton.loops.torch_layers import TimedLayer
+from graphnn.backends.triton.options import STATE, options_text
 from graphnn.backends.triton.random import trusted_random_tensor
 from graphnn.backends.triton.scan import scan
 from graphnn.ir.graph import IR, Node
+from graphnn.kernels.codegen.digest import digest
 from graphnn.kernels.codegen.persistent import LoopSource, emit
 from graphnn.kernels.cooperative.codegen.emit import CooperativeSource
 from graphnn.kernels.cooperative.codegen.paired import pair
@@ -103,20 +105,25 @@ class KernelLowering:
     # the most rows of a tile, and the kinds of kernels that may run
     rows: int = field(default_factory=most_tile_rows)
     kinds: frozenset[str] = field(default_factory=allowed_kinds)
-    cuda: Any = field(default_factory=Cuda)
+    cuda: Any = field(default_factory=Cuda, metadata=STATE)
     # the names of loops, each used once
-    names: NameTable = field(default_factory=lambda: NameTable(RESERVED))
-    launchers: dict[str, Launcher] = field(default_factory=dict)
-    choices: dict[str, LoopStrategy] = field(default_factory=dict)
-    unwritten: dict[str, str] = field(default_factory=dict)
-    unwritten_phases: dict[str, dict[str, str]] = field(default_factory=dict)
+    names: NameTable = field(default_factory=lambda: NameTable(RESERVED), metadata=STATE)
+    launchers: dict[str, Launcher] = field(default_factory=dict, metadata=STATE)
+    choices: dict[str, LoopStrategy] = field(default_factory=dict, metadata=STATE)
+    unwritten: dict[str, str] = field(default_factory=dict, metadata=STATE)
+    unwritten_phases: dict[str, dict[str, str]] = field(default_factory=dict, metadata=STATE)
     # for each loop: its graph, its strategy, its axis and the number of launches per step
-    written: list[tuple[IR, str, str, int]] = field(default_factory=list)
-    stacks: dict[torch.dtype, Stacks] = field(default_factory=dict)
-    dispatchers: dict[str, StrategyDispatcher] = field(default_factory=dict)
+    written: list[tuple[IR, str, str, int]] = field(default_factory=list, metadata=STATE)
+    stacks: dict[torch.dtype, Stacks] = field(default_factory=dict, metadata=STATE)
+    dispatchers: dict[str, StrategyDispatcher] = field(default_factory=dict, metadata=STATE)
 
     def __post_init__(self) -> None:
         self.float32 = float32_precision(self.target, self.float32)
+
+    @property
+    def key(self) -> str:
+        """Every option as text: code and choices made with other options are others."""
+        return options_text(self)
 
     def dispatched(
         self,
@@ -133,11 +140,11 @@ class KernelLowering:
         launchers, choices = dict(self.launchers), dict(self.choices)
         first = write(self)
         made = {k: c for k, c in self.choices.items() if choices.get(k) is not c}
-        texts = [x.source.text for k, x in self.launchers.items() if launchers.get(k) is not x]
-        if not any(c.estimates for c in made.values()) and not (self.executor.checked and texts):
+        digests = [digest(x.source) for k, x in self.launchers.items() if launchers.get(k) is not x]
+        if not any(c.estimates for c in made.values()) and not (self.executor.checked and digests):
             return first
         named = direction, layer, axis
-        dispatcher = StrategyDispatcher(self, write, first, list(made.values()), texts, *named)
+        dispatcher = StrategyDispatcher(self, write, first, list(made.values()), digests, *named)
         self.dispatchers |= dict.fromkeys(made, dispatcher)
         return replace(first, call=dispatcher)
 
@@ -368,10 +375,15 @@ class KernelLowering:
         try:
             self._refuse(part.ir.floating)
             self._need("attention")
-            return kind(part, passes, self.executor, self.float32)
+            return self._keyed(kind(part, passes, self.executor, self.float32))
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None
+
+    def _keyed(self, engine: Any) -> Any:
+        """Return an engine with the options that it was made with, for the key of its operator."""
+        engine.options = self.key
+        return engine
 
     def layer(self, node: Node, own: LoopProgram, wanted: Sequence[int]) -> TimedLayer:
         """Return what runs one of torch's layers, or `own`, the program of its definition."""
@@ -382,7 +394,7 @@ class KernelLowering:
         try:
             self._refuse(part.ir.floating)
             self._need("attention")
-            return HopKernels(part, passes, self.executor, self.float32)
+            return self._keyed(HopKernels(part, passes, self.executor, self.float32))
         except Unsupported as reason:
             self.unwritten[part.name] = str(reason)
             return None

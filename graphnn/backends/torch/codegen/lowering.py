@@ -56,9 +56,9 @@ class Function:
 class Lowering(Protocol):
     """Turns loops into kernels; methods return None for what stays with torch.
 
-    `names` are the names of loops, `choices` how functions run their loops, `unwritten` why
-    attention has no kernel, by name, and `unwritten_phases` why phases have none: by the names of
-    their functions, then by their own.
+    `key` identifies its options. `names` are the names of loops, `choices` how functions run their
+    loops, `unwritten` why attention has no kernel, by name, and `unwritten_phases` why phases have
+    none: by the names of their functions, then by their own.
     """
 
     names: NameTable
@@ -66,6 +66,11 @@ class Lowering(Protocol):
     unwritten: dict[str, str]
     unwritten_phases: dict[str, dict[str, str]]
     dispatchers: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Every option as text."""
+        ...
 
     def dispatched(
         self, write: Callable[[Any], Function], direction: str, layer: str, axis: str

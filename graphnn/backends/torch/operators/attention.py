@@ -81,7 +81,8 @@ class AttentionOperator:
         if isinstance(self.engine, TiledAttention):
             # write the definition now: torch.compile cannot trace the code generator
             self._plain = self._written()
-        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
+        made = [*self.sources(), str(sorted(passes)), getattr(engine, "options", "torch")]
+        self.key = registry.entered(part.name, "\n".join(made), self)
 
     def report(self) -> list[str]:
         """How it is computed, as text for users."""

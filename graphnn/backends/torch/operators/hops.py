@@ -69,7 +69,8 @@ class HopsOperator:
         pairs = [(i, part.ir[i]) for i in part.results]
         title = f"The definition of {part.name}."
         self.plain = write(part.ir, "definition", part.reads, pairs, title, passes)
-        self.key = registry.entered(part.name, "\n".join(self.sources()), self)
+        made = [*self.sources(), str(sorted(passes)), getattr(engine, "options", "torch")]
+        self.key = registry.entered(part.name, "\n".join(made), self)
 
     @property
     def axes(self) -> list[str]:

@@ -74,7 +74,12 @@ class LoopOperator:
         full = tuple(self.floating()), self._presence([True] * len(loop.results))
         self._backwards[full] = self._write_backward(self.derived, moving, loop.results)
         self.text = self.train.source + self._backwards[full].source + str(loop.results)
-        self.key = registry.entered(loop.name, self.text, self)
+        self.key = registry.entered(loop.name, "\n".join([self.text, *self._options()]), self)
+
+    def _options(self) -> list[str]:
+        """What else its code depends on, as text."""
+        own = [sorted(self.passes), self.recompute, self.ordered, self.held]
+        return [*map(str, own), self.lowering.key if self.lowering is not None else "torch"]
 
     @property
     def infer(self) -> Function:
@@ -263,7 +268,11 @@ class LoopOperator:
     def made_of(self) -> list[str]:
         """Texts that identify its code, kernels included."""
         dispatchers = self.lowering.dispatchers if self.lowering is not None else {}
-        return [self.text, *(dispatchers[n].tuner.what for n in self._names() if n in dispatchers)]
+        return [
+            self.text,
+            *self._options(),
+            *(dispatchers[n].tuner.what for n in self._names() if n in dispatchers),
+        ]
 
     def unwritten_phases(self) -> list[str]:
         """Why phases of its steps have no kernel."""

@@ -31,8 +31,12 @@ class VariantLowering(Protocol):
     """What a dispatcher needs of a lowering: settings, and lowerings with other switches."""
 
     tune: bool
-    float32: str | None
     choices: dict[str, LoopStrategy]
+
+    @property
+    def key(self) -> str:
+        """Every option as text."""
+        ...
 
     @property
     def executor(self) -> Executor:
@@ -50,9 +54,9 @@ Write = Callable[[Any], Function]
 class StrategyDispatcher:
     """Runs a function by the fastest variant for the sizes of each call.
 
-    `first` is the planned variant, of the loops `choices`, with the kernels `texts`. `write` writes
-    the function with another lowering. `direction` names the function in reports, `layer` the loop,
-    which is over `axis`.
+    `first` is the planned variant, of the loops `choices`, with kernels of these `digests`. `write`
+    writes the function with another lowering. `direction` names the function in reports, `layer`
+    the loop, which is over `axis`.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class StrategyDispatcher:
         write: Write,
         first: Function,
         choices: Sequence[LoopStrategy],
-        texts: Sequence[str],
+        digests: Sequence[str],
         direction: str,
         layer: str = "",
         axis: str = "",
@@ -75,7 +79,7 @@ class StrategyDispatcher:
             gate = Gate(f"{layer}, {direction}", lowering.executor)
             torch_code = lambda: write(None)
             self.trusted = TrustedLoop(gate, first, axis, self._variant, torch_code)
-        made = [first.source, *texts, f"float32: {lowering.float32}"]
+        made = [first.source, *digests, lowering.key]
         self.tuner = StrategyTuner("\n".join(made), lowering.tune)
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
