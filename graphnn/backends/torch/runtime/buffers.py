@@ -28,7 +28,18 @@ _COUNT = getattr(torch._C, "_storage_Use_Count", None)
 
 
 def buffer(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised tensor."""
+    """A tensor whose elements are to be written: uninitialised, or zeros if it has to be.
+
+    `torch.mm` of 16-bit numbers on a CPU with AMX reads past the end of strided rows of 33, 34, 35
+    or 63 elements (oneDNN 3.12), and multiplies what is there by zero: NaN beside a row makes the
+    product NaN. Parts of a buffer are multiplied before what is beside them is written.
+    """
+    made = _unwritten(size, dtype, device)
+    return made.zero_() if dtype.itemsize == 2 and device.type == "cpu" else made
+
+
+def _unwritten(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor, from the pool if one is idle there."""
     needed = math.prod(size) * dtype.itemsize
     if _COUNT is None or device.type != "cpu" or needed < SMALLEST:
         return torch.empty(size, dtype=dtype, device=device)
