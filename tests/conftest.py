@@ -33,7 +33,6 @@ PROOFS = (
     "backends/",
     "frontend/test_names.py",
     "fuzz/",
-    "kernels/ptx/test_mutants.py",
     "operators/test_opinfo.py",
     "package/test_import.py",
     "pictures/test_layout.py",

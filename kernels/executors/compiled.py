@@ -92,8 +92,8 @@ def _driver(active: DriverBase) -> Iterator[None]:
 
 @contextmanager
 def _stages(assemble: bool) -> Iterator[None]:
-    """Leave out the assembler, unless `assemble`. Triton 3.5 always assembles: it has no hook."""
-    if assemble or not hasattr(knobs.runtime, "add_stages_inspection_hook"):
+    """Leave out the assembler, unless `assemble`."""
+    if assemble:
         yield
         return
     before = knobs.runtime.add_stages_inspection_hook

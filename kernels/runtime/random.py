@@ -15,7 +15,6 @@ from ..codegen.prelude import dropout, normal, uniform
 from ..executors.executor import Executor, KernelLaunch
 
 BLOCK = 1024
-OPTIONS = {"enable_fp_fusion": True}  # Triton 3.9 warns if this is not given
 # the laws of `random_tensor`
 LAWS = ("dropout", "uniform", "normal")
 
@@ -59,7 +58,6 @@ def random_tensor(
     constants: dict[str, Any] = {"LAW": law, "P": float(p), "ACC": wide, "BLOCK": BLOCK}
     grid = (-(-count // BLOCK),)
     with executor.device_of(seed):
-        args = seed, out, count
-        launch = KernelLaunch(fill, grid, args, constants, OPTIONS, [1], family="random")
+        launch = KernelLaunch(fill, grid, (seed, out, count), constants, {}, [1], family="random")
         executor.launch(launch)
     return out
