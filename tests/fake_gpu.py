@@ -268,6 +268,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         "device": _nothing,
         "device_of": _nothing,
         "Event": made,
+        "_sleep": lambda cycles: None,
     }
     for name, member in members.items():
         monkeypatch.setattr(torch.cuda, name, member)

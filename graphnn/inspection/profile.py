@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from graphnn.backends.torch.program import Program
 from graphnn.inspection.expected import of_piece
 from graphnn.inspection.marks import Clock, CudaClock, Trail, watched
 from graphnn.kernels.ir.symbols import visible
+from graphnn.kernels.select.pace import all_at_once
 from graphnn.planner.core.cost import Device, Work, bound, lower_bound
 from graphnn.planner.core.work import through
 from graphnn.timing.clock import quiet
@@ -129,7 +131,8 @@ def _trails(
     for number in range(rounds + 2):
         trail = Trail(clock)
         clock.wait()
-        with watched(program, trail):
+        # kernels are tuned before anything is measured
+        with watched(program, trail), all_at_once() if number < 2 else contextlib.nullcontext():
             trail.begin = clock.now()
             with torch.set_grad_enabled(bool(leaves)):
                 outputs = tensors_in(call())

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from graphnn.kernels.select.pace import all_at_once
+
 Run = Callable[[], Any]
 Timer = Callable[[Run], float]
 # least bytes overwritten before a run on a GPU: more than the L2 cache of any GPU
@@ -74,12 +76,16 @@ def timer_for(device: str) -> Timer:
 def rounds(
     runs: Mapping[str, Run], count: int, timer: Timer = clocked, warm: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each run. Runs take turns (A B A B) for `count` rounds, after `warm` rounds."""
+    """Seconds of each run. Runs take turns (A B A B) for `count` rounds, after `warm` rounds.
+
+    Kernels are tuned in the rounds for warming up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(count + warm):
         for name, run in runs.items():
             before = interruptions()
-            found = timer(run)
+            with all_at_once() if number < warm else contextlib.nullcontext():
+                found = timer(run)
             if number >= warm:
                 seconds[name].append(Seconds(found, interruptions() > before))
     return seconds

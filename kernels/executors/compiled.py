@@ -6,8 +6,10 @@ for its target. Here that driver describes the absent GPU; everything else is Tr
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +18,13 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
 
+from ..notice import compiling
 from .executor import KernelLaunch
 
 # Triton's kernel of a launch, and the arguments that its PTX takes
 CompiledLaunch = tuple[Any, list[Any]]
+# the most kernels that are compiled at once: each takes up to 1 GB of memory
+MOST_THREADS = 8
 # the active driver is one for the whole process
 _LOCK = threading.RLock()
 
@@ -60,6 +65,36 @@ class AbsentGpu(DriverBase):  # type: ignore[misc]
         raise RuntimeError(f"{self.target} is absent")
 
 
+def warmed(launch: KernelLaunch) -> Any:
+    """Return Triton's kernel of a launch, compiled for the GPU of the active driver."""
+    return launch.function.warmup(
+        *launch.args, grid=launch.grid, **launch.constants, **launch.options
+    )
+
+
+def in_parallel(
+    compile_one: Callable[[KernelLaunch], Any], launches: Sequence[KernelLaunch]
+) -> list[str]:
+    """Compile launches in threads; return, for each, why it does not compile, or an empty text.
+
+    Triton releases the GIL while it compiles, and the assembler is a process of its own.
+    """
+
+    def fault(launch: KernelLaunch) -> str:
+        name = launch.function.__name__
+        try:
+            with compiling(name):
+                compile_one(launch)
+        except Exception as error:  # failures of passes and of the assembler have no common class
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    for launch in launches:
+        launch.function.cache_key  # noqa: B018  computed once: older Tritons do so without a lock
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+        return list(threads.map(fault, launches))
+
+
 def compiled(launch: KernelLaunch, target: str, assemble: bool = False) -> CompiledLaunch:
     """Return Triton's kernel of a launch, and the arguments that its PTX takes.
 
@@ -67,13 +102,20 @@ def compiled(launch: KernelLaunch, target: str, assemble: bool = False) -> Compi
     empty. Raises what Triton raises if the kernel does not compile.
     """
     with _LOCK, _driver(AbsentGpu(target)), _stages(assemble):
-        kernel = launch.function.warmup(
-            *launch.args, grid=launch.grid, **launch.constants, **launch.options
-        )
+        kernel = warmed(launch)
     fixed = {path[0] for path in kernel.src.constants}
     names = launch.function.arg_names
     given = dict(zip(launch.argument_names, launch.args, strict=True))
     return kernel, [given[n] for i, n in enumerate(names) if i not in fixed]
+
+
+def compile_all(launches: Sequence[KernelLaunch], target: str) -> list[str]:
+    """Compile launches for an absent GPU, side by side, into Triton's cache.
+
+    Returns, for each launch, why it does not compile, or an empty text.
+    """
+    with _LOCK, _driver(AbsentGpu(target)):
+        return in_parallel(warmed, launches)
 
 
 @contextmanager

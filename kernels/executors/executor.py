@@ -73,6 +73,10 @@ class Executor(ABC):
     def run(self, launch: KernelLaunch) -> None:
         """Run one launch."""
 
+    def prepare(self, launches: Sequence[KernelLaunch]) -> None:
+        """Compile launches, so that their first run does not have to; run none of them."""
+        return
+
     def launch(self, launch: KernelLaunch) -> None:
         """Run one launch, or give it to what replaces the executor."""
         if _RUNNERS:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from ..feasibility.targets import device_limits
+from .compiled import in_parallel, warmed
 from .executor import Executor, GpuInfo, KernelLaunch
 
 
@@ -32,6 +34,10 @@ class Gpu(Executor):
         """Wait for the tensor's GPU; raises RuntimeError if a kernel failed on it."""
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)
+
+    def prepare(self, launches: Sequence[KernelLaunch]) -> None:
+        """Compile launches side by side. Those that do not compile fail when they are run."""
+        in_parallel(warmed, launches)
 
     def device_of(self, tensor: torch.Tensor) -> AbstractContextManager[Any]:
         """Return a context in which the device of a tensor is the current one."""

@@ -15,8 +15,11 @@ from ..executors.executor import Executor, GpuInfo, KernelLaunch
 from ..feasibility.fit import Launch, uses_multiply_adds
 from ..feasibility.limits import PATIENCE, TILE_ROWS
 from ..feasibility.targets import shared_memory_of
+from ..notice import compiling
 from ..rules.table import loaded
-from ..select.autotune import Autotuner, RunTimer, time_on_gpu
+from ..select.autotune import Autotuner
+from ..select.gpu_timer import time_on_gpu
+from ..select.race import RaceTimer
 from ..select.search import shared_memory
 from ..trust.rehearsal import chosen_for
 from .launch import DTYPE_NAMES, MIN_ROWS, Launcher, input_precision
@@ -34,7 +37,7 @@ class CooperativeTuner(Autotuner):
     """Chooses among a cooperative kernel, its alternatives, and their rows per program."""
 
     def __init__(
-        self, source: CooperativeSource, executor: Executor, timer: RunTimer = time_on_gpu
+        self, source: CooperativeSource, executor: Executor, timer: RaceTimer = time_on_gpu
     ):
         super().__init__(source, executor, timer)
         self.kernels = (source, *source.others)
@@ -114,13 +117,30 @@ class CooperativeLauncher(Launcher):
             )
         chosen = chosen_for(self._rows, count)
         judged = replace(judged, rows=self._rows_for(chosen, judged, gpu))
+        known = self.tuner.known(judged, chosen, index)
+        if known is not None:
+            run(known)
+            return
+
+        def prepare(launches: Sequence[Launch]) -> None:
+            made = functools.partial(self._kernels, args, count, dtype, gpu.processors)
+            self.executor.prepare([next(made(x)) for x in launches])
+
         outs = [args[k] for k in self._outputs]
-        run(self.tuner.choose(judged, chosen, index, run, outs))
+        with compiling(self.source.name):
+            run(self.tuner.choose(judged, chosen, index, run, outs, prepare))
 
     def _launched(
         self, args: list[Any], count: int, dtype: torch.dtype, processors: int, launch: Launch
     ) -> None:
         """Run all rows with one launch configuration, on a GPU of `processors`."""
+        for kernel in self._kernels(args, count, dtype, processors, launch):
+            self.executor.launch(kernel)
+
+    def _kernels(
+        self, args: list[Any], count: int, dtype: torch.dtype, processors: int, launch: Launch
+    ) -> Iterator[KernelLaunch]:
+        """Yield the launches that run all rows with one configuration."""
         units = getattr(launch, "units", 0)
         kernels = (self.source, *self.source.others)
         source = next((x for x in kernels if x.tiling.units == units), self.source)
@@ -132,12 +152,10 @@ class CooperativeLauncher(Launcher):
             options = {}
         outputs, scratch = self._outputs, self._scratch(source)
         for grid, given in self._waves(source, args, count, dtype, rows, processors):
-            self.executor.launch(
-                KernelLaunch(
-                    *(function, grid, given, constants, options, outputs, scratch),
-                    together=True,
-                    family="cooperative loop",
-                )
+            yield KernelLaunch(
+                *(function, grid, given, constants, options, outputs, scratch),
+                together=True,
+                family="cooperative loop",
             )
 
     def _scratch(self, source: CooperativeSource) -> range:

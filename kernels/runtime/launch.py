@@ -16,6 +16,7 @@ from ..codegen.persistent import LoopSource
 from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.fit import Launch
 from ..feasibility.limits import register_option
+from ..notice import compiling
 from ..precision import matmul_precision
 from ..rules.table import loaded
 from ..select.autotune import Autotuner
@@ -159,19 +160,42 @@ class Launcher:
         key = dtype, precision, rows, index, fixed, least
         known = self._launches.get(key)
         if known is None:
-
-            def run(launch: Launch) -> None:
-                given = self._constants(dtype), self._options(launch)
-                self._run_with(args, count, launch.rows, *given)
-
             judged = Launch(DTYPE_NAMES[dtype], precision, least, self.warps)
-            outs = [args[k] for k in self._outputs]
-            chosen = self.tuner.choose(judged, rows, index, run, outs)
+            with compiling(self.source.name):
+                known = self._chosen(args, count, rows, dtype, index, judged)
+                self._run_with(args, count, *known)
             if len(self._launches) >= MAX_CHOICES:
                 self._launches.clear()
-            known = chosen.rows, self._constants(dtype), self._options(chosen)
-            self._launches[key] = known
+            if self.tuner.known(judged, rows, index) is not None:
+                self._launches[key] = known
+            return
         self._run_with(args, count, *known)
+
+    def _chosen(
+        self,
+        args: list[Any],
+        count: int,
+        rows: int,
+        dtype: torch.dtype,
+        index: int,
+        judged: Launch,
+    ) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Return rows, constants and options of the launch that the autotuner chooses for `rows`.
+
+        `count` is the number of rows of this call, which may be a cut one.
+        """
+
+        def given(x: Launch) -> tuple[int, dict[str, Any], dict[str, Any]]:
+            return x.rows, self._constants(dtype), self._options(x)
+
+        def prepare(launches: Sequence[Launch]) -> None:
+            self.executor.prepare([self._kernel(args, count, *given(x)) for x in launches])
+
+        def run(launch: Launch) -> None:
+            self._run_with(args, count, *given(launch))
+
+        outs = [args[k] for k in self._outputs]
+        return given(self.tuner.choose(judged, rows, index, run, outs, prepare))
 
     def _run_with(
         self,
@@ -181,12 +205,20 @@ class Launcher:
         constants: dict[str, Any],
         options: dict[str, Any],
     ) -> None:
+        self.executor.launch(self._kernel(args, count, rows, constants, options))
+
+    def _kernel(
+        self,
+        args: list[Any],
+        count: int,
+        rows: int,
+        constants: dict[str, Any],
+        options: dict[str, Any],
+    ) -> KernelLaunch:
         constants = {"ROWS": rows, **constants}
         grid = self._grid(count, rows)
-        self.executor.launch(
-            KernelLaunch(
-                self.function, grid, args, constants, options, self._outputs, family="loop"
-            )
+        return KernelLaunch(
+            self.function, grid, args, constants, options, self._outputs, family="loop"
         )
 
     def _least(self, args: Sequence[Any]) -> int:

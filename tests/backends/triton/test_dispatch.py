@@ -18,7 +18,8 @@ from graphnn.backends.torch.runtime import torch_layers
 from graphnn.backends.triton.loops.dispatch import StrategyDispatcher
 from graphnn.backends.triton.loops.torch_layers import CUDNN, KERNELS
 from graphnn.kernels import cache
-from graphnn.kernels.select import autotune, strategy_timing
+from graphnn.kernels.select import gpu_timer, strategy_timing
+from graphnn.kernels.select.gpu_timer import Timing
 from graphnn.kernels.select.strategies import COOPERATIVE, RESIDENT, STEPWISE
 from graphnn.planner.loops import choose
 from graphnn.runtime.call.options import Options
@@ -37,12 +38,12 @@ class Timer:
     def __init__(self, times: Mapping[str, float], running: bool = False):
         self.times, self.running, self.ran = times, running, list[str]()
 
-    def __call__(self, run: Callable[[], Any]) -> float:
+    def __call__(self, run: Callable[[], Any], limit: float) -> Timing:
         (way,) = run.args  # type: ignore[attr-defined]
         if self.running:
             run()
         self.ran.append(way)
-        return self.times.get(way, 1.0)
+        return Timing(self.times.get(way, 1.0))
 
 
 @pytest.fixture
@@ -50,11 +51,12 @@ def time(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Timer]
     """A fake GPU, with a timer that each test defines."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
+    monkeypatch.setenv("GRAPHNN_TUNE", "all")
     monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: "a made-up GPU")
 
     def use(running: bool = False, **times: float) -> Timer:
         timer = Timer(times, running)
-        monkeypatch.setattr(autotune, "time_on_gpu", timer)
+        monkeypatch.setattr(gpu_timer, "time_on_gpu", timer)
         return timer
 
     return use
@@ -125,7 +127,7 @@ def test_explain_lists_the_measured_times(time: Callable[..., Timer]) -> None:
     text = model.explain()
     assert "predicted µs per step at batch 16 (cost model, not measured): persistent" in text
     for direction in ("forward, saving", "forward", "backward"):
-        form = f"timed on a made-up GPU ({direction}, time up to 2, batch up to 4)"
+        form = f"timed on a made-up GPU ({direction}, time up to 16, batch up to 4)"
         assert f"{form}: cooperative 0.5 ms, persistent 1 ms, stepwise 1 ms; cooperative" in text
 
 
@@ -318,7 +320,7 @@ def test_explain_names_cudnn_among_the_candidates(time: Callable[..., Timer], to
     program = next(p for p in model.programs if p.layers[0].tuner.choices)
     (said,) = (x for x in program.layers[0].report() if x.startswith("timed"))
     assert said.endswith(
-        "(training, time up to 4, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
+        "(training, time up to 16, batch up to 4): kernels 0.5 ms, cuDNN 1 ms; kernels is used"
     )
 
 
@@ -351,7 +353,8 @@ def test_the_cudnn_warning_on_computed_weights_is_suppressed() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_all_strategies_are_timed_and_equal_cudnn() -> None:
+def test_on_a_gpu_all_strategies_are_timed_and_equal_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHNN_TUNE", "all")
     torch.manual_seed(0)
     layer = torch.nn.LSTM(4, 64, batch_first=True).cuda()
     model = gn.compile(Layers(gn.nn.LSTM(4, 64)).cuda())

@@ -20,6 +20,7 @@ from graphnn.kernels.runtime.cooperative_launch import (
     CooperativeTuner,
 )
 from graphnn.kernels.select import search
+from graphnn.kernels.select.gpu_timer import Timing
 from tests.kernels.cooperative.test_sharding import program
 from tests.kernels.made_up_gpu import MadeUpGpu
 
@@ -61,7 +62,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[CooperativeLauncher, list[
     launcher = CooperativeLauncher(replace(source(), others=()), gpu)
     launcher.function, launcher.tuner = (
         Function(),
-        CooperativeTuner(launcher.source, gpu, lambda run: 1.0),
+        CooperativeTuner(launcher.source, gpu, lambda run, limit: Timing(1.0)),
     )
     sizes = {"time": 2, "batch": 40}
     tensors = launcher.source.program.tensors

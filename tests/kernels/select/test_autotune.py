@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,18 +21,20 @@ from graphnn.kernels.feasibility.cases import loop_case
 from graphnn.kernels.feasibility.fit import Launch, launch_candidates
 from graphnn.kernels.runtime import launch
 from graphnn.kernels.runtime.launch import Launcher
-from graphnn.kernels.select import autotune
+from graphnn.kernels.select import autotune, race
 from graphnn.kernels.select.autotune import Autotuner, bucket
+from graphnn.kernels.select.gpu_timer import Timing, time_on_gpu
 from tests.kernels.made_up_gpu import MadeUpGpu
 
 JUDGED = Launch("bf16", "ieee", 16, 8)
+NAME = json.dumps(asdict(JUDGED))
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
-    monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
+    monkeypatch.setenv("GRAPHNN_TUNE", "all")
 
 
 def launchers(name, size, skip=()):
@@ -57,16 +61,21 @@ class Timer:
     def __init__(self, times, failing=()):
         self.times, self.failing, self.ran = times, failing, []
 
-    def __call__(self, run):
-        launch = run.args[0]
+    def __call__(self, run, limit):
+        launch = Launch(**json.loads(run.args[0]))
         self.ran.append(launch)
         if launch in self.failing:
             raise OutOfResources(300_000, 232_448, "shared memory")
-        return self.times.get(launch, 1.0)
+        return Timing(self.times.get(launch, 1.0))
 
 
 def choose(source, timer, rows=64, judged=JUDGED, gpu="a made-up GPU"):
     return Autotuner(source, MadeUpGpu(gpu), timer).choose(judged, rows, 0, lambda launch: None)
+
+
+def considered(source, rows=64, judged=JUDGED):
+    """The launches that are compiled and timed: at most three."""
+    return Autotuner(source, MadeUpGpu())._considered(judged, rows, 0)
 
 
 def test_buckets():
@@ -120,9 +129,9 @@ def test_a_narrow_phase_puts_several_rows_into_a_program():
 
 
 def test_the_fastest_wins_and_is_recalled_in_a_later_process(resident):
-    best = launch_candidates(resident, JUDGED, "sm_90", 64)[2]
+    best = considered(resident)[2]
     timer = Timer({best: 0.5})
-    assert choose(resident, timer) == best and len(timer.ran) > 3
+    assert choose(resident, timer) == best and len(timer.ran) == 3
     later = Timer({})
     assert choose(resident, later, rows=17) == best and later.ran == []
 
@@ -134,7 +143,7 @@ def test_another_bucket_dtype_device_or_version_is_timed_again(resident, monkeyp
         lambda: choose(resident, timer, judged=replace(JUDGED, dtype="fp16")),
         lambda: choose(resident, timer, gpu="another GPU"),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(resident, timer),
-        lambda: monkeypatch.setattr(autotune.triton, "__version__", "9") or choose(resident, timer),
+        lambda: monkeypatch.setattr(race.triton, "__version__", "9") or choose(resident, timer),
     ]
     for change in changes:
         timer = Timer({})
@@ -151,21 +160,86 @@ def test_a_choice_is_timed_once_per_process(resident):
 
 
 def test_a_small_gain_does_not_change_the_choice(resident):
-    other = launch_candidates(resident, JUDGED, "sm_90", 64)[1]
+    other = considered(resident)[1]
     assert choose(resident, Timer({other: 0.98})) == JUDGED
 
 
 def test_candidates_that_fail_are_skipped(resident):
-    able = launch_candidates(resident, JUDGED, "sm_90", 64)
+    able = considered(resident)
     assert choose(resident, Timer({able[1]: 0.5}, failing=[JUDGED, able[2]])) == able[1]
 
 
+def test_the_first_call_times_nothing_and_each_later_call_one_candidate(resident, monkeypatch):
+    monkeypatch.delenv("GRAPHNN_TUNE")
+    able = considered(resident)
+    timer = Timer({able[2]: 0.5})
+    tuner = Autotuner(resident, MadeUpGpu(), timer)
+    prepared = []
+    chosen = []
+    for _ in range(5):
+        chosen.append(tuner.choose(JUDGED, 64, 0, lambda x: None, prepared.append))
+        assert len(timer.ran) == min(len(chosen) - 1, 3)
+    assert chosen == [JUDGED] * 3 + [able[2]] * 2 and prepared == [able]
+
+
+def test_a_launch_that_may_still_change_is_chosen_anew_at_each_call(resident, monkeypatch):
+    monkeypatch.delenv("GRAPHNN_TUNE")
+    best = considered(resident, 64, Launch("fp32", "tf32x3", 16, 8))[1]
+    launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
+    warps = []
+    for _ in range(5):
+        launcher(tensors, sizes, torch.float32)
+        warps.append(launcher.function.launches[-1][2]["num_warps"])
+    assert warps == [8, 8, 8, best.warps, best.warps] and best.warps != 8
+
+
+def test_nothing_is_remembered_if_memory_was_short(resident):
+    able = considered(resident)
+
+    def timer(run, limit):
+        if able[1] == Launch(**json.loads(run.args[0])):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Timing(0.5 if able[2] == Launch(**json.loads(run.args[0])) else 1.0)
+
+    assert choose(resident, timer) == able[2]
+    later = Timer({})  # what was timed before that is kept
+    assert choose(resident, later) == JUDGED and later.ran == able[1:]
+
+
+def test_nothing_is_remembered_if_nothing_ran(resident):
+    able = considered(resident)
+    choose(resident, Timer({}, failing=able))
+    later = Timer({})
+    choose(resident, later)
+    assert later.ran == able
+
+
+def test_a_candidate_that_is_three_times_slower_is_run_once(resident):
+    limits = []
+
+    def timer(run, limit):
+        limits.append(limit)
+        return Timing(2.0 - len(limits) / 2)
+
+    choose(resident, timer)
+    assert limits == [math.inf, 4.5, 3.0]
+
+
 def test_if_nothing_runs_the_first_candidate_fails_in_its_launch(resident):
-    able = launch_candidates(resident, JUDGED, "sm_90", 256)
+    able = considered(resident, 256)
     assert choose(resident, Timer({}, failing=able), rows=256) == JUDGED
 
 
-@pytest.mark.parametrize("choice", [{"rows": 128, "warps": 3}, {}, {"rows": "x"}])
+CHOICES = {
+    "none": {},
+    "no table": {"times": 3},
+    "no numbers": {"times": {NAME: ["x", 1]}},
+    "one number": {"times": {NAME: [1.0]}},
+    "no candidate": {"times": {"x": [1.0, 1.0]}},
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
     tuner = Autotuner(resident, MadeUpGpu(), Timer({}))
     cache.remember(tuner._key(JUDGED, "a made-up GPU", 64), choice)
@@ -173,10 +247,10 @@ def test_a_remembered_choice_that_is_no_candidate_is_not_used(resident, choice):
 
 
 def test_without_tuning_the_first_candidate_is_used(resident, monkeypatch):
-    timer = Timer(dict.fromkeys(launch_candidates(resident, JUDGED, "sm_90", 64)[1:], 0.1))
+    timer = Timer(dict.fromkeys(considered(resident)[1:], 0.1))
     monkeypatch.setenv("GRAPHNN_TUNE", "0")
     assert choose(resident, timer) == JUDGED
-    monkeypatch.delenv("GRAPHNN_TUNE")
+    monkeypatch.setenv("GRAPHNN_TUNE", "all")
     torch.use_deterministic_algorithms(True)
     try:
         assert choose(resident, timer) == JUDGED
@@ -211,12 +285,12 @@ def made_up(source, monkeypatch, timer):
 
 def test_a_launch_has_the_rows_and_warps_that_were_chosen(resident, monkeypatch):
     judged = Launch("fp32", "tf32x3", 16, 8)
-    best = launch_candidates(resident, judged, "sm_90", 64)[1]
+    best = considered(resident, 64, judged)[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
     for _ in range(2):
         outs = launcher(tensors, sizes, torch.float32)
     assert [o.shape[:2] for o in outs] == [(20, 20)] * len(outs)
-    assert len(launcher.function.launches) == 2
+    assert len(launcher.function.launches) == 3 + 2  # each candidate once, and both calls
     (grid, args, options) = launcher.function.launches[-1]
     assert grid == (-(-20 // best.rows), 1) and args[-2:] == (20, 20)
     assert (options["ROWS"], options["num_warps"]) == (best.rows, best.warps)
@@ -224,15 +298,20 @@ def test_a_launch_has_the_rows_and_warps_that_were_chosen(resident, monkeypatch)
 
 
 def test_timing_runs_the_kernel_with_each_candidate(resident, monkeypatch):
-    launcher, tensors, sizes = made_up(resident, monkeypatch, lambda run: run() or 1.0)
+    launcher, tensors, sizes = made_up(
+        resident, monkeypatch, lambda run, limit: run() or Timing(1.0)
+    )
     launcher(tensors, sizes, torch.float32)
-    able = launch_candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)
+    able = considered(resident, 64, Launch("fp32", "tf32x3", 16, 8))
     ran = [(o["ROWS"], o["num_warps"]) for _, _, o in launcher.function.launches]
-    assert ran == [*((x.rows, x.warps) for x in able), (16, 8)]
+    # once to compile it, once by the timer
+    assert ran == [*((x.rows, x.warps) for x in able for _ in range(2)), (16, 8)]
+    (prepared,) = launcher.executor.prepared
+    assert [(x.constants["ROWS"], x.options["num_warps"]) for x in prepared] == ran[:-1:2]
 
 
 def test_determinism_is_checked_at_every_call(resident, monkeypatch):
-    best = launch_candidates(resident, Launch("fp32", "tf32x3", 16, 8), "sm_90", 64)[1]
+    best = considered(resident, 64, Launch("fp32", "tf32x3", 16, 8))[1]
     launcher, tensors, sizes = made_up(resident, monkeypatch, Timer({best: 0.5}))
     ran = lambda: launcher(tensors, sizes, torch.float32) and launcher.function.launches[-1][2]
     assert ran()["num_warps"] == best.warps
@@ -306,4 +385,4 @@ def test_a_tuned_model_equals_cudnn_on_a_gpu():
 @pytest.mark.gpu
 def test_a_run_takes_time_on_a_gpu():
     x = torch.randn(4096, 4096, device="cuda")
-    assert 0 < autotune.time_on_gpu(lambda: x.copy_(x)) < 100
+    assert 0 < time_on_gpu(lambda: x.copy_(x)).gpu < 100

@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from graphnn.kernels import cache
-from graphnn.kernels.select import autotune, strategy_timing
-from graphnn.kernels.select.strategy_timing import Strategies, StrategyTuner, next_power_of_two
+from graphnn.kernels.select import autotune, gpu_timer, race, strategy_timing
+from graphnn.kernels.select.gpu_timer import Timing
+from graphnn.kernels.select.strategy_timing import (
+    ROWS,
+    STEPS,
+    Strategies,
+    StrategyTuner,
+    next_power_of_two,
+    size_class,
+)
 
 LIKE = torch.zeros(1)
 SIZES = {"time": 20, "batch": 5}
@@ -21,20 +29,21 @@ class Timer:
 
     def __init__(self, times: Mapping[str, float], failing: Sequence[str] = ()):
         self.times, self.failing, self.ran = times, failing, list[str]()
+        self.host = 0.1
 
-    def __call__(self, run: Callable[[], Any]) -> float:
+    def __call__(self, run: Callable[[], Any], limit: float) -> Timing:
         (way,) = run.args  # type: ignore[attr-defined]
         self.ran.append(way)
         if way in self.failing:
             raise RuntimeError("out of memory")
-        return self.times.get(way, 1.0)
+        return Timing(self.times.get(way, 1.0), self.host)
 
 
 @pytest.fixture(autouse=True)
 def made_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_TEMPORARY", [])
-    monkeypatch.delenv("GRAPHNN_TUNE", raising=False)
+    monkeypatch.setenv("GRAPHNN_TUNE", "all")
     monkeypatch.setattr(strategy_timing, "gpu_name", lambda tensor: "a made-up GPU")
 
 
@@ -45,7 +54,7 @@ Time = Callable[..., Timer]
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     def use(times: Mapping[str, float] | None = None, failing: Sequence[str] = ()) -> Timer:
         timer = Timer(times or {}, failing)
-        monkeypatch.setattr(autotune, "time_on_gpu", timer)
+        monkeypatch.setattr(gpu_timer, "time_on_gpu", timer)
         return timer
 
     return use
@@ -69,6 +78,52 @@ def choose(
 
 def test_powers_of_two() -> None:
     assert [next_power_of_two(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+
+
+def test_size_classes() -> None:
+    assert [size_class(n, ROWS) for n in (1, 5, 512, 513)] == [1, 8, 512, -512]
+    assert [size_class(n, STEPS) for n in (1, 17, 256, 4000)] == [16, 64, 256, -256]
+
+
+def test_long_loops_share_a_choice(time: Time) -> None:
+    timer, chooser = time({"two": 0.5}), StrategyTuner("a loop", steps=["time"])
+    for steps in (300, 4_000, 100_000):
+        assert choose(chooser, {"time": steps, "batch": 5}) == "two"
+    assert len(timer.ran) == 3
+    (said,) = chooser.descriptions()
+    assert "training, time above 256, batch up to 8" in said
+
+
+def test_the_time_of_the_cpu_is_told_if_it_is_longer(time: Time) -> None:
+    time({"two": 0.5}).host = 0.7
+    chooser = StrategyTuner("a loop")
+    choose(chooser)
+    (said,) = chooser.descriptions()
+    assert "two 0.5 ms (the CPU takes 0.7 ms to launch it), one 1 ms" in said
+
+
+def test_the_first_call_times_nothing_and_each_later_call_one_strategy(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAPHNN_TUNE")
+    timer, chooser = time({"two": 0.5}), StrategyTuner("a loop")
+    asked: list[str] = []
+    among = strategies(lambda name: asked.append(name) or True)
+    assert choose(chooser, among=among) == "one" and timer.ran == asked == []
+    found = [choose(chooser, among=among) for _ in range(4)]
+    assert found == ["one", "one", "two", "two"] and timer.ran == ["one", "two", "three"]
+
+
+def test_what_was_timed_is_continued_by_the_next_process(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAPHNN_TUNE")
+    timer, chooser = time({"two": 0.5}), StrategyTuner("a loop")
+    for _ in range(3):
+        choose(chooser)
+    assert timer.ran == ["one", "two"]
+    later, chooser = time({"two": 0.5}), StrategyTuner("a loop")
+    assert [choose(chooser) for _ in range(3)] == ["one", "two", "two"] and later.ran == ["three"]
 
 
 def test_the_fastest_wins_and_is_recalled_in_a_later_process(time: Time) -> None:
@@ -106,7 +161,7 @@ def test_other_sizes_dtypes_directions_devices_and_versions_are_timed_again(
             monkeypatch.setattr(strategy_timing, "gpu_name", lambda t: "another GPU") or choose()
         ),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9") or choose(),
-        lambda: monkeypatch.setattr(strategy_timing.triton, "__version__", "9") or choose(),
+        lambda: monkeypatch.setattr(race.triton, "__version__", "9") or choose(),
     ]
     for change in changes:
         timer = time()
@@ -142,8 +197,8 @@ def test_a_remembered_strategy_that_is_no_longer_available_is_not_used(time: Tim
     time({"two": 0.5})
     assert choose() == "two"
     again = time({"three": 0.5})
-    assert choose(among=strategies(lambda way: way != "two")) == "three"
-    assert again.ran == ["one", "three"]
+    assert choose(among=strategies(lambda way: way != "two")) == "one"
+    assert again.ran == []
 
 
 def untuned(monkeypatch: pytest.MonkeyPatch) -> str:

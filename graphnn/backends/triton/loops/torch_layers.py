@@ -38,7 +38,7 @@ class TimedLayer:
             KERNELS: self._kernels,
         }
         parts = [own.source, *(text for loop in own.loops for text in loop.made_of())]
-        self.tuner = StrategyTuner("\n".join(parts), tune)
+        self.tuner = StrategyTuner("\n".join(parts), tune, self.axes[:1])
 
     def __call__(self, operands: Operands, sizes: Sequence[int]) -> list[Any]:
         tensors = [x for x in operands if isinstance(x, Tensor)]
