@@ -81,8 +81,7 @@ class StrategyDispatcher:
             self.trusted = TrustedLoop(gate, first, axis, self._variant, torch_code)
         made = [first.source, *digests, lowering.key]
         steps = {x.program.axis for choice in choices for x in choice.estimates}
-        self.tuner = StrategyTuner("
-".join(made), lowering.tune, steps)
+        self.tuner = StrategyTuner("\n".join(made), lowering.tune, steps)
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         like = tensors[self.first.floating or 0]
