@@ -14,6 +14,7 @@ import triton.language as tl
 from ..executors.executor import Executor, KernelLaunch
 from ..feasibility.limits import register_cap
 from ..rules.table import loaded
+from ..runtime.alignment import aligned
 from ..runtime.launch import DTYPE_NAMES, input_precision
 from ..trust.rehearsal import chosen_for
 from .emit import AttentionSource
@@ -99,7 +100,7 @@ class AttentionLauncher:
         outs = self._outputs(tensors[0], sizes, kinds, parts, tiles)
         programs = parts * blocks * tiles
         if programs:
-            args = [t.contiguous() for t in tensors] + outs
+            args = [aligned(t) for t in tensors] + outs
             lengths = [sizes[a] for a in p.sizes] + [length]
             self._launch(programs, args, lengths, shape, dtype)
         return outs

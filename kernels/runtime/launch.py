@@ -21,6 +21,7 @@ from ..precision import matmul_precision
 from ..rules.table import loaded
 from ..select.autotune import Autotuner
 from ..trust.rehearsal import chosen_for
+from .alignment import aligned, is_aligned
 
 # rows per program if interpreted: the least for which matmuls work
 MIN_ROWS = 16
@@ -101,13 +102,13 @@ class Launcher:
         sizes: Mapping[str, int],
         dtype: torch.dtype,
     ) -> None:
-        """Run and store into existing tensors; strided ones are written through a copy."""
-        if all(t.is_contiguous() for t in outs):
+        """Run and store into existing tensors: through a copy if strided or not aligned."""
+        if all(map(is_aligned, outs)):
             self._run(tensors, outs, sizes, dtype)
             return
-        contiguous = [t.contiguous() for t in outs]
-        self._run(tensors, contiguous, sizes, dtype)
-        for out, stored in zip(outs, contiguous, strict=True):
+        copies = [aligned(t) for t in outs]
+        self._run(tensors, copies, sizes, dtype)
+        for out, stored in zip(outs, copies, strict=True):
             if out is not stored:
                 out.copy_(stored)
 
@@ -126,7 +127,7 @@ class Launcher:
                 f"the kernel {self.source.name} gets {count:,} rows of up to {self._widest:,} "
                 f"elements at one position, and can address {MAX_OFFSET:,}: split the batch"
             )
-        args: list[Any] = [t.contiguous() for t in tensors]
+        args: list[Any] = [aligned(t) for t in tensors]
         args += outs
         index = self._device(args)
         args += [sizes[a] for a in self._sizes]

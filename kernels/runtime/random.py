@@ -13,6 +13,7 @@ import triton.language as tl
 
 from ..codegen.prelude import dropout, normal, uniform
 from ..executors.executor import Executor, KernelLaunch
+from .alignment import aligned
 
 BLOCK = 1024
 # the laws of `random_tensor`
@@ -58,6 +59,7 @@ def random_tensor(
     constants: dict[str, Any] = {"LAW": law, "P": float(p), "ACC": wide, "BLOCK": BLOCK}
     grid = (-(-count // BLOCK),)
     with executor.device_of(seed):
-        launch = KernelLaunch(fill, grid, (seed, out, count), constants, {}, [1], family="random")
+        args = aligned(seed), out, count
+        launch = KernelLaunch(fill, grid, args, constants, {}, [1], family="random")
         executor.launch(launch)
     return out

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..executors.executor import Executor, KernelLaunch
+from .alignment import aligned
 
 # A program is one warp. It has TILE bytes of its operands in flight, in rows of 512 or 256 bytes of
 # each operand, before it uses the first: 128 registers per thread for them, and about as many for
@@ -192,7 +193,7 @@ def forward(
     `a` and `b` are (time, …) of the same shape and dtype, `start` is (…). 16-bit values are
     accumulated in 32 bits.
     """
-    a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
+    a, b, start = aligned(a), aligned(b), aligned(start)
     z = torch.empty_like(b)
     if z.numel():
         launches = _Launches(b, reverse, executor, 2, segments)
@@ -206,7 +207,7 @@ def backward(
     segments: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of `a`, `b` and `start` for the gradient `g` of the result `z`."""
-    a, start, z, g = (x.contiguous() for x in (a, start, z, g))
+    a, start, z, g = (aligned(x) for x in (a, start, z, g))
     da, db, dstart = torch.empty_like(a), torch.empty_like(g), torch.zeros_like(start)
     if z.numel():
         launches = _Launches(z, not reverse, executor, 3, segments)
