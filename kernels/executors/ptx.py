@@ -76,7 +76,7 @@ def node_of_line(file: str, line: int) -> str:
         return ""
     indent = len(text[line - 1]) - len(text[line - 1].lstrip())
     for above in reversed(text[: line - 1]):
-        found = re.match(r"(\s*)# (.+)", above)
+        found = re.match(r"(\s*)# (.+, [^\s:]+:\d+.*)", above)
         if found and len(found[1]) <= indent:
             return found[2]
         if re.match(r"\s*(def|@triton)", above):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ class Machine:
         self.memory = Memory(spans)
         self.constants = {n: self.memory.address(x.ctypes.data) for n, x in self._data.items()}
         self.parameters = self._bound(launch.arguments)
+
+    @functools.cached_property
+    def largest(self) -> float:
+        """The largest finite magnitude among the floating arguments, when it is first needed."""
+        tensors = (x for x in self.launch.arguments if hasattr(x, "data_ptr"))
+        floating = (x.detach().double() for x in tensors if x.is_floating_point() and x.numel())
+        return max((float(x.abs().nan_to_num(0.0, 0.0, 0.0).max()) for x in floating), default=0.0)
 
     def _bound(self, arguments: Sequence[Any]) -> dict[str, int]:
         """Return the bits of each parameter.

@@ -115,6 +115,16 @@ def test_two_numbers_a_rounding_apart_are_a_warning():
     assert "differ by a rounding" in str(report.warnings[0])
 
 
+def test_what_is_left_of_terms_that_cancel_differs_by_a_rounding_of_the_terms():
+    body = "mov.b32 %r3, {}; @%p1 mov.b32 %r3, {}; st.shared.b32 [%r50], %r3;"
+    body = "setp.lt.u32 %p1, %r1, 16; " + body
+    x = torch.ones(64)
+    report = executed(body.format("0xb5000000", 0), x, threads=32)[1]  # -4.8e-7 and 0
+    assert report.races == [] and "differ by a rounding" in str(report.warnings[0])
+    assert executed(body.format("0x3a83126f", 0), x, threads=32)[1].races  # 0.001 and 0
+    assert executed(body.format(1, 0), x, threads=32)[1].races, "whole numbers do not cancel"
+
+
 def test_storing_what_was_loaded_as_constant_is_found():
     body = "st.global.b32 [%rd4], 3; bar.sync 0; ld.global.nc.b32 %r3, [%rd4]; bar.sync 0;"
     assert "ld.global.nc" in str(executed(body)[1].races[0])
