@@ -134,8 +134,8 @@ def _driver(active: DriverBase) -> Iterator[None]:
 
 @contextmanager
 def _stages(assemble: bool) -> Iterator[None]:
-    """Leave out the assembler, unless `assemble`."""
-    if assemble:
+    """Leave out the assembler, unless `assemble`. Triton 3.5 always assembles: it has no hook."""
+    if assemble or not hasattr(knobs.runtime, "add_stages_inspection_hook"):
         yield
         return
     before = knobs.runtime.add_stages_inspection_hook

@@ -13,6 +13,8 @@ from .arithmetic.formats import DTYPES
 from .instructions.table import ENDS, check
 from .program.locations import Locations, described
 from .program.program import (
+    CARRY,
+    LOCAL_BEGIN,
     Address,
     BasicBlock,
     Instruction,
@@ -31,6 +33,7 @@ _CONSTANTS = re.compile(
     r"\.(?:global|const)[^;=\n]*?\.(\w+)\s+([\w$]+)\s*\[\s*\d*\s*\]\s*=\s*\{([^}]*)\}"
 )
 _SHARED = re.compile(r"^\s*(?:\.extern\s+)?\.shared\s[^;\n]*?([\w$]+)\s*\[", re.M)
+_LOCAL = re.compile(r"\.local\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)\s*\[\s*(\d+)\s*\]\s*;")
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<open>\{) | (?P<close>\}) | (?P<label>[$\w]+):(?!:) | (?P<loc>\.loc\b[^\n;]*)
@@ -65,10 +68,12 @@ class _Parser:
         self.text, self.clean = text, clean
         self.locations = Locations(text)
         self.lines = [found.end() for found in re.finditer("\n", clean)]
-        self.registers: dict[str, str] = {}
+        self.registers: dict[str, str] = {CARRY: "pred"} if ".cc." in clean else {}
         self.blocks = [BasicBlock()]
         self.scopes: list[dict[str, str]] = []
         self.opened = self.count = 0
+        self.local: dict[str, int] = {}
+        self.local_end = LOCAL_BEGIN
 
     def program(self) -> Program:
         heads = list(_ENTRY.finditer(self.clean))
@@ -97,6 +102,8 @@ class _Parser:
             self.registers,
             {m[2]: _numbers(m[1], m[3]) for m in _CONSTANTS.finditer(self.clean)},
             shared,
+            self.local,
+            self.local_end,
             self.blocks,
         )
         self._check(program)
@@ -142,6 +149,9 @@ class _Parser:
     def _directive(self, text: str, position: int) -> None:
         if text.startswith(".pragma"):
             return
+        if found := _LOCAL.fullmatch(text):
+            self._local(int(found[1] or 1), np.dtype(DTYPES[found[2]]).itemsize, found[3], found[4])
+            return
         declared = re.match(r"\.reg\s+\.(\w+)\s+(.*);", text, re.S)
         if declared is None or declared[1] not in DTYPES:
             self._refuse("is not modelled", text, position)
@@ -156,6 +166,11 @@ class _Parser:
                 self.registers[inner] = kind
             else:
                 self.registers[name] = kind
+
+    def _local(self, alignment: int, size: int, name: str, count: str) -> None:
+        """Place an array of local memory behind those before it."""
+        begin = -(-self.local_end // max(alignment, size)) * max(alignment, size)
+        self.local[name], self.local_end = begin, begin + size * int(count)
 
     def _statement(self, token: str, position: int) -> None:
         text = " ".join(token[:-1].split())

@@ -16,6 +16,7 @@ from ..executors.executor import Executor, KernelLaunch
 from .alignment import aligned
 
 BLOCK = 1024
+OPTIONS = {"enable_fp_fusion": True}  # Triton 3.9 warns if this is not given
 # the laws of `random_tensor`
 LAWS = ("dropout", "uniform", "normal")
 
@@ -60,6 +61,6 @@ def random_tensor(
     grid = (-(-count // BLOCK),)
     with executor.device_of(seed):
         args = aligned(seed), out, count
-        launch = KernelLaunch(fill, grid, args, constants, {}, [1], family="random")
+        launch = KernelLaunch(fill, grid, args, constants, OPTIONS, [1], family="random")
         executor.launch(launch)
     return out

@@ -13,6 +13,7 @@ from graphnn.kernels.executors.executor import Executor, KernelLaunch
 from graphnn.kernels.executors.named import INTERPRETER
 from graphnn.kernels.executors.ptx import node_of_line
 from graphnn.kernels.interpreter.faults import format_line
+from graphnn.kernels.ptx.program.locations import SourceLine
 from graphnn.kernels.runtime.launch import DTYPE_NAMES
 from graphnn.tools.verification.errors import ROUNDING, rounded, tensor_errors
 from graphnn.tools.verification.observe import Observation, observed
@@ -149,10 +150,9 @@ class _Check:
         row.compile_seconds += seen.compile_seconds
         row.races += len(seen.races)
         for race in seen.races:
-            source = "; called from ".join(str(x) for x in race.source)
-            nodes = (node_of_line(x.file, x.line) for x in race.source)
-            node = next(filter(None, nodes), "")
-            self._add(Fault(self.where, f"race: {race.text}", "", race.statement, source, node))
+            source, node = located(race.source)
+            text = f"race: {race.text.splitlines()[0]}"
+            self._add(Fault(self.where, text, "", race.statement, source, node))
         r = seen.resources
         if r is not None and r.shared > r.shared_limit:
             text = f"{r.shared:,} bytes of shared memory; {r.target} has {r.shared_limit:,}"
@@ -202,12 +202,15 @@ class _Check:
 
 def raised(where: str, error: Exception) -> Fault:
     """Return what an executor raised as a fault."""
-    source = getattr(error, "source", ())
-    nodes = (node_of_line(x.file, x.line) for x in source)
-    return Fault(
-        where,
-        f"{type(error).__name__}: {error}",
-        statement=getattr(error, "statement", None) or "",
-        source="; called from ".join(map(str, source)),
-        node=next(filter(None, nodes), ""),
-    )
+    statement = getattr(error, "statement", None) or ""
+    text = f"{type(error).__name__}: {error}"
+    if statement:  # the other lines have what follows
+        text = text.splitlines()[0]
+    source, node = located(getattr(error, "source", ()))
+    return Fault(where, text, statement=statement, source=source, node=node)
+
+
+def located(lines: Sequence[SourceLine]) -> tuple[str, str]:
+    """Return the lines of a kernel that a PTX statement comes from as text, and the user's node."""
+    nodes = (node_of_line(x.file, x.line) for x in lines)
+    return "\n    called from ".join(map(str, lines)), next(filter(None, nodes), "")

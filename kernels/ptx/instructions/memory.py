@@ -10,7 +10,7 @@ from ..program.program import Instruction, Program
 from ..program.report import Problem
 from .writer import SIZES, Row, Writer, types_of, vector
 
-SPACES = ("global", "shared", "shared::cta", "param", "const")
+SPACES = ("global", "shared", "shared::cta", "local", "param", "const")
 ORDERS = ("relaxed", "acquire", "release", "acq_rel", "volatile")
 SCOPES = ("cta", "cluster", "gpu", "sys")
 _VECTORS = {"v2": 2, "v4": 4, "v8": 8}
@@ -23,7 +23,9 @@ _HINTS = frozenset(
 )
 _ACCESS = _HINTS | {*SPACES, *ORDERS, *SCOPES, *_VECTORS}
 # the attribute of a thread block that has each space
-_MEMORY = {"global": "tensors", "shared": "shared"}
+_MEMORY = {"global": "tensors", "shared": "shared", "local": "local"}
+# spaces whose addresses are read as 32 bits
+_SMALL = ("shared", "local")
 _ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
 _ANY = frozenset(DTYPES)
 
@@ -68,7 +70,7 @@ def smallest_access(program: Program) -> int:
 
 
 def load(writer: Writer, instruction: Instruction) -> None:
-    """`ld`, of a parameter, shared or global memory."""
+    """`ld`, of a parameter, local, shared or global memory."""
     kind, space = types_of(instruction)[-1], _space(instruction)
     d, place, *_ = instruction.operands
     if space == "param":
@@ -79,7 +81,7 @@ def load(writer: Writer, instruction: Instruction) -> None:
     if len(names) != _VECTORS.get(_one(instruction, tuple(_VECTORS), ""), 1):
         raise Problem("has a vector of another length than its modifier says")
     writer.now(instruction)
-    where = writer.address(place, space == "shared")
+    where = writer.address(place, space in _SMALL)
     more = ", nc=True" if "nc" in instruction.modifiers else ""
     strong = bool(set(instruction.modifiers) & set(ORDERS))
     more += ", strong=True" if strong else ""
@@ -94,14 +96,14 @@ def load(writer: Writer, instruction: Instruction) -> None:
 
 
 def store(writer: Writer, instruction: Instruction) -> None:
-    """`st`, to shared or global memory."""
+    """`st`, to local, shared or global memory."""
     kind, space = types_of(instruction)[-1], _space(instruction)
     place, source, *_ = instruction.operands
     if space == "param":
         raise Problem("stores a parameter, which is not modelled")
     names = vector(source)
     writer.now(instruction)
-    where = writer.address(place, space == "shared")
+    where = writer.address(place, space in _SMALL)
     values = writer.arrays(names, f"u{8 * SIZES[kind]}")
     more = _ordered(writer, instruction, where)
     writer.lines.append(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from ..program.program import Instruction, Program
 from ..program.report import Problem
-from . import arithmetic, memory, warp
+from . import arithmetic, carries, memory, warp
 from .writer import Row, Writer
 
-ROWS: dict[str, Sequence[Row]] = {**arithmetic.ROWS, **memory.ROWS, **warp.ROWS}
+_TABLES = (arithmetic.ROWS, memory.ROWS, warp.ROWS, carries.ROWS)
+ROWS: dict[str, Sequence[Row]] = {
+    name: [row for table in _TABLES for row in table.get(name, ())]
+    for name in chain.from_iterable(_TABLES)
+}
 # statements that end a basic block, beside barriers; their forms
 ENDS = {"bra": {"uni"}, "ret": {"uni"}, "exit": set(), "trap": set()}
 BARRIERS = {"sync", "cta", "aligned"}

@@ -118,6 +118,8 @@ class Writer:
             return self.let(f"S.special({operand!r}).astype({dtype})")
         if operand in program.shared:
             return self.let(f"S.full(S.shared_begin, {dtype})")
+        if operand in program.local:
+            return self.let(f"S.full({program.local[operand]}, {dtype})")
         if operand in program.constants:
             return self.let(f"S.full(S.constants[{operand!r}], {dtype})")
         value = immediate(operand, kind)
@@ -163,11 +165,11 @@ class Writer:
             raise Problem(f"has the operand {operand}, where only an immediate is modelled")
         return int(value)
 
-    def address(self, operand: Any, shared: bool) -> str:
+    def address(self, operand: Any, small: bool) -> str:
         """Return the arguments that say where an address is: an array and an offset."""
         if not isinstance(operand, Address):
             raise Problem(f"has the operand {operand} instead of an address")
-        return f"{self.array(operand.base, 'u32' if shared else 'u64')}, {operand.offset}"
+        return f"{self.array(operand.base, 'u32' if small else 'u64')}, {operand.offset}"
 
     # results
 

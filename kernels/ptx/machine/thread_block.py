@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from ..arithmetic import fragments, groups, warps
 from ..arithmetic.formats import BITS, DTYPES, decode
+from ..program.program import LOCAL_BEGIN
 from ..program.report import Problem
 from .copies import Copies
+from .local_memory import LocalMemory
 from .shared_memory import BEGIN, SharedMemory
 from .tensors import GlobalMemory
 
@@ -48,6 +50,7 @@ class ThreadBlock:
         # the statement at which it last could wait for another block
         self.polled = 0
         self.shared = SharedMemory(self, machine.shared, machine.fenced)
+        self.local = LocalMemory(self.threads, LOCAL_BEGIN, program.local_end)
         self.tensors = GlobalMemory(self, machine.memory, machine.order)
         self.copies = Copies(self)
         self._full: dict[Any, Array] = {}

@@ -73,13 +73,20 @@ class Parameter:
     type: str
 
 
+# the register of the carry of a sum: PTX does not declare it
+CARRY = "%cc"
+# where the local memory of each thread begins, so that address 0 is outside
+LOCAL_BEGIN = 1024
+
+
 @dataclass(eq=False)
 class Program:
     """One kernel of a PTX text.
 
     `threads` is the number of threads per block, `registers` the declared type of each register,
     `constants` the initial values of variables in global or constant memory, `shared` the names of
-    arrays in dynamic shared memory.
+    arrays in dynamic shared memory, `local` the addresses of arrays in local memory, which ends at
+    `local_end`.
     """
 
     text: str
@@ -89,6 +96,8 @@ class Program:
     registers: dict[str, str]
     constants: dict[str, NDArray[Any]]
     shared: frozenset[str]
+    local: dict[str, int]
+    local_end: int
     blocks: list[BasicBlock]
     sources: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)
     functions: dict[tuple[int, bool], Any] = field(default_factory=dict, repr=False)

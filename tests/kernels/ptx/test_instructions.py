@@ -47,6 +47,14 @@ INTEGERS = {
     ),
     "mov.b32 {%rs1, %rs2}, %r2; mov.b32 %r3, {%rs2, %rs1};": lambda v: v >> 16 | v << 16,
     "cvt.u16.u32 %rs1, %r2; cvt.s32.s16 %r3, %rs1;": lambda v: ((v & 0xFFFF) ^ 0x8000) - 0x8000,
+    # carries: sums of 64 and 96 bits in parts of 32, and the upper half of such a product
+    "add.cc.u32 %r4, %r2, 0x87654321; addc.u32 %r3, 5, %r1;": lambda v, t: (
+        5 + t + (v + 0x87654321 >> 32)
+    ),
+    "mad.lo.cc.u32 %r4, %r2, 0x87654321, 0xFEDCBA98; madc.hi.u32 %r3, %r2, 0x87654321, 3;": (
+        lambda v: v * 0x87654321 + 0xFEDCBA98 + (3 << 32) >> 32
+    ),
+    "add.cc.u32 %r4, %r2, -1; addc.cc.u32 %r4, -1, 0; addc.u32 %r3, %r2, 0;": lambda v: v + (v > 0),
     "mul.wide.u32 %rd6, %r2, 3; cvt.u32.u64 %r3, %rd6;": lambda v: 3 * v,
     "mov.u32 %r3, %laneid;": lambda v, t: t % 32,
     "mov.u32 %r3, %ntid.x;": lambda v: 64,

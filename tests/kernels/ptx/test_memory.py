@@ -35,6 +35,31 @@ def test_faults_name_thread_statement_and_bytes(body):
     assert found.value.statement in body
 
 
+LOCAL = ".local .align 8 .b8 depot[12]; mov.b32 %r10, depot; "
+LOCAL_FAULTS = {
+    "ld.local.b32 %r3, [%r10+12];": "loads bytes 12 to 16 of 12 of local memory",
+    "st.local.b32 [%r10+-4], %r2;": "stores bytes -4 to 0 of 12 of local memory",
+    "ld.local.v2.b32 {%r3, %r4}, [%r10+4];": "loads 8 bytes at 4 of local memory, not aligned",
+}
+
+
+@pytest.mark.parametrize("body", LOCAL_FAULTS)
+def test_faults_of_local_memory(body):
+    with pytest.raises(ptx.PtxFault, match=LOCAL_FAULTS[body]) as found:
+        executed(LOCAL + body)
+    assert found.value.thread == 0
+
+
+def test_each_thread_has_local_memory_of_its_own():
+    body = """st.local.b32 [%r10+8], %r1; bar.sync 0;
+    setp.lt.u32 %p1, %r1, 10; @%p1 st.local.v2.b32 [%r10], {%r1, %r1};
+    and.b32 %r5, %r1, 1; shl.b32 %r5, %r5, 3; add.s32 %r6, %r10, %r5;
+    ld.local.b32 %r3, [%r6];"""
+    y, report = executed(LOCAL + body)
+    assert y.tolist() == [k if k % 2 or k < 10 else -1 for k in range(64)]
+    assert not report.races
+
+
 def test_threads_that_do_not_load_have_no_bounds():
     y, _ = executed("mov.b32 %r3, 5; setp.lt.u32 %p1, %r1, 63; @%p1 ld.global.b32 %r3, [%rd3+4];")
     assert y.tolist() == [*range(1, 64), 5]

@@ -51,7 +51,7 @@ def test_an_unknown_instruction_is_refused_before_anything_runs():
         ("add.rz.f64 %rd1, %rd1, %rd1;", r"\.rz"),
         ("min.relu.f32 %r3, %r2, %r2;", "relu"),
         ("call.uni f, (%r2);", "not modelled"),
-        (".local .b8 depot[8]; mov.b32 %r3, 1;", "depot"),
+        (".param .b8 depot[8]; mov.b32 %r3, 1;", "depot"),
     ],
 )
 def test_an_unknown_form_is_refused_by_name(body, named):
