@@ -15,7 +15,6 @@ from graphnn.frontend.graph import Graph
 from graphnn.frontend.mistakes import check_compilable
 from graphnn.inspection.explain import explain
 from graphnn.ir.graph import IR
-from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import Plan, Variant
 from graphnn.runtime.call import options, read, wrapped
 from graphnn.runtime.call.network import Network, require_program
@@ -347,7 +346,8 @@ class Compiled(nn.Module):
 
     def _variant(self, lengths: Sequence[str], device: str | None, rest: dict[str, Any]) -> Variant:
         """The variant of a kind of call."""
-        target = self._network.target if device is None else Target.of(torch.device(device))
+        network = self._network
+        target = network.target if device is None else network.target_of(torch.device(device))
         return Variant(frozenset(lengths), **{"target": target, **rest})
 
     def source(self) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 import graphnn as gn
 from graphnn.backends.triton.loops.dispatch import StrategyDispatcher
+from graphnn.backends.triton.loops.report import LoopStrategy
 from graphnn.backends.triton.options import options_text
 from graphnn.backends.triton.strategy import KernelLowering
 from graphnn.kernels.codegen import digest as digests
@@ -154,7 +155,7 @@ def test_every_option_of_a_lowering_is_part_of_its_key(monkeypatch: pytest.Monke
 def test_choices_of_strategies_and_launches_are_kept_by_all_of_that() -> None:
     lowerings = [KernelLowering(INTERPRETER, "sm_90", graphs=graphs) for graphs in (False, True)]
     first = gn.compile(NETWORKS["loop"](), "interpret").program().loops[0].train
-    choices: Any = [dataclasses.make_dataclass("Choice", ["strategy"])("resident")]
+    choices = [LoopStrategy("resident", "")]
     made = [StrategyDispatcher(x, print, first, choices, ["d"], "forward") for x in lowerings]
     assert made[0].tuner.what != made[1].tuner.what
 

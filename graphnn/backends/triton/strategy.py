@@ -89,8 +89,8 @@ class KernelLowering:
     `target`; with `only_if_faster` a cooperative one must be predicted to be faster than stepwise.
     `executor` runs the kernels. With `graphs` the launches of stepwise loops are replayed by
     `cuda`. `float32` says how float32 is multiplied, if not as torch's setting says; a target may
-    have only one way. With `tune` strategies are timed on the GPU; otherwise the cost model
-    chooses.
+    have only one way. Under `autocast`, loops in float32 run in this dtype. With `tune` strategies
+    are timed on the GPU; otherwise the cost model chooses.
     """
 
     executor: Executor
@@ -102,6 +102,7 @@ class KernelLowering:
     float32: str | None = None
     tune: bool = True
     only_if_faster: bool = True
+    autocast: str = ""
     # the most rows of a tile, and the kinds of kernels that may run
     rows: int = field(default_factory=most_tile_rows)
     kinds: frozenset[str] = field(default_factory=allowed_kinds)
@@ -252,7 +253,7 @@ class KernelLowering:
     def _details(self, scope: Scope, made: LoopKernel) -> str:
         """Return how float32 is multiplied, and where ragged loops end, as text."""
         program, text = made.source.program, ""
-        if scope.ir.floating == torch.float32:
+        if self._runs_in(scope.ir) == torch.float32:
             how = PRECISIONS[input_precision(torch.float32, self.float32)]
             if isinstance(made.source, CooperativeSource) and made.source.tiling.bf16x3:
                 how = SPLIT_PRODUCTS
@@ -265,7 +266,7 @@ class KernelLowering:
         if not self.cooperative:
             return False
         if ir.floating not in self.stacks:
-            launch = functools.partial(self._launch, ir.floating)
+            launch = functools.partial(self._launch, self._runs_in(ir))
             how = (self.resident, self.fit, not self.executor.interprets)
             self.stacks[ir.floating] = Stacks(launch, self.target, *how)
         return self.stacks[ir.floating].faster(ir, loops, one)
@@ -278,12 +279,12 @@ class KernelLowering:
         kept = [i for i in loop.nodes if i in keep]
         program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
         try:
-            source, verdict = self._best(program, scope.ir.floating)
+            source, verdict = self._best(program, self._runs_in(scope.ir))
         except Unsupported:
             if program.order is None:
                 raise
             program, reads = unordered(program, reads)
-            source, verdict = self._best(program, scope.ir.floating)
+            source, verdict = self._best(program, self._runs_in(scope.ir))
         return LoopKernel(source, verdict, reads, kept)
 
     def _cooperative(
@@ -298,11 +299,18 @@ class KernelLowering:
         self._need(COOPERATIVE)
         kept = [i for i in loop.nodes if i in keep]
         program, reads = loop_program(scope.ir, loop, kept, name, scope.ends)
-        launch = self._launch(scope.ir.floating)
+        launch = self._launch(self._runs_in(scope.ir))
         ask = not self.executor.interprets
         how = (ask, self.fit, loops, self.only_if_faster)
         source, verdict = choose_cooperative(program, launch, self.target, *how)
         return LoopKernel(source, verdict, reads, kept)
+
+    def _runs_in(self, ir: IR) -> torch.dtype:
+        """Return the dtype that calls compute in: autocast's, unless that of a state is stated."""
+        fixed = any(n.attrs.get("stated") for n in ir)
+        if not self.autocast or ir.floating != torch.float32 or fixed:
+            return ir.floating
+        return getattr(torch, self.autocast)  # type: ignore[no-any-return]
 
     def _need(self, kind: str) -> None:
         """Raise Unsupported if GRAPHNN_KERNELS names other kinds of kernels only."""
@@ -373,7 +381,7 @@ class KernelLowering:
         kind: Any = StatisticsKernels if isinstance(part, StatisticsRegion) else AttentionKernels
         kind = TopKKernels if part.top else kind
         try:
-            self._refuse(part.ir.floating)
+            self._refuse(self._runs_in(part.ir))
             self._need("attention")
             return self._keyed(kind(part, passes, self.executor, self.float32))
         except Unsupported as reason:
@@ -392,7 +400,7 @@ class KernelLowering:
     def hops(self, part: Hops, passes: frozenset[str]) -> Any:
         """Return the kernels of hops; None if torch has to compute them."""
         try:
-            self._refuse(part.ir.floating)
+            self._refuse(self._runs_in(part.ir))
             self._need("attention")
             return self._keyed(HopKernels(part, passes, self.executor, self.float32))
         except Unsupported as reason:
@@ -421,7 +429,7 @@ class KernelLowering:
             self._record(scope, loop, name, LoopStrategy("torch", why))
             return None
         why = f"torch's products and one kernel per phase, as one kernel cannot run it: {reason}"
-        if self.float32 is not None and scope.ir.floating == torch.float32:
+        if self.float32 is not None and self._runs_in(scope.ir) == torch.float32:
             why += f"; torch's setting applies to its products, not float32={self.float32!r}"
         estimates = self._stepwise_estimates(scope, loop, keep, name)
         writer = StepWriter(scope, loop, keep, name, self)
@@ -438,7 +446,9 @@ class KernelLowering:
         try:
             kept = [i for i in loop.nodes if i in keep]
             program, _ = loop_program(scope.ir, loop, kept, name, scope.ends)
-            return (CostEstimates(program, None, self._launch(scope.ir.floating), self.target),)
+            return (
+                CostEstimates(program, None, self._launch(self._runs_in(scope.ir)), self.target),
+            )
         except Unsupported:
             return ()
 
@@ -465,7 +475,7 @@ class KernelLowering:
     def phase(self, s: Scope, nodes: list[int], kept: list[int], name: str) -> Called | None:
         """Return a phase's kernel, the nodes it reads and its axes; None if there is none."""
         try:
-            self._refuse(s.ir.floating)
+            self._refuse(self._runs_in(s.ir))
             program, reads = phase_program(s, nodes, kept, name)
             source = emit(program)
         except Unsupported as reason:

@@ -25,18 +25,27 @@ class Target:
     """The device of a plan.
 
     `traced` is true under torch.compile, which cannot trace ATen's recurrent layers. `gpu` is the
-    compute capability of a CUDA device ("sm_89"), empty if none is at hand.
+    compute capability of a CUDA device ("sm_89"), empty if none is at hand. `autocast` is the dtype
+    in which calls compute what the graph has in float32 ("bfloat16"), empty outside autocast.
     """
 
     device: str = "cpu"
     traced: bool = False
     gpu: str = ""
+    autocast: str = ""
 
     @classmethod
     def of(cls, device: torch.device, traced: bool = False) -> Target:
-        """The target of plans for tensors on a device."""
+        """The target of plans for tensors on a device, under the autocast that is on now."""
         gpu = gpu_of(device.index) if device.type == "cuda" else ""
-        return cls(device.type, traced, gpu)
+        return cls(device.type, traced, gpu, autocast_of(device.type))
+
+
+def autocast_of(kind: str) -> str:
+    """The dtype of autocast on a type of device, empty if autocast is off there."""
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+        return ""
+    return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
 
 
 @constant

@@ -78,7 +78,14 @@ class Network:
     @property
     def target(self) -> Target:
         """The target of plans for the device of the parameters."""
-        return Target() if self.device is None else Target.of(self.device)
+        return Target() if self.device is None else self.target_of(self.device)
+
+    def target_of(self, device: torch.device, traced: bool = False) -> Target:
+        """The target of plans for a device. Only kernels are planned for the dtype of autocast."""
+        found = Target.of(device, traced)
+        if found.autocast and not self.options.kernels(found):
+            return Target(found.device, found.traced, found.gpu)
+        return found
 
     def current(self) -> Trace:
         """The trace for the present modes and attributes: the last, an earlier, or a new one."""
@@ -169,7 +176,7 @@ class Network:
         `probed` states take a value to add at each position: the input "state probe NAME".
         """
         traced = traced or self.current()
-        target = Target.of(call.device, torch.compiler.is_compiling() or under_transform())
+        target = self.target_of(call.device, torch.compiler.is_compiling() or under_transform())
         given = frozenset(call.state)
         variant = Variant(frozenset(call.lengths), given, finals, recorded, probed, target)
         run = self._run_reference if self.options.backend == "reference" else self._run_program

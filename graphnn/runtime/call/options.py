@@ -88,6 +88,7 @@ class Options:
             self.backend not in PLANNED and not target.traced and cuda_graphs.enabled(),
             self.float32,
             "tune" in self.passes,
+            autocast=target.autocast,
         )
 
 

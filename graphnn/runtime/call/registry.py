@@ -47,7 +47,7 @@ def program_of(number: int, trace: int, variant: Variant) -> Program:
     sets = (variant.ragged, variant.resumed, variant.recorded, variant.probed)
     ragged, given, recorded, probed = (tuple(sorted(x)) for x in sets)
     target = variant.target
-    chosen = (target.device, target.traced, target.gpu)
+    chosen = (target.device, target.traced, target.gpu, target.autocast)
     place = _place(number, trace, ragged, given, variant.finals, recorded, probed, chosen)
     return _PROGRAMS[place]()  # type: ignore[return-value]
 
@@ -61,7 +61,7 @@ def _place(
     finals: bool,
     recorded: tuple[str, ...],
     probed: tuple[str, ...],
-    chosen: tuple[str, bool, str],
+    chosen: tuple[str, bool, str, str],
 ) -> int:
     """The key in `_PROGRAMS` of a network's program: a constant to torch.compile."""
     sets = [frozenset(x) for x in (ragged, given, recorded, probed)]
