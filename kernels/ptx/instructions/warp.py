@@ -9,8 +9,6 @@ from ..program.report import Problem
 from .memory import SPACES
 from .writer import Row, Writer, pair, types_of, vector
 
-_FULL = "-1"
-
 
 def shuffle(writer: Writer, instruction: Instruction) -> None:
     """`shfl.sync`: each thread reads a register of another one."""
@@ -116,12 +114,10 @@ def product(writer: Writer, instruction: Instruction) -> None:
 
 
 def group_product(writer: Writer, instruction: Instruction) -> None:
-    """`wgmma`: products of four warps, of matrices in shared memory or registers."""
+    """`wgmma`: products of four warps, of matrices in shared memory or registers; done at once."""
     flags = instruction.modifiers
     writer.now(instruction)
-    if flags[0] in ("fence", "commit_group"):
-        return
-    if flags[0] == "wait_group":
+    if flags[0] in ("fence", "commit_group", "wait_group"):
         return
     spec = _spec(instruction)
     d, a, b, keep, *more = instruction.operands
