@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arithmetic.atomics import NEW_VALUES
 from ..arithmetic.formats import BITS
 from ..arithmetic.fragments import matrix_addresses
 from ..program.report import Problem
-from .atomics import NEW_VALUES
 from .marks import Marks
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arithmetic.atomics import NEW_VALUES
 from ..arithmetic.formats import BITS
 from ..program.report import Problem
-from .atomics import NEW_VALUES
 from .memory import Memory
 from .order import Order
 
