@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from graphnn import __version__
-from graphnn.cli import bench, machine, networks, verify
+from graphnn.cli import bench, machine, networks, verify, warm
 from graphnn.cli.arguments import UsageError
 from graphnn.errors import GraphnnError, TimingError
 
@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   graphnn verify cells.py:MyNet --target sm_80 sm_90 --dtype bf16 fp32      for two GPUs
   graphnn verify "LSTM 160" --every-launch               every launch of a network of the library
   graphnn verify --library --json verified.json          all of the library: hours on a CPU
+  graphnn warm cells.py:MyNet --batch 64 --length 100    compile and tune its kernels now
+  graphnn warm cells.py:MyNet --target sm_90             compile them for a GPU that is absent
   graphnn doctor                                         versions, GPU, cache: what will be used
   graphnn calibrate                                      measure this machine for the cost model
   graphnn bench --quick                                  time networks against other libraries
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     ).set_defaults(run=_demo)
     networks.add_all(commands, EXAMPLES)
     verify.add_all(commands, EXAMPLES)
+    warm.add_all(commands, EXAMPLES)
     bench.add_all(commands, EXAMPLES)
     machine.add_all(commands, EXAMPLES)
     return top

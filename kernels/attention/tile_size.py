@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import triton
 import triton.language as tl
 
 from ..cache import recall, remember
@@ -110,6 +111,7 @@ def choose_tile(
     key = {"contraction": digest(source), "dtype": dtype, "target": target, "precision": precision}
     key["shapes"] = str([tuple(shape) for shape in shapes])
     key["large"] = str(large_tiles(target))
+    key["triton"] = triton.__version__
     known = recall(key)
     if known is not None:
         return TileShape(known["rows"], known["columns"], known["warps"])
