@@ -30,7 +30,7 @@ def _warm(args: argparse.Namespace) -> int:
     from graphnn.cli.load import load
     from graphnn.tools.verification.examples import given_sizes
     from graphnn.tools.verification.verify import DTYPES as BY_NAME
-    from graphnn.tools.warm import warm
+    from graphnn.tools.verification.warm import warm
 
     try:
         model = load(args.what)

@@ -15,8 +15,8 @@ from tests.attention import networks
 from tests.fake_gpu import FakeGpu, fake_gpu
 
 WIDTH = networks.WIDTH
-# kernels that may be compiled before the first result, and by a later call: a stepwise loop launches
-# its kernels at each step, so all their candidates may be compiled by one call
+# Kernels compiled before the first result, and by a later call, at most. A stepwise loop launches
+# its kernels at each step, so one call may compile all their candidates.
 MOST, MOST_LATER = 6, 12
 
 

@@ -13,8 +13,8 @@ from graphnn.cli import main
 from graphnn.errors import BackendError
 from graphnn.kernels.executors.compiled import compiled
 from graphnn.kernels.executors.executor import KernelLaunch
-from graphnn.tools import warm as module
-from graphnn.tools.warm import warm
+from graphnn.tools.verification import warm as module
+from graphnn.tools.verification.warm import warm
 
 
 class Net(nn.Module):
