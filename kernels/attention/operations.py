@@ -164,9 +164,10 @@ def reduced(b: AttentionBuilder, tile: Tile, span: Span, kind: str) -> Expr:
         repeated = kind == "sum" and span.valid > 1
         return code("({} * {})", tile.value, span.valid) if repeated else tile.value
     value = padded(b, tile, span, "0.0" if kind == "sum" else INF)
+    over = code("nan_max", calls=("nan_max",)) if kind == "max" else expr("tl.sum")
     if tile.both:
-        return code("tl.{}({}, 2)", kind, value)
-    return code("tl.{}({}, 1){}", kind, value, "[None, :]" if tile.columns else "[:, None]")
+        return code("{}({}, 2)", over, value)
+    return code("{}({}, 1){}", over, value, "[None, :]" if tile.columns else "[:, None]")
 
 
 def padded(b: AttentionBuilder, tile: Tile, span: Span, padding: str = "0.0") -> Expr:

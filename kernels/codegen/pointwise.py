@@ -17,6 +17,8 @@ from .matmul import matmul
 
 # two parts of a reduction combined
 JOINS = {"sum": "{0} + {1}", "max": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"}
+# all columns of a tile combined into one
+REDUCTIONS = {"sum": "tl.sum({}, 1, keep_dims=True)", "max": "nan_max({}, 1)[:, None]"}
 
 
 class Summand(NamedTuple):
@@ -120,7 +122,12 @@ def _total(b: PersistentBuilder, value: Expr, span: Span, width: int, kind: str)
     if span.valid < span.width:
         neutral = "0.0" if kind == "sum" else 'float("-inf")'
         value = where(code("{} < {}", b.cols(span.width), span.valid), bare(value), neutral)
-    return code("tl.{}({}, 1, keep_dims=True)", kind, bare(value))
+    return reduced(kind, bare(value))
+
+
+def reduced(kind: str, value: Code) -> Expr:
+    """The sum or the maximum of the columns of a tile, as one column."""
+    return code(REDUCTIONS[kind], value, calls=functions(REDUCTIONS[kind]))
 
 
 def _flat(b: PersistentBuilder, value: Expr, rows: bool) -> Expr:
@@ -169,7 +176,7 @@ def _reduce_at_last(b: PersistentBuilder, op: Op, template: str) -> None:
         b.add(op, made, code(template, value, piece.value))
         b.tile(span, made, first.width, True)
         value = made
-    b.add(op, name, _flat(b, code("tl.{}({}, 1, keep_dims=True)", op.kind, value), True))
+    b.add(op, name, _flat(b, reduced(op.kind, value), True))
     b.tiles[op.name] = (b.tile(span, name, 1, True),)
 
 

@@ -303,6 +303,17 @@ def piece_of(x, NUMBER: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def nan_max(x, AXIS: tl.constexpr):
+    """Return the maximum over one dimension; NaN if an element is, as in torch.
+
+    `tl.max` would ignore NaN: `max.f32` returns its other operand (PTX ISA, max).
+    """
+    top = tl.max(tl.where(x == x, x, float("-inf")), AXIS)
+    unknown = tl.max((x != x).to(tl.int32), AXIS)
+    return tl.where(unknown == 1, float("nan"), top).to(x.dtype)
+
+
+@triton.jit
 def close_to_max(x, top):
     """Return whether values equal the maximum `top`, up to 64 rounding errors."""
     slack = 2.0**-46 if x.dtype == tl.float64 else 2.0**-17

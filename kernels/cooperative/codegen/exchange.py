@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...codegen import loads
 from ...codegen.loop_builder import PersistentBuilder
-from ...codegen.pointwise import JOINS
+from ...codegen.pointwise import JOINS, reduced
 from ...codegen.variables import V
 from ...ir.expression import Code, Expr, Name, both, code, expr, load, store, total
 from ...ir.program import Op, Part
@@ -179,7 +179,7 @@ def all_reduce(b: PersistentBuilder, op: Op, exchange: Exchange, pointer: Name) 
     tiles = []
     for span, name in b.named(op):
         parts = _parts(b, op, exchange, pointer, span, 0.0 if kind == "sum" else -math.inf)
-        b.add(op, name, _checked(code("tl.{}({}, 1, keep_dims=True)", kind, parts)))
+        b.add(op, name, _checked(reduced(kind, parts)))
         tiles.append(b.tile(span, name, 1, True))
     b.tiles[op.name] = tuple(tiles)
 

@@ -68,6 +68,7 @@ CASES: dict[str, list[Case]] = {
     "power": [Case("power(tl.abs(x), x)", units=64), Case("power(x, tl.full([1, 1], 3.0, ACC))")],
     "remainder": [Case("remainder(x, x + 3)"), Case("remainder(x, x * x + 1)", dtypes=(I64,))],
     "floor_divide": [Case("floor_divide(x, x * x + 1)", dtypes=(F32, I64))],
+    "nan_max": [Case("nan_max(x, 1)[:, None]"), Case("nan_max(tl.sqrt(x + 3), 1)[:, None]")],
     "close_to_max": [Case("close_to_max(x, tl.max(x)).to(ACC)")],
     "uniform": [Case("uniform(7, i * 8 + j, ACC)", units=0)],
     "normal": [Case("normal(7, i * 8 + j, ACC)")],
