@@ -15,6 +15,8 @@ def add_all(commands: Any, examples: str) -> None:
         commands, "doctor", "show versions, GPU and cache: what graphnn will use, and why", examples
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
+    text = "forget which kernels were refused: they are checked again when they are next used"
+    command.add_argument("--retry", action="store_true", help=text)
     command.set_defaults(run=_doctor)
     text = "measure this machine for the cost model and cache the constants"
     command = add(commands, "calibrate", text, examples)
@@ -24,8 +26,13 @@ def add_all(commands: Any, examples: str) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from graphnn.kernels.trust import record
     from graphnn.tools import doctor
 
+    if args.retry:
+        count = record.forget()
+        print(f"{count} refusal{'s' * (count != 1)} forgotten")
+        return 0
     found = doctor.examine()
     if args.json:
         print(json.dumps(doctor.record(found), indent=1))

@@ -14,6 +14,7 @@ import torch
 
 from graphnn.backends.requirements import TESTED_TRITON, is_tested
 from graphnn.kernels import cache
+from graphnn.kernels.trust import record as trust_record
 from graphnn.planner.core.device import here
 from graphnn.timing.provenance import processor, triton_version
 
@@ -39,7 +40,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, in the order in which they are printed."""
-    return [*_versions(), *_device(), *_cache(), *_switches(), *_optional(), *_used()]
+    first = [*_versions(), *_device(), *_cache(), *_refused(), *_switches()]
+    return [*first, *_optional(), *_used()]
 
 
 def record(found: list[Finding]) -> dict[str, Any]:
@@ -89,7 +91,12 @@ def _device() -> list[Finding]:
 
 def _cache() -> list[Finding]:
     folder = cache.folder()
-    files = [f for kind in ("kernels", "tuned") for f in (folder / kind).glob("*") if f.is_file()]
+    files = [
+        f
+        for kind in ("kernels", "tuned", "trust")
+        for f in (folder / kind).glob("*")
+        if f.is_file()
+    ]
     size = sum(f.stat().st_size for f in files)
     permanent = folder == cache._home()
     text = f"{folder}: {len(files)} files, {size / 2**20:.1f} MiB"
@@ -100,10 +107,20 @@ def _cache() -> list[Finding]:
     return [Finding("cache", text, permanent)]
 
 
+def _refused() -> list[Finding]:
+    """The kernels that failed their check on first use, and how to check them again."""
+    found = [Finding("refused", refusal.text, False) for refusal in trust_record.refusals()]
+    again = "`graphnn doctor --retry` forgets refusals: their kernels are checked again"
+    return [*found, Finding("refused", again)] if found else []
+
+
 def _switches() -> list[Finding]:
     """The environment variables that are set and change what runs."""
     meanings = {
         "GRAPHNN_TUNE": "0: launches of kernels are not timed",
+        "GRAPHNN_TRUST": "0: kernels are not checked; always: at each call",
+        "GRAPHNN_KERNELS": "only these kernels run, torch computes the rest",
+        "GRAPHNN_ROWS": "the most rows of a tile",
         "GRAPHNN_CUDA_GRAPHS": "0: stepwise loops are not replayed as CUDA graphs",
         "GRAPHNN_DEBUG": "prints plans, graphs, code or kernels to stderr",
         "TRITON_INTERPRET": "1: Triton interprets kernels on the CPU",

@@ -241,19 +241,32 @@ class Trial:
         ratio = kernels / unit(narrow, torchs)
         products = kernels if dtype == torch.float32 and kernels > torch.finfo(dtype).eps else 0.0
         try:
-            return Expected(eager, self._reference(cut, torch.float64), ratio, products)
+            wide, shaken = (self._reference(cut, torch.float64, off) for off in (0.0, kernels))
+            return Expected(eager, wide, ratio, products, shaken)
         except (TypeError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             # functions of the user may know one dtype only: half of the digits must agree
             return Expected(eager, eager, ratio=max(ratio, torch.finfo(dtype).eps ** -0.5))
 
-    def _reference(self, cut: Cut, dtype: torch.dtype | None) -> list[Tensor]:
+    def _reference(self, cut: Cut, dtype: torch.dtype | None, off: float = 0.0) -> list[Tensor]:
+        """Return the results by torch in a dtype, for inputs that are off by a rounding."""
         tensors = [t.to(dtype) if dtype and t.is_floating_point() else t for t in cut.tensors]
+        if off:
+            tensors = [_shaken(t, off) for t in tensors]
         outs = self.problem.reference(tensors, cut.sizes)
         if self.problem.compared is None:
             return outs
         return self.problem.compared(outs, tensors, cut.sizes)
+
+
+def _shaken(x: Tensor, unit: float) -> Tensor:
+    """Return a tensor whose numbers are off by half a unit, up or down at random."""
+    if not x.is_floating_point():
+        return x
+    made = torch.Generator(x.device).manual_seed(0)
+    up = torch.randint(0, 2, x.shape, generator=made, device=x.device)
+    return x * (1 + unit * (up - 0.5))
 
 
 def _dtype(tensors: Tensors) -> torch.dtype:

@@ -15,6 +15,7 @@ from graphnn.backends.requirements import (
 )
 from graphnn.errors import BackendError, closest
 from graphnn.kernels.feasibility.targets import refusal
+from graphnn.kernels.trust.switches import allowed_kinds, check_switches
 from graphnn.planner.loops.choose import Target
 from graphnn.planner.pipeline import SWITCHABLE
 from graphnn.runtime.backends import BACKENDS, FLOAT32, KERNELS, PLANNED
@@ -38,6 +39,8 @@ class Options:
 
     def kernels(self, target: Target) -> bool:
         """Whether loops become Triton kernels: always, never, or on a GPU, if it can have them."""
+        if not allowed_kinds():
+            return False
         return self.backend in KERNELS or (self._prefers_kernels(target) and has_triton())
 
     def _prefers_kernels(self, target: Target) -> bool:
@@ -128,8 +131,18 @@ def checked(
         )
     if target is not None:
         _check_target(backend, target)
+    if backend in (*KERNELS, "auto"):
+        _check_switches()
     passes = frozenset(SWITCHABLE) - set(skip) | ({"tune"} if tune else set())
     return Options(backend, passes, recompute, float32, target)
+
+
+def _check_switches() -> None:
+    """Raise BackendError if an environment variable about kernels has no such value."""
+    try:
+        check_switches()
+    except ValueError as error:
+        raise BackendError(str(error)) from None
 
 
 def _check_target(backend: str, target: str) -> None:
