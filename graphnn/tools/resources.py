@@ -118,7 +118,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 
 def kernels(model: Compiled, dtype: torch.dtype) -> list[LoopSource]:
     """Each loop of a model as one kernel, forward and backward, whether or not it fits."""
-    return _loops(_planned(model, dtype))
+    return _loops(plan_kernels(model, dtype))
 
 
 def _loops(planned: Compiled) -> list[LoopSource]:
@@ -129,7 +129,8 @@ def _loops(planned: Compiled) -> list[LoopSource]:
     return [x for x in found.values() if x.program.axis]
 
 
-def _planned(model: Compiled, dtype: torch.dtype) -> Compiled:
+def plan_kernels(model: Compiled, dtype: torch.dtype) -> Compiled:
+    """The model in another dtype with all of its loops and attention as kernels, fit or not."""
     network = network_of(model)
     source = network.source.to(dtype) if isinstance(network.source, nn.Module) else network.source
     recompute = network.options.recompute
@@ -162,7 +163,7 @@ def rows(
     """A row for each kernel and target, or (kernel, target, reason) if it is not chosen."""
     how = Launch(dtype, float32 if dtype == "fp32" else PRECISION[dtype])
     for name, model in models.items():
-        planned = _planned(model, DTYPES[dtype])
+        planned = plan_kernels(model, DTYPES[dtype])
         for k, written in enumerate(_loops(planned)):
             way = "backward" if written.name.endswith("backward") else "forward"
             for target in targets:
