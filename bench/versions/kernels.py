@@ -27,7 +27,8 @@ from graphnn.kernels.runtime import random, scan
 from graphnn.kernels.select.search import choose_cooperative
 from graphnn.tools.resources import DTYPES, PRECISION, Facts, Layer, kernels, plan_kernels
 
-# the dtypes for each GPU: sm_75 has no bfloat16
+# the dtypes for each GPU. MAIN names the kernels that are compiled for all of them, the others are
+# compiled for FULL: the GPUs differ in matrix instructions and sizes. SLOW ones take half a minute.
 SETS = {
     "sm_75": ("fp16",),
     "sm_80": ("bf16", "fp32"),
@@ -37,21 +38,24 @@ SETS = {
     "sm_100": ("bf16",),
     "sm_120": ("bf16",),
 }
+FULL = (("bf16", "sm_80"), ("bf16", "sm_90"))
+SLOW, SLOW_FOR = ("NTM 16",), ("bf16", "sm_90")
+MAIN = ("LSTM 64", "LSTM 256, sharded", "attention 64")
+# one thread block per tile of rows
 LOOPS: dict[str, Callable[[], nn.Module]] = {
-    "RNN 64": lambda: Layer(gn.nn.RNN(64, 64), 64),
     "LSTM 64": lambda: Layer(gn.nn.LSTM(64, 64), 64),
+    "RNN 64": lambda: Layer(gn.nn.RNN(64, 64), 64),
     "GRU 64": lambda: Layer(gn.nn.GRU(64, 64), 64),
+    "NTM 16": lambda: Layer(gn.nn.NTM(4, 16, 16, 4), 4),
 }
-# takes longer to compile than all others together: for some GPUs only, in half precision
-LARGE = {"NTM 32": lambda: Layer(gn.nn.NTM(8, 32, 16, 8), 8)}
-LARGE_FOR = (("bf16", "sm_80"), ("bf16", "sm_90"))
-# sharded over thread blocks
-SHARED = {"LSTM 256, sharded": lambda: Layer(gn.nn.LSTM(256, 256), 256)}
+# many thread blocks
+SHARDED = {"LSTM 256, sharded": lambda: Layer(gn.nn.LSTM(256, 256), 256)}
 ATTENTION: dict[str, Callable[[], nn.Module]] = {
     "attention 64": lambda: Layer(gn.nn.AssociativeMemory(256, 64, 64), 64),
     "attention 64, 8 best": lambda: Layer(gn.nn.AssociativeMemory(256, 64, 64, topk=8), 64),
     "hops 32": lambda: Facts(32, 2),
 }
+PRELUDE = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 ROWS, WARPS = 16, 8
 
 
@@ -63,7 +67,7 @@ def compiled(targets: Sequence[str] = tuple(SETS)) -> Iterator[tuple[str, Verdic
                 yield dtype, case.judge(target)
 
 
-def prelude_compiled(targets: Sequence[str] = tuple(SETS)) -> Iterator[tuple[str, VerdictRow]]:
+def prelude_compiled(targets: Sequence[str] = PRELUDE) -> Iterator[tuple[str, VerdictRow]]:
     """Compile every function of the prelude, in float32; pairs as above."""
     for target in targets:
         for case in prelude.cases("ieee" if target == "sm_75" else PRECISION["fp32"]):
@@ -72,31 +76,45 @@ def prelude_compiled(targets: Sequence[str] = tuple(SETS)) -> Iterator[tuple[str
 
 def cases(dtype: str, target: str) -> Iterator[KernelCase]:
     """The kernels of the set in a dtype."""
-    how = Launch(dtype, PRECISION[dtype], rows=ROWS, warps=WARPS)
-    for name, make in (LOOPS | (LARGE if (dtype, target) in LARGE_FOR else {})).items():
-        for source in kernels(gn.compile(make()), DTYPES[dtype]):
-            case = loop_case(source, dtype, ROWS, WARPS, how.precision)
-            yield replace(case, name=f"{name}, {_way(source.name)}")
-    for name, make in SHARED.items():
-        for source in kernels(gn.compile(make()), DTYPES[dtype]):
-            try:
-                made, verdict = choose_cooperative(source.program, how, target, may_compile=False)
-            except Unsupported:  # GPUs without matrix units have none
-                continue
-            launch = verdict.launch
-            case = loop_case(made, dtype, launch.rows, launch.warps, how.precision)
-            yield replace(case, name=f"{name}, {_way(source.name)}")
+    full = (dtype, target) in FULL
+    for name, make in LOOPS.items():
+        wanted = (dtype, target) == SLOW_FOR if name in SLOW else full or name in MAIN
+        if wanted:
+            yield from _loop(make(), name, dtype)
+    for name, make in SHARDED.items():
+        yield from _sharded(make(), name, dtype, target)
     for name, make in ATTENTION.items():
-        yield from _attention(make(), name, dtype, target)
-    yield from _scan(dtype)
-    yield from _random(dtype)
+        if full or name in MAIN:
+            yield from _attention(make(), name, dtype)
+    if full:
+        yield from _scan(dtype)
+        yield from _random(dtype)
+
+
+def _loop(module: nn.Module, name: str, dtype: str) -> Iterator[KernelCase]:
+    for source in kernels(gn.compile(module), DTYPES[dtype]):
+        case = loop_case(source, dtype, ROWS, WARPS, PRECISION[dtype])
+        yield replace(case, name=f"{name}, {_way(source.name)}")
+
+
+def _sharded(module: nn.Module, name: str, dtype: str, target: str) -> Iterator[KernelCase]:
+    """Nothing for GPUs without matrix units, which have no sharded loops."""
+    how = Launch(dtype, PRECISION[dtype], rows=ROWS, warps=WARPS)
+    for source in kernels(gn.compile(module), DTYPES[dtype]):
+        try:
+            made, verdict = choose_cooperative(source.program, how, target, may_compile=False)
+        except Unsupported:
+            continue
+        launch = verdict.launch
+        case = loop_case(made, dtype, launch.rows, launch.warps, how.precision)
+        yield replace(case, name=f"{name}, {_way(source.name)}")
 
 
 def _way(name: str) -> str:
     return "backward" if name.endswith("backward") else "forward"
 
 
-def _attention(module: nn.Module, name: str, dtype: str, target: str) -> Iterator[KernelCase]:
+def _attention(module: nn.Module, name: str, dtype: str) -> Iterator[KernelCase]:
     planned = plan_kernels(gn.compile(module), DTYPES[dtype])
     engines = [a.engine for program in planned.programs for a in program.attends]
     for engine in engines:

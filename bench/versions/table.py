@@ -66,7 +66,7 @@ SHOWN = (
     ("LSTM 64, backward", "fp32", "sm_90"),
     ("LSTM 64, backward", "bf16", "sm_120"),
     ("LSTM 256, sharded, backward", "bf16", "sm_90"),
-    ("NTM 32, backward", "bf16", "sm_90"),
+    ("NTM 16, backward", "bf16", "sm_90"),
     ("scan, backward", "bf16", "sm_90"),
 )
 
