@@ -21,8 +21,9 @@ from graphnn.bench.versions import table
 from graphnn.bench.versions.checks import CHECKS, LONG, Result, last_line
 from graphnn.timing.provenance import about
 
-# seconds for one check
+# seconds for one check, and the process that runs it
 TIMEOUT = 3600
+COMMAND = ["-m", "graphnn.bench.versions", "one"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def environment() -> table.Row:
 
 def in_process(name: str) -> Result:
     """The result of a check that runs in a process of its own."""
-    command = [sys.executable, "-m", "graphnn.bench.versions", "one", name]
+    command = [sys.executable, *COMMAND, name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ def products(x, w, out, PRECISION: tl.constexpr):
     first, second, third, fourth = p.deinterleave4(made)
     left, right = p.deinterleave2(first + second * third - fourth)
     at = i * 8 + tl.arange(0, 8)[None, :]
-    tl.store(out + at, left * right)
+    tl.store(out + at, left * right + p.piece_of(made, 1, 8))
 
 
 @triton.jit

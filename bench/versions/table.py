@@ -21,6 +21,7 @@ def load(path: pathlib.Path) -> list[Row]:
 
 def save(path: pathlib.Path, rows: Iterable[Row]) -> None:
     """Write rows to a file, sorted, one line for each row's fields and for each kernel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"rows": sorted(rows, key=_order)}, indent=1)
     path.write_text(_short_lists(text) + "\n")
 

@@ -79,6 +79,7 @@ graphnn.tools.verification
 graphnn
 graphnn.bench
 graphnn.bench.contact
+graphnn.bench.versions
 graphnn.examples
 graphnn.cli
 graphnn.__main__
