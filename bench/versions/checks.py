@@ -21,8 +21,9 @@ SAMPLE = (
     "tests/kernels/runtime",
     "tests/package/test_versions.py",
     "tests/runtime/test_model.py",
-    "tests/runtime/test_streaming.py",
-    "tests/tracing",
+    "tests/tracing/test_autograd_function.py",
+    "tests/tracing/test_contexts.py",
+    "tests/tracing/test_guards.py",
 )
 # relative to the largest value; float32
 TOLERANCE = 1e-5

@@ -424,6 +424,9 @@ def test_numbers_made_of_buffers() -> None:
             net.mask[0] = 0
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.9."), reason="torch 2.9 fails to compile noise again"
+)
 def test_under_torch_compile_training_is_seen() -> None:
     class Dropping(nn.Module):
         def __init__(self) -> None:
