@@ -2,6 +2,19 @@
 
 What is not noticed must be redundant, and `judge.redundant` says why. The default tests change
 kernels written by hand; `pytest -m ptx` changes those that Triton compiles from models.
+
+The score with Triton 3.9, for LSTM and GRU, forward and backward, sm_80 and sm_90, bf16 and fp32:
+
+    change                                  mutants   noticed   redundant
+    persistent, 64 units: bar.sync              312       296          16
+    cooperative, 20 units: bar.sync             380       258         122
+        of these, with their twins               32        32           0
+    acquire weakened, or of its block            48        48           0
+    release weakened, or of its block            64        64           0
+    arrival left out                             32        32           0
+
+Of the 122, 64 have a twin beside them, 48 are in the path of a wait that is given up, which a run
+does not take, and 10 order accesses of which each warp makes its own.
 """
 
 from __future__ import annotations
