@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..executors.executor import Executor
+from ..ir.program import Unsupported
 from ..precision import matmul_precision
 from .compare import Expected, difference, proves_nothing, unit
 from .failures import DeviceLost, KernelRefused, KernelWarning, is_out_of_memory, summary
@@ -161,6 +162,9 @@ class Trial:
             self.reason = str(error)
             if not strict:
                 self._refuse_current()
+            return None
+        except Unsupported as reason:  # no tile fits the GPU: the next way may
+            self.reason = str(reason)
             return None
         except ValueError:
             raise  # what the caller has to change
