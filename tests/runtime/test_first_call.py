@@ -14,6 +14,7 @@ import graphnn as gn
 from tests.attention import networks
 from tests.fake_gpu import FakeGpu, fake_gpu
 
+pytestmark = pytest.mark.proof  # plans compile kernels to judge them
 WIDTH = networks.WIDTH
 # Kernels compiled before the first result, and by a later call, at most. A stepwise loop launches
 # its kernels at each step, so one call may compile all their candidates.
@@ -72,7 +73,6 @@ def test_few_kernels_are_compiled_before_the_first_result(
     assert first <= MOST
 
 
-@pytest.mark.proof
 def test_later_calls_compile_a_few_more_each_until_all_are_timed(gpu: FakeGpu) -> None:
     found = counts(gpu, NETWORKS["LSTM 16"](), "triton", 14)
     assert found[0] == 2, "one kernel forward, one backward"
@@ -80,7 +80,6 @@ def test_later_calls_compile_a_few_more_each_until_all_are_timed(gpu: FakeGpu) -
     assert max(more) <= MOST_LATER and more[-3:] == [0, 0, 0] and found[-1] > MOST
 
 
-@pytest.mark.proof
 def test_all_are_compiled_at_once_if_that_is_wanted(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
