@@ -123,8 +123,8 @@ class ThreadBlock:
 
         Sums over lanes that are contracted to fma(a, a, shfl(a * a)) differ by a rounding from lane
         to lane; this is a warning. The rounding is that of the largest number that is stored. What
-        is left of terms that cancel differs by a rounding of these: for float32, of the largest
-        number among the arguments.
+        is left of terms that cancel differs by a float32 rounding of the terms, and so of the
+        largest number among the arguments.
         """
         off = kept != given
         if not off.any():
@@ -136,7 +136,7 @@ class ThreadBlock:
             largest = np.max(np.abs(every), where=np.isfinite(every), initial=0.0)
             # patterns of whole numbers are subnormal: these are no sums
             floats = np.all((x == 0) | (np.abs(x) > TINY)) and np.all((y == 0) | (np.abs(y) > TINY))
-            cancelled = CANCELLED * self.machine.largest if kind == "f32" and floats else 0.0
+            cancelled = CANCELLED * self.machine.largest if floats else 0.0
             if np.all(np.abs(x - y) <= max(most * largest, cancelled)):
                 self.warn(
                     f"threads store numbers that differ by a rounding to one place of {where}"
