@@ -341,6 +341,7 @@ class Elsewhere:
     device = torch.device("cuda:1")
     is_contiguous = contiguous = lambda self: self
     get_device = lambda self: 1
+    data_ptr = lambda self: 0
 
 
 @pytest.mark.parametrize("executor", [INTERPRETER, MadeUpGpu()])
