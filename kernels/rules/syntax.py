@@ -35,12 +35,12 @@ class Function:
     node: ast.FunctionDef
     lines: tuple[Line, ...]
 
-    @property
+    @cached_property
     def arguments(self) -> list[str]:
         """The names of the arguments."""
         return [a.arg for a in self.node.args.args]
 
-    @property
+    @cached_property
     def constants(self) -> set[str]:
         """The arguments that are constants of the compiler."""
         return {a.arg for a in self.node.args.args if a.annotation is not None}
@@ -62,7 +62,7 @@ class Function:
                 found.setdefault(pointer(call.args[0]), []).append(call)
         return found
 
-    @property
+    @cached_property
     def loops(self) -> list[Loop]:
         """The loops of the function that are loops when compiled, too."""
         return [x.node for x in self.lines if isinstance(x.node, Loop) and not is_unrolled(x.node)]

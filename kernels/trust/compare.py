@@ -34,7 +34,8 @@ class Expected:
 
     `ratio` is the rounding of the kernel relative to that of `eager`, `products` that of operands
     of its products, if they are rounded further. `shaken` are wide results for inputs that are off
-    by a rounding: where terms cancel, `eager` may be right by luck alone.
+    by a rounding: where terms cancel, `eager` may be right by luck alone. `floor` is an error that
+    is always allowed, if there is nothing wider to measure by.
     """
 
     eager: Sequence[Tensor]
@@ -42,6 +43,7 @@ class Expected:
     ratio: float = 1.0
     products: float = 0.0
     shaken: Sequence[Tensor] = ()
+    floor: float = 0.0
 
 
 def unit(dtype: torch.dtype, precision: str = "ieee") -> float:
@@ -126,7 +128,8 @@ def _error(
     scale, largest, luck = (float(t.abs().max()) if t.numel() else 0.0 for t in (exact, own, moved))
     kind = found.dtype
     least = ULPS[kind] * torch.finfo(kind).eps + PRODUCT_ULPS * expected.products
-    return error, FACTORS[kind] * max(largest * expected.ratio, luck) + least * scale
+    allowed = FACTORS[kind] * max(largest * expected.ratio, luck) + least * scale
+    return error, allowed + expected.floor
 
 
 def _numbers(error: Tensor, allowed: float, wide: Tensor) -> str:

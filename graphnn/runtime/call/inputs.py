@@ -83,11 +83,18 @@ def check_materialized(device: torch.device | None) -> None:
 def lengths_of(given: Any, axis: str) -> Tensor:
     """Lengths as a tensor, where they are. Raises LengthsError if they cannot be read."""
     try:
-        return torch.as_tensor(given)
+        lengths = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise LengthsError(
-            f"lengths of '{axis}' cannot be read",
-            got=f"{type(given).__name__}: {str(error).splitlines()[0]}",
-            wanted="one whole number per example",
-            fix="lengths={'" + axis + "': torch.tensor([...])}",
-        ) from None
+        raise _unreadable(given, axis, str(error).splitlines()[0]) from None
+    if lengths.is_meta:
+        raise _unreadable(given, axis, "a tensor on the meta device has no numbers")
+    return lengths
+
+
+def _unreadable(given: Any, axis: str, why: str) -> LengthsError:
+    return LengthsError(
+        f"lengths of '{axis}' cannot be read",
+        got=f"{type(given).__name__}: {why}",
+        wanted="one whole number per example",
+        fix="lengths={'" + axis + "': torch.tensor([...])}",
+    )

@@ -315,7 +315,9 @@ def test_attention_survives_kernels_that_raise(name):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("fault", [no_fault, one_element, not_a_number, late], ids=str)
+@pytest.mark.parametrize(
+    "fault", [no_fault, one_element, not_a_number, late], ids=lambda fault: fault.__name__
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_scans_are_right_whatever_their_kernels_do(fault, reverse):
     made = torch.Generator().manual_seed(0)
