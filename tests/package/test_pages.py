@@ -106,7 +106,7 @@ def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
     found = [script.index(f"    {part}\n") for part in block.text.strip().split(" && ")]
     assert found == sorted(found)
-    assert "set -- setup lint types tests proofs\n" in script
+    assert "set -- setup lint types tests proofs compiled\n" in script
 
 
 def test_the_timings_table_equals_the_results_file():
