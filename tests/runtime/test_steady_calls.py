@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ WIDTH = networks.WIDTH
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """A fake GPU on which nothing is timed."""
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeGpu:
+    """A fake GPU on which nothing is timed, and no verdict on a kernel is remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("GRAPHNN_TUNE", "0")
     monkeypatch.setattr(late, "_CHECKS", type(late._CHECKS)())
     monkeypatch.setattr(lengths, "_LATE", {})
