@@ -57,7 +57,7 @@ class Embedded(nn.Module):
 
     def graph(self, g: gn.Graph) -> None:
         x = self.module(g.input("x", (self.width,), over="time"))
-        g.output("y", gn.attend(x, self.out(x), over="time", causal=True))
+        g.output("y", gn.attend(x, x, self.out(x), over="time", causal=True))
 
 
 def of_operations() -> dict[str, graphs.Recipe]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import graphnn as gn
-from tests.compiled.catalogue import CATALOGUE, EVERY_LAUNCH
+from tests.compiled.catalogue import CATALOGUE, EVERY_LAUNCH, WITHOUT_KERNELS
 
 TARGETS, DTYPES = ("sm_80", "sm_90"), ("bf16", "fp32")
 STRATEGIES = {
@@ -46,8 +46,7 @@ def verified(name, target, dtype, strategy, **options):
     found = gn.verify(model, target=target, dtype=dtype, sizes=sizes, **options)
     record([name, target, dtype, strategy, *options], found, cpu_seconds() - start)
     found.raise_for_faults()
-    assert found.results
-    return found
+    assert found.results and (found.launches or name in WITHOUT_KERNELS)
 
 
 def cpu_seconds():
@@ -82,4 +81,4 @@ def test_compiled_kernels_are_right(name, target, dtype, strategy):
 @pytest.mark.parametrize("target, dtype", list(product(TARGETS, DTYPES)))
 def test_every_launch_is_right(name, target, dtype):
     """All launches among which the autotuner chooses are right."""
-    assert verified(name, target, dtype, "chosen", every_launch=True).launches
+    verified(name, target, dtype, "chosen", every_launch=True)
