@@ -113,6 +113,8 @@ def choose_tile(
     key["large"] = str(large_tiles(target))
     key["triton"] = triton.__version__
     known = recall(key)
+    if known is not None and "unfit" in known:
+        raise Unsupported(known["unfit"])
     if known is not None:
         return TileShape(known["rows"], known["columns"], known["warps"])
     judged = []
@@ -130,7 +132,9 @@ def choose_tile(
             break
     if not judged:
         tried = ", ".join(f"{x.rows} x {x.columns}" for x in shapes)
-        raise Unsupported(f"no tile of {source.name} fits {target} (tried: {tried})")
+        unfit = f"no tile of {source.name} fits {target} (tried: {tried})"
+        remember(key, {"unfit": unfit})
+        raise Unsupported(unfit)
     chosen = min(judged)[1]
     remember(key, chosen._asdict())
     return chosen

@@ -108,7 +108,10 @@ class Gate:
         failed_rows = 0
         for way in problem.ways():
             if mode == NEVER:
-                return way.run, True, way.run(tensors, sizes)
+                try:
+                    return way.run, True, way.run(tensors, sizes)
+                except Unsupported:  # no tile fits the GPU: the next way may
+                    continue
             if 0 < failed_rows <= way.rows:
                 continue  # the same tiles have failed
             trial = Trial(self, way, problem, strict or mode == ALWAYS)

@@ -14,6 +14,7 @@ from graphnn.kernels.attention.tile_size import TileShape, attention_case, choos
 from graphnn.kernels.feasibility import large_tiles
 from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.ir.tile import Span
+from graphnn.kernels.trust.failures import KernelWarning
 from tests.attention.networks import Net, Slots, inputs
 from tests.attention.test_kernels import stages
 from tests.networks.equality import assert_same, results
@@ -92,3 +93,22 @@ def test_gradients_of_weights_are_summed_in_pieces_of_few_rows(
     sources = [s.run.source for s in stages(Layered(64).bfloat16())]
     rows = [attention_case(s, "bf16", shape).judge("sm_90") for s in sources]
     assert any(r.resources is not None and "wgmma" in r.resources.matmuls for r in rows)
+
+
+def test_torch_computes_what_no_tile_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a first call raises nor a later one, which recalls what was found."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tile_size, "shared_memory_of", lambda target: 0)
+    net = Net(8, 16)
+    reference = gn.compile(net, "torch")
+    given = inputs(reference, 2, 3, 4, torch.float32)
+    wanted = results(reference, given, {})
+    for _ in range(2):
+        model = gn.compile(net, "ptx")
+        with pytest.warns(KernelWarning, match=r"no tile of .* fits sm_90 .*Torch computes it"):
+            found = results(model, given, {})
+        for got, want in zip(found, wanted, strict=True):
+            assert_same(want, got, 1e-5)
+        with pytest.warns(KernelWarning, match="forward: kernels are not used"):
+            model(**given)
+        assert "torch computes it" in model.explain()

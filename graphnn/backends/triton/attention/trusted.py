@@ -5,14 +5,17 @@ The axis that is attended to is not cut: the number of parts of its loop depends
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 
 from graphnn.ir.graph import IR, Node
 from graphnn.kernels.executors.executor import Executor
+from graphnn.kernels.ir.program import Unsupported
 from graphnn.kernels.precision import matmul_precision
 from graphnn.kernels.trust.cut import TILES, cut_tensors, tile_rows
+from graphnn.kernels.trust.failures import KernelWarning
 from graphnn.kernels.trust.gate import Cut, Gate, Problem, Run, Tensors, Way
 
 Sizes = Mapping[str, int]
@@ -32,6 +35,8 @@ class TrustedKernels:
         self.name, self.executor = name, executor
         self.rows, self.blocks = (_cuttable(ir, axes) for axes in (rows, blocks))
         self.gates: dict[str, Gate] = {}
+        # directions whose kernels fit no GPU of the executor, and why
+        self.unfit: dict[str, str] = {}
 
     def __call__(
         self,
@@ -50,7 +55,7 @@ class TrustedKernels:
         dimensions of each tensor, and `compared` what of the results is compared.
         """
         if not self.executor.checked:
-            return run(tensors, sizes)
+            return self._if_it_fits(direction, tensors, sizes, run, reference)
         gate = self.gates.get(direction)
         if gate is None:
             gate = self.gates[direction] = Gate(f"{self.name}, {direction}", self.executor)
@@ -64,6 +69,22 @@ class TrustedKernels:
         ways = [Way("attention", run)]
         return gate(kind, Problem(lambda: ways, reference, cut, compared), tensors, sizes)
 
+    def _if_it_fits(
+        self, direction: str, tensors: Tensors, sizes: Sizes, run: Run, reference: Run
+    ) -> list[torch.Tensor]:
+        """Return the results of kernels, unchecked; of torch, with a warning, if no tile fits."""
+        if direction not in self.unfit:
+            try:
+                return run(tensors, sizes)
+            except Unsupported as reason:
+                self.unfit[direction] = str(reason)
+                warnings.warn(
+                    f"{self.name}, {direction}: kernels are not used: {reason}. Torch computes it",
+                    KernelWarning,
+                    stacklevel=2,
+                )
+        return reference(tensors, sizes)
+
     def _cut(self, tensors: Tensors, sizes: Sizes, rows: int, layouts: Layouts) -> Cut:
         wanted = dict.fromkeys(self.blocks, TILES) | dict.fromkeys(self.rows, tile_rows(rows))
         lengths = {a: n for a, n in wanted.items() if sizes[a] > n}
@@ -74,11 +95,11 @@ class TrustedKernels:
     @property
     def refused(self) -> list[str]:
         """The directions whose kernels were refused, and why, as text."""
-        return [
-            f"{direction}: kernels are refused: {reason}; torch computes it"
-            for direction, gate in self.gates.items()
-            for reason in gate.refused.values()
+        refused = [*self.unfit.items()]
+        refused += [
+            (d, reason) for d, gate in self.gates.items() for reason in gate.refused.values()
         ]
+        return [f"{d}: kernels are refused: {reason}; torch computes it" for d, reason in refused]
 
 
 def layouts_of(ir: IR, nodes: Sequence[int]) -> list[tuple[str, ...]]:
