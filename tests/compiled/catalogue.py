@@ -48,7 +48,7 @@ class Entry:
     """A network, and the lengths of a call's axes, "batch" among them.
 
     `loops`: it has a loop over states, and is verified with each strategy. `slow`: a case of it
-    takes more than 10 s of CPU time, and it is not part of the sample.
+    takes about 15 s of CPU time or more, and it is not part of the sample.
     """
 
     build: Callable[[], nn.Module]
@@ -142,7 +142,10 @@ ATTENTION = {
     ),
     "sequence to sequence": _over(lambda: Seq2Seq(7, 6, 5, 17), source=3, target=4),
     "sequence to sequence, attention": _over(
-        lambda: Seq2Seq(7, 6, 5, 17, attention="additive", bidirectional=True), source=3, target=4
+        lambda: Seq2Seq(7, 6, 5, 17, attention="additive", bidirectional=True),
+        slow=True,
+        source=3,
+        target=4,
     ),
     "sinusoidal positions": _flat(lambda: Embedded(SinusoidalPositions(20), 20), time=5),
     "learned positions": _flat(lambda: Embedded(LearnedPositions(9, 17), 17), time=5),
@@ -155,7 +158,7 @@ MEMORY = {
     "slots, the best 4": _flat(lambda: AssociativeMemory(33, 5, 7, topk=4), time=5),
     "slots, written": _loop(lambda: AssociativeMemory(5, 5, 7, learned=False), 2, 3),
     "facts, 1 hop": _flat(lambda: KeyValueMemory(17, 1), source=5),
-    "facts, 3 hops": _flat(lambda: KeyValueMemory(17, 3), source=5),
+    "facts, 3 hops": _flat(lambda: KeyValueMemory(17, 3), slow=True, source=5),
     "convolution": _flat(lambda: TemporalConv(5, 17, 3, 2), time=5),
     "weights of a value": _flat(lambda: Hyper(nn.Linear(5, 7), 3), time=5),
     "multiplicative": _flat(lambda: Multiplicative(5, 3, 7), time=5),
@@ -171,7 +174,7 @@ SYSTEMS = {
     "two delays": _loop(loops.TwoDelays, 2, 5),
     "grid": _over(loops.Grid, row=3, col=2),
     "Turing machine": _loop(loops.TuringMachine, 2, 2, slow=True),
-    "translation": _over(loops.Translate, source=3, target=2),
+    "translation": _over(loops.Translate, slow=True, source=3, target=2),
     "both ways by delays": _loop(loops.Both, 2, 5),
     "opaque function": _loop(loops.Sums, 2, 3),
     "nested loops": _over(loops.Nested, word=2, char=3),
