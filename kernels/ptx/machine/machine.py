@@ -167,12 +167,17 @@ def kind_of(text: str) -> str:
     return "".join(x for x in text if not x.isdigit())
 
 
+# the types of floats, by torch's names
+_FLOATS = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
+
+
 def _tensor_span(tensor: Any, name: str) -> Span:
     """Return the memory that a tensor reaches, strided ones too."""
     size = int(tensor.element_size())
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
     count = (last + 1) * size if tensor.numel() else 0
-    return Span(int(tensor.data_ptr()), count, size, name)
+    kind = _FLOATS.get(str(tensor.dtype).removeprefix("torch."), "")
+    return Span(int(tensor.data_ptr()), count, size, name, kind)
 
 
 def _constant_span(name: str, x: NDArray[Any]) -> Span:

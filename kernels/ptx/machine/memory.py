@@ -22,12 +22,16 @@ _ALIGNED = 4096
 
 
 class Span(NamedTuple):
-    """Memory of one argument: where it really begins, its size in bytes, and what it is called."""
+    """Memory of one argument: where it really begins, its size in bytes, and what it is called.
+
+    `kind` is the type of its floats, a key of `formats.DTYPES`; empty if it has none.
+    """
 
     begin: int
     size: int
     element: int
     name: str
+    kind: str = ""
 
 
 class Allocation:
@@ -48,6 +52,8 @@ class Allocation:
         self.begin, self.base, self.end = (x + self.shift for x in (begin, base, end))
         self.first, self.size = begin - base, len(raw)
         self.element = min(s.element for s in spans)
+        kinds = {s.kind for s in spans}
+        self.kind = kinds.pop() if len(kinds) == 1 else ""
 
     def describe(self, address: int, size: int) -> str:
         """Return where an address lies, relative to the tensor that it is nearest to."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 # where shared memory begins, so that address 0 is outside; swizzled matrices need multiples of 1024
 BEGIN = 1024
+# which floats the numbers in shared memory are taken for, by size: PTX does not say
+KINDS = {2: "bf16", 4: "f32", 8: "f64"}
 
 
 class SharedMemory:
@@ -68,7 +70,7 @@ class SharedMemory:
         view = self.views[width]
         self.wrote(at, width, lanes, x)
         view[at] = x
-        self.block.alike(view[at], x, "shared memory")
+        self.block.alike(view[at], x, "shared memory", KINDS.get(width, ""))
 
     def wrote(self, at: Array, width: int, lanes: Array | None, x: Array | None) -> None:
         """Note writes, and find races. Writing the number `x` that is there is none with writes."""

@@ -74,7 +74,7 @@ class GlobalMemory:
             for k, x in enumerate(given):
                 here = at + np.uint64(k) if k else at
                 view[here] = x
-                self.block.alike(view[here], x, "a tensor")
+                self.block.alike(view[here], x, "a tensor", memory.kind)
 
     def atomic(
         self, address: Array, offset: int, dtype: Any, what: str, values: Sequence[Array],

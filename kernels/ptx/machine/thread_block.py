@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 Array = NDArray[Any]
-# numbers of floats, by size, that are so near that threads may have rounded differently
-_NEAR = {4: ("f32", 1e-5), 2: ("bf16", 2e-2), 8: ("f64", 1e-12)}
+# relative differences of floats that are so near that threads may have rounded differently
+_NEAR = {"f32": 1e-5, "bf16": 2e-2, "f16": 2e-3, "f64": 1e-12}
 # a rounding of float32 in sums of some terms, relative to the largest
 CANCELLED = 2.0**-20
 TINY = float(np.finfo(np.float32).tiny)
@@ -118,8 +118,10 @@ class ThreadBlock:
         """Report what may be a mistake."""
         self.machine.found(self.machine.report.warnings, text, self)
 
-    def alike(self, kept: Array, given: Array, where: str) -> None:
+    def alike(self, kept: Array, given: Array, where: str, kind: str) -> None:
         """Report threads that store different numbers to one place: `kept` is what is there now.
+
+        `kind` is the type of the numbers, if they are floats.
 
         Sums over lanes that are contracted to fma(a, a, shfl(a * a)) differ by a rounding from lane
         to lane; this is a warning. The rounding is that of the largest number that is stored. What
@@ -130,14 +132,13 @@ class ThreadBlock:
         if not off.any():
             return
         a, b = kept[off], given[off]
-        kind, most = _NEAR.get(a.dtype.itemsize, ("", 0.0))
-        if kind:
-            x, y, every = (decode(v.view(DTYPES[kind]), kind) for v in (a, b, given))
+        if kind and np.dtype(DTYPES[kind]).itemsize <= a.dtype.itemsize:
+            x, y, every = (decode(_as(v, kind), kind) for v in (a, b, given))
             largest = np.max(np.abs(every), where=np.isfinite(every), initial=0.0)
             # patterns of whole numbers are subnormal: these are no sums
             floats = np.all((x == 0) | (np.abs(x) > TINY)) and np.all((y == 0) | (np.abs(y) > TINY))
             cancelled = CANCELLED * self.machine.largest if floats else 0.0
-            if np.all(np.abs(x - y) <= max(most * largest, cancelled)):
+            if np.all(np.abs(x - y) <= max(_NEAR[kind] * largest, cancelled)):
                 self.warn(
                     f"threads store numbers that differ by a rounding to one place of {where}"
                 )
@@ -270,3 +271,8 @@ class ThreadBlock:
 
 def _poison(kind: str) -> Any:
     return np.bool_(False) if kind == "pred" else ~BITS[np.dtype(DTYPES[kind]).itemsize](0)
+
+
+def _as(bits: Array, kind: str) -> Array:
+    """Return bits as numbers of a type, several for each if they are packed."""
+    return np.ascontiguousarray(bits).view(DTYPES[kind])

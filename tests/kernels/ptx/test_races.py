@@ -310,3 +310,25 @@ def test_random_exchanges_race_exactly_if_nothing_orders_them(seed):
             (stored if what == "st" else loaded).setdefault(place, set()).add(warp)
     _, report = executed("\n".join(lines), torch.zeros(128, dtype=torch.int32), threads=128)
     assert bool(report.races) == races
+
+
+@pytest.mark.parametrize(("dtype", "race"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_how_near_copies_are_depends_on_the_type_of_the_tensor(dtype, race):
+    """Two units in the last place are a rounding of bfloat16; five are more in float16."""
+    away = {torch.float16: 5, torch.bfloat16: 2}[dtype]
+    body = "mov.b32 %r3, 0x3c00; setp.lt.u32 %p1, %r1, 16; cvt.u16.u32 %rs1, %r3;"
+    body += f"@%p1 add.u16 %rs1, %rs1, {away}; st.global.b16 [%rd1], %rs1;"
+    x, y = torch.zeros(128, dtype=dtype), torch.zeros(64, dtype=torch.int32)
+    text = kernel(body, 32).replace("ld.global.b32 %r2, [%rd3];", "")
+    report = ptx.run(ptx.parse(text), (1,), [x, y], 4096)
+    assert bool(report.races) == race
+    assert bool(report.warnings) != race
+
+
+def test_packed_numbers_in_one_place_are_compared_one_by_one():
+    """The low half differs by a factor of two, which is nothing beside the whole as float32."""
+    body = "mov.b32 %r3, 0x3f803f80; setp.lt.u32 %p1, %r1, 16; @%p1 mov.b32 %r3, 0x3f804000;"
+    text = kernel(body + "st.global.b32 [%rd1], %r3;", 32)
+    text = text.replace("ld.global.b32 %r2, [%rd3];", "")
+    x, y = torch.zeros(128, dtype=torch.bfloat16), torch.zeros(64, dtype=torch.int32)
+    assert ptx.run(ptx.parse(text), (1,), [x, y], 4096).races
