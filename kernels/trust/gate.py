@@ -110,7 +110,8 @@ class Gate:
             if mode == NEVER:
                 try:
                     return way.run, True, way.run(tensors, sizes)
-                except Unsupported:  # no tile fits the GPU: the next way may
+                except Unsupported as reason:  # no tile fits the GPU: the next way may
+                    self._report_unfit(way, str(reason), tensors)
                     continue
             if 0 < failed_rows <= way.rows:
                 continue  # the same tiles have failed
@@ -123,6 +124,18 @@ class Gate:
         outs = problem.reference(tensors, sizes)
         again = strict or mode == ALWAYS
         return None if again else problem.reference, not again, outs
+
+    def _report_unfit(self, way: Way, reason: str, tensors: Tensors) -> None:
+        """Warn once that no kernel of a way fits the GPU, by dtype."""
+        topic = way.name, _dtype(tensors), False
+        if topic not in self._warned:
+            self._warned.add(topic)
+            self.refused[way.name] = reason
+            warnings.warn(
+                f"{self.title}: kernels are not used ({way.name}): {reason}. Something slower runs",
+                KernelWarning,
+                stacklevel=2,
+            )
 
     def _report(self, trial: Trial, strict: bool, tensors: Tensors) -> None:
         """Warn once that a way is not taken, by dtype."""

@@ -17,6 +17,7 @@ from graphnn.kernels.ir.tile import Span
 from graphnn.kernels.trust.failures import KernelWarning
 from tests.attention.networks import Net, Slots, inputs
 from tests.attention.test_kernels import stages
+from tests.kernels.trust.faulty_gpu import FaultyGpu, as_the_gpu
 from tests.networks.equality import assert_same, results
 
 
@@ -112,3 +113,23 @@ def test_torch_computes_what_no_tile_fits(monkeypatch: pytest.MonkeyPatch, tmp_p
         with pytest.warns(KernelWarning, match="forward: kernels are not used"):
             model(**given)
         assert "torch computes it" in model.explain()
+
+
+@pytest.mark.parametrize("mode", ["0", "1"])
+def test_a_gpu_on_which_no_tile_fits_warns_in_every_mode_of_trust(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GRAPHNN_TRUST", mode)
+    monkeypatch.setattr(tile_size, "shared_memory_of", lambda target: 0)
+    net = Net(8, 16)
+    reference = gn.compile(net, "torch")
+    given = inputs(reference, 2, 3, 4, torch.float32)
+    wanted = results(reference, given, {})
+    with as_the_gpu(FaultyGpu()) as gpu:
+        model = gn.compile(net, "interpret")
+        with pytest.warns(KernelWarning, match=r"no tile of .* fits sm_90"):
+            found = results(model, given, {})
+        assert isinstance(gpu, FaultyGpu) and not gpu.ran
+    for got, want in zip(found, wanted, strict=True):
+        assert_same(want, got, 1e-5)
